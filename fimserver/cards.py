@@ -1,0 +1,185 @@
+"""Knows what a model card may say, finds the cards and the folders of their models. Knows nothing of tensors.
+
+Every field is explained in ``models/README.md``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fimserver.errors import CardError
+from fimserver.types import ROUTES, Route
+
+PACKAGE = Path(__file__).parent
+# In a wheel the cards lie inside the package, in a checkout beside it.
+MODELS = PACKAGE / "_models" if (PACKAGE / "_models").is_dir() else PACKAGE.parent / "models"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^([0-9a-f]{40})?$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Tokenizer(_Strict):
+    """How text becomes tokens. ``add`` are tokens that the checkpoint's tokenizer lacks, in id order."""
+
+    anchor: str = ""  # text put before user text and cut off again: stops SentencePiece from adding a space
+    add: tuple[str, ...] = ()
+
+
+class Fim(_Strict):
+    """The prompt of the ar route."""
+
+    layout: Literal["psm", "spm", "spm_tail"]
+    prefix: str
+    suffix: str
+    middle: str | None = None
+    start: tuple[str, ...] = ()
+    stops: tuple[str, ...]
+    repo: str | None = None
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _middle_is_named(self) -> Fim:
+        if self.middle is None and self.layout != "spm":
+            raise ValueError(f"layout {self.layout!r} needs the token `middle`")
+        return self
+
+
+class Canvas(_Strict):
+    """The canvas of the dllm route."""
+
+    attention: Literal["full", "cached"]
+    mask: str
+    shift: bool = False
+    start: str | None = None
+    after_suffix: str | None = None
+    end: str | None = None
+    expand: str | None = None
+    delete: str | None = None
+    length: Literal["end", "expand", "search", "fixed"]
+    block_tokens: int = Field(default=16, ge=1, le=256)
+    initial_tokens: int = Field(default=16, ge=1, le=256)
+    max_tokens: int = Field(default=64, ge=1, le=1024)
+    schedule: str = "threshold"
+    forbidden: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _length_has_its_tokens(self) -> Canvas:
+        if self.length == "end" and self.end is None:
+            raise ValueError("length 'end' needs the token `end`")
+        if self.length == "expand" and (self.expand is None or self.delete is None):
+            raise ValueError("length 'expand' needs the tokens `expand` and `delete`")
+        return self
+
+
+class Card(_Strict):
+    """One model: where it is, what it is called, how it is spoken to."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    hub: str | None = None
+    revision: Revision = ""
+    licence: str
+    osi: bool
+    parameters_m: float = Field(gt=0)
+    architecture: str
+    loads_as: Literal["", "qwen2"] = ""
+    prompt_tokens: int = Field(default=2048, ge=64)
+    suffix_share: float = Field(default=0.25, ge=0, le=0.9)
+    max_new_tokens: int = Field(default=256, ge=1)
+    tokenizer: Tokenizer = Tokenizer()
+    fim: Fim | None = None
+    canvas: Canvas | None = None
+    drafters: Mapping[str, str] = Field(default_factory=dict)
+    files: Mapping[str, Sha256] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _serves_a_route(self) -> Card:
+        if self.fim is None and self.canvas is None:
+            raise ValueError("neither [fim] nor [canvas]: the card serves no route")
+        return self
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        served = {"dllm": self.canvas, "ar": self.fim}
+        return tuple(route for route in ROUTES if served[route] is not None)
+
+    @property
+    def weights_gib(self) -> float:
+        """Size in memory at two bytes a parameter."""
+        return self.parameters_m * 2e6 / 2**30
+
+
+def read_card(path: Path) -> Card:
+    """Read and validate one card. Raises ``CardError`` that names the file and the field."""
+    try:
+        card = Card.model_validate(_tuples(tomllib.loads(path.read_text("utf-8"))))
+    except tomllib.TOMLDecodeError as error:
+        raise CardError(f"{path.name}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CardError(f"{path}: cannot be read: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "card"
+        raise CardError(f"{path.name}: {where}: {first['msg']} (fields are explained in models/README.md)") from None
+    if card.name != path.stem:
+        raise CardError(f"{path.name}: name: is {card.name!r}, must equal the file name")
+    return card
+
+
+def read_cards(folder: Path = MODELS / "cards") -> dict[str, Card]:
+    """All cards by name, sorted."""
+    return {path.stem: read_card(path) for path in sorted(folder.glob("*.toml"))}
+
+
+def get_card(name: str) -> Card:
+    """One card by name. Raises ``CardError`` that lists the names there are."""
+    path = MODELS / "cards" / f"{name}.toml"
+    if not path.is_file() or path.parent != MODELS / "cards":
+        raise CardError(f"no model card named {name!r}; `fimserver models` lists them")
+    return read_card(path)
+
+
+def model_folder(card: Card, models_dir: Path) -> Path:
+    """Where the files of a model are, or would be."""
+    shipped = MODELS / card.name
+    return shipped if shipped.is_dir() else models_dir / card.name
+
+
+def is_present(card: Card, models_dir: Path) -> bool:
+    """Whether weights are there. Says nothing of their soundness."""
+    folder = model_folder(card, models_dir)
+    return folder.is_dir() and any(folder.glob("*.safetensors")) and (folder / "config.json").is_file()
+
+
+# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.
+# Only OSI-approved licences may stand here (tests/test_cards.py).
+DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
+    "ar": ((72, "qwen2.5-coder-32b"), (34, "qwen2.5-coder-14b"), (18, "qwen2.5-coder-7b"), (5, "qwen2.5-coder-1.5b"),
+           (2, "qwen2.5-coder-0.5b"), (0, "nano")),
+    "dllm": ((20, "dreamon-7b"), (2, "open-dcoder-0.5b"), (0, "nano")),
+}  # fmt: skip
+
+
+def default_card(route: Route, gpu_gib: float, models_dir: Path) -> Card:
+    """The largest default that fits and whose files are here; nano is always here."""
+    for needed_gib, name in DEFAULTS[route]:
+        if gpu_gib >= needed_gib and is_present(card := get_card(name), models_dir):
+            return card
+    return get_card("nano")
+
+
+def _tuples(value: object) -> object:
+    """TOML arrays as tuples, so that validation can be strict and cards immutable."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value

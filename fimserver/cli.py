@@ -1,0 +1,189 @@
+"""Knows the verbs of the command line and their exit codes. Knows nothing of what the verbs do.
+
+Exit codes: 0 done, 1 a model or a row failed, 2 the command or its input cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+
+from fimserver import __version__
+from fimserver.cards import default_card, get_card, read_cards
+from fimserver.errors import FimError, InputError
+from fimserver.reasons import Reason
+from fimserver.settings import Settings, read_settings
+from fimserver.types import ROUTES, Chunk
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def settings_options(command: Command) -> Command:
+    """A flag for every setting, with the setting's own words; what is not given is not set."""
+    for name, field in reversed(Settings.model_fields.items()):
+        kind: Any = str
+        if get_origin(field.annotation) is Literal:
+            kind = click.Choice(get_args(field.annotation))
+        elif field.annotation in (int, float):
+            kind = field.annotation
+        default = "" if field.default in ("", None) else f" [default: {field.default}]"
+        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=f"{field.description}{default}")
+        command = option(command)
+    return command
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FimError as error:
+            click.echo(f"fimserver: {error}", err=True)
+            sys.exit(2 if isinstance(error, InputError) else 1)
+        except BrokenPipeError:  # the reader of our output went away
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Self-hosted code completion: a diffusion route and an autoregressive route."""
+
+
+@main.command()
+@click.argument("place", metavar="FILE:LINE:COL", required=False)
+@click.option("--spans", type=click.Path(path_type=Path), help="JSONL of id, prefix, suffix; one JSON line out for each.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
+@click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
+@settings_options
+def complete(place: str | None, spans: Path | None, limit: int | None, as_json: bool, show_steps: bool, **flags: Any) -> None:
+    """Fill the middle at a cursor. Lines and columns count from 1."""
+    settings = _settings(flags)
+    if (place is None) == (spans is None):
+        raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
+    if spans is not None:
+        _complete_spans(settings, spans, limit)
+    elif place is not None:
+        _complete_place(settings, place, as_json=as_json, show_steps=show_steps)
+
+
+def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool) -> None:
+    from fimserver import render  # noqa: PLC0415 - after the input is known to be good
+    from fimserver.complete import complete as run  # noqa: PLC0415
+    from fimserver.source import make_request, read_place  # noqa: PLC0415
+
+    place = read_place(spec)
+    console, steps = render.make_console(), render.make_console(stderr=as_json)
+    count = 0
+
+    def draw(chunk: Chunk) -> None:
+        nonlocal count
+        if chunk.reason is None or chunk.text:
+            count += 1
+            steps.print(render.step_line(chunk, count))
+
+    models = _models(settings)
+    completion = run(models, make_request(place.prefix, place.suffix, settings), settings, draw if show_steps else None)
+    if as_json:
+        click.echo(json.dumps(asdict(completion), ensure_ascii=False))
+        return
+    console.print(render.in_place(place, completion), end="")
+    console.print(render.summary(completion))
+
+
+def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:
+    from fimserver.complete import complete as run  # noqa: PLC0415
+    from fimserver.source import make_request, read_spans  # noqa: PLC0415
+
+    spans = read_spans(path, limit)
+    first = next(spans, None)
+    models = _models(settings) if first else None
+    failed = 0
+    while first is not None and models is not None:
+        row: dict[str, Any] = {"id": first.span_id, "completion": "", "ms": 0.0}
+        try:
+            if first.problem:
+                raise InputError(first.problem)
+            done = run(models, make_request(first.prefix, first.suffix, settings), settings)
+            row |= {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
+        except FimError as error:
+            failed += 1
+            row |= {"reason": Reason.BAD_INPUT if first.problem else Reason.NON_FINITE, "error": str(error)}
+        click.echo(json.dumps(row, ensure_ascii=False))
+        first = next(spans, None)
+    if failed:
+        click.echo(f"fimserver: {failed} rows failed: see their `error` field", err=True)
+        sys.exit(1)
+
+
+@main.group(invoke_without_command=True)
+@settings_options
+@click.pass_context
+def models(context: click.Context, /, **flags: Any) -> None:
+    """List the model cards: route, size, licence, present or not, where."""
+    context.obj = settings = _settings(flags)
+    if context.invoked_subcommand is None:
+        from fimserver import render  # noqa: PLC0415
+
+        cards = list(read_cards().values())
+        defaults: dict[str, str] = {route: settings.card(route) or _default_name(route, settings) for route in ROUTES}
+        render.make_console().print(render.models_table(cards, settings, defaults))
+        click.echo("* default of the route here; a licence in yellow is not OSI-approved and never a default")
+
+
+@models.command()
+@click.argument("name")
+@click.pass_obj
+def get(settings: Settings, name: str) -> None:
+    """Download a pinned revision and verify it. The only command that uses the network."""
+    from fimserver.download import get_model  # noqa: PLC0415
+
+    card = get_card(name)
+    folder = settings.models_dir / name
+    files = get_model(card, folder)
+    click.echo(f"{name}: {len(files)} files verified in {folder}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@settings_options
+def doctor(as_json: bool, **flags: Any) -> None:
+    """Say what this machine can run, and try it."""
+    from fimserver.doctor import examine  # noqa: PLC0415 - imports torch
+
+    findings = []
+    for finding in examine(_settings(flags)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name:10} {finding.value}")
+    if as_json:
+        click.echo(json.dumps([asdict(f) for f in findings]))
+    sys.exit(0 if all(f.ok for f in findings) else 1)
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    return read_settings(**{name: value for name, value in flags.items() if value is not None})
+
+
+def _models(settings: Settings) -> Any:
+    from fimserver.engine.engines import Models  # noqa: PLC0415 - imports torch
+
+    return Models(settings)
+
+
+def _default_name(route: Any, settings: Settings) -> str:
+    """The default without asking the GPU, so that listing stays quick: the best that is present."""
+    return default_card(route, float("inf"), settings.models_dir).name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Knows one completion from request to answer, timed. Knows nothing of terminals or of engines' insides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fimserver.settings import Settings
+from fimserver.source import line_end
+from fimserver.types import Budget, Chunk, Completion, Request, Route
+
+if TYPE_CHECKING:
+    from fimserver.engine.engines import Models
+
+Watch = Callable[[Chunk], None]
+
+
+def complete(models: Models, request: Request, settings: Settings, watch: Watch | None = None) -> Completion:
+    """Fill one middle. ``watch`` sees every chunk as it comes. Raises ``FimError``."""
+    route = pick_route(request, settings)
+    engine = models.engine(route)
+    budget, started = Budget.of_ms(settings.deadline_ms), time.perf_counter()
+    text, first_ms, chunk = "", 0.0, None
+    for chunk in engine.complete(request, budget):
+        first_ms = first_ms or (_ms_since(started) if chunk.text else 0.0)
+        text += chunk.text
+        if watch:
+            watch(chunk)
+    assert chunk is not None  # engines end with a chunk that has the reason
+    assert chunk.reason is not None
+    total_ms = _ms_since(started)
+    middle = text.replace("\n", line_end(request))
+    return Completion(
+        middle, route, engine.card.name, chunk.tokens, chunk.forwards, first_ms or total_ms, total_ms, chunk.reason
+    )
+
+
+def pick_route(request: Request, settings: Settings) -> Route:
+    """The route that was asked for. ``auto``: ar inside a line, where a middle is short; dllm for the rest."""
+    if settings.model != "auto":
+        return settings.model
+    return "ar" if request.suffix.split("\n", 1)[0].strip() else "dllm"
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,97 @@
+"""Knows what to ask of a machine before trusting it with models. Knows nothing of terminals."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fimserver import __version__
+from fimserver.cards import Card, is_present, read_cards
+from fimserver.engine.engines import Models
+from fimserver.engine.load import free_gib
+from fimserver.errors import FimError
+from fimserver.settings import Settings
+from fimserver.types import Budget, Request, Route
+
+if TYPE_CHECKING:
+    from fimserver.engine.engines import Engine
+
+# Any model that ever saw Python knows how this goes on.
+KNOWN = Request('import sys\n\n\ndef main():\n    print(sys.argv)\n\n\nif __name__ == "__ma', '":\n    main()\n', max_tokens=8)
+KNOWN_ANSWER = "in__"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    value: str
+    ok: bool = True
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Machine first, then cards, then a completion on each present default model."""
+    models = Models(settings)
+    yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}")
+    yield Finding("device", _device(models.device))
+    yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
+    yield Finding("present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir)))
+    for route in ("ar", "dllm"):
+        yield _try_route(models, route)
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return f"{name}, {free_gib(device):.1f} GiB free, bfloat16"
+    memory = f"{_ram_gib():.0f} GiB memory, " if _ram_gib() else ""
+    return f"CPU, {memory}{torch.get_num_threads()} threads, float32"
+
+
+def _fitting(models: Models) -> list[Card]:
+    """Cards whose weights and a fifth more fit into the memory of the device."""
+    if models.device.type == "cuda":
+        room, bytes_factor = free_gib(models.device), 1.0
+    else:
+        room, bytes_factor = _ram_gib(), 2.0
+    return [c for c in read_cards().values() if c.weights_gib * bytes_factor * 1.2 <= room]
+
+
+def _ram_gib() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, AttributeError, OSError):  # not on this system
+        return 0.0
+
+
+def _try_route(models: Models, route: Route) -> Finding:
+    """Load, answer a question whose answer is known, measure speed."""
+    try:
+        started = time.perf_counter()
+        engine = models.engine(route)
+        loaded_s = time.perf_counter() - started
+        answer = "".join(chunk.text for chunk in engine.complete(KNOWN, Budget()))
+        right = answer.startswith(KNOWN_ANSWER)
+        said = "right answer" if right else f"WRONG answer {answer!r} to a known question"
+        return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {_speed(engine):.0f} tokens/s", right)
+    except FimError as error:
+        return Finding(route, str(error), ok=False)
+
+
+def _speed(engine: Engine) -> float:
+    """Tokens a second of a longer completion, prompt warm."""
+    request = Request("def fibonacci(n):\n    ", "\n", max_tokens=48, stop="none", temperature=0.8)
+    tokens, started = 0, time.perf_counter()
+    for seed in range(4):
+        for chunk in engine.complete(Request(**(asdict(request) | {"seed": seed})), Budget()):
+            count = chunk.tokens
+        tokens += count
+    return tokens / (time.perf_counter() - started)

@@ -1,0 +1,71 @@
+"""Knows how a pinned revision of a model comes from the hub and is verified. The only module that uses the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.hf_api import ModelInfo
+
+from fimserver.cards import Card
+from fimserver.errors import InputError, LoadError, ModelMissingError
+
+# Weights as safetensors only; nothing that could run code.
+PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "LICENSE*")
+
+
+def get_model(card: Card, folder: Path) -> dict[str, str]:
+    """Download into ``folder``, verify every file, write ``manifest.json``; returns SHA-256 by file.
+
+    What is there already is kept, an interrupted download goes on. Raises ``ModelError`` or ``InputError``.
+    """
+    if card.hub is None:
+        raise InputError(f"{card.name} is shipped with fimserver: nothing to download")
+    part = folder.with_name(folder.name + ".part")
+    try:
+        info = HfApi().model_info(card.hub, revision=card.revision or None, files_metadata=True)
+        snapshot_download(card.hub, revision=info.sha, local_dir=part, allow_patterns=list(PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ModelMissingError(f"{card.name}: {card.hub} could not be downloaded: {reason}; run the command again") from None
+    files = verify(card, part, info)
+    (part / "manifest.json").write_text(json.dumps({"hub": card.hub, "revision": info.sha, "files": files}, indent=1))
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.replace(folder)
+    return files
+
+
+def verify(card: Card, folder: Path, info: ModelInfo) -> dict[str, str]:
+    """Compare what came with the card and with what the hub announced. Raises ``LoadError`` that names the file."""
+    announced = {sibling.rfilename: sibling for sibling in info.siblings or []}
+    found: dict[str, str] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and ".cache" not in p.parts):
+        name = path.relative_to(folder).as_posix()
+        if name == "manifest.json":
+            continue
+        found[name] = _digest(path)
+        lfs = announced[name].lfs if name in announced else None
+        expected = card.files.get(name) or (lfs.sha256 if lfs else None)
+        if expected and found[name] != expected:
+            path.unlink()
+            raise LoadError(f"{card.name}: {name} is not what the card pins (SHA-256 differs): run the command again")
+    return _complete(card, found)
+
+
+def _complete(card: Card, found: dict[str, str]) -> dict[str, str]:
+    if missing := next((name for name in card.files if name not in found), None):
+        raise LoadError(f"{card.name}: {missing} is missing from {card.hub}: the card needs a newer fimserver")
+    if not any(name.endswith(".safetensors") for name in found):
+        raise LoadError(f"{card.name}: {card.hub} has no safetensors weights, and others are never loaded")
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

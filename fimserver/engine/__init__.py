@@ -1,0 +1,1 @@
+"""Tensors only: no URI, no position in a file, no socket."""

@@ -1,0 +1,85 @@
+"""Knows the two ways in which a canvas looks at its context. Knows nothing of schedules.
+
+``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone (exact).
+``FullCanvas``: every position sees every other, so each step runs the whole sequence (the Dream family).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from fimserver.engine.context import PromptCache
+from fimserver.engine.network import Network
+from fimserver.types import Budget
+
+
+class Canvas(Protocol):
+    """Where slots get their logits from."""
+
+    @property
+    def forwards(self) -> int:
+        """Passes run so far, prefill included."""
+        ...
+
+    def open(self, budget: Budget) -> bool:
+        """Make the context ready; ``False`` when the budget ran out first."""
+        ...
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        """Logits (n, V): row i is about slot i itself."""
+        ...
+
+    def settle(self, slots: Sequence[int]) -> None:
+        """Make finished slots part of the left context, before a next block."""
+        ...
+
+
+class CachedCanvas:
+    """Slots after a causal context; each slot's own row predicts it."""
+
+    def __init__(self, cache: PromptCache, context: Sequence[int]) -> None:
+        self.cache = cache
+        self.context = list(context)
+        self._before = cache.forwards
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.forwards - self._before
+
+    def open(self, budget: Budget) -> bool:
+        return self.cache.prefill(self.context, budget, want_logits=False) is not None
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        start, count = len(self.context), len(slots)
+        every = torch.arange(count, device=self.cache.network.device)
+        return self.cache.rows(slots, start, self.cache.block(start, count), every)
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self.context += slots
+
+
+class FullCanvas:
+    """Slots between left and right context, all attending to all. With ``shift``, row i - 1 predicts position i."""
+
+    def __init__(self, network: Network, left: Sequence[int], right: Sequence[int], *, shift: bool) -> None:
+        self.network = network
+        self.left, self.right, self.shift = list(left), list(right), shift
+        self.forwards = 0
+
+    def open(self, budget: Budget) -> bool:
+        return budget.spent() is None
+
+    @torch.inference_mode()
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        self.forwards += 1
+        ids = torch.tensor([*self.left, *slots, *self.right], device=self.network.device)
+        first = len(self.left) - int(self.shift)
+        # Row 0 stands in for the missing row before it (Dream).
+        rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)
+        return self.network.full(ids, rows)
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self.left += slots

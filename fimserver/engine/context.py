@@ -1,0 +1,74 @@
+"""Knows how a prompt gets into the KV buffer with the least work. Knows nothing of sampling.
+
+One ``PromptCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks aligned to
+absolute positions, and only from the chunk in which the new prompt first differs from the one that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fimserver.engine.kv import KVBuffer, common_prefix
+from fimserver.engine.network import Network
+from fimserver.types import Budget
+
+
+class PromptCache:
+    """A KV buffer, the prompt tokens in it, and the passes that were run."""
+
+    def __init__(self, network: Network, capacity: int, chunk: int) -> None:
+        self.network = network
+        self.chunk = chunk
+        self.capacity = -(-capacity // chunk) * chunk
+        self.kv = KVBuffer(self.capacity)
+        self.forwards = 0
+        self._ids: list[int] = []
+        self._columns = torch.arange(self.capacity, device=network.device)
+        self._causal = self._columns[None, :] <= self._columns[:, None]  # (capacity, capacity)
+        self._no_rows = torch.empty(0, dtype=torch.long, device=network.device)
+
+    def clear(self) -> None:
+        """Forget the prompt."""
+        self._ids = []
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int], budget: Budget, *, want_logits: bool) -> torch.Tensor | None:
+        """Bring the prompt in. Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out."""
+        reusable = common_prefix(ids, self._ids)
+        if reusable == len(ids):
+            if not want_logits:
+                return torch.empty(0)
+            reusable -= 1
+        logits = torch.empty(0)
+        for start in range(reusable // self.chunk * self.chunk, len(ids), self.chunk):
+            if budget.spent():
+                return None
+            logits = self._chunk(ids, start, want_logits=want_logits)
+        return logits
+
+    @torch.inference_mode()
+    def rows(self, ids: Sequence[int], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next."""
+        self.kv.start = start
+        self.forwards += 1
+        return self.network.cached(torch.tensor(ids, device=self.network.device), mask, self.kv, logits_of)
+
+    def causal(self, start: int, count: int) -> torch.Tensor:
+        """Mask (count, capacity) for rows at ``start``: each sees what is before it and itself."""
+        return self._causal[start : start + count]
+
+    def block(self, start: int, count: int) -> torch.Tensor:
+        """Mask (count, capacity) for a canvas at ``start``: each row sees all before it and the whole canvas."""
+        return (self._columns < start + count).expand(count, -1)
+
+    def _chunk(self, ids: Sequence[int], start: int, *, want_logits: bool) -> torch.Tensor:
+        """One aligned chunk, filled up with token 0, whose rows nobody will look at."""
+        piece = list(ids[start : start + self.chunk])
+        last = len(piece) - 1
+        is_last = want_logits and start + self.chunk >= len(ids)
+        wanted = torch.tensor([last], device=self.network.device) if is_last else self._no_rows
+        logits = self.rows(piece + [0] * (self.chunk - len(piece)), start, self.causal(start, self.chunk), wanted)
+        self._ids = list(ids[: start + len(piece)])
+        return logits[0] if is_last else logits

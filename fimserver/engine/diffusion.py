@@ -1,0 +1,215 @@
+"""Knows the denoising loop of the dllm route: propose, commit, grow or shrink, stop. Knows nothing of attention.
+
+Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by tokens that
+expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fimserver.cards import Canvas as CanvasCard
+from fimserver.cards import Card
+from fimserver.engine.canvas import CachedCanvas, Canvas, FullCanvas
+from fimserver.engine.context import PromptCache
+from fimserver.engine.length import search_length
+from fimserver.engine.network import Network
+from fimserver.engine.output import Output
+from fimserver.engine.prompt import canvas_context, cut_context
+from fimserver.engine.sampling import draw
+from fimserver.engine.schedules import Schedule
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.errors import CardError
+from fimserver.reasons import Reason
+from fimserver.types import Budget, Chunk, Request, Slot
+
+MAX_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids with a meaning on the canvas; ``None`` where the model has no such token."""
+
+    mask: int
+    end: int | None
+    expand: int | None
+    delete: int | None
+    forbidden: tuple[int, ...]
+
+    @classmethod
+    def of(cls, card: CanvasCard, vocabulary: Vocabulary) -> Tokens:
+        def maybe(text: str | None) -> int | None:
+            return None if text is None else vocabulary.special(text)
+
+        forbidden = dict.fromkeys((card.mask, *card.forbidden))
+        return cls(
+            vocabulary.special(card.mask),
+            maybe(card.end),
+            maybe(card.expand) if card.length == "expand" else None,
+            maybe(card.delete) if card.length == "expand" else None,
+            tuple(vocabulary.specials_of(forbidden)),
+        )
+
+
+@dataclass
+class State:
+    """A canvas being denoised. ``slots`` holds ids; ``fresh`` are the places that the last step committed."""
+
+    slots: list[int]
+    fresh: frozenset[int] = frozenset()
+    expansions_left: int = 0
+
+
+class Denoiser:
+    """One block of slots, from all masked to none."""
+
+    def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int) -> None:
+        self.tokens, self.schedule, self.max_slots = tokens, schedule, max_slots
+
+    def run(
+        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Budget
+    ) -> Iterator[State]:
+        """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when the budget is spent."""
+        state = State([self.tokens.mask] * slots, expansions_left=self.max_slots)
+        generator: torch.Generator | None = None
+        for _ in range(MAX_STEPS):
+            masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
+            if not masked or budget.spent():
+                return
+            logits = predict(state.slots)[masked].float()  # (n, V)
+            generator = generator or torch.Generator(logits.device).manual_seed(request.seed)
+            self._forbid(logits, masked, state)
+            candidates = draw(logits, request.temperature, request.top_p, generator)
+            chosen = {masked[i]: int(candidates.tokens[i]) for i in self.schedule(candidates)}
+            self._commit(state, chosen)
+            yield state
+
+    def _forbid(self, logits: torch.Tensor, masked: list[int], state: State) -> None:
+        """Special tokens never; expansion only with room; no end left of a word that is already there."""
+        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        full = len(state.slots) >= self.max_slots or state.expansions_left == 0
+        if self.tokens.expand is not None and full:
+            logits[:, self.tokens.expand] = -1e9
+        if self.tokens.end is not None:
+            words = [i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}]
+            early = [row for row, i in enumerate(masked) if words and i < words[-1]]
+            logits[early, self.tokens.end] = -torch.inf
+
+    def _commit(self, state: State, chosen: dict[int, int]) -> None:
+        """Write the chosen tokens; an end or a delete takes every masked slot to its right along."""
+        for i, token in chosen.items():
+            state.slots[i] = token
+        for terminator in (self.tokens.end, self.tokens.delete):
+            places = [i for i, token in chosen.items() if token == terminator]
+            for i in range(min(places, default=len(state.slots)), len(state.slots)):
+                if state.slots[i] == self.tokens.mask:
+                    state.slots[i] = terminator if terminator is not None else state.slots[i]
+        state.fresh = frozenset(chosen)
+        if self.tokens.expand is not None:
+            self._resize(state)
+
+    def _resize(self, state: State) -> None:
+        """An expand token becomes two masks, a deleted slot goes (DreamOn); right to left, so that places stay true."""
+        for i in reversed(range(len(state.slots))):
+            if state.slots[i] == self.tokens.delete:
+                del state.slots[i]
+                state.fresh = frozenset(j - (j > i) for j in state.fresh if j != i)
+            elif state.slots[i] == self.tokens.expand:
+                roomy = state.expansions_left > 0 and len(state.slots) < self.max_slots
+                state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
+                state.expansions_left -= int(roomy)
+                state.fresh = frozenset(j + int(roomy and j > i) for j in state.fresh if j != i)
+
+
+class Diffusion:
+    """Fill-in-the-middle by denoising a canvas, block after block."""
+
+    def __init__(
+        self, card: Card, vocabulary: Vocabulary, network: Network, cache: PromptCache | None, schedule: Schedule
+    ) -> None:
+        if card.canvas is None:
+            raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
+        self.card, self.canvas_card, self.vocabulary, self.network, self.cache = card, card.canvas, vocabulary, network, cache
+        self.tokens = Tokens.of(card.canvas, vocabulary)
+        self.schedule = schedule
+
+    def open_canvas(self, request: Request) -> Canvas:
+        """The context of a request, ready to be looked at by slots."""
+        context = cut_context(request.prefix, request.suffix, self.card, self.vocabulary)
+        left, right = canvas_context(context, self.card, self.vocabulary)
+        if self.cache is not None:
+            return CachedCanvas(self.cache, left)
+        return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
+
+    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+        """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
+        canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
+        done: list[int] = []  # settled ids of this and earlier blocks
+        state = State([])
+        ready = canvas.open(budget)
+        while ready and budget.spent() is None:
+            settled = list(done)
+            for state in self._block(canvas, len(done), request, budget):
+                done = settled + self._settled(state.slots)
+                yield Chunk(output.show(done), len(done), canvas.forwards, None, self._view(settled, state))
+                if output.reason:
+                    break
+            if output.reason or not self._goes_on(state, done, request):
+                break
+            canvas.settle(state.slots)
+        yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget))
+
+    def _block(self, canvas: Canvas, done: int, request: Request, budget: Budget) -> Iterator[State]:
+        limit = self.limit(request) - done
+        slots = min(self._slots(canvas, limit, budget), limit)
+        growing = self.canvas_card.length == "expand"
+        denoiser = Denoiser(self.tokens, self.schedule, limit if growing else slots)
+        return denoiser.run(canvas.predict, slots, request, budget)
+
+    def limit(self, request: Request) -> int:
+        """Slots that one middle may have."""
+        return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
+
+    def _slots(self, canvas: Canvas, limit: int, budget: Budget) -> int:
+        match self.canvas_card.length:
+            case "end":
+                return self.canvas_card.block_tokens
+            case "search":
+                return search_length(canvas, self.tokens.mask, self.tokens.forbidden, limit, budget)
+            case _:
+                return self.canvas_card.initial_tokens
+
+    def _settled(self, slots: list[int]) -> list[int]:
+        """Ids from the left up to the first mask or end."""
+        for i, token in enumerate(slots):
+            if token in {self.tokens.mask, self.tokens.end}:
+                return slots[:i]
+        return slots
+
+    def _goes_on(self, state: State, done: list[int], request: Request) -> bool:
+        """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
+        finished = self.tokens.mask not in state.slots and self.tokens.end not in state.slots
+        return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
+
+    def _reason(self, output: Output, state: State, done: list[int], request: Request, budget: Budget) -> Reason:
+        if output.reason:
+            return output.reason
+        if self.tokens.mask in state.slots or budget.spent():
+            return budget.spent() or Reason.LENGTH
+        if not output.text.strip():
+            return Reason.EMPTY
+        unended = self.canvas_card.length == "end" and self.tokens.end not in state.slots
+        return Reason.LENGTH if unended and len(done) >= self.limit(request) else Reason.END
+
+    def _view(self, settled: list[int], state: State) -> tuple[Slot, ...]:
+        """The canvas as text, slot by slot, up to its end."""
+        slots = [Slot(self.vocabulary.decode([token]), masked=False) for token in settled]
+        for i, token in enumerate(state.slots):
+            if token == self.tokens.end:
+                break
+            masked = token == self.tokens.mask
+            slots.append(Slot("" if masked else self.vocabulary.decode([token]), masked, i in state.fresh))
+        return tuple(slots)

@@ -1,0 +1,114 @@
+"""Knows which engine serves which route and how it is put together. Knows nothing of who asks.
+
+``ENGINES`` is the place for another engine; nothing else names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from fimserver.cards import Card, default_card, get_card, model_folder
+from fimserver.engine import lean
+from fimserver.engine.autoregressive import Autoregressive
+from fimserver.engine.context import PromptCache
+from fimserver.engine.diffusion import Diffusion
+from fimserver.engine.load import Loaded, free_gib, load, pick_device
+from fimserver.engine.network import NativeNetwork, Network
+from fimserver.engine.schedules import SCHEDULES, Schedule
+from fimserver.errors import CardError, InputError
+from fimserver.settings import Settings
+from fimserver.types import Budget, Chunk, Request, Route
+
+
+class Engine(Protocol):
+    """Anything that fills middles."""
+
+    card: Card
+
+    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+        """Chunks of one middle; the last one carries the reason."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share."""
+
+    loaded: Loaded
+    network: Network
+    cache: PromptCache | None
+
+
+def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
+    """Choose the forward pass and size the cache for one model."""
+    card = loaded.card
+    if card.canvas and card.canvas.attention == "full":
+        return Runtime(loaded, NativeNetwork(loaded.model), None)
+    chunk = settings.prefill_rows or (128 if loaded.device.type == "cuda" else 32)
+    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
+    capacity = -(-(card.prompt_tokens + longest + settings.decode_rows) // chunk) * chunk
+    use_lean = settings.network != "native" and lean.fits(loaded.model)
+    if settings.network == "lean" and not use_lean:
+        raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
+    network: Network = (
+        lean.LeanNetwork(loaded.model, capacity, settings.decode_rows) if use_lean else NativeNetwork(loaded.model)
+    )
+    return Runtime(loaded, network, PromptCache(network, capacity, chunk))
+
+
+def make_ar(runtime: Runtime, settings: Settings) -> Engine:
+    """The ar route on a runtime."""
+    if runtime.cache is None:
+        raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, runtime.cache, settings.decode_rows)
+
+
+def make_dllm(runtime: Runtime, settings: Settings) -> Engine:
+    """The dllm route on a runtime."""
+    card = runtime.loaded.card
+    return Diffusion(card, runtime.loaded.vocabulary, runtime.network, runtime.cache, make_schedule(card, settings))
+
+
+ENGINES: Mapping[Route, Callable[[Runtime, Settings], Engine]] = {"dllm": make_dllm, "ar": make_ar}
+
+
+def make_schedule(card: Card, settings: Settings) -> Schedule:
+    """The schedule that was asked for, or the card's. Raises ``InputError`` that lists the names."""
+    name = settings.schedule or (card.canvas.schedule if card.canvas else "threshold")
+    if name not in SCHEDULES:
+        raise InputError(f"no schedule named {name!r}: use one of {', '.join(SCHEDULES)}")
+    return SCHEDULES[name](settings.threshold) if name == "threshold" else SCHEDULES[name]()
+
+
+class Models:
+    """Loaded models, each once, and the engines on them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self._runtimes: dict[str, Runtime] = {}
+
+    def card(self, route: Route) -> Card:
+        """The card that a route uses. Raises ``CardError`` when the card that was asked for does not serve it."""
+        name = self.settings.card(route)
+        card = get_card(name) if name else default_card(route, free_gib(self.device), self.settings.models_dir)
+        if route not in card.routes:
+            raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
+        return card
+
+    def engine(self, route: Route) -> Engine:
+        """The engine of a route; loads its model at the first call."""
+        return ENGINES[route](self.runtime(self.card(route)), self.settings)
+
+    def runtime(self, card: Card) -> Runtime:
+        if card.name not in self._runtimes:
+            folder = model_folder(card, self.settings.models_dir)
+            loaded = load(card, folder, self.device, self.settings.quantize)
+            self._runtimes[card.name] = make_runtime(loaded, self.settings)
+        return self._runtimes[card.name]

@@ -1,0 +1,35 @@
+"""Knows how many slots a canvas starts with when the model was not trained to find out. Knows nothing of decoding.
+
+Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by the bias
+that every n has, is highest near the right length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from fimserver.engine.canvas import Canvas
+from fimserver.types import Budget
+
+LENGTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+
+def bias(slots: int) -> float:
+    """Expected mean confidence of ``slots`` masks that does not come from the hole (CAL, fitted on Dream)."""
+    return 1.00 * math.exp(-1.77 * slots) + 0.56 * math.exp(-0.06 * slots) + 0.24
+
+
+def search_length(canvas: Canvas, mask: int, forbidden: Sequence[int], limit: int, budget: Budget, patience: int = 3) -> int:
+    """The best of ``LENGTHS`` up to ``limit``, one forward each; gives up after ``patience`` worse ones in a row."""
+    best, best_score, worse = LENGTHS[0], -1.0, 0
+    for slots in (n for n in LENGTHS if n <= limit):
+        if budget.spent() or worse >= patience:
+            break
+        logits = canvas.predict([mask] * slots).float().clone()
+        logits[:, list(forbidden)] = -torch.inf
+        score = float(logits.softmax(-1).amax(-1).mean()) / bias(slots)
+        best, best_score, worse = (slots, score, 0) if score > best_score else (best, best_score, worse + 1)
+    return best

@@ -1,0 +1,78 @@
+"""Knows how rows of token ids become logits. Knows nothing of prompts, canvases or stopping.
+
+``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it, ``LeanNetwork`` (in
+``lean.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from fimserver.engine.kv import KVBuffer
+
+
+class Network(Protocol):
+    """A decoder-only network with a vocabulary of ``size`` logits on ``device``."""
+
+    size: int
+    device: torch.device
+
+    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+        """Logits (R, V) of the rows ``logits_of`` (R,) after running ids (M,) from position ``kv.start`` on.
+
+        ``mask`` (M, capacity) is true where a row may look.
+        """
+        ...
+
+    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        """Logits (R, V) with every row of ids (T,) seeing every other; nothing is cached."""
+        ...
+
+
+class NativeNetwork:
+    """Any ``…ForCausalLM`` of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.size = int(model.get_output_embeddings().weight.shape[0])
+        self.device = torch.device(model.get_input_embeddings().weight.device)
+
+    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(kv.start, kv.start + len(ids), device=ids.device)
+        output = self.model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            attention_mask=mask[None, None],
+            past_key_values=kv,
+            use_cache=True,
+            logits_to_keep=logits_of,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits if len(logits) == len(logits_of) else logits[logits_of]
+
+    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_of)
+        logits: torch.Tensor = output.logits[0]
+        return logits if len(logits) == len(logits_of) else logits[logits_of]
+
+
+class FakeNetwork:
+    """Logits from a function of (id, position): for tests of loops, with no weights."""
+
+    def __init__(self, size: int, logits: Callable[[int, int], torch.Tensor]) -> None:
+        self.size = size
+        self.device = torch.device("cpu")
+        self.logits = logits
+
+    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return self._rows(ids, kv.start, logits_of)
+
+    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        return self._rows(ids, 0, logits_of)
+
+    def _rows(self, ids: torch.Tensor, start: int, logits_of: torch.Tensor) -> torch.Tensor:
+        rows = [self.logits(int(ids[i]), start + int(i)) for i in logits_of]
+        return torch.stack(rows) if rows else torch.empty(0, self.size)

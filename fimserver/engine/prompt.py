@@ -1,0 +1,80 @@
+"""Knows in which order a model wants suffix, prefix and markers, and how much of them fits.
+
+Knows nothing of files. The cuts are anchored: while someone types, the start of the prompt stays where it is, so that
+the KV cache stays good; it moves in steps of a quarter of the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fimserver.cards import Card, Fim
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.errors import CardError
+
+CHARS_PER_TOKEN = 8  # an upper bound that real code keeps; bounds what is tokenised
+
+
+@dataclass(frozen=True)
+class Context:
+    """Token ids around the cursor, within the budget of the card."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+
+def cut_context(prefix: str, suffix: str, card: Card, vocabulary: Vocabulary, markers: int = 8) -> Context:
+    """The end of ``prefix`` and the start of ``suffix`` that fit into ``card.prompt_tokens`` less ``markers``."""
+    room = card.prompt_tokens - markers
+    suffix_room = int(room * card.suffix_share)
+    suffix_ids = vocabulary.encode(unix(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
+    prefix_room = room - len(suffix_ids)
+    prefix_ids = vocabulary.encode(unix(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
+    over = len(prefix_ids) - prefix_room
+    return Context(tuple(prefix_ids[_stepped(over, prefix_room // 4) :]), tuple(suffix_ids))
+
+
+def anchored_tail(text: str, limit: int) -> str:
+    """At most ``limit`` last characters, starting at a line start that moves in steps of ``limit // 4``."""
+    start = _stepped(len(text) - limit, limit // 4)
+    if start == 0:
+        return text
+    line_start = text.find("\n", start - 1, start + limit // 8) + 1
+    return text[line_start or start :]
+
+
+def fim_prompt(context: Context, fim: Fim, vocabulary: Vocabulary) -> list[int]:
+    """Prompt ids of the ar route in the layout of the card (FIM, arXiv 2207.14255)."""
+    start = vocabulary.specials_of(fim.start)
+    pre, suf = vocabulary.special(fim.prefix), vocabulary.special(fim.suffix)
+    mid = [vocabulary.special(fim.middle)] if fim.middle else []
+    match fim.layout:
+        case "psm":
+            return [*start, pre, *context.prefix, suf, *context.suffix, *mid]
+        case "spm":
+            return [*start, suf, *context.suffix, pre, *context.prefix, *mid]
+        case "spm_tail":
+            return [*start, pre, suf, *context.suffix, *mid, *context.prefix]
+
+
+def canvas_context(context: Context, card: Card, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+    """Ids left and right of the canvas. A cached canvas follows the whole FIM prompt and has nothing to its right."""
+    if card.canvas is None:
+        raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
+    if card.canvas.attention == "cached":
+        if card.fim is None:
+            raise CardError(f"{card.name}: a cached canvas needs [fim] for its context")
+        return fim_prompt(context, card.fim, vocabulary), []
+    left = vocabulary.specials_of([card.canvas.start] if card.canvas.start else [])
+    right = vocabulary.specials_of([card.canvas.after_suffix] if card.canvas.after_suffix else [])
+    return [*left, *context.prefix], [*context.suffix, *right]
+
+
+def unix(text: str) -> str:
+    """Line ends as models know them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _stepped(over: int, step: int) -> int:
+    """``over`` rounded up to a multiple of ``step``; 0 when nothing is over."""
+    return 0 if over <= 0 else -(-over // max(1, step)) * max(1, step)

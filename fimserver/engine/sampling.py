@@ -1,0 +1,76 @@
+"""Knows how a token is chosen from logits. Knows nothing of where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+
+from fimserver.errors import NonFiniteError
+
+
+def require_finite(logits: torch.Tensor) -> torch.Tensor:
+    """Raise ``NonFiniteError`` on NaN or +infinity; -infinity means forbidden and is fine."""
+    if not bool((logits < float("inf")).all()):
+        raise NonFiniteError("the model produced NaN or infinity; its weights or its number format are broken")
+    return logits
+
+
+def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> torch.Tensor:
+    """Gumbel noise that depends on ``seed`` and ``position`` alone, (size,), float64 (arXiv 2408.07978)."""
+    digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    exponential = torch.empty(size, dtype=torch.float64, device=device).exponential_(generator=generator)
+    return -exponential.log()
+
+
+def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
+    """One token from (V,) logits: argmax(logits / T + G(seed, position)), so that no cache or draft can change it."""
+    require_finite(logits)
+    if temperature <= 0:
+        return int(logits.argmax())
+    noise = keyed_gumbel(seed, position, logits.shape[-1], logits.device)
+    return int((logits.double() / temperature + noise).argmax())
+
+
+class Candidates(NamedTuple):
+    """One proposed token for each masked slot, all (n,). ``entropy`` and ``margin`` are of the filtered distribution."""
+
+    tokens: torch.Tensor
+    probability: torch.Tensor
+    margin: torch.Tensor
+    entropy: torch.Tensor
+
+
+def draw(
+    logits: torch.Tensor,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Candidates:
+    """Propose a token for each row of (n, V) logits, rows drawn in order (Dream's ``sample_tokens``)."""
+    logits = require_finite(logits).float()
+    if temperature > 0:
+        logits = logits / temperature
+    if top_p < 1:
+        logits = keep_top_p(logits, top_p)
+    probabilities = logits.softmax(-1)
+    if temperature > 0:
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
+        tokens = torch.multinomial(probabilities, 1, replacement=True, generator=generator).squeeze(-1)
+        probability = probabilities.gather(-1, tokens[:, None]).squeeze(-1)
+    else:
+        probability, tokens = probabilities.max(-1)
+    first, second = probabilities.topk(2, -1).values.unbind(-1)
+    entropy = -(probabilities * (probabilities + 1e-10).log()).sum(-1)
+    return Candidates(tokens, probability, first - second, entropy)
+
+
+def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Logits outside the nucleus become the smallest number; the token that crosses ``top_p`` stays."""
+    ordered, index = logits.sort(descending=True)
+    over = ordered.softmax(-1).cumsum(-1) > top_p
+    over[..., 1:] = over[..., :-1].clone()
+    over[..., 0] = False
+    return logits.masked_fill(torch.zeros_like(over).scatter(-1, index, over), torch.finfo(logits.dtype).min)

@@ -1,0 +1,109 @@
+"""Knows how user text becomes token ids and back, and what the special tokens are called.
+
+Knows nothing of prompts or of the network. User text never yields a special token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from fimserver.cards import Card
+from fimserver.errors import LoadError
+
+_MARKER = re.compile(r"^(<.*>|\[.*\])$", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Vocabulary:
+    """The tokenizer of one model. Special tokens are asked for by their string."""
+
+    def __init__(self, tokenizer: Tokenizer, card: Card) -> None:
+        self._tokenizer = tokenizer
+        self._card = card
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        named = _named_specials(card)
+        added = tokenizer.get_added_tokens_decoder().values()
+        markers = {t.content for t in added if t.special or _MARKER.match(t.content)} | set(named)
+        self._special_text = re.compile("|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)))
+        self.specials: dict[str, int] = {text: self.special(text) for text in named}
+        self._anchor_ids = self._raw_ids(card.tokenizer.anchor)
+
+    @property
+    def size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def special(self, text: str) -> int:
+        """The id of a special token. Raises ``LoadError`` that names it when it is not one known id."""
+        token_id = self._tokenizer.token_to_id(text)
+        if token_id is None:
+            raise LoadError(f"{self._card.name}: the tokenizer has no token {text!r}: wrong tokenizer files, or a wrong card")
+        return int(token_id)
+
+    def specials_of(self, texts: Iterable[str]) -> list[int]:
+        return [self.special(text) for text in texts]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of user text. Where it spells a special token, it is cut inside the spelling."""
+        text = _SURROGATE.sub("\ufffd", text)
+        cuts = [match.start() + 1 for match in self._special_text.finditer(text)]
+        pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        return [token_id for piece in pieces if piece for token_id in self._anchored_ids(piece)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; bytes that are not yet a character come out as U+FFFD."""
+        anchor = self._anchor_ids
+        text: str = self._tokenizer.decode([*anchor, *ids], skip_special_tokens=False)
+        return text[len(self._card.tokenizer.anchor) :] if anchor else text
+
+    def _anchored_ids(self, text: str) -> list[int]:
+        return self._raw_ids(self._card.tokenizer.anchor + text)[len(self._anchor_ids) :]
+
+    def _raw_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def read_tokenizer(folder: Path, card: Card) -> Tokenizer:
+    """The tokenizer files of a checkpoint. Raises ``LoadError``."""
+    try:
+        tokenizer = _read_tokenizer(folder)
+    except BaseException as error:  # a hostile file makes the Rust side panic, which is not an Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        raise LoadError(
+            f"{card.name}: tokenizer files in {folder} cannot be read ({type(error).__name__}); get the model again"
+        ) from None
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in card.tokenizer.add if text not in known])
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if (folder / "vocab.json").is_file():  # the Dream family ships the slow files of Qwen2's tokenizer
+        from transformers import Qwen2Tokenizer  # noqa: PLC0415 - slow to import, seldom needed
+
+        slow: Any = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    else:
+        from transformers import AutoTokenizer  # noqa: PLC0415
+
+        slow = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    backend: Tokenizer = slow.backend_tokenizer
+    return backend
+
+
+def _named_specials(card: Card) -> list[str]:
+    """Every special token that the card names, once."""
+    texts: list[str | None] = []
+    if fim := card.fim:
+        texts += [fim.prefix, fim.suffix, fim.middle, fim.repo, fim.file, *fim.start, *fim.stops]
+    if canvas := card.canvas:
+        texts += [canvas.mask, canvas.start, canvas.after_suffix, canvas.end, canvas.expand, canvas.delete, *canvas.forbidden]
+    return list(dict.fromkeys(text for text in texts if text))

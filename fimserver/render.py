@@ -1,0 +1,87 @@
+"""Knows how a completion looks on a terminal. Knows nothing of how it came about."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fimserver.cards import Card, is_present, model_folder
+from fimserver.settings import Settings
+from fimserver.source import Place
+from fimserver.types import Chunk, Completion
+
+AROUND = 3  # lines shown above and below
+INSERTED, MASKED, FRESH, QUIET = "bold green", "bright_black", "bold yellow", "bright_black"
+
+
+def in_place(place: Place, completion: Completion) -> Text:
+    """The lines around the cursor with the middle where it belongs."""
+    text = Text()
+    above = _lines(place.prefix)
+    below = _lines(place.suffix)
+    middle = _lines(completion.middle)
+    shown: list[list[tuple[str, str]]] = [[(line, "")] for line in above[-AROUND - 1 :]]
+    shown[-1].append((middle[0], INSERTED))
+    shown += [[(line, INSERTED)] for line in middle[1:]]
+    shown[-1].append((below[0], ""))
+    shown += [[(line, "")] for line in below[1 : AROUND + 1]]
+    first = place.line - min(AROUND, len(above) - 1)
+    for number, pieces in enumerate(shown, first):
+        text.append(f"{number:5d} │ ", QUIET)
+        for piece, style in pieces:
+            text.append(piece.expandtabs(4), style)
+        text.append("\n")
+    return text
+
+
+def summary(completion: Completion) -> Text:
+    """One line: route, model, what it took, why it ended."""
+    return Text.assemble(
+        (f"{completion.route} ", "bold"),
+        f"{completion.model} · {completion.tokens} tokens · {completion.forwards} forward passes · "
+        f"first {completion.ttft_ms:.0f} ms · last {completion.total_ms:.0f} ms · {completion.reason}",
+    )
+
+
+def step_line(chunk: Chunk, number: int) -> Text:
+    """One denoising step, or one token: what is there, what just came, what is still masked."""
+    text = Text(f"{number:4d} │ ", style=QUIET)
+    for slot in chunk.canvas:
+        style = FRESH if slot.fresh else INSERTED
+        text.append("▒▒", MASKED) if slot.masked else text.append(_visible(slot.text), style)
+    if not chunk.canvas:
+        text.append(_visible(chunk.text), FRESH)
+    return text
+
+
+def models_table(cards: list[Card], settings: Settings, defaults: dict[str, str]) -> Table:
+    """What there is, what is here, and where."""
+    table = Table("name", "routes", "size", "licence", "here", "where", box=None, pad_edge=False)
+    for card in cards:
+        present = is_present(card, settings.models_dir)
+        chosen = [route for route, name in defaults.items() if name == card.name]
+        where = str(model_folder(card, settings.models_dir)) if present else card.hub or ""
+        table.add_row(
+            Text(card.name, "bold" if chosen else ""),
+            " ".join(f"{route}*" if route in chosen else route for route in card.routes),
+            f"{card.parameters_m / 1000:.1f}B" if card.parameters_m >= 1000 else f"{card.parameters_m:.0f}M",
+            Text(card.licence, "" if card.osi else "yellow"),
+            Text("yes", "green") if present else Text("no", QUIET),
+            Text(where, QUIET),
+        )
+    return table
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that leaves text alone: no markup, no wrapping of code."""
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _visible(text: str) -> str:
+    """A token on one line: line ends and tabs as marks."""
+    return text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "")

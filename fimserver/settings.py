@@ -1,0 +1,81 @@
+"""Knows every option once: name, default, unit, one line. Knows nothing of who reads it.
+
+Values come, strongest first, from the command line, the environment (``FIMSERVER_…``), and ``config.toml`` in the user's
+configuration folder. Nothing is ever read from a workspace.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from fimserver.errors import InputError
+from fimserver.types import StopRule
+
+CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
+
+
+class Settings(BaseSettings):
+    """One frozen tree. The description of a field is also the help text of its flag."""
+
+    model_config = SettingsConfigDict(env_prefix="FIMSERVER_", extra="forbid", frozen=True)
+
+    model: Literal["auto", "dllm", "ar"] = Field("auto", description="Route: diffusion (dllm), autoregressive (ar), or auto.")
+    dllm_card: str = Field("", description="Model card of the dllm route; empty: the best present one that fits.")
+    ar_card: str = Field("", description="Model card of the ar route; empty: the best present one that fits.")
+    models_dir: Path = Field(
+        platformdirs.user_data_path("fimserver") / "models", description="Folder that `models get` downloads into."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
+    quantize: Literal["none", "int8"] = Field("none", description="Weight format; int8 needs `pip install fimserver[int8]`.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0: as many as this process may use.")
+    max_tokens: int = Field(64, ge=1, le=1024, description="Longest middle, in tokens.")
+    deadline_ms: float | None = Field(None, gt=0, description="Answer with what is good by then, in milliseconds.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")
+    seed: int = Field(0, ge=0, description="Same seed, same text, at any temperature.")
+    stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
+    schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the threshold schedule asks for.")
+    decode_rows: int = Field(8, ge=1, le=64, description="Rows of every decoding pass (drafted tokens fit into them).")
+    prefill_rows: int = Field(0, ge=0, le=1024, description="Rows of every prefill pass; 0: 32 on a CPU, 128 on a GPU.")
+    network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, CONFIG_FILE))
+
+    def card(self, route: str) -> str:
+        """The card that was asked for on a route, or an empty string."""
+        return self.dllm_card if route == "dllm" else self.ar_card
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Settings with ``flags`` on top. Raises ``InputError`` that names the option and its source."""
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        raise InputError(f"option {name} ({_source(name, flags)}): {first['msg']}, got {first['input']!r}") from None
+    except ValueError as error:  # config.toml is not TOML
+        raise InputError(f"{CONFIG_FILE}: {error}") from None
+
+
+def _source(name: str, flags: dict[str, Any]) -> str:
+    if name in flags:
+        return f"--{name.replace('_', '-')}"
+    variable = f"FIMSERVER_{name.upper()}"
+    return variable if variable in os.environ else str(CONFIG_FILE)

@@ -1,0 +1,82 @@
+"""Knows the nouns that every part of the program speaks in. Knows nothing of tensors, sockets or editors."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fimserver.reasons import Reason
+
+Route = Literal["dllm", "ar"]
+ROUTES: tuple[Route, ...] = ("dllm", "ar")
+StopRule = Literal["auto", "line", "block", "none"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One middle to be filled. Text is as in the file; line ends may be of any kind."""
+
+    prefix: str
+    suffix: str
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: StopRule = "auto"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place of a canvas as a person may look at it. ``text`` is empty while the place is masked."""
+
+    text: str
+    masked: bool
+    fresh: bool = False  # committed by the step just done
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one or more forward passes added. The middle is the concatenation of all ``text``.
+
+    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route only.
+    """
+
+    text: str
+    tokens: int
+    forwards: int
+    reason: Reason | None = None  # set on the last chunk, and only there
+    canvas: tuple[Slot, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished request and what it took."""
+
+    middle: str
+    route: Route
+    model: str
+    tokens: int
+    forwards: int
+    ttft_ms: float
+    total_ms: float
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a request may go on. Asked before every forward pass."""
+
+    deadline: float | None = None  # time.monotonic() seconds
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def of_ms(cls, deadline_ms: float | None) -> "Budget":
+        return cls(None if deadline_ms is None else time.monotonic() + deadline_ms / 1000)
+
+    def spent(self) -> Reason | None:
+        """Why to stop now, or ``None`` to go on."""
+        if self.cancelled.is_set():
+            return Reason.CANCELLED
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return Reason.DEADLINE
+        return None

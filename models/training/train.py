@@ -1,0 +1,268 @@
+"""Knows how the nano model is trained: one network, next-token loss on the sequence, masked loss on the canvases.
+
+Knows nothing of decoding. Usage: ``make train`` or ``python -m models.training.train --minutes 100``. A run first
+continues from the newest checkpoint at a constant learning rate, then anneals a copy to zero and exports it; the
+checkpoint before annealing stays, so that a later run goes on from there (warmup-stable-decay, arXiv 2404.06395).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from models.training.corpus import CACHE, SEPARATOR
+from models.training.rows import Batch, Layout, RowMaker, RowStream
+
+PARTS = ("context", "middle", "canvas")
+NANO = Path(__file__).parent.parent / "nano"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the network."""
+
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 768
+    vocabulary: int = 8192
+    positions: int = 1024
+
+    def config(self) -> Qwen3Config:
+        return Qwen3Config(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.mlp,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=64,
+            max_position_embeddings=self.positions,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=2,
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does. The weights are those of the mean losses; ``canvas_weight`` 0 trains the ar route alone."""
+
+    seed: int = 1
+    rows: int = 16
+    matrix_lr: float = 0.02  # Muon, hidden matrices
+    vector_lr: float = 0.003  # AdamW, embeddings and norms
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    context_weight: float = 1.0
+    middle_weight: float = 0.3
+    canvas_weight: float = 0.5
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    tokens: int = 0
+
+
+class Trainer:
+    """The network, its two optimisers, and one step of training."""
+
+    def __init__(self, shape: Shape, recipe: Recipe, device: str) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe = recipe
+        self.device = device
+        model: Any = Qwen3ForCausalLM(shape.config())
+        self.model = model.to(device)
+        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        vectors = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay),
+            torch.optim.AdamW(vectors, lr=recipe.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.base_lrs = [recipe.matrix_lr, recipe.vector_lr]
+        self.losses = torch.compile(self._losses)
+
+    def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross entropy of every target, (B, T), zero where there is none, and where there is one."""
+        hidden = self.model.model(
+            input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+        ).last_hidden_state
+        logits = self.model.lm_head(hidden).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(batch.targets)
+        return loss, batch.targets >= 0
+
+    def means(self, batch: Batch) -> torch.Tensor:
+        """Mean loss of each part of the rows, (3,): context, middle (both next-token), canvas."""
+        moved = Batch(*(t.to(self.device) for t in batch))
+        with torch.autocast(self.device, torch.bfloat16):
+            loss, has_target = self.losses(moved)
+        chosen = [has_target & (moved.part == part) for part in range(len(PARTS))]
+        return torch.stack([(loss * c).sum() / c.sum() for c in chosen])
+
+    def step(self, batch: Batch, lr_scale: float) -> list[float]:
+        """One update; returns the mean losses. Raises ``FloatingPointError`` when they are not finite."""
+        means = self.means(batch)
+        weights = (self.recipe.context_weight, self.recipe.middle_weight, self.recipe.canvas_weight)
+        loss = (means * means.new_tensor(weights)).sum()
+        torch.autograd.backward(loss)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss is {loss.item()}: lower the learning rate and resume from the checkpoint")
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        for optimiser, lr in zip(self.optimisers, self.base_lrs, strict=True):
+            optimiser.param_groups[0]["lr"] = lr * lr_scale
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        return means.tolist()
+
+    @torch.no_grad()
+    def validate(self, batches: list[Batch]) -> dict[str, float]:
+        """Mean losses over fixed batches, in nats a token."""
+        means = torch.stack([self.means(batch) for batch in batches]).mean(0)
+        return {f"valid_{name}": value for name, value in zip(PARTS, means.tolist(), strict=True)}
+
+    def save(self, path: Path, progress: Progress) -> None:
+        """Write weights, optimiser state and progress; atomic, so that a kill leaves the former one."""
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+        for i, optimiser in enumerate(self.optimisers):
+            for j, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        _replace(path / "state.safetensors", lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p))
+        _replace(path / "progress.json", lambda p: p.write_text(json.dumps(asdict(progress))))
+
+    def load(self, path: Path) -> Progress:
+        """The inverse of ``save``."""
+        tensors = load_file(path / "state.safetensors")
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        for i, optimiser in enumerate(self.optimisers):
+            state: dict[int, dict[str, Any]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimiser.{i}."):
+                    j, name = key.split(".", 3)[2:]
+                    state.setdefault(int(j), {})[name] = value
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        return Progress(**json.loads((path / "progress.json").read_text()))
+
+    def export(self, folder: Path) -> None:
+        """Write the model as transformers reads it, bf16."""
+        copy: Any = Qwen3ForCausalLM(self.model.config)
+        copy.load_state_dict(self.model.state_dict())
+        copy.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _replace(path: Path, write: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+class Run:
+    """One run on a time budget: constant rate, checkpoints, then annealing and export."""
+
+    def __init__(self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path) -> None:
+        self.trainer, self.train, self.valid, self.folder = trainer, train, valid, folder
+        self.started = time.monotonic()
+        self.progress = Progress()
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
+    def constant(self, until_minutes: float, every_minutes: float = 5.0) -> None:
+        """Train at the full rate, with a checkpoint and a validation every few minutes."""
+        next_save = self.minutes() + every_minutes
+        while self.minutes() < until_minutes:
+            self.one_step(min(1.0, (self.progress.step + 1) / self.trainer.recipe.warmup_steps))
+            if self.minutes() > next_save:
+                next_save = self.minutes() + every_minutes
+                self.checkpoint()
+        self.checkpoint()
+
+    def anneal(self, until_minutes: float) -> None:
+        """Let the rate fall to zero along the time that is left. Nothing is checkpointed."""
+        begun = self.minutes()
+        while self.minutes() < until_minutes:
+            self.one_step((until_minutes - self.minutes()) / (until_minutes - begun))
+
+    def one_step(self, lr_scale: float) -> None:
+        batch = self.train.batch(self.progress.step, self.trainer.recipe.rows)
+        means = self.trainer.step(batch, lr_scale)
+        tokens = self.progress.tokens + int((batch.targets >= 0).sum())
+        self.progress = replace(self.progress, step=self.progress.step + 1, tokens=tokens)
+        if self.progress.step % 20 == 0:
+            self.log(dict(zip(PARTS, means, strict=True)) | {"lr": lr_scale})
+
+    def checkpoint(self) -> None:
+        self.trainer.save(self.folder / "checkpoint", self.progress)
+        self.log(self.trainer.validate(self.valid))
+
+    def log(self, values: dict[str, float]) -> None:
+        """One line for people, the same as JSON for plots."""
+        entry = {**asdict(self.progress), "minutes": round(self.minutes(), 1), **{k: round(v, 4) for k, v in values.items()}}
+        print(" ".join(f"{k}={v}" for k, v in entry.items()), flush=True)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def read_texts(corpus: Path, split: str) -> list[str]:
+    """Documents of a split. Raises ``SystemExit`` when the corpus has not been built."""
+    path = corpus / f"{split}.txt"
+    if not path.exists():
+        raise SystemExit(f"{path} is not there: run `python -m models.training.corpus` first")
+    return path.read_text("utf-8").split(SEPARATOR)
+
+
+def main() -> None:
+    """Parse options, resume, train, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=100, help="whole budget of this run")
+    parser.add_argument("--anneal-share", type=float, default=0.2, help="last part of the budget, with a falling rate")
+    parser.add_argument("--corpus", type=Path, default=CACHE)
+    parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
+    parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
+    parser.add_argument("--export", type=Path, default=CACHE / "run" / "export")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for group in (Shape(), Recipe()):
+        for name, default in asdict(group).items():
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    args = parser.parse_args()
+    shape = Shape(**{name: getattr(args, name) for name in asdict(Shape())})
+    recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})
+    args.folder.mkdir(parents=True, exist_ok=True)
+    maker = RowMaker(Tokenizer.from_file(str(args.tokenizer)), Layout())
+    valid_rows = RowStream(read_texts(args.corpus, "valid"), maker, seed=0)
+    run = Run(
+        Trainer(shape, recipe, args.device),
+        RowStream(read_texts(args.corpus, "train"), maker, recipe.seed),
+        [valid_rows.batch(i, recipe.rows) for i in range(8)],
+        args.folder,
+    )
+    if (args.folder / "checkpoint" / "progress.json").exists():
+        run.progress = run.trainer.load(args.folder / "checkpoint")
+    run.constant(args.minutes * (1 - args.anneal_share))
+    run.anneal(args.minutes)
+    run.log(run.trainer.validate(run.valid))
+    run.trainer.export(args.export)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Shared fixtures: the nano model, loaded once, and options that leave the machine to others."""
+
+import os
+
+os.environ["FIMSERVER_THREADS"] = "1"
+
+import pytest
+import torch
+
+from fimserver.engine.engines import Models
+from fimserver.settings import Settings
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _private_folders(tmp_path, monkeypatch):
+    """No test sees or touches the models and caches of the person who runs it."""
+    monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr("fimserver.engine.load._HASHES", tmp_path / "hashes.json")
+
+
+@pytest.fixture(scope="session")
+def nano_models() -> Models:
+    return Models(Settings(device="cpu", threads=1))
+
+
+@pytest.fixture
+def nano(nano_models) -> Models:
+    """The nano model with nothing in its cache."""
+    nano_models.runtime(nano_models.card("ar")).cache.clear()
+    return nano_models

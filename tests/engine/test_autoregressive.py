@@ -1,0 +1,187 @@
+"""The ar route against transformers' own generate, and against itself under every kind of reuse."""
+
+import dataclasses
+import random
+import time
+
+import pytest
+import torch
+
+from fimserver.engine.engines import make_ar, make_runtime
+from fimserver.engine.load import load
+from fimserver.errors import NonFiniteError
+from fimserver.reasons import Reason
+from fimserver.settings import Settings
+from fimserver.types import Budget, Request
+from tests.tiny import CONFIGS, make_card, make_checkpoint
+
+CODE = '''import os
+
+
+def read(path):
+    """Read a file."""
+    with open(path) as file:
+        return file.read()
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+'''
+REQUEST = Request(CODE[:90], CODE[110:], max_tokens=24, stop="none")
+
+
+def tokens_of(engine, request):
+    """Ids that the engine chose, in order."""
+    ids = []
+    original = engine.step
+
+    def step(token, position):
+        ids.append(token)
+        return original(token, position)
+
+    engine.step = step
+    chunks = list(engine.complete(request, Budget()))
+    engine.step = original
+    return ids, chunks
+
+
+def text_of(engine, request, budget=None):
+    return "".join(chunk.text for chunk in engine.complete(request, budget or Budget()))
+
+
+def generated(model, engine, request):
+    """What transformers makes of the same prompt."""
+    prompt = torch.tensor([engine.prompt(request)])
+    output = model.generate(
+        prompt, do_sample=False, max_new_tokens=request.max_tokens, eos_token_id=sorted(engine.stops), pad_token_id=0
+    )
+    return output[0, prompt.shape[1] :].tolist()
+
+
+def assert_equals_generate(model, engine, request):
+    ours, chunks = tokens_of(engine, request)
+    theirs = generated(model, engine, request)
+    theirs = theirs[:-1] if theirs[-1] in engine.stops else theirs
+    assert engine.vocabulary.decode(theirs).rstrip("\ufffd") == "".join(c.text for c in chunks)
+    assert theirs[: len(ours)] == ours
+    assert len(theirs) == chunks[-1].tokens
+
+
+@pytest.mark.parametrize("architecture", sorted(CONFIGS))
+@pytest.mark.parametrize("network", ["native", "auto"])
+def test_greedy_equals_generate_on_random_checkpoints(architecture, network, tmp_path):
+    loaded = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu"))
+    settings = Settings(network=network)
+    engine = make_ar(make_runtime(loaded, settings), settings)
+    for cut in (0, 40, 90):
+        request = dataclasses.replace(REQUEST, prefix=CODE[:cut], suffix=CODE[cut + 20 :])
+        assert_equals_generate(loaded.model, engine, request)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 60, 90, 150, len(CODE)])
+def test_greedy_equals_generate_on_nano(cut, nano):
+    model = nano.runtime(nano.card("ar")).loaded.model
+    request = Request(CODE[:cut], CODE[cut:], max_tokens=32, stop="none")
+    assert_equals_generate(model, nano.engine("ar"), request)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_reuse_after_edits_anywhere_changes_nothing(temperature, nano):
+    """Warm cache, any edit: the same text as from an empty cache."""
+    rng = random.Random(7)
+    engine, cache = nano.engine("ar"), nano.engine("ar").cache
+    text = CODE * 3
+    for _ in range(12):
+        at = rng.randrange(len(text))
+        text = text[:at] + rng.choice(["x", "\n", "    return", "", "é"]) + text[at + rng.randrange(4) :]
+        cursor = rng.randrange(len(text))
+        request = Request(text[:cursor], text[cursor:], max_tokens=6, temperature=temperature, seed=3, stop="none")
+        warm = text_of(engine, request)
+        cache.clear()
+        assert text_of(engine, request) == warm
+
+
+def test_logits_are_the_same_bits_warm_and_cold(nano):
+    cache = nano.engine("ar").cache
+    prompt = nano.engine("ar").prompt(REQUEST)
+    for shared in (0, 1, 31, 32, 33, len(prompt) - 1, len(prompt)):
+        cache.clear()
+        cold = cache.prefill(prompt, Budget(), want_logits=True)
+        cache.clear()
+        cache.prefill([*prompt[:shared], 99, 98, 97], Budget(), want_logits=False)
+        warm = cache.prefill(prompt, Budget(), want_logits=True)
+        assert torch.equal(cold, warm)
+
+
+def test_a_row_does_not_depend_on_its_place_or_its_neighbours(nano):
+    """What speculation will rest on: row 0 and row 5 of a pass give the same bits for the same token and position."""
+    engine, cache = nano.engine("ar"), nano.engine("ar").cache
+    prompt = engine.prompt(REQUEST)
+    chain = [300 + i for i in range(13)]
+
+    def logits(start, ids):
+        rows = torch.arange(8)
+        return cache.rows(ids, len(prompt) + start, cache.causal(len(prompt) + start, 8), rows)
+
+    cache.prefill(prompt, Budget(), want_logits=False)
+    together = logits(0, chain[:8])
+    one_by_one = []
+    for i in range(8):
+        one_by_one.append(logits(i, [chain[i]] + [0] * 7)[0])
+    assert torch.equal(together, torch.stack(one_by_one))
+
+
+def test_typing_at_the_end_of_the_prefix_costs_one_prefill_pass(nano):
+    engine = nano.engine("ar")
+    list(engine.complete(REQUEST, Budget()))
+    before = engine.cache.forwards
+    typed = dataclasses.replace(REQUEST, prefix=REQUEST.prefix + "x", max_tokens=1)
+    list(engine.complete(typed, Budget()))
+    assert engine.cache.forwards - before <= 2
+
+
+def test_seed_decides_the_sample(nano):
+    engine = nano.engine("ar")
+    samples = {text_of(engine, dataclasses.replace(REQUEST, temperature=1.0, seed=s)) for s in range(5)}
+    again = {text_of(engine, dataclasses.replace(REQUEST, temperature=1.0, seed=s)) for s in range(5)}
+    assert samples == again
+    assert len(samples) > 1
+
+
+def test_cancel_and_deadline_stop_at_the_next_pass(nano):
+    engine = nano.engine("ar")
+    budget = Budget()
+    chunks = []
+    for chunk in engine.complete(REQUEST, budget):
+        chunks.append(chunk)
+        if len(chunks) == 3:
+            budget.cancelled.set()
+    assert chunks[-1].reason is Reason.CANCELLED
+    assert len(chunks) == 4
+    late = list(engine.complete(REQUEST, Budget(deadline=time.monotonic())))
+    assert [c.reason for c in late] == [Reason.DEADLINE]
+    assert late[0].forwards == 0
+
+
+def test_an_interrupted_prefill_leaves_a_good_cache(nano):
+    engine, cache = nano.engine("ar"), nano.engine("ar").cache
+    want = text_of(engine, REQUEST)
+    cache.clear()
+
+    class Twice:
+        left = 2
+
+        def spent(self):
+            self.left -= 1
+            return Reason.CANCELLED if self.left < 0 else None
+
+    list(engine.complete(REQUEST, Twice()))
+    assert text_of(engine, REQUEST) == want
+
+
+def test_nan_is_an_error_and_never_text(nano, monkeypatch):
+    engine = nano.engine("ar")
+    monkeypatch.setattr(engine.cache, "prefill", lambda *_, **__: torch.full((8192,), torch.nan))
+    with pytest.raises(NonFiniteError):
+        list(engine.complete(REQUEST, Budget()))

@@ -1,0 +1,238 @@
+"""The dllm route: cache against no cache, Dream and DreamOn against an independent reading of their samplers."""
+
+import dataclasses
+import time
+
+import pytest
+import torch
+
+from fimserver.engine.canvas import CachedCanvas, FullCanvas
+from fimserver.engine.diffusion import Denoiser, Tokens
+from fimserver.engine.engines import make_dllm, make_runtime
+from fimserver.engine.load import load
+from fimserver.engine.schedules import SCHEDULES, entropy
+from fimserver.reasons import Reason
+from fimserver.settings import Settings
+from fimserver.types import Budget, Request
+from tests.engine.test_autoregressive import CODE, REQUEST, text_of
+from tests.tiny import DREAM_CANVAS, DREAMON_CANVAS, make_card, make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def dream_folder(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("dream") / "tiny", "Dream", seed=5)
+
+
+def dream_engine(folder, canvas, schedule=""):
+    card = make_card("Dream", loads_as="qwen2", fim=None, canvas=canvas)
+    settings = Settings(schedule=schedule)
+    return make_dllm(make_runtime(load(card, folder, torch.device("cpu")), settings), settings)
+
+
+class UncachedCanvas(CachedCanvas):
+    """The same canvas with everything computed again at every step."""
+
+    def predict(self, slots):
+        self.cache.clear()
+        self.cache.prefill(self.context, Budget(), want_logits=False)
+        return super().predict(slots)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_cached_equals_uncached_on_nano(schedule, nano):
+    runtime = nano.runtime(nano.card("dllm"))
+    engine = make_dllm(runtime, Settings(schedule=schedule))
+    for cut, temperature in ((0, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
+        request = Request(CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none")
+        cached = text_of(engine, request)
+        original = engine.open_canvas
+        engine.open_canvas = lambda r, original=original: UncachedCanvas(runtime.cache, original(r).context)
+        assert text_of(engine, request) == cached
+        engine.open_canvas = original
+
+
+def test_switching_routes_on_one_prompt_reuses_the_whole_prompt(nano):
+    ar, dllm = nano.engine("ar"), nano.engine("dllm")
+    list(ar.complete(REQUEST, Budget()))
+    canvas = dllm.open_canvas(REQUEST)
+    assert canvas.open(Budget())
+    assert canvas.forwards == 0
+
+
+def test_the_other_route_in_between_changes_nothing(nano):
+    ar, dllm = nano.engine("ar"), nano.engine("dllm")
+    alone = text_of(ar, REQUEST), text_of(dllm, REQUEST)
+    assert (text_of(ar, REQUEST), text_of(dllm, REQUEST)) == alone
+
+
+def dreamon_reference(model, left, right, start, limit, tokens, request):
+    """DreamOn's loop over a tensor of fixed size with a dead tail, written from the paper's code description."""
+    mask, expand, delete = tokens.mask, tokens.expand, tokens.delete
+    generator = torch.Generator().manual_seed(request.seed)
+    x = left + [mask] * start + right
+    tail = limit - start
+    length, budget, history = start, limit, []
+    for _ in range(256):
+        full = torch.tensor([x + [mask] * tail])
+        seen = torch.tensor([[1] * len(x) + [0] * tail])
+        logits = model(input_ids=full, attention_mask=seen, use_cache=False).logits[0]
+        logits = torch.cat([logits[:1], logits[:-1]])[: len(x)]
+        is_mask = torch.tensor(x) == mask
+        rows = logits[is_mask].clone()
+        rows[:, mask] = -torch.inf
+        if length >= limit or budget == 0:
+            rows[:, expand] = -1e9
+        if request.temperature > 0:
+            rows = rows / request.temperature
+        if request.top_p < 1:
+            ordered, order = rows.sort(descending=True)
+            drop = ordered.softmax(-1).cumsum(-1) > request.top_p
+            drop = torch.cat([torch.zeros_like(drop[:, :1]), drop[:, :-1]], 1)
+            rows = rows.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), torch.finfo(rows.dtype).min)
+        p = rows.softmax(-1)
+        if request.temperature > 0:
+            p = p / p.sum(-1, keepdim=True)
+            token = torch.multinomial(p, 1, True, generator=generator)[:, 0]
+        else:
+            token = p.argmax(-1)
+        confidence = (p * (p + 1e-10).log()).sum(-1)
+        best = int(confidence.argmax())
+        place = int(is_mask.nonzero()[best])
+        x[place] = int(token[best])
+        if x[place] == delete:
+            x = [delete if t == mask and i >= place else t for i, t in enumerate(x)]
+            span = range(len(left), len(left) + length)
+            kept = [x[i] for i in span if x[i] != delete]
+            length = len(kept)
+            x = left + kept + right
+        elif x[place] == expand:
+            x[place : place + 1] = [mask, mask]
+            length += 1
+            budget -= 1
+        tail = max(0, limit - length)
+        history.append(x[len(left) : len(left) + length])
+        if mask not in history[-1]:
+            break
+    return history
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.2, 0.9), (1.0, 0.9)])
+@pytest.mark.parametrize("start", [4, 16])
+def test_dreamon_equals_its_reference_step_by_step(seed, temperature, top_p, start, dream_folder, monkeypatch):
+    engine = dream_engine(dream_folder, DREAMON_CANVAS | {"initial_tokens": start})
+    model = engine.network.model
+    # A random model hardly ever says expand or delete: make it say them often.
+    with torch.no_grad():
+        for token, like in ((engine.tokens.expand, 400 + seed), (engine.tokens.delete, 500 + 3 * seed)):
+            model.lm_head.weight[token] = 1.05 * model.lm_head.weight[like]
+    request = dataclasses.replace(REQUEST, temperature=temperature, top_p=top_p, seed=seed)
+    canvas = engine.open_canvas(request)
+    denoiser = Denoiser(engine.tokens, entropy(), 24)
+    ours = [list(state.slots) for state in denoiser.run(canvas.predict, start, request, Budget())]
+    theirs = dreamon_reference(model, canvas.left, canvas.right, start, 24, engine.tokens, request)
+    assert ours == theirs
+
+
+def test_dream_loads_strictly_and_decodes_deterministically(dream_folder):
+    first, second = dream_engine(dream_folder, DREAM_CANVAS), dream_engine(dream_folder, DREAM_CANVAS)
+    for temperature in (0.0, 0.5):
+        request = dataclasses.replace(REQUEST, temperature=temperature)
+        assert text_of(first, request) == text_of(second, request) != ""
+
+
+def test_a_full_canvas_sees_its_suffix_and_shifts(dream_folder):
+    engine = dream_engine(dream_folder, DREAM_CANVAS)
+    mask = engine.tokens.mask
+    near = FullCanvas(engine.network, [300, 301], [302], shift=True).predict([mask] * 3)
+    far = FullCanvas(engine.network, [300, 301], [303], shift=True).predict([mask] * 3)
+    assert not torch.equal(near[0], far[0])
+    whole = engine.network.model(input_ids=torch.tensor([[300, 301, mask, mask, mask, 302]])).logits[0]
+    torch.testing.assert_close(near, whole[1:4])
+
+
+def test_search_finds_a_length_and_decodes(dream_folder):
+    engine = dream_engine(dream_folder, DREAM_CANVAS | {"length": "search"})
+    chunks = list(engine.complete(REQUEST, Budget()))
+    assert chunks[-1].reason is Reason.END
+    assert 1 <= chunks[-1].tokens <= 24
+
+
+def test_an_end_token_takes_the_masks_on_its_right_along():
+    tokens = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
+
+    def predict(slots):
+        logits = torch.full((len(slots), 8), -10.0)
+        logits[:, 5] = 1.0
+        logits[2, 1] = 9.0
+        return logits
+
+    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Budget())
+    states = [list(state.slots) for state in run]
+    assert states[0] == [0, 0, 1, 1, 1, 1]
+    assert states[-1] == [5, 5, 1, 1, 1, 1]
+    assert len(states) == 3
+
+
+def test_there_is_no_end_left_of_a_word():
+    tokens = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
+
+    def predict(slots):
+        logits = torch.zeros(len(slots), 8)
+        logits[:, 1] = 3.0
+        logits[4, 1], logits[4, 6] = -3.0, 9.0
+        logits[:, 5] = 2.0
+        return logits
+
+    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Budget())
+    states = [list(state.slots) for state in run]
+    assert states[-1] == [5, 5, 5, 5, 6, 1]
+
+
+def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
+    """No end in a block: the block becomes context and the next one follows."""
+    engine = nano.engine("dllm")
+    end = engine.tokens.end
+    original = CachedCanvas.predict
+
+    def never_ends(self, slots):
+        logits = original(self, slots).clone()
+        logits[:, end] = -torch.inf
+        return logits
+
+    monkeypatch.setattr(CachedCanvas, "predict", never_ends)
+    chunks = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=40), Budget()))
+    assert chunks[-1].tokens == 40
+    assert chunks[-1].reason is Reason.LENGTH
+
+
+def test_text_only_ever_grows_and_equals_the_settled_slots(nano):
+    text = ""
+    for chunk in nano.engine("dllm").complete(REQUEST, Budget()):
+        text += chunk.text
+        if chunk.canvas:
+            settled = []
+            for slot in chunk.canvas:
+                if slot.masked:
+                    break
+                settled.append(slot.text)
+            assert text == "".join(settled)
+
+
+def test_deadline_and_cancel_keep_what_is_good(nano):
+    engine = nano.engine("dllm")
+    late = list(engine.complete(REQUEST, Budget(deadline=time.monotonic())))
+    assert [(c.reason, c.text, c.forwards) for c in late] == [(Reason.DEADLINE, "", 0)]
+    budget, steps = Budget(), []
+    for chunk in engine.complete(REQUEST, budget):
+        steps.append(chunk)
+        budget.cancelled.set()
+    assert steps[-1].reason is Reason.CANCELLED
+    assert steps[-1].forwards == steps[0].forwards
+
+
+def test_special_tokens_never_come_out(nano):
+    engine = nano.engine("dllm")
+    for seed in range(6):
+        text = text_of(engine, dataclasses.replace(REQUEST, temperature=2.0, seed=seed, max_tokens=16))
+        assert not any(name in text for name in engine.vocabulary.specials)
