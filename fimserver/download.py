@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
 from fimserver.cards import Card
@@ -29,7 +28,7 @@ def get_model(card: Card, folder: Path) -> dict[str, str]:
     try:
         info = HfApi().model_info(card.hub, revision=card.revision or None, files_metadata=True)
         snapshot_download(card.hub, revision=info.sha, local_dir=part, allow_patterns=list(PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the HTTP library behind the hub client differs by version
         reason = str(error).strip().splitlines()[0][:200]
         raise ModelMissingError(f"{card.name}: {card.hub} could not be downloaded: {reason}; run the command again") from None
     files = verify(card, part, info)

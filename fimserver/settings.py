@@ -42,8 +42,10 @@ class Settings(BaseSettings):
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
     schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
     threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the threshold schedule asks for.")
-    decode_rows: int = Field(8, ge=1, le=64, description="Rows of every decoding pass (drafted tokens fit into them).")
-    prefill_rows: int = Field(0, ge=0, le=1024, description="Rows of every prefill pass; 0: 32 on a CPU, 128 on a GPU.")
+    decode_rows: int = Field(
+        0, ge=0, le=64, description="Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class."
+    )
+    prefill_rows: int = Field(0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 on a CPU, 128 on a GPU.")
     network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
 
     @classmethod

@@ -13,7 +13,13 @@ from tokenizers import AddedToken, Tokenizer
 
 from fimserver.cards import MODELS, Card
 
-SIZES = {"vocab_size": 8320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 2048}
+SIZES = {
+    "vocab_size": 8320,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+}
 CONFIGS: dict[str, Any] = {
     "qwen2": lambda: transformers.Qwen2Config(**SIZES, num_key_value_heads=2, intermediate_size=96),
     "qwen3": lambda: transformers.Qwen3Config(**SIZES, num_key_value_heads=2, intermediate_size=96, head_dim=16),

@@ -25,8 +25,8 @@ class PromptCache:
         self.kv = KVBuffer(self.capacity)
         self.forwards = 0
         self._ids: list[int] = []
-        self._columns = torch.arange(self.capacity, device=network.device)
-        self._causal = self._columns[None, :] <= self._columns[:, None]  # (capacity, capacity)
+        self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
+        self._causal = self._everything.tril()
         self._no_rows = torch.empty(0, dtype=torch.long, device=network.device)
 
     def clear(self) -> None:
@@ -51,7 +51,7 @@ class PromptCache:
     @torch.inference_mode()
     def rows(self, ids: Sequence[int], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next."""
-        self.kv.start = start
+        self.kv.start, self.kv.extent = start, mask.shape[1]
         self.forwards += 1
         return self.network.cached(torch.tensor(ids, device=self.network.device), mask, self.kv, logits_of)
 
@@ -60,8 +60,8 @@ class PromptCache:
         return self._causal[start : start + count]
 
     def block(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, capacity) for a canvas at ``start``: each row sees all before it and the whole canvas."""
-        return (self._columns < start + count).expand(count, -1)
+        """Mask (count, start + count) for a canvas at ``start``: each row sees all before it and the whole canvas."""
+        return self._everything[:count, : start + count]
 
     def _chunk(self, ids: Sequence[int], start: int, *, want_logits: bool) -> torch.Tensor:
         """One aligned chunk, filled up with token 0, whose rows nobody will look at."""
@@ -69,6 +69,7 @@ class PromptCache:
         last = len(piece) - 1
         is_last = want_logits and start + self.chunk >= len(ids)
         wanted = torch.tensor([last], device=self.network.device) if is_last else self._no_rows
-        logits = self.rows(piece + [0] * (self.chunk - len(piece)), start, self.causal(start, self.chunk), wanted)
+        mask = self.causal(start, self.chunk)[:, : start + self.chunk]
+        logits = self.rows(piece + [0] * (self.chunk - len(piece)), start, mask, wanted)
         self._ids = list(ids[: start + len(piece)])
         return logits[0] if is_last else logits

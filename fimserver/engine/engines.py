@@ -36,35 +36,39 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share."""
+    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share.
+
+    ``rows`` is the constant row count of a decoding pass.
+    """
 
     loaded: Loaded
     network: Network
     cache: PromptCache | None
+    rows: int
 
 
 def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     """Choose the forward pass and size the cache for one model."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
-        return Runtime(loaded, NativeNetwork(loaded.model), None)
-    chunk = settings.prefill_rows or (128 if loaded.device.type == "cuda" else 32)
-    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
-    capacity = -(-(card.prompt_tokens + longest + settings.decode_rows) // chunk) * chunk
+        return Runtime(loaded, NativeNetwork(loaded.model), None, 1)
     use_lean = settings.network != "native" and lean.fits(loaded.model)
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
-    network: Network = (
-        lean.LeanNetwork(loaded.model, capacity, settings.decode_rows) if use_lean else NativeNetwork(loaded.model)
-    )
-    return Runtime(loaded, network, PromptCache(network, capacity, chunk))
+    on_cpu = loaded.device.type == "cpu"
+    rows = settings.decode_rows or (1 if on_cpu and not use_lean else 8)
+    chunk = settings.prefill_rows or (64 if on_cpu else 128)
+    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
+    capacity = -(-(card.prompt_tokens + longest + rows) // chunk) * chunk
+    network: Network = lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model)
+    return Runtime(loaded, network, PromptCache(network, capacity, chunk), rows)
 
 
-def make_ar(runtime: Runtime, settings: Settings) -> Engine:
+def make_ar(runtime: Runtime, settings: Settings) -> Engine:  # noqa: ARG001 - the shape of ENGINES
     """The ar route on a runtime."""
     if runtime.cache is None:
         raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
-    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, runtime.cache, settings.decode_rows)
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, runtime.cache, runtime.rows)
 
 
 def make_dllm(runtime: Runtime, settings: Settings) -> Engine:
@@ -77,10 +81,8 @@ ENGINES: Mapping[Route, Callable[[Runtime, Settings], Engine]] = {"dllm": make_d
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
-    """The schedule that was asked for, or the card's. Raises ``InputError`` that lists the names."""
+    """The schedule that was asked for, or the card's."""
     name = settings.schedule or (card.canvas.schedule if card.canvas else "threshold")
-    if name not in SCHEDULES:
-        raise InputError(f"no schedule named {name!r}: use one of {', '.join(SCHEDULES)}")
     return SCHEDULES[name](settings.threshold) if name == "threshold" else SCHEDULES[name]()
 
 
@@ -88,6 +90,8 @@ class Models:
     """Loaded models, each once, and the engines on them."""
 
     def __init__(self, settings: Settings) -> None:
+        if settings.schedule and settings.schedule not in SCHEDULES:
+            raise InputError(f"no schedule named {settings.schedule!r}: use one of {', '.join(SCHEDULES)}")
         self.settings = settings
         self.device = pick_device(settings.device)
         if settings.threads:

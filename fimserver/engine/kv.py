@@ -1,7 +1,7 @@
 """Knows the fixed-capacity key/value buffer and which tokens it holds. Knows nothing of what the tokens mean.
 
-Constant capacity, constant row counts and chunks aligned to absolute positions make every stored number a function of
-the tokens before it, so reuse never changes a bit.
+Row counts and read extents that depend on nothing but the position make every stored number a function of the tokens
+before it, so reuse never changes a bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 
 class KVBuffer(Cache):
-    """Keys and values of every layer over ``capacity`` positions; rows are written at ``start``.
+    """Keys and values of every layer over ``capacity`` positions; rows are written at ``start``, ``extent`` are read.
 
     transformers' models call ``update`` once a layer; buffers take their shape from the first call.
     """
@@ -23,19 +23,20 @@ class KVBuffer(Cache):
         super().__init__(layers=[])
         self.capacity = capacity
         self.start = 0
+        self.extent = capacity
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (1, heads, M, D) rows at ``start`` and give back all ``capacity`` of them."""
+        """Store (1, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
         if layer_idx not in self._layers:
             self._layers[layer_idx] = (self._empty(key_states), self._empty(value_states))
         keys, values = self._layers[layer_idx]
         rows = slice(self.start, self.start + key_states.shape[2])
         keys[:, :, rows] = key_states
         values[:, :, rows] = value_states
-        return keys, values
+        return keys[:, :, : self.extent], values[:, :, : self.extent]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature
         return self.start

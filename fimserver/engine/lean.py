@@ -70,8 +70,9 @@ class LeanNetwork:
         here = slice(kv.start, kv.start + len(ids))
         cos, sin = self.cos[here], self.sin[here]
         x: torch.Tensor = self.embedding[ids]  # (M, d)
+        bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, -torch.inf)
         for index, layer in enumerate(self.layers):
-            x = x + self._attend(x, layer, (cos, sin), mask, kv, index)
+            x = x + self._attend(x, layer, (cos, sin), bias, kv, index)
             gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, -1)
             x = x + layer.down(F.silu(gate) * up)
         if len(logits_of) == 0:
@@ -86,7 +87,7 @@ class LeanNetwork:
         x: torch.Tensor,
         layer: _Layer,
         rope: tuple[torch.Tensor, torch.Tensor],
-        mask: torch.Tensor,
+        bias: torch.Tensor,
         kv: KVBuffer,
         index: int,
     ) -> torch.Tensor:
@@ -98,7 +99,7 @@ class LeanNetwork:
         q, k = qk[:, : self.heads], qk[:, self.heads :]
         keys, values = kv.update(k.transpose(0, 1)[None], v.transpose(0, 1)[None], index)
         out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], keys, values, attn_mask=mask, scale=self.scale, enable_gqa=True
+            q.transpose(0, 1)[None], keys, values, attn_mask=bias, scale=self.scale, enable_gqa=True
         )
         return layer.out(out[0].transpose(0, 1).reshape(len(x), -1))
 

@@ -144,12 +144,11 @@ def device_map(card: Card, device: torch.device, free: list[float]) -> str | Map
 
 
 def _read_model(card: Card, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    config = _read_config(card, folder)
     free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]
     try:
         result: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
-            config=config,
+            config=_read_config(card, folder),
             dtype=dtype,
             device_map=device_map(card, device, free),
             attn_implementation="sdpa",
@@ -157,6 +156,7 @@ def _read_model(card: Card, folder: Path, device: torch.device, dtype: torch.dty
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused, with the others
         )
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise LoadError(f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {_again(card)}") from None

@@ -23,7 +23,7 @@ class Network(Protocol):
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         """Logits (R, V) of the rows ``logits_of`` (R,) after running ids (M,) from position ``kv.start`` on.
 
-        ``mask`` (M, capacity) is true where a row may look.
+        ``mask`` (M, extent) is true where a row may look.
         """
         ...
 

@@ -38,6 +38,8 @@ class Output:
         if (end := self._end(text)) is not None:
             text = text[:end]
             self.reason = Reason.LINE if self._rule == "line" else Reason.BLOCK
+        if self._rule == "block":  # a line that may yet turn out to lie outside waits
+            text = text.rstrip() if "\n" in text[len(text.rstrip()) :] else text
         added = text[len(self.text) :]
         self.text = text if len(text) > len(self.text) else self.text
         return added

@@ -162,7 +162,7 @@ def test_an_end_token_takes_the_masks_on_its_right_along():
     tokens = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
 
     def predict(slots):
-        logits = torch.full((len(slots), 8), -10.0)
+        logits = torch.zeros(len(slots), 8)
         logits[:, 5] = 1.0
         logits[2, 1] = 9.0
         return logits

@@ -1,0 +1,150 @@
+"""Model cards: what is shipped is sound, what is wrong is refused in words that help."""
+
+import pytest
+
+from fimserver.cards import (
+    DEFAULTS,
+    MODELS,
+    Canvas,
+    Card,
+    Fim,
+    Tokenizer,
+    default_card,
+    get_card,
+    is_present,
+    read_card,
+    read_cards,
+)
+from fimserver.engine.schedules import SCHEDULES
+from fimserver.errors import CardError
+from models.training.tokenizer import EOT, MASK, MIDDLE, PREFIX, SUFFIX
+
+CARDS = read_cards()
+GOOD = """
+name = "good"
+licence = "MIT"
+osi = true
+parameters_m = 10
+architecture = "qwen2"
+[fim]
+layout = "psm"
+prefix = "<p>"
+suffix = "<s>"
+middle = "<m>"
+stops = ["<e>"]
+"""
+WANTED = [
+    "nano",
+    "qwen2.5-coder-0.5b",
+    "qwen2.5-coder-1.5b",
+    "qwen2.5-coder-3b",
+    "qwen2.5-coder-7b",
+    "qwen2.5-coder-14b",
+    "qwen2.5-coder-32b",
+    "qwen3-coder-30b-a3b",
+    "starcoder2-3b",
+    "starcoder2-7b",
+    "starcoder2-15b",
+    "deepseek-coder-1.3b",
+    "deepseek-coder-6.7b",
+    "deepseek-coder-v2-lite",
+    "codellama-7b",
+    "codellama-13b",
+    "codestral-22b",
+    "codegemma-2b",
+    "codegemma-7b",
+    "granite-code-3b",
+    "granite-code-8b",
+    "seed-coder-8b",
+    "mellum-4b",
+    "dreamon-7b",
+    "dream-7b",
+    "dream-coder-7b",
+    "diffucoder-7b",
+    "open-dcoder-0.5b",
+]
+
+
+def test_every_promised_model_has_a_card():
+    assert set(WANTED) <= set(CARDS)
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=lambda c: c.name)
+def test_a_shipped_card_is_sound(card):
+    assert card.hub or card.name == "nano"
+    assert set(card.drafters.values()) <= set(CARDS)
+    if card.canvas:
+        assert card.canvas.schedule in SCHEDULES
+
+
+@pytest.mark.parametrize("route", DEFAULTS)
+def test_defaults_are_open_source_serve_their_route_and_fall_with_memory(route):
+    needs = [needed for needed, _ in DEFAULTS[route]]
+    assert needs == sorted(needs, reverse=True)
+    assert needs[-1] == 0
+    for needed, name in DEFAULTS[route]:
+        card = get_card(name)
+        assert card.osi
+        assert route in card.routes
+        assert needed == 0 or card.weights_gib * 1.1 <= needed
+
+
+def test_without_downloads_the_default_is_nano(tmp_path):
+    assert default_card("ar", 80, tmp_path).name == "nano"
+    assert default_card("dllm", 80, tmp_path).name == "nano"
+
+
+def test_the_largest_present_default_that_fits_wins(tmp_path):
+    for name in ("qwen2.5-coder-7b", "qwen2.5-coder-0.5b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    assert default_card("ar", 24, tmp_path).name == "qwen2.5-coder-7b"
+    assert default_card("ar", 8, tmp_path).name == "qwen2.5-coder-0.5b"
+    assert default_card("ar", 1, tmp_path).name == "nano"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("parameters_m = 10\n", ""), "parameters_m: Field required"),
+        (("parameters_m = 10", "parameters_m = 10\ncolour = 3"), "colour: Extra inputs are not permitted"),
+        (('"psm"', '"pms"'), "fim.layout"),
+        (('middle = "<m>"\n', ""), "needs the token `middle`"),
+        (("osi = true", 'osi = "yes"'), "osi: Input should be a valid boolean"),
+        (("[fim]", "[fim"), "not valid TOML"),
+        (('name = "good"', 'name = "other"'), "must equal the file name"),
+        (('licence = "MIT"', 'licence = "MIT"\nrevision = "main"'), "revision"),
+    ],
+)
+def test_a_wrong_card_is_refused_with_its_field(change, complaint, tmp_path):
+    path = tmp_path / "good.toml"
+    path.write_text(GOOD)
+    assert isinstance(read_card(path), Card)
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(CardError, match=r"good\.toml") as raised:
+        read_card(path)
+    assert complaint in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["gpt-5", "../nano", ""])
+def test_an_unknown_card_is_an_error_that_says_where_to_look(name):
+    with pytest.raises(CardError, match="fimserver models"):
+        get_card(name)
+
+
+def test_nano_is_present_and_its_markers_are_those_it_was_trained_with(tmp_path):
+    card = get_card("nano")
+    assert is_present(card, tmp_path)
+    assert card.fim is not None
+    assert card.canvas is not None
+    assert (card.fim.prefix, card.fim.suffix, card.fim.middle) == (PREFIX, SUFFIX, MIDDLE)
+    assert (card.canvas.mask, card.canvas.end, card.fim.stops) == (MASK, EOT, (EOT,))
+
+
+def test_every_field_is_explained():
+    text = (MODELS / "README.md").read_text()
+    for model in (Card, Tokenizer, Fim, Canvas):
+        for name in model.model_fields:
+            assert f"`{name}`" in text or f"`[{name}]`" in text, name

@@ -1,0 +1,181 @@
+"""The command line as people and scripts use it, on the shipped weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fimserver.cli import main
+
+FIELDS = {"middle", "route", "model", "tokens", "forwards", "ttft_ms", "total_ms", "reason"}
+CODE = 'import os\n\n\ndef read(path):\n    with open(path) as file:\n        return \n\n\nprint(read("a"))\n'
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "read.py"
+    path.write_text(CODE)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("route", ["dllm", "ar", "auto"])
+def test_a_completion_is_drawn_in_its_place(route, source):
+    result = run("complete", f"{source}:6:16", "--model", route, "--max-tokens", 8)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("    6 │         return ") for line in lines)
+    assert "forward passes" in lines[-1]
+    assert "nano" in lines[-1]
+
+
+@pytest.mark.parametrize("route", ["dllm", "ar"])
+def test_json_has_every_field_and_the_same_text(route, source):
+    result = run("complete", f"{source}:6:16", "--model", route, "--json")
+    answer = json.loads(result.stdout)
+    assert set(answer) >= FIELDS
+    assert answer["route"] == route
+    assert answer["forwards"] >= 1
+    assert 0 < answer["ttft_ms"] <= answer["total_ms"]
+
+
+def test_steps_show_masks_falling_to_none(source):
+    result = run("complete", f"{source}:6:16", "--model", "dllm", "--show-steps")
+    steps = [line for line in result.stdout.splitlines() if "▒▒" in line]
+    counts = [line.count("▒▒") for line in steps]
+    assert counts
+    assert counts[0] >= counts[-1]
+
+
+def test_steps_do_not_spoil_json(source):
+    result = run("complete", f"{source}:6:16", "--json", "--show-steps")
+    assert set(json.loads(result.stdout)) >= FIELDS
+    assert "│" in result.stderr
+
+
+def test_line_ends_of_the_file_are_kept(tmp_path):
+    path = tmp_path / "dos.py"
+    path.write_bytes(CODE.replace("\n", "\r\n").encode())
+    unix = tmp_path / "unix.py"
+    unix.write_text(CODE)
+    for route in ("ar", "dllm"):
+        options = ("--model", route, "--json", "--temperature", "1", "--max-tokens", "32", "--stop", "none")
+        dos = json.loads(run("complete", f"{path}:5:29", *options).stdout)["middle"]
+        lf = json.loads(run("complete", f"{unix}:5:29", *options).stdout)["middle"]
+        assert dos == lf.replace("\n", "\r\n")
+
+
+@pytest.mark.parametrize("place", ["1:1", "10:1", "6:16"])
+def test_both_ends_of_a_file_and_tabs_and_astral_text(place, tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(CODE.replace("    ", "\t").replace("open", "ope😀n").replace("        return ", "        \treturn"))
+    result = run("complete", f"{path}:{place}" if place != "6:16" else f"{path}:6", "--json", "--max-tokens", 4)
+    assert result.exit_code == 0
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / "empty.py"
+    path.touch()
+    for route in ("ar", "dllm"):
+        assert run("complete", f"{path}:1:1", "--model", route, "--json", "--max-tokens", 4).exit_code == 0
+
+
+def test_a_file_of_5_mb_is_no_slower_than_its_context(tmp_path):
+    path = tmp_path / "large.py"
+    path.write_text("value = compute(1, 2)\n" * 240_000)
+    answer = json.loads(run("complete", f"{path}:120000:9", "--json", "--model", "ar", "--max-tokens", 4).stdout)
+    assert answer["forwards"] <= 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["complete"], 2, "give either FILE:LINE:COL or --spans"),
+        (["complete", "none.py:1:1"], 2, "none.py cannot be read"),
+        (["complete", "{source}:99:1"], 2, "line 99 is outside"),
+        (["complete", "{source}:1:1", "--schedule", "x"], 2, "no schedule named 'x': use one of threshold"),
+        (["complete", "{source}:1:1", "--max-tokens", "0"], 2, "option max_tokens"),
+        (["complete", "{source}:1:1", "--ar-card", "gpt", "--model", "ar"], 1, "no model card named 'gpt'"),
+        (["complete", "{source}:1:1", "--ar-card", "dreamon-7b", "--model", "ar"], 1, "does not serve the ar route"),
+        (["complete", "{source}:1:1", "--dllm-card", "dreamon-7b", "--model", "dllm"], 1, "fimserver models get dreamon-7b"),
+        (["complete", "{source}:1:1", "--device", "cuda"], 1, "no usable CUDA GPU"),
+        (["models", "get", "nothing"], 1, "no model card named 'nothing'"),
+        (["models", "get", "nano"], 2, "shipped with fimserver"),
+    ],
+)
+def test_errors_are_one_line_with_the_right_code(arguments, code, complaint, source):
+    if "cuda" in arguments and _has_gpu():
+        pytest.skip("this machine has a GPU")
+    result = run(*(a.format(source=source) for a in arguments))
+    assert result.exit_code == code
+    assert complaint in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def _has_gpu():
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def test_spans_give_a_line_each_in_order(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    rows = [{"id": f"r{i}", "prefix": "x = [1, 2", "suffix": "]\n", "kind": "line"} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run("complete", "--spans", path, "--limit", 2, "--max-tokens", 4, "--model", "ar")
+    assert result.exit_code == 0
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [a["id"] for a in answers] == ["r0", "r1"]
+    for answer in answers:
+        assert set(answer) >= FIELDS | {"id", "completion", "ms"}
+        assert answer["completion"] == answer["middle"]
+
+
+def test_a_bad_span_is_reported_and_the_others_are_done(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    path.write_text('{"id": 1, "prefix": "a"}\n{"id": 2, "prefix": "a", "suffix": ""}\n')
+    result = run("complete", "--spans", path, "--max-tokens", 2)
+    assert result.exit_code == 1
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["reason"] == "bad_input"
+    assert "'suffix' is missing" in first["error"]
+    assert second["id"] == 2
+    assert "1 rows failed" in result.stderr
+
+
+def test_models_lists_every_card_with_licence_and_place():
+    result = run("models")
+    assert result.exit_code == 0
+    assert "dreamon-7b" in result.stdout
+    assert "Apache-2.0" in result.stdout
+    nano = next(line for line in result.stdout.splitlines() if line.startswith("nano"))
+    assert "yes" in nano
+    assert "dllm*" in nano
+
+
+def test_doctor_reports_machine_and_routes():
+    result = run("doctor", "--json")
+    findings = {f["name"]: f for f in json.loads(result.stdout)}
+    assert {"fimserver", "device", "fits", "present", "ar", "dllm"} <= set(findings)
+    assert "tokens/s" in findings["ar"]["value"]
+    assert result.exit_code == (0 if all(f["ok"] for f in findings.values()) else 1)
+
+
+def test_the_process_starts_without_torch_and_leaves_stdout_clean(source):
+    """What a shell sees: help without heavy imports, JSON alone on stdout."""
+    script = "import sys, fimserver.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert loaded.stdout.split() == ["False", "False"]
+    command = [sys.executable, "-m", "fimserver.cli", "complete", f"{source}:6:16", "--json", "--max-tokens", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert set(json.loads(done.stdout)) >= FIELDS
+    assert done.stderr == ""
