@@ -51,7 +51,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     """Choose the forward pass and size the cache for one model."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
-        return Runtime(loaded, NativeNetwork(loaded.model), None, 1)
+        return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
     use_lean = settings.network != "native" and lean.fits(loaded.model)
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
@@ -60,7 +60,9 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     chunk = settings.prefill_rows or (64 if on_cpu else 128)
     longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
     capacity = -(-(card.prompt_tokens + longest + rows) // chunk) * chunk
-    network: Network = lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model)
+    network: Network = (
+        lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
+    )
     return Runtime(loaded, network, PromptCache(network, capacity, chunk), rows)
 
 

@@ -39,8 +39,13 @@ def fits(model: Any) -> bool:
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and getattr(config, "pretraining_tp", 1) == 1
+        and not getattr(model, "_hf_hook", None)  # spread or offloaded by accelerate
         and model.dtype in {torch.float32, torch.bfloat16}
-        and all(type(m) is torch.nn.Linear for n, m in model.named_modules() if n.endswith("_proj"))
+        and all(
+            type(m) is torch.nn.Linear and type(m.weight.data) is torch.Tensor  # not quantised
+            for name, m in model.named_modules()
+            if name.endswith("_proj")
+        )
     )
 
 
@@ -80,7 +85,7 @@ class LeanNetwork:
         return self.head(self._norm(x[logits_of], self.final_norm))
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        return NativeNetwork(self.model).full(ids, logits_of)
+        return NativeNetwork(self.model, self.device).full(ids, logits_of)
 
     def _attend(
         self,

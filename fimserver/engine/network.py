@@ -33,12 +33,13 @@ class Network(Protocol):
 
 
 class NativeNetwork:
-    """Any ``…ForCausalLM`` of transformers."""
+    """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded; ``device`` takes the ids."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
         self.size = int(model.get_output_embeddings().weight.shape[0])
-        self.device = torch.device(model.get_input_embeddings().weight.device)
+        self.device = device
+        self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(kv.start, kv.start + len(ids), device=ids.device)
@@ -48,15 +49,19 @@ class NativeNetwork:
             attention_mask=mask[None, None],
             past_key_values=kv,
             use_cache=True,
-            logits_to_keep=logits_of,
+            logits_to_keep=self._keep(logits_of),
         )
         logits: torch.Tensor = output.logits[0]
         return logits if len(logits) == len(logits_of) else logits[logits_of]
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=logits_of)
+        output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=self._keep(logits_of))
         logits: torch.Tensor = output.logits[0]
         return logits if len(logits) == len(logits_of) else logits[logits_of]
+
+    def _keep(self, rows: torch.Tensor) -> torch.Tensor:
+        """Row numbers where they can index the last layer, which may be on another device."""
+        return rows.cpu() if self.spread else rows
 
 
 class FakeNetwork:

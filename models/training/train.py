@@ -85,7 +85,7 @@ class Progress:
 class Trainer:
     """The network, its two optimisers, and one step of training."""
 
-    def __init__(self, shape: Shape, recipe: Recipe, device: str) -> None:
+    def __init__(self, shape: Shape, recipe: Recipe, device: str, *, eager: bool = False) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
         self.device = device
@@ -98,7 +98,7 @@ class Trainer:
             torch.optim.AdamW(vectors, lr=recipe.vector_lr, betas=(0.9, 0.95), weight_decay=0.0),
         ]
         self.base_lrs = [recipe.matrix_lr, recipe.vector_lr]
-        self.losses = torch.compile(self._losses)
+        self.losses = self._losses if eager else torch.compile(self._losses)
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross entropy of every target, (B, T), zero where there is none, and where there is one."""
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
     parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=CACHE / "run" / "export")
+    parser.add_argument("--eager", action="store_true", help="do not compile: where there is no C++ compiler")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for group in (Shape(), Recipe()):
         for name, default in asdict(group).items():
@@ -251,7 +252,7 @@ def main() -> None:
     maker = RowMaker(Tokenizer.from_file(str(args.tokenizer)), Layout())
     valid_rows = RowStream(read_texts(args.corpus, "valid"), maker, seed=0)
     run = Run(
-        Trainer(shape, recipe, args.device),
+        Trainer(shape, recipe, args.device, eager=args.eager),
         RowStream(read_texts(args.corpus, "train"), maker, recipe.seed),
         [valid_rows.batch(i, recipe.rows) for i in range(8)],
         args.folder,

@@ -21,7 +21,7 @@ def test_lean_agrees_with_the_native_class(architecture, packed, tmp_path, monke
     model = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")).model
     ids = torch.randint(10, 8000, (77,), generator=torch.Generator().manual_seed(1)).tolist()
     results = []
-    for network in (NativeNetwork(model), lean.LeanNetwork(model, 128, 8)):
+    for network in (NativeNetwork(model, torch.device("cpu")), lean.LeanNetwork(model, 128, 8)):
         cache = PromptCache(network, 128, 32)
         last = cache.prefill(ids, Budget(), want_logits=True)
         rows = cache.rows([5, 6, 7, 8], len(ids), cache.block(len(ids), 4), torch.arange(4))

@@ -2,12 +2,17 @@
 
 import json
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fimserver.engine import lean
+from fimserver.engine.engines import make_ar, make_runtime
 from fimserver.engine.load import device_map, load, sha256
 from fimserver.errors import FimError, LoadError, ModelMissingError
+from fimserver.settings import Settings
+from fimserver.types import Budget, Request
 from tests.tiny import CONFIGS, DREAM_CANVAS, copy_checkpoint, make_card, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -191,3 +196,16 @@ def test_a_model_larger_than_one_gpu_is_spread_by_accelerate():
     assert device_map(small, gpu, [24.0]) == {"": gpu}
     assert device_map(large, gpu, [80.0, 80.0]) == "auto"
     assert device_map(large, CPU, [0.0]) == {"": CPU}
+
+
+def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
+    """Weights that are not where the computation is: the native class through the same engine."""
+    card, settings = make_card("qwen2"), Settings(network="native", threads=1)
+    plain = make_ar(make_runtime(load(card, folder, CPU), settings), settings)
+    offloaded = load(card, folder, CPU)
+    accelerate.cpu_offload(offloaded.model, execution_device=CPU)
+    assert not lean.fits(offloaded.model)
+    spread = make_ar(make_runtime(offloaded, Settings()), Settings())
+    request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
+    texts = ["".join(c.text for c in engine.complete(request, Budget())) for engine in (plain, spread)]
+    assert texts[0] == texts[1] != ""
