@@ -160,11 +160,11 @@ def is_present(card: Card, models_dir: Path) -> bool:
 
 
 # The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.
-# Only OSI-approved licences may stand here (tests/test_cards.py).
+# Only OSI-approved licences and pinned revisions may stand here (tests/test_cards.py).
 DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
     "ar": ((72, "qwen2.5-coder-32b"), (34, "qwen2.5-coder-14b"), (18, "qwen2.5-coder-7b"), (5, "qwen2.5-coder-1.5b"),
            (2, "qwen2.5-coder-0.5b"), (0, "nano")),
-    "dllm": ((20, "dreamon-7b"), (2, "open-dcoder-0.5b"), (0, "nano")),
+    "dllm": ((20, "dreamon-7b"), (0, "nano")),
 }  # fmt: skip
 
 

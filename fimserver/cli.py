@@ -16,7 +16,7 @@ import click
 
 from fimserver import __version__
 from fimserver.cards import default_card, get_card, read_cards
-from fimserver.errors import FimError, InputError
+from fimserver.errors import FimError, InputError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings, read_settings
 from fimserver.types import ROUTES, Chunk
@@ -70,6 +70,8 @@ def complete(place: str | None, spans: Path | None, limit: int | None, as_json: 
     settings = _settings(flags)
     if (place is None) == (spans is None):
         raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
+    if spans is not None and (as_json or show_steps):
+        raise InputError("--spans always writes JSON lines: leave --json and --show-steps out")
     if spans is not None:
         _complete_spans(settings, spans, limit)
     elif place is not None:
@@ -92,7 +94,9 @@ def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps:
             steps.print(render.step_line(chunk, count))
 
     models = _models(settings)
-    completion = run(models, make_request(place.prefix, place.suffix, settings), settings, draw if show_steps else None)
+    completion = run(
+        models, make_request(place.prefix, place.suffix, settings, place.path.name), settings, draw if show_steps else None
+    )
     if as_json:
         click.echo(json.dumps(asdict(completion), ensure_ascii=False))
         return
@@ -101,28 +105,32 @@ def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps:
 
 
 def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:
-    from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.source import make_request, read_spans  # noqa: PLC0415
+    from fimserver.source import read_spans  # noqa: PLC0415
 
-    spans = read_spans(path, limit)
-    first = next(spans, None)
-    models = _models(settings) if first else None
-    failed = 0
-    while first is not None and models is not None:
-        row: dict[str, Any] = {"id": first.span_id, "completion": "", "ms": 0.0}
-        try:
-            if first.problem:
-                raise InputError(first.problem)
-            done = run(models, make_request(first.prefix, first.suffix, settings), settings)
-            row |= {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
-        except FimError as error:
-            failed += 1
-            row |= {"reason": Reason.BAD_INPUT if first.problem else Reason.NON_FINITE, "error": str(error)}
+    models, failed = None, 0
+    for span in read_spans(path, limit):
+        models = models or _models(settings)
+        row = _complete_span(models, span, settings)
+        failed += "error" in row
         click.echo(json.dumps(row, ensure_ascii=False))
-        first = next(spans, None)
     if failed:
         click.echo(f"fimserver: {failed} rows failed: see their `error` field", err=True)
         sys.exit(1)
+
+
+def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]:
+    """The answer to one row. A model that cannot be loaded ends the run; a row that fails says why."""
+    from fimserver.complete import complete as run  # noqa: PLC0415
+    from fimserver.source import make_request  # noqa: PLC0415
+
+    row: dict[str, Any] = {"id": span.span_id, "completion": "", "ms": 0.0}
+    if span.problem:
+        return row | {"reason": Reason.BAD_INPUT, "error": span.problem}
+    try:
+        done = run(models, make_request(span.prefix, span.suffix, settings), settings)
+    except NonFiniteError as error:
+        return row | {"reason": Reason.NON_FINITE, "error": str(error)}
+    return row | {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
 
 
 @main.group(invoke_without_command=True)
@@ -137,7 +145,9 @@ def models(context: click.Context, /, **flags: Any) -> None:
         cards = list(read_cards().values())
         defaults: dict[str, str] = {route: settings.card(route) or _default_name(route, settings) for route in ROUTES}
         render.make_console().print(render.models_table(cards, settings, defaults))
-        click.echo("* default of the route here; a licence in yellow is not OSI-approved and never a default")
+        click.echo(
+            "* default of the route on a GPU with room for it; a licence in yellow is not OSI-approved and never a default"
+        )
 
 
 @models.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -10,12 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from fimserver import __version__
 from fimserver.cards import Card, is_present, read_cards
+from fimserver.engine.device import describe, room_for_weights_gib
 from fimserver.engine.engines import Models
-from fimserver.engine.load import free_gib
 from fimserver.errors import FimError
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request, Route
@@ -40,36 +37,18 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Machine first, then cards, then a completion on each present default model."""
     models = Models(settings)
-    yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}")
-    yield Finding("device", _device(models.device))
+    yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
+    yield Finding("device", describe(models.device))
     yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
     yield Finding("present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir)))
     for route in ("ar", "dllm"):
         yield _try_route(models, route)
 
 
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return f"{name}, {free_gib(device):.1f} GiB free, bfloat16"
-    memory = f"{_ram_gib():.0f} GiB memory, " if _ram_gib() else ""
-    return f"CPU, {memory}{torch.get_num_threads()} threads, float32"
-
-
 def _fitting(models: Models) -> list[Card]:
     """Cards whose weights and a fifth more fit into the memory of the device."""
-    if models.device.type == "cuda":
-        room, bytes_factor = free_gib(models.device), 1.0
-    else:
-        room, bytes_factor = _ram_gib(), 2.0
-    return [c for c in read_cards().values() if c.weights_gib * bytes_factor * 1.2 <= room]
-
-
-def _ram_gib() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, AttributeError, OSError):  # not on this system
-        return 0.0
+    room = room_for_weights_gib(models.device)
+    return [card for card in read_cards().values() if card.weights_gib <= room]
 
 
 def _try_route(models: Models, route: Route) -> Finding:

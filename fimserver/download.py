@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from fimserver.cards import Card
 from fimserver.errors import InputError, LoadError, ModelMissingError
@@ -29,7 +29,7 @@ def get_model(card: Card, folder: Path) -> dict[str, str]:
         info = HfApi().model_info(card.hub, revision=card.revision or None, files_metadata=True)
         snapshot_download(card.hub, revision=info.sha, local_dir=part, allow_patterns=list(PATTERNS))
     except Exception as error:  # noqa: BLE001 - the HTTP library behind the hub client differs by version
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelMissingError(f"{card.name}: {card.hub} could not be downloaded: {reason}; run the command again") from None
     files = verify(card, part, info)
     (part / "manifest.json").write_text(json.dumps({"hub": card.hub, "revision": info.sha, "files": files}, indent=1))
@@ -48,12 +48,14 @@ def verify(card: Card, folder: Path, info: ModelInfo) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         if name == "manifest.json":
             continue
-        found[name] = _digest(path)
-        lfs = announced[name].lfs if name in announced else None
-        expected = card.files.get(name) or (lfs.sha256 if lfs else None)
-        if expected and found[name] != expected:
+        if name not in announced:  # left over from another revision
             path.unlink()
-            raise LoadError(f"{card.name}: {name} is not what the card pins (SHA-256 differs): run the command again")
+            continue
+        found[name] = _digest(path)
+        pinned = card.files.get(name)
+        if (pinned and found[name] != pinned) or not _is_announced(path, found[name], announced[name]):
+            path.unlink()
+            raise LoadError(f"{card.name}: {name} is not the file that is pinned (its hash differs): run the command again")
     return _complete(card, found)
 
 
@@ -63,6 +65,14 @@ def _complete(card: Card, found: dict[str, str]) -> dict[str, str]:
     if not any(name.endswith(".safetensors") for name in found):
         raise LoadError(f"{card.name}: {card.hub} has no safetensors weights, and others are never loaded")
     return found
+
+
+def _is_announced(path: Path, digest: str, sibling: RepoSibling) -> bool:
+    """Whether a file is what the hub said it would send: SHA-256 of large files, git's blob id of small ones."""
+    if sibling.lfs:
+        return digest == sibling.lfs.sha256
+    data = path.read_bytes()
+    return sibling.blob_id in {None, hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()}
 
 
 def _digest(path: Path) -> str:

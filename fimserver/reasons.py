@@ -14,5 +14,4 @@ class Reason(StrEnum):
     CANCELLED = "cancelled"  # nobody wants it any more
     EMPTY = "empty"  # the model thinks that nothing belongs here
     NON_FINITE = "non_finite"  # the model produced NaN or infinity
-    NO_MODEL = "no_model"  # no model for the route on this machine
     BAD_INPUT = "bad_input"  # the request cannot be used

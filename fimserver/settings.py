@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     deadline_ms: float | None = Field(None, gt=0, description="Answer with what is good by then, in milliseconds.")
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")
-    seed: int = Field(0, ge=0, description="Same seed, same text, at any temperature.")
+    seed: int = Field(0, ge=0, lt=2**62, description="Same seed, same text, at any temperature.")
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
     schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
     threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the threshold schedule asks for.")

@@ -69,7 +69,7 @@ def _offset(text: str, line: int, column: int | None, path: Path) -> int:
     return start + column - 1
 
 
-def make_request(prefix: str, suffix: str, settings: Settings) -> Request:
+def make_request(prefix: str, suffix: str, settings: Settings, path: str = "") -> Request:
     """A request with the options of the user."""
     return Request(
         prefix,
@@ -79,6 +79,7 @@ def make_request(prefix: str, suffix: str, settings: Settings) -> Request:
         settings.top_p,
         settings.seed,
         settings.stop,
+        path,
     )
 
 
@@ -101,7 +102,7 @@ class Span:
 def read_spans(path: Path, limit: int | None) -> Iterator[Span]:
     """Rows ``{"id", "prefix", "suffix"}`` of a JSONL file; a bad row says so and does not end the rest."""
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     with file:
@@ -112,11 +113,11 @@ def read_spans(path: Path, limit: int | None) -> Iterator[Span]:
             yield _span(line, f"{path}:{number}")
 
 
-def _span(line: str, where: str) -> Span:
+def _span(line: bytes, where: str) -> Span:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig"))
     except ValueError:
-        return Span(None, problem=f"{where}: not JSON")
+        return Span(None, problem=f"{where}: not JSON in UTF-8")
     if not isinstance(row, dict):
         return Span(None, problem=f"{where}: not an object")
     for name in ("prefix", "suffix"):

@@ -23,6 +23,8 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     stop: StopRule = "auto"
+    path: str = ""  # of the file, as the model may see it
+    repo: str = ""  # name of the repository
 
 
 @dataclass(frozen=True)

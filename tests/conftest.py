@@ -2,8 +2,6 @@
 
 import os
 
-os.environ["FIMSERVER_THREADS"] = "1"
-
 import pytest
 import torch
 
@@ -16,7 +14,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _private_folders(tmp_path, monkeypatch):
     """No test sees or touches the models and caches of the person who runs it."""
+    for name in [n for n in os.environ if n.startswith("FIMSERVER_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FIMSERVER_THREADS", "1")
     monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr("fimserver.settings.CONFIG_FILE", tmp_path / "none.toml")
     monkeypatch.setattr("fimserver.engine.load._HASHES", tmp_path / "hashes.json")
 
 

@@ -41,7 +41,7 @@ def own(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 class TestEveryModule:
     def test_heavy_libraries_stay_in_the_engine(self, path):
-        if part(path) not in {"engine", "doctor"}:
+        if part(path) != "engine":
             assert not tops(path) & HEAVY
 
     def test_lsp_libraries_stay_in_the_front(self, path):

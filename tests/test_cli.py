@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.cli import main
+from fimserver.reasons import Reason
 
 FIELDS = {"middle", "route", "model", "tokens", "forwards", "ttft_ms", "total_ms", "reason"}
 CODE = 'import os\n\n\ndef read(path):\n    with open(path) as file:\n        return \n\n\nprint(read("a"))\n'
@@ -51,7 +52,9 @@ def test_steps_show_masks_falling_to_none(source):
     steps = [line for line in result.stdout.splitlines() if "▒▒" in line]
     counts = [line.count("▒▒") for line in steps]
     assert counts
-    assert counts[0] >= counts[-1]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > 0
+    assert "▒▒" not in result.stdout.splitlines()[len(steps) + 1]
 
 
 def test_steps_do_not_spoil_json(source):
@@ -78,13 +81,16 @@ def test_both_ends_of_a_file_and_tabs_and_astral_text(place, tmp_path):
     path.write_text(CODE.replace("    ", "\t").replace("open", "ope😀n").replace("        return ", "        \treturn"))
     result = run("complete", f"{path}:{place}" if place != "6:16" else f"{path}:6", "--json", "--max-tokens", 4)
     assert result.exit_code == 0
+    assert json.loads(result.stdout)["reason"] in set(Reason)
 
 
 def test_an_empty_file(tmp_path):
     path = tmp_path / "empty.py"
     path.touch()
     for route in ("ar", "dllm"):
-        assert run("complete", f"{path}:1:1", "--model", route, "--json", "--max-tokens", 4).exit_code == 0
+        answer = json.loads(run("complete", f"{path}:1:1", "--model", route, "--json", "--max-tokens", 4).stdout)
+        assert answer["tokens"] <= 4
+        assert answer["reason"] in set(Reason)
 
 
 def test_a_file_of_5_mb_is_no_slower_than_its_context(tmp_path):
@@ -99,6 +105,7 @@ def test_a_file_of_5_mb_is_no_slower_than_its_context(tmp_path):
     [
         (["complete"], 2, "give either FILE:LINE:COL or --spans"),
         (["complete", "none.py:1:1"], 2, "none.py cannot be read"),
+        (["complete", "--spans", "x", "--json"], 2, "leave --json"),
         (["complete", "{source}:99:1"], 2, "line 99 is outside"),
         (["complete", "{source}:1:1", "--schedule", "x"], 2, "no schedule named 'x': use one of threshold"),
         (["complete", "{source}:1:1", "--max-tokens", "0"], 2, "option max_tokens"),
@@ -149,6 +156,24 @@ def test_a_bad_span_is_reported_and_the_others_are_done(tmp_path):
     assert "'suffix' is missing" in first["error"]
     assert second["id"] == 2
     assert "1 rows failed" in result.stderr
+
+
+def test_a_spans_file_in_another_encoding_is_said_so_row_by_row(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 1, "prefix": "a", "suffix": ""}\n{"id": 2, "prefix": "\xff", "suffix": ""}\n')
+    result = run("complete", "--spans", path, "--max-tokens", 2, "--model", "ar")
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["id"] == 1
+    assert "not JSON in UTF-8" in second["error"]
+
+
+def test_a_model_that_is_not_there_ends_a_spans_run_with_one_line(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    path.write_text('{"id": 1, "prefix": "a", "suffix": ""}\n' * 3)
+    result = run("complete", "--spans", path, "--model", "dllm", "--dllm-card", "dreamon-7b")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "fimserver models get dreamon-7b" in result.stderr
 
 
 def test_models_lists_every_card_with_licence_and_place():

@@ -42,7 +42,8 @@ class Hub(BaseHTTPRequestHandler):
             return self._send(json.dumps(tree).encode(), {})
         if self.path.startswith("/api/models/someone/tiny"):
             siblings = [
-                {"rfilename": n, "size": len(b), "lfs": {"sha256": self.announced[n], "size": len(b), "pointerSize": 100}}
+                {"rfilename": n, "size": len(b), "blobId": _blob(b)}
+                | ({"lfs": {"sha256": self.announced[n], "size": len(b), "pointerSize": 9}} if "model" in n else {})
                 for n, b in self.files.items()
             ]
             return self._send(json.dumps({"id": "someone/tiny", "sha": SHA, "siblings": siblings}).encode(), {})
@@ -65,6 +66,10 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(data)
+
+
+def _blob(data):
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 @pytest.fixture
@@ -108,7 +113,7 @@ def test_a_file_that_differs_from_the_hub_is_refused_and_named(hub, tmp_path):
 
 def test_a_file_that_differs_from_the_card_is_refused(hub, tmp_path):
     card = make_card("qwen2", files={"config.json": "0" * 64})
-    with pytest.raises(LoadError, match=r"config\.json is not what the card pins"):
+    with pytest.raises(LoadError, match=r"config\.json is not the file that is pinned"):
         download.get_model(card, tmp_path / "models" / "tiny")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fimserver.cards import Card, Fim
+from fimserver.cards import Card
 from fimserver.engine.context import PromptCache
 from fimserver.engine.output import Output
 from fimserver.engine.prompt import cut_context, fim_prompt
@@ -28,12 +28,13 @@ class Autoregressive:
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
         self.card, self.fim, self.vocabulary, self.cache, self.rows = card, card.fim, vocabulary, cache, rows
-        self.stops = frozenset(vocabulary.specials_of(card.fim.stops)) | _markers(card.fim, vocabulary)
+        # Any special token is no text: a model that emits one has finished.
+        self.stops = vocabulary.marker_ids | frozenset(vocabulary.specials_of(card.fim.stops))
         self._all_rows = torch.arange(rows, device=cache.network.device)
 
     def prompt(self, request: Request) -> list[int]:
         """Token ids that the middle follows."""
-        context = cut_context(request.prefix, request.suffix, self.card, self.vocabulary)
+        context = cut_context(request, self.card, self.vocabulary)
         return fim_prompt(context, self.fim, self.vocabulary)
 
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
@@ -51,7 +52,7 @@ class Autoregressive:
             yield Chunk(text, len(ids), self.cache.forwards - before, reason)
             if reason:
                 return
-            logits = self.step(token, len(prompt) + len(ids) - 1)
+            logits = None if budget.spent() else self.step(token, len(prompt) + len(ids) - 1)
         reason = budget.spent() if logits is None else Reason.END if output.text.strip() else Reason.EMPTY
         yield Chunk("", len(ids), self.cache.forwards - before, reason)
 
@@ -63,9 +64,3 @@ class Autoregressive:
     def _limit(self, ids: list[int], request: Request) -> Reason | None:
         limit = min(request.max_tokens, self.card.max_new_tokens)
         return Reason.LENGTH if len(ids) >= limit else None
-
-
-def _markers(fim: Fim, vocabulary: Vocabulary) -> frozenset[int]:
-    """Prompt markers, which are no text either: a model that emits one has finished."""
-    named = [fim.prefix, fim.suffix, fim.middle, fim.repo, fim.file]
-    return frozenset(vocabulary.specials_of(text for text in named if text))

@@ -45,6 +45,7 @@ class PromptCache:
         for start in range(reusable // self.chunk * self.chunk, len(ids), self.chunk):
             if budget.spent():
                 return None
+            self._ids = self._ids[:start]  # true also when the pass fails half way
             logits = self._chunk(ids, start, want_logits=want_logits)
         return logits
 

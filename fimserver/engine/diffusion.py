@@ -6,6 +6,7 @@ expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ class Denoiser:
         self.tokens, self.schedule, self.max_slots = tokens, schedule, max_slots
 
     def run(
-        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Budget
+        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Budget, block: int = 0
     ) -> Iterator[State]:
         """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when the budget is spent."""
         state = State([self.tokens.mask] * slots, expansions_left=self.max_slots)
@@ -80,7 +81,7 @@ class Denoiser:
             if not masked or budget.spent():
                 return
             logits = predict(state.slots)[masked].float()  # (n, V)
-            generator = generator or torch.Generator(logits.device).manual_seed(request.seed)
+            generator = generator or torch.Generator(logits.device).manual_seed(request.seed + block)
             self._forbid(logits, masked, state)
             candidates = draw(logits, request.temperature, request.top_p, generator)
             chosen = {masked[i]: int(candidates.tokens[i]) for i in self.schedule(candidates)}
@@ -135,10 +136,11 @@ class Diffusion:
         self.card, self.canvas_card, self.vocabulary, self.network, self.cache = card, card.canvas, vocabulary, network, cache
         self.tokens = Tokens.of(card.canvas, vocabulary)
         self.schedule = schedule
+        self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> Canvas:
         """The context of a request, ready to be looked at by slots."""
-        context = cut_context(request.prefix, request.suffix, self.card, self.vocabulary)
+        context = cut_context(request, self.card, self.vocabulary)
         left, right = canvas_context(context, self.card, self.vocabulary)
         if self.cache is not None:
             return CachedCanvas(self.cache, left)
@@ -149,11 +151,10 @@ class Diffusion:
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
         done: list[int] = []  # settled ids of this and earlier blocks
         state = State([])
-        ready = canvas.open(budget)
-        while ready and budget.spent() is None:
+        while canvas.open(budget) and budget.spent() is None:
             settled = list(done)
             for state in self._block(canvas, len(done), request, budget):
-                done = settled + self._settled(state.slots)
+                done = (settled + self._settled(state.slots))[: self.limit(request)]
                 yield Chunk(output.show(done), len(done), canvas.forwards, None, self._view(settled, state))
                 if output.reason:
                     break
@@ -163,11 +164,10 @@ class Diffusion:
         yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget))
 
     def _block(self, canvas: Canvas, done: int, request: Request, budget: Budget) -> Iterator[State]:
-        limit = self.limit(request) - done
-        slots = min(self._slots(canvas, limit, budget), limit)
-        growing = self.canvas_card.length == "expand"
-        denoiser = Denoiser(self.tokens, self.schedule, limit if growing else slots)
-        return denoiser.run(canvas.predict, slots, request, budget)
+        limit = self.limit(request)
+        slots = self._slots(canvas, limit, budget)
+        denoiser = Denoiser(self.tokens, self.schedule, limit if self.canvas_card.length == "expand" else slots)
+        return denoiser.run(canvas.predict, slots, request, budget, block=done)
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""
@@ -180,7 +180,7 @@ class Diffusion:
             case "search":
                 return search_length(canvas, self.tokens.mask, self.tokens.forbidden, limit, budget)
             case _:
-                return self.canvas_card.initial_tokens
+                return min(self.canvas_card.initial_tokens, limit)
 
     def _settled(self, slots: list[int]) -> list[int]:
         """Ids from the left up to the first mask or end."""
@@ -197,8 +197,11 @@ class Diffusion:
     def _reason(self, output: Output, state: State, done: list[int], request: Request, budget: Budget) -> Reason:
         if output.reason:
             return output.reason
-        if self.tokens.mask in state.slots or budget.spent():
-            return budget.spent() or Reason.LENGTH
+        unfinished = self.tokens.mask in state.slots or not state.fresh or self._goes_on(state, done, request)
+        if unfinished and (spent := budget.spent()):
+            return spent
+        if self.tokens.mask in state.slots:
+            return Reason.LENGTH
         if not output.text.strip():
             return Reason.EMPTY
         unended = self.canvas_card.length == "end" and self.tokens.end not in state.slots
@@ -206,10 +209,10 @@ class Diffusion:
 
     def _view(self, settled: list[int], state: State) -> tuple[Slot, ...]:
         """The canvas as text, slot by slot, up to its end."""
-        slots = [Slot(self.vocabulary.decode([token]), masked=False) for token in settled]
+        slots = [Slot(self._piece(token), masked=False) for token in settled]
         for i, token in enumerate(state.slots):
             if token == self.tokens.end:
                 break
             masked = token == self.tokens.mask
-            slots.append(Slot("" if masked else self.vocabulary.decode([token]), masked, i in state.fresh))
+            slots.append(Slot("" if masked else self._piece(token), masked, i in state.fresh))
         return tuple(slots)

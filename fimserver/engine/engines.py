@@ -15,11 +15,12 @@ from fimserver.cards import Card, default_card, get_card, model_folder
 from fimserver.engine import lean
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.context import PromptCache
+from fimserver.engine.device import free_gib, pick_device
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.load import Loaded, free_gib, load, pick_device
+from fimserver.engine.load import Loaded, load
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.schedules import SCHEDULES, Schedule
-from fimserver.errors import CardError, InputError
+from fimserver.errors import CardError, InputError, LoadError
 from fimserver.settings import Settings
 from fimserver.types import Budget, Chunk, Request, Route
 
@@ -60,6 +61,9 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     chunk = settings.prefill_rows or (64 if on_cpu else 128)
     longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
     capacity = -(-(card.prompt_tokens + longest + rows) // chunk) * chunk
+    positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))
+    if card.prompt_tokens + longest > positions:
+        raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
     network: Network = (
         lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
     )
@@ -98,19 +102,23 @@ class Models:
         self.device = pick_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
+        self._free_gib = free_gib(self.device)  # before anything of ours is there
         self._runtimes: dict[str, Runtime] = {}
+        self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:
         """The card that a route uses. Raises ``CardError`` when the card that was asked for does not serve it."""
         name = self.settings.card(route)
-        card = get_card(name) if name else default_card(route, free_gib(self.device), self.settings.models_dir)
+        card = get_card(name) if name else default_card(route, self._free_gib, self.settings.models_dir)
         if route not in card.routes:
             raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
         return card
 
     def engine(self, route: Route) -> Engine:
         """The engine of a route; loads its model at the first call."""
-        return ENGINES[route](self.runtime(self.card(route)), self.settings)
+        if route not in self._engines:
+            self._engines[route] = ENGINES[route](self.runtime(self.card(route)), self.settings)
+        return self._engines[route]
 
     def runtime(self, card: Card) -> Runtime:
         if card.name not in self._runtimes:

@@ -1,7 +1,7 @@
 """Knows the forward pass of dense Qwen2, Qwen3 and Llama networks in the fewest kernels. Knows nothing of loading.
 
 Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix products,
-and those repack the weights at every call (figures in ``tests/bench/README.md``). ``tests/engine/test_lean.py`` holds it
+and those repack the weights at every call (figures: README, Speed). ``tests/engine/test_lean.py`` holds it
 to the native class.
 """
 

@@ -56,18 +56,6 @@ class Loaded:
     dtype: torch.dtype
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA GPU when there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise LoadError("device cuda: this machine has no usable CUDA GPU; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def free_gib(device: torch.device) -> float:
-    """Free memory of a GPU; 0 for the CPU, on which only nano is quick."""
-    return torch.cuda.mem_get_info(device)[0] / 2**30 if device.type == "cuda" else 0.0
-
-
 def load(card: Card, folder: Path, device: torch.device, quantize: str = "none") -> Loaded:
     """Read, verify and probe one model. Raises ``ModelMissingError`` or ``LoadError``."""
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -113,26 +101,27 @@ def sha256(path: Path) -> str:
 
 
 def probe(loaded: Loaded) -> None:
-    """One forward pass. Its logits must be finite, and a suffix token must be seen from a full-attention canvas."""
+    """One forward pass. Its logits must be finite; on a dllm card, a suffix token must reach the canvas."""
     card, vocabulary, model = loaded.card, loaded.vocabulary, loaded.model
-    ids = torch.tensor([vocabulary.encode("def add(a, b):\n    return a + b\n")], device=loaded.device)
+    text = vocabulary.encode("def add(a, b):\n    return a + b\n")
+    # The suffix stands first in the layout of a cached canvas, last in that of a full one.
+    suffix, canvas = (-1, 0) if card.canvas and card.canvas.attention == "full" else (0, -1)
+    ids = torch.tensor([text, text], device=loaded.device)
+    ids[1, suffix] = text[1]
     with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-        if not bool(torch.isfinite(logits).all()):
-            raise LoadError(f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}")
-        if card.canvas and card.canvas.attention == "full":
-            changed = ids.clone()
-            changed[0, -1] = ids[0, 0]
-            if torch.equal(model(input_ids=changed, use_cache=False).logits[0, 0], logits[0]):
-                raise LoadError(f"{card.name}: the canvas does not see what is right of it; the card needs a newer fimserver")
+        logits = model(input_ids=ids, use_cache=False).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise LoadError(f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}")
+    if card.canvas and torch.equal(logits[0, canvas], logits[1, canvas]):
+        raise LoadError(f"{card.name}: the canvas does not see the suffix; this model needs another fimserver version")
 
 
 def check_vocabulary(loaded: Loaded) -> None:
     """Every id that text or a prompt can produce must have an embedding."""
     rows = int(loaded.model.get_input_embeddings().weight.shape[0])
     too_large = [text for text, i in loaded.vocabulary.specials.items() if i >= rows]
-    if too_large or loaded.vocabulary.size > rows:
-        what = f"token {too_large[0]!r}" if too_large else f"a vocabulary of {loaded.vocabulary.size}"
+    if too_large or loaded.vocabulary.largest_id >= rows:
+        what = f"token {too_large[0]!r}" if too_large else f"token id {loaded.vocabulary.largest_id}"
         raise LoadError(f"{loaded.card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?")
 
 
@@ -203,10 +192,8 @@ def _quantize_int8(model: Any) -> None:
 
 
 def _expected_hashes(card: Card, folder: Path) -> Mapping[str, str]:
-    if card.files:
-        return card.files
     files = _read_json(folder / MANIFEST).get("files", {})
-    return {str(name): str(value) for name, value in files.items()}
+    return {str(name): str(value) for name, value in files.items()} | dict(card.files)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,9 @@ class Output:
     def __init__(self, vocabulary: Vocabulary, request: Request) -> None:
         self._vocabulary = vocabulary
         self._rule = stop_rule(request)
-        self._indent = indentation(request.prefix.rsplit("\n", 1)[-1].expandtabs())
+        line = request.prefix.rsplit("\n", 1)[-1]
+        # After a header the block is its body, which is indented further than the header.
+        self._indent = indentation(line.expandtabs()) + int(line.rstrip().endswith(":"))
         self.text = ""
         self.reason: Reason | None = None
 
@@ -55,7 +57,7 @@ class Output:
         return None
 
     def _dedent(self, text: str) -> int | None:
-        """Where a line begins (its newline) that is indented less than the cursor's line."""
+        """Where a line begins (its newline) that lies outside the block that the cursor is in."""
         offset = 0
         for i, line in enumerate(text.split("\n")):
             if i > 0 and line.strip() and indentation(line.expandtabs()) < self._indent:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fimserver.cards import Card, Fim
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
+from fimserver.types import Request
 
 CHARS_PER_TOKEN = 8  # an upper bound that real code keeps; bounds what is tokenised
 
@@ -21,17 +22,31 @@ class Context:
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
+    header: tuple[int, ...] = ()  # repository and file, where the family has tokens for them
 
 
-def cut_context(prefix: str, suffix: str, card: Card, vocabulary: Vocabulary, markers: int = 8) -> Context:
-    """The end of ``prefix`` and the start of ``suffix`` that fit into ``card.prompt_tokens`` less ``markers``."""
-    room = card.prompt_tokens - markers
+def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> Context:
+    """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
+    prefix, suffix = request.prefix, request.suffix
+    header = file_header(request, card, vocabulary)
+    room = card.prompt_tokens - markers - len(header)
     suffix_room = int(room * card.suffix_share)
     suffix_ids = vocabulary.encode(unix(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
     prefix_room = room - len(suffix_ids)
     prefix_ids = vocabulary.encode(unix(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
     over = len(prefix_ids) - prefix_room
-    return Context(tuple(prefix_ids[_stepped(over, prefix_room // 4) :]), tuple(suffix_ids))
+    return Context(tuple(prefix_ids[_stepped(over, prefix_room // 4) :]), tuple(suffix_ids), tuple(header))
+
+
+def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[int]:
+    """Repository and file name behind their tokens. A family with both tokens has seen no file without its repository."""
+    fim = card.fim
+    header: list[int] = []
+    if fim and fim.repo and request.repo:
+        header += [vocabulary.special(fim.repo), *vocabulary.encode(request.repo[:200] + "\n")]
+    if fim and fim.file and request.path and (header or not fim.repo):
+        header += [vocabulary.special(fim.file), *vocabulary.encode(request.path[-200:] + "\n")]
+    return header
 
 
 def anchored_tail(text: str, limit: int) -> str:
@@ -45,7 +60,7 @@ def anchored_tail(text: str, limit: int) -> str:
 
 def fim_prompt(context: Context, fim: Fim, vocabulary: Vocabulary) -> list[int]:
     """Prompt ids of the ar route in the layout of the card (FIM, arXiv 2207.14255)."""
-    start = vocabulary.specials_of(fim.start)
+    start = [*vocabulary.specials_of(fim.start), *context.header]
     pre, suf = vocabulary.special(fim.prefix), vocabulary.special(fim.suffix)
     mid = [vocabulary.special(fim.middle)] if fim.middle else []
     match fim.layout:

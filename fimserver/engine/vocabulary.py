@@ -30,13 +30,15 @@ class Vocabulary:
         named = _named_specials(card)
         added = tokenizer.get_added_tokens_decoder().values()
         markers = {t.content for t in added if t.special or _MARKER.match(t.content)} | set(named)
+        ids = (tokenizer.token_to_id(marker) for marker in markers)
+        self.marker_ids = frozenset(token_id for token_id in ids if token_id is not None)
         self._special_text = re.compile("|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)))
         self.specials: dict[str, int] = {text: self.special(text) for text in named}
         self._anchor_ids = self._raw_ids(card.tokenizer.anchor)
 
     @property
-    def size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+    def largest_id(self) -> int:
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def special(self, text: str) -> int:
         """The id of a special token. Raises ``LoadError`` that names it when it is not one known id."""

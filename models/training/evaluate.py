@@ -1,8 +1,8 @@
 """Knows how good a nano model is on files it has not seen. Knows nothing of training.
 
 Usage: ``python -m models.training.evaluate --model models/nano --spans 400``. Prints Markdown tables by route and length
-bucket (for the model card) and twenty completions. Baseline ``ngram``: after the longest string of tokens that the end
-of the prefix shares with an earlier place of the file, copy what stood there to the end of its line.
+bucket (for the model card) and twenty completions. Baseline ``ngram``: find the place of the file (prefix or suffix)
+that ends like the prefix for the most characters, and copy what follows it, as many lines as the middle really has.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import ast
 import difflib
 import json
+import math
 import random
 import time
 import warnings
@@ -23,13 +24,14 @@ import torch
 from torch.nn import functional as F
 
 from fimserver.cards import get_card
-from fimserver.engine.engines import Engine, make_ar, make_dllm, make_runtime
+from fimserver.engine.engines import Engine, Runtime, make_ar, make_dllm, make_runtime
 from fimserver.engine.load import Loaded, load
+from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request
 from models.training.corpus import CACHE
 from models.training.holes import Hole, cut
-from models.training.rows import CANVAS, IGNORE, MIDDLE_PART, Layout, Row, RowMaker, collate
+from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Layout, Row, RowMaker, collate
 from models.training.train import read_texts
 
 BUCKETS = ((1, 8), (9, 16), (17, 32), (33, 64))
@@ -83,10 +85,12 @@ def score(hole: Hole, bucket: str, fill: Fill) -> tuple[Score, str]:
     return Score(bucket, middle.rstrip() == hole.middle.rstrip(), similarity, valid, ms, forwards), middle
 
 
-def engine_fill(engine: Engine) -> Fill:
-    """A route as a filler."""
+def engine_fill(engine: Engine, runtime: Runtime) -> Fill:
+    """A route as a filler, with nothing in the cache."""
 
     def fill(hole: Hole) -> tuple[str, int]:
+        if runtime.cache:
+            runtime.cache.clear()
         request = Request(hole.text[: hole.start], hole.text[hole.end :], max_tokens=64)
         chunks = list(engine.complete(request, Budget()))
         return "".join(c.text for c in chunks), chunks[-1].forwards
@@ -94,58 +98,49 @@ def engine_fill(engine: Engine) -> Fill:
     return fill
 
 
-def ngram_fill(maker: RowMaker) -> Fill:
-    """The baseline without a model."""
+def ngram_fill(hole: Hole) -> tuple[str, int]:
+    """The baseline without a model. It is told how many lines the middle has."""
+    copied = longest_match(hole.text[: hole.start], hole.text[hole.end :])
+    return "\n".join(copied.split("\n")[: 1 + hole.middle.count("\n")]), 0
 
-    def fill(hole: Hole) -> tuple[str, int]:
-        prefix = maker.encode(hole.text[: hole.start][-20_000:])
-        file = prefix + maker.encode(hole.text[hole.end :][:20_000])
-        for length in range(min(16, len(prefix)), 0, -1):
-            tail = prefix[-length:]
-            for at in range(len(prefix) - length - 1, -1, -1):
-                if file[at : at + length] == tail:
-                    copied = maker.tokenizer.decode(file[at + length : at + length + 64], skip_special_tokens=False)
-                    return copied.split("\n", 1)[0], 0
-        return "", 0
 
-    return fill
+def longest_match(prefix: str, suffix: str, limit: int = 80) -> str:
+    """What follows the latest earlier place, or else the first later one, that ends like the prefix for longest."""
+    for length in range(min(limit, len(prefix)), 0, -1):
+        tail = prefix[-length:]
+        if (at := prefix.rfind(tail, 0, len(prefix) - 1)) >= 0:
+            return prefix[at + length :]
+        if (at := suffix.find(tail)) >= 0:
+            return suffix[at + length :]
+    return ""
 
 
 @torch.inference_mode()
 def bits(loaded: Loaded, maker: RowMaker, hole: Hole, rng: random.Random) -> tuple[float, float]:
-    """Bits of a middle under the ar route, and an upper bound of them under the dllm route.
+    """Bits of a whole middle with its end under the ar route, and an upper bound of them under the dllm route.
 
     The bound is the any-order one: blocks of slots, each n times the mean loss at a uniform number of masks, four draws.
     """
-    layout = maker.layout
-    context, middle = maker.tokens(hole, rng)
-    size = 16
-    row = maker.row(hole, random.Random(0))
-    nats, draws = 0.0, 4
+    size, draws = 16, 4
+    context, middle = maker.tokens(hole, random.Random(0))
+    sequence = context + middle
+    nats = ar = 0.0
     for start in range(0, len(middle), size):
         slots = (middle[start:] + [maker.eot] * size)[:size]
         canvases = [rng.sample(range(size), rng.randint(1, size)) for _ in range(draws)]
-        ids, targets = [], []
-        for chosen in canvases:
-            ids += [maker.mask if i in chosen else t for i, t in enumerate(slots)]
-            targets += [t if i in chosen else IGNORE for i, t in enumerate(slots)]
-        positions = list(range(len(context) + start, len(context) + start + size)) * draws
-        limit = [len(context) - 1 + start] * size * draws
-        group = [1 + i // size for i in range(size * draws)]
-        sequence = layout.sequence
-        changed = Row(
-            row.ids[:sequence] + ids,
-            row.positions[:sequence] + positions,
-            row.limit[:sequence] + limit,
-            row.group[:sequence] + group,
-            row.part,
-            row.targets[:sequence] + targets,
+        row = Row(
+            sequence + [maker.mask if i in chosen else t for chosen in canvases for i, t in enumerate(slots)],
+            [*range(len(sequence)), *(list(range(len(context) + start, len(context) + start + size)) * draws)],
+            [*range(len(sequence)), *([len(context) - 1 + start] * size * draws)],
+            [0] * len(sequence) + [1 + i // size for i in range(size * draws)],
+            [CONTEXT] * (len(context) - 1) + [MIDDLE_PART] * (len(middle) + 1) + [CANVAS] * size * draws,
+            [*sequence[1:], IGNORE] + [t if i in chosen else IGNORE for chosen in canvases for i, t in enumerate(slots)],
         )
-        loss, part = _losses(loaded, changed)
+        loss, part = _losses(loaded, row)
         canvas_loss = loss[part == CANVAS].view(draws, size)
         nats += sum(size * float(canvas_loss[i].sum()) / len(chosen) for i, chosen in enumerate(canvases)) / draws
         ar = float(loss[part == MIDDLE_PART].sum())
-    return ar / 0.6931, nats / 0.6931
+    return ar / math.log(2), nats / math.log(2)
 
 
 def _losses(loaded: Loaded, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,7 +153,7 @@ def _losses(loaded: Loaded, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
 
 def table(scores: dict[str, list[Score]]) -> str:
     """Markdown, a line per filler and bucket."""
-    lines = ["| filler | tokens | n | exact | similarity | parses | ms p50 | forwards |", "|---|---|---|---|---|---|---|---|"]
+    lines = ["| route | tokens | n | exact | similarity | parses | ms p50 | forwards |", "|---|---|---|---|---|---|---|---|"]
     for name, rows in scores.items():
         by_bucket: dict[str, list[Score]] = defaultdict(list)
         for row in rows:
@@ -200,30 +195,47 @@ def main() -> None:
     card = get_card("nano").model_copy(update={"files": {}})
     loaded = load(card, args.model, torch.device("cpu"))
     runtime, settings = make_runtime(loaded, Settings()), Settings()
-    maker = RowMaker(loaded.vocabulary._tokenizer, Layout())  # noqa: SLF001 - the same tokenizer, raw
+    maker = RowMaker(read_tokenizer(args.model, card), Layout(middle=128))
     fillers = {
-        "ar": engine_fill(make_ar(runtime, settings)),
-        "dllm": engine_fill(make_dllm(runtime, settings)),
-        "ngram": ngram_fill(maker),
+        "ar": engine_fill(make_ar(runtime, settings), runtime),
+        "dllm": engine_fill(make_dllm(runtime, settings), runtime),
+        "ngram": ngram_fill,
     }
     scores: dict[str, list[Score]] = {name: [] for name in fillers}
     samples: list[tuple[Hole, dict[str, str]]] = []
-    rng, totals = random.Random(args.seed), [0.0, 0.0, 0]
+    rng, sizes = random.Random(args.seed), Sizes()
     for hole, bucket in spans(read_texts(args.corpus, "valid"), maker, args.spans, args.seed):
         middles: dict[str, str] = {}
         for name, fill in fillers.items():
             result, middles[name] = score(hole, bucket, fill)
             scores[name].append(result)
         samples.append((hole, middles))
-        ar_bits, dllm_bits = bits(loaded, maker, hole, rng)
-        totals = [totals[0] + ar_bits, totals[1] + dllm_bits, totals[2] + len(hole.middle.encode())]
-    print(table(scores))
-    print(f"\nbits per byte of the middle: ar {totals[0] / totals[2]:.3f}, dllm at most {totals[1] / totals[2]:.3f}")
+        sizes.add(bucket, len(hole.middle.encode()), bits(loaded, maker, hole, rng))
+    print(table(scores) + "\n\n" + sizes.table())
     if args.samples:
         random.Random(1).shuffle(samples)
         print("\n" + show(samples[: args.samples]))
     if args.json:
         args.json.write_text(json.dumps({name: [asdict(s) for s in rows] for name, rows in scores.items()}))
+
+
+class Sizes:
+    """Bits per byte of the middles, by length bucket."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+
+    def add(self, bucket: str, size: int, both: tuple[float, float]) -> None:
+        for name in (bucket, "all"):
+            self._sums[name] = [a + b for a, b in zip(self._sums[name], (size, *both), strict=True)]
+
+    def table(self) -> str:
+        lines = ["| bits per byte | ar | dllm, at most |", "|---|---|---|"]
+        order = sorted(self._sums, key=lambda name: int(name.split("-")[0]) if name != "all" else 999)
+        for name in order:
+            size, ar, dllm = self._sums[name]
+            lines.append(f"| {name} | {ar / size:.3f} | {dllm / size:.3f} |")
+        return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ class RowMaker:
         suffix = self.encode(hole.text[hole.end : hole.end + want_suffix * 6])[:want_suffix]
         prefix_room = room - len(suffix)
         prefix = self.encode(hole.text[max(0, hole.start - prefix_room * 6) : hole.start])[-prefix_room:]
-        middle = [*self.encode(hole.middle[: self.layout.middle * 8]), self.eot][: self.layout.middle]
+        shown = hole.middle[: self.layout.middle * 8]
+        ending = [self.eot] if shown == hole.middle else []
+        middle = (self.encode(shown) + ending)[: self.layout.middle]
         return [self.suffix, *suffix, self.prefix, *prefix, self.middle], middle
 
     def encode(self, text: str) -> list[int]:
@@ -100,7 +102,7 @@ class RowMaker:
         part = [CONTEXT] * (len(context) - 1)
         part += [MIDDLE_PART] * (self.layout.sequence - len(part)) + [CANVAS] * self.layout.canvas
         for slots, start, masked, name in self._canvases(middle, rng):
-            ids += [self.mask if m else t for t, m in zip(slots, masked, strict=True)]
+            ids += [self.mask if m or t == IGNORE else t for t, m in zip(slots, masked, strict=True)]
             targets += [t if m else IGNORE for t, m in zip(slots, masked, strict=True)]
             positions += range(len(context) + start, len(context) + start + len(slots))
             limit += [len(context) - 1 + start] * len(slots)
@@ -116,9 +118,10 @@ class RowMaker:
     def _canvases(self, middle: list[int], rng: random.Random) -> Iterator[tuple[list[int], int, list[bool], int]]:
         """Pairs of canvases at the same start with complementary masks, or one all masked and one at random."""
         size, count = rng.choice(CANVAS_SIZES)
+        beyond = self.eot if middle[-1] == self.eot else IGNORE  # a middle that was cut has no known end
         for pair in range(count // 2):
             start = 0 if pair == 0 else rng.randrange(len(middle))
-            slots = (middle[start:] + [self.eot] * size)[:size]
+            slots = (middle[start:] + [beyond] * size)[:size]
             order = list(range(size))
             rng.shuffle(order)
             level = max(1, round(rng.uniform(0.5, 1.0) * size))

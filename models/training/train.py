@@ -10,13 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from rich.progress import Progress as Bar
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -70,7 +74,7 @@ class Recipe:
     warmup_steps: int = 100
     context_weight: float = 1.0
     middle_weight: float = 0.3
-    canvas_weight: float = 0.5
+    canvas_weight: float = 1.0
     clip: float = 1.0
 
 
@@ -145,12 +149,16 @@ class Trainer:
         for i, optimiser in enumerate(self.optimisers):
             for j, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        _replace(path / "state.safetensors", lambda p: save_file({k: v.contiguous() for k, v in tensors.items()}, p))
-        _replace(path / "progress.json", lambda p: p.write_text(json.dumps(asdict(progress))))
+        metadata = {"progress": json.dumps(asdict(progress))}
+        part = path / "state.safetensors.part"
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata)
+        part.replace(path / "state.safetensors")
 
     def load(self, path: Path) -> Progress:
         """The inverse of ``save``."""
-        tensors = load_file(path / "state.safetensors")
+        with safe_open(path / "state.safetensors", "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            progress = json.loads(file.metadata()["progress"])
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
@@ -161,19 +169,13 @@ class Trainer:
                     j, name = key.split(".", 3)[2:]
                     state.setdefault(int(j), {})[name] = value
             optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-        return Progress(**json.loads((path / "progress.json").read_text()))
+        return Progress(**progress)
 
     def export(self, folder: Path) -> None:
         """Write the model as transformers reads it, bf16."""
         copy: Any = Qwen3ForCausalLM(self.model.config)
         copy.load_state_dict(self.model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(folder)
-
-
-def _replace(path: Path, write: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
 
 
 class Run:
@@ -183,6 +185,8 @@ class Run:
         self.trainer, self.train, self.valid, self.folder = trainer, train, valid, folder
         self.started = time.monotonic()
         self.progress = Progress()
+        self.bar = Bar(disable=not sys.stdout.isatty())
+        self.task = self.bar.add_task("training", total=None)
 
     def minutes(self) -> float:
         return (time.monotonic() - self.started) / 60
@@ -208,6 +212,7 @@ class Run:
         means = self.trainer.step(batch, lr_scale)
         tokens = self.progress.tokens + int((batch.targets >= 0).sum())
         self.progress = replace(self.progress, step=self.progress.step + 1, tokens=tokens)
+        self.bar.update(self.task, completed=self.minutes(), description=f"step {self.progress.step}")
         if self.progress.step % 20 == 0:
             self.log(dict(zip(PARTS, means, strict=True)) | {"lr": lr_scale})
 
@@ -218,7 +223,7 @@ class Run:
     def log(self, values: dict[str, float]) -> None:
         """One line for people, the same as JSON for plots."""
         entry = {**asdict(self.progress), "minutes": round(self.minutes(), 1), **{k: round(v, 4) for k, v in values.items()}}
-        print(" ".join(f"{k}={v}" for k, v in entry.items()), flush=True)
+        self.bar.console.print(" ".join(f"{k}={v}" for k, v in entry.items()), highlight=False, soft_wrap=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -240,7 +245,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
     parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=CACHE / "run" / "export")
-    parser.add_argument("--eager", action="store_true", help="do not compile: where there is no C++ compiler")
+    parser.add_argument("--eager", action="store_true", help="do not compile, as where there is no C++ compiler")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for group in (Shape(), Recipe()):
         for name, default in asdict(group).items():
@@ -252,15 +257,17 @@ def main() -> None:
     maker = RowMaker(Tokenizer.from_file(str(args.tokenizer)), Layout())
     valid_rows = RowStream(read_texts(args.corpus, "valid"), maker, seed=0)
     run = Run(
-        Trainer(shape, recipe, args.device, eager=args.eager),
+        Trainer(shape, recipe, args.device, eager=args.eager or not shutil.which("c++")),
         RowStream(read_texts(args.corpus, "train"), maker, recipe.seed),
         [valid_rows.batch(i, recipe.rows) for i in range(8)],
         args.folder,
     )
-    if (args.folder / "checkpoint" / "progress.json").exists():
+    if (args.folder / "checkpoint" / "state.safetensors").exists():
         run.progress = run.trainer.load(args.folder / "checkpoint")
-    run.constant(args.minutes * (1 - args.anneal_share))
-    run.anneal(args.minutes)
+    run.bar.update(run.task, total=args.minutes)
+    with run.bar:
+        run.constant(args.minutes * (1 - args.anneal_share))
+        run.anneal(args.minutes)
     run.log(run.trainer.validate(run.valid))
     run.trainer.export(args.export)
 

@@ -35,7 +35,7 @@ class UncachedCanvas(CachedCanvas):
     def predict(self, slots):
         self.cache.clear()
         self.cache.prefill(self.context, Budget(), want_logits=False)
-        return super().predict(slots)
+        return CachedCanvas.predict(self, slots)
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
@@ -206,6 +206,37 @@ def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
     assert chunks[-1].reason is Reason.LENGTH
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, nano, monkeypatch):
+    """Block after block with ends forbidden: each pass gives the same bits as with everything computed again."""
+    end = nano.engine("dllm").tokens.end
+    original = CachedCanvas.predict
+    compared = 0
+
+    def compare(self, slots):
+        nonlocal compared
+        logits = original(self, slots).clone()
+        self.cache.clear()
+        self.cache.prefill(self.context, Budget(), want_logits=False)
+        assert torch.equal(original(self, slots), logits)
+        compared += len(self.context) > start
+        logits[:, end] = -torch.inf
+        return logits
+
+    start = len(nano.engine("dllm").open_canvas(REQUEST).context)
+    monkeypatch.setattr(CachedCanvas, "predict", compare)
+    request = dataclasses.replace(REQUEST, max_tokens=40, temperature=temperature)
+    list(nano.engine("dllm").complete(request, Budget()))
+    assert compared > 5
+
+
+def test_a_short_limit_cuts_a_block_and_does_not_shrink_it(nano):
+    engine = nano.engine("dllm")
+    short = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=3), Budget()))
+    assert short[-1].tokens <= 3
+    assert all(len(c.canvas) <= engine.canvas_card.block_tokens for c in short)
+
+
 def test_text_only_ever_grows_and_equals_the_settled_slots(nano):
     text = ""
     for chunk in nano.engine("dllm").complete(REQUEST, Budget()):
@@ -234,5 +265,7 @@ def test_deadline_and_cancel_keep_what_is_good(nano):
 def test_special_tokens_never_come_out(nano):
     engine = nano.engine("dllm")
     for seed in range(6):
-        text = text_of(engine, dataclasses.replace(REQUEST, temperature=2.0, seed=seed, max_tokens=16))
-        assert not any(name in text for name in engine.vocabulary.specials)
+        request = dataclasses.replace(REQUEST, temperature=2.0, seed=seed, max_tokens=16)
+        for route in (engine, nano.engine("ar")):
+            text = text_of(route, request)
+            assert not any(name in text for name in engine.vocabulary.specials)

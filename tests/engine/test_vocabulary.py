@@ -3,11 +3,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
 from fimserver.engine.output import Output, stop_rule
+from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import LoadError
 from fimserver.reasons import Reason
 from fimserver.types import Request
+from tests.tiny import make_card
 
 NAMES = ["<|middle|>", "<|eot|>", "<|mask|>", "<|suffix|>", "<|prefix|>", "<|pad|>", "<|file|>"]
 
@@ -62,6 +65,8 @@ def test_half_a_character_waits(vocabulary):
         ("line", "x = ", "f(1)", "f(1)", None),
         ("block", "    x = ", "1\n    y = 2\nz = 3", "1\n    y = 2", Reason.BLOCK),
         ("block", "\tx = ", "1\n\n\ty = 2\n", "1\n\n\ty = 2", None),
+        ("block", "def f():", "\n    return 1\n\n\nx = 2\n", "\n    return 1", Reason.BLOCK),
+        ("block", "    if x:", "\n        y = 2\n    z = 3", "\n        y = 2", Reason.BLOCK),
         ("none", "    x = ", "1\nz = 3", "1\nz = 3", None),
     ],
 )
@@ -77,3 +82,29 @@ def test_stop_rules(rule, prefix, text, want, reason, vocabulary):
 )
 def test_auto_is_one_line_where_code_follows_on_the_line(suffix, rule):
     assert stop_rule(Request("x", suffix)) == rule
+
+
+def sentencepiece_style():
+    """A BPE that puts a space before the first word, as CodeLlama's and Codestral's do."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))  # noqa: S106 - a token, not a secret
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=["<unk>", *bytes_, "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<eos>"]
+    )
+    tokenizer.train_from_iterator(["def read(path):\n    return open(path).read()\n" * 5, "☺ ☺x ☺ y"], trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("text", ["return", " return", "    return x\n", "", "(path)", "é\n"])
+def test_an_anchor_keeps_leading_blanks_as_they_are(text):
+    card = make_card("llama", tokenizer={"anchor": "☺"})
+    vocabulary = Vocabulary(sentencepiece_style(), card)
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    plain = Vocabulary(sentencepiece_style(), make_card("llama"))
+    if text == "return":
+        assert plain.encode(text) != ids

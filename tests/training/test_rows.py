@@ -113,6 +113,14 @@ def test_targets(seed):
         assert (row.targets[i] if row.ids[i] == MAKER.mask else row.ids[i]) == wanted
 
 
+def test_a_middle_that_was_cut_teaches_no_end():
+    """A hole longer than the row has room for: no end-of-text anywhere in the targets."""
+    for seed in range(10):
+        row = MAKER.row(Hole(CODE, 100, len(CODE) - 5, "test"), random.Random(seed))
+        assert MAKER.eot not in row.targets
+        assert MAKER.eot not in row.ids
+
+
 def test_batches_depend_on_seed_and_step_alone():
     stream = RowStream([CODE, CODE[50:]], MAKER, seed=3)
     again = RowStream([CODE, CODE[50:]], MAKER, seed=3)

@@ -1,0 +1,42 @@
+"""Knows what this machine computes on, and how much room there is. Knows nothing of models."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from fimserver.errors import LoadError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first CUDA GPU when there is one. Raises ``LoadError``."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LoadError("device cuda: this machine has no usable CUDA GPU; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def free_gib(device: torch.device) -> float:
+    """Free memory of a GPU; 0 for the CPU, on which only nano is quick."""
+    return torch.cuda.mem_get_info(device)[0] / 2**30 if device.type == "cuda" else 0.0
+
+
+def ram_gib() -> float:
+    """All memory of the machine; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (ValueError, AttributeError, OSError):
+        return 0.0
+
+
+def describe(device: torch.device) -> str:
+    """Device, memory and number format in one line."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {free_gib(device):.1f} GiB free, bfloat16, torch {torch.__version__}"
+    memory = f"{ram_gib():.0f} GiB memory, " if ram_gib() else ""
+    return f"CPU, {memory}{torch.get_num_threads()} threads, float32, torch {torch.__version__}"
+
+
+def room_for_weights_gib(device: torch.device) -> float:
+    """How large 16-bit weights may be here; on a CPU they are loaded in 32 bits."""
+    return free_gib(device) / 1.2 if device.type == "cuda" else ram_gib() / 2.4
