@@ -181,10 +181,11 @@ class Trainer:
 class Run:
     """One run on a time budget: constant rate, checkpoints, then annealing and export."""
 
-    def __init__(self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path) -> None:
+    def __init__(self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path, max_steps: int = 0) -> None:
         self.trainer, self.train, self.valid, self.folder = trainer, train, valid, folder
         self.started = time.monotonic()
         self.progress = Progress()
+        self.max_steps = max_steps
         self.bar = Bar(disable=not sys.stdout.isatty())
         self.task = self.bar.add_task("training", total=None)
 
@@ -194,7 +195,7 @@ class Run:
     def constant(self, until_minutes: float, every_minutes: float = 5.0) -> None:
         """Train at the full rate, with a checkpoint and a validation every few minutes."""
         next_save = self.minutes() + every_minutes
-        while self.minutes() < until_minutes:
+        while self.minutes() < until_minutes and not 0 < self.max_steps <= self.progress.step:
             self.one_step(min(1.0, (self.progress.step + 1) / self.trainer.recipe.warmup_steps))
             if self.minutes() > next_save:
                 next_save = self.minutes() + every_minutes
@@ -241,6 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=100, help="whole budget of this run")
     parser.add_argument("--anneal-share", type=float, default=0.2, help="last part of the budget, with a falling rate")
+    parser.add_argument("--max-steps", type=int, default=0, help="end before the budget, to compare runs; 0: no limit")
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
     parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
@@ -261,13 +263,15 @@ def main() -> None:
         RowStream(read_texts(args.corpus, "train"), maker, recipe.seed),
         [valid_rows.batch(i, recipe.rows) for i in range(8)],
         args.folder,
+        args.max_steps,
     )
     if (args.folder / "checkpoint" / "state.safetensors").exists():
         run.progress = run.trainer.load(args.folder / "checkpoint")
     run.bar.update(run.task, total=args.minutes)
     with run.bar:
         run.constant(args.minutes * (1 - args.anneal_share))
-        run.anneal(args.minutes)
+        if not args.max_steps:
+            run.anneal(args.minutes)
     run.log(run.trainer.validate(run.valid))
     run.trainer.export(args.export)
 

@@ -14,7 +14,7 @@ WIDE = RowMaker(MAKER.tokenizer, Layout(middle=128))
 
 
 def test_the_longest_and_latest_match_wins():
-    assert longest_match("ab1 b2 ab3 b", "") == "3 b"
+    assert longest_match("ab1 b2 ab3 b", "") == "2 ab3 b"
     assert longest_match("ab1 ab", "ab9") == "1 ab"
     assert longest_match("x ab", "ab9") == "9"
     assert longest_match("q", "ab9") == ""
