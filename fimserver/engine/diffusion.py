@@ -57,7 +57,7 @@ class Tokens:
 
 @dataclass
 class State:
-    """A canvas being denoised. ``slots`` holds ids; ``fresh`` are the places that the last step committed."""
+    """A canvas being denoised, changed in place. ``fresh`` are the places that the last step committed."""
 
     slots: list[int]
     fresh: frozenset[int] = frozenset()
@@ -103,11 +103,10 @@ class Denoiser:
         """Write the chosen tokens; an end or a delete takes every masked slot to its right along."""
         for i, token in chosen.items():
             state.slots[i] = token
-        for terminator in (self.tokens.end, self.tokens.delete):
-            places = [i for i, token in chosen.items() if token == terminator]
-            for i in range(min(places, default=len(state.slots)), len(state.slots)):
-                if state.slots[i] == self.tokens.mask:
-                    state.slots[i] = terminator if terminator is not None else state.slots[i]
+        for terminator in (t for t in (self.tokens.end, self.tokens.delete) if t is not None):
+            first = min((i for i, token in chosen.items() if token == terminator), default=len(state.slots))
+            rest = state.slots[first:]
+            state.slots[first:] = [terminator if token == self.tokens.mask else token for token in rest]
         state.fresh = frozenset(chosen)
         if self.tokens.expand is not None:
             self._resize(state)
