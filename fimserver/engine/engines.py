@@ -103,16 +103,20 @@ class Models:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._free_gib = free_gib(self.device)  # before anything of ours is there
+        self._cards: dict[Route, Card] = {}
         self._runtimes: dict[str, Runtime] = {}
         self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:
-        """The card that a route uses. Raises ``CardError`` when the card that was asked for does not serve it."""
-        name = self.settings.card(route)
-        card = get_card(name) if name else default_card(route, self._free_gib, self.settings.models_dir)
-        if route not in card.routes:
-            raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
-        return card
+        """The card that a route uses, chosen once. Raises ``CardError`` when the card that was asked for does not serve it."""
+        if route not in self._cards:
+            name = self.settings.card(route)
+            room = self._free_gib - sum(card.weights_gib for card in self._cards.values())
+            card = get_card(name) if name else default_card(route, room, self.settings.models_dir)
+            if route not in card.routes:
+                raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
+            self._cards[route] = card
+        return self._cards[route]
 
     def engine(self, route: Route) -> Engine:
         """The engine of a route; loads its model at the first call."""

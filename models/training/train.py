@@ -74,7 +74,7 @@ class Recipe:
     warmup_steps: int = 100
     context_weight: float = 1.0
     middle_weight: float = 0.3
-    canvas_weight: float = 1.0
+    canvas_weight: float = 0.3
     clip: float = 1.0
 
 

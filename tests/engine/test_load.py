@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fimserver.engine import lean
-from fimserver.engine.engines import make_ar, make_runtime
+from fimserver.engine.engines import Models, make_ar, make_runtime
 from fimserver.engine.load import device_map, load, sha256
 from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.settings import Settings
@@ -209,3 +209,17 @@ def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
     request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
     texts = ["".join(c.text for c in engine.complete(request, Budget())) for engine in (plain, spread)]
     assert texts[0] == texts[1] != ""
+
+
+def test_the_second_route_gets_what_room_the_first_has_left(tmp_path, monkeypatch):
+    """A card is chosen once, from the memory that was free before anything of ours was loaded."""
+    for name in ("qwen2.5-coder-7b", "qwen2.5-coder-1.5b", "dreamon-7b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 23.0)
+    models = Models(Settings(models_dir=tmp_path, device="cpu"))
+    assert models.card("dllm").name == "dreamon-7b"
+    assert models.card("ar").name == "qwen2.5-coder-1.5b"
+    monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 1.0)
+    assert models.card("ar").name == "qwen2.5-coder-1.5b"
