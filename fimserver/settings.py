@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     seed: int = Field(0, ge=0, lt=2**62, description="Same seed, same text, at any temperature.")
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
     schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
-    threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the threshold schedule asks for.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the schedules threshold and leftmost ask for.")
     decode_rows: int = Field(
         0, ge=0, le=64, description="Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class."
     )

@@ -20,7 +20,7 @@ from fimserver.engine.length import search_length
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
 from fimserver.engine.prompt import canvas_context, cut_context
-from fimserver.engine.sampling import draw
+from fimserver.engine.sampling import Candidates, draw
 from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
@@ -84,9 +84,17 @@ class Denoiser:
             generator = generator or torch.Generator(logits.device).manual_seed(request.seed + block)
             self._forbid(logits, masked, state)
             candidates = draw(logits, request.temperature, request.top_p, generator)
-            chosen = {masked[i]: int(candidates.tokens[i]) for i in self.schedule(candidates)}
-            self._commit(state, chosen)
+            rows = self._eligible(candidates.tokens)
+            chosen = self.schedule(Candidates(*(values[rows] for values in candidates)))
+            self._commit(state, {masked[rows[i]]: int(candidates.tokens[rows[i]]) for i in chosen})
             yield state
+
+    def _eligible(self, tokens: torch.Tensor) -> list[int]:
+        """Rows that may be committed: an end only at the leftmost mask.
+
+        Far to the right an end is always likely; committing those first makes every middle shorter than the model thinks.
+        """
+        return [i for i, token in enumerate(tokens.tolist()) if i == 0 or token != self.tokens.end]
 
     def _forbid(self, logits: torch.Tensor, masked: list[int], state: State) -> None:
         """Special tokens never; expansion only with room; no end left of a word that is already there."""

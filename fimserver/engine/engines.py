@@ -89,7 +89,7 @@ ENGINES: Mapping[Route, Callable[[Runtime, Settings], Engine]] = {"dllm": make_d
 def make_schedule(card: Card, settings: Settings) -> Schedule:
     """The schedule that was asked for, or the card's."""
     name = settings.schedule or (card.canvas.schedule if card.canvas else "threshold")
-    return SCHEDULES[name](settings.threshold) if name == "threshold" else SCHEDULES[name]()
+    return SCHEDULES[name](settings.threshold) if name in {"threshold", "leftmost"} else SCHEDULES[name]()
 
 
 class Models:

@@ -1,7 +1,6 @@
 """Knows which masked slots a denoising step commits. Knows nothing of models or of the canvas.
 
-A schedule gets the proposals for the n masked slots and returns the indices (into those n) to commit: at least one,
-in the order of confidence.
+A schedule gets the proposals for n masked slots, from left to right, and returns the indices (into those n) to commit: at least one.
 """
 
 from __future__ import annotations
@@ -22,6 +21,16 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
         order = _best_first(candidates.probability)[:limit]
         passed = [i for i in order if float(candidates.probability[i]) >= level]
         return passed or order[:1]
+
+    return commit
+
+
+def leftmost(level: float = 0.9) -> Schedule:
+    """The leftmost slot, and with it all others whose probability reaches ``level``: what is shown grows at every step."""
+
+    def commit(candidates: Candidates) -> list[int]:
+        sure = [i for i in _best_first(candidates.probability) if i > 0 and float(candidates.probability[i]) >= level]
+        return [0, *sure]
 
     return commit
 
@@ -70,6 +79,7 @@ def fixed(count: int = 1) -> Schedule:
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "threshold": threshold,
+    "leftmost": leftmost,
     "factor": factor,
     "entropy_bound": entropy_bound,
     "entropy": entropy,

@@ -169,9 +169,25 @@ def test_an_end_token_takes_the_masks_on_its_right_along():
 
     run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Budget())
     states = [list(state.slots) for state in run]
-    assert states[0] == [0, 0, 1, 1, 1, 1]
+    assert states[1] == [5, 5, 0, 0, 0, 0]
     assert states[-1] == [5, 5, 1, 1, 1, 1]
     assert len(states) == 3
+
+
+def test_ends_far_to_the_right_wait_for_the_leftmost_mask():
+    """However sure the right edge is of being behind the end, words come first."""
+    tokens = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
+
+    def predict(slots):
+        logits = torch.zeros(len(slots), 8)
+        logits[3:, 1] = 50.0
+        logits[:3, 5] = 1.0
+        return logits
+
+    run = Denoiser(tokens, SCHEDULES["threshold"](), 6).run(predict, 6, Request("", ""), Budget())
+    states = [list(state.slots) for state in run]
+    assert [s.count(1) for s in states] == [0, 0, 0, 3]
+    assert states[-1] == [5, 5, 5, 1, 1, 1]
 
 
 def test_there_is_no_end_left_of_a_word():

@@ -67,6 +67,7 @@ def candidates(probability, entropy=None, margin=None):
         ("threshold", {"level": 0.9}, candidates([0.95, 0.5, 0.99]), [2, 0]),
         ("threshold", {"level": 0.9}, candidates([0.2, 0.5, 0.4]), [1]),
         ("threshold", {"level": 0.9, "limit": 1}, candidates([0.95, 0.99]), [1]),
+        ("leftmost", {"level": 0.9}, candidates([0.2, 0.95, 0.5, 0.99]), [0, 3, 1]),
         ("factor", {}, candidates([0.95, 0.7, 0.99, 0.6]), [2, 0]),
         ("factor", {}, candidates([0.1, 0.2]), [1]),
         ("entropy", {}, candidates([0.9, 0.8], entropy=[0.5, 0.4]), [1]),
