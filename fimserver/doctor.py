@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
 # Any model that ever saw Python knows how this goes on.
-KNOWN = Request('import sys\n\n\ndef main():\n    print(sys.argv)\n\n\nif __name__ == "__ma', '":\n    main()\n', max_tokens=8)
-KNOWN_ANSWER = "in__"
+KNOWN = Request(
+    "class Box:\n    def __init__(self, width, height):\n        self.width = width\n        self.height = ",
+    "\n\n    def area(self):\n        return self.width * self.height\n",
+    max_tokens=8,
+)
+KNOWN_ANSWER = "height"
 
 
 @dataclass(frozen=True)

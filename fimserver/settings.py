@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     decode_rows: int = Field(
         0, ge=0, le=64, description="Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class."
     )
-    prefill_rows: int = Field(0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 on a CPU, 128 on a GPU.")
+    prefill_rows: int = Field(
+        0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128."
+    )
     network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
 
     @classmethod

@@ -58,7 +58,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
     on_cpu = loaded.device.type == "cpu"
     rows = settings.decode_rows or (1 if on_cpu and not use_lean else 8)
-    chunk = settings.prefill_rows or (64 if on_cpu else 128)
+    chunk = settings.prefill_rows or (64 if on_cpu and use_lean else 128)
     longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
     capacity = -(-(card.prompt_tokens + longest + rows) // chunk) * chunk
     positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))

@@ -7,14 +7,16 @@ from fimserver.reasons import Reason
 from fimserver.types import Request, StopRule
 
 _CLOSERS = " \t)]}>\"'`:,;"
+_OPENERS = (":", ",", "(", "[", "{", "\\", '"""', "'''", "=>", "->")
 
 
 def stop_rule(request: Request) -> StopRule:
-    """``auto`` means one line when code stands right of the cursor, and whatever the model likes otherwise."""
+    """``auto`` means one line where code stands right of the cursor, or left of it and opens nothing; else no rule."""
     if request.stop != "auto":
         return request.stop
-    rest_of_line = request.suffix.split("\n", 1)[0].strip()
-    return "line" if rest_of_line.strip(_CLOSERS) else "none"
+    left = request.prefix.rsplit("\n", 1)[-1].strip()
+    right = request.suffix.split("\n", 1)[0].strip(_CLOSERS + "\r")
+    return "line" if right or (left and not left.endswith(_OPENERS)) else "none"
 
 
 def indentation(line: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -171,6 +171,12 @@ class Trainer:
             optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
         return Progress(**progress)
 
+    def start_from(self, folder: Path) -> None:
+        """Take weights that were exported; the optimisers start anew."""
+        weights = load_file(folder / "model.safetensors")
+        self.model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+        self.model.tie_weights()
+
     def export(self, folder: Path) -> None:
         """Write the model as transformers reads it, bf16."""
         copy: Any = Qwen3ForCausalLM(self.model.config)
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
     parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=CACHE / "run" / "export")
+    parser.add_argument("--init", type=Path, help="exported weights to start from where there is no checkpoint")
     parser.add_argument("--eager", action="store_true", help="do not compile, as where there is no C++ compiler")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for group in (Shape(), Recipe()):
@@ -267,6 +274,8 @@ def main() -> None:
     )
     if (args.folder / "checkpoint" / "state.safetensors").exists():
         run.progress = run.trainer.load(args.folder / "checkpoint")
+    elif args.init:
+        run.trainer.start_from(args.init)
     run.bar.update(run.task, total=args.minutes)
     with run.bar:
         run.constant(args.minutes * (1 - args.anneal_share))

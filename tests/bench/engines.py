@@ -7,6 +7,7 @@ prompts and the same number of tokens (ends are ignored), arms take turns, the m
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -38,14 +39,29 @@ def prompts() -> list[Request]:
     return [Request(text[:cut], text[cut + 40 :], max_tokens=TOKENS, stop="none") for cut in cuts]
 
 
-def generate_arm(loaded: Loaded, engine: Autoregressive) -> Arm:
+def generate_arm(loaded: Loaded, engine: Autoregressive, tokens: int = TOKENS) -> Arm:
     """transformers' greedy ``generate``, whole call."""
 
     def run(request: Request) -> tuple[int, float]:
         prompt = torch.tensor([engine.prompt(request)])
         started = time.perf_counter()
-        loaded.model.generate(prompt, do_sample=False, max_new_tokens=TOKENS, eos_token_id=None, pad_token_id=2)
-        return TOKENS, time.perf_counter() - started
+        loaded.model.generate(prompt, do_sample=False, max_new_tokens=tokens, eos_token_id=None, pad_token_id=2)
+        return tokens, time.perf_counter() - started
+
+    return run
+
+
+def first_token_arm(engine: Autoregressive, *, typed: bool) -> Arm:
+    """Our first token: of a new prompt, or (``typed``) of a prompt that is there but for one more letter in the prefix."""
+
+    def run(request: Request) -> tuple[int, float]:
+        one = dataclasses.replace(request, max_tokens=1)
+        engine.cache.clear()
+        if typed:
+            list(engine.complete(dataclasses.replace(one, prefix=one.prefix[:-1]), Budget()))
+        started = time.perf_counter()
+        list(engine.complete(one, Budget()))
+        return 1, time.perf_counter() - started
 
     return run
 
@@ -157,6 +173,15 @@ def main() -> None:
         },
         args.turns,
     )
+    first = measure(
+        {
+            "transformers generate": generate_arm(loaded, ar, 1),
+            "ours, native class": first_token_arm(engines["native", 1][0], typed=False),
+            "ours, lean (default)": first_token_arm(ar, typed=False),
+            "ours, lean, one letter typed": first_token_arm(ar, typed=True),
+        },
+        args.turns,
+    )
     steps = measure(
         {
             "transformers forward, no cache": native_step_arm(loaded, dllm),
@@ -170,9 +195,12 @@ def main() -> None:
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{machine}; {TOKENS} tokens a call, prompts of {[len(ar.prompt(r)) for r in prompts()]} tokens\n")
     report("ms per token", tokens, "transformers generate")
+    report("ms to the first token", first, "transformers generate")
     report("ms per denoising step", steps, "transformers forward, no cache")
     if args.out:
-        args.out.write_text(json.dumps({"machine": machine, "ms_per_token": tokens, "ms_per_step": steps}, indent=1))
+        args.out.write_text(
+            json.dumps({"machine": machine, "ms_per_token": tokens, "ms_to_first": first, "ms_per_step": steps}, indent=1)
+        )
 
 
 def report(title: str, results: dict[str, list[float]], base: str) -> None:

@@ -77,11 +77,22 @@ def test_stop_rules(rule, prefix, text, want, reason, vocabulary):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "rule"),
-    [("", "none"), ("\nx = 1", "none"), (")\n", "none"), ("):\n", "none"), (" + 1)\n", "line"), ("name)\n", "line")],
+    ("prefix", "suffix", "rule"),
+    [
+        ("", "", "none"),
+        ("    ", "\nx = 1", "none"),
+        ("    ", "\r\nx = 1", "none"),
+        ("def f():", "\n", "none"),
+        ("f(", ")\n", "none"),
+        ("f(a,", "\n", "none"),
+        ("return ", "\n\n", "line"),
+        ("f(a", ")\n", "line"),
+        ("f(", "name)\n", "line"),
+        ("", " + 1)\n", "line"),
+    ],
 )
-def test_auto_is_one_line_where_code_follows_on_the_line(suffix, rule):
-    assert stop_rule(Request("x", suffix)) == rule
+def test_auto_is_one_line_where_code_stands_on_the_line_and_opens_nothing(prefix, suffix, rule):
+    assert stop_rule(Request(prefix, suffix)) == rule
 
 
 def sentencepiece_style():

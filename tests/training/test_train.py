@@ -65,3 +65,7 @@ def test_what_is_exported_loads_in_the_engine(tmp_path):
     (folder / "tokenizer.json").write_bytes((MODELS / "nano" / "tokenizer.json").read_bytes())
     loaded = load(get_card("nano").model_copy(update={"files": {}}), folder, torch.device("cpu"))
     assert loaded.model.config.num_hidden_layers == 1
+    again = make_run(tmp_path / "again")
+    again.trainer.start_from(folder)
+    for ours, theirs in zip(again.trainer.model.parameters(), run.trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
