@@ -266,8 +266,10 @@ def test_text_only_ever_grows_and_equals_the_settled_slots(nano):
             assert text == "".join(settled)
 
 
-def test_deadline_and_cancel_keep_what_is_good(nano):
+def test_deadline_and_cancel_keep_what_is_good(nano, monkeypatch):
     engine = nano.engine("dllm")
+    endless = dataclasses.replace(engine.tokens, forbidden=(*engine.tokens.forbidden, engine.tokens.end))
+    monkeypatch.setattr(engine, "tokens", endless)  # whatever the weights think, it goes on
     late = list(engine.complete(REQUEST, Budget(deadline=time.monotonic())))
     assert [(c.reason, c.text, c.forwards) for c in late] == [(Reason.DEADLINE, "", 0)]
     budget, steps = Budget(), []
