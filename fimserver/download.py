@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 from fimserver.cards import Card
 from fimserver.errors import InputError, LoadError, ModelMissingError
+from fimserver.hashing import git_blob_id, sha256
 
 # Weights as safetensors only; nothing that could run code.
 PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "LICENSE*")
@@ -51,7 +51,7 @@ def verify(card: Card, folder: Path, info: ModelInfo) -> dict[str, str]:
         if name not in announced:  # left over from another revision
             path.unlink()
             continue
-        found[name] = _digest(path)
+        found[name] = sha256(path)
         pinned = card.files.get(name)
         if (pinned and found[name] != pinned) or not _is_announced(path, found[name], announced[name]):
             path.unlink()
@@ -71,10 +71,4 @@ def _is_announced(path: Path, digest: str, sibling: RepoSibling) -> bool:
     """Whether a file is what the hub said it would send: SHA-256 of large files, git's blob id of small ones."""
     if sibling.lfs:
         return digest == sibling.lfs.sha256
-    data = path.read_bytes()
-    return sibling.blob_id in {None, hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sibling.blob_id in {None, git_blob_id(path)}

@@ -5,7 +5,6 @@ Local files, safetensors, transformers' own classes, no remote code. Whatever do
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from fimserver.cards import Card
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
 from fimserver.errors import LoadError, ModelMissingError
+from fimserver.hashing import sha256
 
 MANIFEST = "manifest.json"
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -92,12 +92,6 @@ def verify_files(card: Card, folder: Path) -> None:
             raise LoadError(f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {_again(card)}")
         known[key] = wanted
     _write_json(_HASHES, known)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def probe(loaded: Loaded) -> None:

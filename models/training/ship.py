@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from fimserver.cards import MODELS, read_card
-from fimserver.engine.load import sha256
+from fimserver.hashing import sha256
 from models.training.corpus import CACHE
 
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json")

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from fimserver.engine import lean
 from fimserver.engine.engines import Models, make_ar, make_runtime
-from fimserver.engine.load import device_map, load, sha256
+from fimserver.engine.load import device_map, load
 from fimserver.errors import FimError, LoadError, ModelMissingError
+from fimserver.hashing import sha256
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request
 from tests.tiny import CONFIGS, DREAM_CANVAS, copy_checkpoint, make_card, make_checkpoint

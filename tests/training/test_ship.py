@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fimserver.cards import MODELS, read_card
-from fimserver.engine.load import load, sha256
+from fimserver.engine.load import load
 from fimserver.errors import LoadError
+from fimserver.hashing import sha256
 from models.training.ship import SHIPPED, ship
 
 
