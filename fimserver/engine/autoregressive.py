@@ -28,8 +28,8 @@ class Autoregressive:
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
         self.card, self.fim, self.vocabulary, self.cache, self.rows = card, card.fim, vocabulary, cache, rows
-        # Any special token is no text: a model that emits one has finished.
-        self.stops = vocabulary.marker_ids | frozenset(vocabulary.specials_of(card.fim.stops))
+        # The stops of the card among them. Any special token is no text: a model that emits one has finished.
+        self.stops = vocabulary.marker_ids
         self._all_rows = torch.arange(rows, device=cache.network.device)
 
     def prompt(self, request: Request) -> list[int]:
