@@ -45,11 +45,14 @@ class Fim(_Strict):
     stops: tuple[str, ...]
     repo: str | None = None
     file: str | None = None
+    typed_after_middle: bool = False
 
     @model_validator(mode="after")
     def _middle_is_named(self) -> Fim:
         if self.middle is None and self.layout != "spm":
             raise ValueError(f"layout {self.layout!r} needs the token `middle`")
+        if self.typed_after_middle and self.layout != "psm":
+            raise ValueError("`typed_after_middle` is for the layout 'psm': in the others the prefix comes last anyway")
         return self
 
 

@@ -4,14 +4,82 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a completion ended where it did."""
+    """Why a completion ended where it did, or why nothing is shown. ``EXPLANATIONS`` has the sentence for each."""
 
-    END = "end"  # the model said that the middle is complete
-    LINE = "line"  # the stop rule: one line
-    BLOCK = "block"  # the stop rule: the block ended
-    LENGTH = "length"  # the token limit
-    DEADLINE = "deadline"  # time was up; what was good by then is given
-    CANCELLED = "cancelled"  # nobody wants it any more
-    EMPTY = "empty"  # the model thinks that nothing belongs here
-    NON_FINITE = "non_finite"  # the model produced NaN or infinity
-    BAD_INPUT = "bad_input"  # the request cannot be used
+    # where a middle ended
+    END = "end"
+    LINE = "line"
+    BLOCK = "block"
+    LENGTH = "length"
+    DEADLINE = "deadline"
+    EMPTY = "empty"
+    # nobody waits for it any more
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    STALE = "stale"
+    # it was not asked for
+    OFF = "off"
+    NOT_OPEN = "not_open"
+    DIRTY = "dirty"
+    TOO_LARGE = "too_large"
+    EXCLUDED = "excluded"
+    GENERATED = "generated"
+    MID_WORD = "mid_word"
+    # it could not be made
+    BAD_INPUT = "bad_input"
+    LOADING = "loading"
+    NO_MODEL = "no_model"
+    NO_HOST = "no_host"
+    RESTING = "resting"
+    REFUSED = "refused"
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE = "non_finite"
+    FAILED = "failed"
+    # it was made and is not good enough to show
+    BLANK = "blank"
+    CONTROL = "control"
+    DUPLICATE = "duplicate"
+    REPETITION = "repetition"
+    SYNTAX = "syntax"
+    NO_OP = "no_op"
+    POPUP = "popup"
+    REJECTED = "rejected"
+    UNFINISHED = "unfinished"
+
+
+EXPLANATIONS: dict[Reason, str] = {
+    Reason.END: "the model said that the middle is complete",
+    Reason.LINE: "the stop rule: one line",
+    Reason.BLOCK: "the stop rule: the block ended",
+    Reason.LENGTH: "the token limit",
+    Reason.DEADLINE: "time was up; what was good by then is given",
+    Reason.EMPTY: "the model thinks that nothing belongs here",
+    Reason.CANCELLED: "the editor cancelled the request",
+    Reason.SUPERSEDED: "a newer request for this document took its place",
+    Reason.STALE: "the document changed before the answer came",
+    Reason.OFF: "completions are switched off: run fimserver.toggle",
+    Reason.NOT_OPEN: "the editor never opened this document with the server",
+    Reason.DIRTY: "an edit could not be applied, so the text is not known: close and reopen the file",
+    Reason.TOO_LARGE: "the file is too large, or has too long a line",
+    Reason.EXCLUDED: "the file may hold secrets, or .gitignore or .fimignore names it",
+    Reason.GENERATED: "the file is generated, minified or not text",
+    Reason.MID_WORD: "the cursor is inside a word: ask explicitly to complete here",
+    Reason.BAD_INPUT: "the request cannot be used",
+    Reason.LOADING: "the model is being loaded",
+    Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",
+    Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
+    Reason.RESTING: "the model host died three times in three minutes: ask explicitly to try again",
+    Reason.REFUSED: "the host refused the request: check --connect and its token",
+    Reason.OUT_OF_MEMORY: "the device ran out of memory: use a smaller model",
+    Reason.NON_FINITE: "the model produced NaN or infinity",
+    Reason.FAILED: "something failed inside fimserver: its log names the place",
+    Reason.BLANK: "only blanks were left of it",
+    Reason.CONTROL: "it had control or direction-changing characters",
+    Reason.DUPLICATE: "it repeats the text around the cursor",
+    Reason.REPETITION: "it repeats itself",
+    Reason.SYNTAX: "it would break the syntax of the file",
+    Reason.NO_OP: "it would change nothing",
+    Reason.POPUP: "it does not extend what is selected in the completion popup",
+    Reason.REJECTED: "it was dismissed at this place before",
+    Reason.UNFINISHED: "time was up before any part could stand on its own",
+}

@@ -13,8 +13,20 @@ StopRule = Literal["auto", "line", "block", "none"]
 
 
 @dataclass(frozen=True)
+class Snippet:
+    """Text from another place that helps to fill a middle: another open file, a definition, a recent edit."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Request:
-    """One middle to be filled. Text is as in the file; line ends may be of any kind."""
+    """One middle to be filled. Text is as in the file; line ends may be of any kind.
+
+    ``typed_chars``: so many last characters of the prefix are new since the editor's anchor; layouts with the suffix
+    behind the prefix may put them after the middle token, so that the KV cache survives typing.
+    """
 
     prefix: str
     suffix: str
@@ -25,6 +37,8 @@ class Request:
     stop: StopRule = "auto"
     path: str = ""  # of the file, as the model may see it
     repo: str = ""  # name of the repository
+    snippets: tuple[Snippet, ...] = ()  # the most stable first
+    typed_chars: int = 0
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ class Autoregressive:
         context = cut_context(request, self.card, self.vocabulary)
         return fim_prompt(context, self.fim, self.vocabulary)
 
+    def warm(self, request: Request, budget: Budget) -> None:
+        """Bring the prompt into the cache, so that ``complete`` starts at once."""
+        self.cache.prefill(self.prompt(request), budget, want_logits=False)
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """Chunks of the middle, a token each; the last one has a reason. Raises ``NonFiniteError``."""
         prompt, output, ids = self.prompt(request), Output(self.vocabulary, request), list[int]()

@@ -153,6 +153,10 @@ class Diffusion:
             return CachedCanvas(self.cache, left)
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
+    def warm(self, request: Request, budget: Budget) -> None:
+        """Make the context ready where it can be kept, so that ``complete`` starts at once."""
+        self.open_canvas(request).open(budget)
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)

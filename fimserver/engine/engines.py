@@ -30,6 +30,10 @@ class Engine(Protocol):
 
     card: Card
 
+    def warm(self, request: Request, budget: Budget) -> None:
+        """Do what can be done before the request is final."""
+        ...
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """Chunks of one middle; the last one carries the reason."""
         ...

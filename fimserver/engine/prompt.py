@@ -14,6 +14,7 @@ from fimserver.errors import CardError
 from fimserver.types import Request
 
 CHARS_PER_TOKEN = 8  # an upper bound that real code keeps; bounds what is tokenised
+SNIPPETS_SHARE = 0.25  # of the prompt, at most
 
 
 @dataclass(frozen=True)
@@ -22,31 +23,55 @@ class Context:
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    header: tuple[int, ...] = ()  # repository and file, where the family has tokens for them
+    header: tuple[int, ...] = ()  # repository, other files and file, where the family has tokens for them
+    typed: tuple[int, ...] = ()  # the end of the prefix, where it goes behind the middle token
 
 
 def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> Context:
     """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
-    prefix, suffix = request.prefix, request.suffix
-    header = file_header(request, card, vocabulary)
-    room = card.prompt_tokens - markers - len(header)
+    suffix, header = request.suffix, file_header(request, card, vocabulary)
+    prefix, typed = _split_typed(request, card)
+    typed_ids = vocabulary.encode(unix(typed))
+    room = card.prompt_tokens - markers - len(header) - len(typed_ids)
     suffix_room = int(room * card.suffix_share)
     suffix_ids = vocabulary.encode(unix(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
     prefix_room = room - len(suffix_ids)
     prefix_ids = vocabulary.encode(unix(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
     over = len(prefix_ids) - prefix_room
-    return Context(tuple(prefix_ids[_stepped(over, prefix_room // 4) :]), tuple(suffix_ids), tuple(header))
+    kept = prefix_ids[_stepped(over, prefix_room // 4) :]
+    return Context(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids))
+
+
+def _split_typed(request: Request, card: Card) -> tuple[str, str]:
+    """The prefix, and the end of it that goes behind the middle token (EFIM: the KV cache survives typing)."""
+    allowed = card.fim is not None and card.fim.typed_after_middle
+    typed_chars = min(request.typed_chars, len(request.prefix), card.prompt_tokens // 4) if allowed else 0
+    cut = len(request.prefix) - typed_chars
+    return request.prefix[:cut], request.prefix[cut:]
 
 
 def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[int]:
-    """Repository and file name behind their tokens. A family with both tokens has seen no file without its repository."""
+    """Repository, snippets and file name behind their tokens. A family with both tokens saw no file without repository."""
     fim = card.fim
     header: list[int] = []
-    if fim and fim.repo and request.repo:
-        header += [vocabulary.special(fim.repo), *vocabulary.encode(request.repo[:200] + "\n")]
-    if fim and fim.file and request.path and (header or not fim.repo):
-        header += [vocabulary.special(fim.file), *vocabulary.encode(request.path[-200:] + "\n")]
+    if fim and fim.repo and (request.repo or request.snippets):
+        header += [vocabulary.special(fim.repo), *vocabulary.encode((request.repo or "workspace")[:200] + "\n")]
+    if fim and fim.file:
+        header += _snippets(request, vocabulary, vocabulary.special(fim.file), int(card.prompt_tokens * SNIPPETS_SHARE))
+        if request.path and (header or not fim.repo):
+            header += [vocabulary.special(fim.file), *vocabulary.encode(request.path[-200:] + "\n")]
     return header
+
+
+def _snippets(request: Request, vocabulary: Vocabulary, file_token: int, room: int) -> list[int]:
+    """Whole snippets, in their order, as long as they fit."""
+    ids: list[int] = []
+    for snippet in request.snippets:
+        text = f"{snippet.path[-200:]}\n{unix(snippet.text)[: room * CHARS_PER_TOKEN]}\n"
+        piece = [file_token, *vocabulary.encode(text)]
+        if len(ids) + len(piece) <= room:
+            ids += piece
+    return ids
 
 
 def anchored_tail(text: str, limit: int) -> str:
@@ -65,7 +90,7 @@ def fim_prompt(context: Context, fim: Fim, vocabulary: Vocabulary) -> list[int]:
     mid = [vocabulary.special(fim.middle)] if fim.middle else []
     match fim.layout:
         case "psm":
-            return [*start, pre, *context.prefix, suf, *context.suffix, *mid]
+            return [*start, pre, *context.prefix, suf, *context.suffix, *mid, *context.typed]
         case "spm":
             return [*start, suf, *context.suffix, pre, *context.prefix, *mid]
         case "spm_tail":

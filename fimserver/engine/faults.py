@@ -1,0 +1,33 @@
+"""Knows which failures of a device can be survived. Knows nothing of requests.
+
+A request that runs out of memory leaves a sound process behind; any other error of CUDA does not: from then on every
+answer may be garbage, so the process has to go and be started again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+
+
+class Fault(Enum):
+    """What a failure means for the next request."""
+
+    REQUEST = "request"  # the next one may work
+    MEMORY = "memory"  # the next one may work once caches are emptied
+    DEVICE = "device"  # nothing works any more in this process
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What an exception out of an engine means."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
+        return Fault.MEMORY
+    text = f"{type(error).__name__} {error}"
+    return Fault.DEVICE if any(word in text for word in ("CUDA", "cuBLAS", "cuDNN", "AcceleratorError")) else Fault.REQUEST
+
+
+def free_memory() -> None:
+    """Give back what the allocator holds and nobody uses."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
