@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import click
 
 from fimserver import __version__
-from fimserver.cards import default_card, get_card, read_cards
 from fimserver.errors import FimError, InputError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings, read_settings
@@ -52,10 +51,26 @@ class _Group(click.Group):
             sys.exit(0)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def main() -> None:
-    """Self-hosted code completion: a diffusion route and an autoregressive route."""
+@settings_options
+@click.pass_context
+def main(context: click.Context, /, **flags: Any) -> None:
+    """Self-hosted code completion: a diffusion route and an autoregressive route.
+
+    Without a command: the language server, on stdin and stdout, for an editor to start.
+    """
+    if context.invoked_subcommand is not None:
+        if given := [name for name, value in flags.items() if value is not None]:
+            raise InputError(
+                f"--{given[0].replace('_', '-')} belongs behind the command: fimserver {context.invoked_subcommand} …"
+            )
+        return
+    from fimserver.front.stdio import run_stdio  # noqa: PLC0415 - the other commands need no language server
+
+    if sys.stdin.isatty():
+        click.echo("fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help", err=True)
+    sys.exit(run_stdio(_settings(flags)))
 
 
 @main.command()
@@ -141,6 +156,7 @@ def models(context: click.Context, /, **flags: Any) -> None:
     context.obj = settings = _settings(flags)
     if context.invoked_subcommand is None:
         from fimserver import render  # noqa: PLC0415
+        from fimserver.cards import read_cards  # noqa: PLC0415
 
         cards = list(read_cards().values())
         defaults: dict[str, str] = {route: settings.card(route) or _default_name(route, settings) for route in ROUTES}
@@ -155,12 +171,40 @@ def models(context: click.Context, /, **flags: Any) -> None:
 @click.pass_obj
 def get(settings: Settings, name: str) -> None:
     """Download a pinned revision and verify it. The only command that uses the network."""
+    from fimserver.cards import get_card  # noqa: PLC0415
     from fimserver.download import get_model  # noqa: PLC0415
 
     card = get_card(name)
     folder = settings.models_dir / name
     files = get_model(card, folder)
     click.echo(f"{name}: {len(files)} files verified in {folder}")
+
+
+@main.command()
+@settings_options
+def host(**flags: Any) -> None:
+    """Own the models and serve this user's editors. The language server starts it when it needs one."""
+    from fimserver.host.listen import run_host  # noqa: PLC0415
+
+    _log_to_stderr()
+    sys.exit(run_host(_settings(flags)))
+
+
+@main.command()
+@click.option("--listen", "address", metavar="HOST:PORT", default="127.0.0.1:8765", show_default=True, help="Where to listen.")
+@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine.")
+@settings_options
+def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
+    """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
+    from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
+
+    _log_to_stderr()
+    settings = _settings(flags)
+    token = settings.token or make_token()
+    if not settings.token:
+        click.echo(f"FIMSERVER_TOKEN={token}")
+    click.echo(f"serving http://{address} (fimserver --connect http://{address})", err=True)
+    sys.exit(run_tcp(settings, address, token, frozenset(hosts)))
 
 
 @main.command()
@@ -180,6 +224,12 @@ def doctor(as_json: bool, **flags: Any) -> None:
     sys.exit(0 if all(f.ok for f in findings) else 1)
 
 
+def _log_to_stderr() -> None:
+    import logging  # noqa: PLC0415 - beside its only use
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
 def _settings(flags: dict[str, Any]) -> Settings:
     return read_settings(**{name: value for name, value in flags.items() if value is not None})
 
@@ -192,6 +242,8 @@ def _models(settings: Settings) -> Any:
 
 def _default_name(route: Any, settings: Settings) -> str:
     """The default without asking the GPU, so that listing stays quick: the best that is present."""
+    from fimserver.cards import default_card  # noqa: PLC0415
+
     return default_card(route, float("inf"), settings.models_dir).name
 
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fimserver.host.route import choose_route
 from fimserver.settings import Settings
 from fimserver.source import line_end
-from fimserver.types import Budget, Chunk, Completion, Request, Route
+from fimserver.types import Budget, Chunk, Completion, Request
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Models
@@ -18,7 +19,7 @@ Watch = Callable[[Chunk], None]
 
 def complete(models: Models, request: Request, settings: Settings, watch: Watch | None = None) -> Completion:
     """Fill one middle. ``watch`` sees every chunk as it comes. Raises ``FimError``."""
-    route = pick_route(request, settings)
+    route = choose_route(request, settings.model).route
     engine = models.engine(route)
     budget, started = Budget.of_ms(settings.deadline_ms), time.perf_counter()
     text, first_ms, chunk = "", 0.0, None
@@ -34,13 +35,6 @@ def complete(models: Models, request: Request, settings: Settings, watch: Watch 
     return Completion(
         middle, route, engine.card.name, chunk.tokens, chunk.forwards, first_ms or total_ms, total_ms, chunk.reason
     )
-
-
-def pick_route(request: Request, settings: Settings) -> Route:
-    """The route that was asked for. ``auto``: ar inside a line, where a middle is short; dllm for the rest."""
-    if settings.model != "auto":
-        return settings.model
-    return "ar" if request.suffix.split("\n", 1)[0].strip() else "dllm"
 
 
 def _ms_since(started: float) -> float:

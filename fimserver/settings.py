@@ -19,6 +19,12 @@ from fimserver.types import StopRule
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
+# What makes one host unlike another; the rest comes with each request or does not matter to it.
+HOST_SETTINGS = (
+    "dllm_card", "ar_card", "models_dir", "device", "quantize", "threads", "schedule", "threshold",
+    "decode_rows", "prefill_rows", "network",
+)  # fmt: skip
+
 
 class Settings(BaseSettings):
     """One frozen tree. The description of a field is also the help text of its flag."""
@@ -48,6 +54,9 @@ class Settings(BaseSettings):
     prefill_rows: int = Field(
         0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128."
     )
+    connect: str = Field("", description="URL of a host elsewhere; empty: this machine's own, started when needed.")
+    token: str = Field("", description="Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN.")
+    idle_exit_minutes: float = Field(60.0, gt=0, description="A host that nobody uses for so long exits, in minutes.")
     network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
 
     @classmethod

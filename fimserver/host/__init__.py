@@ -1,0 +1,1 @@
+"""Knows what owns the models. Knows nothing of editors."""

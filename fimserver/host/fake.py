@@ -1,0 +1,54 @@
+"""Knows engines that do as they are told, for tests of everything around engines. Knows nothing of models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from fimserver.reasons import Reason
+from fimserver.types import Budget, Chunk, Request, Route
+
+Script = Callable[[Request, Route], Iterator[str | float | BaseException]]
+
+
+class FakeEngine:
+    """Yields what a script says: text, a pause in seconds, or an error to raise. Asks its budget like a real one."""
+
+    def __init__(self, host: FakeEngines, route: Route) -> None:
+        self.card: Any = SimpleNamespace(name="fake")
+        self._host, self._route = host, route
+
+    def warm(self, request: Request, budget: Budget) -> None:  # noqa: ARG002 - the shape of an engine
+        self._host.warmed.append(request)
+
+    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+        self._host.asked.append(request)
+        tokens = 0
+        for step in self._host.script(request, self._route):
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, float):
+                time.sleep(step)
+            elif step:
+                tokens += 1
+                yield Chunk(step, tokens, tokens, None)
+            if (reason := budget.spent()) is not None:
+                self._host.stopped.append((reason, time.monotonic()))
+                yield Chunk("", tokens, tokens, reason)
+                return
+        yield Chunk("", tokens, tokens, Reason.END if tokens else Reason.EMPTY)
+
+
+class FakeEngines:
+    """Both routes on one script, and what was asked of them."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.script: Script = script or (lambda _request, _route: iter(()))
+        self.asked: list[Request] = []
+        self.warmed: list[Request] = []
+        self.stopped: list[tuple[Reason, float]] = []
+
+    def engine(self, route: Route) -> FakeEngine:
+        return FakeEngine(self, route)

@@ -1,0 +1,176 @@
+"""Knows how one request is worked off on the engines, and what each failure is called. Knows nothing of threads or HTTP."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
+from fimserver.host.route import choose_route, other
+from fimserver.reasons import Reason
+from fimserver.types import Budget, Request, Route
+from fimserver.wire import Piece, Usage
+
+if TYPE_CHECKING:
+    from fimserver.engine.engines import Engine
+
+log = logging.getLogger("fimserver.host")
+Key = tuple[str, str]  # session and document
+Sink = Callable[[Piece | None], None]  # ``None`` is the end
+CANDIDATE_TEMPERATURE = 0.6
+
+
+class Engines(Protocol):
+    """Where engines come from: ``Models``, or a fake."""
+
+    def engine(self, route: Route) -> Engine:
+        """The engine of a route, loaded. Raises ``FimError``."""
+        ...
+
+
+@dataclass
+class Job:
+    """One request on its way. ``superseded`` is set when a newer one took its place."""
+
+    key: Key
+    request: Request
+    pin: Literal["auto", "dllm", "ar"]
+    budget: Budget
+    sink: Sink
+    choices: int = 1
+    stops: tuple[str, ...] = ()
+    warm: bool = False
+    idle: bool = False
+    superseded: bool = False
+    received: float = field(default_factory=time.perf_counter)
+
+    def cancel(self, *, superseded: bool = False) -> None:
+        """Stop within one forward pass."""
+        self.superseded = self.superseded or superseded
+        self.budget.cancelled.set()
+
+    def named(self, reason: Reason | None) -> Reason | None:
+        """``reason``, which says who cancelled."""
+        return Reason.SUPERSEDED if reason is Reason.CANCELLED and self.superseded else reason
+
+
+class DeviceLostError(Exception):
+    """The device cannot be used any more in this process."""
+
+
+def run_job(engines: Engines, job: Job) -> Iterator[Piece]:
+    """Pieces of every choice; each choice ends with a piece that has its usage. Raises ``DeviceLostError``."""
+    chosen = choose_route(job.request, job.pin)
+    for index, (route, request) in enumerate(_variants(job, chosen.route)):
+        if index and job.budget.spent():
+            return
+        usage = Usage(
+            route=route,
+            model="",
+            reason=Reason.FAILED,
+            why=chosen.why if route == chosen.route else "another candidate",
+            queue_ms=_ms_since(job.received),
+        )
+        yield from _guarded(engines, job, index, request, usage)
+
+
+def _variants(job: Job, route: Route) -> Iterator[tuple[Route, Request]]:
+    """The request itself, then the same on the other route, then sampled ones: candidates that differ."""
+    yield route, job.request
+    others = [other(route)] if job.pin == "auto" else []
+    for i in range(1, job.choices):
+        if others:
+            yield others.pop(), job.request
+        else:
+            warmer = max(job.request.temperature, CANDIDATE_TEMPERATURE)
+            yield route, replace(job.request, temperature=warmer, seed=job.request.seed + i)
+
+
+def _guarded(engines: Engines, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Piece]:
+    """A choice that ends with a reason whatever happens.
+
+    Out of memory before any text was said: caches are emptied and it is tried once more.
+    """
+    from fimserver.engine.faults import Fault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
+
+    said = False
+    for attempt in (1, 2):
+        if attempt == 2:
+            free_memory()  # here, where no traceback keeps tensors alive
+        try:
+            for piece in _choice(engines, job, index, request, usage):
+                said = said or bool(piece.text)
+                yield piece
+        except FimError as error:
+            yield _failed(index, usage, _reason_of(error), str(error))
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - tokenizers raise a PanicException that is no Exception
+            fault = fault_of(error)
+            log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
+            if fault is Fault.MEMORY and attempt == 1 and not said:
+                continue
+            reason = Reason.OUT_OF_MEMORY if fault is Fault.MEMORY else Reason.FAILED
+            yield _failed(index, usage, reason, f"{type(error).__name__}: see the log of the host")
+            if fault is Fault.DEVICE:
+                raise DeviceLostError from None
+        return
+
+
+def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Piece]:
+    engine = engines.engine(usage.route)
+    usage = usage.model_copy(update={"model": engine.card.name})
+    if job.warm:
+        engine.warm(request, job.budget)
+        yield Piece(index=index, usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END}))
+        return
+    started, first_ms, held = time.perf_counter(), 0.0, ""
+    for chunk in engine.complete(request, job.budget):
+        added, held, stopped = _until_stop(held + chunk.text, job.stops)
+        reason = Reason.BLOCK if stopped else job.named(chunk.reason)
+        added += held if reason else ""
+        first_ms = first_ms or (_ms_since(started) if added else 0.0)
+        measured = {
+            "reason": reason,
+            "tokens": chunk.tokens,
+            "forwards": chunk.forwards,
+            "ttft_ms": first_ms,
+            "total_ms": _ms_since(started),
+        }
+        if added or reason:
+            yield Piece(index=index, text=added, usage=usage.model_copy(update=measured) if reason else None)
+        if reason:
+            return
+
+
+def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
+    """What of ``text`` can be said, what of it may be the beginning of a stop string, and whether one was found."""
+    if found := [place for stop in stops if (place := text.find(stop)) >= 0]:
+        return text[: min(found)], "", True
+    begun = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    return text[: len(text) - begun], text[len(text) - begun :], False
+
+
+def _failed(index: int, usage: Usage, reason: Reason, message: str) -> Piece:
+    return Piece(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
+
+
+def _reason_of(error: FimError) -> Reason:
+    if isinstance(error, ModelError | CardError):
+        return Reason.NO_MODEL
+    return Reason.NON_FINITE if isinstance(error, NonFiniteError) else Reason.BAD_INPUT
+
+
+def where(error: BaseException) -> str:
+    """Type and place of an error, without its message, which may quote text of the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    return f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno}" if last else type(error).__name__
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

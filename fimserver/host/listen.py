@@ -1,0 +1,143 @@
+"""Knows the sockets of a host, its single instance, and when it goes. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+
+from fimserver.errors import InputError
+from fimserver.host.app import Host, make_app
+from fimserver.host.jobs import Engines
+from fimserver.host.schedule import Scheduler
+from fimserver.places import socket_path
+from fimserver.settings import Settings
+from fimserver.types import ROUTES
+
+log = logging.getLogger("fimserver.host")
+DEVICE_LOST = 3  # exit code
+BACKLOG = 128
+POLL_S = 0.05
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def load_models(settings: Settings) -> Engines:
+    """Models with the engines of every route that may be asked for. Raises ``FimError``."""
+    from fimserver.engine.engines import Models  # noqa: PLC0415 - the host listens before torch is there
+
+    models = Models(settings)
+    for route in ROUTES:
+        if settings.model in {"auto", route}:
+            models.engine(route)
+    return models
+
+
+def run_host(settings: Settings, path: Path | None = None) -> int:
+    """Serve a Unix socket that only this user may use, until idle for long. 0 at once if another host does.
+
+    Raises ``InputError`` where there cannot be one.
+    """
+    path = path or socket_path(settings)
+    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        log.warning("another host serves this socket")
+        return 0
+    path.unlink(missing_ok=True)
+    try:
+        return _serve(settings, _bind(path), idle_exit_s=settings.idle_exit_minutes * 60)
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _bind(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise InputError(f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours") from None
+    finally:
+        os.umask(mask)
+    return listener
+
+
+def run_tcp(settings: Settings, address: str, token: str, allowed_hosts: frozenset[str]) -> int:
+    """Serve TCP to whoever has the token. Raises ``InputError``."""
+    name, _, port = address.rpartition(":")
+    name = name.strip("[]") or "127.0.0.1"
+    if not port.isdecimal() or int(port) > 65535:
+        raise InputError(f"--listen {address!r}: give HOST:PORT, for example 127.0.0.1:8765")
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--listen {address}: {getattr(error, 'strerror', None) or 'not the name of a machine'}") from None
+    names = frozenset(map(str.lower, allowed_hosts | {name}))
+    return _serve(settings, listener, token=token, allowed_hosts=names | LOOPBACK)
+
+
+def make_token() -> str:
+    """A token for one run."""
+    return secrets.token_urlsafe(24)
+
+
+def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    token: str = "",
+    allowed_hosts: frozenset[str] = frozenset(),
+    idle_exit_s: float = 0.0,
+) -> int:
+    lost = False
+
+    def device_lost() -> None:
+        nonlocal lost
+        lost = server.should_exit = True
+
+    scheduler = Scheduler(lambda: load_models(settings), device_lost)
+    host = Host(settings, scheduler, token, allowed_hosts)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(host), log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+        )
+    )
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done: let us clean up then
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    listener.listen(BACKLOG)  # before anything imports torch: who connects now waits for the loop, not for a start
+    scheduler.start()
+    asyncio.run(_until_told(server, listener, host, idle_exit_s))
+    scheduler.close(0.5)
+    return DEVICE_LOST if lost else 0
+
+
+async def _until_told(server: uvicorn.Server, listener: socket.socket, host: Host, idle_exit_s: float) -> None:
+    watch = asyncio.ensure_future(_watch(server, host, idle_exit_s))
+    await server.serve(sockets=[listener])
+    watch.cancel()
+
+
+async def _watch(server: uvicorn.Server, host: Host, idle_exit_s: float) -> None:
+    """End an idle host. Whatever ends it, end its jobs too, so that it need not wait for them."""
+    while not server.should_exit:
+        if idle_exit_s and not any(host.scheduler.depth) and time.monotonic() >= host.last_used + idle_exit_s:
+            server.should_exit = True
+        await asyncio.sleep(POLL_S)
+    host.scheduler.close(0)

@@ -1,0 +1,40 @@
+"""Knows where the sockets, locks and logs of this user are. Knows nothing of what is in them.
+
+Hosts with different models or devices have different sockets, so that windows share a host only where they mean the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import platformdirs
+
+from fimserver import __version__
+from fimserver.errors import InputError
+from fimserver.settings import HOST_SETTINGS, Settings
+
+
+def runtime_folder() -> Path:
+    """A folder that only this user can enter. Raises ``InputError`` where someone else owns it."""
+    folder = platformdirs.user_runtime_path("fimserver")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise InputError(f"{folder} belongs to another user: set XDG_RUNTIME_DIR to a folder of yours")
+    folder.chmod(0o700)
+    return folder
+
+
+def socket_path(settings: Settings) -> Path:
+    """The socket of the host that serves these settings."""
+    meant = settings.model_dump_json(include=set(HOST_SETTINGS))
+    digest = hashlib.sha256(f"{__version__} {meant}".encode()).hexdigest()[:12]
+    return runtime_folder() / f"host-{digest}.sock"
+
+
+def log_path(name: str) -> Path:
+    """A log file in the user's log folder."""
+    folder = platformdirs.user_log_path("fimserver")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / name

@@ -1,0 +1,168 @@
+"""Knows the shape of a request and of an answer between front and host. Knows nothing of sockets.
+
+The OpenAI ``/v1/completions`` shape, with ``suffix``, and one extension object, ``fimserver``, for what an editor knows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fimserver.errors import InputError
+from fimserver.reasons import Reason
+from fimserver.types import Snippet, StopRule
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_CHOICES = 8
+MAX_STOPS = 16
+Id = Annotated[str, Field(max_length=200)]
+Stop = Annotated[str, Field(max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SnippetBody(_Body):
+    """A piece of another file."""
+
+    path: Annotated[str, Field(max_length=1000)]
+    text: Annotated[str, Field(max_length=64 * 1024)]
+
+    def snippet(self) -> Snippet:
+        return Snippet(self.path, self.text)
+
+
+class Extension(_Body):
+    """What an editor knows. ``document`` and ``session`` are opaque ids: the newest request of a pair wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: Literal["auto", "dllm", "ar"] = "auto"
+    stop: StopRule | None = None
+    deadline_ms: float | None = Field(None, gt=0, le=600_000)
+    session: Id = ""
+    document: Id = ""
+    path: Annotated[str, Field(max_length=1000)] = ""
+    repo: Id = ""
+    snippets: tuple[SnippetBody, ...] = Field((), max_length=64)
+    typed_chars: int = Field(0, ge=0, le=64 * 1024)
+    expected_lines: int | None = Field(None, ge=1, le=1000)
+    idle: bool = False  # only while nothing else is to be done
+
+
+class CompletionBody(_Body):
+    """``POST /v1/completions``. ``max_tokens`` 0 only warms the cache. Fields that we do not know are ignored."""
+
+    model: Id = "auto"
+    prompt: str
+    suffix: str | None = None
+    max_tokens: int | None = Field(None, ge=0, le=1024)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**62)
+    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    stream: bool = False
+    fimserver: Extension = Extension()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end a middle; they are not part of it."""
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        return tuple(stop for stop in stops if stop)
+
+
+def read_body(data: bytes) -> CompletionBody:
+    """Raises ``InputError`` that names the field."""
+    try:
+        return CompletionBody.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise InputError(f"{where}: {first['msg']}") from None
+
+
+class Usage(_Body):
+    """What a choice took, measured by the host."""
+
+    route: Literal["dllm", "ar"]
+    model: str
+    reason: Reason
+    tokens: int = 0
+    forwards: int = 0
+    queue_ms: float = 0.0
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+    why: str = ""  # the route was chosen
+
+
+class Piece(_Body):
+    """One event of a stream: text that was added to a choice, or how a choice ended."""
+
+    index: int = 0
+    text: str = ""
+    usage: Usage | None = None
+    error: str = ""
+
+    def sse(self, request_id: str) -> bytes:
+        """As a server-sent event in the OpenAI shape."""
+        choice: dict[str, Any] = {"index": self.index, "text": self.text, "finish_reason": finish_reason(self.usage)}
+        event: dict[str, Any] = {"id": request_id, "object": "text_completion", "choices": [choice]}
+        if self.usage:
+            event |= {"model": self.usage.model, "fimserver": self.usage.model_dump()}
+        if self.error:
+            event["error"] = {"message": self.error}
+        return b"data: " + _dump(event) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Middle(_Body):
+    """One choice of an answer."""
+
+    text: str
+    usage: Usage
+
+
+class Answer(_Body):
+    """What came back: middles, or the reason why there are none."""
+
+    middles: tuple[Middle, ...] = ()
+    reason: Reason | None = None
+    message: str = ""
+
+
+class _Choice(_Body):
+    index: int = 0
+    text: str = ""
+
+
+class _Collected(_Body):
+    choices: tuple[_Choice, ...]
+    fimserver: tuple[Usage, ...]
+    error: dict[str, str] = Field(default_factory=dict)
+
+
+def read_answer(data: bytes) -> Answer:
+    """An answer in one piece. Raises ``InputError`` where it is not ours."""
+    try:
+        got = _Collected.model_validate_json(data)
+        middles = tuple(Middle(text=c.text, usage=u) for c, u in zip(got.choices, got.fimserver, strict=True))
+    except ValueError:
+        raise InputError("what answered is no host of fimserver: is --connect right?") from None
+    return Answer(middles=middles, reason=None if middles else Reason.FAILED, message=got.error.get("message", ""))
+
+
+def finish_reason(usage: Usage | None) -> str | None:
+    """OpenAI's word for it: ``length`` where the limit cut the middle, else ``stop``."""
+    if usage is None:
+        return None
+    return "length" if usage.reason in {Reason.LENGTH, Reason.DEADLINE} else "stop"
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")

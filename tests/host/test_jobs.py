@@ -1,0 +1,212 @@
+"""One request on the engines: every choice ends with a reason, whatever happens."""
+
+import logging
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from fimserver.engine import faults
+from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
+from fimserver.host.fake import FakeEngines
+from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
+from fimserver.reasons import Reason
+from fimserver.types import Budget, Request
+
+
+class PanicException(BaseException):  # noqa: N818 - the name that the tokenizers of Hugging Face give it
+    """What a panic of Rust looks like: no ``Exception``."""
+
+
+def job(**fields):
+    given = {"request": Request("a", "b", seed=5), "pin": "ar", "budget": Budget()} | fields
+    return Job(key=("s", "d"), sink=lambda _: None, **given)
+
+
+def said(*steps):
+    return FakeEngines(lambda _request, _route: iter(steps))
+
+
+def run(engines, **fields):
+    """Text, reason and error of every choice."""
+    pieces = list(run_job(engines, job(**fields)))
+    ends = [piece for piece in pieces if piece.usage]
+    assert [end.index for end in ends] == list(range(len(ends)))
+    return [("".join(p.text for p in pieces if p.index == e.index), e.usage.reason, e.error) for e in ends]
+
+
+def test_pieces_and_then_what_it_took():
+    *texts, last = run_job(said("x", "y"), job())
+    assert [piece.text for piece in texts] == ["x", "y"]
+    assert all(piece.usage is None for piece in texts)
+    usage = last.usage
+    assert (usage.route, usage.model, usage.reason, usage.tokens, usage.forwards) == ("ar", "fake", Reason.END, 2, 2)
+    assert usage.why == "asked for"
+    assert 0 < usage.ttft_ms <= usage.total_ms
+    assert usage.queue_ms >= 0
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ModelMissingError("get it"), Reason.NO_MODEL),
+        (LoadError("get it"), Reason.NO_MODEL),
+        (CardError("get it"), Reason.NO_MODEL),
+        (InputError("get it"), Reason.BAD_INPUT),
+        (NonFiniteError("get it"), Reason.NON_FINITE),
+        (ValueError("canary"), Reason.FAILED),
+        (KeyError("canary"), Reason.FAILED),
+        (PanicException("canary"), Reason.FAILED),
+        (KeyboardInterrupt("canary"), Reason.FAILED),
+        (SystemExit("canary"), Reason.FAILED),
+        (MemoryError("canary"), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory canary"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory canary"), Reason.OUT_OF_MEMORY),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
+)
+def test_each_failure_has_its_name_and_quotes_only_ourselves(error, reason, caplog):
+    ((text, got, message),) = run(said("x", error))
+    assert (text, got) == ("x", reason)
+    assert message
+    assert "canary" not in message + caplog.text
+    foreign = "get it" not in str(error)
+    assert bool(caplog.records) is foreign
+    assert all(record.exc_info is None and record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError()], ids=repr)
+def test_out_of_memory_is_tried_once_more_with_caches_emptied(error, monkeypatch):
+    events, attempts = [], iter([[error], ["x"]])
+    monkeypatch.setattr(faults, "free_memory", lambda: events.append("freed"))
+
+    def script(_request, _route):
+        events.append("asked")
+        return iter(next(attempts))
+
+    assert run(FakeEngines(script)) == [("x", Reason.END, "")]
+    assert events == ["asked", "freed", "asked"]
+
+
+def test_out_of_memory_twice_is_said():
+    engines = said(torch.OutOfMemoryError("no"))
+    ((text, reason, _),) = run(engines)
+    assert (text, reason) == ("", Reason.OUT_OF_MEMORY)
+    assert len(engines.asked) == 2
+
+
+def test_text_is_never_said_twice():
+    engines = said("x", torch.OutOfMemoryError("no"))
+    ((text, reason, _),) = run(engines)
+    assert (text, reason) == ("x", Reason.OUT_OF_MEMORY)
+    assert len(engines.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: an illegal memory access"), RuntimeError("cuBLAS failed")], ids=repr
+)
+def test_a_broken_device_ends_the_choice_and_then_the_process(error):
+    pieces, running = [], run_job(said("x", error), job(choices=3))
+    with pytest.raises(DeviceLostError):
+        pieces.extend(iter(lambda: next(running), None))
+    assert [piece.text for piece in pieces] == ["x", ""]
+    assert pieces[-1].usage.reason is Reason.FAILED
+
+
+def test_a_failed_choice_leaves_the_others():
+    def script(_request, route):
+        return iter(["x"] if route == "ar" else [NonFiniteError("nan")])
+
+    got = run(FakeEngines(script), pin="auto", choices=2)
+    assert [(text, reason) for text, reason, _ in got] == [("x", Reason.END), ("", Reason.NON_FINITE)]
+
+
+@pytest.mark.parametrize(
+    ("pin", "temperature", "asked"),
+    [
+        ("auto", 0.0, [("ar", 0.0, 5), ("dllm", 0.0, 5), ("ar", 0.6, 7), ("ar", 0.6, 8)]),
+        ("ar", 0.0, [("ar", 0.0, 5), ("ar", 0.6, 6), ("ar", 0.6, 7), ("ar", 0.6, 8)]),
+        ("dllm", 1.5, [("dllm", 1.5, 5), ("dllm", 1.5, 6), ("dllm", 1.5, 7), ("dllm", 1.5, 8)]),
+    ],
+)
+def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
+    seen = []
+
+    def script(request, route):
+        seen.append((route, request.temperature, request.seed))
+        return iter(["x"])
+
+    assert len(run(FakeEngines(script), pin=pin, request=Request("a", "b", temperature=temperature, seed=5), choices=4)) == 4
+    assert seen == asked
+
+
+def test_no_further_candidate_is_begun_when_time_is_up():
+    budget = Budget()
+
+    def script(_request, _route):
+        yield "x"
+        budget.cancelled.set()
+        yield "y"
+
+    assert run(FakeEngines(script), budget=budget, choices=3) == [("xy", Reason.CANCELLED, "")]
+
+
+@pytest.mark.parametrize(("superseded", "reason"), [(True, Reason.SUPERSEDED), (False, Reason.CANCELLED)])
+@pytest.mark.parametrize("warm", [True, False])
+def test_who_stopped_it_is_said(superseded, reason, warm):
+    work = job(warm=warm)
+    work.cancel(superseded=superseded)
+    *_, last = run_job(said("x", "y"), work)
+    assert last.usage.reason is reason
+    assert last.usage.tokens <= 1
+
+
+def test_warming_says_nothing_and_generates_nothing():
+    engines = said("x")
+    assert run(engines, warm=True) == [("", Reason.END, "")]
+    assert [len(engines.warmed), len(engines.asked)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "stops", "text", "reason"),
+    [
+        (["ab", "cd"], [], "abcd", Reason.END),
+        (["ab", "cd"], ["c"], "ab", Reason.BLOCK),
+        (["ab", "cd"], ["bc"], "a", Reason.BLOCK),
+        (["a", "\n", "\n", "b"], ["\n\n"], "a", Reason.BLOCK),
+        (["a", "\n", "b"], ["\n\n"], "a\nb", Reason.END),
+        (["a", "\n"], ["\n\n"], "a\n", Reason.END),
+        (["abcd"], ["d", "b"], "a", Reason.BLOCK),
+        (["a"], ["a"], "", Reason.BLOCK),
+        (["aab"], ["ab"], "a", Reason.BLOCK),
+        (["a", "a", "b"], ["ab"], "a", Reason.BLOCK),
+    ],
+)
+def test_stop_strings_are_no_part_of_the_middle(steps, stops, text, reason):
+    assert run(said(*steps), stops=tuple(stops)) == [(text, reason, "")]
+
+
+def test_an_engine_is_let_go_at_a_stop_string():
+    ended = []
+
+    def script(_request, _route):
+        try:
+            yield from ("a", "b", "c")
+        finally:
+            ended.append(True)
+
+    engines = FakeEngines(script)
+    assert [piece.text for piece in run_job(engines, job(stops=("b",)))] == ["a", ""]
+    assert ended == [True]
+
+
+@given(st.text("ab\n", max_size=12), st.text("ab\n", min_size=1, max_size=4), st.lists(st.integers(1, 4), min_size=12))
+def test_a_stop_string_is_found_however_the_text_is_cut(text, stop, cuts):
+    said_, held, stopped, rest = "", "", False, text
+    for cut in cuts:
+        added, held, stopped = _until_stop(held + rest[:cut], (stop,))
+        said_, rest = said_ + added, rest[cut:]
+        if stopped:
+            break
+    assert stopped is (stop in text)
+    assert said_ + held == text.split(stop)[0]
