@@ -1,0 +1,159 @@
+"""Knows what became of suggestions: taken whole, in part, typed, or left. Knows no text of them once that is settled.
+
+Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where a
+suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+
+from fimserver.front.documents import Document, Place
+
+MAX_IDS = 512
+
+
+@dataclass
+class Counts:
+    """What a window's user did with suggestions of one route. Characters are those of suggestions."""
+
+    shown: int = 0
+    accepted: int = 0
+    partly: int = 0
+    left: int = 0
+    accepted_chars: int = 0
+    typed_chars: int = 0
+
+
+@dataclass
+class Shown:
+    """A suggestion on the screen. ``seen`` of its characters stand in the document already."""
+
+    uri: str
+    place: Place
+    before: str  # of its line
+    text: str
+    route: str
+    there: int  # characters that stood there anyway
+    seen: int = 0
+    accepted: int = 0
+    typed: int = 0
+    settled: bool = False
+
+
+class Acceptance:
+    """Suggestions of one window, the newest on the screen per document open until the next one."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counts] = {}
+        self._open: dict[str, Shown] = {}
+        self._by_id: OrderedDict[str, Shown] = OrderedDict()
+        self._editor_reports = False
+
+    def offer(self, suggestion_id: str, document: Document, place: Place, text: str, route: str) -> None:
+        """An answer went to the editor; unless the editor reports what it shows, its first suggestion is on the screen.
+
+        The rest of a suggestion that is being typed through is still the same one.
+        """
+        old = self._open.get(document.uri)
+        if old and not old.settled and old.text.endswith(text) and _follows(old, document, place):
+            self._by_id[suggestion_id] = old
+            return
+        before = document.lines[place.line][: place.column]
+        new = Shown(document.uri, place, before, text, route, _matched(document, place, text))
+        self._by_id[suggestion_id] = new
+        if not self._editor_reports and (old is None or old.settled or old.place != place or old.before != before):
+            self._show(new)
+        while len(self._by_id) > MAX_IDS:
+            self._by_id.popitem(last=False)
+
+    def reported_shown(self, suggestion_id: str) -> None:
+        """The editor says that a suggestion is on the screen. Editors that say so once always do."""
+        self._editor_reports = True
+        shown = self._by_id.get(suggestion_id)
+        if shown is not None and self._open.get(shown.uri) is not shown:
+            self._show(shown)
+
+    def _show(self, shown: Shown) -> None:
+        if (old := self._open.get(shown.uri)) is not None:
+            self._settle(old)
+        self._open[shown.uri] = shown
+        self._of(shown.route).shown += 1
+
+    def edited(self, document: Document, inserted_chars: int) -> None:
+        """The document got so many characters: see how much of the suggestion stands there now."""
+        shown = self._open.get(document.uri)
+        if shown is None or shown.settled:
+            return
+        if shown.place.line >= len(document.lines) or not document.lines[shown.place.line].startswith(shown.before):
+            self._settle(shown)
+            return
+        matched = _matched(document, shown.place, shown.text)
+        # What stands behind the cursor may go on like the suggestion by chance: an edit brings what it inserts, no more.
+        grown = min(matched - max(shown.seen, shown.there), inserted_chars)
+        if grown == 1:
+            shown.typed += 1
+        elif grown > 1:
+            shown.accepted += grown
+        shown.seen = min(matched, max(shown.seen, shown.there) + max(0, grown))
+        if shown.seen == len(shown.text):
+            self._settle(shown)
+
+    def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
+        """The editor says that a suggestion was accepted, all of it or its first ``chars``. Whether the id is known."""
+        shown = self._by_id.get(suggestion_id)
+        if shown is None:
+            return False
+        if not shown.settled:
+            if self._open.get(shown.uri) is not shown:
+                self._show(shown)
+            gained = len(shown.text) - shown.typed if chars is None else chars
+            shown.accepted = max(shown.accepted, gained)
+            if chars is None:
+                shown.seen = len(shown.text)
+                self._settle(shown)
+        return True
+
+    def text_of(self, suggestion_id: str) -> str | None:
+        """The text of a suggestion that may still be on the screen."""
+        shown = self._by_id.get(suggestion_id)
+        return None if shown is None else shown.text
+
+    def forget(self, uri: str) -> None:
+        """The document was closed."""
+        if (shown := self._open.pop(uri, None)) is not None:
+            self._settle(shown)
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Counts by route."""
+        return {route: asdict(counts) for route, counts in self.counts.items()}
+
+    def _of(self, route: str) -> Counts:
+        return self.counts.setdefault(route, Counts())
+
+    def _settle(self, shown: Shown) -> None:
+        if shown.settled:
+            return
+        shown.settled = True
+        counts = self._of(shown.route)
+        whole = shown.seen >= len(shown.text) and shown.accepted > 0
+        counts.accepted += int(whole)
+        counts.partly += int(not whole and shown.accepted > 0)
+        counts.left += int(shown.accepted == 0)
+        counts.accepted_chars += shown.accepted
+        counts.typed_chars += shown.typed
+
+
+def _follows(old: Shown, document: Document, place: Place) -> bool:
+    """Whether ``place`` is behind the part of ``old`` that stands in the document."""
+    if old.place.line >= len(document.lines) or not document.lines[old.place.line].startswith(old.before):
+        return False
+    return place >= old.place
+
+
+def _matched(document: Document, place: Place, text: str) -> int:
+    """How many first characters of ``text`` stand at ``place``."""
+    lines = document.lines[place.line : place.line + text.count("\n") + 2]
+    there = "".join(lines)[place.column :].replace("\r\n", "\n")
+    return next((i for i, (a, b) in enumerate(zip(there, text, strict=False)) if a != b), min(len(there), len(text)))

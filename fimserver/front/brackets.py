@@ -1,0 +1,60 @@
+"""Knows how brackets and quotes pair. Knows nothing of languages: strings and comments are blanked out beforehand."""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+CLOSERS: Mapping[str, str] = {")": "(", "]": "[", "}": "{"}
+OPENERS: Mapping[str, str] = {opener: closer for closer, opener in CLOSERS.items()}
+QUOTES = frozenset("\"'`")
+_STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`")
+
+
+def partners(text: str) -> tuple[dict[int, int], list[int]]:
+    """For every closing bracket the offset of its partner, -1 if it has none in ``text``; and the openers left over."""
+    pairs: dict[int, int] = {}
+    open_: list[int] = []
+    for i, char in enumerate(text):
+        if char in OPENERS:
+            open_.append(i)
+        elif char in CLOSERS:
+            pairs[i] = open_.pop() if open_ and text[open_[-1]] == CLOSERS[char] else -1
+    return pairs, open_
+
+
+def unclosed(text: str) -> str:
+    """The opening brackets that ``text`` leaves open, outermost first."""
+    return "".join(text[i] for i in partners(text)[1])
+
+
+def closers_for(text: str) -> str:
+    """What would close the brackets that ``text`` leaves open."""
+    return "".join(OPENERS[char] for char in reversed(unclosed(text)))
+
+
+def unmatched(text: str) -> list[int]:
+    """Offsets of the closing brackets without a partner, and of a last quote that closes what began before ``text``."""
+    lone = [i for i, partner in partners(text)[0].items() if partner < 0]
+    return sorted(lone + [text.rindex(quote) for quote in QUOTES if text.count(quote) % 2])
+
+
+def debt(before: str, after: str) -> int:
+    """Brackets that ``before`` leaves open less those of them that ``after`` closes."""
+    open_ = unclosed(before)
+    lone = [after[i] for i, partner in partners(after)[0].items() if partner < 0]
+    closed = 0
+    for opener, closer in zip(reversed(open_), lone, strict=False):
+        if OPENERS[opener] != closer:
+            break
+        closed += 1
+    return len(open_) - closed
+
+
+def place_in_line(line: str, comment_mark: str | None) -> Literal["code", "string", "comment"]:
+    """What the end of a line is in, by its quotes alone."""
+    rest = _STRINGS.sub("", line)
+    quote = re.search(r"[\"'`]", rest)
+    comment = rest.find(comment_mark) if comment_mark else -1
+    if comment >= 0 and (quote is None or comment < quote.start()):
+        return "comment"
+    return "string" if quote else "code"

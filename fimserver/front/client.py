@@ -1,0 +1,150 @@
+"""Knows the line to the host: one question, one answer, a reason for every failure. Knows nothing of editors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx2
+from pydantic import ValidationError
+
+from fimserver.errors import InputError
+from fimserver.front.hosting import Hosting
+from fimserver.reasons import Reason
+from fimserver.wire import Answer, CompletionBody, read_answer
+
+GRACE_S = 0.5  # what the host gets after the deadline to answer
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the host can complete; ``None`` means that it can."""
+
+    reason: Reason | None
+    message: str = ""
+
+
+class Line(Protocol):
+    """The way to a host: ``HttpLine``, or a fake."""
+
+    async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
+        """The host's answer. Never fails; cancelling it stops the host's work. ``asked``: not triggered by typing."""
+        ...
+
+    async def health(self) -> Health:
+        """Whether it could answer now, having started it where that is due."""
+        ...
+
+    def revive(self) -> None:
+        """Try the host again, also after it was given up."""
+        ...
+
+    async def close(self) -> None:
+        """Let connections go."""
+        ...
+
+
+class HttpLine:
+    """HTTP to a host of our own over its Unix socket, or to one elsewhere."""
+
+    def __init__(self, client: httpx2.AsyncClient, hosting: Hosting | None) -> None:
+        self._client, self._hosting = client, hosting
+
+    async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
+        deadline = time.monotonic() + (body.fimserver.deadline_ms or 10_000) / 1000
+        if (reason := await self._host(deadline, asked=asked)) is not None:
+            return failure(reason)
+        left = max(0.001, deadline - time.monotonic())
+        known = body.fimserver.model_copy(update={"deadline_ms": left * 1000})
+        body = body.model_copy(update={"fimserver": known})
+        try:
+            async with asyncio.timeout(left + GRACE_S):
+                response = await self._client.post("/v1/completions", content=body.model_dump_json(exclude_defaults=True))
+        except TimeoutError:
+            return failure(Reason.DEADLINE)
+        except (httpx2.HTTPError, OSError) as error:
+            return failure(Reason.NO_HOST, type(error).__name__)
+        return _read(response)
+
+    async def health(self) -> Health:
+        if self._hosting and (reason := self._hosting.state()) is not None:
+            return Health(reason)
+        try:
+            response = await self._client.get("/health", timeout=2.0)
+        except (httpx2.HTTPError, OSError) as error:
+            return Health(Reason.NO_HOST, type(error).__name__)
+        if response.status_code == httpx2.codes.OK:
+            return Health(None)
+        return _unwell(response)
+
+    def revive(self) -> None:
+        if self._hosting:
+            self._hosting.state(asked=True)
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _host(self, deadline: float, *, asked: bool) -> Reason | None:
+        """Wait for the host until the deadline; ``None`` when it listens."""
+        if self._hosting is None:
+            return None
+        while (reason := self._hosting.state(asked=asked)) is not None:
+            if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline:
+                return reason
+            await asyncio.sleep(POLL_S)
+        return None
+
+
+def open_line(connect: str, token: str, own: Callable[[], Hosting]) -> Line:
+    """The line to ``connect``, or to this user's own host. Raises ``InputError`` for a URL that cannot be one."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    if not connect:
+        hosting = own()
+        transport = httpx2.AsyncHTTPTransport(uds=str(hosting.path))
+        return HttpLine(_client("http://localhost", headers, transport), hosting)
+    url = httpx2.URL(connect)
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT")
+    return HttpLine(_client(connect, headers, None), None)
+
+
+def _client(url: str, headers: dict[str, str], transport: httpx2.AsyncHTTPTransport | None) -> httpx2.AsyncClient:
+    # trust_env=False: a proxy of the environment must not see code that was meant for this machine.
+    return httpx2.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False)
+
+
+def _read(response: httpx2.Response) -> Answer:
+    if response.status_code in {401, 403}:
+        return failure(Reason.REFUSED, _message(response))
+    if response.status_code != httpx2.codes.OK:
+        return failure(Reason.BAD_INPUT, _message(response))
+    try:
+        return read_answer(response.content)
+    except InputError as error:
+        return failure(Reason.REFUSED, str(error))
+
+
+def _unwell(response: httpx2.Response) -> Health:
+    """What a host that cannot complete says about it."""
+    if response.status_code in {401, 403}:
+        return Health(Reason.REFUSED, _message(response))
+    try:
+        return Health(Reason(response.json()["status"]), _message(response))
+    except (ValueError, KeyError, TypeError, ValidationError):
+        return Health(Reason.REFUSED, "not a host of fimserver")
+
+
+def _message(response: httpx2.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"
+
+
+def failure(reason: Reason, message: str = "") -> Answer:
+    """An answer without any middle."""
+    return Answer(reason=reason, message=message)

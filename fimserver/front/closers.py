@@ -1,0 +1,63 @@
+"""Knows which closers right of the cursor an editor inserted when their openers were typed. Knows nothing of languages.
+
+Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. To a model with the suffix before the prefix that is a new
+suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2). What such closers pair with
+stands left of them on the same line, so they can be told from the text alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CLOSER = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'", "`": "`", '"""': '"""', "'''": "'''"}
+_NO_QUOTE = re.compile(r"(?<=[<&])'(?=\w+\b(?!'))|(?<=\w{3})'(?=\w)")  # a lifetime as in &'a, and as in don't
+_QUOTES = frozenset({'"', "'", "`", '"""', "'''"})
+
+
+def paired_closers(left: str, right: str) -> str:
+    """The longest start of ``right`` (rest of the line) that closes what ``left`` (the line so far) leaves open."""
+    open_, at = _unclosed(_NO_QUOTE.sub("", left)), 0
+    while open_:
+        opener = open_.pop()
+        closers = _CLOSER[opener]
+        # Some editors pair the third quote of three with one, others with three.
+        count = next((n for n in range(len(closers), 0, -1) if right.startswith(closers[:n], at)), 0)
+        if count:
+            at += count
+        elif opener in _QUOTES or not _inside_string(open_):
+            break  # a bracket within a string may be mere text, as in ":("
+    return right[:at]
+
+
+def _unclosed(left: str) -> list[str]:
+    """Openers without a closer, innermost last. Brackets count within strings too: editors pair them there."""
+    open_: list[str] = []
+    at = 0
+    while at < len(left):
+        char = left[at]
+        if char == "\\":
+            at += 2
+            continue
+        if char in "\"'`":
+            quote = char * 3 if char != "`" and left.startswith(char * 3, at) and char not in open_ else char
+            at += len(quote) - 1
+            _quote(open_, quote)
+        elif char in "([{":
+            open_.append(char)
+        elif char in ")]}" and open_ and _CLOSER[open_[-1]] == char:
+            open_.pop()
+        at += 1
+    return open_
+
+
+def _quote(open_: list[str], quote: str) -> None:
+    """A quote closes the string that it began, brackets in it included; inside another string it is mere text."""
+    begun = next((i for i in range(len(open_) - 1, -1, -1) if open_[i] in _QUOTES), None)
+    if begun is None:
+        open_.append(quote)
+    elif open_[begun] == quote:
+        del open_[begun:]
+
+
+def _inside_string(open_: list[str]) -> bool:
+    return any(opener in _QUOTES for opener in open_)

@@ -1,0 +1,259 @@
+"""Knows the way of one completion through the front, from cursor to suggestions. Knows nothing of LSP messages.
+
+gate → memory → delay → context → host → post-processing → memory. Every way out has a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from fimserver.front.context import Context
+from fimserver.front.documents import Document, Place, Snapshot
+from fimserver.front.features import Features, features, indent_unit
+from fimserver.front.memory import Key, Middle
+from fimserver.front.postprocess import Around, Draft, Dropped, distinct, fit, postprocess
+from fimserver.front.privacy import path_of
+from fimserver.front.session import Outcome, Session, Suggestion
+from fimserver.reasons import Reason
+from fimserver.types import Snippet, StopRule
+from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
+
+# Reasons that would be the same if the same were asked again.
+LASTING = frozenset(
+    {Reason.EMPTY, Reason.BLANK, Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.NO_OP}
+)
+FOLLOW_UP_CHARS = 400  # a longer suggestion is not followed up
+
+
+class Popup(NamedTuple):
+    """What is selected in the editor's completion popup: a suggestion has to go on from there."""
+
+    start: Place
+    text: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request as it came in. ``received_s`` is of the monotonic clock."""
+
+    snapshot: Snapshot
+    invoked: bool
+    received_s: float
+    popup: Popup | None = None
+
+
+async def complete(session: Session, ask: Ask) -> Outcome:
+    """Suggestions for a cursor, or the reason why there are none."""
+    uri = ask.snapshot.uri
+    refusal = refused(session, ask)
+    outcome = Outcome(reason=refusal) if refusal else await session.newest(uri, _complete(session, ask))
+    outcome = replace(outcome, uri=uri, total_ms=(time.monotonic() - ask.received_s) * 1000)
+    session.note(outcome)
+    return outcome
+
+
+def refused(session: Session, ask: Ask) -> Reason | None:
+    """Why nothing is to be asked for this document, or at this place."""
+    document = session.documents.get(ask.snapshot.uri)
+    if document is None:
+        return Reason.NOT_OPEN
+    if not session.config.enabled or document.language in session.config.disabled_languages:
+        return Reason.OFF
+    if document.dirty or document.too_large:
+        return Reason.DIRTY if document.dirty else Reason.TOO_LARGE
+    if (verdict := session.privacy.verdict(path_of(document.uri), document.lines)) is not None:
+        return verdict
+    if ask.popup and not ask.popup.text.startswith(_typed_since(ask.popup.start, ask.snapshot)):
+        return Reason.POPUP
+    inside = ask.snapshot.line_before[-1:].isalnum() and ask.snapshot.line_after[:1].isalnum()
+    return Reason.MID_WORD if inside and not ask.invoked else None
+
+
+async def _complete(session: Session, ask: Ask) -> Outcome:
+    document = session.documents[ask.snapshot.uri]
+    known = session.context.text(ask.snapshot, *session.cells_around(document))
+    key = key_of(session, document.uri, _with_popup(known.prefix, ask), known.suffix)
+    if not ask.invoked and (middles := session.memory.recall(key)):
+        return _recalled(session, ask, middles)
+    context = session.context.build(known, ask.snapshot, session.documents if session.config.snippets else {})
+    body = question(session, document, ask, context)
+    await _wait(session, document, ask, body)
+    answer = await session.line.complete(body, asked=ask.invoked)
+    if not answer.middles:
+        return Outcome(reason=answer.reason or Reason.FAILED, message=answer.message)
+    middles, dropped = _filtered(session, document, ask, answer)
+    if middles or dropped.reason in LASTING:
+        session.memory.remember(key, middles or (Middle("", dropped.reason),))
+    usage = answer.middles[0].usage
+    if document.version != ask.snapshot.version:
+        return Outcome(reason=Reason.STALE, usage=usage)
+    suggestions = _fitted(ask, middles)
+    if suggestions and session.config.prefetch and len(middles[0].text) <= FOLLOW_UP_CHARS:
+        session.spare(_follow_up(session, document, ask, context, suggestions[0]))
+    reason = usage.reason if suggestions else dropped.reason
+    return Outcome(suggestions, reason, "model", "" if suggestions else dropped.by, answer.message, usage=usage)
+
+
+def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:
+    return Key(uri, session.config.model, suffix, prefix)
+
+
+def question(session: Session, document: Document, ask: Ask, context: Context) -> CompletionBody:
+    """The request to the host."""
+    config = session.config
+    deadline_ms = config.invoked_deadline_ms if ask.invoked else config.deadline_ms
+    prefix = _with_popup(context.prefix, ask)
+    known = features(session.language(document), prefix, context.suffix)
+    return CompletionBody(
+        prompt=_sound(prefix),
+        suffix=_sound(context.suffix),
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        n=config.candidates if ask.invoked else 1,
+        fimserver=Extension(
+            route=config.model,
+            stop=_stop_rule(config.stop, known),
+            deadline_ms=max(1.0, deadline_ms - (time.monotonic() - ask.received_s) * 1000),
+            session=session.session_id,
+            document=session.opaque(document.uri),
+            path=session.file_name(document.uri)[:1000],
+            repo=session.repository()[:200],
+            snippets=tuple(_snippet_body(snippet) for snippet in context.snippets),
+            typed_chars=0 if ask.popup else context.typed_chars,
+            expected_lines=known.expected_lines,
+        ),
+    )
+
+
+def _stop_rule(wanted: StopRule, known: Features) -> StopRule:
+    """One line where code stands to the right, whatever the user set for the rest."""
+    return "line" if wanted == "auto" and known.right_text else wanted
+
+
+def _snippet_body(snippet: Snippet) -> SnippetBody:
+    return SnippetBody(path=_sound(snippet.path)[:1000], text=_sound(snippet.text))
+
+
+async def _wait(session: Session, document: Document, ask: Ask, body: CompletionBody) -> None:
+    """Wait for the next key of a burst, less what the editor waited; the host reads the prompt meanwhile."""
+    now = time.monotonic()
+    delay_ms = 0.0 if ask.invoked else session.rhythm(document.uri).delay_ms(now, session.config.delay_ms)
+    if delay_ms <= 0:
+        return
+    warm = asyncio.ensure_future(session.line.complete(body.model_copy(update={"max_tokens": 0}), asked=False))
+    try:
+        await asyncio.sleep(delay_ms / 1000)
+    finally:
+        warm.cancel()
+
+
+def _filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> tuple[tuple[Middle, ...], Dropped]:
+    """Middles that may be shown, distinct; and why the first of the others was dropped."""
+    drafts: list[Draft] = []
+    middles: list[Middle] = []
+    dropped = Dropped(Reason.EMPTY, "")
+    for choice in answer.middles:
+        around = surroundings(session, document, ask, choice.usage.reason)
+        result = _post(choice.text, around)
+        if isinstance(result, Dropped):
+            dropped = result if dropped.reason is Reason.EMPTY else dropped
+        elif len(distinct([*drafts, result])) > len(drafts):
+            drafts.append(result)
+            middles.append(Middle(result.text, choice.usage.reason, choice.usage.route, choice.usage.model))
+    if len(answer.middles) == 1 and not answer.middles[0].text.strip():
+        dropped = Dropped(_why_nothing(answer.middles[0].usage.reason), "")
+    return tuple(middles), dropped
+
+
+def _post(text: str, around: Around) -> Draft | Dropped:
+    return postprocess(text, around) if text.strip() else Dropped(_why_nothing(around.reason), "")
+
+
+def _why_nothing(reason: Reason) -> Reason:
+    """Why a middle without text is none: the model ended it, or something else did."""
+    return Reason.EMPTY if reason in {Reason.END, Reason.LINE, Reason.BLOCK} else reason
+
+
+def surroundings(session: Session, document: Document, ask: Ask, reason: Reason) -> Around:
+    """What a middle is filtered by: the text of the file itself, not what the model was given of it."""
+    snapshot = ask.snapshot
+    return Around(
+        prefix=_with_popup(snapshot.prefix(SURROUNDINGS_CHARS), ask),
+        suffix=snapshot.suffix(SURROUNDINGS_CHARS),
+        language=session.language(document),
+        indent_unit=indent_unit(snapshot.lines),
+        reason=reason,
+        single_line=session.config.stop == "line",
+        rejected=frozenset(session.rejected),
+    )
+
+
+SURROUNDINGS_CHARS = 20_000
+
+
+def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcome:
+    """What was found before, fitted to the text as it is now."""
+    left = tuple(middle for middle in middles if middle.text and middle.text not in session.rejected)
+    if not left:
+        return Outcome(reason=middles[0].reason if not middles[0].text else Reason.REJECTED, source="memory")
+    suggestions = _fitted(ask, left[:1])
+    return Outcome(suggestions, left[0].reason if suggestions else Reason.NO_OP, "memory")
+
+
+def _fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
+    """Suggestions with as much of the line replaced as they repeat, after the popup's text if there is one."""
+    before, after = ask.snapshot.line_before, ask.snapshot.line_after
+    drafts = [fit(middle.text, before, after) for middle in middles]
+    lead = ask.popup.text if ask.popup else ""
+    changing = (draft for draft in drafts if draft.text and draft.text != after[: draft.replace])
+    return tuple(Suggestion(lead + draft.text, draft.replace) for draft in changing)
+
+
+async def _follow_up(session: Session, document: Document, ask: Ask, context: Context, shown: Suggestion) -> None:
+    """Ask for what comes after a suggestion, as if it had been accepted, while nobody else needs the model."""
+    snapshot = _accepted(ask.snapshot, shown)
+    ahead = replace(ask, snapshot=snapshot, popup=None, received_s=time.monotonic())
+    replaced = max(0, shown.replace - len(context.stripped))  # the rest of it is not in the suffix anyway
+    taken = replace(context, prefix=_with_popup(context.prefix, ask) + shown.text, suffix=context.suffix[replaced:])
+    key = key_of(session, document.uri, taken.prefix, taken.suffix)
+    if session.memory.recall(key):
+        return
+    body = question(session, document, ahead, taken)
+    idle = body.model_copy(update={"fimserver": body.fimserver.model_copy(update={"idle": True})})
+    answer = await session.line.complete(idle, asked=False)
+    if answer.middles:
+        middles, _ = _filtered(session, document, ahead, answer)
+        if middles:
+            session.memory.remember(key, middles)
+
+
+def _accepted(snapshot: Snapshot, shown: Suggestion) -> Snapshot:
+    """The document as it would be with a suggestion in it."""
+    row, column = snapshot.place
+    line = snapshot.lines[row]
+    grown = (line[:column] + shown.text + line[column + shown.replace :]).splitlines(keepends=True) or [""]
+    inserted = shown.text.split("\n")
+    place = Place(row + len(inserted) - 1, len(inserted[-1]) + (column if len(inserted) == 1 else 0))
+    return replace(snapshot, lines=[*snapshot.lines[:row], *grown, *snapshot.lines[row + 1 :]], place=place)
+
+
+def _typed_since(start: Place, snapshot: Snapshot) -> str:
+    """The text between the start of what the popup would replace and the cursor."""
+    same_line = start.line == snapshot.place.line
+    return snapshot.line_before[start.column :] if same_line else snapshot.line_before
+
+
+def _with_popup(prefix: str, ask: Ask) -> str:
+    """The prefix as it would be with the popup's text in it."""
+    if ask.popup is None:
+        return prefix
+    typed = _typed_since(ask.popup.start, ask.snapshot)
+    return prefix[: len(prefix) - len(typed)] + ask.popup.text
+
+
+def _sound(text: str) -> str:
+    """Text that can be sent: a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text

@@ -1,0 +1,73 @@
+"""Knows what an editor may set, live. Knows nothing of how an editor sends it.
+
+The same names in ``initializationOptions`` and in the settings section ``fimserver``, in camelCase or with underscores.
+A value that makes no sense is left out and named; the others hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pathspec import GitIgnoreSpec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+
+from fimserver.settings import Settings
+from fimserver.types import StopRule
+
+
+class Config(BaseModel):
+    """What holds for one editor window."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    enabled: bool = True
+    model: Literal["auto", "dllm", "ar"] = "auto"
+    max_tokens: int = Field(64, ge=1, le=1024)
+    temperature: float = Field(0.0, ge=0, le=2)
+    stop: StopRule = "auto"
+    deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of a request that typing triggered
+    invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of one that was asked for
+    delay_ms: float = Field(120.0, ge=0, le=2000)  # longest wait for the next key
+    candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
+    menu: Literal["auto", "always", "never"] = "auto"  # completion menu: where there is no ghost text, always, never
+    prefetch: bool = True
+    snippets: bool = True
+    exclude: tuple[str, ...] = ()  # globs, on top of the built-in ones
+    disabled_languages: tuple[str, ...] = ()  # LSP language ids
+    status: bool = False  # whether the editor understands the notification fimserver/status
+
+    @field_validator("exclude")
+    @classmethod
+    def _are_globs(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
+        GitIgnoreSpec.from_lines(globs)
+        return globs
+
+
+def from_settings(settings: Settings) -> Config:
+    """The user's own options as the start of a window's."""
+    config = Config(model=settings.model, max_tokens=settings.max_tokens, temperature=settings.temperature, stop=settings.stop)
+    if settings.deadline_ms is None:
+        return config
+    deadline_ms = min(settings.deadline_ms, 10_000.0)
+    return config.model_copy(update={"deadline_ms": deadline_ms, "invoked_deadline_ms": max(deadline_ms, 5000.0)})
+
+
+def changed(config: Config, sent: Any) -> tuple[Config, tuple[str, ...]]:
+    """``config`` with what an editor sent on top, and the names of what could not be used."""
+    if not isinstance(sent, dict):
+        return config, ()
+    values = {_name(key): value for key, value in sent.items() if value is not None and _name(key) in Config.model_fields}
+    bad: list[str] = []
+    while True:
+        try:
+            return Config.model_validate(config.model_dump() | values), tuple(bad)
+        except ValidationError as error:
+            name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
+            bad.append(_name(name))
+            del values[_name(name)]
+
+
+def _name(key: str) -> str:
+    """``maxTokens`` or ``max_tokens`` as the name of a field."""
+    return "".join("_" + char.lower() if char.isupper() else char for char in key)

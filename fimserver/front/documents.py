@@ -1,0 +1,192 @@
+r"""Knows the text of every open document exactly as the editor has it. Knows nothing of files on disk.
+
+A document is a list of lines with their ends; only ``\n``, ``\r\n`` and ``\r`` end a line (LSP 3.18). A keystroke costs
+the same in a file of ten and of fifty thousand lines. What cannot be applied makes the document dirty: from then on we
+say nothing about it until it is opened again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Encoding = Literal["utf-8", "utf-16", "utf-32"]
+
+MAX_CHARS = 8 * 1024 * 1024
+MAX_LINE_CHARS = 256 * 1024
+CONTEXT_CHARS = 64 * 1024
+
+_LINE_END = re.compile(r"\r\n?|\n")
+
+
+class Place(NamedTuple):
+    """A cursor. ``column`` counts code points."""
+
+    line: int
+    column: int
+
+
+class Edit(NamedTuple):
+    """A replacement of the text between two wire positions; ``start`` is ``None`` for the whole document."""
+
+    start: tuple[int, int] | None
+    end: tuple[int, int] | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A document and a cursor at one moment: all that a completion is computed from.
+
+    ``lines`` keep their ends. ``version`` is the one the text had when the request was received.
+    """
+
+    uri: str
+    version: int
+    language: str  # LSP language id
+    lines: Sequence[str]
+    place: Place
+
+    @property
+    def line_before(self) -> str:
+        """The cursor's line, left of the cursor."""
+        return self.lines[self.place.line][: self.place.column]
+
+    @property
+    def line_after(self) -> str:
+        """The cursor's line, right of the cursor, without its end."""
+        return self.lines[self.place.line][self.place.column :].rstrip("\r\n")
+
+    def prefix(self, limit: int = CONTEXT_CHARS) -> str:
+        """At most ``limit`` characters before the cursor, in whole lines where the first is not cut by the limit."""
+        return self._gather(range(self.place.line - 1, -1, -1), self.line_before, limit, before=True)
+
+    def suffix(self, limit: int = CONTEXT_CHARS) -> str:
+        """At most ``limit`` characters behind the cursor."""
+        rest = self.lines[self.place.line][self.place.column :]
+        return self._gather(range(self.place.line + 1, len(self.lines)), rest, limit, before=False)
+
+    def _gather(self, rows: range, first: str, limit: int, *, before: bool) -> str:
+        pieces, size = [first], len(first)
+        for row in rows:
+            if size >= limit:
+                break
+            pieces.append(self.lines[row])
+            size += len(self.lines[row])
+        return "".join(reversed(pieces))[-limit:] if before else "".join(pieces)[:limit]
+
+
+class Document:
+    """One open document."""
+
+    def __init__(self, uri: str, language: str, version: int, text: str) -> None:
+        self.uri, self.language, self.version = uri, language, version
+        self._load(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def too_large(self) -> bool:
+        """Whether working on the document would cost too much."""
+        return self.chars > MAX_CHARS or self._long_lines > 0
+
+    @property
+    def line_end(self) -> str:
+        r"""The line end of the first line, ``\n`` if there is none."""
+        first = self.lines[0]
+        return "\r\n" if first.endswith("\r\n") else first[-1] if first.endswith(("\r", "\n")) else "\n"
+
+    def change(self, version: int, edits: Sequence[Edit], encoding: Encoding) -> None:
+        """Apply edits in order. An edit that makes no sense, or an older version, makes the document dirty."""
+        if version < self.version:
+            self.dirty = True
+        self.version = version
+        for edit in edits:
+            if edit.start is None or edit.end is None:
+                self._load(edit.text)
+            else:
+                self._replace(self.place(edit.start, encoding), self.place(edit.end, encoding), edit.text)
+
+    def place(self, position: tuple[int, int], encoding: Encoding) -> Place:
+        """A wire position as a place; beyond the end of a line or the document it is moved to that end."""
+        line, units = position
+        if line >= len(self.lines):
+            return Place(len(self.lines) - 1, len(self.lines[-1]))
+        body = self.lines[line].rstrip("\r\n")
+        return Place(line, column_of(body, units, encoding))
+
+    def snapshot(self, place: Place) -> Snapshot:
+        """A copy that later edits do not change."""
+        return Snapshot(self.uri, self.version, self.language, self.lines.copy(), place)
+
+    def _load(self, text: str) -> None:
+        """The whole text, which is known again whatever was before."""
+        self.dirty = False
+        self.lines = split_lines(text)
+        self.chars = len(text)
+        self._long_lines = sum(len(line) > MAX_LINE_CHARS for line in self.lines)
+
+    def _replace(self, start: Place, end: Place, text: str) -> None:
+        if end < start:
+            self.dirty = True
+            return
+        # A line end may be made or broken where the new text meets the old: the neighbours are split again with it.
+        first, last = start.line, end.line
+        middle = self.lines[first][: start.column] + text + self.lines[last][end.column :]
+        if first > 0 and middle.startswith("\n") and self.lines[first - 1].endswith("\r"):
+            first -= 1
+            middle = self.lines[first] + middle
+        if (last + 1 < len(self.lines) and not middle.endswith(("\n", "\r"))) or (
+            last + 1 < len(self.lines) and middle.endswith("\r") and self.lines[last + 1].startswith("\n")
+        ):
+            last += 1
+            middle += self.lines[last]
+        old, new = self.lines[first : last + 1], split_lines(middle)
+        follows = last + 1 < len(self.lines)
+        if follows and (not middle.endswith(("\n", "\r")) or (middle.endswith("\r") and self.lines[last + 1].startswith("\n"))):
+            last += 1
+            middle += self.lines[last]
+        old, new = self.lines[first : last + 1], split_lines(middle)
+        if last + 1 < len(self.lines) and new[-1] == "":
+            new.pop()  # only the last line of a document may be without an end
+        self.lines[first : last + 1] = new
+        self.chars += sum(map(len, new)) - sum(map(len, old))
+        self._long_lines += sum(len(n) > MAX_LINE_CHARS for n in new) - sum(len(o) > MAX_LINE_CHARS for o in old)
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines with their ends; the last one has none and may be empty."""
+    ends = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def column_of(body: str, units: int, encoding: Encoding) -> int:
+    """Code points for ``units`` of the wire encoding; inside a character it is the character's start."""
+    if encoding == "utf-32" or body.isascii():
+        return min(units, len(body))
+    used = 0
+    for column, char in enumerate(body):
+        used += width(char, encoding)
+        if used > units:
+            return column
+    return len(body)
+
+
+def units_of(text: str, encoding: Encoding) -> int:
+    """Units of the wire encoding that ``text`` takes."""
+    if encoding == "utf-32" or text.isascii():
+        return len(text)
+    return sum(width(char, encoding) for char in text)
+
+
+def width(char: str, encoding: Encoding) -> int:
+    """Units of one character. A lone surrogate is one UTF-16 unit, or three bytes."""
+    code = ord(char)
+    if encoding == "utf-16":
+        return 1 + (code > 0xFFFF)
+    return 1 + (code > 0x7F) + (code > 0x7FF) + (code > 0xFFFF) if encoding == "utf-8" else 1

@@ -1,0 +1,71 @@
+"""Knows what a filter is given and what it gives back. Knows no filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from fimserver.reasons import Reason
+
+_LINES = 60  # of the text around that filters compare with
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Text on its way to the editor.
+
+    ``replace``: so many characters right of the cursor, on its line, make way for the text, which contains them.
+    """
+
+    text: str
+    replace: int = 0
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a text is filtered by. A filter sees it with one kind of line end, the newline.
+
+    ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this place.
+    """
+
+    prefix: str
+    suffix: str
+    language: str | None = None
+    indent_unit: str = "    "
+    reason: Reason = Reason.END
+    single_line: bool = False
+    special: tuple[str, ...] = ()
+    rejected: frozenset[str] = frozenset()
+
+    @cached_property
+    def left(self) -> str:
+        """The cursor's line, left of the cursor."""
+        return self.prefix.rsplit("\n", 1)[-1]
+
+    @cached_property
+    def right(self) -> str:
+        """The cursor's line, right of the cursor."""
+        return self.suffix.split("\n", 1)[0]
+
+    @cached_property
+    def above(self) -> list[str]:
+        """Non-blank lines above the cursor's, the nearest last."""
+        lines = self.prefix.rsplit("\n", _LINES)[1:] if self.prefix.count("\n") > _LINES else self.prefix.split("\n")
+        return [line.rstrip() for line in lines[:-1] if line.strip()]
+
+    @cached_property
+    def below(self) -> list[str]:
+        """Non-blank lines below the cursor's, the nearest first."""
+        return [line.rstrip() for line in self.suffix.split("\n", _LINES)[1 : _LINES + 1] if line.strip()]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Nothing is shown: why, and the name of the filter that said so."""
+
+    reason: Reason
+    by: str
+
+
+Filter = Callable[[Draft, Around], Draft | Reason]

@@ -1,0 +1,92 @@
+"""Knows what was suggested where, so that typing through it, deleting back to it or accepting it by words costs no model.
+
+Knows nothing of how a suggestion came about. Keyed by route, document, prefix and suffix; bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from fimserver.reasons import Reason
+
+MAX_ENTRIES = 256
+MAX_CHARS = 4_000_000
+
+
+class Key(NamedTuple):
+    """Where a suggestion belongs."""
+
+    uri: str
+    route: str  # as the user has set it
+    suffix: str
+    prefix: str
+
+
+class Middle(NamedTuple):
+    """What the model said there, after post-processing; an empty text has the reason in place of it."""
+
+    text: str
+    reason: Reason
+    route: str = ""
+    model: str = ""
+
+
+class Memory:
+    """Middles of the last few places, the newest last."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Key, tuple[Middle, ...]] = OrderedDict()
+        self._chars = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def remember(self, key: Key, middles: tuple[Middle, ...]) -> None:
+        """Keep what was found for a place, and let the oldest go."""
+        self._forget(key)
+        self._entries[key] = middles
+        self._chars += _size(key, middles)
+        while len(self._entries) > MAX_ENTRIES or (self._chars > MAX_CHARS and len(self._entries) > 1):
+            self._forget(next(iter(self._entries)))
+
+    def recall(self, key: Key) -> tuple[Middle, ...]:
+        """Middles for a place: its own, or what is left of one that was typed into. Nothing: never asked."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        for old in reversed(self._entries):
+            typed = key.prefix[len(old.prefix) :]
+            if typed and _same_place(old, key):
+                left = tuple(m._replace(text=m.text[len(typed) :]) for m in self._entries[old] if _continues(m.text, typed))
+                if left:
+                    return left
+        return ()
+
+    def forget(self, uri: str) -> None:
+        """A document was closed, or must not be known any more."""
+        for key in [key for key in self._entries if key.uri == uri]:
+            self._forget(key)
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._chars = 0
+
+    def _forget(self, key: Key) -> None:
+        middles = self._entries.pop(key, None)
+        if middles is not None:
+            self._chars -= _size(key, middles)
+
+
+def _same_place(old: Key, key: Key) -> bool:
+    """Whether ``key`` is further on in the same text."""
+    same = old.uri == key.uri and old.route == key.route and old.suffix == key.suffix
+    return same and key.prefix.startswith(old.prefix)
+
+
+def _continues(text: str, typed: str) -> bool:
+    return len(text) > len(typed) and text.startswith(typed)
+
+
+def _size(key: Key, middles: tuple[Middle, ...]) -> int:
+    return len(key.prefix) + len(key.suffix) + sum(len(middle.text) for middle in middles)

@@ -1,0 +1,219 @@
+"""Knows which files neither get nor feed completions. Knows nothing of what is secret in the others.
+
+Three lists decide by name: names that always hold secrets; names that usually do (``credentials*``), unless the extension
+says that it is source code, so that ``id_generator.py`` and ``test_credentials.py`` are completed; and names of generated
+files. Then ``.gitignore`` and ``.fimignore`` decide, from the workspace root down, as git reads them. Content decides last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from pathspec import GitIgnoreSpec
+
+from fimserver.reasons import Reason
+
+# In the language of .gitignore, in lower case, separated by blanks.
+ALWAYS_PRIVATE = """
+.env* *.env .envrc .dev.vars .flaskenv *.pem *.key *.p8 *.p12 *.pfx *.pkcs12 *.ppk *.kdb *.kdbx *.jks *.keystore *.keytab *.asc
+*.gpg *.pgp *.agekey *.ovpn *.mobileprovision .netrc _netrc .npmrc .yarnrc .yarnrc.yml .pypirc .git-credentials .gitcookies
+.pgpass .my.cnf .mylogin.cnf .htpasswd .dockercfg **/.docker/config.json .boto .s3cfg .vault-token .vault_pass* .terraformrc
+terraform.rc *.tfstate *.tfstate.* *.tfvars *.tfvars.json kubeconfig *.kubeconfig .*_history .xauthority
+.aws/ .azure/ .gcloud/ **/.config/gcloud/ **/.config/gh/ .kube/ .ssh/ .gnupg/ .password-store/
+"""
+USUALLY_PRIVATE = """
+id_* credentials* .credentials* *_credentials *_credentials.* secret secrets secret.* secrets.* .secret* *.secret *.secrets
+*-secret.* *-secrets.* *_secret.* *_secrets.* kubeconfig* service-account* service_account* passwords.* password.* token.txt
+"""
+GENERATED = """
+*.min.js *.min.mjs *.min.css *.bundle.js *.map *.lock *.lockfile *-lock.json *-lock.yaml *.lock.json npm-shrinkwrap.json go.sum
+*_pb2.py *_pb2.pyi *_pb2_grpc.py *.pb.go *.pb.cc *.pb.h *_pb.js *_pb.ts *_pb.d.ts *.g.dart *.freezed.dart *.g.cs *.designer.cs
+*.generated.* *_generated.* *.snap
+"""
+SOURCE = """
+.asm .c .cc .clj .cljs .cpp .cs .css .cu .cxx .d .dart .elm .erl .ex .exs .f90 .fs .go .groovy .h .hh .hpp .hrl .hs .html .hxx
+.java .jl .js .jsx .kt .kts .less .lua .m .mjs .ml .mli .mm .mts .nim .php .pl .pm .py .pyi .pyx .r .rb .rs .scala .scss .sol
+.svelte .swift .ts .tsx .v .vb .vhd .vue .zig
+"""
+IGNORE_FILES = (".gitignore", ".fimignore")  # the later one has the last word
+
+CHECKED_LINES, CHECKED_CHARS = 100, 32 * 1024
+LOOK_AGAIN_S = 3.0
+_MAX_IGNORE_BYTES = 128 * 1024
+_MAX_NAMES = 4096
+
+_SAYS_GENERATED = re.compile(
+    r"^\s*(?://|\#|/?\*|--|;|<!--|%|@generated)"  # only comments speak for the file
+    r"[^\n]*?(?:@generated\b|\bgenerated\b[^\n]*\bdo not (?:edit|modify)|\bdo not (?:edit|modify)\b[^\n]*\bgenerated\b"
+    r"|<auto-?generated|\b(?:auto-?|automatically |this file (?:is|was) )generated (?:by|from|file|code|with|using)\b)"
+    r"|^\s*@generated\b",
+    re.IGNORECASE,
+)
+_CONTROL = dict.fromkeys([*range(8), *range(14, 27), *range(28, 32), 127, 0xFFFD])
+
+
+class _Ignored(NamedTuple):
+    """The rules of one folder, and the state of its files that they were read from."""
+
+    looked_s: float
+    stamp: tuple[tuple[int, int], ...]
+    spec: GitIgnoreSpec
+
+
+class Privacy:
+    """Verdicts on files. ``globs`` are the user's, in the language of .gitignore; ``~`` is the home folder."""
+
+    def __init__(
+        self, roots: Sequence[Path], globs: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        both = [form for root in roots for form in (root.absolute(), Path(os.path.realpath(root)))]
+        self.roots = tuple(sorted(dict.fromkeys(both), key=lambda root: len(root.parts), reverse=True))
+        lists = (ALWAYS_PRIVATE, USUALLY_PRIVATE, GENERATED)
+        self._always, self._usually, self._generated = (GitIgnoreSpec.from_lines(names.split()) for names in lists)
+        self._source = frozenset(SOURCE.split())
+        self._globs = GitIgnoreSpec.from_lines([re.sub(r"^(!?)~/", rf"\1{Path.home().as_posix()}/", glob) for glob in globs])
+        self._clock = clock
+        self._names: dict[Path, tuple[float, Reason | None]] = {}
+        self._folders: dict[Path, _Ignored] = {}
+
+    def verdict(self, path: Path | None, lines: Sequence[str]) -> Reason | None:
+        """Why the file neither gets nor feeds completions; ``None`` when it may. Untitled documents may."""
+        return self.by_name(path) or (None if path is None else by_content(lines))
+
+    def by_name(self, path: Path | None) -> Reason | None:
+        """The part of the verdict that needs no text. A link is judged by its own name and by its target's."""
+        if path is None:
+            return None
+        now = self._clock()
+        until, reason = self._names.get(path, (now, None))
+        if until <= now:
+            if len(self._names) >= _MAX_NAMES:
+                self._names.clear()
+            real = Path(os.path.realpath(path))
+            reason = self._judge(Path(os.path.normpath(path))) or self._judge(real)
+            self._names[path] = (now + LOOK_AGAIN_S, reason)
+        return reason
+
+    def root_of(self, path: Path) -> Path | None:
+        """The innermost workspace root around a path, which may be absent from the disk."""
+        return next((root for root in self.roots if path.is_relative_to(root)), None)
+
+    def shown(self, path: Path) -> str:
+        """The path as a model may see it: from the workspace root, or the bare name, never the home folder."""
+        root = self.root_of(path)
+        return path.name if root is None else path.relative_to(root).as_posix()
+
+    def _judge(self, path: Path) -> Reason | None:
+        whole, root = _posix(path), self.root_of(path)
+        inside = _posix(path if root is None else path.relative_to(root))
+        is_source = path.suffix.lower() in self._source
+        if self._always.match_file(whole.lower()) or (not is_source and self._usually.match_file(inside.lower())):
+            return Reason.EXCLUDED
+        if self._globs.match_file(inside) or self._globs.match_file(whole):
+            return Reason.EXCLUDED
+        if root is not None and self._is_ignored(root, inside.split("/")):
+            return Reason.EXCLUDED
+        return Reason.GENERATED if self._generated.match_file(path.name.lower()) else None
+
+    def _is_ignored(self, root: Path, parts: Sequence[str]) -> bool:
+        """As git decides: the innermost file that has a rule decides, but nothing inside an ignored folder comes back."""
+        folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts))]
+        specs = [self._rules_of(folder) for folder in folders]
+        for depth in range(1, len(parts) + 1):
+            decided = None
+            for above, spec in enumerate(specs[:depth]):
+                name = "/".join(parts[above:depth]) + ("/" if depth < len(parts) else "")
+                if (include := spec.check_file(name).include) is not None:
+                    decided = include
+            if decided:
+                return True
+        return False
+
+    def _rules_of(self, folder: Path) -> GitIgnoreSpec:
+        now, known = self._clock(), self._folders.get(folder)
+        if known and now < known.looked_s + LOOK_AGAIN_S:
+            return known.spec
+        files = [folder / name for name in IGNORE_FILES]
+        stamp = tuple(_stamp(file) for file in files)
+        spec = known.spec if known and known.stamp == stamp else _read_rules(files, stamp)
+        if len(self._folders) >= _MAX_NAMES:
+            self._folders.clear()
+        self._folders[folder] = _Ignored(now, stamp, spec)
+        return spec
+
+
+def path_of(uri: str) -> Path | None:
+    """The file that a URI of any scheme names (``file``, ``git``, notebook cells); ``None`` for untitled documents."""
+    rest = uri.partition(":")[2].partition("#")[0].partition("?")[0]
+    if rest.startswith("//"):
+        rest = "/" + rest[2:].partition("/")[2]
+    name = unquote(rest)
+    if not name.startswith("/") or name == "/" or "\0" in name:
+        return None
+    return Path(name[1:] if re.match(r"/[A-Za-z]:", name) and os.name == "nt" else name)
+
+
+def by_content(lines: Sequence[str]) -> Reason | None:
+    """``GENERATED`` for text that says so, is minified or is no text. Looks at the first lines only."""
+    head, size = [], 0
+    for line in islice(lines, CHECKED_LINES):
+        head.append(line[: CHECKED_CHARS - size])
+        size += len(head[-1])
+        if size >= CHECKED_CHARS:
+            break
+    text = "".join(head)
+    controls = size - len(text.translate(_CONTROL))
+    is_binary = "\0" in text or controls > max(8, size // 50)
+    is_minified = size > 2000 and size > 500 * len(head)
+    says_so = any(_SAYS_GENERATED.match(line[:400]) for line in head[:40])
+    return Reason.GENERATED if is_binary or is_minified or says_so else None
+
+
+def _posix(path: PurePath) -> str:
+    return path.as_posix().removeprefix(path.anchor.replace("\\", "/"))
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """State of an ignore file; links and what is no file count as absent, as they do for git."""
+    try:
+        status = file.lstat()
+    except (OSError, ValueError):
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else (0, 0)
+
+
+def _read_rules(files: Iterable[Path], stamp: Sequence[tuple[int, int]]) -> GitIgnoreSpec:
+    lines: list[str] = []
+    for file, (mtime, _) in zip(files, stamp, strict=True):
+        if mtime:
+            try:
+                with file.open("rb") as stream:
+                    lines += stream.read(_MAX_IGNORE_BYTES).decode("utf-8", "replace").splitlines()
+            except OSError:
+                continue
+    return GitIgnoreSpec.from_lines(tame for line in lines if _compiles(tame := _tamed(line)))
+
+
+def _tamed(line: str) -> str:
+    """A rule that matches at once: where many wildcards would make it backtrack (ReDoS), the rule is widened."""
+    parts = [part if part.count("*") <= 3 else part[: part.index("*")] + "*" for part in line.split("/")]
+    deep = [at for at, part in enumerate(parts) if part == "**"]
+    parts = parts[: deep[2] + 1] if len(deep) > 3 else parts
+    tamed = "/".join(parts)
+    return "" if line.startswith("!") and tamed != line else tamed
+
+
+def _compiles(line: str) -> bool:
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except (ValueError, re.error):
+        return False
+    return True

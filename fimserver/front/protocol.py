@@ -1,0 +1,267 @@
+"""Knows the rules of JSON-RPC and of an LSP server's life: one answer for each request. Knows nothing of completions.
+
+pygls dispatches; around it stands what it leaves open (measured on 2.1.1): requests that cannot
+be parsed are answered, nothing is served before ``initialize`` or after ``shutdown``, errors carry no text or path, and
+handlers see a message in the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from enum import Enum
+from typing import Any
+
+from lsprotocol import types as lsp
+from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams, JsonRpcMethodNotFound
+from pygls.lsp.server import LanguageServer
+from pygls.protocol import LanguageServerProtocol, lsp_method
+
+log = logging.getLogger("fimserver.front")
+Send = Callable[[bytes], None]
+Id = int | str
+
+
+class Code(Enum):
+    """Error codes of JSON-RPC and LSP, with the words that go along."""
+
+    PARSE = (-32700, "not JSON")
+    REQUEST = (-32600, "not a request that can be served now")
+    METHOD = (-32601, "no such method")
+    PARAMS = (-32602, "the parameters do not fit the method")
+    INTERNAL = (-32603, "internal error")
+    NOT_INITIALIZED = (-32002, "not initialized")
+    CANCELLED = (-32800, "cancelled")
+
+
+class Life(Enum):
+    """Where in its life a server is."""
+
+    NEW = "new"
+    RUNNING = "running"
+    SHUT_DOWN = "shut down"
+
+
+class Protocol(LanguageServerProtocol):
+    """pygls' dispatcher with our rules in front of it. ``send`` takes bodies, ``leave`` an exit code."""
+
+    def __init__(self, server: LanguageServer, converter: Any) -> None:
+        super().__init__(server, converter)
+        self.life = Life.NEW
+        self.send: Send = lambda _: None
+        self.leave: Callable[[int], None] = lambda _: None
+        self.on_bad_params: Callable[[str, Any], None] = lambda _method, _params: None
+
+    def receive(self, body: bytes) -> None:
+        """One message from the editor."""
+        try:
+            message = json.loads(body)
+        except (ValueError, RecursionError):
+            self._refuse(None, Code.PARSE)
+            return
+        if not isinstance(message, dict):
+            self._refuse(None, Code.REQUEST)
+        elif isinstance(method := message.get("method"), str):
+            self._called(method, message)
+        elif "id" in message and ("result" in message or "error" in message):
+            self._answered(message)
+        else:
+            self._refuse(_id_of(message), Code.REQUEST)
+
+    def _called(self, method: str, message: dict[str, Any]) -> None:
+        is_request = "id" in message
+        if is_request and _id_of(message) is None:
+            self._refuse(None, Code.REQUEST)
+        elif (refusal := self._refusal(method)) is not None:
+            if is_request:
+                self._refuse(_id_of(message), refusal)
+        else:
+            self._dispatch(method, message, is_request=is_request)
+
+    def _refusal(self, method: str) -> Code | None:
+        """Why a method cannot be served at this point of the server's life."""
+        if method == lsp.EXIT:
+            return None
+        if self.life is Life.NEW:
+            return None if method == lsp.INITIALIZE else Code.NOT_INITIALIZED
+        return Code.REQUEST if self.life is Life.SHUT_DOWN or method == lsp.INITIALIZE else None
+
+    def _dispatch(self, method: str, message: dict[str, Any], *, is_request: bool) -> None:
+        if method == lsp.EXIT:
+            self.leave(0 if self.life is Life.SHUT_DOWN else 1)
+            return
+        try:
+            structured = self._structured(method, message, is_request=is_request)
+        except Exception:  # noqa: BLE001 - cattrs raises many kinds
+            self.on_bad_params(method, message.get("params"))
+            if is_request:
+                self._refuse(message["id"], Code.PARAMS)
+            return
+        if method == lsp.INITIALIZE:
+            self.life = Life.RUNNING
+        elif method == lsp.SHUTDOWN:
+            self.life = Life.SHUT_DOWN
+        self.handle_message(structured)
+
+    def _structured(self, method: str, message: dict[str, Any], *, is_request: bool) -> Any:
+        """The message as a type of lsprotocol; methods of our own keep their parameters as they are."""
+        kind = self.get_message_type(method)
+        message = {"jsonrpc": "2.0", **message}
+        if method == lsp.TEXT_DOCUMENT_INLINE_COMPLETION and isinstance(message.get("params"), dict):
+            automatic = {"triggerKind": lsp.InlineCompletionTriggerKind.Automatic.value}
+            message["params"] = {"context": automatic, **message["params"]}
+        if kind is None:
+            from pygls.protocol.json_rpc import JsonRPCNotification, JsonRPCRequestMessage  # noqa: PLC0415
+
+            params = message.get("params")
+            if is_request:
+                return JsonRPCRequestMessage(id=message["id"], method=method, jsonrpc="2.0", params=params)
+            return JsonRPCNotification(method=method, jsonrpc="2.0", params=params)
+        return self._converter.structure(message, kind)
+
+    def _answered(self, message: dict[str, Any]) -> None:
+        """The editor's answer to a request of ours. What we did not ask is ignored."""
+        msg_id = _id_of(message)
+        future = None if msg_id is None else self._request_futures.pop(msg_id, None)
+        if msg_id is None or future is None or future.done():
+            return
+        kind = self._result_types.pop(msg_id, None)
+        try:
+            if "error" in message:
+                future.set_exception(JsonRpcException("the editor refused"))
+            else:
+                future.set_result(self._converter.structure(message, kind).result if kind else message["result"])
+        except Exception as error:  # noqa: BLE001 - an answer that does not fit is an error of the editor
+            future.set_exception(JsonRpcException(type(error).__name__))
+
+    def handle_message(self, message: Any) -> None:
+        self._shutdown = False  # our own life says what may pass
+        super().handle_message(message)
+
+    def _execute_handler(
+        self,
+        msg_id: Id,
+        handler: Callable[..., Any],
+        callback: Callable[[Any], None],
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Run a handler at once, up to its first await: it sees the documents as they were when its message came."""
+        if inspect.isgeneratorfunction(handler):
+            super()._execute_handler(msg_id, handler, callback, args, kwargs)
+            return
+        future: Any = Future()
+        try:
+            result = handler(*(args or ()), **(kwargs or {}))
+            if inspect.iscoroutine(result):
+                future = asyncio.ensure_future(result)
+                self._request_futures[msg_id] = future
+                future.add_done_callback(lambda _: self._request_futures.pop(msg_id, None))
+            else:
+                future.set_result(result)
+        except BaseException as error:  # noqa: BLE001 - every request has to be answered
+            future.set_exception(error)
+        future.add_done_callback(callback)
+
+    def _send_handler_result(self, future: Any, *, msg_id: Id) -> None:
+        self._request_futures.pop(msg_id, None)
+        if future.cancelled():
+            self._refuse(msg_id, Code.CANCELLED)
+        elif (error := future.exception()) is None:
+            self._send_response(msg_id, result=future.result())
+        elif isinstance(error, JsonRpcException) and error.code == Code.PARAMS.value[0]:
+            self._refuse(msg_id, Code.PARAMS)
+        else:
+            log.error("a handler failed: %s", type(error).__name__)
+            self._refuse(msg_id, Code.INTERNAL, type(error).__name__)
+
+    def _check_handler_result(self, future: Any) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.error("a notification failed: %s", type(error).__name__)
+
+    def _handle_request(self, msg_id: Id, method_name: str, params: Any) -> None:
+        try:
+            self._get_handler(method_name)
+        except JsonRpcMethodNotFound:
+            self._refuse(msg_id, Code.METHOD)
+            return
+        super()._handle_request(msg_id, method_name, params)
+
+    def _handle_cancel_notification(self, msg_id: Id) -> None:
+        """The request's own callback takes it off the table, and answers."""
+        if (future := self._request_futures.get(msg_id)) is not None:
+            future.cancel()
+
+    def _handle_notification(self, method_name: str, params: Any) -> None:
+        """As pygls does, without its future for each notification that is never taken away again."""
+        if method_name == lsp.CANCEL_REQUEST:
+            self._handle_cancel_notification(params.id)
+            return
+        try:
+            handler = self._get_handler(method_name)
+        except JsonRpcMethodNotFound:
+            return
+        self._execute_handler(f"notification {id(params)}", handler, self._check_handler_result, (params,))
+
+    def _refuse(self, msg_id: Id | None, code: Code, detail: str = "") -> None:
+        number, words = code.value
+        error = {"code": number, "message": f"{words}: {detail}" if detail else words}
+        self._send_body({"jsonrpc": "2.0", "id": msg_id, "error": error})
+
+    def _send_data(self, data: Any) -> None:
+        self._send_body(self._converter.unstructure(data, unstructure_as=type(data)))
+
+    def _send_body(self, message: Any) -> None:
+        """As JSON that every reader takes: no NaN, no lone surrogates."""
+        text = json.dumps(message, default=self._serialize_message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        self.send(text.encode("utf-8", "replace"))
+
+    @lsp_method(lsp.SHUTDOWN)
+    def lsp_shutdown(self, *_: Any) -> Any:
+        """Every request that still waits is answered as cancelled."""
+        for future in list(self._request_futures.values()):
+            future.cancel()
+
+    @lsp_method(lsp.WORKSPACE_EXECUTE_COMMAND)
+    def lsp_workspace__execute_command(self, params: lsp.ExecuteCommandParams) -> Any:
+        """Commands take their arguments as they come, too few or too many."""
+        if (command := self.fm.commands.get(params.command)) is None:
+            raise JsonRpcInvalidParams
+        return command(*(params.arguments or ()))
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
+    def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> Any:
+        return self._to_feature(lsp.TEXT_DOCUMENT_DID_OPEN, params)
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
+    def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> Any:
+        return self._to_feature(lsp.TEXT_DOCUMENT_DID_CHANGE, params)
+
+    @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
+    def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> Any:
+        return self._to_feature(lsp.TEXT_DOCUMENT_DID_CLOSE, params)
+
+    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_OPEN)
+    def lsp_notebook_document__did_open(self, params: lsp.DidOpenNotebookDocumentParams) -> Any:
+        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_OPEN, params)
+
+    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CHANGE)
+    def lsp_notebook_document__did_change(self, params: lsp.DidChangeNotebookDocumentParams) -> Any:
+        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_CHANGE, params)
+
+    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CLOSE)
+    def lsp_notebook_document__did_close(self, params: lsp.DidCloseNotebookDocumentParams) -> Any:
+        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_CLOSE, params)
+
+    def _to_feature(self, method: str, params: Any) -> Any:
+        """Our mirror instead of pygls' workspace."""
+        return self.fm.features[method](params) if method in self.fm.features else None
+
+
+def _id_of(message: dict[str, Any]) -> Id | None:
+    found = message.get("id")
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else None

@@ -1,0 +1,97 @@
+"""Knows the requests for suggestions, for ghost text and for the completion menu. Knows nothing of how they are made.
+
+The snapshot is taken when the message comes, before the first await. No failure becomes a popup: the answer is an empty
+list, and the reason is there for ``fimserver/explain``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types as lsp
+
+from fimserver.errors import FimError
+from fimserver.front import items
+from fimserver.front.complete import Ask, Popup, complete
+from fimserver.front.session import Outcome, Suggestion
+from fimserver.front.status import show_status
+from fimserver.reasons import Reason
+
+if TYPE_CHECKING:
+    from fimserver.front.server import Server
+
+log = logging.getLogger("fimserver.front")
+
+
+def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any:
+    """A coroutine, made after the snapshot was taken."""
+    invoked = params.context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
+    ask = _ask(server, params, invoked=invoked, popup=params.context.selected_completion_info)
+    if ask is None:
+        server.session.note(Outcome(reason=Reason.NOT_OPEN, uri=params.text_document.uri))
+        return lsp.InlineCompletionList(items=[])
+    return _inline(server, ask)
+
+
+async def _inline(server: Server, ask: Ask) -> lsp.InlineCompletionList:
+    suggestions = await suggest(server, ask)
+    start = ask.popup.start if ask.popup else None
+    return items.inline_list(ask.snapshot, suggestions, server.session.encoding, start, from_line_start=server.from_line_start)
+
+
+def menu_completion(server: Server, params: lsp.CompletionParams) -> Any:
+    """The same for the completion menu."""
+    kind = params.context.trigger_kind if params.context else lsp.CompletionTriggerKind.Invoked
+    ask = _ask(server, params, invoked=kind == lsp.CompletionTriggerKind.Invoked)
+    return _menu(server, ask) if ask else lsp.CompletionList(is_incomplete=False, items=[])
+
+
+async def _menu(server: Server, ask: Ask) -> lsp.CompletionList:
+    suggestions = await suggest(server, ask)
+    return items.menu_list(ask.snapshot, suggestions, server.session.encoding, insert_replace=server.insert_replace)
+
+
+def _ask(server: Server, params: Any, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None) -> Ask | None:
+    """The request with the document as it is now; ``None`` where the document is not open."""
+    document = server.session.documents.get(params.text_document.uri)
+    if document is None:
+        return None
+    encoding = server.session.encoding
+    place = document.place((params.position.line, params.position.character), encoding)
+    selected = None
+    if popup is not None:
+        start = popup.range.start
+        selected = Popup(document.place((start.line, start.character), encoding), popup.text)
+    return Ask(document.snapshot(place), invoked, time.monotonic(), selected)
+
+
+async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...]:
+    """Suggestions for a request. Whatever fails is a reason, never an error."""
+    session, uri = server.session, ask.snapshot.uri
+    try:
+        outcome = await complete(session, ask)
+    except FimError as error:
+        outcome = Outcome(reason=Reason.FAILED, message=str(error), uri=uri)
+        session.note(outcome)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the editor
+        log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback may quote text
+        outcome = Outcome(reason=Reason.FAILED, message=type(error).__name__, uri=uri)
+        session.note(outcome)
+    if outcome.suggestions:
+        _offered(server, outcome, ask)
+    show_status(server, outcome)
+    return outcome.suggestions
+
+
+def _offered(server: Server, outcome: Outcome, ask: Ask) -> None:
+    document = server.session.documents.get(outcome.uri)
+    if document is not None:
+        start = ask.popup.start if ask.popup else ask.snapshot.place
+        for suggestion in outcome.suggestions:
+            server.session.acceptance.offer(suggestion.suggestion_id, document, start, suggestion.text, _route(outcome))
+
+
+def _route(outcome: Outcome) -> str:
+    return outcome.usage.route if outcome.usage else outcome.source

@@ -1,0 +1,28 @@
+"""Knows how to cut the text near a cursor so that what is left can be parsed. Knows no parser."""
+
+import re
+
+WINDOW_CHARS = 20_000  # of each side of the cursor
+
+# Where a window may begin or end: before a line that is not indented and closes nothing.
+_TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*])")
+
+
+def window(prefix: str, suffix: str) -> tuple[str, str]:
+    """The text near the cursor, cut before top-level lines, or at least before lines, so that no block is torn."""
+    if len(prefix) > WINDOW_CHARS:
+        prefix = prefix[-WINDOW_CHARS:]
+        top = _TOP_LEVEL.search(prefix)
+        prefix = prefix[(top.end() if top else prefix.find("\n") + 1) :]
+    if len(suffix) > WINDOW_CHARS:
+        suffix = suffix[:WINDOW_CHARS]
+        tops = [match.end() for match in _TOP_LEVEL.finditer(suffix)]
+        suffix = suffix[: (tops[-1] if tops else suffix.rfind("\n") + 1)]
+    return prefix, suffix
+
+
+def near(prefix: str, suffix: str, before: int, after: int) -> tuple[str, str]:
+    """The last ``before`` lines of the prefix and the first ``after`` lines of the suffix, within a window's size."""
+    above = prefix[-WINDOW_CHARS:].rsplit("\n", before)
+    below = suffix[:WINDOW_CHARS].split("\n", after)
+    return "\n".join(above[-before:]), "\n".join(below[:after])
