@@ -20,7 +20,7 @@ types: $(VENV)/check
 	$(BIN)/mypy
 
 pytest: $(VENV)/check
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 bench: $(VENV)/run
 	$(BIN)/python -m tests.bench.engines
