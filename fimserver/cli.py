@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a model or a row failed, 2 the command or its input cannot
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -66,8 +67,11 @@ def main(context: click.Context, /, **flags: Any) -> None:
                 f"--{given[0].replace('_', '-')} belongs behind the command: fimserver {context.invoked_subcommand} …"
             )
         return
+    gc.disable()  # what is made while importing stays: collecting it costs an eighth of the time to start
     from fimserver.front.stdio import run_stdio  # noqa: PLC0415 - the other commands need no language server
 
+    gc.freeze()
+    gc.enable()
     if sys.stdin.isatty():
         click.echo("fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help", err=True)
     sys.exit(run_stdio(_settings(flags)))
@@ -201,10 +205,13 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
     _log_to_stderr()
     settings = _settings(flags)
     token = settings.token or make_token()
-    if not settings.token:
-        click.echo(f"FIMSERVER_TOKEN={token}")
-    click.echo(f"serving http://{address} (fimserver --connect http://{address})", err=True)
-    sys.exit(run_tcp(settings, address, token, frozenset(hosts)))
+
+    def bound() -> None:
+        if not settings.token:
+            click.echo(f"FIMSERVER_TOKEN={token}")
+        click.echo(f"serving http://{address} (fimserver --connect http://{address})", err=True)
+
+    sys.exit(run_tcp(settings, address, token, frozenset(hosts), bound))
 
 
 @main.command()

@@ -20,7 +20,8 @@ def runtime_folder() -> Path:
     """A folder that only this user can enter. Raises ``InputError`` where someone else owns it."""
     folder = platformdirs.user_runtime_path("fimserver")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    owners = folder.stat().st_uid, folder.parent.stat().st_uid
+    if owners[0] != os.getuid() or owners[1] not in {0, os.getuid()}:
         raise InputError(f"{folder} belongs to another user: set XDG_RUNTIME_DIR to a folder of yours")
     folder.chmod(0o700)
     return folder

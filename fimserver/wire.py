@@ -42,7 +42,7 @@ class Extension(_Body):
 
     route: Literal["auto", "dllm", "ar"] = "auto"
     stop: StopRule | None = None
-    deadline_ms: float | None = Field(None, gt=0, le=600_000)
+    deadline_ms: float | None = Field(None, gt=0, le=120_000)
     session: Id = ""
     document: Id = ""
     path: Annotated[str, Field(max_length=1000)] = ""

@@ -19,7 +19,7 @@ class ScriptedHost:
         self.engines = FakeEngines()
         self.scheduler = Scheduler(load or (lambda: self.engines))
         self.host = Host(Settings(), self.scheduler, token, allowed_hosts)
-        self._listener = socket.socket()
+        self._listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on: 40 ms an answer
         self._listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(make_app(self.host), log_config=None, access_log=False, lifespan="off", http="httptools")

@@ -122,6 +122,10 @@ class Models:
             self._cards[route] = card
         return self._cards[route]
 
+    def served(self) -> Mapping[Route, str]:
+        """The name of each route's model."""
+        return {route: self.card(route).name for route in ENGINES}
+
     def engine(self, route: Route) -> Engine:
         """The engine of a route; loads its model at the first call."""
         if route not in self._engines:

@@ -23,8 +23,9 @@ def fault_of(error: BaseException) -> Fault:
     """What an exception out of an engine means."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return Fault.MEMORY
-    text = f"{type(error).__name__} {error}"
-    return Fault.DEVICE if any(word in text for word in ("CUDA", "cuBLAS", "cuDNN", "AcceleratorError")) else Fault.REQUEST
+    # Only a RuntimeError is torch's: others may quote what a user wrote.
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuBLAS", "cuDNN"))
+    return Fault.DEVICE if told or type(error).__name__ == "AcceleratorError" else Fault.REQUEST
 
 
 def free_memory() -> None:

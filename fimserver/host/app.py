@@ -30,7 +30,7 @@ from fimserver.settings import Settings
 from fimserver.types import ROUTES, Budget, Request
 from fimserver.wire import DONE, MAX_BODY_BYTES, CompletionBody, Piece, Usage, finish_reason, read_body
 
-GRACE_MS = 50  # what an engine gets after the deadline to hand over what is good
+GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
 HARD_DEADLINE_MS = 120_000
 CONTEXT_CHARS = 64 * 1024  # each side; what is further away is not even tokenised
 
@@ -84,7 +84,7 @@ async def health(host: Host, _: HttpRequest) -> Response:
 
 async def models(host: Host, _: HttpRequest) -> Response:
     """The names that ``model`` may have."""
-    names = ["auto", *ROUTES, *dict.fromkeys(filter(None, map(host.settings.card, ROUTES)))]
+    names = ["auto", *ROUTES, *dict.fromkeys(host.scheduler.served.values())]
     return JSONResponse({"object": "list", "data": [{"id": n, "object": "model", "owned_by": "fimserver"} for n in names]})
 
 
@@ -136,7 +136,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
     job = Job(
         key=(known.session, f"{known.document}\0idle" if known.idle else known.document or uuid.uuid4().hex),
         request=request,
-        pin=_pin(settings, body),
+        pin=_pin(host, body),
         budget=Budget.of_ms(deadline_ms),
         sink=lambda piece: _put(loop, answers, piece),
         choices=body.n,
@@ -155,15 +155,15 @@ def _put(loop: asyncio.AbstractEventLoop, answers: Answers, piece: Piece | None)
         return
 
 
-def _pin(settings: Settings, body: CompletionBody) -> Any:
+def _pin(host: Host, body: CompletionBody) -> Any:
     """The route that the caller, or else the user, wants. Raises ``InputError`` for a model that is not served here."""
     pin = body.fimserver.route
     if body.model in {"", "auto", "fimserver"}:
-        return settings.model if pin == "auto" else pin
+        return host.settings.model if pin == "auto" else pin
     for route in ROUTES:
-        if body.model in {route, settings.card(route)}:
+        if body.model in {route, host.scheduler.served.get(route)}:
             return route if pin == "auto" else pin
-    served = "auto, dllm, ar" + "".join(f", {name}" for name in map(settings.card, ROUTES) if name)
+    served = ", ".join(dict.fromkeys(["auto", *ROUTES, *host.scheduler.served.values()]))
     what = "is served only when the host is started with it" if body.model in read_cards() else "is not known"
     raise InputError(f"model {body.model!r} {what}: use one of {served}")
 
@@ -248,12 +248,18 @@ def _refusal(host: Host, request: HttpRequest) -> Response | None:
         return None
     if "origin" in request.headers:
         return _error(403, "requests of web pages are not served")
-    if request.url.hostname not in host.allowed_hosts:
+    if _name(request.headers.get("host", "")) not in host.allowed_hosts:
         return _error(403, "the Host header names another machine: start with --allow-host NAME")
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode(), host.token.encode()):
         return _error(401, "the token is missing or wrong: send Authorization: Bearer TOKEN")
     return None
+
+
+def _name(host_header: str) -> str:
+    """A Host header without its port. Starlette's own reading takes a malformed one for the address that we listen on."""
+    name, _, port = host_header.lower().rpartition(":")
+    return (name if port.isdecimal() else host_header.lower()).removeprefix("[").removesuffix("]")
 
 
 def _error(status: int, message: str) -> Response:

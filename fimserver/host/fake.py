@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,3 +52,6 @@ class FakeEngines:
 
     def engine(self, route: Route) -> FakeEngine:
         return FakeEngine(self, route)
+
+    def served(self) -> Mapping[Route, str]:
+        return {"dllm": "fake", "ar": "fake"}

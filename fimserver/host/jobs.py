@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -31,6 +31,10 @@ class Engines(Protocol):
         """The engine of a route, loaded. Raises ``FimError``."""
         ...
 
+    def served(self) -> Mapping[Route, str]:
+        """The name of each route's model."""
+        ...
+
 
 @dataclass
 class Job:
@@ -46,6 +50,7 @@ class Job:
     warm: bool = False
     idle: bool = False
     superseded: bool = False
+    overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
     received: float = field(default_factory=time.perf_counter)
 
     def cancel(self, *, superseded: bool = False) -> None:
@@ -70,7 +75,7 @@ def run_job(engines: Engines, job: Job) -> Iterator[Piece]:
             return
         usage = Usage(
             route=route,
-            model="",
+            model=engines.served().get(route, ""),
             reason=Reason.FAILED,
             why=chosen.why if route == chosen.route else "another candidate",
             queue_ms=_ms_since(job.received),
@@ -123,7 +128,6 @@ def _guarded(engines: Engines, job: Job, index: int, request: Request, usage: Us
 
 def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Piece]:
     engine = engines.engine(usage.route)
-    usage = usage.model_copy(update={"model": engine.card.name})
     if job.warm:
         engine.warm(request, job.budget)
         yield Piece(index=index, usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END}))

@@ -11,7 +11,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -24,7 +26,7 @@ from fimserver.settings import Settings
 from fimserver.types import ROUTES
 
 log = logging.getLogger("fimserver.host")
-DEVICE_LOST = 3  # exit code
+DEVICE_LOST = 3  # exit code, also where a device does not answer any more
 BACKLOG = 128
 POLL_S = 0.05
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -63,20 +65,28 @@ def run_host(settings: Settings, path: Path | None = None) -> int:
 
 
 def _bind(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
     except OSError as error:
-        listener.close()
         raise InputError(f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours") from None
     finally:
         os.umask(mask)
+
+
+def _bound(listener: socket.socket, address: Any) -> socket.socket:
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
-def run_tcp(settings: Settings, address: str, token: str, allowed_hosts: frozenset[str]) -> int:
-    """Serve TCP to whoever has the token. Raises ``InputError``."""
+def run_tcp(
+    settings: Settings, address: str, token: str, allowed_hosts: frozenset[str], bound: Callable[[], None] = lambda: None
+) -> int:
+    """Serve TCP to whoever has the token. ``bound`` is called when the address is ours. Raises ``InputError``."""
     name, _, port = address.rpartition(":")
     name = name.strip("[]") or "127.0.0.1"
     if not port.isdecimal() or int(port) > 65535:
@@ -85,9 +95,10 @@ def run_tcp(settings: Settings, address: str, token: str, allowed_hosts: frozens
         family, kind, proto, _, where = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
+        _bound(listener, where)
     except (OSError, UnicodeError) as error:
         raise InputError(f"--listen {address}: {getattr(error, 'strerror', None) or 'not the name of a machine'}") from None
+    bound()
     names = frozenset(map(str.lower, allowed_hosts | {name}))
     return _serve(settings, listener, token=token, allowed_hosts=names | LOOPBACK)
 
@@ -135,8 +146,11 @@ async def _until_told(server: uvicorn.Server, listener: socket.socket, host: Hos
 
 
 async def _watch(server: uvicorn.Server, host: Host, idle_exit_s: float) -> None:
-    """End an idle host. Whatever ends it, end its jobs too, so that it need not wait for them."""
+    """End an idle host, and one that hangs. Whatever ends it, end its jobs too, so that it need not wait for them."""
     while not server.should_exit:
+        if host.scheduler.hangs:
+            log.error("the device does not answer")
+            os._exit(DEVICE_LOST)
         if idle_exit_s and not any(host.scheduler.depth) and time.monotonic() >= host.last_used + idle_exit_s:
             server.should_exit = True
         await asyncio.sleep(POLL_S)

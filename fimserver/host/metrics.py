@@ -35,6 +35,9 @@ class Metrics:
 
     def observe(self, usage: Usage) -> None:
         """Count one finished choice."""
+        if not usage.model:  # it never ran: no route has earned it
+            self._choices.labels("none", usage.reason).inc()
+            return
         self._choices.labels(usage.route, usage.reason).inc()
         self._tokens.labels(usage.route).inc(usage.tokens)
         self._forwards.labels(usage.route).inc(usage.forwards)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
 from fimserver.host.jobs import DeviceLostError, Engines, Job, Key, run_job, where
 from fimserver.reasons import Reason
+from fimserver.types import Route
 from fimserver.wire import Piece, Usage
 
 log = logging.getLogger("fimserver.host")
 MAX_WAITING = 64
+HANG_S = 30.0
 
 
 class Scheduler:
@@ -28,6 +31,7 @@ class Scheduler:
     def __init__(self, load: Callable[[], Engines], on_device_lost: Callable[[], None] = lambda: None) -> None:
         self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
         self.problem = ""
+        self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
         self._load, self._on_device_lost = load, on_device_lost
         self._waiting: dict[Key, Job] = {}
         self._running: Job | None = None
@@ -53,6 +57,17 @@ class Scheduler:
         self._thread.join(timeout_s)
 
     @property
+    def hangs(self) -> bool:
+        """Whether the running job has gone on long after it was to stop: no forward pass takes so long."""
+        job = self._running
+        if job is None or not job.budget.spent():
+            return False
+        if job.overdue_since is None:
+            job.overdue_since = time.monotonic()
+            return False
+        return time.monotonic() - job.overdue_since > HANG_S
+
+    @property
     def depth(self) -> tuple[int, int]:
         """Jobs running and waiting."""
         return int(self._running is not None), len(self._waiting)
@@ -60,15 +75,15 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Put a job in. What it makes pointless is answered at once, or stops within one forward pass."""
         with self._changed:
-            closed = self._closed
-            dropped = [] if closed else [self._waiting.pop(key) for key in self._pointless(job)]
-            if self._running and (self._running.key == job.key or self._running.idle):
-                self._running.cancel(superseded=True)
-            if not closed:
+            refusal = self._refusal(job)
+            dropped = [] if refusal else [self._waiting.pop(key) for key in self._pointless(job)]
+            if not refusal:
+                if self._running and (self._running.key == job.key or self._running.idle):
+                    self._running.cancel(superseded=True)
                 self._waiting[job.key] = job
                 self._changed.notify()
-        if closed:
-            answer(job, Reason.CANCELLED)
+        if refusal:
+            answer(job, refusal)
         for old in dropped:
             old.cancel(superseded=True)
             answer(old, Reason.SUPERSEDED)
@@ -82,6 +97,14 @@ class Scheduler:
                 del self._waiting[job.key]
         if waits:
             answer(job, Reason.CANCELLED)
+
+    def _refusal(self, job: Job) -> Reason | None:
+        """Why a job is not taken: the host closes, or a warm-up comes behind the request that it was for."""
+        if self._closed:
+            return Reason.CANCELLED
+        rivals = (self._waiting.get(job.key), self._running)
+        late = job.warm and any(rival is not None and rival.key == job.key and not rival.warm for rival in rivals)
+        return Reason.SUPERSEDED if late else None
 
     def _pointless(self, job: Job) -> list[Key]:
         """Waiting jobs that have to go for ``job``: its document's, idle ones, and the oldest where the queue is full.
@@ -101,7 +124,7 @@ class Scheduler:
             log.error("loading failed: %s", where(error))  # noqa: TRY400
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
-            self.state = None
+            self.served, self.state = engines.served(), None
             self._work(engines)
         while (job := self._next()) is not None:
             answer(job, self.state or Reason.FAILED, self.problem)

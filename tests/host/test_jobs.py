@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fimserver.engine import faults
 from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
@@ -14,7 +15,7 @@ from fimserver.reasons import Reason
 from fimserver.types import Budget, Request
 
 
-class PanicException(BaseException):  # noqa: N818 - the name that the tokenizers of Hugging Face give it
+class PanicException(BaseException):
     """What a panic of Rust looks like: no ``Exception``."""
 
 

@@ -20,10 +20,10 @@ PATIENCE_S = 10.0
 class Ask:
     """A job and what came out of it."""
 
-    def __init__(self, name, *, session="s", idle=False):
+    def __init__(self, name, *, session="s", idle=False, warm=False):
         self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()
         document = f"{name[0]}\0idle" if idle else name[0]  # a1 and a2 are of one document
-        self.job = Job((session, document), Request(name, ""), "ar", Budget(), self._sink, idle=idle)
+        self.job = Job((session, document), Request(name, ""), "ar", Budget(), self._sink, idle=idle, warm=warm)
 
     def _sink(self, piece):
         if piece is None:
@@ -176,6 +176,25 @@ def test_idle_work_stops_nothing_not_even_of_its_document(world):
     assert [running.reason, waiting.reason, spare.reason] == [Reason.END] * 3
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_warm_up_does_not_stop_the_request_that_it_was_for(world, waits):
+    asks = [world.runs("b"), world.asks("a")] if waits else [world.runs("a")]
+    late = world.asks("a", warm=True)
+    assert late.answered
+    assert late.reason is Reason.SUPERSEDED
+    world.lets_go()
+    assert [ask.reason for ask in asks] == [Reason.END] * len(asks)
+    assert not world.engines.warmed
+
+
+def test_a_request_stops_the_warm_up_of_its_document(world):
+    running, warm = world.runs("b"), world.asks("a", warm=True)
+    ask = world.asks("a")
+    assert warm.reason is Reason.SUPERSEDED
+    world.lets_go()
+    assert [running.reason, ask.reason] == [Reason.END] * 2
+
+
 def test_a_full_queue_drops_the_oldest_and_never_for_idle_work(world, monkeypatch):
     monkeypatch.setattr(schedule, "MAX_WAITING", 2)
     running, *waiting = [world.runs("a"), *map(world.asks, "bc")]
@@ -264,14 +283,13 @@ def test_an_error_while_memory_is_freed_means_a_lost_device(monkeypatch, caplog)
 
 
 def test_requests_wait_for_the_models():
-    loaded, world = threading.Event(), None
+    loaded, engines = threading.Event(), FakeEngines(lambda _request, _route: iter(["x"]))
 
     def load():
         assert loaded.wait(PATIENCE_S)
-        return world.engines
+        return engines
 
     with World(load) as world:
-        world.lets_go()
         ask = world.asks("a")
         assert world.scheduler.state is Reason.LOADING
         assert not ask.answered
@@ -316,3 +334,12 @@ def test_closing_ends_everything_and_refuses_the_rest(world):
     world.steps_once()
     assert {ask.reason for ask in (running, waiting, late)} == {Reason.CANCELLED}
     assert world.began == ["a"]
+
+
+def test_a_job_that_runs_on_long_after_its_end_is_a_hang(world, monkeypatch):
+    monkeypatch.setattr(schedule, "HANG_S", 0.0)
+    ask = world.runs("a1")
+    assert not world.scheduler.hangs
+    ask.job.cancel()
+    assert not world.scheduler.hangs  # seen for the first time
+    assert world.scheduler.hangs

@@ -1,0 +1,285 @@
+"""The sockets of a host: private, one of a kind, taken over from the dead, and gone when it goes."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+
+from fimserver import cli, places
+from fimserver.errors import InputError
+from fimserver.host import listen
+from fimserver.host.fake import FakeEngines
+from fimserver.host.listen import run_host, run_tcp
+from fimserver.places import socket_path
+from fimserver.settings import Settings
+
+PATIENCE_S = 30.0
+ROOT = Path(__file__).parent.parent.parent
+FOREVER, A_MOMENT = 60.0, 0.2 / 60  # minutes
+
+
+def until(true):
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def connects(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def client(path):
+    transport = httpx2.HTTPTransport(uds=str(path))
+    return httpx2.Client(base_url="http://localhost", transport=transport, timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def runtime(tmp_path, monkeypatch):
+    """A runtime directory of our own; the names of sockets may not be long."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path
+
+
+class Hosted:
+    """``run_host`` on scripted engines, in a thread."""
+
+    def __init__(self, monkeypatch, *steps, minutes=FOREVER):
+        engines = FakeEngines(lambda _request, _route: iter(steps))
+        monkeypatch.setattr(listen, "load_models", lambda _: engines)
+        self.settings = Settings(idle_exit_minutes=minutes)
+        self.path, self.code = socket_path(self.settings), None
+        self._servers, make = [], listen.uvicorn.Server
+        monkeypatch.setattr(listen.uvicorn, "Server", lambda config: self._servers.append(make(config)) or self._servers[-1])
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        self.code = run_host(self.settings)
+
+    def __enter__(self):
+        self._thread.start()
+        until(lambda: connects(self.path))
+        return self
+
+    def __exit__(self, *_):
+        self._servers[0].should_exit = True
+        self.ends()
+
+    def ends(self):
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        return self.code
+
+
+def test_only_this_user_can_reach_it(runtime, monkeypatch):
+    mask = os.umask(0)
+    try:
+        with Hosted(monkeypatch) as hosted, client(hosted.path) as http:
+            assert http.get("/v1/models").status_code == 200
+            assert stat.S_IMODE(hosted.path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(hosted.path.parent.stat().st_mode) == 0o700
+            assert hosted.path.parent.parent == runtime
+            assert os.umask(0) == 0  # as it was
+    finally:
+        os.umask(mask)
+    assert not hosted.path.exists()
+
+
+def test_a_folder_that_others_may_enter_is_closed_to_them(runtime, monkeypatch):
+    (runtime / "fimserver").mkdir(mode=0o777)
+    (runtime / "fimserver").chmod(0o777)
+    with Hosted(monkeypatch) as hosted:
+        assert stat.S_IMODE(hosted.path.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_another_user_is_refused(runtime, monkeypatch):
+    monkeypatch.setattr(places.os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(InputError, match="XDG_RUNTIME_DIR"):
+        run_host(Settings())
+
+
+def test_a_second_host_leaves_at_once(runtime, monkeypatch):
+    with Hosted(monkeypatch) as hosted:
+        assert run_host(hosted.settings) == 0
+        assert connects(hosted.path)
+
+
+def test_other_models_mean_another_host(runtime):
+    assert socket_path(Settings(ar_card="nano")) != socket_path(Settings()) == socket_path(Settings(max_tokens=7))
+
+
+def test_a_path_that_no_socket_can_have_is_said(runtime):
+    with pytest.raises(InputError, match="XDG_RUNTIME_DIR"):
+        run_host(Settings(), runtime / ("s" * 200))
+
+
+def test_nobody_uses_it_so_it_goes(runtime, monkeypatch):
+    with Hosted(monkeypatch, minutes=A_MOMENT) as hosted:
+        assert hosted.ends() == 0
+    assert not hosted.path.exists()
+
+
+def test_it_stays_while_it_is_used(runtime, monkeypatch):
+    with Hosted(monkeypatch, "x", 3 * A_MOMENT * 60, "y", minutes=A_MOMENT) as hosted, client(hosted.path) as http:
+        assert http.post("/v1/completions", json={"prompt": "a"}).json()["choices"][0]["text"] == "xy"
+        assert hosted.ends() == 0
+
+
+def test_a_lost_device_ends_the_process_with_a_code_of_its_own(runtime, monkeypatch):
+    with Hosted(monkeypatch, RuntimeError("CUDA error: unspecified launch failure")) as hosted, client(hosted.path) as http:
+        answer = http.post("/v1/completions", json={"prompt": "a"}).json()
+        assert answer["fimserver"][0]["reason"] == "failed"
+        assert hosted.ends() == listen.DEVICE_LOST == 3
+
+
+def test_going_answers_who_still_waits(runtime, monkeypatch):
+    with Hosted(monkeypatch, *[part for _ in range(2000) for part in ("x", 0.005)]) as hosted, client(hosted.path) as http:
+        reasons = []
+
+        def asks():
+            reasons.append(http.post("/v1/completions", json={"prompt": "a"}).json()["fimserver"][0]["reason"])
+
+        thread = threading.Thread(target=asks)
+        thread.start()
+        with client(hosted.path) as other:
+            until(lambda: "fimserver_running 1.0" in other.get("/metrics").text)
+        hosted._servers[0].should_exit = True
+        assert hosted.ends() == 0
+        thread.join(PATIENCE_S)
+        assert reasons == ["cancelled"]
+
+
+@pytest.mark.parametrize("address", ["8765x", "x", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "a..b:80", "192.0.2.1:0"])
+def test_an_address_that_cannot_be_listened_on_is_said(address):
+    with pytest.raises(InputError, match="--listen"):
+        run_tcp(Settings(), address, "t", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("address", "extra", "names"),
+    [
+        ("127.0.0.1:0", [], set()),
+        (":0", [], set()),
+        ("localhost:0", ["Box.Local"], {"box.local"}),
+    ],
+)
+def test_names_by_which_it_may_be_called(address, extra, names, monkeypatch):
+    seen = {}
+
+    def serve(_settings, listener, **how):
+        listener.close()
+        seen.update(how)
+        return 0
+
+    monkeypatch.setattr(listen, "_serve", serve)
+    assert run_tcp(Settings(), address, "t", frozenset(extra)) == 0
+    assert seen == {"token": "t", "allowed_hosts": {"localhost", "127.0.0.1", "::1"} | names}
+
+
+@pytest.mark.parametrize("given", ["", "of mine"])
+def test_serve_never_runs_without_a_token(given, monkeypatch):
+    seen = []
+
+    def run_tcp(_settings, *how):
+        seen.append(how[:-1])
+        how[-1]()  # the address is ours
+        return 0
+
+    monkeypatch.setattr(listen, "run_tcp", run_tcp)
+    monkeypatch.setenv("FIMSERVER_TOKEN", given)
+    result = CliRunner().invoke(cli.main, ["serve", "--listen", "127.0.0.1:1", "--allow-host", "box"])
+    assert result.exit_code == 0
+    ((address, token, hosts),) = seen
+    assert (address, hosts) == ("127.0.0.1:1", {"box"})
+    assert token == given or (not given and len(token) >= 32)
+    assert (token in result.stdout) is not given
+
+
+# Real processes, with the real nano model where there is one.
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, "-P", *arguments], cwd="/", env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def test_a_host_that_was_killed_is_taken_over(runtime):
+    path, verb = socket_path(Settings(threads=1)), ["-m", "fimserver.cli", "host"]
+    dead = start(*verb)
+    until(lambda: connects(path))
+    kill(dead)
+    assert path.exists()
+    assert not connects(path)
+    heir = start(*verb)
+    try:
+        until(lambda: connects(path))
+        assert start(*verb).wait(PATIENCE_S) == 0
+        assert connects(path)
+    finally:
+        kill(heir)
+
+
+def test_a_signal_ends_it_while_it_generates(runtime):
+    path = socket_path(Settings(threads=1))
+    process = start("-m", "fimserver.cli", "host", "--model", "ar")
+    try:
+        until(lambda: connects(path))
+        with client(path) as http:
+            until(lambda: http.get("/health").status_code == 200)
+            body = {"prompt": "def f(", "max_tokens": 1024, "stream": True, "fimserver": {"stop": "none", "route": "ar"}}
+            with http.stream("POST", "/v1/completions", json=body) as response:
+                lines = response.iter_lines()
+                assert next(lines)
+                process.send_signal(signal.SIGTERM)
+                told = time.monotonic()
+                assert '"reason":"cancelled"' in [line for line in lines if line][-2]
+        assert process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - told < 3
+    finally:
+        kill(process)
+    assert not path.exists()
+
+
+LISTENS_FIRST = """
+import socket, sys
+from fimserver.host import listen
+from fimserver.host.fake import FakeEngines
+from fimserver.settings import Settings
+
+def load_models(settings):
+    with socket.socket(socket.AF_UNIX) as probe:
+        print("connects", probe.connect_ex(str(listen.socket_path(settings))) == 0)
+    print("torch", "torch" in sys.modules, "transformers" in sys.modules)
+    return FakeEngines()
+
+listen.load_models = load_models
+sys.exit(listen.run_host(Settings(idle_exit_minutes=0.001)))
+"""
+
+
+def test_it_listens_before_torch_is_imported(runtime):
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LISTENS_FIRST],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["connects True", "torch False False"]
