@@ -33,7 +33,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def load_models(settings: Settings) -> Engines:
-    """Models with the engines of every route that may be asked for. Raises ``FimError``."""
+    """Models with the engines of the wanted routes; others follow when they are asked for. Raises ``FimError``."""
     from fimserver.engine.engines import Models  # noqa: PLC0415 - the host listens before torch is there
 
     models = Models(settings)
@@ -46,6 +46,7 @@ def load_models(settings: Settings) -> Engines:
 def run_host(settings: Settings, path: Path | None = None) -> int:
     """Serve a Unix socket that only this user may use, until idle for long. 0 at once if another host does.
 
+    ``settings.model`` says what to load first; which route a request takes is the asking window's business.
     Raises ``InputError`` where there cannot be one.
     """
     path = path or socket_path(settings)
@@ -58,7 +59,8 @@ def run_host(settings: Settings, path: Path | None = None) -> int:
         return 0
     path.unlink(missing_ok=True)
     try:
-        return _serve(settings, _bind(path), idle_exit_s=settings.idle_exit_minutes * 60)
+        anyone = settings.model_copy(update={"model": "auto"})
+        return _serve(anyone, _bind(path), load=settings, idle_exit_s=settings.idle_exit_minutes * 60)
     finally:
         path.unlink(missing_ok=True)
         os.close(lock)
@@ -112,6 +114,7 @@ def _serve(
     settings: Settings,
     listener: socket.socket,
     *,
+    load: Settings | None = None,
     token: str = "",
     allowed_hosts: frozenset[str] = frozenset(),
     idle_exit_s: float = 0.0,
@@ -122,7 +125,7 @@ def _serve(
         nonlocal lost
         lost = server.should_exit = True
 
-    scheduler = Scheduler(lambda: load_models(settings), device_lost)
+    scheduler = Scheduler(lambda: load_models(load or settings), device_lost)
     host = Host(settings, scheduler, token, allowed_hosts)
     server = uvicorn.Server(
         uvicorn.Config(

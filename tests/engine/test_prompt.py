@@ -5,7 +5,7 @@ import pytest
 from fimserver.cards import Fim
 from fimserver.engine.kv import common_prefix
 from fimserver.engine.prompt import Context, anchored_tail, cut_context, fim_prompt
-from fimserver.types import Request
+from fimserver.types import Budget, Request, Snippet
 
 
 @pytest.fixture
@@ -95,3 +95,74 @@ def test_a_file_name_is_text_and_never_a_marker(engine):
     card = engine.card.model_copy(update={"fim": engine.card.fim.model_copy(update={"file": "<|file|>"})})
     header = cut_context(Request("", "", path="<|middle|>.py"), card, engine.vocabulary).header
     assert engine.vocabulary.special("<|middle|>") not in header
+
+
+SNIPPETS = (Snippet("b.py", "def helper(x):\n    return x"), Snippet("<|middle|>.py", "y = 2"))
+
+
+def test_snippets_stand_before_the_file_in_their_order(engine):
+    fim = engine.card.fim.model_copy(update={"file": "<|file|>", "repo": "<|pad|>"})
+    card = engine.card.model_copy(update={"fim": fim})
+    request = Request("", "", path="a.py", snippets=SNIPPETS)
+    header = cut_context(request, card, engine.vocabulary).header
+    assert engine.vocabulary.decode(header) == (
+        "<|pad|>workspace\n<|file|>b.py\ndef helper(x):\n    return x\n<|file|><|middle|>.py\ny = 2\n<|file|>a.py\n"
+    )
+    assert engine.vocabulary.special("<|middle|>") not in header
+
+
+def test_snippets_take_a_quarter_of_the_prompt_at_most_and_are_never_cut(engine):
+    card = engine.card.model_copy(update={"fim": engine.card.fim.model_copy(update={"file": "<|file|>"})})
+    many = tuple(Snippet(f"{i}.py", "value = compute(1)\n" * 5) for i in range(40))
+    header = cut_context(Request("", "", snippets=many), card, engine.vocabulary).header
+    assert 0 < len(header) <= card.prompt_tokens // 4
+    text = engine.vocabulary.decode(header)
+    assert text.count("value = compute(1)\n") == 5 * text.count("<|file|>")
+
+
+def test_a_family_without_a_file_token_gets_no_snippets(engine):
+    assert cut_context(Request("a", "b", snippets=SNIPPETS), engine.card, engine.vocabulary).header == ()
+
+
+def psm(engine):
+    fim = engine.card.fim.model_copy(update={"layout": "psm", "typed_after_middle": True})
+    return engine.card.model_copy(update={"fim": fim}), fim
+
+
+def test_text_typed_since_the_anchor_stands_behind_the_middle_token(engine):
+    card, fim = psm(engine)
+    context = cut_context(Request("x = comp", "\ny", typed_chars=4), card, engine.vocabulary)
+    assert engine.vocabulary.decode(fim_prompt(context, fim, engine.vocabulary)) == "<|prefix|>x = <|suffix|>\ny<|middle|>comp"
+
+
+def test_while_someone_types_a_psm_prompt_goes_on_from_the_one_before(engine):
+    card, fim = psm(engine)
+    line, before, recomputed = "result = compute(values)", (), []
+    for typed in range(len(line) + 1):
+        request = Request("import os\n" * 20 + line[:typed], "\nprint(result)\n" * 20, typed_chars=typed)
+        prompt = fim_prompt(cut_context(request, card, engine.vocabulary), fim, engine.vocabulary)
+        recomputed.append(len(prompt) - common_prefix(prompt, before))
+        before = prompt
+    assert max(recomputed[1:]) <= 3
+    plain = fim_prompt(
+        cut_context(Request("import os\n" * 20 + line, "\nprint(result)\n" * 20), card, engine.vocabulary),
+        fim,
+        engine.vocabulary,
+    )
+    assert len(plain) - common_prefix(plain, before) > 50  # what it would cost to bring all of it into the prefix
+
+
+def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine):
+    plain = cut_context(Request("x = comp", "\ny"), engine.card, engine.vocabulary)
+    assert cut_context(Request("x = comp", "\ny", typed_chars=4), engine.card, engine.vocabulary) == plain
+
+
+@pytest.mark.parametrize("route", ["ar", "dllm"])
+def test_a_warmed_prompt_gives_the_same_text_in_no_more_passes(route, nano):
+    engine, request = nano.engine(route), Request("def area(width, height):\n    return ", "\n" * 3, max_tokens=8)
+    cold = list(engine.complete(request, Budget()))
+    nano.runtime(nano.card(route)).cache.clear()
+    engine.warm(request, Budget())
+    warm = list(engine.complete(request, Budget()))
+    assert [chunk.text for chunk in warm] == [chunk.text for chunk in cold]
+    assert warm[-1].forwards <= cold[-1].forwards

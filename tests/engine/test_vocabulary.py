@@ -97,7 +97,7 @@ def test_auto_is_one_line_where_code_stands_on_the_line_and_opens_nothing(prefix
 
 def sentencepiece_style():
     """A BPE that puts a space before the first word, as CodeLlama's and Codestral's do."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))  # noqa: S106 - a token, not a secret
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
