@@ -164,7 +164,7 @@ class Editor:
     def answer(self, msg_id, wait_s=WAIT_S):
         """The one answer to a request."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: msg_id in self.answers, wait_s), f"no answer to {msg_id}"
+            assert self._arrived.wait_for(lambda: msg_id in self.answers, wait_s), f"no answer to {msg_id!a}"
             return self.answers[msg_id][0]
 
     def call(self, method, params=None):
@@ -209,8 +209,9 @@ class Editor:
         return {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}, "context": context}
 
     def ask(self, uri, line, character, **options):
-        """Inline completion: the items."""
-        return self.call("textDocument/inlineCompletion", self.params(uri, line, character, **options))["items"]
+        """Inline completion: the items; none where the answer says that it is out of date."""
+        answer = self.call("textDocument/inlineCompletion", self.params(uri, line, character, **options))
+        return answer["items"] if answer else []
 
     def explain(self):
         return self.call("fimserver/explain")

@@ -1,9 +1,15 @@
-"""A host with scripted engines, served over TCP from a thread of the test."""
+"""A host with scripted engines, served over TCP from a thread of the test; and hosts that a window started for itself."""
 
 import asyncio
+import contextlib
+import shutil
 import socket
+import tempfile
 import threading
+import time
+from pathlib import Path
 
+import psutil
 import uvicorn
 
 from fimserver.host.app import Host, make_app
@@ -44,3 +50,49 @@ class ScriptedHost:
 
     def _run(self):
         asyncio.run(self._server.serve(sockets=[self._listener]))
+
+
+class OwnHosts:
+    """Folders of a user of their own, and the hosts that this user's windows start; they end with the test."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="fim"))  # short, as sockets want it
+        kinds = ("CACHE", "CONFIG", "DATA", "STATE")
+        self.env = {f"XDG_{kind}_HOME": str(self.folder / kind.lower()) for kind in kinds}
+        self.env |= {"XDG_RUNTIME_DIR": str(self.folder / "run"), "HOME": str(self.folder)}
+        (self.folder / "run").mkdir(mode=0o700)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes():
+            self.kill(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """The hosts that run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                is_own = process.environ().get("XDG_RUNTIME_DIR") == self.env["XDG_RUNTIME_DIR"]
+                if is_own and "host" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def kill(self, process):
+        """At once. Its window may take its time to notice, so it is not waited for as a child is."""
+        process.kill()
+        end = time.monotonic() + 10
+        while process in self.processes():
+            assert time.monotonic() < end, "it lives"
+            time.sleep(0.005)
+
+    @property
+    def log(self):
+        """What the hosts wrote into their log."""
+        return "".join(path.read_text("utf-8") for path in self.folder.rglob("host.log"))
+
+    @property
+    def sockets(self):
+        return list((self.folder / "run").rglob("*.sock"))

@@ -58,13 +58,16 @@ class Acceptance:
         """
         old = self._open.get(document.uri)
         if old and not old.settled and old.text.endswith(text) and _follows(old, document, place):
-            self._by_id[suggestion_id] = old
+            self._know(suggestion_id, old)
             return
         before = document.lines[place.line][: place.column]
         new = Shown(document.uri, place, before, text, route, _matched(document, place, text))
-        self._by_id[suggestion_id] = new
+        self._know(suggestion_id, new)
         if not self._editor_reports and (old is None or old.settled or old.place != place or old.before != before):
             self._show(new)
+
+    def _know(self, suggestion_id: str, shown: Shown) -> None:
+        self._by_id[suggestion_id] = shown
         while len(self._by_id) > MAX_IDS:
             self._by_id.popitem(last=False)
 
@@ -75,10 +78,14 @@ class Acceptance:
         if shown is not None and self._open.get(shown.uri) is not shown:
             self._show(shown)
 
-    def _show(self, shown: Shown) -> None:
-        if (old := self._open.get(shown.uri)) is not None:
-            self._settle(old)
+    def _show(self, shown: Shown, *, instead_of: Shown | None = None) -> None:
+        """``instead_of``: the editor had put another candidate of the same answer on the screen than we thought."""
+        old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
+        if old and instead_of is old and not old.settled and (old.place, old.before) == (shown.place, shown.before):
+            return
+        if old:
+            self._settle(old)
         self._of(shown.route).shown += 1
 
     def edited(self, document: Document, inserted_chars: int) -> None:
@@ -106,8 +113,8 @@ class Acceptance:
         if shown is None:
             return False
         if not shown.settled:
-            if self._open.get(shown.uri) is not shown:
-                self._show(shown)
+            if (old := self._open.get(shown.uri)) is not shown:
+                self._show(shown, instead_of=old)
             gained = len(shown.text) - shown.typed if chars is None else chars
             shown.accepted = max(shown.accepted, gained)
             if chars is None:
@@ -115,10 +122,9 @@ class Acceptance:
                 self._settle(shown)
         return True
 
-    def text_of(self, suggestion_id: str) -> str | None:
-        """The text of a suggestion that may still be on the screen."""
-        shown = self._by_id.get(suggestion_id)
-        return None if shown is None else shown.text
+    def find(self, suggestion_id: str) -> Shown | None:
+        """A suggestion that may still be on the screen."""
+        return self._by_id.get(suggestion_id)
 
     def forget(self, uri: str) -> None:
         """The document was closed."""
@@ -141,8 +147,8 @@ class Acceptance:
         counts.accepted += int(whole)
         counts.partly += int(not whole and shown.accepted > 0)
         counts.left += int(shown.accepted == 0)
-        counts.accepted_chars += shown.accepted
-        counts.typed_chars += shown.typed
+        counts.accepted_chars += min(shown.accepted, len(shown.text))
+        counts.typed_chars += min(shown.typed, len(shown.text))
 
 
 def _follows(old: Shown, document: Document, place: Place) -> bool:

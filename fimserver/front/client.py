@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
-import httpx2
 from pydantic import ValidationError
 
 from fimserver.errors import InputError
@@ -16,8 +17,12 @@ from fimserver.front.hosting import Hosting
 from fimserver.reasons import Reason
 from fimserver.wire import Answer, CompletionBody, read_answer
 
+if TYPE_CHECKING:
+    import httpx2
+
 GRACE_S = 0.5  # what the host gets after the deadline to answer
 POLL_S = 0.05
+OK = 200
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,24 @@ class Line(Protocol):
 
 
 class HttpLine:
-    """HTTP to a host of our own over its Unix socket, or to one elsewhere."""
+    """HTTP to a host of our own over its Unix socket, or to one elsewhere.
 
-    def __init__(self, client: httpx2.AsyncClient, hosting: Hosting | None) -> None:
-        self._client, self._hosting = client, hosting
+    The client is made at its first use: the editor's first question is answered before the HTTP library is loaded.
+    """
+
+    def __init__(self, make_client: Callable[[], httpx2.AsyncClient], hosting: Hosting | None) -> None:
+        self._make_client, self._hosting = make_client, hosting
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        return self._make_client()
 
     async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
         deadline = time.monotonic() + (body.fimserver.deadline_ms or 10_000) / 1000
         if (reason := await self._host(deadline, asked=asked)) is not None:
             return failure(reason)
+        import httpx2  # noqa: PLC0415 - see above
+
         left = max(0.001, deadline - time.monotonic())
         known = body.fimserver.model_copy(update={"deadline_ms": left * 1000})
         body = body.model_copy(update={"fimserver": known})
@@ -73,11 +87,13 @@ class HttpLine:
     async def health(self) -> Health:
         if self._hosting and (reason := self._hosting.state()) is not None:
             return Health(reason)
+        import httpx2  # noqa: PLC0415 - see above
+
         try:
             response = await self._client.get("/health", timeout=2.0)
         except (httpx2.HTTPError, OSError) as error:
             return Health(Reason.NO_HOST, type(error).__name__)
-        if response.status_code == httpx2.codes.OK:
+        if response.status_code == OK:
             return Health(None)
         return _unwell(response)
 
@@ -86,33 +102,38 @@ class HttpLine:
             self._hosting.state(asked=True)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if "_client" in self.__dict__:
+            await self._client.aclose()
 
     async def _host(self, deadline: float, *, asked: bool) -> Reason | None:
         """Wait for the host until the deadline; ``None`` when it listens."""
         if self._hosting is None:
             return None
-        while (reason := self._hosting.state(asked=asked)) is not None:
+        reason = self._hosting.state(asked=asked)  # a rest ends once for each question, not at every look
+        while reason is not None:
             if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline:
                 return reason
             await asyncio.sleep(POLL_S)
+            reason = self._hosting.state()
         return None
 
 
 def open_line(connect: str, token: str, own: Callable[[], Hosting]) -> Line:
     """The line to ``connect``, or to this user's own host. Raises ``InputError`` for a URL that cannot be one."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     if not connect:
         hosting = own()
-        transport = httpx2.AsyncHTTPTransport(uds=str(hosting.path))
-        return HttpLine(_client("http://localhost", headers, transport), hosting)
-    url = httpx2.URL(connect)
-    if url.scheme not in {"http", "https"} or not url.host:
+        return HttpLine(lambda: _client("http://localhost", token, str(hosting.path)), hosting)
+    url = urlsplit(connect)
+    if url.scheme not in {"http", "https"} or not url.hostname:
         raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT")
-    return HttpLine(_client(connect, headers, None), None)
+    return HttpLine(lambda: _client(connect, token, None), None)
 
 
-def _client(url: str, headers: dict[str, str], transport: httpx2.AsyncHTTPTransport | None) -> httpx2.AsyncClient:
+def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
+    import httpx2  # noqa: PLC0415 - see HttpLine
+
+    transport = httpx2.AsyncHTTPTransport(uds=socket) if socket else None
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     # trust_env=False: a proxy of the environment must not see code that was meant for this machine.
     return httpx2.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False)
 
@@ -120,7 +141,7 @@ def _client(url: str, headers: dict[str, str], transport: httpx2.AsyncHTTPTransp
 def _read(response: httpx2.Response) -> Answer:
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, _message(response))
-    if response.status_code != httpx2.codes.OK:
+    if response.status_code != OK:
         return failure(Reason.BAD_INPUT, _message(response))
     try:
         return read_answer(response.content)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fimserver.front.lifecycle import configure
-from fimserver.front.session import Outcome
-from fimserver.front.status import show_status
+from fimserver.front.lifecycle import pin
+from fimserver.front.session import Rejected
 from fimserver.types import ROUTES
 
 if TYPE_CHECKING:
@@ -37,24 +36,22 @@ def accepted(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
 
 def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
     """The user dismissed a suggestion: it is not shown again at that place."""
-    text = server.session.acceptance.text_of(str(suggestion_id))
-    if text is not None:
-        server.session.reject(text)
-    return text is not None
+    shown = server.session.acceptance.find(str(suggestion_id))
+    if shown is not None:
+        server.session.reject(Rejected(shown.uri, shown.before, shown.text))
+    return shown is not None
 
 
 def set_route(server: Server, route: Any = None, *_: Any) -> str:
     """Pin the route, or give the choice back with ``auto``. Returns what holds now."""
-    if route in {"auto", *ROUTES}:
-        configure(server, {"model": route})
-        _show(server)
+    if route in ("auto", *ROUTES):  # a tuple, as anything may come
+        pin(server, model=route)
     return server.session.config.model
 
 
 def toggle(server: Server, on: Any = None, *_: Any) -> bool:
     """Switch completions on or off, or over. Returns what holds now."""
-    configure(server, {"enabled": on if isinstance(on, bool) else not server.session.config.enabled})
-    _show(server)
+    pin(server, enabled=on if isinstance(on, bool) else not server.session.config.enabled)
     return server.session.config.enabled
 
 
@@ -85,10 +82,6 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def _show(server: Server) -> None:
-    show_status(server, Outcome())
-
-
 def did_focus(_server: Server, _params: Any) -> None:
     """Copilot's extension. What is focused shows in the requests."""
 
@@ -103,7 +96,8 @@ def did_accept_partly(server: Server, params: Any) -> None:
     """Copilot's extension: so many UTF-16 units of an item were accepted."""
     suggestion_id, length = _suggestion_id(params), _field(params, "acceptedLength")
     if suggestion_id is not None and isinstance(length, int):
-        text = server.session.acceptance.text_of(suggestion_id) or ""
+        shown = server.session.acceptance.find(suggestion_id)
+        text = shown.text if shown else ""
         units = text.encode("utf-16-le", "surrogatepass")[: 2 * max(0, length)]
         server.session.acceptance.accept(suggestion_id, len(units.decode("utf-16-le", "ignore")))
 

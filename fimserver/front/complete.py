@@ -6,12 +6,13 @@ gate → memory → delay → context → host → post-processing → memory. E
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fimserver.front.context import Context
-from fimserver.front.documents import Document, Place, Snapshot
+from fimserver.front.documents import Document, Place, Snapshot, split_lines
 from fimserver.front.features import Features, features, indent_unit
 from fimserver.front.memory import Key, Middle
 from fimserver.front.postprocess import Around, Draft, Dropped, distinct, fit, postprocess
@@ -35,21 +36,30 @@ class Popup(NamedTuple):
     text: str
 
 
+Surface = Literal["inline", "menu"]
+
+
 @dataclass(frozen=True)
 class Ask:
-    """A request as it came in. ``received_s`` is of the monotonic clock."""
+    """A request as it came in. ``received_s`` is of the monotonic clock. An editor may ask for two surfaces at once."""
 
     snapshot: Snapshot
     invoked: bool
     received_s: float
     popup: Popup | None = None
+    surface: Surface = "inline"
+
+    @property
+    def slot(self) -> str:
+        """Where only one request can be on its way."""
+        return f"{self.snapshot.uri}\0{self.surface}"
 
 
 async def complete(session: Session, ask: Ask) -> Outcome:
     """Suggestions for a cursor, or the reason why there are none."""
     uri = ask.snapshot.uri
     refusal = refused(session, ask)
-    outcome = Outcome(reason=refusal) if refusal else await session.newest(uri, _complete(session, ask))
+    outcome = Outcome(reason=refusal) if refusal else await session.newest(ask.slot, _complete(session, ask))
     outcome = replace(outcome, uri=uri, total_ms=(time.monotonic() - ask.received_s) * 1000)
     session.note(outcome)
     return outcome
@@ -68,7 +78,7 @@ def refused(session: Session, ask: Ask) -> Reason | None:
         return verdict
     if ask.popup and not ask.popup.text.startswith(_typed_since(ask.popup.start, ask.snapshot)):
         return Reason.POPUP
-    inside = ask.snapshot.line_before[-1:].isalnum() and ask.snapshot.line_after[:1].isalnum()
+    inside = re.search(r"\w$", ask.snapshot.line_before) and re.match(r"\w", ask.snapshot.line_after)
     return Reason.MID_WORD if inside and not ask.invoked else None
 
 
@@ -81,17 +91,17 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
     context = session.context.build(known, ask.snapshot, session.documents if session.config.snippets else {})
     body = question(session, document, ask, context)
     await _wait(session, document, ask, body)
-    answer = await session.line.complete(body, asked=ask.invoked)
+    answer = await session.line.complete(_in_time(session, ask, body), asked=ask.invoked)
     if not answer.middles:
         return Outcome(reason=answer.reason or Reason.FAILED, message=answer.message)
     middles, dropped = _filtered(session, document, ask, answer)
     if middles or dropped.reason in LASTING:
         session.memory.remember(key, middles or (Middle("", dropped.reason),))
     usage = answer.middles[0].usage
-    if document.version != ask.snapshot.version:
+    if document.version != ask.snapshot.version or session.documents.get(document.uri) is not document:
         return Outcome(reason=Reason.STALE, usage=usage)
     suggestions = _fitted(ask, middles)
-    if suggestions and session.config.prefetch and len(middles[0].text) <= FOLLOW_UP_CHARS:
+    if suggestions and session.config.prefetch and not ask.popup and len(middles[0].text) <= FOLLOW_UP_CHARS:
         session.spare(_follow_up(session, document, ask, context, suggestions[0]))
     reason = usage.reason if suggestions else dropped.reason
     return Outcome(suggestions, reason, "model", "" if suggestions else dropped.by, answer.message, usage=usage)
@@ -104,7 +114,6 @@ def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:
 def question(session: Session, document: Document, ask: Ask, context: Context) -> CompletionBody:
     """The request to the host."""
     config = session.config
-    deadline_ms = config.invoked_deadline_ms if ask.invoked else config.deadline_ms
     prefix = _with_popup(context.prefix, ask)
     known = features(session.language(document), prefix, context.suffix)
     return CompletionBody(
@@ -116,16 +125,24 @@ def question(session: Session, document: Document, ask: Ask, context: Context) -
         fimserver=Extension(
             route=config.model,
             stop=_stop_rule(config.stop, known),
-            deadline_ms=max(1.0, deadline_ms - (time.monotonic() - ask.received_s) * 1000),
             session=session.session_id,
-            document=session.opaque(document.uri),
+            document=session.opaque(ask.slot),
             path=session.file_name(document.uri)[:1000],
-            repo=session.repository()[:200],
+            repo=session.repository(document.uri)[:200],
             snippets=tuple(_snippet_body(snippet) for snippet in context.snippets),
             typed_chars=0 if ask.popup else context.typed_chars,
             expected_lines=known.expected_lines,
         ),
     )
+
+
+def _in_time(session: Session, ask: Ask, body: CompletionBody, **changes: object) -> CompletionBody:
+    """The request with what is left of its time, which counts from its arrival."""
+    config = session.config
+    whole_ms = config.invoked_deadline_ms if ask.invoked else config.deadline_ms
+    left_ms = max(1.0, whole_ms - (time.monotonic() - ask.received_s) * 1000)
+    known = body.fimserver.model_copy(update={"deadline_ms": left_ms})
+    return body.model_copy(update={"fimserver": known, **changes})
 
 
 def _stop_rule(wanted: StopRule, known: Features) -> StopRule:
@@ -143,11 +160,8 @@ async def _wait(session: Session, document: Document, ask: Ask, body: Completion
     delay_ms = 0.0 if ask.invoked else session.rhythm(document.uri).delay_ms(now, session.config.delay_ms)
     if delay_ms <= 0:
         return
-    warm = asyncio.ensure_future(session.line.complete(body.model_copy(update={"max_tokens": 0}), asked=False))
-    try:
-        await asyncio.sleep(delay_ms / 1000)
-    finally:
-        warm.cancel()
+    session.aside(session.line.complete(_in_time(session, ask, body, max_tokens=0), asked=False))
+    await asyncio.sleep(delay_ms / 1000)
 
 
 def _filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> tuple[tuple[Middle, ...], Dropped]:
@@ -162,9 +176,7 @@ def _filtered(session: Session, document: Document, ask: Ask, answer: Answer) ->
             dropped = result if dropped.reason is Reason.EMPTY else dropped
         elif len(distinct([*drafts, result])) > len(drafts):
             drafts.append(result)
-            middles.append(Middle(result.text, choice.usage.reason, choice.usage.route, choice.usage.model))
-    if len(answer.middles) == 1 and not answer.middles[0].text.strip():
-        dropped = Dropped(_why_nothing(answer.middles[0].usage.reason), "")
+            middles.append(Middle(result.text, choice.usage.reason))
     return tuple(middles), dropped
 
 
@@ -187,7 +199,7 @@ def surroundings(session: Session, document: Document, ask: Ask, reason: Reason)
         indent_unit=indent_unit(snapshot.lines),
         reason=reason,
         single_line=session.config.stop == "line",
-        rejected=frozenset(session.rejected),
+        rejected=session.rejected_at(document.uri, snapshot.line_before),
     )
 
 
@@ -196,7 +208,8 @@ SURROUNDINGS_CHARS = 20_000
 
 def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcome:
     """What was found before, fitted to the text as it is now."""
-    left = tuple(middle for middle in middles if middle.text and middle.text not in session.rejected)
+    rejected = session.rejected_at(ask.snapshot.uri, ask.snapshot.line_before)
+    left = tuple(middle for middle in middles if middle.text and middle.text not in rejected)
     if not left:
         return Outcome(reason=middles[0].reason if not middles[0].text else Reason.REJECTED, source="memory")
     suggestions = _fitted(ask, left[:1])
@@ -215,16 +228,21 @@ def _fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
 async def _follow_up(session: Session, document: Document, ask: Ask, context: Context, shown: Suggestion) -> None:
     """Ask for what comes after a suggestion, as if it had been accepted, while nobody else needs the model."""
     snapshot = _accepted(ask.snapshot, shown)
-    ahead = replace(ask, snapshot=snapshot, popup=None, received_s=time.monotonic())
+    ahead = replace(ask, snapshot=snapshot, received_s=time.monotonic())
     replaced = max(0, shown.replace - len(context.stripped))  # the rest of it is not in the suffix anyway
-    taken = replace(context, prefix=_with_popup(context.prefix, ask) + shown.text, suffix=context.suffix[replaced:])
+    taken = replace(
+        context,
+        prefix=context.prefix + shown.text,
+        suffix=context.suffix[replaced:],
+        typed_chars=context.typed_chars + len(shown.text),
+    )
     key = key_of(session, document.uri, taken.prefix, taken.suffix)
     if session.memory.recall(key):
         return
     body = question(session, document, ahead, taken)
     idle = body.model_copy(update={"fimserver": body.fimserver.model_copy(update={"idle": True})})
-    answer = await session.line.complete(idle, asked=False)
-    if answer.middles:
+    answer = await session.line.complete(_in_time(session, ahead, idle), asked=False)
+    if answer.middles and session.documents.get(document.uri) is document:
         middles, _ = _filtered(session, document, ahead, answer)
         if middles:
             session.memory.remember(key, middles)
@@ -234,7 +252,9 @@ def _accepted(snapshot: Snapshot, shown: Suggestion) -> Snapshot:
     """The document as it would be with a suggestion in it."""
     row, column = snapshot.place
     line = snapshot.lines[row]
-    grown = (line[:column] + shown.text + line[column + shown.replace :]).splitlines(keepends=True) or [""]
+    grown = split_lines(line[:column] + shown.text + line[column + shown.replace :])
+    if row + 1 < len(snapshot.lines) and grown[-1] == "":
+        grown.pop()  # the line's own end
     inserted = shown.text.split("\n")
     place = Place(row + len(inserted) - 1, len(inserted[-1]) + (column if len(inserted) == 1 else 0))
     return replace(snapshot, lines=[*snapshot.lines[:row], *grown, *snapshot.lines[row + 1 :]], place=place)

@@ -6,6 +6,7 @@ A value that makes no sense is left out and named; the others hold.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pathspec import GitIgnoreSpec
@@ -40,7 +41,10 @@ class Config(BaseModel):
     @field_validator("exclude")
     @classmethod
     def _are_globs(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
-        GitIgnoreSpec.from_lines(globs)
+        try:
+            GitIgnoreSpec.from_lines(globs)
+        except re.error as error:
+            raise ValueError(f"not a glob: {error.msg}") from None
         return globs
 
 
@@ -66,6 +70,11 @@ def changed(config: Config, sent: Any) -> tuple[Config, tuple[str, ...]]:
             name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
             bad.append(_name(name))
             del values[_name(name)]
+
+
+def named(sent: dict[str, Any], name: str) -> Any:
+    """The value that an editor sent for a field, in whichever spelling."""
+    return next((value for key, value in sent.items() if _name(key) == name), None)
 
 
 def _name(key: str) -> str:

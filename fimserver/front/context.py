@@ -7,6 +7,7 @@ snippets keep their places, the most stable ones first.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,7 +93,7 @@ class ContextSource:
         self._states.move_to_end(snapshot.uri)
         while len(self._states) > MAX_STATES:
             self._states.popitem(last=False)
-        prefix = _prefix(snapshot, before, state)
+        prefix = _unix(_prefix(snapshot, before, state))
         closers = paired_closers(snapshot.line_before[-400:], snapshot.line_after[:64])
         suffix, stripped = _suffix(snapshot, after, closers, state.suffix)
         if state.anchor is None or suffix != state.suffix or not _continues(prefix, state.anchor):
@@ -150,7 +151,7 @@ class ContextSource:
         if document.dirty or document.too_large or self._privacy.by_name(path) is not None:
             return None
         if path is None:
-            return document.uri.rpartition(":")[2]
+            return re.split(r"[\\/:]", document.uri)[-1]  # untitled: no folder of the user's
         version, verdict = self._contents.get(document.uri, (None, None))
         if version != document.version:
             verdict = by_content(document.lines)
@@ -173,7 +174,7 @@ class ContextSource:
         """Snippets without secrets, in order, until ``limit`` characters are used up; the last is cut at a line."""
         fitted: list[Snippet] = []
         for snippet in snippets:
-            text = _cut(self._masked(snippet.text), limit)
+            text = self._masked(_cut(snippet.text, limit))
             if text.strip():
                 fitted.append(Snippet(snippet.path, text))
             limit -= len(text)
@@ -221,9 +222,15 @@ def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[
     rest = snapshot.suffix(SUFFIX_CHARS + 64)
     if after and len(rest) < SUFFIX_CHARS:
         rest += ("" if rest.endswith("\n") or after.startswith("\n") else "\n") + after
+    rest = _unix(rest)
     cuts = [_line_cut(rest[count:]) for count in range(len(closers), -1, -1)]
     suffix = before if before in cuts else cuts[0]
     return suffix, closers[: len(closers) - cuts.index(suffix)]
+
+
+def _unix(text: str) -> str:
+    """With the line ends of models, whose answers are compared with what is typed."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _line_cut(text: str) -> str:

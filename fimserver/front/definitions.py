@@ -100,6 +100,7 @@ class Definitions:
         # Bound methods behind a cache of this object: the arguments say all, the state of the file included.
         self._text = lru_cache(maxsize=16)(self._read)
         self._outline = lru_cache(maxsize=2048)(self._define)
+        self._names = lru_cache(maxsize=256)(self._list_names)
         self._imports = lru_cache(maxsize=256)(self._list_imports)
 
     def lookup(self, snapshot: Snapshot, path: Path) -> tuple[Snippet, ...]:
@@ -189,10 +190,14 @@ class Definitions:
         """Of whole modules, the definitions whose names occur in the document, in the order in which they do."""
         words = dict.fromkeys(re.findall(r"[^\W\d]\w{2,63}", "".join(line[:400] for line in question.lines)))
         for path, mtime in files:
-            defined = set(re.findall(r"[^\W\d]\w{2,63}", self._text(path, mtime) or "")) - COMMON
+            defined = self._names(path, mtime)
             for name in [word for word in words if word in defined][:MAX_TRIES]:
                 if outline := self._outline(path, mtime, question.language, name):
                     yield path, outline
+
+    def _list_names(self, path: Path, mtime_ns: int) -> frozenset[str]:
+        """Words of a module that may be defined there."""
+        return frozenset(re.findall(r"[^\W\d]\w{2,63}", self._text(path, mtime_ns) or "")) - COMMON
 
     def _define(self, path: Path, mtime_ns: int, language: str, name: str) -> str | None:
         text = self._text(path, mtime_ns)

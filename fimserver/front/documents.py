@@ -95,12 +95,6 @@ class Document:
         """Whether working on the document would cost too much."""
         return self.chars > MAX_CHARS or self._long_lines > 0
 
-    @property
-    def line_end(self) -> str:
-        r"""The line end of the first line, ``\n`` if there is none."""
-        first = self.lines[0]
-        return "\r\n" if first.endswith("\r\n") else first[-1] if first.endswith(("\r", "\n")) else "\n"
-
     def change(self, version: int, edits: Sequence[Edit], encoding: Encoding) -> None:
         """Apply edits in order. An edit that makes no sense, or an older version, makes the document dirty."""
         if version < self.version:

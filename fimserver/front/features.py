@@ -15,8 +15,8 @@ from fimserver.front import brackets, syntax
 from fimserver.front.languages import BLOCK_WORDS, COLON_BLOCKS
 from fimserver.front.window import near
 
-LINES_BEFORE = 200
-LINES_AFTER = 100
+LINES_BEFORE = 80
+LINES_AFTER = 30
 TAB_COLUMNS = 4
 UNIT_LINES = 1000  # of a file that are looked at for its unit of indentation
 _UNITS = frozenset({"\t", "  ", "   ", "    ", "        "})

@@ -22,6 +22,7 @@ from fimserver.settings import HOST_SETTINGS, Settings
 
 BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third start after a death
 DEATHS_WINDOW_S = 180.0
+LOST_RACE_S = 1.0  # after a child that found the lock taken: whoever holds it will listen soon
 MAX_LOG_BYTES = 1 << 20
 
 
@@ -47,6 +48,7 @@ class Hosting:
         self._child: Child | None = None
         self._was_up = False
         self._deaths: deque[float] = deque(maxlen=len(BACK_OFF_S))
+        self._not_before = 0.0
         self.starts = 0
 
     def state(self, *, asked: bool = False) -> Reason | None:
@@ -70,6 +72,7 @@ class Hosting:
         code = self._child.poll() if self._child else None
         if code is not None:
             self._child = None
+            self._not_before = now + LOST_RACE_S
         if self._was_up or code:
             self._deaths.append(now)
             self._was_up = False
@@ -81,7 +84,7 @@ class Hosting:
 
     def _next_start(self) -> float:
         if not self._deaths:
-            return 0.0
+            return self._not_before
         recent = sum(self._deaths[-1] - death < DEATHS_WINDOW_S for death in self._deaths)
         return self._deaths[-1] + BACK_OFF_S[recent - 1]
 
@@ -122,5 +125,5 @@ def spawn_host(settings: Settings) -> subprocess.Popen[bytes]:
 
 def _flags(settings: Settings) -> list[str]:
     """What was given to this window and makes the host what it is."""
-    names = [name for name in (*HOST_SETTINGS, "idle_exit_minutes") if name in settings.model_fields_set]
+    names = [name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set]
     return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]

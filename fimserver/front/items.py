@@ -54,7 +54,9 @@ def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, ins
     text = word + suggestion.text
     start, cursor = position(snapshot, begin, encoding), position(snapshot, snapshot.place, encoding)
     whole = lsp.Range(start, _end(snapshot, suggestion, encoding))
-    edit = lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if insert_replace else lsp.TextEdit(whole, text)
+    # Never insert without replacing: what the text repeats of the line would stand there twice.
+    splits = insert_replace and not suggestion.replace
+    edit = lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if splits else lsp.TextEdit(whole, text)
     first = text.strip().split("\n", 1)[0]
     return lsp.CompletionItem(
         label=first if len(first) <= LABEL_CHARS else first[: LABEL_CHARS - 1] + "…",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types as lsp
 
 from fimserver.front import items
-from fimserver.front.config import changed
+from fimserver.front.config import Config, changed, named
 from fimserver.front.documents import Encoding
 from fimserver.front.privacy import path_of
 from fimserver.front.suggest import menu_completion
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fimserver.front.server import Server
 
 log = logging.getLogger("fimserver.front")
+ANSWER_S = 5.0  # what an editor gets to answer a question
 ENCODINGS: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
 
 
@@ -32,15 +33,19 @@ def initialize(server: Server, params: lsp.InitializeParams) -> None:
     server.insert_replace = bool(item and item.insert_replace_support)
     uris = [folder.uri for folder in params.workspace_folders or ()] or [params.root_uri or ""]
     server.session.look_at([path for path in map(path_of, uris) if path])
-    configure(server, params.initialization_options)
+    server.session.start, bad = changed(server.session.config, params.initialization_options)
+    if bad:
+        log.warning("initializationOptions without effect: %s", ", ".join(bad))
+    server.session.configure(server.session.start)
     has_ghost_text = bool(text and text.inline_completion)
     wanted = server.session.config.menu
-    if wanted == "always" or (wanted == "auto" and not has_ghost_text):
+    is_wanted = wanted == "always" or (wanted == "auto" and not has_ghost_text)
+    if is_wanted and lsp.TEXT_DOCUMENT_COMPLETION not in server.protocol.fm.features:
         server.offer(lsp.TEXT_DOCUMENT_COMPLETION, menu_completion, lsp.CompletionOptions())
 
 
 def _encoding(capabilities: lsp.ClientCapabilities) -> Encoding:
-    """The first encoding of the client's that we know, as pygls announces it."""
+    """The client's first encoding, as pygls announces it; UTF-16 where we do not know it."""
     offered = (capabilities.general.position_encodings if capabilities.general else None) or ["utf-16"]
     first = offered[0]
     return ENCODINGS.get(getattr(first, "value", first), "utf-16")
@@ -52,6 +57,7 @@ def initialized(server: Server, _: lsp.InitializedParams) -> None:
 
 
 def shutdown(server: Server, _: Any = None) -> None:
+    server.stop_later()
     server.later(server.session.shut())
 
 
@@ -76,7 +82,7 @@ async def pull_configuration(server: Server) -> None:
         return
     params = lsp.ConfigurationParams(items=[lsp.ConfigurationItem(section="fimserver")])
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(ANSWER_S):
             answer = await server.workspace_configuration_async(params)
     except Exception as error:  # noqa: BLE001 - an editor that cannot answer keeps what there is
         log.info("no configuration: %s", type(error).__name__)
@@ -85,9 +91,32 @@ async def pull_configuration(server: Server) -> None:
 
 
 def configure(server: Server, sent: Any) -> None:
-    """Take over what an editor sent. What makes no sense is named in the log."""
-    config, bad = changed(server.session.config, sent)
+    """Take over the editor's settings, all of them: what is not among them is as it was at the start.
+
+    What makes no sense is named in the log. A command's pin holds until its own setting changes.
+    """
+    if not isinstance(sent, dict):
+        return  # the editor has nothing to say
+    session, new = server.session, sent
+    session.pins = {name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)}
+    session.sent = new
+    config, bad = changed(session.start, new)
     if bad:
         log.warning("settings without effect: %s", ", ".join(bad))
+    _hold(server, config)
+
+
+def pin(server: Server, **values: Any) -> None:
+    """What a command sets, on top of the settings."""
+    server.session.pins |= values
+    _hold(server, changed(server.session.start, server.session.sent)[0])
+
+
+def _hold(server: Server, config: Config) -> None:
+    config = config.model_copy(update=server.session.pins)
     if config != server.session.config:
+        was_on = server.session.config.enabled
         server.session.configure(config)
+        server.status.refresh(server)
+        if config.enabled and not was_on:
+            server.later(server.status.watch(server))

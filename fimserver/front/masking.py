@@ -19,11 +19,11 @@ _TOKEN = re.compile(
     r"|SG\.[\w-]{16,64}\.[\w-]{16,64}|AGE-SECRET-KEY-[A-Z0-9]{40,80}|dop_v1_[a-f0-9]{40,80}|shp[a-z]{2}_[a-fA-F0-9]{30,40})"
 )
 _IN_URL = re.compile(r"(://[^\s:/@'\"]{0,80}:)([^\s/@'\"]{1,200})(?=@)|(\bhooks\.slack\.com/services/)[\w/]{10,100}")
-_BEARER = re.compile(r"(?i:(\b(?:bearer|basic)[ ]))[\w.~+/-]{16,}=*")
+_BEARER = re.compile(r"(?i:(\b(?:bearer|basic)[ ]))[\w.~+/-]{16,}+=*")
 _NAMED = re.compile(
     r"""(?ix) (?:passw(?:or)?d|passphrase|pwd|secret|credential|token|(?:api|access|private|secret|auth|encryption|account)[_-]?key)
     s?\d{0,2} ["'\]]{0,2} [ \t]{0,8} (?::[ \t]{0,4}[\w.|\[\] ]{1,40}(?==))? (?::=|===?|=>|=|:) [ \t]{0,8} [rbuf]{0,2}
-    (?: (["'`]) ([^"'`\r\n]{3,}) | ([^\s"'`,;(){}\[\]]{6,}) (?=[ \t]{0,8}(?:$|\#|\r|\n)) )""",
+    (?: (["'`]) ([^"'`\r\n]{3,}+) | ([^\s"'`,;(){}\[\]]{6,300}+) (?=[ \t]{0,8}(?:$|\#|\r|\n)) )""",
     re.MULTILINE,
 )
 _REFERENCE = re.compile(r"\$[{(A-Z_]|\{|<|%[(sd]|/")

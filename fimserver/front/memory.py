@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fimserver.reasons import Reason
 
 MAX_ENTRIES = 256
-MAX_CHARS = 4_000_000
+MAX_CHARS = 2_000_000
 
 
 class Key(NamedTuple):
@@ -28,8 +28,6 @@ class Middle(NamedTuple):
 
     text: str
     reason: Reason
-    route: str = ""
-    model: str = ""
 
 
 class Memory:

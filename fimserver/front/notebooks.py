@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fimserver.front.documents import Document
@@ -46,6 +46,10 @@ class Notebooks:
             self._notebook_of.pop(uri, None)
         return gone
 
+    def cells_of(self, notebook: str) -> list[str]:
+        """Uris of the cells of a notebook; none where it is not open."""
+        return [cell.uri for cell in self._cells.get(notebook, [])]
+
     def around(self, uri: str, documents: Mapping[str, Document], comment: str) -> tuple[str, str]:
         """Text before and behind a cell: code of its language as it is, everything else as comments."""
         row = self._cells.get(self._notebook_of.get(uri, ""), [])
@@ -56,12 +60,22 @@ class Notebooks:
 
         def text(cell: Cell) -> str:
             document = documents.get(cell.uri)
-            if document is None:
+            if document is None or document.dirty or document.too_large:
                 return ""
             if cell.is_code and document.language == language:
                 return document.text.rstrip("\n") + "\n\n"
             return "".join(f"{comment} {line.rstrip()}\n" for line in document.lines if line.strip()) if comment else ""
 
-        before = "".join(map(text, row[:place]))[-CELL_CHARS:]
-        after = "".join(map(text, row[place + 1 :]))[:CELL_CHARS]
+        before = "".join(reversed(_enough(map(text, reversed(row[:place])))))[-CELL_CHARS:]
+        after = "".join(_enough(map(text, row[place + 1 :])))[:CELL_CHARS]
         return before, "\n\n" + after if after else ""
+
+
+def _enough(texts: Iterable[str]) -> list[str]:
+    """The first texts that have ``CELL_CHARS`` together; the others are not even made."""
+    found: list[str] = []
+    for text in texts:
+        found.append(text)
+        if sum(map(len, found)) >= CELL_CHARS:
+            break
+    return found

@@ -155,7 +155,7 @@ def path_of(uri: str) -> Path | None:
     rest = uri.partition(":")[2].partition("#")[0].partition("?")[0]
     if rest.startswith("//"):
         rest = "/" + rest[2:].partition("/")[2]
-    name = unquote(rest)
+    name = unquote(rest).encode("utf-8", "replace").decode("utf-8")  # no path has half a character
     if not name.startswith("/") or name == "/" or "\0" in name:
         return None
     return Path(name[1:] if re.match(r"/[A-Za-z]:", name) and os.name == "nt" else name)

@@ -11,9 +11,11 @@ import asyncio
 import inspect
 import json
 import logging
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from lsprotocol import types as lsp
@@ -24,6 +26,18 @@ from pygls.protocol import LanguageServerProtocol, lsp_method
 log = logging.getLogger("fimserver.front")
 Send = Callable[[bytes], None]
 Id = int | str
+
+
+# What pygls does on these with a workspace of its own, and we with our mirror and our folders.
+OURS = (
+    lsp.TEXT_DOCUMENT_DID_OPEN,
+    lsp.TEXT_DOCUMENT_DID_CHANGE,
+    lsp.TEXT_DOCUMENT_DID_CLOSE,
+    lsp.NOTEBOOK_DOCUMENT_DID_OPEN,
+    lsp.NOTEBOOK_DOCUMENT_DID_CHANGE,
+    lsp.NOTEBOOK_DOCUMENT_DID_CLOSE,
+    lsp.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS,
+)
 
 
 class Code(Enum):
@@ -51,19 +65,31 @@ class Protocol(LanguageServerProtocol):
 
     def __init__(self, server: LanguageServer, converter: Any) -> None:
         super().__init__(server, converter)
+        for method in OURS:
+            del self.fm.builtin_features[method]
         self.life = Life.NEW
         self.send: Send = lambda _: None
         self.leave: Callable[[int], None] = lambda _: None
         self.on_bad_params: Callable[[str, Any], None] = lambda _method, _params: None
+        self.on_lost: Callable[[], None] = lambda: None
+        self._asked: dict[Id, tuple[Any, Any]] = {}  # questions of ours: future and type of the answer
 
     def receive(self, body: bytes) -> None:
-        """One message from the editor."""
+        """One message from the editor. Never raises, so that the next one is heard."""
+        try:
+            self._take(body)
+        except Exception as error:  # noqa: BLE001 - a traceback may quote text
+            log.error("a message failed: %s", type(error).__name__)  # noqa: TRY400
+
+    def _take(self, body: bytes) -> None:
         try:
             message = json.loads(body)
         except (ValueError, RecursionError):
+            self.on_lost()
             self._refuse(None, Code.PARSE)
             return
         if not isinstance(message, dict):
+            self.on_lost()
             self._refuse(None, Code.REQUEST)
         elif isinstance(method := message.get("method"), str):
             self._called(method, message)
@@ -101,16 +127,20 @@ class Protocol(LanguageServerProtocol):
             if is_request:
                 self._refuse(message["id"], Code.PARAMS)
             return
-        if method == lsp.INITIALIZE:
-            self.life = Life.RUNNING
-        elif method == lsp.SHUTDOWN:
+        if is_request and not hasattr(structured, "id"):  # the method of a notification
+            self.on_bad_params(method, message.get("params"))
+            self._refuse(message["id"], Code.REQUEST)
+            return
+        if method == lsp.SHUTDOWN:
             self.life = Life.SHUT_DOWN
         self.handle_message(structured)
+        if method == lsp.INITIALIZE and hasattr(self, "server_capabilities"):  # else it failed, and may be tried again
+            self.life = Life.RUNNING
 
     def _structured(self, method: str, message: dict[str, Any], *, is_request: bool) -> Any:
         """The message as a type of lsprotocol; methods of our own keep their parameters as they are."""
         kind = self.get_message_type(method)
-        message = {"jsonrpc": "2.0", **message}
+        message = {**message, "jsonrpc": "2.0"}
         if method == lsp.TEXT_DOCUMENT_INLINE_COMPLETION and isinstance(message.get("params"), dict):
             automatic = {"triggerKind": lsp.InlineCompletionTriggerKind.Automatic.value}
             message["params"] = {"context": automatic, **message["params"]}
@@ -126,10 +156,9 @@ class Protocol(LanguageServerProtocol):
     def _answered(self, message: dict[str, Any]) -> None:
         """The editor's answer to a request of ours. What we did not ask is ignored."""
         msg_id = _id_of(message)
-        future = None if msg_id is None else self._request_futures.pop(msg_id, None)
-        if msg_id is None or future is None or future.done():
+        if msg_id is None or msg_id not in self._asked:
             return
-        kind = self._result_types.pop(msg_id, None)
+        future, kind = self._asked.pop(msg_id)
         try:
             if "error" in message:
                 future.set_exception(JsonRpcException("the editor refused"))
@@ -137,6 +166,14 @@ class Protocol(LanguageServerProtocol):
                 future.set_result(self._converter.structure(message, kind).result if kind else message["result"])
         except Exception as error:  # noqa: BLE001 - an answer that does not fit is an error of the editor
             future.set_exception(JsonRpcException(type(error).__name__))
+
+    def send_request(self, method: str, params: Any = None, callback: Any = None, msg_id: Id | None = None) -> Any:
+        """As pygls does, but apart from the editor's own ids, and forgotten when nobody waits for it any more."""
+        msg_id = msg_id or uuid.uuid4().hex
+        future = super().send_request(method, params, callback, msg_id)
+        self._asked[msg_id] = self._request_futures.pop(msg_id), self._result_types.pop(msg_id)
+        future.add_done_callback(lambda _: self._asked.pop(msg_id, None))
+        return future
 
     def handle_message(self, message: Any) -> None:
         self._shutdown = False  # our own life says what may pass
@@ -153,6 +190,8 @@ class Protocol(LanguageServerProtocol):
         """Run a handler at once, up to its first await: it sees the documents as they were when its message came."""
         if inspect.isgeneratorfunction(handler):
             super()._execute_handler(msg_id, handler, callback, args, kwargs)
+            if (running := self._request_futures.get(msg_id)) is not None:  # a notification's: pygls never takes it away
+                running.add_done_callback(lambda _: self._request_futures.pop(msg_id, None))
             return
         future: Any = Future()
         try:
@@ -172,11 +211,18 @@ class Protocol(LanguageServerProtocol):
         if future.cancelled():
             self._refuse(msg_id, Code.CANCELLED)
         elif (error := future.exception()) is None:
-            self._send_response(msg_id, result=future.result())
+            self._send_result(msg_id, future.result())
         elif isinstance(error, JsonRpcException) and error.code == Code.PARAMS.value[0]:
             self._refuse(msg_id, Code.PARAMS)
         else:
             log.error("a handler failed: %s", type(error).__name__)
+            self._refuse(msg_id, Code.INTERNAL, type(error).__name__)
+
+    def _send_result(self, msg_id: Id, result: Any) -> None:
+        try:
+            self._send_response(msg_id, result=result)
+        except Exception as error:  # noqa: BLE001 - what cannot be written is answered all the same
+            log.error("an answer cannot be written: %s", type(error).__name__)  # noqa: TRY400
             self._refuse(msg_id, Code.INTERNAL, type(error).__name__)
 
     def _check_handler_result(self, future: Any) -> None:
@@ -193,7 +239,7 @@ class Protocol(LanguageServerProtocol):
 
     def _handle_cancel_notification(self, msg_id: Id) -> None:
         """The request's own callback takes it off the table, and answers."""
-        if (future := self._request_futures.get(msg_id)) is not None:
+        if isinstance(msg_id, int | str) and (future := self._request_futures.get(msg_id)) is not None:
             future.cancel()
 
     def _handle_notification(self, method_name: str, params: Any) -> None:
@@ -216,15 +262,20 @@ class Protocol(LanguageServerProtocol):
         self._send_body(self._converter.unstructure(data, unstructure_as=type(data)))
 
     def _send_body(self, message: Any) -> None:
-        """As JSON that every reader takes: no NaN, no lone surrogates."""
-        text = json.dumps(message, default=self._serialize_message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self.send(text.encode("utf-8", "replace"))
+        """As JSON that every reader takes: no NaN, and half characters, which only come back to who sent them, escaped."""
+        write = partial(json.dumps, message, default=self._serialize_message, allow_nan=False, separators=(",", ":"))
+        try:
+            self.send(write(ensure_ascii=False).encode())
+        except UnicodeEncodeError:
+            self.send(write().encode())
 
     @lsp_method(lsp.SHUTDOWN)
     def lsp_shutdown(self, *_: Any) -> Any:
         """Every request that still waits is answered as cancelled."""
         for future in list(self._request_futures.values()):
             future.cancel()
+        if (handler := self.fm.features.get(lsp.SHUTDOWN)) is not None:
+            handler(None)
 
     @lsp_method(lsp.WORKSPACE_EXECUTE_COMMAND)
     def lsp_workspace__execute_command(self, params: lsp.ExecuteCommandParams) -> Any:
@@ -232,34 +283,6 @@ class Protocol(LanguageServerProtocol):
         if (command := self.fm.commands.get(params.command)) is None:
             raise JsonRpcInvalidParams
         return command(*(params.arguments or ()))
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_OPEN)
-    def lsp_text_document__did_open(self, params: lsp.DidOpenTextDocumentParams) -> Any:
-        return self._to_feature(lsp.TEXT_DOCUMENT_DID_OPEN, params)
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_CHANGE)
-    def lsp_text_document__did_change(self, params: lsp.DidChangeTextDocumentParams) -> Any:
-        return self._to_feature(lsp.TEXT_DOCUMENT_DID_CHANGE, params)
-
-    @lsp_method(lsp.TEXT_DOCUMENT_DID_CLOSE)
-    def lsp_text_document__did_close(self, params: lsp.DidCloseTextDocumentParams) -> Any:
-        return self._to_feature(lsp.TEXT_DOCUMENT_DID_CLOSE, params)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_OPEN)
-    def lsp_notebook_document__did_open(self, params: lsp.DidOpenNotebookDocumentParams) -> Any:
-        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_OPEN, params)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CHANGE)
-    def lsp_notebook_document__did_change(self, params: lsp.DidChangeNotebookDocumentParams) -> Any:
-        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_CHANGE, params)
-
-    @lsp_method(lsp.NOTEBOOK_DOCUMENT_DID_CLOSE)
-    def lsp_notebook_document__did_close(self, params: lsp.DidCloseNotebookDocumentParams) -> Any:
-        return self._to_feature(lsp.NOTEBOOK_DOCUMENT_DID_CLOSE, params)
-
-    def _to_feature(self, method: str, params: Any) -> Any:
-        """Our mirror instead of pygls' workspace."""
-        return self.fm.features[method](params) if method in self.fm.features else None
 
 
 def _id_of(message: dict[str, Any]) -> Id | None:

@@ -62,6 +62,7 @@ class Server(LanguageServer):
         self.insert_replace = False
         self.protocol.send, self.protocol.leave = send, leave
         self.protocol.on_bad_params = partial(sync.bad_params, self)
+        self.protocol.on_lost = partial(sync.lost, self)
         self._tasks: set[asyncio.Task[None]] = set()
         for method, handler in METHODS.items():
             self.offer(method, handler)
@@ -78,6 +79,11 @@ class Server(LanguageServer):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def stop_later(self) -> None:
+        """End what runs beside the messages."""
+        for task in list(self._tasks):
+            task.cancel()
 
     def report_server_error(self, error: Exception, source: Any) -> None:  # noqa: ARG002 - pygls' signature
         """Never a popup."""

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fimserver.front.acceptance import Acceptance
 from fimserver.front.client import Line
 from fimserver.front.config import Config
 from fimserver.front.context import ContextSource
+from fimserver.front.definitions import Definitions, Worker
 from fimserver.front.documents import Document, Edit, Encoding
 from fimserver.front.languages import COMMENT_MARKS
 from fimserver.front.memory import Memory
@@ -69,23 +70,43 @@ class Outcome:
         return facts | chosen | measured
 
 
+class Running(NamedTuple):
+    """Work for a place, and the sign that something newer took its place."""
+
+    task: asyncio.Task[Outcome]
+    superseded: asyncio.Future[None]
+
+
+class Rejected(NamedTuple):
+    """A text that the user dismissed, and the line before it."""
+
+    uri: str
+    before: str
+    text: str
+
+
 class Session:
     """One editor window: its documents, what it remembers, and its line to the host."""
 
     def __init__(self, config: Config, line: Line) -> None:
         self.config, self.line = config, line
+        self.start = config  # what holds where the editor's settings say nothing
+        self.pins: dict[str, Any] = {}  # what commands have set on top of settings
+        self.sent: dict[str, Any] = {}  # the editor's settings
         self.session_id = uuid.uuid4().hex
         self.encoding: Encoding = "utf-16"
         self.documents: dict[str, Document] = {}
         self.notebooks = Notebooks()
         self.memory = Memory()
         self.acceptance = Acceptance()
-        self.rejected: dict[str, None] = {}
+        self.rejected: dict[Rejected, None] = {}
         self.last = Outcome(reason=Reason.EMPTY, message="nothing was asked yet")
         self.reasons: dict[Reason, int] = {}
         self._rhythms: dict[str, Rhythm] = {}
-        self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._running: dict[str, Running] = {}
+        self._worker = Worker()
         self._spare: asyncio.Task[None] | None = None
+        self._aside: set[asyncio.Task[Any]] = set()
         self.roots: tuple[Path, ...] = ()
         self.look_at(())
 
@@ -93,17 +114,21 @@ class Session:
         """The folders of the workspace."""
         self.roots = tuple(roots)
         self.privacy = Privacy(self.roots, self.config.exclude)
-        self.context = ContextSource(self.roots, self.privacy)
+        definitions = Definitions(self.roots, self.privacy, self._worker)
+        self.context = ContextSource(self.roots, self.privacy, definitions=definitions)
 
     def configure(self, config: Config) -> None:
         """What the user wants from now on."""
         changed_files = config.exclude != self.config.exclude
         self.config = config
+        self.stop()  # what runs was asked under other settings
         self.memory.clear()
         if changed_files:
             self.look_at(self.roots)
 
     def open(self, document: Document) -> None:
+        """A document, of which nothing is known any more if it was open before."""
+        self.close(document.uri)
         self.documents[document.uri] = document
 
     def change(self, uri: str, version: int, edits: Sequence[Edit]) -> None:
@@ -123,8 +148,7 @@ class Session:
         self.memory.forget(uri)
         self.acceptance.forget(uri)
         self.context.forget(uri)
-        if (task := self._running.pop(uri, None)) is not None:
-            task.cancel()
+        self.stop(uri)
 
     def rhythm(self, uri: str) -> Rhythm:
         return self._rhythms.setdefault(uri, Rhythm())
@@ -141,45 +165,64 @@ class Session:
     def file_name(self, uri: str) -> str:
         """What the model may know of where a document is: its path in the workspace."""
         path = path_of(uri)
-        if path is None:
-            return ""
-        root = next((root for root in self.roots if path.is_relative_to(root)), None)
-        return path.relative_to(root).as_posix() if root else path.name
+        return "" if path is None else self.privacy.shown(path)
 
-    def repository(self) -> str:
-        return self.roots[0].name if self.roots else ""
+    def repository(self, uri: str) -> str:
+        """The name of the workspace folder that a document is in."""
+        path = path_of(uri)
+        root = None if path is None else self.privacy.root_of(path)
+        return "" if root is None else root.name
 
     def opaque(self, uri: str) -> str:
         """A name of a document that says nothing of it."""
         return hashlib.sha256(f"{self.session_id} {uri}".encode("utf-8", "replace")).hexdigest()[:16]
 
-    def reject(self, text: str) -> None:
-        """The user dismissed this text."""
-        self.rejected[text] = None
+    def reject(self, rejected: Rejected) -> None:
+        """The user dismissed a text: it, and the rest of it once its start is typed, is not shown there again."""
+        self.rejected[rejected] = None
         while len(self.rejected) > MAX_REJECTED:
             del self.rejected[next(iter(self.rejected))]
+
+    def rejected_at(self, uri: str, line_before: str) -> frozenset[str]:
+        """Texts that the user dismissed at a place."""
+        left = (
+            (r.text, line_before[len(r.before) :]) for r in self.rejected if r.uri == uri and line_before.startswith(r.before)
+        )
+        return frozenset(text[len(typed) :] for text, typed in left if text.startswith(typed))
 
     def note(self, outcome: Outcome) -> None:
         """Remember how the last request ended, and count it."""
         self.last = outcome
         self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
 
-    async def newest(self, uri: str, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Run ``work``; whatever ran for the document is answered at once as superseded."""
-        if (old := self._running.pop(uri, None)) is not None:
-            old.cancel()
-        self.stop_spare()
-        task = self._running[uri] = asyncio.ensure_future(work)
+    async def newest(self, slot: str, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Run ``work``; what ran in its slot is answered at once as superseded, whatever it has yet to clean up."""
+        self.stop(slot)
+        running = Running(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())
+        self._running[slot] = running
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled() and not _cancelling():
-                return Outcome(reason=Reason.SUPERSEDED, uri=uri)
-            task.cancel()
-            raise
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            return Outcome(reason=Reason.SUPERSEDED) if running.superseded.done() else running.task.result()
         finally:
-            if self._running.get(uri) is task:
-                del self._running[uri]
+            if not running.task.done():
+                running.task.cancel()
+            if self._running.get(slot) is running:
+                del self._running[slot]
+
+    def stop(self, uri: str = "") -> None:
+        """End what runs for a document, or for all of them, and what is done ahead of time."""
+        for slot in [slot for slot in self._running if slot.startswith(uri)]:
+            running = self._running.pop(slot)
+            if not running.superseded.done():
+                running.superseded.set_result(None)
+            running.task.cancel()
+        self.stop_spare()
+
+    def aside(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something whose result nobody waits for."""
+        task = asyncio.ensure_future(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
     def spare(self, work: Coroutine[Any, Any, None]) -> None:
         """Work for when nothing else is to be done; the next key or request ends it."""
@@ -193,13 +236,7 @@ class Session:
 
     async def shut(self) -> None:
         """End everything that runs."""
-        self.stop_spare()
-        for task in self._running.values():
+        self.stop()
+        for task in self._aside:
             task.cancel()
         await self.line.close()
-
-
-def _cancelling() -> bool:
-    """Whether the running task itself was cancelled, and not only what it waits for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

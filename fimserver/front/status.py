@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from fimserver.reasons import EXPLANATIONS, Reason
 if TYPE_CHECKING:
     from fimserver.front.server import Server
 
+log = logging.getLogger("fimserver.front")
 POLL_S = 0.25
+LONGEST_POLL_S = 10.0
 # What a status bar may colour. Reasons that are not here are ordinary.
 KINDS = {
     Reason.OFF: "Inactive",
@@ -36,61 +39,95 @@ KINDS = {
 
 
 class Status:
-    """What was shown last, so that nothing is sent twice."""
+    """What an editor's status bar shows: of the host what was heard last, then of the document that was asked for."""
 
     def __init__(self) -> None:
         self._shown: dict[str, Any] = {}
+        self._health = Health(None)
+        self._document: Reason | None = None  # why the document in hand gets nothing
+        self._answered: dict[str, Any] = {}  # route, model and latency of the last suggestion
+        self._watches = False
 
-    def show(self, server: Server, facts: dict[str, Any]) -> None:
-        """Send ``fimserver/status`` to an editor that understands it."""
-        if server.session.config.status and facts != self._shown:
+    def refresh(self, server: Server) -> None:
+        """Send ``fimserver/status``, where it is understood and says something new."""
+        config = server.session.config
+        state = (self._health.reason or self._document) if config.enabled else Reason.OFF
+        message = self._health.message if config.enabled else ""
+        facts = {
+            "kind": KINDS.get(state, "Normal") if state else "Normal",
+            "state": state or "ready",
+            "busy": state in {Reason.LOADING, Reason.NO_HOST},
+            "message": message or (EXPLANATIONS[state] if state else ""),
+            "setRoute": config.model,
+            **self._answered,
+        }
+        if config.status and facts != self._shown:
             self._shown = facts
             server.protocol.notify("fimserver/status", facts)
 
+    def after(self, server: Server, outcome: Outcome) -> None:
+        """The state after a request. One that did not get to the model says nothing of it."""
+        kind = KINDS.get(outcome.reason)
+        self._document = outcome.reason if kind == "Inactive" else None
+        if outcome.source == "model" or kind in {"Warning", "Error"}:
+            self._health = Health(outcome.reason if kind else None, outcome.message)
+        if self._health.reason in {Reason.LOADING, Reason.NO_HOST}:
+            server.later(self.watch(server))
+        if outcome.suggestions and outcome.usage:
+            used = outcome.usage
+            self._answered = {"route": used.route, "model": used.model, "latencyMs": round(outcome.total_ms)}
+        self.refresh(server)
+
     async def watch(self, server: Server) -> None:
-        """Start the host and show progress until its model is there, or cannot be."""
-        line = server.session.line
-        token: str | None = None
-        while (health := await line.health()).reason in {Reason.LOADING, Reason.NO_HOST}:
-            self.show(server, _facts(server, health))
-            token = token or await _begin(server)
-            await asyncio.sleep(POLL_S)
-        if token:
-            _report(server, token, lsp.WorkDoneProgressEnd(message=health.message or "ready"))
-        self.show(server, _facts(server, health))
+        """Start the host and show progress until its model is there, or cannot be. Once at a time is enough."""
+        if self._watches or not server.session.config.enabled:
+            return
+        self._watches = True
+        progress = Progress(server)
+        try:
+            await self._watch(server, progress)
+        finally:
+            self._watches = False
+            progress.end(self._health.message or "ready")
+
+    async def _watch(self, server: Server, progress: Progress) -> None:
+        poll_s = POLL_S
+        while True:
+            self._health = await server.session.line.health()
+            self.refresh(server)
+            if self._health.reason not in {Reason.LOADING, Reason.NO_HOST} or not server.session.config.enabled:
+                return
+            if self._health.reason is Reason.LOADING:
+                await progress.begin()
+            else:
+                poll_s = min(LONGEST_POLL_S, 2 * poll_s)  # a host elsewhere may be away for long
+            await asyncio.sleep(poll_s)
 
 
-def show_status(server: Server, outcome: Outcome) -> None:
-    """The state after a request."""
-    facts = _facts(server, Health(outcome.reason if outcome.reason in KINDS else None, outcome.message))
-    if outcome.suggestions and outcome.usage:
-        facts |= {"route": outcome.usage.route, "model": outcome.usage.model, "latencyMs": round(outcome.total_ms)}
-    server.status.show(server, facts)
+class Progress:
+    """One progress in the editor, where it can show one."""
 
+    def __init__(self, server: Server) -> None:
+        self._server, self._token, self._asked = server, "", False
 
-def _facts(server: Server, health: Health) -> dict[str, Any]:
-    config = server.session.config
-    state = health.reason if config.enabled else Reason.OFF
-    message = health.message or (EXPLANATIONS[state] if state else "")
-    kind = KINDS.get(state, "Normal") if state else "Normal"
-    busy = state in {Reason.LOADING, Reason.NO_HOST}
-    return {"kind": kind, "state": state or "ready", "busy": busy, "message": message, "setRoute": config.model}
+    async def begin(self) -> None:
+        window = self._server.client_capabilities.window
+        if self._asked or window is None or not window.work_done_progress:
+            return
+        self._asked, token = True, uuid.uuid4().hex
+        try:
+            async with asyncio.timeout(2):
+                await self._server.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
+        except Exception as error:  # noqa: BLE001 - no progress, then
+            log.info("no progress: %s", type(error).__name__)
+            return
+        self._token = token
+        self._report(lsp.WorkDoneProgressBegin(title="fimserver", message="loading the model"))
 
+    def end(self, message: str) -> None:
+        if self._token:
+            self._report(lsp.WorkDoneProgressEnd(message=message))
 
-async def _begin(server: Server) -> str | None:
-    """A progress in the editor, where it can show one."""
-    window = server.client_capabilities.window
-    if window is None or not window.work_done_progress:
-        return ""
-    token = uuid.uuid4().hex
-    try:
-        async with asyncio.timeout(2):
-            await server.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
-    except Exception:  # noqa: BLE001 - no progress, then
-        return ""
-    _report(server, token, lsp.WorkDoneProgressBegin(title="fimserver", message="loading the model"))
-    return token
-
-
-def _report(server: Server, token: str, value: Any) -> None:
-    server.progress(lsp.ProgressParams(token, server.protocol._converter.unstructure(value)))  # noqa: SLF001
+    def _report(self, value: Any) -> None:
+        unstructured = self._server.protocol._converter.unstructure(value)  # noqa: SLF001 - pygls has no other way
+        self._server.progress(lsp.ProgressParams(self._token, unstructured))

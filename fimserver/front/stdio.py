@@ -6,11 +6,13 @@ The editor outlives us, and we never outlive the editor: the end of its pipe, it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from fimserver.front.client import open_line
 from fimserver.front.config import from_settings
@@ -47,7 +49,8 @@ def _leaver(writer: Writer) -> Callable[[int], None]:
         if not gone.is_set():
             gone.set()
             writer.close(FLUSH_S)
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):  # the editor may have closed it
+                sys.stderr.flush()
             os._exit(code)
 
     return leave
@@ -63,15 +66,23 @@ async def _serve(make: Callable[[], Server], writer: Writer, pipe_in: int, leave
     def ended(problem: str | None) -> None:
         if problem:
             log.error("the editor's stream is out of step: %s", problem)
-        loop.call_soon_threadsafe(leave, _code_at_end(server, problem))
+        loop.call_soon_threadsafe(lambda: leave(_code_at_end(server, problem)))  # after what came before the end
 
+    loop.set_exception_handler(_note)
     loop.add_signal_handler(2, leave, 130)
     loop.add_signal_handler(15, leave, 143)
     Reader(pipe_in, received, ended).start()
     while True:
         await asyncio.sleep(WATCH_S)
-        if writer.stuck or _orphaned(server.process_id):
+        if writer.stuck:
             leave(1)
+        if _orphaned(server.process_id):
+            leave(_code_at_end(server, None))
+
+
+def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What fails beside the messages is named, without the text that it may quote."""
+    log.error("a task failed: %s", type(context.get("exception")).__name__)
 
 
 def _receive(server: Server, bodies: list[bytes]) -> None:

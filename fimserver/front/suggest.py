@@ -14,46 +14,50 @@ from lsprotocol import types as lsp
 
 from fimserver.errors import FimError
 from fimserver.front import items
-from fimserver.front.complete import Ask, Popup, complete
+from fimserver.front.complete import Ask, Popup, Surface, complete
 from fimserver.front.session import Outcome, Suggestion
-from fimserver.front.status import show_status
 from fimserver.reasons import Reason
 
 if TYPE_CHECKING:
     from fimserver.front.server import Server
 
 log = logging.getLogger("fimserver.front")
+OUT_OF_DATE = frozenset({Reason.SUPERSEDED, Reason.STALE})
 
 
 def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any:
     """A coroutine, made after the snapshot was taken."""
     invoked = params.context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
-    ask = _ask(server, params, invoked=invoked, popup=params.context.selected_completion_info)
+    ask = _ask(server, params, "inline", invoked=invoked, popup=params.context.selected_completion_info)
     if ask is None:
         server.session.note(Outcome(reason=Reason.NOT_OPEN, uri=params.text_document.uri))
         return lsp.InlineCompletionList(items=[])
     return _inline(server, ask)
 
 
-async def _inline(server: Server, ask: Ask) -> lsp.InlineCompletionList:
+async def _inline(server: Server, ask: Ask) -> lsp.InlineCompletionList | None:
+    """``None`` for what is out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
     suggestions = await suggest(server, ask)
+    if suggestions is None:
+        return None
     start = ask.popup.start if ask.popup else None
     return items.inline_list(ask.snapshot, suggestions, server.session.encoding, start, from_line_start=server.from_line_start)
 
 
 def menu_completion(server: Server, params: lsp.CompletionParams) -> Any:
-    """The same for the completion menu."""
-    kind = params.context.trigger_kind if params.context else lsp.CompletionTriggerKind.Invoked
-    ask = _ask(server, params, invoked=kind == lsp.CompletionTriggerKind.Invoked)
+    """The same for the completion menu, which opens by itself as often as not, and does not say which."""
+    ask = _ask(server, params, "menu", invoked=False)
     return _menu(server, ask) if ask else lsp.CompletionList(is_incomplete=False, items=[])
 
 
 async def _menu(server: Server, ask: Ask) -> lsp.CompletionList:
-    suggestions = await suggest(server, ask)
+    suggestions = await suggest(server, ask) or ()
     return items.menu_list(ask.snapshot, suggestions, server.session.encoding, insert_replace=server.insert_replace)
 
 
-def _ask(server: Server, params: Any, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None) -> Ask | None:
+def _ask(
+    server: Server, params: Any, surface: Surface, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None
+) -> Ask | None:
     """The request with the document as it is now; ``None`` where the document is not open."""
     document = server.session.documents.get(params.text_document.uri)
     if document is None:
@@ -64,11 +68,11 @@ def _ask(server: Server, params: Any, *, invoked: bool, popup: lsp.SelectedCompl
     if popup is not None:
         start = popup.range.start
         selected = Popup(document.place((start.line, start.character), encoding), popup.text)
-    return Ask(document.snapshot(place), invoked, time.monotonic(), selected)
+    return Ask(document.snapshot(place), invoked, time.monotonic(), selected, surface)
 
 
-async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...]:
-    """Suggestions for a request. Whatever fails is a reason, never an error."""
+async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...] | None:
+    """Suggestions for a request, ``None`` where it is out of date. Whatever fails is a reason, never an error."""
     session, uri = server.session, ask.snapshot.uri
     try:
         outcome = await complete(session, ask)
@@ -81,8 +85,8 @@ async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...]:
         session.note(outcome)
     if outcome.suggestions:
         _offered(server, outcome, ask)
-    show_status(server, outcome)
-    return outcome.suggestions
+    server.status.after(server, outcome)
+    return None if outcome.reason in OUT_OF_DATE else outcome.suggestions
 
 
 def _offered(server: Server, outcome: Outcome, ask: Ask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types as lsp
@@ -65,11 +66,28 @@ def did_close_notebook(server: Server, params: lsp.DidCloseNotebookDocumentParam
         server.session.close(uri)
 
 
+NAMED_BY = {
+    lsp.TEXT_DOCUMENT_DID_OPEN: "textDocument",
+    lsp.TEXT_DOCUMENT_DID_CHANGE: "textDocument",
+    lsp.NOTEBOOK_DOCUMENT_DID_OPEN: "notebookDocument",
+    lsp.NOTEBOOK_DOCUMENT_DID_CHANGE: "notebookDocument",
+}
+
+
 def bad_params(server: Server, method: str, params: Any) -> None:
-    """An edit that cannot be read leaves its document unknown."""
-    if method != lsp.TEXT_DOCUMENT_DID_CHANGE or not isinstance(params, dict):
+    """What cannot be read leaves its document unknown, or all documents where it does not say which."""
+    if method not in NAMED_BY:
         return
-    named = params.get("textDocument")
+    named = params.get(NAMED_BY[method]) if isinstance(params, dict) else None
     uri = named.get("uri") if isinstance(named, dict) else None
-    if isinstance(uri, str) and uri in server.session.documents:
-        server.session.documents[uri].dirty = True
+    if isinstance(uri, str):
+        lost(server, {uri, *server.session.notebooks.cells_of(uri)})
+    else:
+        lost(server)
+
+
+def lost(server: Server, uris: Iterable[str] | None = None) -> None:
+    """The text of these documents is not known any more; by default that of all."""
+    documents = server.session.documents
+    for uri in documents if uris is None else documents.keys() & uris:
+        documents[uri].dirty = True

@@ -17,6 +17,7 @@ MAX_HEADER_BYTES = 8 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_PENDING_BYTES = 64 * 1024 * 1024
 STALL_S = 3.0
+_BEGUN = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?::[^\r\n]*)?)?\r?")  # of a header line
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r?")
 
 
@@ -57,13 +58,9 @@ class Decoder:
                 del self._buffer[:start]
                 return length
             length = _length(line, length)
-        if len(self._buffer) > MAX_HEADER_BYTES or (self._buffer[:1] and not _starts_header(self._buffer)):
+        if len(self._buffer) > MAX_HEADER_BYTES or not _BEGUN.fullmatch(self._buffer, start):
             raise FramingError("not a header")
         return None
-
-
-def _starts_header(buffer: bytearray) -> bool:
-    return chr(buffer[0]).isalpha()
 
 
 def _length(line: bytes, length: int | None) -> int | None:
@@ -94,14 +91,22 @@ class Reader(threading.Thread):
         decoder = Decoder()
         try:
             while data := os.read(self._fd, 1 << 16):
-                if bodies := list(decoder.feed(data)):
-                    self._received(bodies)
+                self._feed(decoder, data)
         except FramingError as error:
             self._ended(str(error))
         except OSError:
             self._ended(None)
         else:
             self._ended(None)
+
+    def _feed(self, decoder: Decoder, data: bytes) -> None:
+        """Hand over all bodies at once, also those before a place where the stream is out of step."""
+        bodies: list[bytes] = []
+        try:
+            bodies.extend(decoder.feed(data))
+        finally:
+            if bodies:
+                self._received(bodies)
 
 
 class Writer(threading.Thread):

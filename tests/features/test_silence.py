@@ -114,6 +114,54 @@ def test_a_rejected_suggestion_does_not_come_again(editor, host):
     suggestion = editor.ask(URI, 1, 11)[0]
     assert editor.run("rejected", suggestion["command"]["arguments"][0]) is True
     silent(editor, "rejected")
+    editor.type(URI, 2, 1, 11, "a")
+    silent(editor, "rejected", character=12)  # nor does its rest
+    editor.open("file:///work/other.py", "x = \n")
+    assert editor.ask("file:///work/other.py", 0, 4)  # another place is another place
+
+
+def test_a_bad_glob_is_left_out_and_the_other_settings_hold(connected, host):
+    connected.start(options={"exclude": ["[z-a]"], "model": "ar"})
+    host.engines.script = lambda _request, route: iter((route,))
+    connected.open(URI, CODE)
+    assert connected.ask(URI, 1, 11)[0]["insertText"] == "ar"
+
+
+def test_a_setting_that_is_taken_away_holds_no_longer(editor, host):
+    host.says("a + b")
+    editor.open(URI, CODE)
+    for settings, shown in (({"disabledLanguages": ["python"]}, 0), ({}, 1)):
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": settings}})
+        assert len(editor.ask(URI, 1, 11)) == shown
+
+
+def test_what_a_command_set_outlives_settings_that_are_about_something_else(editor, host):
+    host.engines.script = lambda _request, route: iter((route,))
+    editor.open(URI, CODE)
+    editor.run("setRoute", "ar")
+    for settings, expected in (({"maxTokens": 9}, "ar"), ({"maxTokens": 9, "model": "dllm"}, "dllm")):
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": settings}})
+        assert editor.ask(URI, 1, 11)[0]["insertText"] == expected
+
+
+def test_a_file_that_becomes_excluded_while_it_is_asked_for_shows_and_keeps_nothing(editor, host):
+    asked = threading.Event()
+    host.engines.script = lambda _request, _route: iter((asked.set(), *[0.005] * 40, "a + b"))
+    editor.open(URI, CODE)
+    request = editor.post("textDocument/inlineCompletion", editor.params(URI, 1, 11))
+    assert asked.wait(10)
+    editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": {"exclude": ["main.py"]}}})
+    assert editor.answer(request)["result"] is None
+    assert editor.run("stats")["remembered"] == 0
+
+
+def test_switched_off_no_host_is_started(tmp_path):
+    with Editor("pipes", env={"XDG_RUNTIME_DIR": str(tmp_path)}) as editor:
+        tmp_path.chmod(0o700)
+        editor.start(options={"enabled": False})
+        editor.open(URI, CODE)
+        silent(editor, "off")
+        assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_no_host(tmp_path):

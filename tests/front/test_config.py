@@ -17,6 +17,7 @@ from fimserver.settings import Settings
         ({"enabled": None, "unknown": 1}, {}, ()),
         ({"exclude": ["secret/*"]}, {"exclude": ("secret/*",)}, ()),
         ({"exclude": ["a[", "!"]}, {}, ("exclude",)),
+        ({"exclude": ["[z-a]"], "model": "ar"}, {"model": "ar"}, ("exclude",)),
         (None, {}, ()),
         ([1], {}, ()),
     ],

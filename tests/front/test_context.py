@@ -194,7 +194,7 @@ class TestWindow:
     def test_odd_documents(self, source, text, line, column):
         snapshot = Document("untitled:x", "plaintext", 1, text).snapshot(Place(line, column))
         context = source.text(snapshot)
-        is_part = context.prefix + context.suffix in text  # no comparison of long texts by pytest
+        is_part = context.prefix + context.suffix in text.replace("\r\n", "\n")  # no comparison of long texts by pytest
         assert is_part
         assert len(context.prefix) <= PREFIX_CHARS
 

@@ -84,6 +84,8 @@ def test_a_child_that_found_another_host_is_no_death():
     world = World()
     world.hosting.state()
     world.code = 0  # the lock was taken
+    assert world.hosting.state() is Reason.NO_HOST  # whoever has it will listen soon
+    world.now += 1
     assert world.hosting.state() is Reason.LOADING
     assert not world.hosting._deaths
 
