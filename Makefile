@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train evaluate wheel clean
+.PHONY: try test lint types pytest bench train evaluate wheel clean slow mirror wire storm soak kill neovim
 
 try: $(VENV)/run
 	$(BIN)/fimserver complete examples/wordcount.py:13:12 --model dllm --show-steps
@@ -22,8 +22,33 @@ types: $(VENV)/check
 pytest: $(VENV)/check
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-bench: $(VENV)/run
+# The long forms of tests that run in short in `make test`.
+slow: mirror wire storm soak kill
+
+mirror wire storm soak kill: export OMP_NUM_THREADS = 1
+
+mirror: $(VENV)/check
+	MIRROR_EDITS=1000000 $(BIN)/pytest -q -s tests/front/test_documents.py
+
+wire: $(VENV)/check
+	WIRE_MESSAGES=100000 $(BIN)/pytest -q -s tests/features/test_wire.py
+
+storm: $(VENV)/check
+	STORM_RATE=1000 STORM_S=60 $(BIN)/pytest -q -s tests/features/test_endurance.py -k storm
+
+soak: $(VENV)/check
+	SOAK_EDITS=100000 $(BIN)/pytest -q -s tests/features/test_endurance.py -k "memory or tables"
+
+kill: $(VENV)/check
+	KILLS=20 $(BIN)/pytest -q -s tests/features/test_two_windows.py
+
+neovim: $(VENV)/check
+	tests/editors/install_neovim.sh
+	$(BIN)/pytest -q tests/editors
+
+bench: $(VENV)/check
 	$(BIN)/python -m tests.bench.engines
+	$(BIN)/python -m tests.bench.front
 
 train: $(VENV)/run
 	$(BIN)/python -m models.training.corpus

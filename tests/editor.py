@@ -42,6 +42,17 @@ class InProcess:
         line = open_line(url, "", lambda: None)
         return Server(from_settings(Settings()), line, self._received, self._leave)
 
+    async def _end(self):
+        """As the end of a process would: nothing is left to run, and no connection."""
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        if running:
+            await asyncio.wait(running, timeout=0.1)  # anyio warns of connections that are cancelled before they begin
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self.server.session.shut()
+        await asyncio.sleep(0)  # transports close in the next round of the loop
+
     def _leave(self, code):
         self.exit_code = code
 
@@ -50,7 +61,7 @@ class InProcess:
             self.loop.call_soon_threadsafe(self.server.protocol.receive, body)
 
     def close(self):
-        asyncio.run_coroutine_threadsafe(self.server.session.shut(), self.loop).result(WAIT_S)
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result(WAIT_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WAIT_S)
         self.loop.close()

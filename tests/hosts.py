@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import uvicorn
 
+from fimserver.front.hosting import is_serving
 from fimserver.host.app import Host, make_app
 from fimserver.host.fake import FakeEngines
 from fimserver.host.schedule import Scheduler
@@ -81,10 +82,10 @@ class OwnHosts:
         return found
 
     def kill(self, process):
-        """At once. Its window may take its time to notice, so it is not waited for as a child is."""
+        """At once, until nothing listens: its window is its parent, and a zombie's threads may hold its socket a little."""
         process.kill()
         end = time.monotonic() + 10
-        while process in self.processes():
+        while process in self.processes() or any(map(is_serving, self.sockets)):
             assert time.monotonic() < end, "it lives"
             time.sleep(0.005)
 

@@ -98,7 +98,7 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
     if middles or dropped.reason in LASTING:
         session.memory.remember(key, middles or (Middle("", dropped.reason),))
     usage = answer.middles[0].usage
-    if document.version != ask.snapshot.version or session.documents.get(document.uri) is not document:
+    if document.revision != ask.snapshot.revision or session.documents.get(document.uri) is not document:
         return Outcome(reason=Reason.STALE, usage=usage)
     suggestions = _fitted(ask, middles)
     if suggestions and session.config.prefetch and not ask.popup and len(middles[0].text) <= FOLLOW_UP_CHARS:

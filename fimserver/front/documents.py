@@ -49,6 +49,7 @@ class Snapshot:
     language: str  # LSP language id
     lines: Sequence[str]
     place: Place
+    revision: int = 0  # our own count of changes: an editor may repeat a version
 
     @property
     def line_before(self) -> str:
@@ -84,6 +85,7 @@ class Document:
 
     def __init__(self, uri: str, language: str, version: int, text: str) -> None:
         self.uri, self.language, self.version = uri, language, version
+        self.revision = 0
         self._load(text)
 
     @property
@@ -100,6 +102,7 @@ class Document:
         if version < self.version:
             self.dirty = True
         self.version = version
+        self.revision += 1
         for edit in edits:
             if edit.start is None or edit.end is None:
                 self._load(edit.text)
@@ -116,7 +119,7 @@ class Document:
 
     def snapshot(self, place: Place) -> Snapshot:
         """A copy that later edits do not change."""
-        return Snapshot(self.uri, self.version, self.language, self.lines.copy(), place)
+        return Snapshot(self.uri, self.version, self.language, self.lines.copy(), place, self.revision)
 
     def _load(self, text: str) -> None:
         """The whole text, which is known again whatever was before."""
