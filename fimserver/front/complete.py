@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from fimserver.front import syntax
 from fimserver.front.context import Context
 from fimserver.front.documents import Document, Place, Snapshot, split_lines
 from fimserver.front.features import Features, features, indent_unit
@@ -26,6 +27,8 @@ from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
 LASTING = frozenset(
     {Reason.EMPTY, Reason.BLANK, Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.NO_OP}
 )
+READ_AHEAD_S = 0.004  # by then the request is on its way
+FOLLOW_UP_AFTER_S = 0.02  # the suggestion itself goes out first
 FOLLOW_UP_CHARS = 400  # a longer suggestion is not followed up
 
 
@@ -91,7 +94,11 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
     context = session.context.build(known, ask.snapshot, session.documents if session.config.snippets else {})
     body = question(session, document, ask, context)
     await _wait(session, document, ask, body)
-    answer = await session.line.complete(_in_time(session, ask, body), asked=ask.invoked)
+    ahead = asyncio.get_running_loop().call_later(READ_AHEAD_S, _read_ahead, session, document, ask)
+    try:
+        answer = await session.line.complete(_in_time(session, ask, body), asked=ask.invoked)
+    finally:
+        ahead.cancel()
     if not answer.middles:
         return Outcome(reason=answer.reason or Reason.FAILED, message=answer.message)
     middles, dropped = _filtered(session, document, ask, answer)
@@ -105,6 +112,13 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
         session.spare(_follow_up(session, document, ask, context, suggestions[0]))
     reason = usage.reason if suggestions else dropped.reason
     return Outcome(suggestions, reason, "model", "" if suggestions else dropped.by, answer.message, usage=usage)
+
+
+def _read_ahead(session: Session, document: Document, ask: Ask) -> None:
+    """Parse the text around the cursor for the filters while the model works."""
+    if (language := session.language(document)) is not None:
+        around = surroundings(session, document, ask, Reason.END)
+        syntax.read_ahead(language, around.prefix, around.suffix)
 
 
 def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:
@@ -227,6 +241,7 @@ def _fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
 
 async def _follow_up(session: Session, document: Document, ask: Ask, context: Context, shown: Suggestion) -> None:
     """Ask for what comes after a suggestion, as if it had been accepted, while nobody else needs the model."""
+    await asyncio.sleep(FOLLOW_UP_AFTER_S)
     snapshot = _accepted(ask.snapshot, shown)
     ahead = replace(ask, snapshot=snapshot, received_s=time.monotonic())
     replaced = max(0, shown.replace - len(context.stripped))  # the rest of it is not in the suffix anyway

@@ -122,6 +122,7 @@ class Session:
         changed_files = config.exclude != self.config.exclude
         self.config = config
         self.stop()  # what runs was asked under other settings
+        self.stop_spare()
         self.memory.clear()
         if changed_files:
             self.look_at(self.roots)
@@ -140,7 +141,6 @@ class Session:
         self.rhythm(uri).key(time.monotonic())
         self.context.edited(document, max((edit.start[0] for edit in edits if edit.start), default=0))
         self.acceptance.edited(document, sum(len(edit.text) for edit in edits))
-        self.stop_spare()
 
     def close(self, uri: str) -> None:
         self.documents.pop(uri, None)
@@ -149,6 +149,7 @@ class Session:
         self.acceptance.forget(uri)
         self.context.forget(uri)
         self.stop(uri)
+        self.stop_spare()
 
     def rhythm(self, uri: str) -> Rhythm:
         return self._rhythms.setdefault(uri, Rhythm())
@@ -210,13 +211,12 @@ class Session:
                 del self._running[slot]
 
     def stop(self, uri: str = "") -> None:
-        """End what runs for a document, or for all of them, and what is done ahead of time."""
+        """End what runs for a document, or for all of them."""
         for slot in [slot for slot in self._running if slot.startswith(uri)]:
             running = self._running.pop(slot)
             if not running.superseded.done():
                 running.superseded.set_result(None)
             running.task.cancel()
-        self.stop_spare()
 
     def aside(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run something whose result nobody waits for."""
@@ -225,7 +225,7 @@ class Session:
         task.add_done_callback(self._aside.discard)
 
     def spare(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work for when nothing else is to be done; the next key or request ends it."""
+        """Work for when nothing else is to be done. Keys do not end it: the host ends it for any other request."""
         self.stop_spare()
         self._spare = asyncio.ensure_future(work)
 
@@ -237,6 +237,7 @@ class Session:
     async def shut(self) -> None:
         """End everything that runs."""
         self.stop()
+        self.stop_spare()
         for task in self._aside:
             task.cancel()
         await self.line.close()

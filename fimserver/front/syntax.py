@@ -19,7 +19,7 @@ from fimserver.front.brackets import place_in_line
 from fimserver.front.languages import language_of
 from fimserver.front.window import window
 
-__all__ = ["Import", "breaks_syntax", "code_only", "definition", "imports", "language_of", "place"]
+__all__ = ["Import", "breaks_syntax", "code_only", "definition", "imports", "language_of", "place", "read_ahead"]
 
 FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
 OUTLINE_LINES = 30
@@ -55,6 +55,11 @@ def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, r
     if not before or after > before:
         return after > before
     return after > _middle_damage(language, prefix, languages.FILLERS.get(language, "x"), suffix, replace)
+
+
+def read_ahead(language: str, prefix: str, suffix: str) -> None:
+    """Parse what ``breaks_syntax`` is going to ask about."""
+    _tree(language, "".join(window(prefix, suffix)))
 
 
 def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "string", "comment"]:
@@ -117,9 +122,6 @@ def definition(language: str, text: str, name: str) -> str | None:
     return "\n".join(line[:_LINE_CHARS] for line in lines[:OUTLINE_LINES])
 
 
-# --- trees
-
-
 @cache
 def _grammar(language: str) -> Language:
     module, function = languages.GRAMMARS[language]
@@ -155,9 +157,6 @@ def _point(text: bytes) -> Point:
 
 def _text(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
-
-
-# --- damage and literals
 
 
 def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace: int) -> int:
@@ -196,9 +195,6 @@ def _literals(node: Node) -> Iterator[tuple[int, int]]:
             yield top.byte_range
         else:
             stack.extend(top.children)
-
-
-# --- definitions
 
 
 def _definitions(node: Node, outer: Node | None = None, depth: int = 0) -> Iterator[tuple[Node, Node]]:
