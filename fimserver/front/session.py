@@ -211,8 +211,8 @@ class Session:
                 del self._running[slot]
 
     def stop(self, uri: str = "") -> None:
-        """End what runs for a document, or for all of them."""
-        for slot in [slot for slot in self._running if slot.startswith(uri)]:
+        """End what runs in a slot, for a document, or for all of them."""
+        for slot in [slot for slot in self._running if not uri or slot == uri or slot.startswith(f"{uri}\0")]:
             running = self._running.pop(slot)
             if not running.superseded.done():
                 running.superseded.set_result(None)
