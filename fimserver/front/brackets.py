@@ -7,6 +7,7 @@ from typing import Literal
 CLOSERS: Mapping[str, str] = {")": "(", "]": "[", "}": "{"}
 OPENERS: Mapping[str, str] = {opener: closer for closer, opener in CLOSERS.items()}
 QUOTES = frozenset("\"'`")
+_BRACKET = re.compile(r"[()\[\]{}]")
 _STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`")
 
 
@@ -14,10 +15,11 @@ def partners(text: str) -> tuple[dict[int, int], list[int]]:
     """For every closing bracket the offset of its partner, -1 if it has none in ``text``; and the openers left over."""
     pairs: dict[int, int] = {}
     open_: list[int] = []
-    for i, char in enumerate(text):
+    for match in _BRACKET.finditer(text):
+        i, char = match.start(), match[0]
         if char in OPENERS:
             open_.append(i)
-        elif char in CLOSERS:
+        else:
             pairs[i] = open_.pop() if open_ and text[open_[-1]] == CLOSERS[char] else -1
     return pairs, open_
 

@@ -132,10 +132,11 @@ def open_line(connect: str, token: str, own: Callable[[], Hosting]) -> Line:
 def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
     import httpx2  # noqa: PLC0415 - see HttpLine
 
-    transport = httpx2.AsyncHTTPTransport(uds=socket) if socket else None
+    verify = url.startswith("https:")  # else no certificates need to be loaded
+    transport = httpx2.AsyncHTTPTransport(uds=socket, verify=verify) if socket else None
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # trust_env=False: a proxy of the environment must not see code that was meant for this machine.
-    return httpx2.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False)
+    return httpx2.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False, verify=verify)
 
 
 def _read(response: httpx2.Response) -> Answer:

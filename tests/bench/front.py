@@ -129,6 +129,17 @@ def no_ops(editor: Editor, typist: Typist) -> dict[str, float]:
     return {"no-op p50 ms": percentile(times, 50), "no-op p99 ms": percentile(times, 99)}
 
 
+def rss_mb(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 1e6
+
+
+def hosts(folder: str) -> list[psutil.Process]:
+    """The model hosts of the run."""
+    found = psutil.process_iter(["cmdline", "environ"])
+    ours = (p for p in found if (p.info["environ"] or {}).get("XDG_RUNTIME_DIR") == folder)
+    return [p for p in ours if "host" in (p.info["cmdline"] or [])]
+
+
 def measure() -> dict[str, float]:
     """All of it. The host is private to the run."""
     rows = start_up() | mirror()
@@ -140,11 +151,16 @@ def measure() -> dict[str, float]:
             typist = Typist(editor)
             editor.wait_until(lambda: editor.ask(URI, *typist.types()) is not None and editor.explain().get("engineMs"))
             rows |= requests(editor, typist) | cancels(editor, typist) | no_ops(editor, typist)
-            rows["front RSS MB"] = psutil.Process(editor.link.process.pid).memory_info().rss / 1e6
+            rows["front RSS MB"] = rss_mb(psutil.Process(editor.link.process.pid))
+            rows["host RSS MB, one window"] = sum(map(rss_mb, hosts(folder)))
+            with Editor("pipes") as other:
+                other.start()
+                other.wait_until(lambda: other.ask(URI, *Typist(other).types()) is not None and other.explain().get("engineMs"))
+                rows["host RSS MB, two windows"] = sum(map(rss_mb, hosts(folder)))
+                other.leave()
             editor.leave()
-        for process in psutil.process_iter(["cmdline", "environ"]):
-            if (process.info["environ"] or {}).get("XDG_RUNTIME_DIR") == folder and "host" in (process.info["cmdline"] or []):
-                process.terminate()
+        for process in hosts(folder):
+            process.terminate()
     return rows
 
 
