@@ -7,8 +7,8 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 .PHONY: try test lint types pytest bench train evaluate wheel clean slow mirror wire storm soak kill neovim
 
 try: $(VENV)/run
-	$(BIN)/fimserver complete examples/wordcount.py:13:12 --model dllm --show-steps
-	$(BIN)/fimserver complete examples/wordcount.py:13:12 --model ar
+	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model dllm --show-steps
+	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model ar
 
 test: lint types pytest
 

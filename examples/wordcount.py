@@ -1,7 +1,7 @@
 """Count the words of text files."""
 
 import argparse
-from collections import Counter
+from collections import 
 from pathlib import Path
 
 
@@ -10,7 +10,7 @@ def count_words(path):
     with open(path, encoding="utf-8") as file:
         for line in file:
             counter.update(line.split())
-    return 
+    return counter
 
 
 def print_top(counter, limit=10):

