@@ -233,15 +233,30 @@ def test_a_host_that_was_killed_is_taken_over(runtime):
         kill(heir)
 
 
+NEVER_ENDS = """
+import itertools, sys
+from fimserver.host import listen
+from fimserver.host.fake import FakeEngines
+from fimserver.settings import Settings
+
+def words(request, route):
+    for _ in itertools.count():
+        yield 0.005
+        yield "x"
+
+listen.load_models = lambda settings: FakeEngines(words)
+sys.exit(listen.run_host(Settings()))
+"""
+
+
 def test_a_signal_ends_it_while_it_generates(runtime):
-    path = socket_path(Settings(threads=1))
-    process = start("-m", "fimserver.cli", "host", "--model", "ar")
+    path = socket_path(Settings())
+    process = start("-c", NEVER_ENDS)
     try:
         until(lambda: connects(path))
         with client(path) as http:
             until(lambda: http.get("/health").status_code == 200)
-            body = {"prompt": "def f(", "max_tokens": 1024, "stream": True, "fimserver": {"stop": "none", "route": "ar"}}
-            with http.stream("POST", "/v1/completions", json=body) as response:
+            with http.stream("POST", "/v1/completions", json={"prompt": "", "stream": True}) as response:
                 lines = response.iter_lines()
                 assert next(lines)
                 process.send_signal(signal.SIGTERM)
