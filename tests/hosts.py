@@ -85,7 +85,7 @@ class OwnHosts:
         """At once, until nothing listens: its window is its parent, and a zombie's threads may hold its socket a little."""
         process.kill()
         end = time.monotonic() + 10
-        while process in self.processes() or any(map(is_serving, self.sockets)):
+        while process in (alive := self.processes()) or (not alive and any(map(is_serving, self.sockets))):
             assert time.monotonic() < end, "it lives"
             time.sleep(0.005)
 
