@@ -83,39 +83,42 @@ def main(context: click.Context, /, **flags: Any) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
+@click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what stood.")
 @settings_options
-def complete(place: str | None, spans: Path | None, limit: int | None, as_json: bool, show_steps: bool, **flags: Any) -> None:
+def complete(
+    place: str | None, spans: Path | None, limit: int | None, as_json: bool, show_steps: bool, trace: bool, **flags: Any
+) -> None:
     """Fill the middle at a cursor. Lines and columns count from 1."""
     settings = _settings(flags)
     if (place is None) == (spans is None):
         raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
-    if spans is not None and (as_json or show_steps):
-        raise InputError("--spans always writes JSON lines: leave --json and --show-steps out")
+    if spans is not None and (as_json or show_steps or trace):
+        raise InputError("--spans always writes JSON lines: leave --json, --show-steps and --trace out")
     if spans is not None:
         _complete_spans(settings, spans, limit)
     elif place is not None:
-        _complete_place(settings, place, as_json=as_json, show_steps=show_steps)
+        _complete_place(settings, place, as_json=as_json, show_steps=show_steps, trace=trace)
 
 
-def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool) -> None:
+def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool, trace: bool) -> None:
     from fimserver import render  # noqa: PLC0415 - after the input is known to be good
     from fimserver.complete import complete as run  # noqa: PLC0415
     from fimserver.source import make_request, read_place  # noqa: PLC0415
 
     place = read_place(spec)
     console, steps = render.make_console(), render.make_console(stderr=as_json)
-    count = 0
+    models, count = _models(settings), 0
 
     def draw(chunk: Chunk) -> None:
         nonlocal count
-        if chunk.reason is None or chunk.text:
-            count += 1
+        count += 1
+        if trace and chunk.round:
+            steps.print(render.trace_line(chunk.round, models.piece("ar"), count))
+        elif show_steps and (chunk.reason is None or chunk.text):
             steps.print(render.step_line(chunk, count))
 
-    models = _models(settings)
-    completion = run(
-        models, make_request(place.prefix, place.suffix, settings, place.path.name), settings, draw if show_steps else None
-    )
+    request = make_request(place.prefix, place.suffix, settings, place.path.name)
+    completion = run(models, request, settings, draw if show_steps or trace else None)
     if as_json:
         click.echo(json.dumps(asdict(completion), ensure_ascii=False))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fimserver.host.route import choose_route
 from fimserver.settings import Settings
 from fimserver.source import line_end
-from fimserver.types import Budget, Chunk, Completion, Request
+from fimserver.types import Budget, Chunk, Completion, Request, ms_since
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Models
@@ -24,18 +24,22 @@ def complete(models: Models, request: Request, settings: Settings, watch: Watch 
     budget, started = Budget.of_ms(settings.deadline_ms), time.perf_counter()
     text, first_ms, chunk = "", 0.0, None
     for chunk in engine.complete(request, budget):
-        first_ms = first_ms or (_ms_since(started) if chunk.text else 0.0)
+        first_ms = first_ms or (ms_since(started) if chunk.text else 0.0)
         text += chunk.text
         if watch:
             watch(chunk)
     assert chunk is not None  # engines end with a chunk that has the reason
     assert chunk.reason is not None
-    total_ms = _ms_since(started)
+    total_ms = ms_since(started)
     middle = text.replace("\n", line_end(request))
     return Completion(
-        middle, route, engine.card.name, chunk.tokens, chunk.forwards, first_ms or total_ms, total_ms, chunk.reason
+        middle,
+        route,
+        engine.card.name,
+        chunk.tokens,
+        chunk.forwards,
+        first_ms or total_ms,
+        total_ms,
+        chunk.reason,
+        chunk.drafting,
     )
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000

@@ -6,13 +6,17 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
 from fimserver.cards import Card, is_present, read_cards
+from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib
-from fimserver.engine.engines import Models
+from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
+from fimserver.engine.engines import Models, make_ar
+from fimserver.engine.runtime import Target
 from fimserver.errors import FimError
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request, Route
@@ -27,6 +31,15 @@ KNOWN = Request(
     max_tokens=8,
 )
 KNOWN_ANSWER = "height"
+# Ordinary code with a hole, for speed and for what drafters are worth; more of it is in the benchmarks.
+SAMPLES = tuple(
+    Request(text[:cut], text[cut + 60 :], max_tokens=48, stop="none")
+    for text in (
+        Path(__file__).with_name("source.py").read_text("utf-8"),
+        Path(__file__).with_name("cards.py").read_text("utf-8"),
+    )
+    for cut in (len(text) // 3, 2 * len(text) // 3)
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir)))
     for route in ("ar", "dllm"):
         yield _try_route(models, route)
+    yield from examine_drafters(models)
 
 
 def _fitting(models: Models) -> list[Card]:
@@ -67,6 +81,37 @@ def _try_route(models: Models, route: Route) -> Finding:
         return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {_speed(engine):.0f} tokens/s", right)
     except FimError as error:
         return Finding(route, str(error), ok=False)
+
+
+def examine_drafters(models: Models) -> Iterator[Finding]:
+    """What rows cost on this device, and what each drafter of the ar route brings."""
+    try:
+        target = models.target(models.card("ar"))
+        engine = make_ar(replace(target, settings=models.settings.model_copy(update={"drafter": "none"})))
+    except FimError as error:
+        yield Finding("drafters", str(error), ok=False)
+        return
+    costs = engine.speculation.pace.costs
+    relative = (f"{rows}: {ms / costs.ms[costs.plain]:.2f}x" for (branches, rows), ms in costs.ms.items() if branches == 1)
+    yield Finding(
+        "rows", f"a pass of {costs.plain[1]} rows takes {costs.ms[costs.plain]:.1f} ms; of more, {', '.join(relative)}"
+    )
+    for name in (*DRAFTERS, "auto"):
+        yield _try_drafter(engine, target, name)
+
+
+def _try_drafter(engine: Autoregressive, target: Target, name: str) -> Finding:
+    try:
+        made = make_drafters(replace(target, settings=target.settings.model_copy(update={"drafter": name})))
+    except FimError as error:
+        asked_for = name in target.settings.drafter.split(",")
+        return Finding(name, f"not used: {error}", ok=not asked_for)
+    speculation = engine.speculation
+    speculation.drafters = tuple(made)
+    rounds = [chunk.round for request in SAMPLES for chunk in engine.complete(request, Budget()) if chunk.round]
+    drafted, stood = sum(r.drafted for r in rounds), sum(r.accepted for r in rounds)
+    rate = (len(rounds) + stood) / len(rounds)
+    return Finding(name, f"{stood} of {drafted} drafted tokens stood: {rate:.2f} tokens a pass")
 
 
 def _speed(engine: Engine) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -9,10 +11,10 @@ from rich.text import Text
 from fimserver.cards import Card, is_present, model_folder
 from fimserver.settings import Settings
 from fimserver.source import Place
-from fimserver.types import Chunk, Completion
+from fimserver.types import Chunk, Completion, Drafting, Round
 
 AROUND = 3  # lines shown above and below
-INSERTED, MASKED, FRESH, QUIET = "bold green", "bright_black", "bold yellow", "bright_black"
+INSERTED, MASKED, FRESH, QUIET, REJECTED = "bold green", "bright_black", "bold yellow", "bright_black", "strike red"
 
 
 def in_place(place: Place, completion: Completion) -> Text:
@@ -41,7 +43,14 @@ def summary(completion: Completion) -> Text:
         (f"{completion.route} ", "bold"),
         f"{completion.model} · {completion.tokens} tokens · {completion.forwards} forward passes · "
         f"first {completion.ttft_ms:.0f} ms · last {completion.total_ms:.0f} ms · {completion.reason}",
+        _drafted(completion.drafting),
     )
+
+
+def _drafted(drafting: Drafting | None) -> str:
+    if not drafting or not drafting.drafted:
+        return ""
+    return f" · {sum(drafting.accepted)} of {drafting.drafted} drafted tokens stood"
 
 
 def step_line(chunk: Chunk, number: int) -> Text:
@@ -53,6 +62,15 @@ def step_line(chunk: Chunk, number: int) -> Text:
     if not chunk.canvas:
         text.append(_visible(chunk.text), FRESH)
     return text
+
+
+def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
+    """One round of speculative decoding: what stood, what fell, and what the target said itself."""
+    branches, rows = made.shape
+    text = Text(f"{number:4d} │ {branches}x{rows:<2} {made.source or 'plain':15} │ ", style=QUIET)
+    for i, token in enumerate(made.draft):
+        text.append(_visible(piece(token)), INSERTED if i < made.accepted else REJECTED)
+    return text.append(" → ", QUIET).append(_visible(piece(made.token)), FRESH)
 
 
 def models_table(cards: list[Card], settings: Settings, defaults: dict[str, str]) -> Table:

@@ -22,7 +22,7 @@ CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 # What makes one host unlike another; the rest comes with each request or does not matter to it.
 HOST_SETTINGS = (
     "dllm_card", "ar_card", "models_dir", "device", "quantize", "threads", "schedule", "threshold",
-    "decode_rows", "prefill_rows", "network",
+    "decode_rows", "prefill_rows", "network", "drafter", "draft_tokens", "draft_steps", "drafts", "draft_first", "verify",
 )  # fmt: skip
 
 
@@ -48,6 +48,17 @@ class Settings(BaseSettings):
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
     schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
     threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the schedules threshold and leftmost ask for.")
+    drafter: str = Field(
+        "auto",
+        description="Who drafts for the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none.",
+    )
+    draft_tokens: int = Field(16, ge=1, le=31, description="Longest window of the diffusion drafter, in tokens.")
+    draft_steps: int = Field(1, ge=1, le=6, description="Denoising steps of a window.")
+    drafts: int = Field(1, ge=1, le=4, description="Joint drafts of a window that are verified together.")
+    draft_first: str = Field("", description="Another drafter that gives the first tokens of a window.")
+    verify: Literal["keyed", "token", "block", "recursive"] = Field(
+        "keyed", description="Rule of acceptance; keyed: the same text with and without drafts, the others: the same law."
+    )
     decode_rows: int = Field(
         0, ge=0, le=64, description="Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class."
     )

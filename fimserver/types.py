@@ -2,8 +2,9 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fimserver.reasons import Reason
 
@@ -50,11 +51,39 @@ class Slot:
     fresh: bool = False  # committed by the step just done
 
 
+class Round(NamedTuple):
+    """One pass of speculative decoding, in token ids."""
+
+    shape: tuple[int, int]  # branches, rows of each
+    source: str  # whose draft was followed, or would have been
+    draft: tuple[int, ...]
+    accepted: int  # so many of its first tokens stand
+    token: int  # the one after them, the target's own
+    drafted: int  # tokens of all drafts in the pass
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What drafts did in one request. ``accepted[i]``: rounds in which at least i + 1 drafted tokens stood."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: tuple[int, ...] = ()
+    switched_off: int = 0  # times that a drafter was not asked because it would not have paid
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round], switched_off: int) -> "Drafting":
+        longest = max((r.accepted for r in rounds), default=0)
+        accepted = tuple(sum(r.accepted > i for r in rounds) for i in range(longest))
+        return cls(len(rounds), sum(r.drafted for r in rounds), accepted, switched_off)
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What one or more forward passes added. The middle is the concatenation of all ``text``.
 
-    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route only.
+    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route only, ``round``
+    for the ar route.
     """
 
     text: str
@@ -62,6 +91,8 @@ class Chunk:
     forwards: int
     reason: Reason | None = None  # set on the last chunk, and only there
     canvas: tuple[Slot, ...] = ()
+    round: Round | None = None
+    drafting: Drafting | None = None  # of the ar route, on the last chunk
 
 
 @dataclass(frozen=True)
@@ -76,6 +107,12 @@ class Completion:
     ttft_ms: float
     total_ms: float
     reason: Reason
+    drafting: Drafting | None = None
+
+
+def ms_since(started: float) -> float:
+    """Milliseconds since a reading of ``time.perf_counter``."""
+    return (time.perf_counter() - started) * 1000
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fimserver.errors import InputError
 from fimserver.reasons import Reason
-from fimserver.types import Snippet, StopRule
+from fimserver.types import Drafting, Snippet, StopRule
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHOICES = 8
@@ -97,6 +97,7 @@ class Usage(_Body):
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     why: str = ""  # the route was chosen
+    drafting: Drafting | None = None  # of the ar route
 
 
 class Piece(_Body):

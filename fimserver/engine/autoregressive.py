@@ -1,70 +1,91 @@
-"""Knows the decode loop of the ar route. Knows nothing of drafts (``speculate.py``) or of the canvas.
+"""Knows the ar route: a FIM prompt, rounds of decoding, and where the middle ends. Knows nothing of drafts (``speculate.py``).
 
-Every pass runs the same number of rows over the same buffer, drafted or not, so that the text depends on prompt, seed
-and weights alone.
+The text depends on prompt, seed and weights alone: not on what was cached, and not on what was drafted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from fimserver.cards import Card
-from fimserver.engine.context import PromptCache
+from fimserver.engine.drafts import Line
 from fimserver.engine.output import Output
 from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.sampling import choose
+from fimserver.engine.speculate import Speculation
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Request
+from fimserver.types import Budget, Chunk, Drafting, Request, Round
 
 
 class Autoregressive:
-    """Fill-in-the-middle, one token after the other."""
+    """Fill-in-the-middle from left to right."""
 
-    def __init__(self, card: Card, vocabulary: Vocabulary, cache: PromptCache, rows: int) -> None:
+    def __init__(self, card: Card, vocabulary: Vocabulary, speculation: Speculation) -> None:
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
-        self.card, self.fim, self.vocabulary, self.cache, self.rows = card, card.fim, vocabulary, cache, rows
+        self.card, self.fim, self.vocabulary, self.speculation = card, card.fim, vocabulary, speculation
+        self.cache = speculation.cache
         # The stops of the card among them. Any special token is no text: a model that emits one has finished.
         self.stops = vocabulary.marker_ids
-        self._all_rows = torch.arange(rows, device=cache.network.device)
 
     def prompt(self, request: Request) -> list[int]:
         """Token ids that the middle follows."""
+        return self.line(request, Budget()).prompt
+
+    def line(self, request: Request, budget: Budget) -> Line:
+        """The request as decoding and drafters see it, nothing decoded yet."""
         context = cut_context(request, self.card, self.vocabulary)
-        return fim_prompt(context, self.fim, self.vocabulary)
+        prompt = fim_prompt(context, self.fim, self.vocabulary)
+        prefix = [*context.prefix, *context.typed]
+        return Line(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), budget)
 
     def warm(self, request: Request, budget: Budget) -> None:
         """Bring the prompt into the cache, so that ``complete`` starts at once."""
         self.cache.prefill(self.prompt(request), budget, want_logits=False)
 
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
-        """Chunks of the middle, a token each; the last one has a reason. Raises ``NonFiniteError``."""
-        prompt, output, ids = self.prompt(request), Output(self.vocabulary, request), list[int]()
-        before = self.cache.forwards
-        logits = self.cache.prefill(prompt, budget, want_logits=True)
-        while logits is not None:
-            token = choose(logits, request.temperature, request.seed, len(ids))
-            if token in self.stops:
-                break
-            ids.append(token)
-            text = output.show(ids)
-            reason = output.reason or self._limit(ids, request) or budget.spent()
-            yield Chunk(text, len(ids), self.cache.forwards - before, reason)
+        """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
+        line, output, rounds = self.line(request, budget), Output(self.vocabulary, request), list[Round]()
+        forwards, rested, reason = self.cache.forwards, self.speculation.pace.switched_off, None
+        try:
+            for made in self._rounds(line, budget):
+                rounds.append(made)
+                text, reason = self._take(line, output, made)
+                reason = reason or budget.spent()
+                used = self.cache.forwards - forwards
+                drafting = Drafting.of(rounds, self.speculation.pace.switched_off - rested) if reason else None
+                yield Chunk(text, len(line.ids), used, reason, round=made, drafting=drafting)
+                if reason:
+                    return
+            drafting = Drafting.of(rounds, self.speculation.pace.switched_off - rested)
+            yield Chunk("", len(line.ids), self.cache.forwards - forwards, budget.spent(), drafting=drafting)
+        finally:
+            self.speculation.observe(line, ended=True)
+
+    def _rounds(self, line: Line, budget: Budget) -> Iterator[Round]:
+        """The pass over the prompt, then rounds of drafting and verifying until time is up."""
+        logits = self.cache.prefill(line.prompt, budget, want_logits=True)
+        if logits is None:
+            return
+        line.hidden = self.cache.network.hidden[0, -1]
+        yield self.speculation.begin(line, logits)
+        while not budget.spent():
+            yield self.speculation.round(line, self._limit(line.request) - len(line.ids) - 1)
+
+    def _take(self, line: Line, output: Output, made: Round) -> tuple[str, Reason | None]:
+        """Text of the tokens that a round gave, and why the middle ends with them; what lies beyond its end is dropped."""
+        text, first = "", len(line.ids) - made.accepted - 1
+        for count in range(first, len(line.ids)):
+            if line.ids[count] in self.stops:
+                del line.ids[count:]
+                return text, Reason.END if output.text.strip() else Reason.EMPTY
+            text += output.show(line.ids[: count + 1])
+            reason = output.reason or (Reason.LENGTH if count + 1 >= self._limit(line.request) else None)
             if reason:
-                return
-            logits = None if budget.spent() else self.step(token, len(prompt) + len(ids) - 1)
-        reason = budget.spent() if logits is None else Reason.END if output.text.strip() else Reason.EMPTY
-        yield Chunk("", len(ids), self.cache.forwards - before, reason)
+                del line.ids[count + 1 :]
+                return text, reason
+        return text, None
 
-    def step(self, token: int, position: int) -> torch.Tensor:
-        """Logits (V,) after ``token`` at ``position``: row 0 of a pass of ``rows`` rows, the others idle."""
-        ids = [token] + [0] * (self.rows - 1)
-        return self.cache.rows(ids, position, self.cache.causal(position, self.rows), self._all_rows)[0]
-
-    def _limit(self, ids: list[int], request: Request) -> Reason | None:
-        limit = min(request.max_tokens, self.card.max_new_tokens)
-        return Reason.LENGTH if len(ids) >= limit else None
+    def _limit(self, request: Request) -> int:
+        return min(request.max_tokens, self.card.max_new_tokens)

@@ -18,16 +18,17 @@ from fimserver.types import Budget
 class PromptCache:
     """A KV buffer, the prompt tokens in it, and the passes that were run."""
 
-    def __init__(self, network: Network, capacity: int, chunk: int) -> None:
+    def __init__(self, network: Network, capacity: int, chunk: int, branches: int = 1) -> None:
         self.network = network
         self.chunk = chunk
         self.capacity = -(-capacity // chunk) * chunk
-        self.kv = KVBuffer(self.capacity)
+        self.kv = KVBuffer(self.capacity, branches)
         self.forwards = 0
         self._ids: list[int] = []
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
         self._causal = self._everything.tril()
-        self._no_rows = torch.empty(0, dtype=torch.long, device=network.device)
+        self._everywhere = torch.arange(self.capacity, device=network.device)
+        self._no_rows = self._everywhere[:0]
 
     def clear(self) -> None:
         """Forget the prompt."""
@@ -52,9 +53,20 @@ class PromptCache:
     @torch.inference_mode()
     def rows(self, ids: Sequence[int], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next."""
+        return self._run([ids], start, mask, logits_of)[0]
+
+    @torch.inference_mode()
+    def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
+        """Logits (B, M, V) of B causal continuations of M tokens each, side by side in one pass."""
+        if len(branches) > 1:
+            self.kv.spread(start)
+        rows = len(branches[0])
+        return self._run(branches, start, self.causal(start, rows), self._everywhere[:rows])
+
+    def _run(self, branches: Sequence[Sequence[int]], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         self.kv.start, self.kv.extent = start, mask.shape[1]
         self.forwards += 1
-        return self.network.cached(torch.tensor(ids, device=self.network.device), mask, self.kv, logits_of)
+        return self.network.cached(torch.tensor(branches, device=self.network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, capacity) for rows at ``start``: each sees what is before it and itself."""

@@ -6,21 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from fimserver.cards import Card, default_card, get_card, model_folder
-from fimserver.engine import lean
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.context import PromptCache
+from fimserver.engine.costs import measure_costs
 from fimserver.engine.device import free_gib, pick_device
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.load import Loaded, load
-from fimserver.engine.network import NativeNetwork, Network
+from fimserver.engine.drafters.registry import make_drafters
+from fimserver.engine.load import load
+from fimserver.engine.runtime import Runtime, Target, make_runtime
 from fimserver.engine.schedules import SCHEDULES, Schedule
-from fimserver.errors import CardError, InputError, LoadError
+from fimserver.engine.speculate import Speculation
+from fimserver.engine.verify import VERIFIERS
+from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
 from fimserver.types import Budget, Chunk, Request, Route
 
@@ -39,55 +40,26 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share.
-
-    ``rows`` is the constant row count of a decoding pass.
-    """
-
-    loaded: Loaded
-    network: Network
-    cache: PromptCache | None
-    rows: int
-
-
-def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
-    """Choose the forward pass and size the cache for one model."""
-    card = loaded.card
-    if card.canvas and card.canvas.attention == "full":
-        return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
-    use_lean = settings.network != "native" and lean.fits(loaded.model)
-    if settings.network == "lean" and not use_lean:
-        raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
-    on_cpu = loaded.device.type == "cpu"
-    rows = settings.decode_rows or (1 if on_cpu and not use_lean else 8)
-    chunk = settings.prefill_rows or (64 if on_cpu and use_lean else 128)
-    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
-    capacity = -(-(card.prompt_tokens + longest + rows) // chunk) * chunk
-    positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))
-    if card.prompt_tokens + longest > positions:
-        raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
-    network: Network = (
-        lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
-    )
-    return Runtime(loaded, network, PromptCache(network, capacity, chunk), rows)
-
-
-def make_ar(runtime: Runtime, settings: Settings) -> Engine:  # noqa: ARG001 - the shape of ENGINES
-    """The ar route on a runtime."""
+def make_ar(target: Target) -> Autoregressive:
+    """The ar route, with its drafters."""
+    runtime = target.runtime
     if runtime.cache is None:
         raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
-    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, runtime.cache, runtime.rows)
+    costs = measure_costs(runtime.cache, runtime.rows)
+    verifier = VERIFIERS[target.settings.verify]()
+    speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
 
 
-def make_dllm(runtime: Runtime, settings: Settings) -> Engine:
-    """The dllm route on a runtime."""
+def make_dllm(target: Target) -> Diffusion:
+    """The dllm route."""
+    runtime = target.runtime
     card = runtime.loaded.card
-    return Diffusion(card, runtime.loaded.vocabulary, runtime.network, runtime.cache, make_schedule(card, settings))
+    schedule = make_schedule(card, target.settings)
+    return Diffusion(card, runtime.loaded.vocabulary, runtime.network, runtime.cache, schedule)
 
 
-ENGINES: Mapping[Route, Callable[[Runtime, Settings], Engine]] = {"dllm": make_dllm, "ar": make_ar}
+ENGINES: Mapping[Route, Callable[[Target], Engine]] = {"dllm": make_dllm, "ar": make_ar}
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
@@ -129,8 +101,17 @@ class Models:
     def engine(self, route: Route) -> Engine:
         """The engine of a route; loads its model at the first call."""
         if route not in self._engines:
-            self._engines[route] = ENGINES[route](self.runtime(self.card(route)), self.settings)
+            self._engines[route] = ENGINES[route](self.target(self.card(route)))
         return self._engines[route]
+
+    def piece(self, route: Route) -> Callable[[int], str]:
+        """The text of one token of a route's model."""
+        vocabulary = self.runtime(self.card(route)).loaded.vocabulary
+        return lambda token: vocabulary.decode([token])
+
+    def target(self, card: Card) -> Target:
+        """A model with what its drafters may need."""
+        return Target(self.runtime(card), self.settings, lambda name: self.runtime(get_card(name)))
 
     def runtime(self, card: Card) -> Runtime:
         if card.name not in self._runtimes:

@@ -1,12 +1,15 @@
 """Knows the fixed-capacity key/value buffer and which tokens it holds. Knows nothing of what the tokens mean.
 
 Row counts and read extents that depend on nothing but the position make every stored number a function of the tokens
-before it, so reuse never changes a bit.
+before it, so reuse never changes a bit. Branches lie one behind the other in the batch dimension, each a copy of the
+prompt with its own tokens after it: a key then has the same place in every branch as in the text, and attention adds it
+up in the same order. (With one buffer and a tree mask it would not: the same tokens give other last bits.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,33 +19,57 @@ from transformers.cache_utils import Cache
 class KVBuffer(Cache):
     """Keys and values of every layer over ``capacity`` positions; rows are written at ``start``, ``extent`` are read.
 
-    transformers' models call ``update`` once a layer; buffers take their shape from the first call.
+    transformers' models call ``update`` once a layer; buffers take their shape from the first call. A pass over B branches
+    uses the first B of ``branches`` copies; branch 0 is the text.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, branches: int = 1) -> None:
         super().__init__(layers=[])
-        self.capacity = capacity
+        self.capacity, self.branches = capacity, branches
         self.start = 0
         self.extent = capacity
+        self._equal = 0  # so many leading rows are the same in all branches
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (1, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
+        """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
         if layer_idx not in self._layers:
             self._layers[layer_idx] = (self._empty(key_states), self._empty(value_states))
-        keys, values = self._layers[layer_idx]
+        count = len(key_states)
+        keys, values = (buffer[:count] for buffer in self._layers[layer_idx])
         rows = slice(self.start, self.start + key_states.shape[2])
         keys[:, :, rows] = key_states
         values[:, :, rows] = value_states
+        self._equal = min(self._equal, self.start)
         return keys[:, :, : self.extent], values[:, :, : self.extent]
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (heads, capacity, D) of the text in one layer, rotated as they are stored."""
+        keys, values = self._layers[index]
+        return keys[0], values[0]
+
+    def spread(self, end: int) -> None:
+        """Copy what the text has before ``end`` into the other branches."""
+        rows = slice(self._equal, end)
+        for buffer in self._buffers() if self._equal < end else ():
+            buffer[1:, :, rows] = buffer[:1, :, rows]
+        self._equal = max(self._equal, end)
+
+    def adopt(self, branch: int, start: int, end: int) -> None:
+        """Make the rows of a branch the text's."""
+        for buffer in self._buffers() if branch else ():
+            buffer[0, :, start:end] = buffer[branch, :, start:end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature
         return self.start
 
+    def _buffers(self) -> Iterator[torch.Tensor]:
+        return itertools.chain.from_iterable(self._layers.values())
+
     def _empty(self, rows: torch.Tensor) -> torch.Tensor:
-        shape = (*rows.shape[:2], self.capacity, rows.shape[3])
+        shape = (self.branches, rows.shape[1], self.capacity, rows.shape[3])
         return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
 
 

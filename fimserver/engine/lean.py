@@ -7,8 +7,8 @@ to the native class.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -20,7 +20,9 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
+    """The weights of one layer, products over the same input joined."""
+
     input_norm: torch.Tensor
     qkv: Linear
     q_norm: torch.Tensor | None
@@ -49,67 +51,114 @@ def fits(model: Any) -> bool:
     )
 
 
+class KV(Protocol):
+    """Where a layer's keys and values go, and what it reads."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take (B, heads, M, D) rows of layer ``index``; give back (B, heads, extent, D)."""
+        ...
+
+
+class Sizes(NamedTuple):
+    """What the weights do not say themselves."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+
+    @classmethod
+    def of(cls, config: Any, layer: Any) -> Sizes:
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        return cls(heads, kv_heads, int(layer.self_attn.head_dim), float(config.rms_norm_eps), float(layer.self_attn.scaling))
+
+
+class Stack:
+    """Layers from hidden states to hidden states."""
+
+    def __init__(self, layers: Sequence[Any], sizes: Sizes, rows: int, *, pack: bool) -> None:
+        self.sizes = sizes
+        self.layers = [_layer(layer, rows, pack=pack) for layer in layers]
+
+    def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: KV) -> torch.Tensor:
+        """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
+        for index, layer in enumerate(self.layers):
+            x = x + self._attend(x, layer, rope, bias, kv, index)
+            gate, up = layer.gate_up(self.norm(x, layer.mlp_norm)).chunk(2, -1)
+            x = x + layer.down(F.silu(gate) * up)
+        return x
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.sizes.eps)
+
+    def _attend(
+        self,
+        x: torch.Tensor,
+        layer: Layer,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor,
+        kv: KV,
+        index: int,
+    ) -> torch.Tensor:
+        heads, kv_heads, head_dim, _, scale = self.sizes
+        qkv = layer.qkv(self.norm(x, layer.input_norm)).view(len(x), -1, head_dim)  # (B * M, q + k + v heads, D)
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self.norm(q, layer.q_norm), self.norm(k, layer.k_norm)
+        qk = _rotate(torch.cat([q, k], 1), *rope)
+        q, k = qk[:, :heads], qk[:, heads:]
+        q, k, v = (t.view(-1, bias.shape[-2], *t.shape[1:]).transpose(1, 2) for t in (q, k, v))  # (B, heads, M, D)
+        keys, values = kv.update(k, v, index)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale, enable_gqa=True)
+        return layer.out(out.transpose(1, 2).reshape(len(x), -1))
+
+
 class LeanNetwork:
     """The same weights as ``model``, decoded at ``rows`` rows a pass. ``full`` stays with the native class."""
 
     def __init__(self, model: Any, capacity: int, rows: int) -> None:
         config, body = model.config, model.model
-        self.model = model
         self.size = int(model.lm_head.weight.shape[0])
         self.device = torch.device(body.embed_tokens.weight.device)
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = int(body.layers[0].self_attn.head_dim)
-        self.eps = float(config.rms_norm_eps)
-        self.scale = float(body.layers[0].self_attn.scaling)
+        self.hidden = torch.empty(0)
         self.embedding, self.final_norm = body.embed_tokens.weight, body.norm.weight
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        pack = self.device.type == "cpu" and size <= PACK_LIMIT_BYTES and has_onednn
-        self.head = _linear([model.lm_head], rows, pack=pack)
-        self.layers = [_layer(layer, rows, pack=pack) for layer in body.layers]
+        self.pack = packs(model, self.device)
+        self.head = linear([model.lm_head], rows, pack=self.pack)
+        self.stack = Stack(body.layers, Sizes.of(config, body.layers[0]), rows, pack=self.pack)
         positions = torch.arange(capacity, device=self.device)[None]
         cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
         self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (capacity, 1, D)
+        self._native = NativeNetwork(model, self.device)
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
-        here = slice(kv.start, kv.start + len(ids))
-        cos, sin = self.cos[here], self.sin[here]
-        x: torch.Tensor = self.embedding[ids]  # (M, d)
-        bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill_(~mask, -torch.inf)
-        for index, layer in enumerate(self.layers):
-            x = x + self._attend(x, layer, (cos, sin), bias, kv, index)
-            gate, up = layer.gate_up(self._norm(x, layer.mlp_norm)).chunk(2, -1)
-            x = x + layer.down(F.silu(gate) * up)
+        count, rows = ids.shape
+        x: torch.Tensor = self.embedding[ids.flatten()]  # (B * M, d)
+        x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
         if len(logits_of) == 0:
-            return x.new_empty(0, self.size)
-        return self.head(self._norm(x[logits_of], self.final_norm))
+            return x.new_empty(count, 0, self.size)
+        self.hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
+        return self.head(self.hidden.flatten(0, 1)).view(count, len(logits_of), -1)
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        return NativeNetwork(self.model, self.device).full(ids, logits_of)
+        return self._native.full(ids, logits_of)
 
-    def _attend(
-        self,
-        x: torch.Tensor,
-        layer: _Layer,
-        rope: tuple[torch.Tensor, torch.Tensor],
-        bias: torch.Tensor,
-        kv: KVBuffer,
-        index: int,
-    ) -> torch.Tensor:
-        qkv = layer.qkv(self._norm(x, layer.input_norm)).view(len(x), -1, self.head_dim)  # (M, q + k + v heads, D)
-        q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
-        qk = _rotate(torch.cat([q, k], 1), *rope)
-        q, k = qk[:, : self.heads], qk[:, self.heads :]
-        keys, values = kv.update(k.transpose(0, 1)[None], v.transpose(0, 1)[None], index)
-        out = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None], keys, values, attn_mask=bias, scale=self.scale, enable_gqa=True
-        )
-        return layer.out(out[0].transpose(0, 1).reshape(len(x), -1))
+    def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start`` on, for each of ``count`` branches."""
+        here = slice(start, start + rows)
+        return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+
+def packs(model: Any, device: torch.device) -> bool:
+    """Whether weights are kept a second time in the layout of the matrix products."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and size <= PACK_LIMIT_BYTES and has_onednn
+
+
+def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a row may look, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -118,22 +167,22 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat([-high, low], -1) * sin
 
 
-def _layer(layer: Any, rows: int, *, pack: bool) -> _Layer:
+def _layer(layer: Any, rows: int, *, pack: bool) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
     q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
-    return _Layer(
+    return Layer(
         layer.input_layernorm.weight,
-        _linear([attention.q_proj, attention.k_proj, attention.v_proj], rows, pack=pack),
+        linear([attention.q_proj, attention.k_proj, attention.v_proj], rows, pack=pack),
         q_norm.weight if q_norm else None,
         k_norm.weight if k_norm else None,
-        _linear([attention.o_proj], rows, pack=pack),
+        linear([attention.o_proj], rows, pack=pack),
         layer.post_attention_layernorm.weight,
-        _linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack),
-        _linear([mlp.down_proj], rows, pack=pack),
+        linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack),
+        linear([mlp.down_proj], rows, pack=pack),
     )
 
 
-def _linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
+def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
     """One product for several linears over the same input; ``pack`` lays the weights out for ``rows`` rows once."""
     weight = torch.cat([m.weight for m in modules]) if len(modules) > 1 else modules[0].weight
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None

@@ -5,6 +5,7 @@ Local files, safetensors, transformers' own classes, no remote code. Whatever do
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -74,11 +75,26 @@ def load(card: Card, folder: Path, device: torch.device, quantize: str = "none")
 
 
 def verify_files(card: Card, folder: Path) -> None:
-    """Compare every file with the hashes of the card, or of the manifest that the download wrote.
+    """Compare every file but drafters' with the hashes of the card, or of the manifest that the download wrote."""
+    drafters = set(card.drafters.values())
+    _verify(card, folder, {name: wanted for name, wanted in _expected_hashes(card, folder).items() if name not in drafters})
 
-    A file is hashed once per size and modification time.
-    """
-    expected = _expected_hashes(card, folder)
+
+def verify_file(loaded: Loaded, name: str) -> str:
+    """The same for one file, where a hash is known. Raises ``LoadError``; else gives the name back."""
+    expected = _expected_hashes(loaded.card, loaded.folder)
+    _verify(loaded.card, loaded.folder, {name: expected[name]} if name in expected else {})
+    return name
+
+
+def weights_hash(folder: Path) -> str:
+    """One SHA-256 that says which weights these are: of the file, or of the shards' hashes."""
+    hashes = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
+    """A file is hashed once per size and modification time."""
     known = _read_json(_HASHES)
     for name, wanted in expected.items():
         path = folder / name

@@ -15,13 +15,20 @@ from fimserver.engine.kv import KVBuffer
 
 
 class Network(Protocol):
-    """A decoder-only network with a vocabulary of ``size`` logits on ``device``."""
+    """A decoder-only network with a vocabulary of ``size`` logits on ``device``.
+
+    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embedding`` (V, d) and ``head`` ((N, d) -> (N, V))
+    are for drafters that share them.
+    """
 
     size: int
     device: torch.device
+    hidden: torch.Tensor
+    embedding: torch.Tensor
+    head: Callable[[torch.Tensor], torch.Tensor]
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
-        """Logits (R, V) of the rows ``logits_of`` (R,) after running ids (M,) from position ``kv.start`` on.
+        """Logits (B, R, V) of the rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
 
         ``mask`` (M, extent) is true where a row may look.
         """
@@ -39,25 +46,36 @@ class NativeNetwork:
         self.model = model
         self.size = int(model.get_output_embeddings().weight.shape[0])
         self.device = device
+        self.hidden = torch.empty(0)
+        self.embedding = model.get_input_embeddings().weight
+        self.head = model.get_output_embeddings()
+        model.get_output_embeddings().register_forward_pre_hook(self._see)
         self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
-        positions = torch.arange(kv.start, kv.start + len(ids), device=ids.device)
+        count, rows = ids.shape
+        positions = torch.arange(kv.start, kv.start + rows, device=ids.device)
         output = self.model(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            attention_mask=mask[None, None],
+            input_ids=ids,
+            position_ids=positions.expand(count, -1),
+            attention_mask=mask.expand(count, 1, -1, -1),
             past_key_values=kv,
             use_cache=True,
             logits_to_keep=self._keep(logits_of),
         )
-        logits: torch.Tensor = output.logits[0]
-        return logits if len(logits) == len(logits_of) else logits[logits_of]
+        logits: torch.Tensor = output.logits
+        if logits.shape[1] == len(logits_of):
+            return logits
+        self.hidden = self.hidden[:, logits_of]
+        return logits[:, logits_of]
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=self._keep(logits_of))
         logits: torch.Tensor = output.logits[0]
         return logits if len(logits) == len(logits_of) else logits[logits_of]
+
+    def _see(self, _head: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.hidden = inputs[0]
 
     def _keep(self, rows: torch.Tensor) -> torch.Tensor:
         """Row numbers where they can index the last layer, which may be on another device."""
@@ -70,10 +88,14 @@ class FakeNetwork:
     def __init__(self, size: int, logits: Callable[[int, int], torch.Tensor]) -> None:
         self.size = size
         self.device = torch.device("cpu")
+        self.hidden = torch.empty(0)
+        self.embedding = torch.zeros(size, 1)
+        self.head = lambda hidden: torch.zeros(len(hidden), size)
         self.logits = logits
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        return self._rows(ids, kv.start, logits_of)
+        self.hidden = torch.zeros(len(ids), len(logits_of), 1)
+        return torch.stack([self._rows(branch, kv.start, logits_of) for branch in ids])
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         return self._rows(ids, 0, logits_of)

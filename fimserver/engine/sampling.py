@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ def require_finite(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+@functools.lru_cache(maxsize=32)  # drafters and the target look at the same positions
 def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> torch.Tensor:
     """Gumbel noise that depends on ``seed`` and ``position`` alone, (size,), float64 (arXiv 2408.07978)."""
     digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()

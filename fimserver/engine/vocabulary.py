@@ -40,6 +40,11 @@ class Vocabulary:
     def largest_id(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
+    def ids_by_text(self) -> dict[str, int]:
+        """Every token with its id."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def special(self, text: str) -> int:
         """The id of a special token. Raises ``LoadError`` that names it when it is not one known id."""
         token_id = self._tokenizer.token_to_id(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.route import choose_route, other
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Request, Route
+from fimserver.types import Budget, Request, Route, ms_since
 from fimserver.wire import Piece, Usage
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_job(engines: Engines, job: Job) -> Iterator[Piece]:
             model=engines.served().get(route, ""),
             reason=Reason.FAILED,
             why=chosen.why if route == chosen.route else "another candidate",
-            queue_ms=_ms_since(job.received),
+            queue_ms=ms_since(job.received),
         )
         yield from _guarded(engines, job, index, request, usage)
 
@@ -137,13 +137,14 @@ def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usa
         added, held, stopped = _until_stop(held + chunk.text, job.stops)
         reason = Reason.BLOCK if stopped else job.named(chunk.reason)
         added += held if reason else ""
-        first_ms = first_ms or (_ms_since(started) if added else 0.0)
+        first_ms = first_ms or (ms_since(started) if added else 0.0)
         measured = {
             "reason": reason,
             "tokens": chunk.tokens,
             "forwards": chunk.forwards,
             "ttft_ms": first_ms,
-            "total_ms": _ms_since(started),
+            "total_ms": ms_since(started),
+            "drafting": chunk.drafting,
         }
         if added or reason:
             yield Piece(index=index, text=added, usage=usage.model_copy(update=measured) if reason else None)
@@ -174,7 +175,3 @@ def where(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
     return f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno}" if last else type(error).__name__
-
-
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 from fimserver.host.schedule import Scheduler
+from fimserver.types import Drafting
 from fimserver.wire import Usage
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10)
@@ -23,6 +24,16 @@ class Metrics:
         )
         self._tokens = Counter("fimserver_tokens", "Tokens of middles", ["route"], registry=self.registry)
         self._forwards = Counter("fimserver_forwards", "Forward passes", ["route"], registry=self.registry)
+        self._rounds = Counter("fimserver_draft_rounds", "Passes of speculative decoding", registry=self.registry)
+        self._drafted = Counter("fimserver_drafted_tokens", "Tokens that drafters proposed", registry=self.registry)
+        self._accepted = Counter(
+            "fimserver_accepted_tokens", "Drafted tokens that stood, by place in the draft", ["place"], registry=self.registry
+        )
+        self._switched_off = Counter(
+            "fimserver_drafters_switched_off",
+            "Times that a drafter was not asked because it would not pay",
+            registry=self.registry,
+        )
         self._first = self._histogram("fimserver_ttft_seconds", "Start of work to first text")
         self._total = self._histogram("fimserver_total_seconds", "Start of work to end")
         self._queue = self._histogram("fimserver_queue_seconds", "Arrival to start of work")
@@ -42,10 +53,19 @@ class Metrics:
         self._tokens.labels(usage.route).inc(usage.tokens)
         self._forwards.labels(usage.route).inc(usage.forwards)
         self._queue.labels(usage.route).observe(usage.queue_ms / 1000)
+        if usage.drafting:
+            self._observe_drafting(usage.drafting)
         if usage.ttft_ms:
             self._first.labels(usage.route).observe(usage.ttft_ms / 1000)
         if usage.total_ms:
             self._total.labels(usage.route).observe(usage.total_ms / 1000)
+
+    def _observe_drafting(self, drafting: Drafting) -> None:
+        self._rounds.inc(drafting.rounds)
+        self._drafted.inc(drafting.drafted)
+        self._switched_off.inc(drafting.switched_off)
+        for place, count in enumerate(drafting.accepted, 1):
+            self._accepted.labels(place).inc(count)
 
     def text(self) -> bytes:
         """The Prometheus text format."""

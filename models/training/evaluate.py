@@ -24,8 +24,9 @@ import torch
 from torch.nn import functional as F
 
 from fimserver.cards import get_card
-from fimserver.engine.engines import Engine, Runtime, make_ar, make_dllm, make_runtime
+from fimserver.engine.engines import Engine, make_ar, make_dllm
 from fimserver.engine.load import Loaded, load
+from fimserver.engine.runtime import Runtime, Target, make_runtime
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request
@@ -197,8 +198,8 @@ def main() -> None:
     runtime, settings = make_runtime(loaded, Settings()), Settings()
     maker = RowMaker(read_tokenizer(args.model, card), Layout(middle=128))
     fillers = {
-        "ar": engine_fill(make_ar(runtime, settings), runtime),
-        "dllm": engine_fill(make_dllm(runtime, settings), runtime),
+        "ar": engine_fill(make_ar(Target(runtime, settings)), runtime),
+        "dllm": engine_fill(make_dllm(Target(runtime, settings)), runtime),
         "ngram": ngram_fill,
     }
     scores: dict[str, list[Score]] = {name: [] for name in fillers}

@@ -8,8 +8,9 @@ import torch
 
 from fimserver.engine.canvas import CachedCanvas, FullCanvas
 from fimserver.engine.diffusion import Denoiser, Tokens
-from fimserver.engine.engines import make_dllm, make_runtime
+from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
+from fimserver.engine.runtime import Target, make_runtime
 from fimserver.engine.schedules import SCHEDULES, entropy
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
@@ -26,7 +27,7 @@ def dream_folder(tmp_path_factory):
 def dream_engine(folder, canvas, schedule=""):
     card = make_card("Dream", loads_as="qwen2", fim=None, canvas=canvas)
     settings = Settings(schedule=schedule)
-    return make_dllm(make_runtime(load(card, folder, torch.device("cpu")), settings), settings)
+    return make_dllm(Target(make_runtime(load(card, folder, torch.device("cpu")), settings), settings))
 
 
 class UncachedCanvas(CachedCanvas):
@@ -41,7 +42,7 @@ class UncachedCanvas(CachedCanvas):
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 def test_cached_equals_uncached_on_nano(schedule, nano):
     runtime = nano.runtime(nano.card("dllm"))
-    engine = make_dllm(runtime, Settings(schedule=schedule))
+    engine = make_dllm(Target(runtime, Settings(schedule=schedule)))
     for cut, temperature in ((0, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
         request = Request(CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none")
         cached = text_of(engine, request)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fimserver.engine import lean
-from fimserver.engine.engines import Models, make_ar, make_runtime
+from fimserver.engine.engines import Models, make_ar
 from fimserver.engine.load import device_map, load
+from fimserver.engine.runtime import Target, make_runtime
 from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.hashing import sha256
 from fimserver.settings import Settings
@@ -202,11 +203,11 @@ def test_a_model_larger_than_one_gpu_is_spread_by_accelerate():
 def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
     """Weights that are not where the computation is: the native class through the same engine."""
     card, settings = make_card("qwen2"), Settings(network="native", threads=1)
-    plain = make_ar(make_runtime(load(card, folder, CPU), settings), settings)
+    plain = make_ar(Target(make_runtime(load(card, folder, CPU), settings), settings))
     offloaded = load(card, folder, CPU)
     accelerate.cpu_offload(offloaded.model, execution_device=CPU)
     assert not lean.fits(offloaded.model)
-    spread = make_ar(make_runtime(offloaded, Settings()), Settings())
+    spread = make_ar(Target(make_runtime(offloaded, Settings()), Settings()))
     request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
     texts = ["".join(c.text for c in engine.complete(request, Budget())) for engine in (plain, spread)]
     assert texts[0] == texts[1] != ""

@@ -1,0 +1,1 @@
+"""One file per drafter; ``DRAFTERS`` in ``registry.py`` names them."""

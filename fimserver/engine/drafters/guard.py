@@ -1,0 +1,89 @@
+"""Knows how to live with a drafter that fails. Knows nothing of drafting.
+
+A drafter that raises gives no draft, and is left out for good after three times. One that hangs is left behind in its own
+thread, and the target goes on alone. Drafters that say ``inline`` run in the target's thread, which is quicker: those whose
+work is bounded by construction.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from fimserver.engine.drafts import Draft, Drafter, Line
+
+log = logging.getLogger("fimserver.engine")
+T = TypeVar("T")
+FAILURES = 3
+LIMIT_S = 0.25
+
+
+class Guarded:
+    """A drafter that never raises and never hangs."""
+
+    def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
+        self.name, self.drafter, self.limit_s = name or drafter.name, drafter, limit_s
+        self.failures = 0
+        self._inline = bool(getattr(drafter, "inline", False))
+        self._worker = _Worker(self.name)
+
+    @property
+    def off(self) -> bool:
+        return self.failures >= FAILURES
+
+    def propose(self, line: Line, size: int) -> list[Draft]:
+        return self._run(lambda: self.drafter.propose(line, size)) or []
+
+    def observe(self, line: Line, *, ended: bool) -> None:
+        self._run(lambda: self.drafter.observe(line, ended=ended))
+
+    def _run(self, work: Callable[[], T]) -> T | None:
+        if self.off:
+            return None
+        try:
+            return work() if self._inline else self._worker.run(work, self.limit_s)
+        except concurrent.futures.TimeoutError:
+            self.failures = FAILURES  # its thread may hold its state for ever
+            log.warning("drafter %s gave no answer in %.2f s and is left out", self.name, self.limit_s)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth the text
+            self.failures += 1
+            log.warning("drafter %s failed (%s)", self.name, type(error).__name__)
+        return None
+
+
+class _Worker:
+    """One daemon thread that runs one thing at a time; made when first needed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._asked, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._work: Callable[[], None] = lambda: None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Callable[[], T], limit_s: float) -> T:
+        """Raises what ``work`` raises, and ``TimeoutError``; after that the worker must not be used again."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def fill() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it belongs to who asked
+                future.set_exception(error)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name=f"drafter-{self.name}", daemon=True)
+            self._thread.start()
+        self._work = fill
+        self._asked.release()
+        if not self._done.acquire(timeout=limit_s):
+            raise concurrent.futures.TimeoutError
+        return future.result()
+
+    def _loop(self) -> None:
+        while True:
+            self._asked.acquire()
+            self._work()
+            self._done.release()

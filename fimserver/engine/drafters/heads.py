@@ -1,0 +1,29 @@
+"""Knows how multi-token heads draft: all tokens of a draft at once, from one hidden state. Knows nothing of their training."""
+
+from __future__ import annotations
+
+import torch
+
+from fimserver.engine.drafters.nets import Heads
+from fimserver.engine.drafts import Draft, Line, draft_from
+from fimserver.engine.network import Network
+
+
+class HeadsDrafter:
+    """Gloeckle / Medusa style heads on the target's last hidden state; see ``nets.Heads``."""
+
+    name = "heads"
+    inline = True
+
+    def __init__(self, net: Heads, network: Network) -> None:
+        self.net, self.network = net.to(network.device, network.embedding.dtype), network
+
+    @torch.inference_mode()
+    def propose(self, line: Line, size: int) -> list[Draft]:
+        if line.hidden is None or size < 1:
+            return []
+        inputs = self.net(line.hidden[None], self.network.embedding[line.ids[-1]][None])[:size, 0]  # (K, d)
+        return [draft_from(self.name, self.network.head(inputs), line)]
+
+    def observe(self, line: Line, *, ended: bool) -> None:
+        """Nothing to keep: the hidden state comes with the line."""

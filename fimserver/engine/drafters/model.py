@@ -1,0 +1,97 @@
+"""Knows how a small autoregressive model drafts for a large one. Knows nothing of what becomes of its drafts.
+
+Both must have the same tokens; the sizes of their vocabularies may differ (Qwen2.5-Coder: 151,936 and 152,064 rows, the
+rest is padding). The small model reads the same prompt, markers and all, and keeps its cache from call to call.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fimserver.cards import Card
+from fimserver.engine.context import PromptCache
+from fimserver.engine.drafts import Draft, Line, grades
+from fimserver.engine.kv import common_prefix
+from fimserver.engine.runtime import Runtime
+from fimserver.errors import LoadError
+
+_CATCH_UP = 4  # rows of a pass over several new tokens
+_STOP_BELOW = 0.3  # probability that all tokens so far are right
+
+
+class ModelDrafter:
+    """A small model, one token after the other, until it is in doubt."""
+
+    name = "model"
+    inline = True
+
+    def __init__(self, runtime: Runtime, target: Runtime) -> None:
+        check_tokens(runtime, target)
+        self.cache = _check_room(runtime.cache, runtime.loaded.card.name, target.loaded.card)
+        self.size = min(runtime.network.size, target.network.size)
+        self._pad = target.network.size - self.size
+        self._prompt: list[int] = []
+        self._rows: list[int] = []  # tokens of the middle whose rows are in the cache
+
+    @torch.inference_mode()
+    def propose(self, line: Line, size: int) -> list[Draft]:
+        if size < 1 or not self._read_prompt(line):
+            return []
+        kept = min(common_prefix(self._rows, line.ids), len(line.ids) - 1)
+        row = self._feed(line.ids[kept:], len(line.prompt) + kept)
+        self._rows = list(line.ids)
+        tokens, laws, rows, sure = list[int](), list[torch.Tensor](), list[torch.Tensor](), 1.0
+        while True:
+            token, law = line.pick(row, len(line.ids) + len(tokens))
+            tokens.append(token)
+            rows.append(row)
+            laws += [] if law is None else [law]
+            sure *= 1.0 if law is not None else float(row.softmax(-1)[token])  # what was drawn may not decide the length
+            if len(tokens) == size or sure < _STOP_BELOW or line.budget.spent() or token >= self.size:
+                break
+            row = self._feed([token], len(line.prompt) + len(self._rows))
+            self._rows.append(token)
+        return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens), torch.stack(laws) if laws else None)]
+
+    def observe(self, line: Line, *, ended: bool) -> None:
+        """Nothing to do: the next call compares what was said with what is in the cache."""
+
+    def _read_prompt(self, line: Line) -> bool:
+        """Bring the prompt into the small model's cache; whether there was time for it."""
+        if line.prompt is not self._prompt:
+            self._rows = []
+            if self.cache.prefill(line.prompt, line.budget, want_logits=False) is None:
+                return False
+            self._prompt = line.prompt
+        return True
+
+    def _feed(self, ids: list[int], start: int) -> torch.Tensor:
+        """Logits (V of the target,) after the last of ``ids``."""
+        row = torch.empty(0)
+        for first in range(0, len(ids), _CATCH_UP):
+            piece = ids[first : first + _CATCH_UP]
+            count = len(piece) if len(piece) == 1 else _CATCH_UP
+            last = torch.tensor([len(piece) - 1], device=self.cache.network.device)
+            filled = piece + [0] * (count - len(piece))
+            row = self.cache.rows(filled, start + first, self.cache.causal(start + first, count), last)[0]
+        return torch.nn.functional.pad(row[: self.size], (0, self._pad), value=-torch.inf)
+
+
+def check_tokens(runtime: Runtime, target: Runtime) -> None:
+    """Raise ``LoadError`` where the two models do not have the same tokens."""
+    name, wanted = runtime.loaded.card.name, target.loaded.card.name
+    ours, theirs = target.loaded.vocabulary.ids_by_text(), runtime.loaded.vocabulary.ids_by_text()
+    size = min(runtime.network.size, target.network.size)
+    different = [text for text, i in ours.items() if i < size and theirs.get(text) != i]
+    if different:
+        raise LoadError(
+            f"{name} cannot draft for {wanted}: it has another tokenizer (no token {different[0]!r} at the same id)"
+        )
+
+
+def _check_room(cache: PromptCache | None, name: str, target: Card) -> PromptCache:
+    if cache is None:
+        raise LoadError(f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`")
+    if cache.capacity < target.prompt_tokens + target.max_new_tokens + _CATCH_UP:
+        raise LoadError(f"{name} cannot draft for {target.name}: its card allows only shorter prompts or middles")
+    return cache

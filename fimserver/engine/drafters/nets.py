@@ -1,0 +1,150 @@
+"""Knows the two small networks that are trained to draft for one target, and their files. Knows nothing of drafting.
+
+Both read what the target has computed anyway: ``Heads`` its last hidden state, ``Block`` its keys and values too. Both share
+its embedding and its head, so that a file holds only what is new.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from fimserver.engine.lean import KV, Sizes, Stack
+from fimserver.errors import LoadError
+
+
+@dataclass(frozen=True)
+class HeadsShape:
+    """``hidden`` is the width of the target."""
+
+    hidden: int = 256
+    heads: int = 6
+
+
+class Heads(nn.Module):
+    """Multi-token prediction heads (Gloeckle et al., arXiv 2404.19737; Medusa, arXiv 2401.10774).
+
+    Head k says what comes k tokens after the last known one, from the hidden state that gave that token and (as in Hydra,
+    arXiv 2402.05109) the token itself.
+    """
+
+    Shape = HeadsShape
+
+    def __init__(self, shape: HeadsShape) -> None:
+        super().__init__()
+        self.shape = shape
+        d, k = shape.hidden, shape.heads
+        self.inward = nn.Parameter(torch.randn(k, 2 * d, d) * (2 * d) ** -0.5)
+        self.outward = nn.Parameter(torch.zeros(k, d, d))
+
+    def forward(self, hidden: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        """Hidden states (N, d) and embeddings (N, d) of the tokens that they gave, to inputs of the target's head (K, N, d)."""
+        both = torch.cat([hidden, token], -1).expand(self.shape.heads, -1, -1)
+        return hidden + torch.bmm(F.silu(torch.bmm(both, self.inward)), self.outward)
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """``borrowed``: the target's layers whose keys and values the layers read, one each. The rest as in the target."""
+
+    borrowed: tuple[int, ...] = (3, 5)
+    window: int = 16
+    hidden: int = 256
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    mlp: int = 768
+    eps: float = 1e-6
+
+    def config(self) -> Any:
+        return Qwen3Config(
+            hidden_size=self.hidden,
+            intermediate_size=self.mlp,
+            num_hidden_layers=len(self.borrowed),
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            rms_norm_eps=self.eps,
+        )
+
+
+class Block(nn.Module):
+    """A masked-diffusion drafter (SpecDiff, arXiv 2408.05636) in the form of DFlash (arXiv 2602.06036).
+
+    Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They see each other both ways, and
+    through borrowed keys and values all that the target has read: the suffix too, where the layout puts it first.
+    """
+
+    Shape = BlockShape
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.shape = shape
+        config = shape.config()
+        self.layers = nn.ModuleList(Qwen3DecoderLayer(config, i) for i in range(len(shape.borrowed)))
+        self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+        self.see = nn.Linear(shape.hidden, shape.hidden, bias=False)
+        self.place = nn.Parameter(torch.zeros(shape.window + 1, shape.hidden))
+        self.blank = nn.Parameter(torch.zeros(shape.hidden))  # what a masked slot looks like
+
+    def stack(self, rows: int, *, pack: bool) -> Stack:
+        """The layers as products; in training it is made anew for every step."""
+        layers = list(self.layers)
+        return Stack(layers, Sizes.of(self.shape.config(), layers[0]), rows, pack=pack)
+
+    def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0; where ``masked`` (N, W + 1), blank."""
+        x = torch.where(masked[..., None], self.blank, slots)
+        seen: torch.Tensor = self.see(hidden)
+        return x + self.place[: x.shape[1]] + seen[:, None]
+
+    def run(
+        self, stack: Stack, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: KV
+    ) -> torch.Tensor:
+        """Inputs (N * (W + 1), d) to inputs of the target's head, same shape; row i is about slot i itself."""
+        out: torch.Tensor = self.norm(stack.run(x, rope, bias, kv))
+        return out
+
+
+Net = TypeVar("Net", Heads, Block)
+
+
+def save_net(net: Heads | Block, path: Path, target: str) -> None:
+    """Write weights in bf16 with their shape and the SHA-256 of the ``target``'s weights that they were trained for."""
+    metadata = {"kind": type(net).__name__, "shape": json.dumps(asdict(net.shape)), "target": target}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}, path, metadata)
+
+
+def load_net(kind: type[Net], path: Path, target: str) -> Net:
+    """Read a drafter's file. Raises ``LoadError`` where it is missing, damaged, of another kind, or for another target."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        shape = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()}
+        net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
+        net.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise LoadError(
+            f"drafter file {path.name} cannot be read ({type(error).__name__}): reinstall, or train it again"
+        ) from None
+    if metadata.get("kind") != kind.__name__:
+        raise LoadError(f"drafter file {path.name} holds {metadata.get('kind')!r}, not {kind.__name__!r}")
+    if metadata.get("target") != target:
+        raise LoadError(
+            f"drafter file {path.name} was trained for other weights of this model: `make drafters` trains it again"
+        )
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise LoadError(f"drafter file {path.name} holds NaN or infinity: reinstall, or train it again")
+    return net.eval().requires_grad_(False)

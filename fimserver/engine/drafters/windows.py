@@ -1,0 +1,89 @@
+"""Knows the three kinds of window that diffusion can draft in. Knows nothing of denoising steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fimserver.cards import Card
+from fimserver.engine.canvas import FullCanvas
+from fimserver.engine.context import PromptCache
+from fimserver.engine.drafters.nets import Block
+from fimserver.engine.drafts import Line
+from fimserver.engine.kv import KVBuffer
+from fimserver.engine.lean import LeanNetwork
+from fimserver.engine.network import Network
+from fimserver.engine.prompt import Context, canvas_context
+from fimserver.engine.vocabulary import Vocabulary
+
+_ROWS = 16
+
+
+class BlockWindow:
+    """A small network that was trained for the target: it reads the target's hidden state, keys and values."""
+
+    def __init__(self, net: Block, network: LeanNetwork, kv: KVBuffer) -> None:
+        self.net = net.to(network.device, network.embedding.dtype)
+        self.network, self.kv = network, kv
+        self.longest = net.shape.window
+        self.stack = net.stack(_ROWS, pack=network.pack)
+
+    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+        assert line.hidden is not None  # the pass over the prompt has given it
+        start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
+        ids = torch.tensor([line.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
+        masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
+        x = self.net.inputs(line.hidden[None], self.network.embedding[ids][None], masked[None])[0]
+        everything = x.new_zeros(rows, start + rows)
+        borrowed = _Borrowed(self.kv, self.net.shape.borrowed, start)
+        out = self.net.run(self.stack, x, self.network.rope(start, rows), everything, borrowed)
+        return self.network.head(out[1:])
+
+
+class _Borrowed:
+    """The target's keys and values before ``start``, then the window's own."""
+
+    def __init__(self, kv: KVBuffer, layers: Sequence[int], start: int) -> None:
+        self.kv, self.layers, self.start = kv, layers, start
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        text_keys, text_values = (t[None, :, : self.start] for t in self.kv.layer(self.layers[index]))
+        return torch.cat([text_keys, keys], 2), torch.cat([text_values, values], 2)
+
+
+class SelfWindow:
+    """The target's own canvas on the shared cache: a network that was trained for both drafts for itself.
+
+    The row of the last id is causal, so its logits are the target's own word on the first slot.
+    """
+
+    def __init__(self, cache: PromptCache, mask_token: int, longest: int) -> None:
+        self.cache, self.mask_token, self.longest = cache, mask_token, longest
+
+    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+        start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
+        ids = [line.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
+        mask = self.cache.causal(start, rows).clone()
+        mask[1:, : start + rows] = True
+        logits = self.cache.rows(ids, start, mask, torch.arange(rows, device=self.cache.network.device))
+        return torch.cat([logits[:1], logits[2:]])
+
+
+class CanvasWindow:
+    """A diffusion model with the same tokens: prefix and middle so far on its left, suffix on its right."""
+
+    def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
+        assert card.canvas is not None  # the registry has checked it
+        self.network, self.card, self.vocabulary, self.size = network, card, vocabulary, size
+        self.mask_token = vocabulary.special(card.canvas.mask)
+        self.shift = card.canvas.shift
+        self.longest = card.canvas.max_tokens
+
+    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+        context = Context((*line.prefix, *line.ids), tuple(line.suffix))
+        left, right = canvas_context(context, self.card, self.vocabulary)
+        canvas = FullCanvas(self.network, left, right, shift=self.shift)
+        logits = canvas.predict([self.mask_token if slot is None else slot for slot in slots])
+        known = min(self.size, logits.shape[-1])
+        return torch.nn.functional.pad(logits[:, :known], (0, self.size - known), value=-torch.inf)

@@ -1,0 +1,63 @@
+"""Knows how a loaded model becomes something that runs: its forward pass, its cache, its row count. Knows no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fimserver.engine import lean
+from fimserver.engine.context import PromptCache
+from fimserver.engine.costs import BRANCHES, MOST_ROWS
+from fimserver.engine.load import Loaded
+from fimserver.engine.network import NativeNetwork, Network
+from fimserver.errors import InputError, LoadError
+from fimserver.settings import Settings
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share.
+
+    ``rows`` is the constant row count of a decoding pass.
+    """
+
+    loaded: Loaded
+    network: Network
+    cache: PromptCache | None
+    rows: int
+
+
+def _no_other(name: str) -> Runtime:
+    raise LoadError(f"{name} is not within reach: only the model itself was loaded")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a drafter can build on: the model that it drafts for, and a way to others."""
+
+    runtime: Runtime
+    settings: Settings
+    other: Callable[[str], Runtime] = _no_other  # by the name of its card; raises ``FimError``
+
+
+def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
+    """Choose the forward pass and size the cache for one model."""
+    card = loaded.card
+    if card.canvas and card.canvas.attention == "full":
+        return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
+    use_lean = settings.network != "native" and lean.fits(loaded.model)
+    if settings.network == "lean" and not use_lean:
+        raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
+    on_cpu = loaded.device.type == "cpu"
+    rows = settings.decode_rows or (1 if on_cpu and not use_lean else 8)
+    chunk = settings.prefill_rows or (64 if on_cpu and use_lean else 128)
+    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
+    drafts = MOST_ROWS if rows > 1 else 1
+    capacity = -(-(card.prompt_tokens + longest + drafts) // chunk) * chunk
+    positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))
+    if card.prompt_tokens + longest > positions:
+        raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
+    network: Network = (
+        lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
+    )
+    return Runtime(loaded, network, PromptCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)

@@ -1,0 +1,120 @@
+"""Knows how a pass over drafts becomes tokens of the middle, rule by rule. Knows nothing of where drafts come from.
+
+``Verifier`` is the seam. ``Keyed`` is the default: the text is a function of prompt, seed and weights, so a draft stands as
+far as it says the same. ``Classical`` keeps the distribution instead, by the rules of ``rules.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from fimserver.engine.drafts import Draft, Line, Pick
+from fimserver.engine.rules import Verdict, block_rule, probabilities, recursive_rejection, token_rule
+from fimserver.engine.sampling import choose, require_finite
+from fimserver.types import Request
+
+
+class Accepted(NamedTuple):
+    """Tokens that a pass gave: drafted ones that stand, then one of the target's own. ``branch`` holds their rows."""
+
+    tokens: list[int]
+    branch: int
+
+
+class Verifier(Protocol):
+    """One rule of acceptance. ``adaptive``: drafts may be cut by what they say without changing the law of the text."""
+
+    adaptive: bool
+
+    def picker(self, request: Request) -> Pick:
+        """How a token is chosen from logits in this request, by drafters and by the target."""
+        ...
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+        """From logits (B, M, V) of a pass over the last id and the drafts after it, a branch each."""
+        ...
+
+
+class Keyed:
+    """token = argmax(logits / T + G(seed, position)); accept what equals it (arXiv 2408.07978). Greedy is its limit."""
+
+    adaptive = True
+
+    def picker(self, request: Request) -> Pick:
+        return lambda logits, offset: (choose(logits, request.temperature, request.seed, offset), None)
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+        require_finite(logits)
+        chosen = logits.argmax(-1).tolist() if line.request.temperature <= 0 else None
+        alive = list(range(len(drafts)))
+        branch, tokens = 0, list[int]()
+        for row in range(logits.shape[1]):
+            token = chosen[branch][row] if chosen else line.pick(logits[branch, row], len(line.ids) + row)[0]
+            tokens.append(token)
+            alive = [b for b in alive if row < len(drafts[b].tokens) and drafts[b].tokens[row] == token]
+            if not alive:
+                break
+            branch = alive[0]
+        return Accepted(tokens, branch)
+
+
+Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Callable[[], float]], Verdict]
+
+
+class Classical:
+    """Accept with min(1, p / q), else the residual: the law of the text is the target's, whatever the drafts."""
+
+    adaptive = False
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def picker(self, request: Request) -> Pick:
+        draws = random.Random(_key(request.seed, "draw"))
+
+        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - the seam
+            if request.temperature <= 0:
+                return int(logits.argmax()), None
+            law = probabilities(logits[None], request.temperature)[0]
+            return draw(law, draws.random()), law
+
+        return pick
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+        targets = [
+            probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], line.request.temperature)
+            for b in range(len(drafts) or 1)
+        ]
+        uniform = random.Random(_key(line.request.seed, f"accept/{len(line.ids)}")).random
+        if not drafts:
+            return Accepted([draw(targets[0][0], uniform())], 0)
+        verdict = self.rule(targets, [d.marginals for d in drafts], [d.tokens for d in drafts], uniform)
+        return Accepted([*drafts[verdict.branch].tokens[: verdict.accepted], verdict.token], verdict.branch)
+
+
+def _first(rule: Callable[..., Verdict]) -> Rule:
+    """A rule for one draft, as a rule for several: the others are not looked at."""
+    return lambda targets, drafts, tokens, uniform: rule(targets[0], drafts[0], tokens[0], uniform)
+
+
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
+    "keyed": Keyed,
+    "token": lambda: Classical(_first(token_rule)),
+    "block": lambda: Classical(_first(block_rule)),
+    "recursive": lambda: Classical(recursive_rejection),
+}
+
+
+def draw(law: torch.Tensor, uniform: float) -> int:
+    """The token whose share of the cumulated (V,) ``law`` the number in [0, 1) falls into."""
+    cumulated = law.cumsum(-1)
+    return int(torch.searchsorted(cumulated, uniform * float(cumulated[-1]), right=True).clamp(max=len(law) - 1))
+
+
+def _key(seed: int, what: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{what}".encode(), digest_size=8).digest(), "big")
