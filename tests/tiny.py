@@ -77,11 +77,16 @@ DREAM_CANVAS: dict[str, Any] = {
 DREAMON_CANVAS = DREAM_CANVAS | {"length": "expand", "expand": "<|expand|>", "delete": "<eos>"}
 
 
-def make_checkpoint(folder: Path, architecture: str, seed: int = 0) -> Path:
-    """Write a random model of ``architecture`` (``Dream``: native Qwen2 tensors, the original's config) and a tokenizer."""
+def make_checkpoint(folder: Path, architecture: str, seed: int = 0, **changes: Any) -> Path:
+    """Write a random model of ``architecture`` (``Dream``: native Qwen2 tensors, the original's config) and a tokenizer.
+
+    ``changes`` replace fields of its config.
+    """
     torch.manual_seed(seed)
     native = "qwen2" if architecture == "Dream" else architecture
     config = CONFIGS[native]()
+    for name, value in changes.items():
+        setattr(config, name, value)
     config.initializer_range = 0.2  # far from uniform, so that a random model has opinions
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)

@@ -47,7 +47,7 @@ class ModelDrafter:
             rows.append(row)
             laws += [] if law is None else [law]
             sure *= 1.0 if law is not None else float(row.softmax(-1)[token])  # what was drawn may not decide the length
-            if len(tokens) == size or sure < _STOP_BELOW or line.budget.spent() or token >= self.size:
+            if len(tokens) == size or sure < _STOP_BELOW or line.budget.spent():
                 break
             row = self._feed([token], len(line.prompt) + len(self._rows))
             self._rows.append(token)
@@ -69,7 +69,8 @@ class ModelDrafter:
         """Logits (V of the target,) after the last of ``ids``."""
         row = torch.empty(0)
         for first in range(0, len(ids), _CATCH_UP):
-            piece = ids[first : first + _CATCH_UP]
+            # A row of padding has no embedding here; the target would have to be mad to say it.
+            piece = [token if token < self.size else 0 for token in ids[first : first + _CATCH_UP]]
             count = len(piece) if len(piece) == 1 else _CATCH_UP
             last = torch.tensor([len(piece) - 1], device=self.cache.network.device)
             filled = piece + [0] * (count - len(piece))

@@ -14,6 +14,7 @@ from fimserver.engine.drafters.guard import Guarded
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter, check_tokens
 from fimserver.engine.drafters.nets import Block, Heads, load_net
+from fimserver.engine.drafters.ngram import NGram
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
 from fimserver.engine.drafts import Drafter
 from fimserver.engine.lean import LeanNetwork
@@ -25,8 +26,6 @@ log = logging.getLogger("fimserver.engine")
 
 
 def make_ngram(target: Target, what: str) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
-    from fimserver.engine.drafters.ngram import NGram
-
     return NGram(target.runtime.loaded.vocabulary)
 
 

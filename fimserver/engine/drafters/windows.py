@@ -75,15 +75,16 @@ class CanvasWindow:
 
     def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
         assert card.canvas is not None  # the registry has checked it
-        self.network, self.card, self.vocabulary, self.size = network, card, vocabulary, size
+        self.network, self.card, self.vocabulary = network, card, vocabulary
+        self.size, self._wanted = min(size, network.size), size
         self.mask_token = vocabulary.special(card.canvas.mask)
         self.shift = card.canvas.shift
         self.longest = card.canvas.max_tokens
 
     def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
-        context = Context((*line.prefix, *line.ids), tuple(line.suffix))
+        ids = (token if token < self.size else 0 for token in line.ids)  # a row of padding may have no embedding there
+        context = Context((*line.prefix, *ids), tuple(line.suffix))
         left, right = canvas_context(context, self.card, self.vocabulary)
         canvas = FullCanvas(self.network, left, right, shift=self.shift)
         logits = canvas.predict([self.mask_token if slot is None else slot for slot in slots])
-        known = min(self.size, logits.shape[-1])
-        return torch.nn.functional.pad(logits[:, :known], (0, self.size - known), value=-torch.inf)
+        return torch.nn.functional.pad(logits[:, : self.size], (0, self._wanted - self.size), value=-torch.inf)

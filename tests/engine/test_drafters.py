@@ -1,0 +1,274 @@
+"""Each drafter on real networks: what it proposes, what it refuses, and that it never changes the text."""
+
+import shutil
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer
+
+from fimserver.cards import MODELS, get_card
+from fimserver.engine.drafters.diffusion import DiffusionDrafter, joint_drafts
+from fimserver.engine.drafters.heads import HeadsDrafter
+from fimserver.engine.drafters.model import ModelDrafter
+from fimserver.engine.drafters.nets import Block, BlockShape, Heads, HeadsShape, load_net, save_net
+from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
+from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
+from fimserver.engine.drafts import Line, ScriptedDrafter, draft_from
+from fimserver.engine.engines import make_ar
+from fimserver.engine.load import load, weights_hash
+from fimserver.engine.runtime import Target, make_runtime
+from fimserver.engine.sampling import choose
+from fimserver.engine.verify import VERIFIERS
+from fimserver.errors import InputError, LoadError
+from fimserver.settings import Settings
+from fimserver.types import Budget, Request
+from tests.tiny import DREAM_CANVAS, make_card, make_checkpoint
+
+CPU = torch.device("cpu")
+PLAIN = Settings(drafter="none")
+CODE = "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\ndef write(path, text):\n    with open("
+REQUESTS = [
+    Request(CODE[:cut], CODE[cut + 9 :], max_tokens=24, stop="none", temperature=temperature, seed=2)
+    for cut in (30, 90)
+    for temperature in (0.0, 0.8)
+]
+
+
+def tiny(folder, architecture="qwen2", *, card=None, seed=0, **changes):
+    """A loaded random checkpoint."""
+    return load(card or make_card(architecture), make_checkpoint(folder, architecture, seed, **changes), CPU)
+
+
+def texts(engine, drafters):
+    """What the engine makes of every request with these drafters."""
+    engine.speculation.drafters = tuple(drafters)
+    return ["".join(c.text for c in engine.complete(r, Budget())) for r in REQUESTS]
+
+
+def a_line(engine, request=REQUESTS[0]):
+    """A line with its prompt in the cache and its first token chosen."""
+    line = engine.line(request, Budget())
+    logits = engine.cache.prefill(line.prompt, Budget(), want_logits=True)
+    line.hidden = engine.cache.network.hidden[0, -1]
+    line.ids.append(choose(logits, request.temperature, request.seed, 0))
+    return line
+
+
+class TestModel:
+    @pytest.fixture
+    def pair(self, tmp_path):
+        """A target and a draft model of one family whose embeddings differ in length, as with Qwen2.5-Coder."""
+        target = make_runtime(tiny(tmp_path / "target", vocab_size=8448), PLAIN)
+        return target, make_runtime(tiny(tmp_path / "draft", seed=1), PLAIN)
+
+    @pytest.mark.parametrize("swap", [False, True])
+    def test_the_text_is_the_same_with_vocabularies_of_other_sizes(self, pair, swap):
+        target, draft = reversed(pair) if swap else pair
+        engine = make_ar(Target(target, PLAIN))
+        plain = texts(engine, [])
+        assert texts(engine, [ModelDrafter(draft, target)]) == plain
+
+    def test_the_target_as_its_own_draft_model_is_always_right(self, tmp_path):
+        loaded = tiny(tmp_path / "target")
+        target, draft = make_runtime(loaded, PLAIN), make_runtime(loaded, PLAIN)
+        engine = make_ar(Target(target, PLAIN))
+        drafter = ModelDrafter(draft, target)
+        for request in REQUESTS:
+            engine.speculation.drafters = ()
+            watcher = ScriptedDrafter()
+            engine.speculation.drafters = (watcher,)
+            list(engine.complete(request, Budget()))
+            line = a_line(engine, request)
+            for size in (1, 4, 6):
+                draft_ids = drafter.propose(line, size)[0].tokens
+                assert list(draft_ids) == watcher.seen[len(line.ids) : len(line.ids) + len(draft_ids)]
+
+    def test_it_reads_the_fim_markers(self, pair):
+        target, draft = pair
+        engine = make_ar(Target(target, PLAIN))
+        line = a_line(engine)
+        ModelDrafter(draft, target).propose(line, 4)
+        markers = {engine.vocabulary.special(name) for name in ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")}
+        assert markers <= set(draft.cache._ids)
+
+    def test_its_cache_is_kept_from_call_to_call(self, pair):
+        target, draft = pair
+        engine = make_ar(Target(target, PLAIN))
+        line, drafter = a_line(engine), ModelDrafter(draft, target)
+        first = drafter.propose(line, 3)[0]
+        before = draft.cache.forwards
+        line.ids += [*first.tokens[:1], 77]
+        drafter.propose(line, 1)
+        assert draft.cache.forwards - before == 1
+
+    def test_another_tokenizer_is_refused(self, pair, tmp_path):
+        target, _ = pair
+        folder = make_checkpoint(tmp_path / "other", "qwen2")
+        tokenizer = Tokenizer.from_file(str(MODELS / "nano" / "tokenizer.json"))
+        tokenizer.add_special_tokens(
+            [AddedToken(t, special=True) for t in ("<eos>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>")]
+        )
+        tokenizer.save(str(folder / "tokenizer.json"))
+        other = make_runtime(load(make_card("qwen2"), folder, CPU), PLAIN)
+        with pytest.raises(LoadError, match="another tokenizer"):
+            ModelDrafter(other, target)
+
+    def test_a_shorter_draft_model_is_refused(self, pair, tmp_path):
+        target, _ = pair
+        short = make_runtime(tiny(tmp_path / "short", card=make_card("qwen2", prompt_tokens=64, max_new_tokens=8)), PLAIN)
+        with pytest.raises(LoadError, match="shorter"):
+            ModelDrafter(short, target)
+
+
+class TestTrained:
+    def test_heads_and_block_do_not_change_the_text(self, nano):
+        runtime = nano.runtime(nano.card("ar"))
+        engine = make_ar(Target(runtime, PLAIN))
+        plain = texts(engine, [])
+        torch.manual_seed(0)
+        block = BlockWindow(Block(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv)
+        for drafter in (
+            HeadsDrafter(Heads(HeadsShape(heads=3)), runtime.network),
+            DiffusionDrafter(block, 9, 1, 1),
+            DiffusionDrafter(block, 6, 3, 3),
+            DiffusionDrafter(SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 12, 2, 2),
+        ):
+            assert texts(engine, [drafter]) == plain
+
+    def test_the_own_canvas_is_right_about_the_next_token(self, nano):
+        runtime = nano.runtime(nano.card("ar"))
+        engine = make_ar(Target(runtime, PLAIN))
+        drafter = DiffusionDrafter(SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 8, 1, 1)
+        for request in REQUESTS:
+            line = a_line(engine, request)
+            draft = drafter.propose(line, 8)[0]
+            engine.speculation.drafters = ()
+            made = engine.speculation.round(line, 8)
+            assert made.token == draft.tokens[0]
+
+    def test_files_of_drafters_are_checked(self, tmp_path):
+        heads = Heads(HeadsShape(hidden=8, heads=2))
+        path = tmp_path / "heads.safetensors"
+        save_net(heads, path, "abc")
+        assert torch.equal(load_net(Heads, path, "abc").inward, heads.inward.to(torch.bfloat16).float())
+        with pytest.raises(LoadError, match="other weights"):
+            load_net(Heads, path, "another")
+        with pytest.raises(LoadError):
+            load_net(Block, path, "abc")
+        with pytest.raises(LoadError, match="cannot be read"):
+            load_net(Heads, tmp_path / "none.safetensors", "abc")
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(LoadError, match="cannot be read"):
+            load_net(Heads, path, "abc")
+        with torch.no_grad():
+            heads.inward[0, 0, 0] = torch.nan
+        save_net(heads, path, "abc")
+        with pytest.raises(LoadError, match="NaN"):
+            load_net(Heads, path, "abc")
+
+
+class TestDiffusion:
+    def test_a_resident_diffusion_model_drafts(self, tmp_path):
+        card = make_card("Dream", loads_as="qwen2", fim=None, canvas=DREAM_CANVAS)
+        dream = tiny(tmp_path / "dream", "Dream", card=card)
+        target = make_runtime(tiny(tmp_path / "target", vocab_size=8448), PLAIN)
+        engine = make_ar(Target(target, PLAIN))
+        plain = texts(engine, [])
+        window = CanvasWindow(make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.size)
+        drafter = DiffusionDrafter(window, 6, 2, 2)
+        assert len(drafter.propose(a_line(engine), 6)[0].tokens) == 6
+        assert texts(engine, [drafter]) == plain
+
+    def test_steps_fill_the_window_from_the_left(self):
+        class Window:
+            longest = 8
+
+            def __init__(self):
+                self.seen = []
+
+            def predict(self, line, slots):  # noqa: ARG002
+                self.seen.append(list(slots))
+                return torch.eye(8)[: len(slots)] * 9
+
+        window = Window()
+        DiffusionDrafter(window, 6, 3, 1).propose(a_made_line(), 6)
+        assert window.seen == [[None] * 6, [0, 1, *[None] * 4], [0, 1, 2, 3, None, None]]
+
+    def test_another_drafter_may_give_the_first_tokens(self):
+        class Window:
+            longest = 8
+
+            def predict(self, line, slots):  # noqa: ARG002
+                self.seen = list(slots)
+                return torch.eye(8)[: len(slots)] * 9
+
+        window = Window()
+        DiffusionDrafter(window, 6, 1, 1, ScriptedDrafter([99, 7, 6, 5, 4])).propose(a_made_line(), 6)
+        assert window.seen == [7, 6, 5, None, None, None]
+
+    def test_joint_drafts_differ_where_it_helps_most(self):
+        """Two choices of 0.5 each at place 1, certainty elsewhere: the second draft takes the other one."""
+        logits = torch.full((3, 4), -20.0)
+        logits[0, 0] = logits[1, 1] = logits[2, 3] = 5.0
+        logits[1, 2] = 4.9
+        line = a_made_line()
+        best, other = joint_drafts(draft_from("d", logits, line), logits, line, 2)
+        assert best.tokens == (0, 1, 3)
+        assert other.tokens == (0, 2, 3)
+
+    def test_drawn_drafts_are_independent(self):
+        line = a_made_line(temperature=1.0, rule="recursive")
+        logits = torch.zeros(4, 50)
+        drafts = joint_drafts(draft_from("d", logits, line), logits, line, 4)
+        assert len({d.tokens for d in drafts}) == 4
+        assert all(torch.allclose(d.marginals.sum(-1), torch.ones(4, dtype=torch.float64)) for d in drafts)
+
+
+def a_made_line(temperature=0.0, rule="keyed"):
+    request = Request("", "", temperature=temperature)
+    return Line(request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1))
+
+
+class TestRegistry:
+    @pytest.mark.parametrize("name", ["nope", "ngram,nope", ""])
+    def test_an_unknown_name_lists_the_names(self, nano, name):
+        with pytest.raises(InputError, match=", ".join(DRAFTERS)):
+            make_drafters(Target(nano.runtime(nano.card("ar")), Settings(drafter=name)))
+
+    def test_what_was_asked_for_and_cannot_be_had_is_an_error(self, tmp_path):
+        runtime = make_runtime(tiny(tmp_path / "target"), PLAIN)
+        for name in ("heads", "diffusion", "model", "diffusion:self", "model:qwen2.5-coder-7b"):
+            with pytest.raises(LoadError):
+                make_drafters(Target(runtime, Settings(drafter=name)))
+
+    def test_what_the_card_suggests_and_cannot_be_had_is_left_out(self, tmp_path, caplog):
+        drafters = {"default": "ngram,heads,diffusion", "heads": "drafters/heads.safetensors", "diffusion": "self"}
+        runtime = make_runtime(tiny(tmp_path / "target", card=make_card("qwen2", drafters=drafters)), PLAIN)
+        assert [d.name for d in make_drafters(Target(runtime, Settings(drafter="auto")))] == ["ngram"]
+        assert caplog.text.count("left out") == 2
+
+    def test_a_damaged_file_is_left_out_and_the_target_goes_on(self, tmp_path, caplog):
+        folder = shutil.copytree(MODELS / "nano", tmp_path / "nano")
+        card = get_card("nano")
+        files = {"heads": "drafters/heads.safetensors", "default": "heads"}
+        (folder / "drafters").mkdir(exist_ok=True)
+        (folder / "drafters" / "heads.safetensors").write_bytes(b"not a file of weights")
+        card = card.model_copy(update={"drafters": files})
+        engine = make_ar(Target(make_runtime(load(card, folder, CPU), PLAIN), Settings(drafter="auto")))
+        assert engine.speculation.drafters == ()
+        assert "left out" in caplog.text
+
+    def test_none_means_none_and_one_row_means_none(self, nano, tmp_path):
+        assert make_drafters(Target(nano.runtime(nano.card("ar")), PLAIN)) == []
+        one_row = make_runtime(tiny(tmp_path / "target"), Settings(decode_rows=1))
+        assert make_drafters(Target(one_row, Settings(drafter="ngram"))) == []
+
+    def test_drafters_stand_from_cheap_to_dear(self, nano):
+        target = Target(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:self,ngram"))
+        assert [d.name for d in make_drafters(target)] == ["ngram", "diffusion:self"]
+
+
+def test_the_hash_of_weights_tells_weights_apart(tmp_path):
+    one, two = make_checkpoint(tmp_path / "a", "qwen2", 0), make_checkpoint(tmp_path / "b", "qwen2", 1)
+    assert weights_hash(one) != weights_hash(two)
+    assert weights_hash(one) == weights_hash(shutil.copytree(one, tmp_path / "c"))
