@@ -11,7 +11,7 @@ from rich.text import Text
 from fimserver.cards import Card, is_present, model_folder
 from fimserver.settings import Settings
 from fimserver.source import Place
-from fimserver.types import Chunk, Completion, Drafting, Round
+from fimserver.types import Chunk, Completion, Drafting, Round, unix_lines
 
 AROUND = 3  # lines shown above and below
 INSERTED, MASKED, FRESH, QUIET, REJECTED = "bold green", "bright_black", "bold yellow", "bright_black", "strike red"
@@ -68,8 +68,10 @@ def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
     """One round of speculative decoding: what stood, what fell, and what the target said itself."""
     branches, rows = made.shape
     text = Text(f"{number:4d} │ {branches}x{rows:<2} {made.source or 'plain':15} │ ", style=QUIET)
-    for i, token in enumerate(made.draft):
-        text.append(_visible(piece(token)), INSERTED if i < made.accepted else REJECTED)
+    stood, fell = made.draft[: made.accepted], made.draft[made.accepted :]
+    text.append(_visible("".join(map(piece, stood))), INSERTED)
+    if fell:
+        text.append(" ✗ ", QUIET).append(_visible("".join(map(piece, fell))), REJECTED)
     return text.append(" → ", QUIET).append(_visible(piece(made.token)), FRESH)
 
 
@@ -97,7 +99,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def _lines(text: str) -> list[str]:
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return unix_lines(text).split("\n")
 
 
 def _visible(text: str) -> str:

@@ -110,6 +110,11 @@ class Completion:
     drafting: Drafting | None = None
 
 
+def unix_lines(text: str) -> str:
+    """Line ends as models know them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def ms_since(started: float) -> float:
     """Milliseconds since a reading of ``time.perf_counter``."""
     return (time.perf_counter() - started) * 1000

@@ -63,6 +63,33 @@ def test_steps_do_not_spoil_json(source):
     assert "│" in result.stderr
 
 
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_the_text_does_not_depend_on_the_drafter(temperature, source):
+    options = ("--model", "ar", "--json", "--stop", "none", "--max-tokens", 40, "--temperature", temperature, "--seed", 3)
+    answers = [
+        json.loads(run("complete", f"{source}:6:16", *options, "--drafter", name).stdout)
+        for name in ("none", "ngram", "diffusion:self", "ngram,diffusion:self", "mix", "auto")
+    ]
+    assert len({a["middle"] for a in answers}) == 1
+    assert len({a["tokens"] for a in answers}) == 1
+    assert answers[0]["drafting"]["drafted"] == 0
+
+
+def test_a_trace_shows_every_round(source):
+    options = ("--model", "ar", "--stop", "none", "--max-tokens", 24)
+    rounds = json.loads(run("complete", f"{source}:6:16", *options, "--json").stdout)["drafting"]["rounds"]
+    lines = run("complete", f"{source}:6:16", *options, "--trace").stdout.splitlines()
+    traced = [line for line in lines if " → " in line]
+    assert len(traced) == rounds
+    assert "forward passes" in lines[-1]
+
+
+def test_a_drafter_that_does_not_exist_names_those_that_do(source):
+    result = run("complete", f"{source}:6:16", "--model", "ar", "--drafter", "oracle")
+    assert result.exit_code == 2
+    assert "ngram" in result.stderr
+
+
 def test_line_ends_of_the_file_are_kept(tmp_path):
     path = tmp_path / "dos.py"
     path.write_bytes(CODE.replace("\n", "\r\n").encode())
@@ -189,7 +216,8 @@ def test_models_lists_every_card_with_licence_and_place():
 def test_doctor_reports_machine_and_routes():
     result = run("doctor", "--json")
     findings = {f["name"]: f for f in json.loads(result.stdout)}
-    assert {"fimserver", "device", "fits", "present", "ar", "dllm"} <= set(findings)
+    assert {"fimserver", "device", "fits", "present", "ar", "dllm", "rows", "ngram", "auto"} <= set(findings)
+    assert "tokens a pass" in findings["ngram"]["value"]
     assert "tokens/s" in findings["ar"]["value"]
     assert result.exit_code == (0 if all(f["ok"] for f in findings.values()) else 1)
 

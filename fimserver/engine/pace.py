@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fimserver.engine.costs import Costs, Shape
 from fimserver.engine.drafts import Draft
 
-_PRIOR, _PRIOR_WEIGHT = 0.5, 2.0
+_PRIOR_WEIGHT = 2.0  # a grade is first believed to be what it says, in tenths
 _MEMORY = 200.0  # tries after which old ones begin to fade
 _SMOOTHING = 0.2
 _TRIALS = 3  # a drafter is asked so often before it is judged
@@ -34,19 +34,23 @@ class Survival:
     """How often a token with this grade from this source was what the target said, given that those before it were."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], list[float]] = defaultdict(lambda: [_PRIOR * _PRIOR_WEIGHT, _PRIOR_WEIGHT])
+        self._seen: dict[tuple[str, int], list[float]] = {}
 
     def odds(self, source: str, grade: int) -> float:
-        right, tried = self._seen[source, grade]
+        right, tried = self._of(source, grade)
         return right / tried
 
     def learn(self, draft: Draft, accepted: int) -> None:
         """The first ``accepted`` tokens were right, the next one, if there is one, was not."""
         for place, grade in enumerate(draft.grades[: accepted + 1]):
-            seen = self._seen[draft.source, grade]
+            seen = self._of(draft.source, grade)
             fade = min(1.0, _MEMORY / (seen[1] + 1))
             seen[0] = (seen[0] + (place < accepted)) * fade
             seen[1] = (seen[1] + 1) * fade
+
+    def _of(self, source: str, grade: int) -> list[float]:
+        prior = (min(9, max(0, grade)) + 0.5) / 10
+        return self._seen.setdefault((source, grade), [prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT])
 
 
 @dataclass

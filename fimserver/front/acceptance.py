@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
 from fimserver.front.documents import Document, Place
+from fimserver.types import unix_lines
 
 MAX_IDS = 512
 
@@ -161,5 +162,5 @@ def _follows(old: Shown, document: Document, place: Place) -> bool:
 def _matched(document: Document, place: Place, text: str) -> int:
     """How many first characters of ``text`` stand at ``place``."""
     lines = document.lines[place.line : place.line + text.count("\n") + 2]
-    there = "".join(lines)[place.column :].replace("\r\n", "\n")
+    there = unix_lines("".join(lines)[place.column :])
     return next((i for i, (a, b) in enumerate(zip(there, text, strict=False)) if a != b), min(len(there), len(text)))

@@ -29,6 +29,7 @@ LASTING = frozenset(
 )
 READ_AHEAD_S = 0.004  # by then the request is on its way
 FOLLOW_UP_AFTER_S = 0.02  # the suggestion itself goes out first
+SURROUNDINGS_CHARS = 20_000  # on each side, for the filters
 FOLLOW_UP_CHARS = 400  # a longer suggestion is not followed up
 
 
@@ -215,9 +216,6 @@ def surroundings(session: Session, document: Document, ask: Ask, reason: Reason)
         single_line=session.config.stop == "line",
         rejected=session.rejected_at(document.uri, snapshot.line_before),
     )
-
-
-SURROUNDINGS_CHARS = 20_000
 
 
 def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcome:

@@ -23,7 +23,7 @@ from fimserver.front.masking import mask_secrets
 from fimserver.front.privacy import Privacy, by_content, path_of
 from fimserver.front.snippets import MAX_FILES, SimilarWindows, Source
 from fimserver.reasons import Reason
-from fimserver.types import Snippet
+from fimserver.types import Snippet, unix_lines
 
 PREFIX_CHARS, SUFFIX_CHARS = 24_000, 12_000
 STEP = PREFIX_CHARS // 4  # by which the start of the prefix moves
@@ -93,7 +93,7 @@ class ContextSource:
         self._states.move_to_end(snapshot.uri)
         while len(self._states) > MAX_STATES:
             self._states.popitem(last=False)
-        prefix = _unix(_prefix(snapshot, before, state))
+        prefix = unix_lines(_prefix(snapshot, before, state))
         closers = paired_closers(snapshot.line_before[-400:], snapshot.line_after[:64])
         suffix, stripped = _suffix(snapshot, after, closers, state.suffix)
         if state.anchor is None or suffix != state.suffix or not _continues(prefix, state.anchor):
@@ -222,15 +222,10 @@ def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[
     rest = snapshot.suffix(SUFFIX_CHARS + 64)
     if after and len(rest) < SUFFIX_CHARS:
         rest += ("" if rest.endswith("\n") or after.startswith("\n") else "\n") + after
-    rest = _unix(rest)
+    rest = unix_lines(rest)
     cuts = [_line_cut(rest[count:]) for count in range(len(closers), -1, -1)]
     suffix = before if before in cuts else cuts[0]
     return suffix, closers[: len(closers) - cuts.index(suffix)]
-
-
-def _unix(text: str) -> str:
-    """With the line ends of models, whose answers are compared with what is typed."""
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _line_cut(text: str) -> str:

@@ -9,6 +9,7 @@ from fimserver.front import filters, repeats
 from fimserver.front.draft import Around, Draft, Dropped, Filter
 from fimserver.front.repeats import fit
 from fimserver.reasons import Reason
+from fimserver.types import unix_lines
 
 __all__ = ["FILTERS", "Around", "Draft", "Dropped", "Filter", "distinct", "fit", "postprocess"]
 
@@ -40,7 +41,7 @@ def postprocess(text: str, around: Around) -> Draft | Dropped:
     A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the text that
     comes out would pass unchanged.
     """
-    around = replace(around, prefix=_newlines(around.prefix), suffix=_newlines(around.suffix))
+    around = replace(around, prefix=unix_lines(around.prefix), suffix=unix_lines(around.suffix))
     for _ in range(_ROUNDS):
         result = _round(text, around)
         if isinstance(result, Dropped) or result.text == text:
@@ -67,7 +68,3 @@ def _round(text: str, around: Around) -> Draft | Dropped:
             return Dropped(result, name)
         draft = result
     return draft
-
-
-def _newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")

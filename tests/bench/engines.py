@@ -21,7 +21,7 @@ from fimserver.cards import MODELS, get_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.canvas import CachedCanvas
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.engines import make_runtime
+from fimserver.engine.runtime import make_runtime
 from fimserver.engine.load import Loaded, load
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.settings import Settings

@@ -164,5 +164,5 @@ def test_a_warmed_prompt_gives_the_same_text_in_no_more_passes(route, nano):
     nano.runtime(nano.card(route)).cache.clear()
     engine.warm(request, Budget())
     warm = list(engine.complete(request, Budget()))
-    assert [chunk.text for chunk in warm] == [chunk.text for chunk in cold]
+    assert "".join(chunk.text for chunk in warm) == "".join(chunk.text for chunk in cold)
     assert warm[-1].forwards <= cold[-1].forwards

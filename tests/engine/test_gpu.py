@@ -1,0 +1,36 @@
+"""What ``test_speculate.py`` says of a CPU in fp32, said of a GPU in bf16. Runs where there is one."""
+
+import pytest
+import torch
+
+from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
+from fimserver.engine.engines import Models
+from fimserver.settings import Settings
+from fimserver.types import Budget
+from tests.engine.test_speculate import REQUESTS, Liar, ids_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Models(Settings(device="cuda", drafter="none")).engine("ar")
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.temperature}")
+def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
+    plain, _ = ids_of(engine, request_)
+    for seed in range(3):
+        for drafter in (ScriptedDrafter(plain), Liar(plain, seed), RandomDrafter(seed, 8192)):
+            assert ids_of(engine, request_, [drafter])[0] == plain
+
+
+def test_rows_are_the_same_bits_in_every_shape_that_is_used(engine):
+    cache, costs = engine.cache, engine.speculation.pace.costs
+    prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]
+    cache.prefill(prompt, Budget(), want_logits=False)
+    idle = [0] * (costs.plain[1] - 1)
+    one_by_one = [cache.branches([[chain[i], *idle]], len(prompt) + i)[0, 0] for i in range(costs.longest)]
+    for branches, rows in costs.ms:
+        logits = cache.branches([[9] * rows] * (branches - 1) + [chain[:rows]], len(prompt))[-1]
+        assert torch.equal(logits, torch.stack(one_by_one[:rows])), (branches, rows)
