@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fimserver.cards import Card, Fim
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
-from fimserver.types import Request
+from fimserver.types import Request, unix_lines
 
 CHARS_PER_TOKEN = 8  # an upper bound that real code keeps; bounds what is tokenised
 SNIPPETS_SHARE = 0.25  # of the prompt, at most
@@ -31,12 +31,12 @@ def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: i
     """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
     suffix, header = request.suffix, file_header(request, card, vocabulary)
     prefix, typed = _split_typed(request, card)
-    typed_ids = vocabulary.encode(unix(typed))
+    typed_ids = vocabulary.encode(unix_lines(typed))
     room = card.prompt_tokens - markers - len(header) - len(typed_ids)
     suffix_room = int(room * card.suffix_share)
-    suffix_ids = vocabulary.encode(unix(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
+    suffix_ids = vocabulary.encode(unix_lines(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
     prefix_room = room - len(suffix_ids)
-    prefix_ids = vocabulary.encode(unix(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
+    prefix_ids = vocabulary.encode(unix_lines(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
     over = len(prefix_ids) - prefix_room
     kept = prefix_ids[_stepped(over, prefix_room // 4) :]
     return Context(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids))
@@ -67,7 +67,7 @@ def _snippets(request: Request, vocabulary: Vocabulary, file_token: int, room: i
     """Whole snippets, in their order, as long as they fit."""
     ids: list[int] = []
     for snippet in request.snippets:
-        text = f"{snippet.path[-200:]}\n{unix(snippet.text)[: room * CHARS_PER_TOKEN]}\n"
+        text = f"{snippet.path[-200:]}\n{unix_lines(snippet.text)[: room * CHARS_PER_TOKEN]}\n"
         piece = [file_token, *vocabulary.encode(text)]
         if len(ids) + len(piece) <= room:
             ids += piece
@@ -110,11 +110,7 @@ def canvas_context(context: Context, card: Card, vocabulary: Vocabulary) -> tupl
     return [*left, *context.prefix], [*context.suffix, *right]
 
 
-def unix(text: str) -> str:
-    """Line ends as models know them."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def _stepped(over: int, step: int) -> int:
     """``over`` rounded up to a multiple of ``step``; 0 when nothing is over."""
     return 0 if over <= 0 else -(-over // max(1, step)) * max(1, step)
+unix = unix_lines

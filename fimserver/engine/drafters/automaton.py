@@ -1,0 +1,158 @@
+"""Knows where in a text of token ids the end of another text has stood before, and what followed.
+
+Knows nothing of text, prompts or drafts. A suffix automaton (Blumer et al. 1985), grown token by token: each state stands
+for the substrings that end at the same places; its link leads to the longest of their suffixes with more places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from operator import eq
+from typing import NamedTuple
+
+NO_TOKEN = -1  # stands where no match may go through
+CHAIN = 32  # states above the newest one that learn of it: exact for the 32 longest repeats, bounds "aaaa..."
+
+
+class _Undo(NamedTuple):
+    """What appending one token changed and cannot be seen from the automaton."""
+
+    last: int  # the state before
+    split: int  # the state that was cloned, or -1
+    ends: list[int]  # of the states above, before
+
+
+class Automaton:
+    """``ids``, and of each state: what may follow, its link, its longest length, its latest end, how often it stands there.
+
+    ``ends[s]`` is the index of the last token of the most recent place. Amortised O(1) a token.
+    """
+
+    __slots__ = ("_undo", "counts", "ends", "ids", "last", "lengths", "links", "nexts")
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.nexts: list[dict[int, int]] = [{}]
+        self.links, self.lengths, self.ends, self.counts = [-1], [0], [-1], [0]
+        self.last = 0
+        self._undo: list[_Undo] = []  # for the last tokens of ``ids``
+
+    @property
+    def floor(self) -> int:
+        """The shortest length that ``rewind`` can go back to."""
+        return len(self.ids) - len(self._undo)
+
+    def extend(self, tokens: Sequence[int], *, revocable: bool = False) -> None:
+        """Append ``tokens``. What is not revocable cannot be rewound, nor what stands before it."""
+        nexts, links, lengths, ends, counts = self.nexts, self.links, self.lengths, self.ends, self.counts
+        last = self.last
+        for at, token in enumerate(tokens, len(self.ids)):
+            state, new, split = last, len(nexts), -1
+            nexts.append({})
+            lengths.append(at + 1)
+            ends.append(at)
+            counts.append(1)
+            while state >= 0 and token not in nexts[state]:
+                nexts[state][token] = new
+                state = links[state]
+            above = 0 if state < 0 else nexts[state][token]
+            if state >= 0 and lengths[state] + 1 != lengths[above]:
+                split, above = above, new + 1
+                links.append(above)
+                self._clone(split, state, token)
+            else:
+                links.append(above)
+            before: list[int] = []
+            while above > 0 and len(before) < CHAIN:
+                before.append(ends[above])
+                ends[above] = at
+                counts[above] += 1
+                above = links[above]
+            if revocable:
+                self._undo.append(_Undo(last, split, before))
+            last = new
+        self.last = last
+        self.ids.extend(tokens)
+        if not revocable:
+            self._undo.clear()
+
+    def _clone(self, split: int, state: int, token: int) -> None:
+        """Part the short substrings of ``split``, those that come from ``state``, from its long ones."""
+        nexts, links = self.nexts, self.links
+        clone = len(nexts)
+        nexts.append(nexts[split].copy())
+        self.lengths.append(self.lengths[state] + 1)
+        self.ends.append(self.ends[split])
+        self.counts.append(self.counts[split])
+        links.append(links[split])
+        links[split] = clone
+        self._redirect(state, token, split, clone)
+
+    def _redirect(self, state: int, token: int, old: int, new: int) -> int:
+        """From ``state`` upwards, let ``token`` lead to ``new`` where it led to ``old``. Returns the first state left alone."""
+        nexts, links = self.nexts, self.links
+        while state >= 0 and nexts[state].get(token) == old:
+            nexts[state][token] = new
+            state = links[state]
+        return state
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens from ``length`` on. Raises ``ValueError`` below ``floor``."""
+        if length < self.floor:
+            raise ValueError(f"cannot rewind to {length}: the first {self.floor} tokens are not revocable")
+        while len(self.ids) > length:
+            self._forget(self.ids.pop(), self._undo.pop())
+
+    def _forget(self, token: int, undo: _Undo) -> None:
+        nexts, links, state, above = self.nexts, self.links, undo.last, self.links[self.last]
+        for end in undo.ends:
+            self.ends[above] = end
+            self.counts[above] -= 1
+            above = links[above]
+        while state >= 0 and nexts[state].get(token) == self.last:
+            del nexts[state][token]
+            state = links[state]
+        if undo.split >= 0:
+            self._redirect(state, token, links[self.last], undo.split)
+            links[undo.split] = links[links[self.last]]
+        for column in (nexts, links, self.lengths, self.ends, self.counts):
+            del column[self.last :]  # its clone, too
+        self.last = undo.last
+
+    def retell(self, ids: list[int], revocable: int) -> Automaton:
+        """This automaton over ``ids``, if enough of it can be kept; else a new one. The last ``revocable`` can be rewound."""
+        floor = self.floor
+        if self.ids[:floor] != ids[:floor]:
+            fresh = Automaton()
+            fresh.extend(ids[: max(0, len(ids) - revocable)])
+            return fresh.retell(ids, revocable)
+        same = floor + sum(1 for _ in takewhile(bool, map(eq, self.ids[floor:], ids[floor:])))
+        self.rewind(same)
+        self.extend(ids[same:], revocable=True)
+        return self
+
+
+class Reader:
+    """Follows a text and knows the longest end of it that stands in an automaton of another one."""
+
+    __slots__ = ("automaton", "kind", "length", "state")
+
+    def __init__(self, automaton: Automaton, kind: str) -> None:
+        self.automaton, self.kind = automaton, kind
+        self.state = self.length = 0
+
+    def read(self, tokens: Sequence[int]) -> None:
+        """The followed text grew. The automaton may have grown as well."""
+        nexts, links, lengths = self.automaton.nexts, self.automaton.links, self.automaton.lengths
+        state, length = self.state, self.length
+        for token in tokens:
+            while state and (token not in nexts[state] or lengths[links[state]] >= length):
+                state = links[state]  # the text does not go on like this, or the state was split below the match
+                length = min(length, lengths[state])
+            if token >= 0 and token in nexts[state]:
+                state = nexts[state][token]
+                length += 1
+            else:
+                state = length = 0
+        self.state, self.length = state, length
