@@ -47,9 +47,12 @@ class Draft(NamedTuple):
     marginals: torch.Tensor | None = None
 
 
-def draft_from(source: str, logits: torch.Tensor, line: Line) -> Draft:
-    """The draft that logits (n, V) of n independent places give; a token's grade is its probability in tenths."""
-    picked = [line.pick(row, len(line.ids) + i) for i, row in enumerate(logits)]
+def draft_from(source: str, logits: torch.Tensor, line: Line, after: int = 0) -> Draft:
+    """The draft that logits (n, V) of n independent places give, the first of them ``after`` tokens behind the line.
+
+    A token's grade is its probability in tenths.
+    """
+    picked = [line.pick(row, len(line.ids) + after + i) for i, row in enumerate(logits)]
     tokens = tuple(token for token, _ in picked)
     laws = [law for _, law in picked if law is not None]
     return Draft(source, tokens, grades(logits, tokens), torch.stack(laws) if laws else None)

@@ -194,6 +194,18 @@ class TestDiffusion:
         DiffusionDrafter(window, 6, 3, 1).propose(a_made_line(), 6)
         assert window.seen == [[None] * 6, [0, 1, *[None] * 4], [0, 1, 2, 3, None, None]]
 
+    def test_a_filled_slot_stays_as_it_is(self):
+        """What a network says of a slot that it can see is not asked."""
+
+        class Window:
+            longest = 8
+
+            def predict(self, line, slots):  # noqa: ARG002
+                return torch.eye(8)[[7 if slot is not None else i for i, slot in enumerate(slots)]] * 9
+
+        for steps in (1, 2, 3, 6):
+            assert DiffusionDrafter(Window(), 6, steps, 1).propose(a_made_line(), 6)[0].tokens == (0, 1, 2, 3, 4, 5)
+
     def test_another_drafter_may_give_the_first_tokens(self):
         class Window:
             longest = 8
@@ -203,8 +215,9 @@ class TestDiffusion:
                 return torch.eye(8)[: len(slots)] * 9
 
         window = Window()
-        DiffusionDrafter(window, 6, 1, 1, ScriptedDrafter([99, 7, 6, 5, 4])).propose(a_made_line(), 6)
+        drafts = DiffusionDrafter(window, 6, 1, 1, ScriptedDrafter([99, 7, 6, 5, 4])).propose(a_made_line(), 6)
         assert window.seen == [7, 6, 5, None, None, None]
+        assert drafts[0].tokens == (7, 6, 5, 3, 4, 5)
 
     def test_joint_drafts_differ_where_it_helps_most(self):
         """Two choices of 0.5 each at place 1, certainty elsewhere: the second draft takes the other one."""
@@ -212,14 +225,19 @@ class TestDiffusion:
         logits[0, 0] = logits[1, 1] = logits[2, 3] = 5.0
         logits[1, 2] = 4.9
         line = a_made_line()
-        best, other = joint_drafts(draft_from("d", logits, line), logits, line, 2)
+        best, other = joint_drafts(draft_from("d", logits, line), logits, 2)
         assert best.tokens == (0, 1, 3)
         assert other.tokens == (0, 2, 3)
 
     def test_drawn_drafts_are_independent(self):
+        class Window:
+            longest = 8
+
+            def predict(self, line, slots):  # noqa: ARG002
+                return torch.zeros(len(slots), 50)
+
         line = a_made_line(temperature=1.0, rule="recursive")
-        logits = torch.zeros(4, 50)
-        drafts = joint_drafts(draft_from("d", logits, line), logits, line, 4)
+        drafts = DiffusionDrafter(Window(), 4, 2, 4).propose(line, 4)
         assert len({d.tokens for d in drafts}) == 4
         assert all(torch.allclose(d.marginals.sum(-1), torch.ones(4, dtype=torch.float64)) for d in drafts)
 

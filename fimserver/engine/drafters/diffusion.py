@@ -27,7 +27,7 @@ class Window(Protocol):
 class DiffusionDrafter:
     """A window of up to ``size`` slots filled from the left in ``steps`` steps, as ``drafts`` joint drafts.
 
-    ``first`` gives the first tokens of the window where there is one (for weak windows, SpecDiff section 4).
+    ``first`` gives the first tokens of the window, half of it at most (for weak windows, SpecDiff section 4).
     """
 
     name = "diffusion"
@@ -41,44 +41,65 @@ class DiffusionDrafter:
         size = min(size, self.size, self.window.longest)
         if size < 1:
             return []
-        slots: list[int | None] = [None] * size
-        slots[: size // 2] = self._given(line, size // 2)
-        slots += [None] * (size - len(slots))
-        given = sum(slot is not None for slot in slots)
+        best, logits = self.denoise(line, size)
+        if best.marginals is not None:  # drawn: only draws that know nothing of each other keep recursive rejection exact
+            return [best, *(self.denoise(line, size)[0] for _ in range(self.drafts - 1))]
+        return joint_drafts(best, logits, self.drafts)
+
+    def denoise(self, line: Line, size: int) -> tuple[Draft, torch.Tensor]:
+        """A window filled from the left; a slot that is filled stays. Also the logits (n, V) that its own slots came from."""
+        draft, rows = self._given(line, size // 2), list[torch.Tensor]()
         for step in range(self.steps):
-            logits = self.window.predict(line, slots)
-            draft = draft_from(self.name, logits, line)
-            settled = max(given, -(-size * (step + 1) // self.steps))
-            slots = [*draft.tokens[:settled], *[None] * (size - settled)]
-        return joint_drafts(draft, logits, line, self.drafts)
+            known = len(draft.tokens)
+            end = max(known + 1, -(-size * (step + 1) // self.steps))
+            slots = [*draft.tokens, *[None] * (size - known)]
+            rows.append(self.window.predict(line, slots)[known:end])
+            draft = joined(draft, draft_from(self.name, rows[-1], line, known))
+            if len(draft.tokens) == size:
+                break
+        return draft, torch.cat(rows)
 
     def observe(self, line: Line, *, ended: bool) -> None:
         if self.first:
             self.first.observe(line, ended=ended)
 
-    def _given(self, line: Line, size: int) -> list[int]:
+    def _given(self, line: Line, size: int) -> Draft:
         drafts = self.first.propose(line, size) if self.first else []
-        return list(drafts[0].tokens) if drafts else []
+        return drafts[0] if drafts else Draft(self.name, (), ())
 
 
-def joint_drafts(best: Draft, logits: torch.Tensor, line: Line, count: int) -> list[Draft]:
-    """``count`` joint drafts of the same marginals (self-selection): those that together are accepted furthest.
+def joined(one: Draft, two: Draft) -> Draft:
+    """A draft behind another, under the name of the second. A part that was not drawn is certain where the other was."""
+    marginals = None
+    if one.marginals is not None or two.marginals is not None:
+        some = one.marginals if one.marginals is not None else two.marginals
+        assert some is not None
+        marginals = torch.cat([_law(part, some) for part in (one, two)])
+    return Draft(two.source, one.tokens + two.tokens, one.grades + two.grades, marginals)
 
-    Where tokens follow from the logits, the others differ from ``best`` in one place each, the places where the second
-    choice is most likely to be reached and right. Where tokens are drawn, they are drawn independently, which keeps
-    recursive rejection exact; choosing among them by the target's scores would not (reference: specdec.md 3.2).
+
+def _law(draft: Draft, like: torch.Tensor) -> torch.Tensor:
+    if draft.marginals is not None:
+        return draft.marginals
+    tokens = torch.tensor(draft.tokens, dtype=torch.long, device=like.device)
+    return torch.nn.functional.one_hot(tokens, like.shape[-1]).to(like.dtype)
+
+
+def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
+    """``count`` joint drafts of the same marginals (self-selection), that together are accepted furthest.
+
+    The others differ from ``best`` in one place each, where the second choice is most likely to be reached and right.
+    ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's scores would, where tokens
+    are drawn, change the law of the text (reference: specdec.md 3.2).
     """
-    if best.marginals is not None:
-        return [best, *(draft_from(best.source, logits, line) for _ in range(count - 1))]
-    if count == 1:
-        return [best]
-    tokens = torch.tensor(best.tokens, device=logits.device)[:, None]
+    first = len(best.tokens) - len(logits)
+    tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]
     laws = logits.float().softmax(-1)
     right = laws.gather(-1, tokens)[:, 0]
     second = laws.scatter(-1, tokens, 0.0).max(-1)
     reached = torch.cat([right.new_ones(1), right.cumprod(0)[:-1]])
     places = (reached * second.values).topk(min(count - 1, len(tokens))).indices.tolist()
-    return [best, *(_instead(best, place, int(second.indices[place]), float(second.values[place])) for place in places)]
+    return [best, *(_instead(best, first + i, int(second.indices[i]), float(second.values[i])) for i in places)]
 
 
 def _instead(draft: Draft, place: int, token: int, probability: float) -> Draft:
