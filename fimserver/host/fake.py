@@ -8,13 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Request, Route
+from fimserver.types import Budget, Chunk, Drafting, Request, Route
 
 Script = Callable[[Request, Route], Iterator[str | float | BaseException]]
 
 
 class FakeEngine:
-    """Yields what a script says: text, a pause in seconds, or an error to raise. Asks its budget like a real one."""
+    """Yields what a script says: text, a pause in seconds, or an error to raise. Asks its budget like a real one.
+
+    On the ar route each text is a round of which one of two drafted tokens stood.
+    """
 
     def __init__(self, host: FakeEngines, route: Route) -> None:
         self.card: Any = SimpleNamespace(name="fake")
@@ -38,7 +41,8 @@ class FakeEngine:
                 self._host.stopped.append((reason, time.monotonic()))
                 yield Chunk("", tokens, tokens, reason)
                 return
-        yield Chunk("", tokens, tokens, Reason.END if tokens else Reason.EMPTY)
+        drafting = Drafting(tokens, 2 * tokens, (tokens,)) if self._route == "ar" else None
+        yield Chunk("", tokens, tokens, Reason.END if tokens else Reason.EMPTY, drafting=drafting)
 
 
 class FakeEngines:

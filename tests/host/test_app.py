@@ -415,8 +415,20 @@ def samples(client):
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     found = [s for family in text_string_to_metric_families(response.text) for s in family.samples]
-    assert {name for s in found if s.name.startswith("fimserver_") for name in s.labels} <= {"route", "reason", "le"}
+    assert {name for s in found if s.name.startswith("fimserver_") for name in s.labels} <= {"route", "reason", "le", "place"}
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in found if s.name.startswith("fimserver_")}
+
+
+def test_drafts_are_counted_in_answers_and_metrics(host, client):
+    host.says("a", "b", "c")
+    before = samples(client)
+    answer = client.completes(known={"route": "ar"})
+    after = samples(client)
+    assert answer["fimserver"][0]["drafting"] == {"rounds": 3, "drafted": 6, "accepted": [3], "switched_off": 0}
+    grown = {key: after[key] - before.get(key, 0) for key in after}
+    assert grown["fimserver_draft_rounds_total", ()] == 3
+    assert grown["fimserver_drafted_tokens_total", ()] == 6
+    assert grown["fimserver_accepted_tokens_total", (("place", "1"),)] == 3
 
 
 def test_metrics_have_names_that_dashboards_rely_on(client):
