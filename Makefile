@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train evaluate wheel clean slow mirror wire storm soak kill neovim
+.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law neovim
 
 try: $(VENV)/run
 	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model dllm --show-steps
@@ -23,9 +23,9 @@ pytest: $(VENV)/check
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 # The long forms of tests that run in short in `make test`.
-slow: mirror wire storm soak kill
+slow: mirror wire storm soak kill law
 
-mirror wire storm soak kill: export OMP_NUM_THREADS = 1
+mirror wire storm soak kill law: export OMP_NUM_THREADS = 1
 
 mirror: $(VENV)/check
 	MIRROR_EDITS=1000000 $(BIN)/pytest -q -s tests/front/test_documents.py
@@ -42,6 +42,9 @@ soak: $(VENV)/check
 kill: $(VENV)/check
 	KILLS=20 $(BIN)/pytest -q -s tests/features/test_two_windows.py
 
+law: $(VENV)/check
+	LAW_RUNS=200000 $(BIN)/pytest -q -s tests/engine/test_law.py
+
 neovim: $(VENV)/check
 	tests/editors/install_neovim.sh
 	$(BIN)/pytest -q tests/editors
@@ -49,10 +52,26 @@ neovim: $(VENV)/check
 bench: $(VENV)/check
 	$(BIN)/python -m tests.bench.engines
 	$(BIN)/python -m tests.bench.front
+	$(BIN)/python -m tests.bench.speculation --out tests/bench/results/speculation.json
 
 train: $(VENV)/run
 	$(BIN)/python -m models.training.corpus
 	$(BIN)/python -m models.training.train --minutes $(or $(MINUTES),100)
+
+# What drafts for nano: MINUTES of windows that it writes, as much for each network, half as much for streaks.
+drafters: MINUTES ?= 20
+drafters: CACHE := $(HOME)/.cache/fimserver/training
+drafters: $(VENV)/run
+	$(BIN)/python -m models.training.windows --split valid --minutes 10 --count 1024
+	$(BIN)/python -m models.training.windows --split train --minutes $(MINUTES)
+	$(BIN)/python -m models.training.drafters heads --minutes $(MINUTES)
+	$(BIN)/python -m models.training.drafters block --minutes $(MINUTES)
+	$(BIN)/python -m models.training.drafters block --loss streak --minutes $$(( ($(MINUTES) + 1) / 2 )) \
+		--init $(CACHE)/drafters/block-ce.safetensors
+	$(BIN)/python -m models.training.train --hidden 128 --layers 2 --heads 2 --kv-heads 1 --mlp 384 --canvas-weight 0 \
+		--minutes $(MINUTES) --folder $(CACHE)/draft --export $(CACHE)/draft/export
+	$(BIN)/python -m models.training.acceptance \
+		$(addprefix $(CACHE)/drafters/,block-ce.safetensors block-streak.safetensors heads-ce.safetensors)
 
 evaluate: $(VENV)/run
 	$(BIN)/python -m models.training.evaluate --spans 400 --samples 20

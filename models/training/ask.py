@@ -1,0 +1,71 @@
+"""Knows how a drafter is run at many anchors of many texts at once. Knows nothing of losses.
+
+A drafter that is used sees exactly the same: the hidden state that gave the last known token, its embedding, and the keys
+and values before it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fimserver.engine.drafters.nets import Block, Heads
+from fimserver.engine.lean import bias_of
+from models.training.anchors import Batch
+from models.training.target import Seen, Target
+
+
+class BorrowedKV:
+    """Keys and values of the text, one layer of the target for each layer of the drafter; the slots' own come behind."""
+
+    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.layers = layers
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        text_keys, text_values = self.layers[index]
+        return torch.cat([text_keys.to(keys.dtype), keys], 2), torch.cat([text_values.to(values.dtype), values], 2)
+
+
+def outputs(net: Heads | Block, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
+    """Inputs of the target's head (B, A, W, d) for the tokens after every anchor of the batch."""
+    if isinstance(net, Heads):
+        return heads_outputs(net, target, seen, batch)
+    return block_outputs(net, target, seen, batch.at, *batch.slots(net.shape.window))
+
+
+def heads_outputs(net: Heads, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
+    """What the heads say after every anchor."""
+    token = target.embedding[batch.ids.gather(1, batch.at)]  # (B, A, d)
+    x: torch.Tensor = net(_before(seen.hidden, batch.at).flatten(0, 1), token.flatten(0, 1))
+    return x.transpose(0, 1).reshape(*batch.at.shape, *x.shape[::2])
+
+
+def block_outputs(
+    net: Block, target: Target, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
+) -> torch.Tensor:
+    """What the block drafter says for slots (B, A, W + 1), with the last known tokens ``at`` (B, A), where ``masked`` or not.
+
+    All windows of a row are one sequence behind the text; the bias keeps them apart.
+    """
+    count, anchors, width = slots.shape
+    x = net.inputs(_before(seen.hidden, at).flatten(0, 1), target.embedding[slots].flatten(0, 1), masked.flatten(0, 1))
+    positions = (at[..., None] + torch.arange(width, device=at.device)).flatten(1)  # (B, M), M = A * (W + 1)
+    mask = visible(at, width, seen.hidden.shape[1])
+    stack = net.stack(len(x) * width, pack=False)
+    kv = BorrowedKV([seen.layers[i] for i in net.shape.borrowed])
+    x = net.run(stack, x.flatten(0, 1), target.rope(positions), bias_of(mask, x.dtype), kv)
+    return x.view(count, anchors, width, -1)[:, :, 1:]
+
+
+def visible(at: torch.Tensor, width: int, extent: int) -> torch.Tensor:
+    """Who sees whom (B, 1, M, extent + M): a slot sees the text before its anchor ``at`` (B, A), and its own window."""
+    count, anchors = at.shape
+    slots = anchors * width
+    text = torch.arange(extent, device=at.device) < at.repeat_interleave(width, 1)[..., None]  # (B, M, extent)
+    window = torch.arange(slots, device=at.device) // width
+    own = (window[:, None] == window).expand(count, slots, slots)
+    return torch.cat([text, own], 2)[:, None]
+
+
+def _before(hidden: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Hidden states (B, A, d) of the rows that gave the tokens ``at`` (B, A)."""
+    return hidden.gather(1, (at - 1)[..., None].expand(-1, -1, hidden.shape[2]))

@@ -1,0 +1,85 @@
+"""Knows the frozen target that drafters are trained for: what it computes, and what drafters start from.
+
+Knows nothing of texts or of losses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from fimserver.cards import get_card
+from fimserver.engine.drafters.nets import Block, BlockShape, Heads, HeadsShape
+from fimserver.engine.load import load
+from fimserver.engine.vocabulary import read_tokenizer
+from fimserver.hashing import sha256
+
+NANO = Path(__file__).parent.parent / "nano"
+Rope = tuple[torch.Tensor, torch.Tensor]
+
+
+class Seen(NamedTuple):
+    """What the target computes anyway: what its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer."""
+
+    hidden: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class Target:
+    """A model of nano's kind, frozen."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        card = get_card("nano").model_copy(update={"files": {}})
+        loaded = load(card, folder, torch.device(device))
+        self.model: Any = loaded.model
+        self.device, self.markers = loaded.device, loaded.vocabulary.marker_ids
+        self.tokenizer = read_tokenizer(folder, card)
+        self.mask = loaded.vocabulary.special("<|mask|>")
+        self.sha256 = sha256(folder / "model.safetensors")
+        self.embedding: torch.Tensor = self.model.model.embed_tokens.weight
+
+    @torch.no_grad()
+    def see(self, ids: torch.Tensor) -> Seen:
+        """One causal pass over ids (B, T), padded on the right."""
+        cache: Any = DynamicCache(config=self.model.config)
+        hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return Seen(hidden, [(layer.keys, layer.values) for layer in cache.layers])
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model.lm_head(hidden)
+        return logits
+
+    def rope(self, positions: torch.Tensor) -> Rope:
+        """Cosines and sines (B * M, 1, D) of positions (B, M)."""
+        cos, sin = self.model.model.rotary_emb(self.embedding[:1], positions.reshape(1, -1))
+        return cos[0, :, None], sin[0, :, None]
+
+    def new_heads(self, count: int) -> Heads:
+        """Untrained heads: each says what the target says."""
+        return Heads(HeadsShape(self.embedding.shape[1], count)).to(self.device)
+
+    def new_block(self, borrowed: tuple[int, ...], window: int) -> Block:
+        """An untrained block drafter that starts from the weights of the layers that it borrows from."""
+        config, body = self.model.config, self.model.model
+        net = Block(
+            BlockShape(
+                borrowed,
+                window,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+                config.intermediate_size,
+                config.rms_norm_eps,
+            )
+        ).to(self.device)
+        with torch.no_grad():
+            for layer, index in zip(net.layers, borrowed, strict=True):
+                layer.load_state_dict(body.layers[index].state_dict())
+            net.norm.weight.copy_(body.norm.weight)
+            net.blank.copy_(self.embedding[self.mask])
+            net.see.weight.zero_()
+        return net
