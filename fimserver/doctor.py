@@ -92,10 +92,9 @@ def examine_drafters(models: Models) -> Iterator[Finding]:
         yield Finding("drafters", str(error), ok=False)
         return
     costs = engine.speculation.pace.costs
-    relative = (f"{rows}: {ms / costs.ms[costs.plain]:.2f}x" for (branches, rows), ms in costs.ms.items() if branches == 1)
-    yield Finding(
-        "rows", f"a pass of {costs.plain[1]} rows takes {costs.ms[costs.plain]:.1f} ms; of more, {', '.join(relative)}"
-    )
+    rows, ms = costs.plain[1], costs.ms
+    more = (f"{r} {ms[b, r] / ms[costs.plain]:.2f}x" for b, r in sorted(ms) if b == 1 and r > rows)
+    yield Finding("rows", f"a pass of {rows} rows takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}")
     for name in (*DRAFTERS, "auto"):
         yield _try_drafter(engine, target, name)
 

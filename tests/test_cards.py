@@ -15,11 +15,13 @@ from fimserver.cards import (
     read_card,
     read_cards,
 )
+from fimserver.engine.drafters.registry import DRAFTERS
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.errors import CardError
 from models.training.tokenizer import EOT, MASK, MIDDLE, PREFIX, SUFFIX
 
 CARDS = read_cards()
+SHIPPED = {"nano", "nano-draft"}
 GOOD = """
 name = "good"
 licence = "MIT"
@@ -35,6 +37,7 @@ stops = ["<e>"]
 """
 WANTED = [
     "nano",
+    "nano-draft",
     "qwen2.5-coder-0.5b",
     "qwen2.5-coder-1.5b",
     "qwen2.5-coder-3b",
@@ -71,8 +74,12 @@ def test_every_promised_model_has_a_card():
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=lambda c: c.name)
 def test_a_shipped_card_is_sound(card):
-    assert card.hub or card.name == "nano"
-    assert set(card.drafters.values()) <= set(CARDS)
+    assert card.hub or card.name in SHIPPED
+    assert set(card.drafters) <= {"default", *DRAFTERS}
+    assert set(card.drafters.get("default", "ngram").split(",")) <= set(DRAFTERS)
+    assert card.drafters.get("model", "nano") in CARDS
+    files = [what for what in card.drafters.values() if what.endswith(".safetensors")]
+    assert set(files) <= set(card.files)
     if card.canvas:
         assert card.canvas.schedule in SCHEDULES
 
@@ -85,7 +92,7 @@ def test_defaults_are_open_source_serve_their_route_and_fall_with_memory(route):
     for needed, name in DEFAULTS[route]:
         card = get_card(name)
         assert card.osi
-        assert card.revision or name == "nano"
+        assert card.revision or name in SHIPPED
         assert route in card.routes
         assert needed == 0 or card.weights_gib * 1.1 <= needed
 

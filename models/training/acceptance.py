@@ -139,7 +139,8 @@ def batches(windows: Windows, count: int, anchors: Anchors, rows: int = 8) -> li
     chosen = random.Random(0).sample(roomy, min(count, len(roomy)))
     texts = sorted((written(windows, i) for i in chosen), key=lambda text: len(text.ids))
     rng = random.Random(0)
-    return [anchors.collate(texts[i : i + rows], rng) for i in range(0, len(texts), rows)]
+    made = (anchors.collate(texts[i : i + rows], rng) for i in range(0, len(texts), rows))
+    return [batch for batch in made if batch.at.numel()]
 
 
 def read_drafter(path: Path, target: Target) -> Heads | Block:

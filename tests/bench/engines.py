@@ -21,8 +21,8 @@ from fimserver.cards import MODELS, get_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.canvas import CachedCanvas
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.runtime import make_runtime
 from fimserver.engine.load import Loaded, load
+from fimserver.engine.runtime import make_runtime
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request
