@@ -30,16 +30,13 @@ class Costs:
         self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
         self._load = 1.0
         self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
+        self.longest = max(rows for _, rows in ms)  # of a branch
+        self.branches = max(branches for branches, _ in ms)
 
     @property
     def ms(self) -> dict[Shape, float]:
         """What each shape costs now."""
         return {shape: ms * self._load for shape, ms in self._curve.items()}
-
-    @property
-    def longest(self) -> int:
-        """Most rows of a branch."""
-        return max(rows for _, rows in self._curve)
 
     def observe(self, shape: Shape, ms: float) -> None:
         """A pass took ``ms``; a hiccup of the machine counts as three times the usual at most."""

@@ -36,9 +36,14 @@ class Survival:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], list[float]] = {}
 
-    def odds(self, source: str, grade: int) -> float:
-        right, tried = self._of(source, grade)
-        return right / tried
+    def along(self, draft: Draft) -> list[float]:
+        """For each token the chance that it and all before it stand."""
+        alive, chances = 1.0, []
+        for grade in draft.grades:
+            right, tried = self._seen.get((draft.source, grade)) or self._of(draft.source, grade)
+            alive *= right / tried
+            chances.append(alive)
+        return chances
 
     def learn(self, draft: Draft, accepted: int) -> None:
         """The first ``accepted`` tokens were right, the next one, if there is one, was not."""
@@ -76,15 +81,14 @@ class Pace:
         """The shape and the drafts with the most tokens per millisecond. ``room``: most tokens that can be of use."""
         costs = self.costs.ms
         best, best_rate = Plan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
-        ranked = sorted(drafts, key=self._worth, reverse=True)
-        gains = self._gains(ranked)
+        ranked = sorted(((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0]))
+        gains = _gains(ranked[: self.costs.branches])
         for shape, ms in costs.items():
             branches, rows = shape
-            if branches > max(1, len(ranked)) or not ranked:
-                continue
-            expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, room)])
-            if expected / ms > best_rate:
-                best, best_rate = Plan(shape, tuple(ranked[:branches]), expected), expected / ms
+            if branches <= len(gains):
+                expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, room)])
+                if expected / ms > best_rate:
+                    best, best_rate = Plan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
         cut = min(best.shape[1] - 1, room)
         return best._replace(drafts=tuple(_cut(draft, cut) for draft in best.drafts if cut > 0))
 
@@ -102,7 +106,7 @@ class Pace:
     def asked(self, name: str, ms: float, drafts: Sequence[Draft]) -> None:
         """A drafter took ``ms`` to propose these."""
         account = self.accounts[name]
-        expected = 1.0 + max((self._worth(draft) for draft in drafts), default=0.0)
+        expected = 1.0 + max((sum(self.survival.along(draft)) for draft in drafts), default=0.0)
         share = 1.0 if account.asked == 0 else _SMOOTHING
         account.ms += share * (ms - account.ms)
         account.expected += share * (expected - account.expected)
@@ -115,28 +119,19 @@ class Pace:
         for draft in plan.drafts:
             self.survival.learn(draft, agreed(draft.tokens, new))
 
-    def _worth(self, draft: Draft) -> float:
-        """Expected number of its tokens that stand."""
-        worth, alive = 0.0, 1.0
-        for grade in draft.grades:
-            alive *= self.survival.odds(draft.source, grade)
-            worth += alive
-        return worth
 
-    def _gains(self, ranked: Sequence[Draft]) -> list[list[float]]:
-        """For the first 1, 2, … drafts as one tree: expected tokens that each depth adds."""
-        depths = [0.0] * max((len(draft.tokens) for draft in ranked), default=0)
-        nodes: set[tuple[int, ...]] = set()
-        totals = []
-        for draft in ranked:
-            alive = 1.0
-            for depth, grade in enumerate(draft.grades):
-                alive *= self.survival.odds(draft.source, grade)
-                if (node := draft.tokens[: depth + 1]) not in nodes:
-                    nodes.add(node)
-                    depths[depth] = min(1.0, depths[depth] + alive)  # siblings exclude each other
-            totals.append(list(depths))
-        return totals
+def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
+    """For the first 1, 2, … drafts as one tree: expected tokens that each depth adds."""
+    depths = [0.0] * max((len(draft.tokens) for _, draft in ranked), default=0)
+    nodes: set[tuple[int, ...]] = set()
+    totals = []
+    for survival, draft in ranked:
+        for depth, alive in enumerate(survival):
+            if (node := draft.tokens[: depth + 1]) not in nodes:
+                nodes.add(node)
+                depths[depth] = min(1.0, depths[depth] + alive)  # siblings exclude each other
+        totals.append(list(depths))
+    return totals
 
 
 def agreed(draft: Sequence[int], said: Sequence[int]) -> int:

@@ -113,6 +113,3 @@ def canvas_context(context: Context, card: Card, vocabulary: Vocabulary) -> tupl
 def _stepped(over: int, step: int) -> int:
     """``over`` rounded up to a multiple of ``step``; 0 when nothing is over."""
     return 0 if over <= 0 else -(-over // max(1, step)) * max(1, step)
-
-
-unix = unix_lines

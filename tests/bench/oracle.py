@@ -4,56 +4,73 @@ python -m tests.bench.oracle [--spans N] [--json FILE]      prints a table for n
 
 FIM cases (the tail of a line, 3 to 8 lines, the body of a function: a third each) are cut from packages that no model here
 was trained on and that nothing was tuned on: a2a-sdk, cyclopts, great-tables, langextract, mini-swe-agent, narwhals,
-openai-agents, strands-agents, textual, fetched by ``pip download`` (pydantic-ai, the tenth of the reserved packages, is an
-empty wheel). ``--tuning`` takes the installed packages below instead, which are not in ``models/training/packages.txt``
-either; the constants of ``fimserver/engine/drafters`` were fitted on them.
+openai-agents, pydantic-ai (its code is in pydantic-ai-slim), strands-agents, textual, fetched by ``pip download``.
+``--tuning`` takes the installed packages below instead, which are not in ``models/training/packages.txt`` either; the
+constants of ``fimserver/engine/drafters`` were fitted on them.
 
-A pass yields the accepted tokens and one more; the end of the middle counts as a token. Trees have up to 24 nodes.
-``--prefilled``: the first token comes with the prompt and is not counted, as in an engine that does not draft in its prefill.
+A pass yields the accepted tokens and one more; the end of the middle counts as a token, which nobody drafts. "file" is what
+the language server sends of it, of which the prompt shows a part; "+ open files" are up to 120 000 tokens of the same
+package. ``--prefilled``: the first token comes with the prompt and does not count, as in our engine.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import json
 import random
 import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
 from statistics import median, quantiles
 
-from fimserver.cards import MODELS, get_card
-from fimserver.engine.drafters.ngram import NGram
+import platformdirs
+
+from fimserver.cards import get_card
 from fimserver.engine.drafters.shelf import Shelf
-from fimserver.engine.drafts import Draft, Line
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet
 from models.training.holes import line_tail
+from tests.bench.oracle_arms import Arm, Ours, arms
 
-EVALUATION = (
-    "a2a-sdk cyclopts great-tables langextract mini-swe-agent narwhals openai-agents pydantic-ai strands-agents textual"
-).split()
-TUNING = (
-    "hypothesis tomlkit hatchling pynvim prometheus_client execnet httpx2 httpcore2 mpmath tqdm pydantic_settings filelock"
-).split()
+EVALUATION = [
+    "a2a-sdk",
+    "cyclopts",
+    "great-tables",
+    "langextract",
+    "mini-swe-agent",
+    "narwhals",
+    "openai-agents",
+    "pydantic-ai",
+    "strands-agents",
+    "textual",
+]
+TUNING = [
+    "hypothesis",
+    "tomlkit",
+    "hatchling",
+    "pynvim",
+    "prometheus_client",
+    "execnet",
+    "httpx2",
+    "httpcore2",
+    "mpmath",
+    "tqdm",
+    "pydantic_settings",
+    "filelock",
+]
 PREFIX_CHARS, SUFFIX_CHARS = 24_000, 12_000  # what the language server sends of a file
-OPEN_TOKENS, MIDDLE_TOKENS, WIDTH = 120_000, 256, 24
+OPEN_TOKENS, MIDDLE_TOKENS = 120_000, 256
 END = -2  # no token has this id: nobody drafts the end
 KINDS = ("single", "multi", "body")
+CACHE = platformdirs.user_cache_path("fimserver") / "evaluation"
 Files = dict[str, str]  # texts by path
-Chains = list[tuple[int, ...]]
-Drafts = Callable[[list[int], list[int]], Chains]  # (middle so far, what of it is new) -> drafts
 
 
 @dataclass(frozen=True)
@@ -77,133 +94,28 @@ class Trace:
     drafted: int
 
 
-class Bench:
-    """The tokenizer and the card, with one prompt budget."""
-
-    def __init__(self, prompt_tokens: int, *, prefilled: bool) -> None:
-        self.card = get_card("nano").model_copy(update={"prompt_tokens": prompt_tokens})
-        self.vocabulary = Vocabulary(read_tokenizer(MODELS / "nano", self.card), self.card)
-        self.prefilled = prefilled
-        self.costs: defaultdict[str, list[float]] = defaultdict(list)  # of our drafter, us
-
-    def line(self, request: Request) -> Line:
-        context = cut_context(request, self.card, self.vocabulary)
-        assert self.card.fim
-        prompt = fim_prompt(context, self.card.fim, self.vocabulary)
-        return Line(
-            request, prompt, [*context.prefix, *context.typed], list(context.suffix), lambda _logits, _offset: (0, None)
-        )
-
-    def play(self, case: Case, drafts: Drafts) -> Trace:
-        """Let ``drafts`` be verified by the truth."""
-        start = int(self.prefilled)
-        done, passes, drafted, new = start, 0, 0, case.target[:start]
-        while done < len(case.target):
-            tree = branches(drafts(case.target[:done], new), WIDTH)
-            accepted = next(
-                n for n in count() if tuple(case.target[done : done + n + 1]) not in tree or done + n == len(case.target)
-            )
-            drafted += len(tree)
-            new = case.target[done : done + accepted + 1]
-            done += len(new)
-            passes += 1
-        return Trace(case.kind, done - start, passes, drafted)
-
-    def ours(self, line: Line, shelf: Shelf, size: int, *, tree: bool) -> Drafts:
-        """Our drafter, with all texts read, as after some middles in the same files."""
-        NGram(self.vocabulary, shelf).observe(line, ended=False)
-        while shelf.build(2000):
-            pass
-        drafter = NGram(self.vocabulary, shelf)
-        line = dataclasses.replace(line, ids=[])
-        self.costs["open"].append(timed(lambda: drafter.observe(line, ended=False)))
-
-        def drafts(_middle: list[int], new: list[int]) -> Chains:
-            line.ids += new
-            found: list[Draft] = []
-            if new:
-                self.costs["observe"].append(timed(lambda: drafter.observe(line, ended=False)))
-            self.costs["propose" if line.ids else "propose first"].append(
-                timed(lambda: found.extend(drafter.propose(line, size)))
-            )
-            return [draft.tokens for draft in (found if tree else found[:1])]
-
-        return drafts
+def play(case: Case, arm: Arm, *, prefilled: bool) -> Trace:
+    """Let the drafts be verified by the truth."""
+    start = int(prefilled)
+    done, passes, drafted, new = start, 0, 0, case.target[:start]
+    while done < len(case.target):
+        paths = {row[: n + 1] for row in arm(case.target[:done], new) for n in range(len(row))}
+        left = case.target[done:]
+        accepted = next(n for n in count() if n == len(left) or tuple(left[: n + 1]) not in paths)
+        drafted += len(paths)
+        new = left[: accepted + 1]
+        done += len(new)
+        passes += 1
+    return Trace(case.kind, done - start, passes, drafted)
 
 
-def branches(chains: Chains, width: int) -> set[tuple[int, ...]]:
-    """All paths from the root of the tree of ``chains``, the first ``width`` of them."""
-    paths = dict.fromkeys(chain[: n + 1] for chain in chains for n in range(len(chain)))
-    return set(list(paths)[:width])
-
-
-def timed(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return (time.perf_counter() - started) * 1e6
-
-
-def prompt_lookup(prompt: list[int], longest: int = 2, length: int = 10) -> Drafts:
-    """transformers' ``PromptLookupCandidateGenerator``: the leftmost match of the longest n-gram that matches at all."""
-
-    def drafts(middle: list[int], _new: list[int]) -> Chains:
-        return leftmost(prompt + middle, range(longest, 0, -1), length)
-
-    return drafts
-
-
-def vllm_ngram(prompt: list[int], shortest: int = 5, longest: int = 5, length: int = 5) -> Drafts:
-    """vLLM's ``ngram`` with its defaults."""
-
-    def drafts(middle: list[int], _new: list[int]) -> Chains:
-        return leftmost(prompt + middle, range(longest, shortest - 1, -1), length)
-
-    return drafts
-
-
-def leftmost(ids: list[int], sizes: Sequence[int], length: int) -> Chains:
-    for size in sizes:
-        tail = ids[-size:]
-        at = -1
-        while True:
-            try:
-                at = ids.index(tail[0], at + 1, len(ids) - size)
-            except ValueError:
-                break
-            if ids[at : at + size] == tail:
-                return [tuple(ids[at + size : at + size + length])]
-    return []
-
-
-def arms(bench: Bench, case: Case, files: Files, shelves: tuple[Shelf, Shelf]) -> dict[str, Drafts]:
-    """What is compared."""
-    line = bench.line(case.request)
-    seen = Request(bench.vocabulary.decode(line.prefix), bench.vocabulary.decode(line.suffix))
-    window = Line(seen, line.prompt, line.prefix, line.suffix, line.pick)
-    snippets = Request(case.request.prefix, case.request.suffix, snippets=others(case, files, bench.vocabulary))
-    repository = Line(snippets, line.prompt, line.prefix, line.suffix, line.pick)
-    own, open_ = shelves
-    return {
-        "none": lambda _middle, _new: [],
-        "transformers prompt lookup (n<=2, 10)": prompt_lookup(line.prompt),
-        "vLLM ngram (n=5, 5)": vllm_ngram(line.prompt),
-        "ours, prompt, tree 24": bench.ours(window, own, 24, tree=True),
-        "ours, file, chain 7": bench.ours(line, own, 7, tree=False),
-        "ours, file, chain 15": bench.ours(line, own, 15, tree=False),
-        "ours, file, tree 24": bench.ours(line, own, 24, tree=True),
-        "ours, + open files, chain 7": bench.ours(repository, open_, 7, tree=False),
-        "ours, + open files, chain 15": bench.ours(repository, open_, 15, tree=False),
-        "ours, + open files, tree 24": bench.ours(repository, open_, 24, tree=True),
-    }
-
-
-def others(case: Case, files: Files, vocabulary: Vocabulary) -> tuple[Snippet, ...]:
-    """The other files of the package, those of the same folder first."""
+def others(case: Case, files: Files, sizes: dict[str, int]) -> tuple[Snippet, ...]:
+    """The other files of the package, those of the same folder first. ``sizes``: tokens, by path."""
     folder = str(Path(case.path).parent)
     paths = sorted((path for path in files if path != case.path), key=lambda path: (str(Path(path).parent) != folder, path))
     tokens, chosen = 0, []
     for path in paths:
-        tokens += len(vocabulary.encode(files[path]))
+        tokens += sizes[path]
         if tokens > OPEN_TOKENS:
             break
         chosen.append(Snippet(path, files[path]))
@@ -313,14 +225,16 @@ def interval(traces: list[Trace], rng: random.Random, turns: int = 400) -> tuple
     return values[0], values[-1]
 
 
-def measure(packages: dict[str, Files], bench: Bench, spans: int, seed: int) -> dict[str, list[Trace]]:
+def measure(packages: dict[str, Files], ours: Ours, spans: int, seed: int, *, prefilled: bool) -> dict[str, list[Trace]]:
     traces: defaultdict[str, list[Trace]] = defaultdict(list)
-    order = sorted(cases(packages, spans, seed, bench.vocabulary), key=lambda case: (case.package, case.path))
+    order = sorted(cases(packages, spans, seed, ours.vocabulary), key=lambda case: (case.package, case.path))
     for package, of_package in groupby(order, key=lambda case: case.package):
-        shelves = Shelf(bench.vocabulary, 10**7), Shelf(bench.vocabulary, 10**7)
+        shelves: dict[str, Shelf] = {}
+        sizes = {path: len(ours.vocabulary.encode(text)) for path, text in packages[package].items()}
         for case in of_package:
-            for name, drafts in arms(bench, case, packages[package], shelves).items():
-                traces[name].append(bench.play(case, drafts))
+            snippets = others(case, packages[package], sizes)
+            for name, arm in arms(ours, case.request, snippets, shelves).items():
+                traces[name].append(play(case, arm, prefilled=prefilled))
     return traces
 
 
@@ -344,23 +258,26 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--wheels", type=Path, default=Path(tempfile.gettempdir(), "fimserver-oracle"))
+    parser.add_argument("--wheels", type=Path, default=CACHE)
     parser.add_argument("--tuning", action="store_true", help="installed packages instead of the reserved ones")
     parser.add_argument("--prefilled", action="store_true", help="count from the second token on")
     args = parser.parse_args()
     if args.tuning:
         packages = {name: wanted(read_installed(name)) for name in TUNING}
     else:
-        packages = {path.name.split("-")[0]: wanted(read_wheel(path)) for path in fetch(EVALUATION, args.wheels)}
+        names = ["pydantic-ai-slim" if name == "pydantic-ai" else name for name in EVALUATION]
+        packages = {"-".join(path.name.split("-")[:2]): wanted(read_wheel(path)) for path in fetch(names, args.wheels)}
     if not any(packages.values()):
         sys.exit("no package to cut from: let pip reach an index, give --wheels a folder with the wheels, or use --tuning")
     print({name: len(files) for name, files in packages.items()}, f"seed {args.seed}")
     results = {}
     for prompt_tokens in (get_card("nano").prompt_tokens, 2048):
-        bench = Bench(prompt_tokens, prefilled=args.prefilled)
+        ours = Ours(prompt_tokens)
         print(f"\n{args.spans} cases, prompts of {prompt_tokens} tokens, tokens a pass with 95 % intervals\n")
-        results[prompt_tokens] = report(measure(packages, bench, args.spans, args.seed), random.Random(args.seed))
-        for name, values in bench.costs.items():
+        results[prompt_tokens] = report(
+            measure(packages, ours, args.spans, args.seed, prefilled=args.prefilled), random.Random(args.seed)
+        )
+        for name, values in ours.costs_us.items():
             print(f"{name}: median {median(values):.0f} us, p95 {quantiles(values, n=20)[-1]:.0f} us")
     if args.json:
         args.json.write_text(

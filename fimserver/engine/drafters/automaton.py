@@ -123,10 +123,11 @@ class Automaton:
     def retell(self, ids: list[int], revocable: int) -> Automaton:
         """This automaton over ``ids``, if enough of it can be kept; else a new one. The last ``revocable`` can be rewound."""
         floor = self.floor
-        if self.ids[:floor] != ids[:floor]:
+        if not floor or self.ids[:floor] != ids[:floor]:
             fresh = Automaton()
             fresh.extend(ids[: max(0, len(ids) - revocable)])
-            return fresh.retell(ids, revocable)
+            fresh.extend(ids[len(fresh.ids) :], revocable=True)
+            return fresh
         same = floor + sum(1 for _ in takewhile(bool, map(eq, self.ids[floor:], ids[floor:])))
         self.rewind(same)
         self.extend(ids[same:], revocable=True)

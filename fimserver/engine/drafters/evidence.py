@@ -6,9 +6,10 @@ evaluation packages (``tests/bench/oracle.py``); they order drafts. What a grade
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 from fimserver.engine.drafters.automaton import NO_TOKEN
@@ -19,7 +20,7 @@ MAX_DRAFTS = 8  # most are a token or two long
 FLOOR = 0.01  # a token that is less likely than this to be reached is not drafted
 SPREAD = 3.0  # doubt that each further continuation adds
 REACH = 48  # longer matches are worth no more
-_STEPS = (0.04, 0.08, 0.15, 0.25, 0.40, 0.55, 0.70, 0.82, 0.92)  # of chance, from grade to grade
+TWIN = 0.25  # chance that the second best way to go on from a token is the right one, that token granted
 # The doubt about a match of 1, 2, ... tokens, in occurrences: one continuation seen once is right with 1 / (1 + doubt).
 _DOUBTS = {
     "ngram.file": (2.5, 1.35, 0.95, 0.6, 0.55, 0.47, 0.4, 0.28, 0.25, 0.25, 0.25, 0.25, 0.2, 0.2, 0.18, 0.12),
@@ -43,9 +44,13 @@ class Guess(NamedTuple):
     length: int
 
 
+_chance = attrgetter("chance")
+_strength = attrgetter("length", "chance")
+
+
 def grade(chance: float) -> int:
-    """0 to 9; the longer the match, the higher."""
-    return bisect_right(_STEPS, chance)
+    """The chance in tenths, 0 to 9; the longer the match, the higher."""
+    return min(9, int(10 * chance))
 
 
 # [source][n]: chance and grade of the one token that followed the same n tokens, those before it granted.
@@ -54,23 +59,40 @@ _GRADES = {source: tuple(map(grade, chances)) for source, chances in _CHANCES.it
 
 
 def choose(guesses: Iterable[Guess], size: int) -> list[Draft]:
-    """Drafts of at most ``size`` tokens, likeliest first, that begin differently: the likeliest ``MAX_NODES`` tokens.
-
-    Guesses of the same first token support each other; the one that is likeliest by itself is continued.
-    """
-    best: dict[int, Guess] = {}
-    misses: dict[int, float] = {}
+    """Drafts of at most ``size`` tokens, likeliest first, none a prefix of another: the likeliest ``MAX_NODES`` tokens."""
+    by_token: dict[int, list[Guess]] = {}
     for guess in guesses:
-        token = guess.ids[guess.at]
-        if token not in best or guess.chance > best[token].chance:
-            best[token] = guess
-        misses[token] = misses.get(token, 1.0) * (1.0 - guess.chance)
-    best.pop(NO_TOKEN, None)
-    order = sorted(best, key=misses.__getitem__)[:MAX_DRAFTS]
-    chosen = [best[token]._replace(chance=1.0 - misses[token]) for token in order]
+        by_token.setdefault(guess.ids[guess.at], []).append(guess)
+    by_token.pop(NO_TOKEN, None)
+    chosen = [guess for same in by_token.values() for guess in (same if len(same) == 1 else _merged(same))]
+    chosen.sort(key=_chance, reverse=True)
+    del chosen[MAX_DRAFTS:]
     rows = [_tokens(guess, min(size, MAX_NODES)) for guess in chosen]
-    lengths = _share(chosen, rows)
-    return [_draft(guess, row[:n]) for guess, row, n in zip(chosen, rows, lengths, strict=True) if n]
+    rows = [row[:n] for row, n in zip(rows, _share(chosen, rows), strict=True)]
+    return [
+        _draft(guess, row) for i, (guess, row) in enumerate(zip(chosen, rows, strict=True)) if row and not _covered(i, rows)
+    ]
+
+
+def _merged(same: list[Guess]) -> list[Guess]:
+    """Guesses of one first token support each other. The longest match is continued, and one that then goes on otherwise."""
+    miss = 1.0
+    for guess in same:
+        miss *= 1.0 - guess.chance
+    same.sort(key=_strength, reverse=True)
+    first = same[0]
+    twins = (guess._replace(chance=TWIN * (1.0 - miss)) for guess in same[1:] if _second(guess) != _second(first))
+    return [first._replace(chance=1.0 - miss), *islice(twins, 1)]
+
+
+def _second(guess: Guess) -> int:
+    return guess.ids[guess.at + 1] if guess.at + 1 < len(guess.ids) else NO_TOKEN
+
+
+def _covered(i: int, rows: list[tuple[int, ...]]) -> bool:
+    """Whether a row is a prefix of another one, or the same as an earlier one."""
+    row, length = rows[i], len(rows[i])
+    return any(other[:length] == row and (len(other) > length or j < i) for j, other in enumerate(rows) if j != i)
 
 
 def _tokens(guess: Guess, size: int) -> tuple[int, ...]:

@@ -10,9 +10,10 @@ import re
 
 from fimserver.engine.drafters.evidence import Guess
 from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import unix_lines
 
 SOURCE = "ngram.layout"
-SEEN_CHARS = 4000  # of the prefix, at most
+SEEN_CHARS = 2000  # of the prefix, at most
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _BRACKET = re.compile(r"[()\[\]{}]")
 _LEAVES = re.compile(r"\s*(return|raise|break|continue|pass)\b")
@@ -34,8 +35,8 @@ class Layout:
         self.open("", "")
 
     def open(self, prefix: str, suffix: str) -> None:
-        """A new middle begins. Its lines end as Unix lines do."""
-        lines = prefix[-SEEN_CHARS:].split("\n")
+        """A new middle begins."""
+        lines = unix_lines(prefix[-SEEN_CHARS:]).split("\n")
         self._unit = _unit(lines)
         self._right = suffix[:1]
         self._line, self._before = "", next((line for line in reversed(lines[:-1]) if line.strip()), "")
@@ -91,8 +92,8 @@ class Layout:
 
 
 def _unit(lines: list[str]) -> str:
-    """One level of indentation: a tab, or the smallest number of spaces that a line begins with."""
+    """One level of indentation: a tab, or as many spaces as a line begins with."""
     if any(line.startswith("\t") for line in lines):
         return "\t"
     widths = {len(line) - len(line.lstrip(" ")) for line in lines if line.strip()}
-    return " " * next((width for width in (2, 4, 3, 8) if width in widths), 4)
+    return " " * next((width for width in (2, 4, 3) if width in widths), 4)

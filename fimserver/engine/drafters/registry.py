@@ -26,10 +26,12 @@ log = logging.getLogger("fimserver.engine")
 
 
 def make_ngram(target: Target, what: str) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+    """From texts alone."""
     return NGram(target.runtime.loaded.vocabulary)
 
 
 def make_model(target: Target, what: str) -> Drafter:
+    """``what``: the card of a small model; empty: as the card says."""
     name = what or target.runtime.loaded.card.drafters.get("model", "")
     if not name:
         raise LoadError(f"{target.runtime.loaded.card.name} has no draft model in its card: name one, `--drafter model:CARD`")
@@ -37,6 +39,7 @@ def make_model(target: Target, what: str) -> Drafter:
 
 
 def make_heads(target: Target, what: str) -> Drafter:
+    """``what``: a file in the model's folder; empty: as the card says."""
     loaded = target.runtime.loaded
     path = loaded.folder / verify_file(loaded, what or _named(loaded.card, "heads"))
     return HeadsDrafter(load_net(Heads, path, weights_hash(loaded.folder)), target.runtime.network)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from fimserver.engine.drafters.automaton import Automaton
 from fimserver.engine.vocabulary import Vocabulary
 
-MAX_TOKENS = 200_000  # on the shelf; 450 bytes each
+MAX_TOKENS = 200_000  # on the shelf; half a kilobyte each
 MAX_TEXTS = 512
-CHUNK_CHARS = 4000
 _TOKEN_CHARS = 3  # of code, on average, at least
 
 
@@ -79,12 +78,3 @@ def _piece(volume: _Volume, chars: int) -> str:
         end = line_end if line_end > 0 else end
     volume.chars = end
     return volume.text[start:end]
-
-
-def chunks(text: str) -> list[str]:
-    """``text`` in pieces of whole lines, cut where they stay while ``text`` grows at its end."""
-    cuts = [0]
-    while len(text) - cuts[-1] > CHUNK_CHARS:
-        line_end = text.rfind("\n", cuts[-1] + 1, cuts[-1] + CHUNK_CHARS)
-        cuts.append(line_end if line_end > 0 else cuts[-1] + CHUNK_CHARS)
-    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]

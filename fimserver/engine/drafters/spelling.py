@@ -15,8 +15,8 @@ from fimserver.engine.vocabulary import Vocabulary
 SOURCE = "ngram.text"
 LONGEST = 32  # characters
 _CHANCES = {LONGEST: 0.75, 24: 0.6, 16: 0.45, 12: 0.42, 8: 0.3, 5: 0.25, 3: 0.25}  # by characters found, fitted
-_SHOWN_CHARS = 60
-_MAX_GUESSES = 4
+_SHOWN_CHARS = 40
+_MAX_GUESSES = 3
 _TOKEN_CHARS = 3
 
 
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 def followers(tail: str, places: Iterable[Place], vocabulary: Vocabulary) -> list[Guess]:
     """What followed the longest ends of ``tail`` in ``places``, no more than one guess each."""
     found: dict[tuple[int, ...], Guess] = {}
-    left = list(places)
+    left = list(places) if tail.strip() else []
     for length, chance in _CHANCES.items():
         if length > len(tail):
             continue
