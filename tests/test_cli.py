@@ -208,7 +208,7 @@ def test_models_lists_every_card_with_licence_and_place():
     assert result.exit_code == 0
     assert "dreamon-7b" in result.stdout
     assert "Apache-2.0" in result.stdout
-    nano = next(line for line in result.stdout.splitlines() if line.startswith("nano"))
+    nano = next(line for line in result.stdout.splitlines() if line.startswith("nano "))
     assert "yes" in nano
     assert "dllm*" in nano
 
