@@ -76,12 +76,10 @@ def test_the_text_does_not_depend_on_the_drafter(temperature, source):
 
 
 def test_a_trace_shows_every_round(source):
-    options = ("--model", "ar", "--stop", "none", "--max-tokens", 24)
-    rounds = json.loads(run("complete", f"{source}:6:16", *options, "--json").stdout)["drafting"]["rounds"]
-    lines = run("complete", f"{source}:6:16", *options, "--trace").stdout.splitlines()
-    traced = [line for line in lines if " → " in line]
-    assert len(traced) == rounds
-    assert "forward passes" in lines[-1]
+    """In one run: how many rounds a text takes depends on the clock, too."""
+    result = run("complete", f"{source}:6:16", "--model", "ar", "--stop", "none", "--max-tokens", 24, "--trace", "--json")
+    traced = [line for line in result.stderr.splitlines() if " → " in line]
+    assert len(traced) == json.loads(result.stdout)["drafting"]["rounds"] > 0
 
 
 def test_a_drafter_that_does_not_exist_names_those_that_do(source):
