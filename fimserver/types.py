@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,24 @@ class Snippet:
 
     path: str
     text: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the text around a cursor looks like. Counts and flags only, no text."""
+
+    language: str  # our name of it; empty: none of ours
+    place: Literal["code", "string", "comment"]
+    block_opened: bool  # the line, or the one before a fresh line, opens a block
+    in_arguments: bool  # within a bracket that is a call's, an index or a literal
+    statement_end: bool  # the text left of the cursor is a whole statement already
+    empty_body: bool  # a header is before the cursor, and nothing of its body behind
+    blank_line: bool  # only blanks left of the cursor
+    right_text: bool  # more than closers right of the cursor
+    indentation: int  # columns of the cursor's line; of the cursor on a blank one
+    bracket_debt: int  # brackets open before the cursor that the suffix does not close
+    mid_word: bool  # word characters on both sides
+    expected_lines: int  # at least 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,22 @@ class Request:
     repo: str = ""  # name of the repository
     snippets: tuple[Snippet, ...] = ()  # the most stable first
     typed_chars: int = 0
+    features: Features | None = None  # where the caller has looked
+    canvas_tokens: int = 0  # slots that a canvas of free length starts with; 0: as the card says
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a route was chosen, in numbers. ``why`` is the same in one line."""
+
+    route: Route
+    why: str
+    policy: str = ""  # empty where the route was pinned
+    expected_lexemes: float = 0.0
+    bucket: int = 0  # of ``lengths.LABELS``, the likeliest
+    predicted_ms: Mapping[Route, float] = field(default_factory=dict)
+    keep: Mapping[Route, float] = field(default_factory=dict)  # share of the expected characters that is kept
+    propensity: float = 1.0  # of the choice, where it was drawn
 
 
 @dataclass(frozen=True)
@@ -93,6 +127,8 @@ class Chunk:
     canvas: tuple[Slot, ...] = ()
     round: Round | None = None
     drafting: Drafting | None = None  # of the ar route, on the last chunk
+    fresh_tokens: int = 0  # of the prompt, that were not in the cache; on the last chunk
+    prefill_ms: float = 0.0  # what reading them took; on the last chunk
 
 
 @dataclass(frozen=True)

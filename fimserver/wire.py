@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fimserver.errors import InputError
 from fimserver.reasons import Reason
-from fimserver.types import Drafting, Snippet, StopRule
+from fimserver.types import Decision, Drafting, Features, Snippet, StopRule
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHOICES = 8
@@ -49,7 +49,7 @@ class Extension(_Body):
     repo: Id = ""
     snippets: tuple[SnippetBody, ...] = Field((), max_length=64)
     typed_chars: int = Field(0, ge=0, le=64 * 1024)
-    expected_lines: int | None = Field(None, ge=1, le=1000)
+    features: Features | None = None
     idle: bool = False  # only while nothing else is to be done
 
 
@@ -96,7 +96,9 @@ class Usage(_Body):
     queue_ms: float = 0.0
     ttft_ms: float = 0.0
     total_ms: float = 0.0
-    why: str = ""  # the route was chosen
+    fresh_tokens: int = 0  # of the prompt, that were not in the cache
+    prefill_ms: float = 0.0  # what reading them took
+    decision: Decision | None = None  # why this route; ``None`` where it never ran
     drafting: Drafting | None = None  # of the ar route
 
 

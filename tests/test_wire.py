@@ -6,7 +6,7 @@ import pytest
 
 from fimserver.errors import InputError
 from fimserver.reasons import Reason
-from fimserver.types import Snippet
+from fimserver.types import Decision, Snippet
 from fimserver.wire import MAX_STOPS, CompletionBody, Piece, Usage, finish_reason, read_answer, read_body
 
 
@@ -126,7 +126,7 @@ def test_an_event_is_one_line_whatever_the_text():
 
 
 def test_the_last_event_of_a_choice_says_how_it_ended():
-    usage = Usage(route="dllm", model="nano", reason=Reason.LENGTH, tokens=4, why="asked for")
+    usage = Usage(route="dllm", model="nano", reason=Reason.LENGTH, tokens=4, decision=Decision("dllm", "asked for"))
     event = json.loads(Piece(usage=usage, error="because").sse("x")[6:])
     assert event["choices"][0]["finish_reason"] == "length"
     assert event["model"] == "nano"

@@ -14,13 +14,13 @@ from typing import Literal, NamedTuple
 from fimserver.front import syntax
 from fimserver.front.context import Context
 from fimserver.front.documents import Document, Place, Snapshot, split_lines
-from fimserver.front.features import Features, features, indent_unit
+from fimserver.front.features import features, indent_unit
 from fimserver.front.memory import Key, Middle
 from fimserver.front.postprocess import Around, Draft, Dropped, distinct, fit, postprocess
 from fimserver.front.privacy import path_of
 from fimserver.front.session import Outcome, Session, Suggestion
 from fimserver.reasons import Reason
-from fimserver.types import Snippet, StopRule
+from fimserver.types import Features, Snippet, StopRule
 from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
 
 # Reasons that would be the same if the same were asked again.
@@ -146,7 +146,7 @@ def question(session: Session, document: Document, ask: Ask, context: Context) -
             repo=session.repository(document.uri)[:200],
             snippets=tuple(_snippet_body(snippet) for snippet in context.snippets),
             typed_chars=0 if ask.popup else context.typed_chars,
-            expected_lines=known.expected_lines,
+            features=known,
         ),
     )
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from fimserver.front import brackets, syntax
 from fimserver.front.languages import BLOCK_WORDS, COLON_BLOCKS
 from fimserver.front.window import near
+from fimserver.types import Features
 
 LINES_BEFORE = 80
 LINES_AFTER = 30
@@ -29,23 +28,6 @@ _CLOSING = " \t\r)]}>\"'`,;:"
 _UNFINISHED = re.compile(r"(?:[-+*/%=&|^<>.,(\[{\\~]|\b(?:and|or|not|in|is|if|else|return|new|await|import|from|as|case))$")
 
 
-@dataclass(frozen=True)
-class Features:
-    """What the text around a cursor looks like."""
-
-    place: Literal["code", "string", "comment"]
-    block_opened: bool  # the line, or the one before a fresh line, opens a block
-    in_arguments: bool  # within a bracket that is a call's, an index or a literal
-    statement_end: bool  # the text left of the cursor is a whole statement already
-    empty_body: bool  # a header is before the cursor, and nothing of its body behind
-    blank_line: bool  # only blanks left of the cursor
-    right_text: bool  # more than closers right of the cursor
-    indentation: int  # columns of the cursor's line; of the cursor on a blank one
-    bracket_debt: int  # brackets open before the cursor that the suffix does not close
-    mid_word: bool  # word characters on both sides
-    expected_lines: int  # at least 1
-
-
 def features(language: str | None, prefix: str, suffix: str) -> Features:
     """Read the features of the cursor between ``prefix`` and ``suffix``."""
     prefix, suffix = near(prefix, suffix, LINES_BEFORE, LINES_AFTER)
@@ -59,6 +41,7 @@ def features(language: str | None, prefix: str, suffix: str) -> Features:
     right_text = bool(right.strip(_CLOSING))
     empty = opened and not right_text and _body_is_empty(prefix, suffix)
     return Features(
+        language=language or "",
         place=place,
         block_opened=opened,
         in_arguments=arguments,

@@ -66,7 +66,13 @@ class Outcome:
             return facts
         used = self.usage
         measured = {"ttftMs": round(used.ttft_ms, 1), "engineMs": round(used.total_ms, 1), "queueMs": round(used.queue_ms, 1)}
-        chosen = {"route": used.route, "model": used.model, "why": used.why, "tokens": used.tokens, "forwards": used.forwards}
+        chosen = {
+            "route": used.route,
+            "model": used.model,
+            "why": used.decision.why if used.decision else "",
+            "tokens": used.tokens,
+            "forwards": used.forwards,
+        }
         return facts | chosen | measured
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.route import choose_route, other
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Request, Route, ms_since
+from fimserver.types import Budget, Decision, Request, Route, ms_since
 from fimserver.wire import Piece, Usage
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run_job(engines: Engines, job: Job) -> Iterator[Piece]:
             route=route,
             model=engines.served().get(route, ""),
             reason=Reason.FAILED,
-            why=chosen.why if route == chosen.route else "another candidate",
+            decision=chosen if route == chosen.route else Decision(route, "another candidate"),
             queue_ms=ms_since(job.received),
         )
         yield from _guarded(engines, job, index, request, usage)
@@ -145,6 +145,8 @@ def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usa
             "ttft_ms": first_ms,
             "total_ms": ms_since(started),
             "drafting": chunk.drafting,
+            "fresh_tokens": chunk.fresh_tokens,
+            "prefill_ms": chunk.prefill_ms,
         }
         if added or reason:
             yield Piece(index=index, text=added, usage=usage.model_copy(update=measured) if reason else None)

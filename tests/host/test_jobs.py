@@ -42,7 +42,7 @@ def test_pieces_and_then_what_it_took():
     assert all(piece.usage is None for piece in texts)
     usage = last.usage
     assert (usage.route, usage.model, usage.reason, usage.tokens, usage.forwards) == ("ar", "fake", Reason.END, 2, 2)
-    assert usage.why == "asked for"
+    assert usage.decision.why == "asked for"
     assert 0 < usage.ttft_ms <= usage.total_ms
     assert usage.queue_ms >= 0
 

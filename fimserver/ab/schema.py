@@ -1,0 +1,150 @@
+"""Knows the shape of a comparison on disk: one JSON file, re-analysable without any model. Knows nothing of statistics.
+
+Everything that a table or a page shows can be made from it again; files of the same two arms can be merged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fimserver.errors import InputError
+from fimserver.types import Route
+
+SCHEMA = 1
+Side = Literal["a", "b"]
+SIDES: tuple[Side, ...] = ("a", "b")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arm(_Record):
+    """One of the two configurations."""
+
+    spec: str  # as it was asked for: "dllm", "ar,drafter=none", "http://gpu-box:8765"
+    models: dict[Route, str] = Field(default_factory=dict)
+    version: str = ""  # of the fimserver that ran it
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Result(_Record):
+    """What one arm did with one item. Scores compare with the gold middle; times are the caller's."""
+
+    text: str
+    route: Route
+    model: str
+    reason: str  # of ``reasons.Reason``
+    why: str = ""  # the route was chosen
+    tokens: int = 0
+    forwards: int = 0
+    fresh_tokens: int = 0
+    first_ms: float = 0.0  # request to the first text; of a trace, key to shown
+    answer_ms: float = 0.0  # request to the whole answer
+    shown: bool = True  # of a trace: it reached the editor before the next key and passed the filters
+    exact: bool = False  # equal to the middle, white space at the end aside
+    first_line: bool = False  # the first line is
+    prefix_chars: int = 0  # equal from the start
+    similarity: float = 0.0  # difflib's ratio of the stripped texts
+    parses: bool | None = None  # the enclosing function does; ``None``: cannot be said
+    saved_keys: float = 0.0  # of the middle's, if every good suggestion is accepted with one key and the rest deleted
+    cancel_ms: float | None = None  # cancel to idle, where it was tried
+    predicted_ms: dict[Route, float] = Field(default_factory=dict)
+
+
+class Row(_Record):
+    """One item that both arms did."""
+
+    item: str  # unique in a file
+    group: str  # what items are drawn again by: a file, a task, a trace
+    kind: str  # line_rest, line, block, body; of a trace: request
+    language: str = ""
+    lexemes: int = 0  # of the gold middle
+    first: Side = "a"  # the arm that went first
+    warm: bool = False  # caches were kept from the item before
+    before: str = ""  # the end of the prefix, for people
+    after: str = ""  # the start of the suffix
+    gold: str = ""
+    at_ms: float = 0.0  # of a trace: when it was asked
+    a: Result
+    b: Result
+
+
+class Mark(_Record):
+    """Something that happened in a replay: a key, a request, an answer, a suggestion on the screen."""
+
+    at_ms: float
+    what: Literal["key", "request", "answer", "shown", "accept"]
+    chars: int = 0
+
+
+class Timeline(_Record):
+    """One trace as one arm went through it."""
+
+    group: str
+    side: Side
+    marks: tuple[Mark, ...]
+    keys: int = 0
+    cancelled: int = 0
+    superseded: int = 0
+
+
+class Report(_Record):
+    """A whole comparison. ``finished`` is false for a run that was interrupted and can be resumed."""
+
+    schema_: Annotated[int, Field(alias="schema")] = SCHEMA
+    version: str
+    created: str  # ISO 8601
+    command: str
+    source: dict[str, Any]  # kind (repo, spans, trace), name, seed, limit, what was left out and why
+    environment: dict[str, Any]
+    arms: dict[Side, Arm]
+    rows: tuple[Row, ...] = ()
+    timelines: tuple[Timeline, ...] = ()
+    finished: bool = True
+    notes: tuple[str, ...] = ()
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def read_report(path: Path) -> Report:
+    """A report from disk. Raises ``InputError`` that says what is wrong with the file."""
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{path} is no JSON: give a report.json that `fimserver ab` wrote") from None
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: make it again with `fimserver ab`")
+    try:
+        return Report.model_validate({name: value for name, value in data.items() if name != "aggregates"})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """One report of several of the same arms; items that come twice count once. Raises ``InputError``."""
+    first, *others = reports
+    specs = {side: arm.spec for side, arm in first.arms.items()}
+    for other in others:
+        if {side: arm.spec for side, arm in other.arms.items()} != specs:
+            raise InputError(f"reports of different arms cannot be merged: {specs} and {[a.spec for a in other.arms.values()]}")
+    rows = {row.item: row for report in reports for row in report.rows}
+    lines = {(line.group, line.side): line for report in reports for line in report.timelines}
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    return first.model_copy(
+        update={
+            "rows": tuple(rows.values()),
+            "timelines": tuple(lines.values()),
+            "finished": all(report.finished for report in reports),
+            "notes": tuple(notes),
+        }
+    )
