@@ -112,6 +112,14 @@ class Drafting:
         return cls(len(rounds), sum(r.drafted for r in rounds), accepted, switched_off)
 
 
+class Prefill(NamedTuple):
+    """What reading the prompt took, up to the first token of a middle or the first step of a canvas."""
+
+    rows: int = 0  # that had to be run, as they were not in the cache
+    forwards: int = 0
+    ms: float = 0.0
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What one or more forward passes added. The middle is the concatenation of all ``text``.
@@ -127,8 +135,7 @@ class Chunk:
     canvas: tuple[Slot, ...] = ()
     round: Round | None = None
     drafting: Drafting | None = None  # of the ar route, on the last chunk
-    fresh_tokens: int = 0  # of the prompt, that were not in the cache; on the last chunk
-    prefill_ms: float = 0.0  # what reading them took; on the last chunk
+    prefill: Prefill = Prefill()  # on the last chunk
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fimserver.errors import InputError
 from fimserver.reasons import Reason
-from fimserver.types import Decision, Drafting, Features, Snippet, StopRule
+from fimserver.types import Decision, Drafting, Features, Prefill, Snippet, StopRule
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHOICES = 8
@@ -96,8 +96,7 @@ class Usage(_Body):
     queue_ms: float = 0.0
     ttft_ms: float = 0.0
     total_ms: float = 0.0
-    fresh_tokens: int = 0  # of the prompt, that were not in the cache
-    prefill_ms: float = 0.0  # what reading them took
+    prefill: Prefill = Prefill()
     decision: Decision | None = None  # why this route; ``None`` where it never ran
     drafting: Drafting | None = None  # of the ar route
 

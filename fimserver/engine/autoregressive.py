@@ -5,6 +5,7 @@ The text depends on prompt, seed and weights alone: not on what was cached, and 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from fimserver.cards import Card
@@ -15,7 +16,7 @@ from fimserver.engine.speculate import Speculation
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Drafting, Request, Round
+from fimserver.types import Budget, Chunk, Drafting, Prefill, Request, Round, ms_since
 
 
 class Autoregressive:
@@ -44,22 +45,30 @@ class Autoregressive:
         """Bring the prompt into the cache, so that ``complete`` starts at once."""
         self.cache.prefill(self.prompt(request), budget, want_logits=False)
 
+    def fresh_rows(self, request: Request) -> int:
+        """Rows of the prompt that are not in the cache."""
+        return self.cache.fresh_rows(self.prompt(request))
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
+        started, pace = time.perf_counter(), self.speculation.pace
         line, output, rounds = self.line(request, budget), Output(self.vocabulary, request), list[Round]()
-        forwards, rested, reason = self.cache.forwards, self.speculation.pace.switched_off, None
+        forwards, rested, prefill = self.cache.forwards, pace.switched_off, Prefill()
+
+        def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
+            used = self.cache.forwards - forwards
+            drafting = Drafting.of(rounds, pace.switched_off - rested) if reason else None
+            return Chunk(text, len(line.ids), used, reason, round=made, drafting=drafting, prefill=prefill)
+
         try:
             for made in self._rounds(line, budget):
+                prefill = prefill if rounds else self.cache.prefilled._replace(ms=ms_since(started))
                 rounds.append(made)
                 text, reason = self._take(line, output, made)
-                reason = reason or budget.spent()
-                used = self.cache.forwards - forwards
-                drafting = Drafting.of(rounds, self.speculation.pace.switched_off - rested) if reason else None
-                yield Chunk(text, len(line.ids), used, reason, round=made, drafting=drafting)
-                if reason:
+                yield (last := chunk(text, reason or budget.spent(), made))
+                if last.reason:
                     return
-            drafting = Drafting.of(rounds, self.speculation.pace.switched_off - rested)
-            yield Chunk("", len(line.ids), self.cache.forwards - forwards, budget.spent(), drafting=drafting)
+            yield chunk("", budget.spent())
         finally:
             self.speculation.observe(line, ended=True)
 

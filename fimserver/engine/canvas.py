@@ -13,7 +13,7 @@ import torch
 
 from fimserver.engine.context import PromptCache
 from fimserver.engine.network import Network
-from fimserver.types import Budget
+from fimserver.types import Budget, Prefill
 
 
 class Canvas(Protocol):
@@ -22,6 +22,11 @@ class Canvas(Protocol):
     @property
     def forwards(self) -> int:
         """Passes run so far, prefill included."""
+        ...
+
+    @property
+    def prefilled(self) -> Prefill:
+        """What ``open`` ran; without its time."""
         ...
 
     def open(self, budget: Budget) -> bool:
@@ -49,6 +54,10 @@ class CachedCanvas:
     def forwards(self) -> int:
         return self.cache.forwards - self._before
 
+    @property
+    def prefilled(self) -> Prefill:
+        return self.cache.prefilled
+
     def open(self, budget: Budget) -> bool:
         return self.cache.prefill(self.context, budget, want_logits=False) is not None
 
@@ -68,6 +77,7 @@ class FullCanvas:
         self.network = network
         self.left, self.right, self.shift = list(left), list(right), shift
         self.forwards = 0
+        self.prefilled = Prefill()
 
     def open(self, budget: Budget) -> bool:
         return budget.spent() is None

@@ -12,7 +12,7 @@ import torch
 
 from fimserver.engine.kv import KVBuffer, common_prefix
 from fimserver.engine.network import Network
-from fimserver.types import Budget
+from fimserver.types import Budget, Prefill
 
 
 class PromptCache:
@@ -24,6 +24,7 @@ class PromptCache:
         self.capacity = -(-capacity // chunk) * chunk
         self.kv = KVBuffer(self.capacity, branches)
         self.forwards = 0
+        self.prefilled = Prefill()  # what the last prefill ran; without its time
         self._ids: list[int] = []
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
         self._causal = self._everything.tril()
@@ -37,18 +38,23 @@ class PromptCache:
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], budget: Budget, *, want_logits: bool) -> torch.Tensor | None:
         """Bring the prompt in. Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out."""
-        reusable = common_prefix(ids, self._ids)
-        if reusable == len(ids):
-            if not want_logits:
-                return torch.empty(0)
-            reusable -= 1
-        logits = torch.empty(0)
-        for start in range(reusable // self.chunk * self.chunk, len(ids), self.chunk):
+        logits, starts = torch.empty(0), self._starts(ids, want_logits=want_logits)
+        self.prefilled = Prefill(len(starts) * self.chunk, len(starts))
+        for start in starts:
             if budget.spent():
                 return None
             self._ids = self._ids[:start]  # true also when the pass fails half way
             logits = self._chunk(ids, start, want_logits=want_logits)
         return logits
+
+    def fresh_rows(self, ids: Sequence[int]) -> int:
+        """Rows that a prefill of ``ids`` with logits would run now."""
+        return len(self._starts(ids, want_logits=True)) * self.chunk
+
+    def _starts(self, ids: Sequence[int], *, want_logits: bool) -> range:
+        """Starts of the chunks that have to be run for a prompt."""
+        reusable = min(common_prefix(ids, self._ids), len(ids) - int(want_logits))
+        return range(reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk)
 
     @torch.inference_mode()
     def rows(self, ids: Sequence[int], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,12 @@ def ram_gib() -> float:
         return 0.0
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def describe(device: torch.device) -> str:
     """Device, memory and number format in one line."""
     if device.type == "cuda":

@@ -7,6 +7,7 @@ expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a se
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from fimserver.cards import Canvas as CanvasCard
 from fimserver.cards import Card
 from fimserver.engine.canvas import CachedCanvas, Canvas, FullCanvas
 from fimserver.engine.context import PromptCache
+from fimserver.engine.device import wait_for
 from fimserver.engine.length import search_length
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
@@ -25,9 +27,10 @@ from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Request, Slot
+from fimserver.types import Budget, Chunk, Prefill, Request, Slot, ms_since
 
 MAX_STEPS = 256
+SHORTER = 4  # a middle is seldom so many times shorter than expected
 
 
 @dataclass(frozen=True)
@@ -157,12 +160,24 @@ class Diffusion:
         """Make the context ready where it can be kept, so that ``complete`` starts at once."""
         self.open_canvas(request).open(budget)
 
+    def fresh_rows(self, request: Request) -> int:
+        """Rows of the prompt that are not in the cache; none where every step reads all of it."""
+        return (
+            0
+            if self.cache is None
+            else self.cache.fresh_rows(
+                canvas_context(cut_context(request, self.card, self.vocabulary), self.card, self.vocabulary)[0]
+            )
+        )
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
+        started = time.perf_counter()
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
         done: list[int] = []  # settled ids of this and earlier blocks
-        state = State([])
+        state, prefill = State([]), Prefill()
         while canvas.open(budget) and budget.spent() is None:
+            prefill = prefill if done else self._prefill(canvas, started)
             settled = list(done)
             for state in self._block(canvas, len(done), request, budget):
                 done = (settled + self._settled(state.slots))[: self.limit(request)]
@@ -172,11 +187,15 @@ class Diffusion:
             if output.reason or not self._goes_on(state, done, request):
                 break
             canvas.settle(state.slots)
-        yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget))
+        yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget), prefill=prefill)
+
+    def _prefill(self, canvas: Canvas, started: float) -> Prefill:
+        wait_for(self.network.device)
+        return canvas.prefilled._replace(ms=ms_since(started))
 
     def _block(self, canvas: Canvas, done: int, request: Request, budget: Budget) -> Iterator[State]:
         limit = self.limit(request)
-        slots = self._slots(canvas, limit, budget)
+        slots = self._slots(canvas, request.canvas_tokens, limit, budget)
         denoiser = Denoiser(self.tokens, self.schedule, limit if self.canvas_card.length == "expand" else slots)
         return denoiser.run(canvas.predict, slots, request, budget, block=done)
 
@@ -184,14 +203,17 @@ class Diffusion:
         """Slots that one middle may have."""
         return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
 
-    def _slots(self, canvas: Canvas, limit: int, budget: Budget) -> int:
+    def _slots(self, canvas: Canvas, expected: int, limit: int, budget: Budget) -> int:
+        """Slots to start with. What is expected only helps where the length is found out anyway."""
         match self.canvas_card.length:
             case "end":
                 return self.canvas_card.block_tokens
             case "search":
-                return search_length(canvas, self.tokens.mask, self.tokens.forbidden, limit, budget)
+                return search_length(
+                    canvas, self.tokens.mask, self.tokens.forbidden, limit, budget, at_least=expected // SHORTER
+                )
             case _:
-                return min(self.canvas_card.initial_tokens, limit)
+                return min(expected or self.canvas_card.initial_tokens, limit)
 
     def _settled(self, slots: list[int]) -> list[int]:
         """Ids from the left up to the first mask or end."""

@@ -35,6 +35,10 @@ class Engine(Protocol):
         """Do what can be done before the request is final."""
         ...
 
+    def fresh_rows(self, request: Request) -> int:
+        """Rows of its prompt that have to be run before the first token."""
+        ...
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         """Chunks of one middle; the last one carries the reason."""
         ...

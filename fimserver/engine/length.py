@@ -22,10 +22,16 @@ def bias(slots: int) -> float:
     return 1.00 * math.exp(-1.77 * slots) + 0.56 * math.exp(-0.06 * slots) + 0.24
 
 
-def search_length(canvas: Canvas, mask: int, forbidden: Sequence[int], limit: int, budget: Budget, patience: int = 3) -> int:
-    """The best of ``LENGTHS`` up to ``limit``, one forward each; gives up after ``patience`` worse ones in a row."""
-    best, best_score, worse = LENGTHS[0], -1.0, 0
-    for slots in (n for n in LENGTHS if n <= limit):
+def search_length(
+    canvas: Canvas, mask: int, forbidden: Sequence[int], limit: int, budget: Budget, patience: int = 3, at_least: int = 0
+) -> int:
+    """The best of ``LENGTHS`` up to ``limit``, one forward each; gives up after ``patience`` worse ones in a row.
+
+    ``at_least``: shorter ones are not tried.
+    """
+    tried = [n for n in LENGTHS if at_least <= n <= limit] or [min(limit, LENGTHS[-1])]
+    best, best_score, worse = tried[0], -1.0, 0
+    for slots in tried:
         if budget.spent() or worse >= patience:
             break
         logits = canvas.predict([mask] * slots).float().clone()

@@ -5,6 +5,7 @@ Knows nothing of prompts or of the network. User text never yields a special tok
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from fimserver.cards import Card
 from fimserver.errors import LoadError
 
+KEPT_TEXTS = 32
 _MARKER = re.compile(r"^(<.*>|\[.*\])$", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,6 +37,7 @@ class Vocabulary:
         self._special_text = re.compile("|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)))
         self.specials: dict[str, int] = {text: self.special(text) for text in named}
         self._anchor_ids = self._raw_ids(card.tokenizer.anchor)
+        self._encoded = functools.lru_cache(KEPT_TEXTS)(self._encode)  # a request is looked at more than once
 
     @property
     def largest_id(self) -> int:
@@ -57,10 +60,13 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of user text. Where it spells a special token, it is cut inside the spelling."""
+        return list(self._encoded(text))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         text = _SURROGATE.sub("\ufffd", text)
         cuts = [match.start() + 1 for match in self._special_text.finditer(text)]
         pieces = [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-        return [token_id for piece in pieces if piece for token_id in self._anchored_ids(piece)]
+        return tuple(token_id for piece in pieces if piece for token_id in self._anchored_ids(piece))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; bytes that are not yet a character come out as U+FFFD."""

@@ -26,6 +26,9 @@ class FakeEngine:
     def warm(self, request: Request, budget: Budget) -> None:  # noqa: ARG002 - the shape of an engine
         self._host.warmed.append(request)
 
+    def fresh_rows(self, request: Request) -> int:
+        return len(request.prefix) // 4
+
     def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
         self._host.asked.append(request)
         tokens = 0

@@ -145,8 +145,7 @@ def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usa
             "ttft_ms": first_ms,
             "total_ms": ms_since(started),
             "drafting": chunk.drafting,
-            "fresh_tokens": chunk.fresh_tokens,
-            "prefill_ms": chunk.prefill_ms,
+            "prefill": chunk.prefill,
         }
         if added or reason:
             yield Piece(index=index, text=added, usage=usage.model_copy(update=measured) if reason else None)
