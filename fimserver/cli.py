@@ -8,34 +8,19 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any
 
 import click
 
 from fimserver import __version__
+from fimserver.ab.verbs import ab
 from fimserver.errors import FimError, InputError, NonFiniteError
+from fimserver.options import settings_of, settings_options
 from fimserver.reasons import Reason
-from fimserver.settings import Settings, read_settings
+from fimserver.settings import Settings
 from fimserver.types import ROUTES, Chunk
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def settings_options(command: Command) -> Command:
-    """A flag for every setting, with the setting's own words; what is not given is not set."""
-    for name, field in reversed(Settings.model_fields.items()):
-        kind: Any = str
-        if get_origin(field.annotation) is Literal:
-            kind = click.Choice(get_args(field.annotation))
-        elif field.annotation in (int, float):
-            kind = field.annotation
-        default = "" if field.default in ("", None) else f" [default: {field.default}]"
-        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=f"{field.description}{default}")
-        command = option(command)
-    return command
 
 
 class _Group(click.Group):
@@ -74,7 +59,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
     gc.enable()
     if sys.stdin.isatty():
         click.echo("fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help", err=True)
-    sys.exit(run_stdio(_settings(flags)))
+    sys.exit(run_stdio(settings_of(flags)))
 
 
 @main.command()
@@ -89,7 +74,7 @@ def complete(
     place: str | None, spans: Path | None, limit: int | None, as_json: bool, show_steps: bool, trace: bool, **flags: Any
 ) -> None:
     """Fill the middle at a cursor. Lines and columns count from 1."""
-    settings = _settings(flags)
+    settings = settings_of(flags)
     if (place is None) == (spans is None):
         raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
     if spans is not None and (as_json or show_steps or trace):
@@ -160,7 +145,7 @@ def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]
 @click.pass_context
 def models(context: click.Context, /, **flags: Any) -> None:
     """List the model cards: route, size, licence, present or not, where."""
-    context.obj = settings = _settings(flags)
+    context.obj = settings = settings_of(flags)
     if context.invoked_subcommand is None:
         from fimserver import render  # noqa: PLC0415
         from fimserver.cards import read_cards  # noqa: PLC0415
@@ -194,7 +179,7 @@ def host(**flags: Any) -> None:
     from fimserver.host.listen import run_host  # noqa: PLC0415
 
     _log_to_stderr()
-    sys.exit(run_host(_settings(flags)))
+    sys.exit(run_host(settings_of(flags)))
 
 
 @main.command()
@@ -206,7 +191,7 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
     from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
 
     _log_to_stderr()
-    settings = _settings(flags)
+    settings = settings_of(flags)
     token = settings.token or make_token()
 
     def bound() -> None:
@@ -219,13 +204,14 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it.")
 @settings_options
-def doctor(as_json: bool, **flags: Any) -> None:
+def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
     """Say what this machine can run, and try it."""
-    from fimserver.doctor import examine  # noqa: PLC0415 - imports torch
+    from fimserver.doctor import calibrated, examine  # noqa: PLC0415 - imports torch
 
     findings = []
-    for finding in examine(_settings(flags)):
+    for finding in (calibrated if calibrate else examine)(settings_of(flags)):
         findings.append(finding)
         if not as_json:
             click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name:10} {finding.value}")
@@ -234,14 +220,25 @@ def doctor(as_json: bool, **flags: Any) -> None:
     sys.exit(0 if all(f.ok for f in findings) else 1)
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page of the host to this file.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="So far back.")
+@settings_options
+def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
+    """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
+    from fimserver.statsview import show_stats  # noqa: PLC0415 - sqlite and more
+
+    show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
+
+
+main.add_command(ab)
+
+
 def _log_to_stderr() -> None:
     import logging  # noqa: PLC0415 - beside its only use
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-
-
-def _settings(flags: dict[str, Any]) -> Settings:
-    return read_settings(**{name: value for name, value in flags.items() if value is not None})
 
 
 def _models(settings: Settings) -> Any:

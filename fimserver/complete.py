@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fimserver.host.route import choose_route
+from fimserver.host.latency import Latency
+from fimserver.host.route import NO_DEADLINE_MS, Asked, Router
+from fimserver.places import latency_path
 from fimserver.settings import Settings
 from fimserver.source import line_end
-from fimserver.types import Budget, Chunk, Completion, Request, ms_since
+from fimserver.types import Budget, Chunk, Completion, Request, Route, ms_since
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Models
 
+CHARS_PER_ROW = 3  # of a prompt that nothing was read of yet
 Watch = Callable[[Chunk], None]
 
 
 def complete(models: Models, request: Request, settings: Settings, watch: Watch | None = None) -> Completion:
     """Fill one middle. ``watch`` sees every chunk as it comes. Raises ``FimError``."""
-    route = choose_route(request, settings.model).route
+    route = _route(models, request, settings)
     engine = models.engine(route)
     budget, started = Budget.of_ms(settings.deadline_ms), time.perf_counter()
     text, first_ms, chunk = "", 0.0, None
@@ -43,3 +46,13 @@ def complete(models: Models, request: Request, settings: Settings, watch: Watch 
         chunk.reason,
         chunk.drafting,
     )
+
+
+def _route(models: Models, request: Request, settings: Settings) -> Route:
+    """As the host would choose, from what it has learned; a model that is not chosen is not loaded."""
+    router = Router(settings.policy, Latency(latency_path(settings)), seed=settings.seed)
+    left = settings.deadline_ms or NO_DEADLINE_MS
+    served = models.served() if settings.model == "auto" else {settings.model: ""}
+    chars = len(request.prefix) + len(request.suffix)
+    rows = {route: min(chars // CHARS_PER_ROW, models.card(route).prompt_tokens) for route in served}
+    return router.decide(Asked(request, settings.model, left, served, rows)).route

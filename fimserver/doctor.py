@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
@@ -18,6 +18,10 @@ from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
 from fimserver.engine.engines import Models, make_ar
 from fimserver.engine.runtime import Target
 from fimserver.errors import FimError
+from fimserver.host.calibrate import calibrate, samples
+from fimserver.host.latency import Cost, Latency
+from fimserver.host.route import Router, cost_name
+from fimserver.places import latency_path
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request, Route
 
@@ -31,15 +35,7 @@ KNOWN = Request(
     max_tokens=8,
 )
 KNOWN_ANSWER = "height"
-# Ordinary code with a hole, for speed and for what drafters are worth; more of it is in the benchmarks.
-SAMPLES = tuple(
-    Request(text[:cut], text[cut + 60 :], max_tokens=48, stop="none")
-    for text in (
-        Path(__file__).with_name("source.py").read_text("utf-8"),
-        Path(__file__).with_name("cards.py").read_text("utf-8"),
-    )
-    for cut in (len(text) // 3, 2 * len(text) // 3)
-)
+DRAFTED = 4  # samples that drafters are tried on; more of it is in the benchmarks
 
 
 @dataclass(frozen=True)
@@ -107,10 +103,30 @@ def _try_drafter(engine: Autoregressive, target: Target, name: str) -> Finding:
         return Finding(name, f"not used: {error}", ok=not asked_for)
     speculation = engine.speculation
     speculation.drafters = tuple(made)
-    rounds = [chunk.round for request in SAMPLES for chunk in engine.complete(request, Budget()) if chunk.round]
+    requests = [replace(request, max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
+    rounds = [chunk.round for request in requests for chunk in engine.complete(request, Budget()) if chunk.round]
     drafted, stood = sum(r.drafted for r in rounds), sum(r.accepted for r in rounds)
     rate = (len(rounds) + stood) / len(rounds)
     return Finding(name, f"{stood} of {drafted} drafted tokens stood: {rate:.2f} tokens a pass")
+
+
+def calibrated(settings: Settings) -> Iterator[Finding]:
+    """Learn what each model costs here, say so, and keep it for the route policy; then how far off predictions are."""
+    models, latency = Models(settings), Latency(latency_path(settings))
+    router = Router(costs=latency)
+    for _ in range(2):  # the second time for the error
+        for _ in calibrate(models, router):
+            pass
+    latency.save()
+    for route, model in models.served().items():
+        yield Finding(f"cost {route}", f"{model}: {_cost(latency.cost(cost_name(route, model)))}")
+
+
+def _cost(cost: Cost) -> str:
+    """Median figures in one line."""
+    row, step, tokens = (median(figures) if figures else 0.0 for figures in (cost.row_ms, cost.pass_ms, cost.pass_tokens))
+    error = ", ".join(f"{name} {ratio:.2f}" for name, ratio in cost.error().items())
+    return f"{row * 1000:.0f} us a prompt row, {step:.1f} ms a pass, {tokens:.1f} tokens a pass; actual / predicted: {error}"
 
 
 def _speed(engine: Engine) -> float:

@@ -13,7 +13,7 @@ import platformdirs
 
 from fimserver import __version__
 from fimserver.errors import InputError
-from fimserver.settings import HOST_SETTINGS, Settings
+from fimserver.settings import ENGINE_SETTINGS, HOST_SETTINGS, Settings
 
 
 def runtime_folder() -> Path:
@@ -29,9 +29,22 @@ def runtime_folder() -> Path:
 
 def socket_path(settings: Settings) -> Path:
     """The socket of the host that serves these settings."""
-    meant = settings.model_dump_json(include=set(HOST_SETTINGS))
-    digest = hashlib.sha256(f"{__version__} {meant}".encode()).hexdigest()[:12]
-    return runtime_folder() / f"host-{digest}.sock"
+    return runtime_folder() / f"host-{_digest(settings, HOST_SETTINGS)}.sock"
+
+
+def _digest(settings: Settings, names: tuple[str, ...]) -> str:
+    meant = settings.model_dump_json(include=set(names))
+    return hashlib.sha256(f"{__version__} {meant}".encode()).hexdigest()[:12]
+
+
+def data_path(name: str) -> Path:
+    """A file in the user's data folder, which may not exist yet."""
+    return platformdirs.user_data_path("fimserver") / name
+
+
+def latency_path(settings: Settings) -> Path:
+    """What the models of these settings have cost on this machine."""
+    return data_path(f"latency-{_digest(settings, ENGINE_SETTINGS)}.json")
 
 
 def log_path(name: str) -> Path:

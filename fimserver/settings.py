@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from fimserver.errors import InputError
@@ -19,11 +19,12 @@ from fimserver.types import StopRule
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
-# What makes one host unlike another; the rest comes with each request or does not matter to it.
-HOST_SETTINGS = (
+# What engines are unlike another by, and hosts; the rest comes with each request or does not matter to it.
+ENGINE_SETTINGS = (
     "dllm_card", "ar_card", "models_dir", "device", "quantize", "threads", "schedule", "threshold",
     "decode_rows", "prefill_rows", "network", "drafter", "draft_tokens", "draft_steps", "drafts", "draft_first", "verify",
 )  # fmt: skip
+HOST_SETTINGS = (*ENGINE_SETTINGS, "policy")
 
 
 class Settings(BaseSettings):
@@ -32,8 +33,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FIMSERVER_", extra="forbid", frozen=True)
 
     model: Literal["auto", "dllm", "ar"] = Field("auto", description="Route: diffusion (dllm), autoregressive (ar), or auto.")
+    ab: Literal["off", "blocks", "shadow"] = Field(
+        "off", description="Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
+    )
     dllm_card: str = Field("", description="Model card of the dllm route; empty: the best present one that fits.")
     ar_card: str = Field("", description="Model card of the ar route; empty: the best present one that fits.")
+    policy: Literal["fixed", "length", "latency", "expected_value", "bandit"] = Field(
+        "expected_value", description="Who picks the route where none is asked for."
+    )
     models_dir: Path = Field(
         platformdirs.user_data_path("fimserver") / "models", description="Folder that `models get` downloads into."
     )
@@ -67,6 +74,9 @@ class Settings(BaseSettings):
     )
     connect: str = Field("", description="URL of a host elsewhere; empty: this machine's own, started when needed.")
     token: str = Field("", description="Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN.")
+    record: Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
+        None, description="Write a keystroke trace of this window to this file, with text; empty: none."
+    )
     idle_exit_minutes: float = Field(60.0, gt=0, description="A host that nobody uses for so long exits, in minutes.")
     network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
 

@@ -120,6 +120,9 @@ class Prefill(NamedTuple):
     ms: float = 0.0
 
 
+NO_PREFILL = Prefill()
+
+
 @dataclass(frozen=True)
 class Chunk:
     """What one or more forward passes added. The middle is the concatenation of all ``text``.
@@ -135,7 +138,7 @@ class Chunk:
     canvas: tuple[Slot, ...] = ()
     round: Round | None = None
     drafting: Drafting | None = None  # of the ar route, on the last chunk
-    prefill: Prefill = Prefill()  # on the last chunk
+    prefill: Prefill = NO_PREFILL  # on the last chunk
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ def _private_folders(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("FIMSERVER_THREADS", "1")
     monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr("fimserver.settings.CONFIG_FILE", tmp_path / "none.toml")
     monkeypatch.setattr("fimserver.engine.load._HASHES", tmp_path / "hashes.json")
 

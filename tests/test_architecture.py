@@ -10,7 +10,7 @@ PACKAGE = ROOT / "fimserver"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "accelerate", "safetensors", "torchao"}
 LSP = {"pygls", "lsprotocol"}
-BASE = {"types", "errors", "reasons", "settings", "cards", "hashing", "wire", "places", "lengths"}
+BASE = {"types", "errors", "reasons", "settings", "cards", "hashing", "wire", "places", "lengths", "events", "sequential"}
 
 
 def part(path: Path) -> str:

@@ -43,7 +43,9 @@ class Result(_Record):
     why: str = ""  # the route was chosen
     tokens: int = 0
     forwards: int = 0
-    fresh_tokens: int = 0
+    passes: int = 0  # of them behind the prefill
+    fresh_tokens: int = 0  # rows of the prompt that had to be run
+    prefill_ms: float = 0.0
     first_ms: float = 0.0  # request to the first text; of a trace, key to shown
     answer_ms: float = 0.0  # request to the whole answer
     shown: bool = True  # of a trace: it reached the editor before the next key and passed the filters

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -24,6 +24,8 @@ from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
 from fimserver.types import Budget, Chunk, Request, Route
+
+LOADING = ("models_dir", "device", "quantize", "threads", "decode_rows", "prefill_rows", "network")  # what weights depend on
 
 
 class Engine(Protocol):
@@ -75,7 +77,8 @@ def make_schedule(card: Card, settings: Settings) -> Schedule:
 class Models:
     """Loaded models, each once, and the engines on them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shares: Sequence[Models] = ()) -> None:
+        """``shares``: their loaded weights are used where these settings would load the same."""
         if settings.schedule and settings.schedule not in SCHEDULES:
             raise InputError(f"no schedule named {settings.schedule!r}: use one of {', '.join(SCHEDULES)}")
         self.settings = settings
@@ -84,7 +87,8 @@ class Models:
             torch.set_num_threads(settings.threads)
         self._free_gib = free_gib(self.device)  # before anything of ours is there
         self._cards: dict[Route, Card] = {}
-        self._runtimes: dict[str, Runtime] = {}
+        alike = (models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in LOADING))
+        self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
         self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:
@@ -107,6 +111,12 @@ class Models:
         if route not in self._engines:
             self._engines[route] = ENGINES[route](self.target(self.card(route)))
         return self._engines[route]
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        for runtime in self._runtimes.values():
+            if runtime.cache is not None:
+                runtime.cache.clear()
 
     def piece(self, route: Route) -> Callable[[int], str]:
         """The text of one token of a route's model."""

@@ -7,8 +7,10 @@ suggestion was shown and equals its start was typed (a character at a time) or a
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from fimserver.events import Fate
 from fimserver.front.documents import Document, Place
 from fimserver.types import unix_lines
 
@@ -31,6 +33,7 @@ class Counts:
 class Shown:
     """A suggestion on the screen. ``seen`` of its characters stand in the document already."""
 
+    suggestion_id: str
     uri: str
     place: Place
     before: str  # of its line
@@ -41,31 +44,52 @@ class Shown:
     accepted: int = 0
     typed: int = 0
     settled: bool = False
+    on_screen: bool = False  # it is, or was
+
+    @property
+    def fate(self) -> Fate:
+        """What became of it, once it is settled."""
+        if self.accepted == 0:
+            return "left"
+        return "full" if self.seen >= len(self.text) else "partly"
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Characters that were accepted, and that were typed."""
+        return min(self.accepted, len(self.text)), min(self.typed, len(self.text))
+
+
+def _nothing(_: Shown) -> None: ...
 
 
 class Acceptance:
-    """Suggestions of one window, the newest on the screen per document open until the next one."""
+    """Suggestions of one window, the newest on the screen per document open until the next one.
 
-    def __init__(self) -> None:
+    ``on_show`` and ``on_settle`` hear of each that comes to the screen, and of each that leaves it.
+    """
+
+    def __init__(self, on_show: Callable[[Shown], None] = _nothing, on_settle: Callable[[Shown], None] = _nothing) -> None:
+        self._on_show, self._on_settle = on_show, on_settle
         self.counts: dict[str, Counts] = {}
         self._open: dict[str, Shown] = {}
         self._by_id: OrderedDict[str, Shown] = OrderedDict()
         self._editor_reports = False
 
-    def offer(self, suggestion_id: str, document: Document, place: Place, text: str, route: str) -> None:
+    def offer(self, suggestion_id: str, document: Document, place: Place, text: str, route: str) -> Shown | None:
         """An answer went to the editor; unless the editor reports what it shows, its first suggestion is on the screen.
 
-        The rest of a suggestion that is being typed through is still the same one.
+        The rest of a suggestion that is being typed through is still the same one: ``None``.
         """
         old = self._open.get(document.uri)
         if old and not old.settled and old.text.endswith(text) and _follows(old, document, place):
             self._know(suggestion_id, old)
-            return
+            return None
         before = document.lines[place.line][: place.column]
-        new = Shown(document.uri, place, before, text, route, _matched(document, place, text))
+        new = Shown(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
         self._know(suggestion_id, new)
         if not self._editor_reports and (old is None or old.settled or old.place != place or old.before != before):
             self._show(new)
+        return new
 
     def _know(self, suggestion_id: str, shown: Shown) -> None:
         self._by_id[suggestion_id] = shown
@@ -83,11 +107,14 @@ class Acceptance:
         """``instead_of``: the editor had put another candidate of the same answer on the screen than we thought."""
         old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
+        shown.on_screen = True
         if old and instead_of is old and not old.settled and (old.place, old.before) == (shown.place, shown.before):
-            return
-        if old:
-            self._settle(old)
-        self._of(shown.route).shown += 1
+            self._on_settle(old)
+        else:
+            if old:
+                self._settle(old)
+            self._of(shown.route).shown += 1
+        self._on_show(shown)
 
     def edited(self, document: Document, inserted_chars: int) -> None:
         """The document got so many characters: see how much of the suggestion stands there now."""
@@ -143,13 +170,13 @@ class Acceptance:
         if shown.settled:
             return
         shown.settled = True
-        counts = self._of(shown.route)
-        whole = shown.seen >= len(shown.text) and shown.accepted > 0
-        counts.accepted += int(whole)
-        counts.partly += int(not whole and shown.accepted > 0)
-        counts.left += int(shown.accepted == 0)
-        counts.accepted_chars += min(shown.accepted, len(shown.text))
-        counts.typed_chars += min(shown.typed, len(shown.text))
+        counts, (accepted, typed) = self._of(shown.route), shown.kept
+        counts.accepted += shown.fate == "full"
+        counts.partly += shown.fate == "partly"
+        counts.left += shown.fate == "left"
+        counts.accepted_chars += accepted
+        counts.typed_chars += typed
+        self._on_settle(shown)
 
 
 def _follows(old: Shown, document: Document, place: Place) -> bool:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 GRACE_S = 0.5  # what the host gets after the deadline to answer
 POLL_S = 0.05
-OK = 200
+TELL_S = 2.0
+OK, NO_CONTENT = 200, 204
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Line(Protocol):
 
     async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
         """The host's answer. Never fails; cancelling it stops the host's work. ``asked``: not triggered by typing."""
+        ...
+
+    async def tell(self, batch: bytes) -> bool:
+        """Take events to the host: whether they arrived. Never fails, never starts a host."""
         ...
 
     async def health(self) -> Health:
@@ -83,6 +88,18 @@ class HttpLine:
         except (httpx2.HTTPError, OSError) as error:
             return failure(Reason.NO_HOST, type(error).__name__)
         return _read(response)
+
+    async def tell(self, batch: bytes) -> bool:
+        if "_client" not in self.__dict__:  # the host was never spoken to
+            return False
+        import httpx2  # noqa: PLC0415 - see above
+
+        try:
+            async with asyncio.timeout(TELL_S):
+                response = await self._client.post("/v1/events", content=batch)
+        except (TimeoutError, httpx2.HTTPError, OSError, RuntimeError):  # the last: the line is closed
+            return False
+        return response.status_code == NO_CONTENT
 
     async def health(self) -> Health:
         if self._hosting and (reason := self._hosting.state()) is not None:

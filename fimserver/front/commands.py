@@ -42,11 +42,18 @@ def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
     return shown is not None
 
 
-def set_route(server: Server, route: Any = None, *_: Any) -> str:
-    """Pin the route, or give the choice back with ``auto``. Returns what holds now."""
-    if route in ("auto", *ROUTES):  # a tuple, as anything may come
-        pin(server, model=route)
-    return server.session.config.model
+def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> str:
+    """Pin the route, of one document if one is given, or give the choice back with ``auto``. Returns what holds now."""
+    session = server.session
+    if uri is None:
+        if route in ("auto", *ROUTES):  # a tuple, as anything may come
+            pin(server, model=route)
+        return session.config.model
+    if route in ROUTES and uri in session.documents:
+        session.routes[uri] = route
+    elif route == "auto":
+        session.routes.pop(uri, None)
+    return session.wanted(str(uri))
 
 
 def toggle(server: Server, on: Any = None, *_: Any) -> bool:

@@ -16,9 +16,10 @@ from fimserver.front.context import Context
 from fimserver.front.documents import Document, Place, Snapshot, split_lines
 from fimserver.front.features import features, indent_unit
 from fimserver.front.memory import Key, Middle
+from fimserver.front.outcome import Outcome, Suggestion
 from fimserver.front.postprocess import Around, Draft, Dropped, distinct, fit, postprocess
 from fimserver.front.privacy import path_of
-from fimserver.front.session import Outcome, Session, Suggestion
+from fimserver.front.session import Session
 from fimserver.reasons import Reason
 from fimserver.types import Features, Snippet, StopRule
 from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
@@ -102,17 +103,18 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
         ahead.cancel()
     if not answer.middles:
         return Outcome(reason=answer.reason or Reason.FAILED, message=answer.message)
-    middles, dropped = _filtered(session, document, ask, answer)
+    middles, dropped = filtered(session, document, ask, answer)
     if middles or dropped.reason in LASTING:
         session.memory.remember(key, middles or (Middle("", dropped.reason),))
-    usage = answer.middles[0].usage
+    usage = session.explained(document.uri, answer.middles[0].usage)
     if document.revision != ask.snapshot.revision or session.documents.get(document.uri) is not document:
         return Outcome(reason=Reason.STALE, usage=usage)
-    suggestions = _fitted(ask, middles)
+    suggestions = fitted(ask, middles)
     if suggestions and session.config.prefetch and not ask.popup and len(middles[0].text) <= FOLLOW_UP_CHARS:
         session.spare(_follow_up(session, document, ask, context, suggestions[0]))
     reason = usage.reason if suggestions else dropped.reason
-    return Outcome(suggestions, reason, "model", "" if suggestions else dropped.by, answer.message, usage=usage)
+    by = "" if suggestions else dropped.by
+    return Outcome(suggestions, reason, "model", by, answer.message, usage=usage, body=None if ask.popup else body)
 
 
 def _read_ahead(session: Session, document: Document, ask: Ask) -> None:
@@ -123,7 +125,7 @@ def _read_ahead(session: Session, document: Document, ask: Ask) -> None:
 
 
 def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:
-    return Key(uri, session.config.model, suffix, prefix)
+    return Key(uri, session.route(uri), suffix, prefix)
 
 
 def question(session: Session, document: Document, ask: Ask, context: Context) -> CompletionBody:
@@ -138,7 +140,7 @@ def question(session: Session, document: Document, ask: Ask, context: Context) -
         temperature=config.temperature,
         n=config.candidates if ask.invoked else 1,
         fimserver=Extension(
-            route=config.model,
+            route=session.route(document.uri),
             stop=_stop_rule(config.stop, known),
             session=session.session_id,
             document=session.opaque(ask.slot),
@@ -179,7 +181,7 @@ async def _wait(session: Session, document: Document, ask: Ask, body: Completion
     await asyncio.sleep(delay_ms / 1000)
 
 
-def _filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> tuple[tuple[Middle, ...], Dropped]:
+def filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> tuple[tuple[Middle, ...], Dropped]:
     """Middles that may be shown, distinct; and why the first of the others was dropped."""
     drafts: list[Draft] = []
     middles: list[Middle] = []
@@ -224,11 +226,11 @@ def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcom
     left = tuple(middle for middle in middles if middle.text and middle.text not in rejected)
     if not left:
         return Outcome(reason=middles[0].reason if not middles[0].text else Reason.REJECTED, source="memory")
-    suggestions = _fitted(ask, left[:1])
+    suggestions = fitted(ask, left[:1])
     return Outcome(suggestions, left[0].reason if suggestions else Reason.NO_OP, "memory")
 
 
-def _fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
+def fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
     """Suggestions with as much of the line replaced as they repeat, after the popup's text if there is one."""
     before, after = ask.snapshot.line_before, ask.snapshot.line_after
     drafts = [fit(middle.text, before, after) for middle in middles]
@@ -256,7 +258,7 @@ async def _follow_up(session: Session, document: Document, ask: Ask, context: Co
     idle = body.model_copy(update={"fimserver": body.fimserver.model_copy(update={"idle": True})})
     answer = await session.line.complete(_in_time(session, ahead, idle), asked=False)
     if answer.middles and session.documents.get(document.uri) is document:
-        middles, _ = _filtered(session, document, ahead, answer)
+        middles, _ = filtered(session, document, ahead, answer)
         if middles:
             session.memory.remember(key, middles)
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from fimserver.settings import Settings
-from fimserver.types import StopRule
+from fimserver.types import Route, StopRule
 
 
 class Config(BaseModel):
@@ -24,6 +24,9 @@ class Config(BaseModel):
 
     enabled: bool = True
     model: Literal["auto", "dllm", "ar"] = "auto"
+    routes: dict[str, Route] = {}  # by LSP language id, where a language wants one of its own
+    ab: Literal["off", "blocks", "shadow"] = "off"  # compare the routes while working
+    seed: int = Field(0, ge=0, lt=2**62)  # of that comparison
     max_tokens: int = Field(64, ge=1, le=1024)
     temperature: float = Field(0.0, ge=0, le=2)
     stop: StopRule = "auto"
@@ -50,7 +53,8 @@ class Config(BaseModel):
 
 def from_settings(settings: Settings) -> Config:
     """The user's own options as the start of a window's."""
-    config = Config(model=settings.model, max_tokens=settings.max_tokens, temperature=settings.temperature, stop=settings.stop)
+    same = ("model", "ab", "seed", "max_tokens", "temperature", "stop")
+    config = Config(**{name: getattr(settings, name) for name in same})
     if settings.deadline_ms is None:
         return config
     deadline_ms = min(settings.deadline_ms, 10_000.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from lsprotocol import types as lsp
 
 from fimserver.front.documents import Encoding, Place, Snapshot, units_of
-from fimserver.front.session import Suggestion
+from fimserver.front.outcome import Suggestion
 
 ACCEPTED = "fimserver.accepted"
 LABEL_CHARS = 60

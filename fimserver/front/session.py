@@ -7,7 +7,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,62 +18,21 @@ from fimserver.front.context import ContextSource
 from fimserver.front.definitions import Definitions, Worker
 from fimserver.front.documents import Document, Edit, Encoding
 from fimserver.front.languages import COMMENT_MARKS
+from fimserver.front.ledger import Ledger
 from fimserver.front.memory import Memory
 from fimserver.front.notebooks import Notebooks
+from fimserver.front.outcome import Outcome
 from fimserver.front.privacy import Privacy, path_of
+from fimserver.front.recorder import Recorder
 from fimserver.front.rhythm import Rhythm
 from fimserver.front.syntax import language_of
-from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.front.trial import Shadows, Trial, Turn
+from fimserver.reasons import Reason
+from fimserver.types import Route
 from fimserver.wire import Usage
 
 MAX_REJECTED = 64
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """Text for the editor. ``replace``: so many characters right of the cursor make way for it."""
-
-    text: str
-    replace: int
-    suggestion_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a request ended, suggestions or not, and what it took. ``by`` names the filter that dropped everything."""
-
-    suggestions: tuple[Suggestion, ...] = ()
-    reason: Reason = Reason.EMPTY
-    source: Literal["", "model", "memory"] = ""
-    by: str = ""
-    message: str = ""
-    uri: str = ""
-    usage: Usage | None = None
-    total_ms: float = 0.0
-
-    def explained(self) -> dict[str, Any]:
-        """For a person: what happened and why, without any text of the document."""
-        facts = {
-            "reason": self.reason,
-            "message": self.message or EXPLANATIONS[self.reason],
-            "shown": len(self.suggestions),
-            "source": self.source,
-            "filter": self.by,
-            "uri": self.uri,
-            "totalMs": round(self.total_ms, 1),
-        }
-        if self.usage is None:
-            return facts
-        used = self.usage
-        measured = {"ttftMs": round(used.ttft_ms, 1), "engineMs": round(used.total_ms, 1), "queueMs": round(used.queue_ms, 1)}
-        chosen = {
-            "route": used.route,
-            "model": used.model,
-            "why": used.decision.why if used.decision else "",
-            "tokens": used.tokens,
-            "forwards": used.forwards,
-        }
-        return facts | chosen | measured
+TELL_S = 0.5  # what the end of a window may wait for its last events
 
 
 class Running(NamedTuple):
@@ -99,12 +58,18 @@ class Session:
         self.start = config  # what holds where the editor's settings say nothing
         self.pins: dict[str, Any] = {}  # what commands have set on top of settings
         self.sent: dict[str, Any] = {}  # the editor's settings
+        self.routes: dict[str, Route] = {}  # that the user wants for single documents
         self.session_id = uuid.uuid4().hex
         self.encoding: Encoding = "utf-16"
         self.documents: dict[str, Document] = {}
         self.notebooks = Notebooks()
         self.memory = Memory()
-        self.acceptance = Acceptance()
+        self.ledger = Ledger(self.opaque(""), lambda batch: self.line.tell(batch))  # noqa: PLW0108 - a line may be replaced
+        self.acceptance = Acceptance(self.ledger.shown, self.ledger.settled)
+        self.trial = Trial(config.ab, config.seed)
+        self.shadows = Shadows(lambda body: self.line.complete(body, asked=False), self.quiet_s)
+        self._last_s = 0.0  # of the monotonic clock: the last key or request
+        self.recorder: Recorder | None = None  # where keystrokes are written down
         self.rejected: dict[Rejected, None] = {}
         self.last = Outcome(reason=Reason.EMPTY, message="nothing was asked yet")
         self.reasons: dict[Reason, int] = {}
@@ -126,7 +91,10 @@ class Session:
     def configure(self, config: Config) -> None:
         """What the user wants from now on."""
         changed_files = config.exclude != self.config.exclude
+        if (config.ab, config.seed) != (self.config.ab, self.config.seed):
+            self.trial = Trial(config.ab, config.seed)
         self.config = config
+        self.shadows.stop()
         self.stop()  # what runs was asked under other settings
         self.stop_spare()
         self.memory.clear()
@@ -137,25 +105,63 @@ class Session:
         """A document, of which nothing is known any more if it was open before."""
         self.close(document.uri)
         self.documents[document.uri] = document
+        if self.recorder:
+            self.recorder.open(document)
 
     def change(self, uri: str, version: int, edits: Sequence[Edit]) -> None:
         """Edits of a document. One that is not open is left alone."""
         document = self.documents.get(uri)
         if document is None:
             return
+        if self.recorder:
+            self.recorder.change(document, edits, self.encoding)
         document.change(version, edits, self.encoding)
-        self.rhythm(uri).key(time.monotonic())
+        self._last_s = time.monotonic()
+        self.rhythm(uri).key(self._last_s)
         self.context.edited(document, max((edit.start[0] for edit in edits if edit.start), default=0))
+        self.ledger.edited(document, edits, self.language(document) or "")
         self.acceptance.edited(document, sum(len(edit.text) for edit in edits))
 
     def close(self, uri: str) -> None:
+        if self.recorder:
+            self.recorder.close(uri)
         self.documents.pop(uri, None)
         self._rhythms.pop(uri, None)
         self.memory.forget(uri)
         self.acceptance.forget(uri)
+        self.ledger.forget(uri)
+        self.trial.forget(self.opaque(uri))
         self.context.forget(uri)
         self.stop(uri)
         self.stop_spare()
+
+    def record(self, path: Path) -> Recorder:
+        """Write down keystrokes from now on, of documents that privacy lets out. Whoever ends the window ends it."""
+        self.recorder = Recorder(path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None)
+        return self.recorder
+
+    def wanted(self, uri: str) -> Literal["auto", "dllm", "ar"]:
+        """The route that the user wants for a document: it may have one of its own, or its language."""
+        document = self.documents.get(uri)
+        by_language = self.config.routes.get(document.language) if document else None
+        return self.routes.get(uri) or by_language or self.config.model
+
+    def turn(self, uri: str) -> Turn | None:
+        """Whose turn a document has in the comparison; ``None`` where none runs, or the user wants one route."""
+        return self.trial.turn(self.opaque(uri)) if self.wanted(uri) == "auto" else None
+
+    def route(self, uri: str) -> Literal["auto", "dllm", "ar"]:
+        """The route to ask for: what the user wants, else whose turn it is."""
+        return turn.route if (turn := self.turn(uri)) else self.wanted(uri)
+
+    def explained(self, uri: str, usage: Usage) -> Usage:
+        """What a request took, with the comparison as the reason where that picked the route."""
+        return self.trial.explained(usage, turn) if (turn := self.turn(uri)) else usage
+
+    def quiet_s(self) -> float:
+        """For how long nobody has typed or asked for anything."""
+        busy = self._running or (self._spare is not None and not self._spare.done())
+        return 0.0 if busy else time.monotonic() - self._last_s
 
     def rhythm(self, uri: str) -> Rhythm:
         return self._rhythms.setdefault(uri, Rhythm())
@@ -199,12 +205,13 @@ class Session:
 
     def note(self, outcome: Outcome) -> None:
         """Remember how the last request ended, and count it."""
-        self.last = outcome
+        self.last = replace(outcome, body=None)
         self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
 
     async def newest(self, slot: str, work: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Run ``work``; what ran in its slot is answered at once as superseded, whatever it has yet to clean up."""
         self.stop(slot)
+        self._last_s = time.monotonic()
         running = Running(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())
         self._running[slot] = running
         try:
@@ -244,6 +251,10 @@ class Session:
         """End everything that runs."""
         self.stop()
         self.stop_spare()
+        self.shadows.stop()
         for task in self._aside:
             task.cancel()
+        for uri in self.documents:
+            self.acceptance.forget(uri)
+        await self.ledger.close(TELL_S)
         await self.line.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types as lsp
 
 from fimserver.front.client import Health
-from fimserver.front.session import Outcome
+from fimserver.front.outcome import Outcome
 from fimserver.reasons import EXPLANATIONS, Reason
 
 if TYPE_CHECKING:

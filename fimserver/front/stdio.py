@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fimserver.front.client import open_line
@@ -36,18 +36,28 @@ def run_stdio(settings: Settings) -> int:
     pipe_in, pipe_out = claim_pipes()
     writer = Writer(pipe_out)
     writer.start()
-    leave = _leaver(writer)
-    asyncio.run(_serve(lambda: Server(from_settings(settings), line, writer.send, leave), writer, pipe_in, leave))
+    endings: list[Callable[[], None]] = []
+    leave = _leaver(writer, endings)
+
+    def make() -> Server:
+        server = Server(from_settings(settings), line, writer.send, leave)
+        if settings.record:
+            endings.append(server.session.record(settings.record).end)
+        return server
+
+    asyncio.run(_serve(make, writer, pipe_in, leave))
     return 1
 
 
-def _leaver(writer: Writer) -> Callable[[int], None]:
-    """Leave at once, whatever threads still do, once what was answered is written."""
+def _leaver(writer: Writer, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
+    """Leave at once, whatever threads still do, once what was answered is written. ``endings`` come before that."""
     gone = threading.Event()
 
     def leave(code: int) -> None:
         if not gone.is_set():
             gone.set()
+            for end in endings:
+                end()
             writer.close(FLUSH_S)
             with contextlib.suppress(OSError, ValueError):  # the editor may have closed it
                 sys.stderr.flush()

@@ -6,6 +6,7 @@ list, and the reason is there for ``fimserver/explain``.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from lsprotocol import types as lsp
 
 from fimserver.errors import FimError
 from fimserver.front import items
+from fimserver.front.account import account
 from fimserver.front.complete import Ask, Popup, Surface, complete
-from fimserver.front.session import Outcome, Suggestion
+from fimserver.front.outcome import Outcome, Suggestion
 from fimserver.reasons import Reason
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def _ask(
         return None
     encoding = server.session.encoding
     place = document.place((params.position.line, params.position.character), encoding)
+    if server.session.recorder:
+        server.session.recorder.ask(document, place, invoked=invoked)
     selected = None
     if popup is not None:
         start = popup.range.start
@@ -76,6 +80,9 @@ async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...] | None:
     session, uri = server.session, ask.snapshot.uri
     try:
         outcome = await complete(session, ask)
+    except asyncio.CancelledError:
+        account(session, ask, Outcome(reason=Reason.CANCELLED, uri=uri))
+        raise
     except FimError as error:
         outcome = Outcome(reason=Reason.FAILED, message=str(error), uri=uri)
         session.note(outcome)
@@ -83,19 +90,6 @@ async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...] | None:
         log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback may quote text
         outcome = Outcome(reason=Reason.FAILED, message=type(error).__name__, uri=uri)
         session.note(outcome)
-    if outcome.suggestions:
-        _offered(server, outcome, ask)
+    account(session, ask, outcome)
     server.status.after(server, outcome)
     return None if outcome.reason in OUT_OF_DATE else outcome.suggestions
-
-
-def _offered(server: Server, outcome: Outcome, ask: Ask) -> None:
-    document = server.session.documents.get(outcome.uri)
-    if document is not None:
-        start = ask.popup.start if ask.popup else ask.snapshot.place
-        for suggestion in outcome.suggestions:
-            server.session.acceptance.offer(suggestion.suggestion_id, document, start, suggestion.text, _route(outcome))
-
-
-def _route(outcome: Outcome) -> str:
-    return outcome.usage.route if outcome.usage else outcome.source

@@ -7,9 +7,11 @@ the last few texts are kept, so that all questions about one cursor share one pa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib import import_module
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from tree_sitter import Language, Node, Parser, Point, Query, QueryCursor, Tree
@@ -17,14 +19,35 @@ from tree_sitter import Language, Node, Parser, Point, Query, QueryCursor, Tree
 from fimserver.front import languages
 from fimserver.front.brackets import place_in_line
 from fimserver.front.languages import language_of
+from fimserver.front.outline import body_of, outline, text_of
 from fimserver.front.window import window
 
-__all__ = ["Import", "breaks_syntax", "code_only", "definition", "imports", "language_of", "place", "read_ahead"]
+__all__ = [
+    "Block",
+    "Import",
+    "Node",
+    "blocks",
+    "breaks_syntax",
+    "code_only",
+    "definition",
+    "imports",
+    "language_of",
+    "place",
+    "read_ahead",
+]
 
 FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
-OUTLINE_LINES = 30
-_LINE_CHARS = 160
-_DEPTH = 8  # of what holds a definition
+
+# Data has no statements.
+_DATA = frozenset({"json", "yaml", "html", "css"})
+_DEFINES = re.compile(r"function|method|func_literal|class|constructor|closure|struct|union|interface|enum|trait|impl|record")
+_BLOCKS = frozenset(
+    {
+        "module", "program", "source_file", "translation_unit", "compilation_unit", "chunk", "block", "statement_block",
+        "statement_list", "compound_statement", "do_group", "then", "body_statement", "block_body", "constructor_body",
+        "class_body", "interface_body", "enum_body", "declaration_list", "field_declaration_list",
+    },
+)  # fmt: skip
 
 
 class Import(NamedTuple):
@@ -32,6 +55,14 @@ class Import(NamedTuple):
 
     module: str
     names: tuple[str, ...]
+
+
+class Block(NamedTuple):
+    """Statements, or members, that stand one after the other. All spans are offsets of characters, the end excluded."""
+
+    span: tuple[int, int]  # the block, brackets and all
+    statements: tuple[tuple[int, int], ...]  # comments too
+    owner: tuple[int, int] | None  # the function or class whose body it is
 
 
 def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, replace: int = 0) -> bool:
@@ -103,8 +134,8 @@ def imports(language: str, text: str) -> tuple[Import, ...]:
     root = _tree(language, text[:FILE_CHARS]).root_node
     for _, captures in QueryCursor(_query(language, languages.IMPORT_QUERIES[language])).matches(root):
         module = captures["module"][0]
-        _, names = found.setdefault(module.start_byte, (_text(module).strip("<>"), {}))
-        names.update(dict.fromkeys(_text(node) for node in captures.get("name", [])))
+        _, names = found.setdefault(module.start_byte, (text_of(module).strip("<>"), {}))
+        names.update(dict.fromkeys(text_of(node) for node in captures.get("name", [])))
     return tuple(Import(module, tuple(names)) for _, (module, names) in sorted(found.items()))
 
 
@@ -112,14 +143,26 @@ def definition(language: str, text: str, name: str) -> str | None:
     """The outline of a top-level definition: signature and first line of the docstring; of a class also its members."""
     if language not in languages.COMMENT_MARKS:
         return None
-    root = _tree(language, text[:FILE_CHARS]).root_node
-    found = [(outer, inner) for outer, inner in _definitions(root) if _name_of(inner) == name]
-    if not found:
-        return None
-    # A declaration may stand before the definition: the one with a body says more.
-    outer, inner = min(found, key=lambda pair: _body(pair[1]) is None)
-    lines = [*_outline(language, outer, inner), *_attached(root, name)]
-    return "\n".join(line[:_LINE_CHARS] for line in lines[:OUTLINE_LINES])
+    return outline(language, _tree(language, text[:FILE_CHARS]).root_node, name)
+
+
+def blocks(language: str | None, text: str) -> tuple[Block, ...]:
+    """The blocks of a whole file, outer ones first. Data (JSON, YAML, HTML, CSS) and plain text have none."""
+    if language is None or language in _DATA:
+        return ()
+    at = _characters(text)
+    found: list[Block] = []
+    owners: dict[int, tuple[int, int]] = {}
+    stack = [_tree(language, text).root_node]
+    while stack:
+        node = stack.pop()
+        children = node.named_children
+        if _DEFINES.search(node.type) and (body := body_of(node)) is not None:
+            owners.setdefault(body.id, at(node))
+        if node.id in owners or node.type in _BLOCKS:
+            found.append(Block(at(node), tuple(map(at, children)), owners.get(node.id)))
+        stack.extend(reversed(children))
+    return tuple(found)
 
 
 @cache
@@ -151,12 +194,16 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "replace")  # a lone surrogate is one byte then
 
 
+def _characters(text: str) -> Callable[[Node], tuple[int, int]]:
+    """What turns the bytes of a node of ``text`` into characters."""
+    if text.isascii():
+        return lambda node: node.byte_range
+    starts = [0, *accumulate(len(_encode(char)) for char in text)]
+    return lambda node: (bisect_left(starts, node.start_byte), bisect_left(starts, node.end_byte))
+
+
 def _point(text: bytes) -> Point:
     return Point(text.count(b"\n"), len(text) - text.rfind(b"\n") - 1)
-
-
-def _text(node: Node) -> str:
-    return (node.text or b"").decode("utf-8", "replace")
 
 
 def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace: int) -> int:
@@ -195,100 +242,3 @@ def _literals(node: Node) -> Iterator[tuple[int, int]]:
             yield top.byte_range
         else:
             stack.extend(top.children)
-
-
-def _definitions(node: Node, outer: Node | None = None, depth: int = 0) -> Iterator[tuple[Node, Node]]:
-    """Pairs of a definition with all that belongs to it (decorators, ``export``) and the node that bears the name."""
-    for child in node.named_children if depth < _DEPTH else ():
-        if child.type in languages.HOLDERS:
-            yield from _definitions(child, None, depth + 1)
-        elif child.type in languages.WRAPPERS:
-            yield child, child
-            yield from _definitions(child, outer or child, depth + 1)
-        else:
-            yield outer or child, child
-
-
-def _name_of(node: Node) -> str:
-    name = node.child_by_field_name("name")
-    while name is None and (inner := node.child_by_field_name("declarator")) is not None:
-        node = inner
-        name = inner if inner.child_count == 0 else inner.child_by_field_name("name")
-    return _text(name) if name is not None else ""
-
-
-def _body(node: Node, depth: int = 0) -> Node | None:
-    """The body of a function or class, also where a name is bound to one (``const f = () => {…}``, ``type T struct``)."""
-    if (body := node.child_by_field_name("body")) is not None or depth == _DEPTH:
-        return body
-    parts = (node.child_by_field_name(field) for field in ("value", "type"))
-    found = (_body(part, depth + 1) for part in parts if part is not None)
-    fields = (child for child in node.named_children if child.type == "field_declaration_list")
-    return next((part for part in found if part is not None), None) or next(fields, None)
-
-
-def _outline(language: str, outer: Node, inner: Node) -> list[str]:
-    body = _body(inner)
-    if body is None:
-        return _text(outer).splitlines()
-    doc = _docstring(body) if language == "python" else _comment_above(outer)
-    above = [f"// {doc}"] if doc and language != "python" else []
-    first = [f'"""{doc}"""'] if doc and language == "python" else []
-    members = [line for child in body.named_children for line in _member(child)] if _holds_members(body) else []
-    return [*above, *_before(outer, body), *("    " + line for line in first + members)]
-
-
-def _before(outer: Node, body: Node) -> list[str]:
-    """The lines from the start of ``outer`` to its body."""
-    raw = (outer.text or b"")[: body.start_byte - outer.start_byte].decode("utf-8", "replace")
-    return [line.rstrip() for line in raw.splitlines() if line.strip()]
-
-
-def _holds_members(body: Node) -> bool:
-    return body.type not in {"block", "statement_block", "compound_statement"} or (
-        body.parent is not None and body.parent.type == "class_definition"
-    )
-
-
-def _member(node: Node) -> list[str]:
-    """One line for a field or the signature of a method."""
-    if node.type in languages.COMMENT_KINDS or (
-        node.type == "expression_statement" and node.named_children[0].type == "string"
-    ):
-        return []
-    inner = node.child_by_field_name("definition") or node
-    body = _body(inner)
-    lines = _before(node, body) if body is not None else _text(node).splitlines()[:1]
-    return [" ".join(line.strip() for line in lines)]
-
-
-def _attached(root: Node, name: str) -> list[str]:
-    """Signatures of the methods that stand outside of the type: Rust's ``impl`` and Go's receivers."""
-    lines: list[str] = []
-    for node in root.named_children:
-        receiver = node.child_by_field_name("receiver")
-        kind = node.child_by_field_name("type")
-        body = node.child_by_field_name("body")
-        if node.type == "impl_item" and kind is not None and _text(kind).partition("<")[0] == name and body is not None:
-            lines += [*_before(node, body), *("    " + line for child in body.named_children for line in _member(child))]
-        elif receiver is not None and re.search(rf"\b{re.escape(name)}\b", _text(receiver)):
-            lines += _member(node)
-    return lines
-
-
-def _docstring(body: Node) -> str:
-    """The first line of a Python docstring."""
-    first = body.named_children[0] if body.named_children else None
-    if first is None or first.type != "expression_statement" or first.named_children[0].type != "string":
-        return ""
-    return _text(first).lstrip("rRuU").strip("\"' \n").split("\n", 1)[0].strip()
-
-
-def _comment_above(node: Node) -> str:
-    """The first line of the comment that stands directly above."""
-    doc, below = "", node
-    while (above := below.prev_sibling) is not None and above.type in languages.COMMENT_KINDS:
-        if below.start_point.row - above.end_point.row > 1:
-            break
-        doc, below = _text(above), above
-    return next((line for raw in doc.splitlines() if (line := raw.strip("/*#!- \t"))), "")

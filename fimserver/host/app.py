@@ -22,9 +22,12 @@ from starlette.routing import Route as Endpoint
 from fimserver import __version__
 from fimserver.cards import read_cards
 from fimserver.errors import FimError, InputError
+from fimserver.events import MAX_BATCH_BYTES, read_batch
 from fimserver.host.jobs import Job
 from fimserver.host.metrics import Metrics
+from fimserver.host.pages import PAGES
 from fimserver.host.schedule import Scheduler
+from fimserver.host.stats import Stats
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Budget, Request
@@ -43,6 +46,7 @@ class Host:
     scheduler: Scheduler
     token: str = ""
     allowed_hosts: frozenset[str] = frozenset()
+    stats: Stats = field(default_factory=Stats)
     metrics: Metrics = field(init=False)
     last_used: float = field(default_factory=time.monotonic)
 
@@ -68,6 +72,8 @@ def make_app(host: Host) -> Starlette:
             Endpoint("/v1/models", bound(models)),
             Endpoint("/metrics", bound(metrics)),
             Endpoint("/v1/completions", bound(completions), methods=["POST"]),
+            Endpoint("/v1/events", bound(events), methods=["POST"]),
+            *(Endpoint(path, bound(page), methods=["GET"]) for path, page in PAGES.items()),
         ]
     )
 
@@ -91,6 +97,18 @@ async def models(host: Host, _: HttpRequest) -> Response:
 async def metrics(host: Host, _: HttpRequest) -> Response:
     """Counters for Prometheus."""
     return Response(host.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def events(host: Host, request: HttpRequest) -> Response:
+    """Take in what became of answers."""
+    try:
+        batch = read_batch(await _read(request, MAX_BATCH_BYTES))
+    except FimError as error:
+        return _error(400, str(error))
+    except ClientDisconnect:
+        return Response(status_code=400)  # which nobody reads
+    await asyncio.to_thread(host.stats.add, batch)
+    return Response(status_code=204)
 
 
 async def completions(host: Host, request: HttpRequest) -> Response:
@@ -131,6 +149,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         known.repo,
         tuple(snippet.snippet() for snippet in known.snippets),
         known.typed_chars,
+        known.features,
     )
     deadline_ms = known.deadline_ms or settings.deadline_ms or HARD_DEADLINE_MS
     job = Job(
@@ -232,13 +251,13 @@ def _collected(pieces: list[Piece], request_id: str, choices: int) -> dict[str, 
     return answer | ({"error": {"message": errors[0]}} if errors else {})
 
 
-async def _read(request: HttpRequest) -> bytes:
+async def _read(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> bytes:
     """The body, if it is not too large. Raises ``InputError``."""
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > MAX_BODY_BYTES:
-            raise InputError(f"the body is larger than {MAX_BODY_BYTES >> 20} MiB")
+        if len(data) > limit:
+            raise InputError(f"the body is larger than {limit >> 20} MiB")
     return bytes(data)
 
 
@@ -251,6 +270,8 @@ def _refusal(host: Host, request: HttpRequest) -> Response | None:
     if _name(request.headers.get("host", "")) not in host.allowed_hosts:
         return _error(403, "the Host header names another machine: start with --allow-host NAME")
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if request.url.path in PAGES:  # which a browser asks for, and it can say the token in the address only
+        given = given or request.query_params.get("token", "")
     if not hmac.compare_digest(given.encode(), host.token.encode()):
         return _error(401, "the token is missing or wrong: send Authorization: Bearer TOKEN")
     return None

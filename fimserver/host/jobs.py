@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
-from fimserver.host.route import choose_route, other
-from fimserver.reasons import Reason
-from fimserver.types import Budget, Decision, Request, Route, ms_since
+from fimserver.host.latency import Seen
+from fimserver.host.route import NO_DEADLINE_MS, Asked, Router, fit, other
+from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.types import ROUTES, Budget, Decision, Request, Route, ms_since
 from fimserver.wire import Piece, Usage
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ log = logging.getLogger("fimserver.host")
 Key = tuple[str, str]  # session and document
 Sink = Callable[[Piece | None], None]  # ``None`` is the end
 CANDIDATE_TEMPERATURE = 0.6
+UNABLE = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY, Reason.NON_FINITE})
 
 
 class Engines(Protocol):
@@ -67,41 +69,91 @@ class DeviceLostError(Exception):
     """The device cannot be used any more in this process."""
 
 
-def run_job(engines: Engines, job: Job) -> Iterator[Piece]:
+def run_job(engines: Engines, job: Job, router: Router) -> Iterator[Piece]:
     """Pieces of every choice; each choice ends with a piece that has its usage. Raises ``DeviceLostError``."""
-    chosen = choose_route(job.request, job.pin)
-    for index, (route, request) in enumerate(_variants(job, chosen.route)):
+    chosen = router.decide(_asked(engines, job, router))
+    for index, (decision, request) in enumerate(_variants(job, chosen)):
         if index and job.budget.spent():
             return
-        usage = Usage(
-            route=route,
-            model=engines.served().get(route, ""),
-            reason=Reason.FAILED,
-            decision=chosen if route == chosen.route else Decision(route, "another candidate"),
-            queue_ms=ms_since(job.received),
-        )
-        yield from _guarded(engines, job, index, request, usage)
+        for piece in _served(engines, job, router, index, decision, request):
+            yield piece
+            if piece.usage and piece.usage.decision and not job.warm:
+                router.learn(piece.usage.decision, piece.usage.model, _seen(piece.usage))
 
 
-def _variants(job: Job, route: Route) -> Iterator[tuple[Route, Request]]:
+def _asked(engines: Engines, job: Job, router: Router) -> Asked:
+    """What the router has to know of the engines. One that cannot be loaded is left alone for a while."""
+    routes = ROUTES if job.pin == "auto" else (job.pin,)
+    rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
+    able = [route for route in routes if job.pin != "auto" or not router.resting(route)] or routes
+    broken = next((why for route in routes if (why := router.resting(route))), "")
+    served = engines.served()
+    return Asked(job.request, job.pin, _left_ms(job.budget), {route: served.get(route, "") for route in able}, rows, broken)
+
+
+def _rows(engines: Engines, route: Route, job: Job, router: Router) -> int | None:
+    """Rows of the prompt that a route would have to run; ``None`` where it cannot run or cannot say."""
+    if job.pin == "auto" and router.resting(route):
+        return None
+    try:
+        return engines.engine(route).fresh_rows(job.request)
+    except FimError as error:
+        router.rest(route, str(error))
+    except BaseException as error:  # noqa: BLE001 - tokenizers raise a PanicException; the run itself will say why
+        log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
+    return None
+
+
+def _left_ms(budget: Budget) -> float:
+    return NO_DEADLINE_MS if budget.deadline is None else max(0.0, (budget.deadline - time.monotonic()) * 1000)
+
+
+def _seen(usage: Usage) -> Seen:
+    passes = usage.forwards - usage.prefill.forwards
+    return Seen(usage.prefill.rows, usage.prefill.ms, passes, usage.tokens, usage.total_ms, usage.reason)
+
+
+def _served(engines: Engines, job: Job, router: Router, index: int, decision: Decision, request: Request) -> Iterator[Piece]:
+    """A choice. Where nobody asked for its route and it turns out to be unable, the other one serves."""
+    said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
+    for piece in _guarded(engines, job, index, decision, request):
+        said = said or bool(piece.text)
+        if said or not piece.usage or piece.usage.reason not in UNABLE or router.resting(other(decision.route)):
+            yield piece
+            continue
+        why = piece.error or EXPLANATIONS[piece.usage.reason]
+        router.rest(decision.route, why)
+        instead = replace(decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}")
+        yield from _guarded(engines, job, index, instead, request)
+
+
+def _variants(job: Job, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
     """The request itself, then the same on the other route, then sampled ones: candidates that differ."""
-    yield route, job.request
-    others = [other(route)] if job.pin == "auto" else []
+    request = fit(job.request)
+    yield chosen, request
+    others = [replace(chosen, route=other(chosen.route), why="another candidate")] if job.pin == "auto" else []
     for i in range(1, job.choices):
         if others:
-            yield others.pop(), job.request
+            yield others.pop(), request
         else:
-            warmer = max(job.request.temperature, CANDIDATE_TEMPERATURE)
-            yield route, replace(job.request, temperature=warmer, seed=job.request.seed + i)
+            warmer = max(request.temperature, CANDIDATE_TEMPERATURE)
+            yield chosen, replace(request, temperature=warmer, seed=request.seed + i)
 
 
-def _guarded(engines: Engines, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Piece]:
+def _guarded(engines: Engines, job: Job, index: int, decision: Decision, request: Request) -> Iterator[Piece]:
     """A choice that ends with a reason whatever happens.
 
     Out of memory before any text was said: caches are emptied and it is tried once more.
     """
     from fimserver.engine.faults import Fault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
 
+    usage = Usage(
+        route=decision.route,
+        model=engines.served().get(decision.route, ""),
+        reason=Reason.FAILED,
+        decision=decision,
+        queue_ms=ms_since(job.received),
+    )
     said = False
     for attempt in (1, 2):
         if attempt == 2:

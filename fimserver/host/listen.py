@@ -19,16 +19,21 @@ import uvicorn
 
 from fimserver.errors import InputError
 from fimserver.host.app import Host, make_app
+from fimserver.host.calibrate import Background
 from fimserver.host.jobs import Engines
+from fimserver.host.latency import Latency
+from fimserver.host.route import Router
 from fimserver.host.schedule import Scheduler
-from fimserver.places import socket_path
+from fimserver.host.stats import Stats, stats_path
+from fimserver.places import latency_path, socket_path
 from fimserver.settings import Settings
-from fimserver.types import ROUTES
+from fimserver.types import ROUTES, Route
 
 log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
 BACKLOG = 128
 POLL_S = 0.05
+SAVE_EVERY = 20  # answers
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -37,10 +42,14 @@ def load_models(settings: Settings) -> Engines:
     from fimserver.engine.engines import Models  # noqa: PLC0415 - the host listens before torch is there
 
     models = Models(settings)
-    for route in ROUTES:
-        if settings.model in {"auto", route}:
-            models.engine(route)
+    for route in routes(settings):
+        models.engine(route)
     return models
+
+
+def routes(settings: Settings) -> tuple[Route, ...]:
+    """Those that are wanted from the start."""
+    return ROUTES if settings.model == "auto" else (settings.model,)
 
 
 def run_host(settings: Settings, path: Path | None = None) -> int:
@@ -125,8 +134,11 @@ def _serve(
         nonlocal lost
         lost = server.should_exit = True
 
-    scheduler = Scheduler(lambda: load_models(load or settings), device_lost)
-    host = Host(settings, scheduler, token, allowed_hosts)
+    stats = Stats(stats_path())
+    router = Router(settings.policy, Latency(latency_path(settings)), stats.kept, settings.seed)
+    scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
+    background = Background(scheduler, routes(load or settings))
+    host = Host(settings, scheduler, token, allowed_hosts, stats)
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(host), log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
@@ -137,20 +149,27 @@ def _serve(
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     listener.listen(BACKLOG)  # before anything imports torch: who connects now waits for the loop, not for a start
     scheduler.start()
-    asyncio.run(_until_told(server, listener, host, idle_exit_s))
+    asyncio.run(_until_told(server, listener, host, background, idle_exit_s))
     scheduler.close(0.5)
+    router.costs.save()
     return DEVICE_LOST if lost else 0
 
 
-async def _until_told(server: uvicorn.Server, listener: socket.socket, host: Host, idle_exit_s: float) -> None:
-    watch = asyncio.ensure_future(_watch(server, host, idle_exit_s))
+async def _until_told(
+    server: uvicorn.Server, listener: socket.socket, host: Host, background: Background, idle_exit_s: float
+) -> None:
+    watch = asyncio.ensure_future(_watch(server, host, background, idle_exit_s))
     await server.serve(sockets=[listener])
     watch.cancel()
 
 
-async def _watch(server: uvicorn.Server, host: Host, idle_exit_s: float) -> None:
+async def _watch(server: uvicorn.Server, host: Host, background: Background, idle_exit_s: float) -> None:
     """End an idle host, and one that hangs. Whatever ends it, end its jobs too, so that it need not wait for them."""
+    costs = host.scheduler.router.costs
     while not server.should_exit:
+        background.step(time.monotonic() - host.last_used)
+        if costs.unsaved >= SAVE_EVERY:
+            await asyncio.to_thread(costs.save)
         if host.scheduler.hangs:
             log.error("the device does not answer")
             os._exit(DEVICE_LOST)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
 from fimserver.host.jobs import DeviceLostError, Engines, Job, Key, run_job, where
+from fimserver.host.route import Router
 from fimserver.reasons import Reason
 from fimserver.types import Route
 from fimserver.wire import Piece, Usage
@@ -28,7 +29,13 @@ class Scheduler:
     on the engine thread when the process has to go; what is asked until then is answered at once.
     """
 
-    def __init__(self, load: Callable[[], Engines], on_device_lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engines],
+        on_device_lost: Callable[[], None] = lambda: None,
+        router: Router | None = None,
+    ) -> None:
+        self.router = router or Router()
         self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
         self.problem = ""
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
@@ -133,7 +140,7 @@ class Scheduler:
     def _work(self, engines: Engines) -> None:
         while (job := self._next()) is not None:
             try:
-                for piece in run_job(engines, job):
+                for piece in run_job(engines, job, self.router):
                     job.sink(piece)
                 job.sink(None)
             except BaseException as error:  # noqa: BLE001 - the device is lost, or something that nobody foresaw

@@ -312,6 +312,9 @@ class Moody:
         usage = Usage(route="ar", model="fake", reason=Reason.END, tokens=2)
         return Answer(middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n)
 
+    async def tell(self, batch):
+        return self._rng.random() < 0.5
+
     async def health(self):
         await asyncio.sleep(0)
         return Health(self._rng.choice((None, Reason.LOADING, Reason.NO_HOST, Reason.NO_MODEL)))

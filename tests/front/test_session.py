@@ -6,7 +6,8 @@ import pytest
 
 from fimserver.front.config import Config
 from fimserver.front.documents import Document
-from fimserver.front.session import Outcome, Rejected, Session
+from fimserver.front.outcome import Outcome
+from fimserver.front.session import Rejected, Session
 from fimserver.reasons import Reason
 
 

@@ -11,6 +11,7 @@ from fimserver.engine import faults
 from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
 from fimserver.host.fake import FakeEngines
 from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
+from fimserver.host.route import Router
 from fimserver.reasons import Reason
 from fimserver.types import Budget, Request
 
@@ -30,14 +31,14 @@ def said(*steps):
 
 def run(engines, **fields):
     """Text, reason and error of every choice."""
-    pieces = list(run_job(engines, job(**fields)))
+    pieces = list(run_job(engines, job(**fields), Router()))
     ends = [piece for piece in pieces if piece.usage]
     assert [end.index for end in ends] == list(range(len(ends)))
     return [("".join(p.text for p in pieces if p.index == e.index), e.usage.reason, e.error) for e in ends]
 
 
 def test_pieces_and_then_what_it_took():
-    *texts, last = run_job(said("x", "y"), job())
+    *texts, last = run_job(said("x", "y"), job(), Router())
     assert [piece.text for piece in texts] == ["x", "y"]
     assert all(piece.usage is None for piece in texts)
     usage = last.usage
@@ -107,7 +108,7 @@ def test_text_is_never_said_twice():
     "error", [RuntimeError("CUDA error: an illegal memory access"), RuntimeError("cuBLAS failed")], ids=repr
 )
 def test_a_broken_device_ends_the_choice_and_then_the_process(error):
-    pieces, running = [], run_job(said("x", error), job(choices=3))
+    pieces, running = [], run_job(said("x", error), job(choices=3), Router())
     with pytest.raises(DeviceLostError):
         pieces.extend(iter(lambda: next(running), None))
     assert [piece.text for piece in pieces] == ["x", ""]
@@ -157,7 +158,7 @@ def test_no_further_candidate_is_begun_when_time_is_up():
 def test_who_stopped_it_is_said(superseded, reason, warm):
     work = job(warm=warm)
     work.cancel(superseded=superseded)
-    *_, last = run_job(said("x", "y"), work)
+    *_, last = run_job(said("x", "y"), work, Router())
     assert last.usage.reason is reason
     assert last.usage.tokens <= 1
 
@@ -197,7 +198,7 @@ def test_an_engine_is_let_go_at_a_stop_string():
             ended.append(True)
 
     engines = FakeEngines(script)
-    assert [piece.text for piece in run_job(engines, job(stops=("b",)))] == ["a", ""]
+    assert [piece.text for piece in run_job(engines, job(stops=("b",)), Router())] == ["a", ""]
     assert ended == [True]
 
 
@@ -211,3 +212,76 @@ def test_a_stop_string_is_found_however_the_text_is_cut(text, stop, cuts):
             break
     assert stopped is (stop in text)
     assert said_ + held == text.split(stop)[0]
+
+
+class Broken(FakeEngines):
+    """A host of which one route cannot be loaded."""
+
+    def __init__(self, route, script=None):
+        super().__init__(script or (lambda _request, route: iter([route])))
+        self.broken, self.loads = route, 0
+
+    def engine(self, route):
+        if route == self.broken:
+            self.loads += 1
+            raise LoadError("get it")
+        return super().engine(route)
+
+
+@pytest.mark.parametrize(("broken", "serves"), [("dllm", "ar"), ("ar", "dllm")])
+def test_when_one_route_cannot_be_loaded_the_other_serves(broken, serves):
+    engines, router = Broken(broken), Router()
+    for _ in range(3):
+        *_, last = run_job(engines, job(pin="auto"), router)
+        assert (last.usage.route, last.usage.reason) == (serves, Reason.END)
+        assert "cannot run here: get it" in last.usage.decision.why
+    assert engines.loads == 1  # it is not tried again with every key
+
+
+def test_a_route_that_was_asked_for_is_not_replaced():
+    ((_, reason, message),) = run(Broken("dllm"), pin="dllm")
+    assert (reason, message) == (Reason.NO_MODEL, "get it")
+
+
+def test_two_routes_that_cannot_run_are_a_reason_and_no_loop(monkeypatch):
+    engines = Broken("ar")
+    monkeypatch.setattr(engines, "engine", lambda _route: (_ for _ in ()).throw(LoadError("get it")))
+    router = Router()
+    for _ in range(2):
+        *_, last = run_job(engines, job(pin="auto"), router)
+        assert last.usage.reason is Reason.NO_MODEL
+
+
+def test_a_route_that_fails_before_it_said_anything_is_replaced_for_this_answer_and_the_next():
+    def script(_request, route):
+        return iter([NonFiniteError("NaN")] if route == "dllm" else ["x"])
+
+    engines, router = FakeEngines(script), Router("length")
+    for _ in range(2):
+        pieces = list(run_job(engines, job(request=Request("f(", "\n"), pin="auto"), router))
+        assert "".join(piece.text for piece in pieces) == "x"
+        assert pieces[-1].usage.route == "ar"
+        assert sum(piece.usage is not None for piece in pieces) == 1
+
+
+def test_what_was_said_is_not_taken_back_by_another_route():
+    engines = FakeEngines(lambda _request, _route: iter(["half", NonFiniteError("NaN")]))
+    pieces = list(run_job(engines, job(request=Request("f(", "\n"), pin="auto"), Router("length")))
+    assert "".join(piece.text for piece in pieces) == "half"
+    assert pieces[-1].usage.reason is Reason.NON_FINITE
+
+
+def test_every_finished_choice_teaches_the_router_and_a_warm_up_does_not():
+    router = Router()
+    list(run_job(said("x", "y"), job(warm=True), router))
+    assert router.costs.unsaved == 0
+    list(run_job(said("x", "y"), job(choices=3), router))
+    assert router.costs.unsaved == 3
+
+
+def test_a_tokenizer_that_panics_while_the_route_is_chosen_ends_as_its_choice_does(monkeypatch, caplog):
+    engines = said(PanicException("canary"))
+    monkeypatch.setattr("fimserver.host.fake.FakeEngine.fresh_rows", lambda *_: (_ for _ in ()).throw(PanicException("canary")))
+    ((_, reason, _),) = run(engines, pin="auto")
+    assert reason is Reason.FAILED
+    assert "canary" not in caplog.text

@@ -1,0 +1,172 @@
+"""Knows a whole comparison: items, arms, rows, report, files. Knows nothing of how an arm works or of statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fimserver import __version__
+from fimserver.ab.analysis import analyse
+from fimserver.ab.arms import Runner, open_arms, settings_of_arm
+from fimserver.ab.environment import environment
+from fimserver.ab.keystrokes import rows as rows_of_replay
+from fimserver.ab.keystrokes import timelines
+from fimserver.ab.page import write_page
+from fimserver.ab.replay import Replayed, replay
+from fimserver.ab.run import Journal, Plan, fingerprint, run
+from fimserver.ab.schema import SIDES, Arm, Report, Row, Side, Timeline
+from fimserver.ab.spans import Cut, cut_spans, read_spans
+from fimserver.ab.table import progress
+from fimserver.ab.traces import Trace, read_trace
+from fimserver.render import make_console
+from fimserver.settings import Settings
+
+JOURNAL = "unfinished.jsonl"
+REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5"}  # the hosts of a replay are of no use behind it
+
+
+class Source(NamedTuple):
+    """Where items come from; one of the first three."""
+
+    repo: Path | None
+    spans: Path | None
+    traces: tuple[Path, ...]
+    limit: int
+    seed: int
+    warm: bool = False
+    speed: float = 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """For the report: what the items are."""
+        kind = "repo" if self.repo else "spans" if self.spans else "trace"
+        names = [path.resolve().name for path in (self.repo, self.spans, *self.traces) if path]
+        facts: dict[str, Any] = {"kind": kind, "name": ", ".join(names), "seed": self.seed}
+        return facts | ({"speed": self.speed} if self.traces else {"limit": self.limit, "warm": self.warm})
+
+
+class Asked(NamedTuple):
+    """A comparison as it was asked for. ``flags``: settings of both arms."""
+
+    arms: tuple[str, str]
+    source: Source
+    flags: Mapping[str, Any]
+    out: Path
+    command: str
+
+
+def compare(asked: Asked) -> Report:
+    """Run it, or go on with it, and write report.json and report.html. Raises ``FimError``."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    report = _replays(asked) if asked.source.traces else _spans(asked)
+    write(report, asked.out)
+    return report
+
+
+def write(report: Report, folder: Path, *, keep: bool = False) -> None:
+    """report.json, unless the one that is there is to be kept, and report.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    analysis = analyse(report)
+    if not keep:
+        data = report.model_dump(mode="json", by_alias=True) | {"aggregates": dataclasses.asdict(analysis)}
+        (folder / "report.json").write_text(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+    write_page(report, analysis, folder / "report.html")
+
+
+def _spans(asked: Asked) -> Report:
+    source = asked.source
+    cut = _cut(source)
+    arms = open_arms(asked.arms, dict(asked.flags))
+    told = {"arms": [arm.arm.model_dump() for arm in arms], "source": source.facts(), "spans": [s.item for s in cut.spans]}
+    journal = Journal(asked.out / JOURNAL, fingerprint(told))
+    rows, finished = list[Row](), False
+    with progress(make_console(stderr=True)) as bar:
+        task = bar.add_task("spans", total=len(cut.spans) * (2 if source.warm else 1))
+        try:
+            for row in run(Plan(cut.spans, source.seed, source.warm), arms, journal):
+                rows.append(row)
+                bar.update(task, completed=len(rows))
+            finished = True
+        except KeyboardInterrupt:
+            pass
+    if finished:
+        journal.close()
+    return _report(asked, _of(arms), dict(cut.skipped), rows=tuple(rows), finished=finished)
+
+
+def _cut(source: Source) -> Cut:
+    if source.repo:
+        return cut_spans(source.repo, source.limit, source.seed)
+    assert source.spans
+    return read_spans(source.spans, source.limit)
+
+
+def _of(arms: tuple[Runner, Runner]) -> dict[Side, Arm]:
+    return {side: arm.arm for side, arm in zip(SIDES, arms, strict=True)}
+
+
+def _replays(asked: Asked) -> Report:
+    """Each trace through both arms, in turn; the arm that goes first changes with each."""
+    traces = {path.name: read_trace(path) for path in asked.source.traces}
+    settings = {side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)}
+    rows, lines, finished = list[Row](), list[Timeline](), False
+    with progress(make_console(stderr=True)) as bar, tempfile.TemporaryDirectory(prefix="fim") as folder:
+        task = bar.add_task("replays", total=2 * len(traces))
+        try:
+            for number, (name, trace) in enumerate(traces.items()):
+                done: dict[Side, Replayed] = {}
+                for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                    done[side] = _replay(trace, settings[side], Path(folder, side), asked.source.speed)
+                    bar.advance(task)
+                rows += rows_of_replay(name, done["a"], done["b"])
+                lines += timelines(name, done["a"], done["b"])
+            finished = True
+        except KeyboardInterrupt:
+            pass
+    arms: dict[Side, Arm] = {side: _arm(spec, settings[side], rows, side) for side, spec in zip(SIDES, asked.arms, strict=True)}
+    return _report(asked, arms, {}, rows=tuple(rows), timelines=tuple(lines), finished=finished)
+
+
+def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Replayed:
+    """With a host of the arm's own: what the other arm has read is not in its cache."""
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in _told(settings).items()]
+    command = [sys.executable, "-m", "fimserver.cli", *flags]
+    return replay(trace, command, speed=speed, env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime)})
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    told: dict[str, Any] = settings.model_dump(mode="json", exclude_unset=True, exclude={"record", "idle_exit_minutes"})
+    return told
+
+
+def _arm(spec: str, settings: Settings, rows: list[Row], side: Side) -> Arm:
+    """What ran, by what its answers said."""
+    results = [getattr(row, side) for row in rows]
+    models = {result.route: result.model for result in results if result.model}
+    return Arm(spec=spec, models=models, version=__version__, settings=_told(settings))
+
+
+def _report(asked: Asked, arms: dict[Side, Arm], skipped: dict[str, int], **parts: Any) -> Report:
+    return Report(
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=asked.command,
+        source=asked.source.facts() | ({"skipped": skipped} if skipped else {}),
+        environment=environment(),
+        arms=arms,
+        notes=tuple(_notes(arms)),
+        **parts,
+    )
+
+
+def _notes(arms: dict[Side, Arm]) -> Iterator[str]:
+    """What a reader has to know before believing anything."""
+    versions = {side: arm.version for side, arm in arms.items()}
+    if len(set(versions.values())) > 1:
+        yield f"the arms are different versions of fimserver: a {versions['a']}, b {versions['b']}"

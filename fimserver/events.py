@@ -1,0 +1,84 @@
+"""Knows what a window tells its host of suggestions: numbers, flags, hashes. Knows nothing of text, and has no place for any.
+
+An answer is told again whenever more of it is known; the newest telling holds, so that one that comes twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fimserver.errors import InputError
+from fimserver.reasons import Reason
+
+MAX_ANSWERS = 512
+MAX_BATCH_BYTES = 1 << 20
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
+Language = Annotated[str, Field(pattern=r"^[a-z0-9_+#-]{0,32}$")]  # one of our own names; empty: none of ours
+Count = Annotated[int, Field(ge=0, lt=2**48)]
+Ms = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Fate = Literal["", "full", "partly", "left"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Standing(_Record):
+    """How many characters of a suggestion stand in the document some time later, less those that stood there before."""
+
+    prefix_chars: Count  # from its start
+    kept_chars: Count  # anywhere in it, in whole words
+
+
+class Told(_Record):
+    """What is told alike of a suggestion on the screen and of one that nobody sees."""
+
+    route: Literal["", "dllm", "ar"] = ""
+    model: Annotated[str, Field(max_length=200)] = ""
+    reason: Reason  # why it ended, or why there is nothing
+    chars: Count = 0
+    lexemes: Count = 0
+    total_ms: Ms = 0.0
+    ttft_ms: Ms = 0.0
+    after_10s: Standing | None = None
+    after_60s: Standing | None = None  # both are earlier where the document is closed before
+
+
+class Answer(Told):
+    """One request and what became of it so far."""
+
+    number: Count  # within the session
+    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]  # Unix seconds
+    document: Hash = ""
+    language: Language = ""
+    source: Literal["", "model", "memory"] = ""
+    policy: Annotated[str, Field(max_length=40)] = ""  # "blocks" and "shadow" are trials
+    propensity: float = Field(1.0, gt=0, le=1)
+    bucket: Annotated[int, Field(ge=0, le=4)] | None = None  # of ``lengths.LABELS``
+    block: Count = 0  # of a trial: five-minute blocks since 1970
+    first: bool = False  # nothing of this document and block was asked of the model before
+    shown: bool = False
+    fate: Fate = ""  # empty: not known yet, or never shown
+    accepted_chars: Count = 0
+    typed_chars: Count = 0
+    shadow: Told | None = None  # of the other route, never shown
+
+
+class Batch(_Record):
+    """``POST /v1/events``. ``keys`` counts typed characters by language, ``dropped`` answers that were never told."""
+
+    session: Hash
+    answers: Annotated[tuple[Answer, ...], Field(max_length=MAX_ANSWERS)] = ()
+    keys: Annotated[dict[Language, Count], Field(max_length=64)] = Field(default_factory=dict)
+    dropped: Count = 0
+
+
+def read_batch(data: bytes) -> Batch:
+    """Raises ``InputError`` that names the field."""
+    try:
+        return Batch.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InputError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None

@@ -1,0 +1,128 @@
+"""Knows a running comparison of the routes: whose turn a document has, and what else to ask once an answer was shown.
+
+Knows nothing of how answers are made or counted. A coin for each document and five minutes picks the route; the same seed
+and the same document get the same route, whatever happened before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from fimserver.reasons import Reason
+from fimserver.types import Decision, Route
+from fimserver.wire import Answer, CompletionBody, Usage
+
+Mode = Literal["off", "blocks", "shadow"]
+BLOCK_S = 300
+PROPENSITY = 0.5
+MAX_SHADOWS = 4  # that wait
+SHADOW_S = 55.0  # an answer older than that is looked at for the last time before its shadow is there
+QUIET_S = 1.0  # without a key or a request: the user looks, or thinks
+AGAIN = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
+
+
+class Turn(NamedTuple):
+    """The route of a document until ``until`` (Unix seconds). ``block`` counts five minutes since 1970."""
+
+    route: Route
+    block: int
+    until: float
+
+
+class Trial:
+    """One window's part in the comparison. ``clock``: Unix seconds."""
+
+    def __init__(self, mode: Mode = "off", seed: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self.mode, self._seed, self._clock = mode, seed, clock
+        self._asked: dict[str, int] = {}  # the block of each document's last request
+
+    def turn(self, document: str) -> Turn | None:
+        """Whose turn a document has, by its opaque name; ``None`` without a trial."""
+        if self.mode == "off":
+            return None
+        block = int(self._clock() // BLOCK_S)
+        coin = hashlib.sha256(f"{self._seed} {document} {block}".encode()).digest()[0] & 1
+        return Turn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S)
+
+    def is_first(self, document: str, turn: Turn) -> bool:
+        """Whether this is the first request of its block, which still feels the block before. True once."""
+        is_first = self._asked.get(document) != turn.block
+        self._asked[document] = turn.block
+        return is_first
+
+    def forget(self, document: str) -> None:
+        """The document was closed."""
+        self._asked.pop(document, None)
+
+    def explained(self, usage: Usage, turn: Turn) -> Usage:
+        """What a request took, with the trial as the reason for its route. One that another route served stays as it is."""
+        if usage.route != turn.route:
+            return usage
+        until = datetime.fromtimestamp(turn.until).astimezone()
+        why = f"A/B: this document has {turn.route} until {until:%H:%M}"
+        decision = replace(usage.decision or Decision(turn.route, ""), why=why, policy=self.mode, propensity=PROPENSITY)
+        return usage.model_copy(update={"decision": decision})
+
+
+class Shadow(NamedTuple):
+    """A request for the other route, and what is to be done with its answer."""
+
+    body: CompletionBody
+    judge: Callable[[Answer], None]
+    asked_s: float  # of the monotonic clock
+
+
+class Shadows:
+    """Requests for the other route, which wait until nothing else is to be done. Few wait; the oldest are given up.
+
+    ``ask`` takes a request to the host, ``quiet_s`` says for how long nothing was to be done.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[CompletionBody], Awaitable[Answer]],
+        quiet_s: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ask, self._quiet_s, self._sleep, self._clock = ask, quiet_s, sleep, clock
+        self._waiting: deque[Shadow] = deque(maxlen=MAX_SHADOWS)
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, body: CompletionBody, route: Route, judge: Callable[[Answer], None]) -> None:
+        """Ask ``route`` the same later, as idle work that any other request ends."""
+        known = body.fimserver.model_copy(update={"route": route, "idle": True})
+        only = body.model_copy(update={"fimserver": known, "n": 1})
+        self._waiting.append(Shadow(only, judge, self._clock()))
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._run())
+
+    def stop(self) -> None:
+        """Forget them all."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _run(self) -> None:
+        while self._waiting:
+            if (left_s := QUIET_S - self._quiet_s()) > 0:
+                await self._sleep(left_s)
+                continue
+            shadow = self._waiting.popleft()
+            if self._clock() - shadow.asked_s > SHADOW_S:
+                continue
+            answer = await self._ask(shadow.body)
+            if answer.middles and answer.middles[0].usage.reason in AGAIN:
+                if len(self._waiting) < MAX_SHADOWS:
+                    self._waiting.appendleft(shadow)
+                await self._sleep(QUIET_S)  # someone else uses the host
+            elif answer.middles:
+                shadow.judge(answer)

@@ -1,0 +1,77 @@
+"""Knows which requests show what a device costs, and asks them. Knows nothing of how costs are kept.
+
+They are holes in this package's own source: a call's arguments, the rest of a line, a line, a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+from fimserver.host.jobs import Engines, Job, run_job
+from fimserver.host.route import Router, cost_name
+from fimserver.host.schedule import Scheduler
+from fimserver.types import ROUTES, Budget, Request, Route, StopRule
+
+SOURCES = ("wire.py", "settings.py", "types.py")
+CUTS = (0.25, 0.5, 0.75)  # of a source
+TOKENS = {"line": 24, "block": 64, "none": 64}  # at most, by stop rule
+TIME_MS = 20_000.0  # for one answer
+IDLE_S = 3.0
+
+
+@cache
+def samples() -> tuple[Request, ...]:
+    """Requests short and long, each with a prompt of its own."""
+    folder = Path(__file__).parent.parent
+    texts = [(folder / name).read_text("utf-8") for name in SOURCES]
+    return tuple(_request(text, cut, stop) for text, stop in zip(texts, TOKENS, strict=True) for cut in CUTS)
+
+
+def jobs(pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
+    """Every sample on every route, to be run when nothing else is to be done."""
+    for number, request in enumerate(samples()):
+        for pin in pins:
+            key = ("fimserver", f"calibration {number} {pin}")
+            yield Job(key, request, pin, Budget.of_ms(TIME_MS), lambda _piece: None, idle=True)
+
+
+def calibrate(engines: Engines, router: Router, pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
+    """Run them here and now; yields each when it is done."""
+    for job in jobs(pins):
+        for _ in run_job(engines, job, router):
+            pass
+        yield job
+
+
+class Background:
+    """Samples for a host that does not know yet what its models cost, one whenever it has nothing else to do."""
+
+    def __init__(self, scheduler: Scheduler, pins: tuple[Route, ...]) -> None:
+        self._scheduler, self._pins = scheduler, pins
+        self._left: list[Job] | None = None
+
+    def step(self, idle_s: float) -> None:
+        """Ask the next sample, where the models are loaded and nobody has asked for anything for a while."""
+        if self._scheduler.state is not None or any(self._scheduler.depth) or idle_s < IDLE_S:
+            return
+        if self._left is None:
+            costs, served = self._scheduler.router.costs, self._scheduler.served
+            self._left = list(jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known)))
+        if self._left:
+            job = self._left.pop()
+            job.budget = Budget.of_ms(TIME_MS)
+            self._scheduler.submit(job)
+
+
+def _request(text: str, cut: float, stop: str) -> Request:
+    """A hole behind the start of a statement, where a line, a block or more may follow."""
+    assert stop in get_args(StopRule)
+    start = text.find("\n", int(len(text) * cut)) + 1
+    start += len(text[start:]) - len(text[start:].lstrip())
+    end = text.find("\n", start)
+    kept = start + (end - start) // 3
+    rule: StopRule = "line" if stop == "line" else "block" if stop == "block" else "none"
+    return Request(text[:kept], text[end:], TOKENS[stop], stop=rule)

@@ -1,0 +1,156 @@
+"""Knows what each model costs on this device, learned from what it did. Knows nothing of which route is better.
+
+An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a pass takes:
+on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising step. Each figure is the
+median of the last few that were seen, so that a single outlier counts for nothing, and a device that is twice as slow from
+one moment on is known after half of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fimserver.lengths import BUCKETS, bucket_of
+from fimserver.reasons import Reason
+
+SCHEMA = 1
+RECENT = 15  # figures that a median is taken of
+ERRORS = 200
+CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY})
+TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
+
+
+class Seen(NamedTuple):
+    """What one answer took. ``passes`` are those behind the prefill."""
+
+    rows: int
+    prefill_ms: float
+    passes: int
+    tokens: int
+    total_ms: float
+    reason: Reason
+
+    @property
+    def bucket(self) -> int:
+        """Of its length."""
+        return bucket_of(self.tokens / TOKENS_PER_LEXEME)
+
+
+def _recent(values: Iterable[float] = (), size: int = RECENT) -> deque[float]:
+    return deque(values, maxlen=size)
+
+
+@dataclass
+class Cost:
+    """Figures of one model on one route."""
+
+    row_ms: deque[float] = field(default_factory=_recent)
+    pass_ms: deque[float] = field(default_factory=_recent)
+    pass_tokens: deque[float] = field(default_factory=_recent)  # accepted in a round, or committed in a step
+    passes: list[deque[float]] = field(default_factory=lambda: [_recent() for _ in BUCKETS])  # by length
+    errors: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # log of actual / predicted
+
+    @property
+    def known(self) -> bool:
+        """Whether enough was seen to predict anything. A model without a cache reads its prompt in every pass."""
+        return bool(self.pass_ms)
+
+    def learn(self, seen: Seen, predicted_ms: float | None = None) -> None:
+        """Take in one answer, and how far off the prediction was."""
+        if seen.rows and seen.prefill_ms > 0:
+            self.row_ms.append(seen.prefill_ms / seen.rows)
+        if seen.passes > 0 and seen.total_ms > seen.prefill_ms:
+            self.pass_ms.append((seen.total_ms - seen.prefill_ms) / seen.passes)
+        if seen.reason in CUT_SHORT:
+            return
+        self.passes[seen.bucket].append(float(max(0, seen.passes)))
+        if seen.passes > 0 and seen.tokens > 0:
+            self.pass_tokens.append(seen.tokens / seen.passes)
+        if predicted_ms and seen.total_ms > 0:
+            self.errors.append(math.log(seen.total_ms / predicted_ms))
+
+    def by_bucket(self, rows: int, lexemes: Iterable[float]) -> tuple[float, ...]:
+        """Milliseconds of an answer of each length, whose mean lexemes are given; needs ``known``."""
+        row, step = (statistics.median(figures) if figures else 0.0 for figures in (self.row_ms, self.pass_ms))
+        return tuple(rows * row + self._passes(bucket, count) * step for bucket, count in enumerate(lexemes))
+
+    def _passes(self, bucket: int, lexemes: float) -> float:
+        """As seen for this length, or for its tokens at the usual pace."""
+        if self.passes[bucket]:
+            return statistics.median(self.passes[bucket])
+        return lexemes * TOKENS_PER_LEXEME / (statistics.median(self.pass_tokens) if self.pass_tokens else 1.0)
+
+    def error(self) -> dict[str, float]:
+        """Actual over predicted, as percentiles of the last answers; empty where nothing was predicted."""
+        ratios = sorted(math.exp(error) for error in self.errors)
+        return {f"p{p}": ratios[min(len(ratios) - 1, len(ratios) * p // 100)] for p in (10, 50, 90)} if ratios else {}
+
+    def dump(self) -> dict[str, Any]:
+        return {name: [list(row) for row in value] if name == "passes" else list(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Cost:
+        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` where the data are not ours."""
+        flat = {name: _figures(data[name]) for name in ("row_ms", "pass_ms", "pass_tokens")}
+        passes = [_figures(data["passes"][bucket]) for bucket in BUCKETS]
+        return cls(**flat, passes=passes, errors=_recent(_figures(data["errors"], ERRORS), ERRORS))
+
+
+def _figures(values: Iterable[Any], size: int = RECENT) -> deque[float]:
+    figures = _recent(map(float, values), size)
+    if not all(map(math.isfinite, figures)):
+        raise ValueError("a figure is not finite")
+    return figures
+
+
+class Latency:
+    """Costs of all models of a host, kept in a file between runs. One thread learns, another may save."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._costs = path, _read(path) if path else dict[str, Cost]()
+        self.unsaved = 0  # answers learned from since
+        self._lock = threading.Lock()
+
+    def cost(self, name: str) -> Cost:
+        """The cost of an engine, by a name that says route and model."""
+        return self._costs.setdefault(name, Cost())
+
+    def learn(self, name: str, seen: Seen, predicted_ms: float | None = None) -> None:
+        with self._lock:
+            self.cost(name).learn(seen, predicted_ms)
+            self.unsaved += 1
+
+    def save(self) -> None:
+        """Write the file anew. Where it cannot be written, what was learned lasts as long as the process."""
+        with self._lock:
+            self.unsaved = 0
+            costs = {name: cost.dump() for name, cost in self._costs.items()}
+        if self._path is None:
+            return
+        part = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.write_text(json.dumps({"schema": SCHEMA, "costs": costs}), "utf-8")
+            part.replace(self._path)
+        except OSError:
+            return
+
+
+def _read(path: Path) -> dict[str, Cost]:
+    """Costs from a file; none from one that is missing, damaged or of another schema: they are soon learned again."""
+    try:
+        data = json.loads(path.read_bytes())
+        if data["schema"] != SCHEMA:
+            return {}
+        return {str(name): Cost.read(cost) for name, cost in data["costs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return {}

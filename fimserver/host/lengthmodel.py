@@ -1,0 +1,183 @@
+"""Knows how long a middle will probably be, from what the text around the cursor looks like. Knows nothing of routes.
+
+Two logistic models, one over the buckets of ``lengths`` and one for "more than one line", on the same columns; their numbers
+are data (``models/length.json``), which ``models/training/lengths.py`` makes with the columns from here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fimserver.cards import MODELS
+from fimserver.errors import InputError
+from fimserver.lengths import BUCKETS
+from fimserver.types import Features, Request
+
+SCHEMA = 1
+MEDIAN = 0.5
+Look = Literal["inside", "line_end", "fresh_line"]
+LOOKS: tuple[Look, ...] = ("inside", "line_end", "fresh_line")
+
+_FLAGS = (
+    "string",
+    "comment",
+    "block_opened",
+    "in_arguments",
+    "statement_end",
+    "empty_body",
+    "blank_line",
+    "right_text",
+    "mid_word",
+)
+_STEPS = {"indentation": (0, 4, 8, 12), "bracket_debt": (0, 1, 2), "expected_lines": (1, 2, 3)}
+_PAIR = ("block_opened", "blank_line")  # at its header's end a block begins with a line end: surely more than one line
+# A column is 1 where its name is true of the features, else 0. The language is none of them: the recipe's corpus is Python
+# alone. All products of two flags, and boosted trees in place of the logistic model, were hardly better on other files.
+NAMES = (*_FLAGS, *(f"{name}>{step}" for name, steps in _STEPS.items() for step in steps), "&".join(_PAIR))
+
+
+def columns(features: Features) -> tuple[float, ...]:
+    """The features as numbers, one for each of ``NAMES``."""
+    places = (features.place == "string", features.place == "comment")
+    flags = (*places, *(bool(getattr(features, name)) for name in _FLAGS[2:]))
+    steps = (getattr(features, name) > step for name, steps in _STEPS.items() for step in steps)
+    return tuple(map(float, (*flags, *steps, all(getattr(features, name) for name in _PAIR))))
+
+
+def look(prefix: str, suffix: str) -> Look:
+    """What plain text shows: text right of the cursor on its line, none but text left of it, or a blank line."""
+    if suffix.partition("\n")[0].strip():
+        return "inside"
+    return "line_end" if prefix.rpartition("\n")[2].strip() else "fresh_line"
+
+
+class Length(NamedTuple):
+    """What is expected of a middle."""
+
+    probabilities: tuple[float, ...]  # of the buckets
+    lexemes: float
+    chars: float
+    multi_line: float  # probability of more than one line
+
+    @property
+    def bucket(self) -> int:
+        """Where the median lies: the likeliest is nearly always the first or the last."""
+        return min(bisect_left(tuple(accumulate(self.probabilities)), MEDIAN), BUCKETS[-1])
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PerBucket = Annotated[tuple[Finite, ...], Field(min_length=len(BUCKETS), max_length=len(BUCKETS))]
+PerColumn = Annotated[tuple[Finite, ...], Field(min_length=len(NAMES), max_length=len(NAMES))]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Lines(_Data):
+    """The model of "more than one line"."""
+
+    weights: PerColumn
+    bias: Finite
+    marginals: dict[Look, Share]  # where features are not known
+
+
+class Model(_Data):
+    """What ``models/length.json`` holds, the record of its training aside."""
+
+    features: tuple[str, ...]
+    weights: tuple[PerColumn, ...] = Field(min_length=len(BUCKETS), max_length=len(BUCKETS))
+    bias: PerBucket
+    chars_per_lexeme: Finite
+    chars: PerBucket  # mean of a middle, by bucket
+    lexemes: PerBucket
+    marginals: dict[Look, PerBucket]
+    multi_line: Lines
+
+    @model_validator(mode="after")
+    def _fits_this_version(self) -> Model:
+        if self.features != NAMES:
+            raise ValueError("the columns are others than this fimserver's")
+        if not set(LOOKS) == set(self.marginals) == set(self.multi_line.marginals):
+            raise ValueError(f"the marginals are not those of {', '.join(LOOKS)}")
+        if any(min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 for shares in self.marginals.values()):
+            raise ValueError("the marginals are no distributions")
+        return self
+
+    def length(self, features: Features | None, prefix: str, suffix: str) -> Length:
+        """What to expect between ``prefix`` and ``suffix``; the texts count only where there are no features."""
+        if features is None:
+            seen = look(prefix, suffix)
+            return self._of(self.marginals[seen], self.multi_line.marginals[seen])
+        row = columns(features)
+        scores = [_dot(weights, row) + bias for weights, bias in zip(self.weights, self.bias, strict=True)]
+        return self._of(_softmax(scores), _sigmoid(_dot(self.multi_line.weights, row) + self.multi_line.bias))
+
+    def _of(self, probabilities: tuple[float, ...], multi_line: float) -> Length:
+        return Length(probabilities, _dot(probabilities, self.lexemes), _dot(probabilities, self.chars), multi_line)
+
+
+def read_model(path: Path) -> Model:
+    """A model from disk. Raises ``InputError`` that says what is wrong with the file."""
+    again = "make it again with `python -m models.training.lengths`, or install fimserver again"
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): {again}") from None
+    except ValueError:
+        raise InputError(f"{path} is no JSON: {again}") from None
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise InputError(f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: {again}")
+    try:
+        return Model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise InputError(f"{path}: {where}: {first['msg']}: {again}") from None
+
+
+@cache
+def shipped() -> Model:
+    """The model that comes with fimserver."""
+    return read_model(MODELS / "length.json")
+
+
+def expected(features: Features | None, request: Request) -> Length:
+    """How long the middle of a request will probably be."""
+    return shipped().length(features, request.prefix, request.suffix)
+
+
+def mean_lexemes() -> tuple[float, ...]:
+    """Of the middles of each bucket."""
+    return shipped().lexemes
+
+
+def mean_chars() -> tuple[float, ...]:
+    """Of the middles of each bucket."""
+    return shipped().chars
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(left, right, strict=True))
+
+
+def _softmax(scores: Sequence[float]) -> tuple[float, ...]:
+    top = max(scores)
+    powers = [math.exp(score - top) for score in scores]
+    total = math.fsum(powers)
+    return tuple(power / total for power in powers)
+
+
+def _sigmoid(score: float) -> float:
+    return 1 / (1 + math.exp(-score)) if score >= 0 else 1 - 1 / (1 + math.exp(score))
