@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law neovim
+.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim browser
 
 try: $(VENV)/run
 	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model dllm --show-steps
@@ -23,9 +23,9 @@ pytest: $(VENV)/check
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 # The long forms of tests that run in short in `make test`.
-slow: mirror wire storm soak kill law
+slow: mirror wire storm soak kill law coverage
 
-mirror wire storm soak kill law: export OMP_NUM_THREADS = 1
+mirror wire storm soak kill law coverage: export OMP_NUM_THREADS = 1
 
 mirror: $(VENV)/check
 	MIRROR_EDITS=1000000 $(BIN)/pytest -q -s tests/front/test_documents.py
@@ -45,6 +45,13 @@ kill: $(VENV)/check
 law: $(VENV)/check
 	LAW_RUNS=200000 $(BIN)/pytest -q -s tests/engine/test_law.py
 
+coverage: $(VENV)/check
+	AB_SIMULATIONS=1000 $(BIN)/pytest -q tests/ab/test_statistics.py tests/test_sequential.py
+
+browser: $(VENV)/check
+	tests/browser/install_chromium.sh
+	$(BIN)/pytest -q tests/browser
+
 neovim: $(VENV)/check
 	tests/editors/install_neovim.sh
 	$(BIN)/pytest -q tests/editors
@@ -53,6 +60,8 @@ bench: $(VENV)/check
 	$(BIN)/python -m tests.bench.engines
 	$(BIN)/python -m tests.bench.front
 	$(BIN)/python -m tests.bench.speculation --out tests/bench/results/speculation.json
+	$(BIN)/fimserver doctor --calibrate
+	$(BIN)/python -m tests.bench.policy
 
 train: $(VENV)/run
 	$(BIN)/python -m models.training.corpus

@@ -15,6 +15,7 @@ import uvicorn
 from fimserver.front.hosting import is_serving
 from fimserver.host.app import Host, make_app
 from fimserver.host.fake import FakeEngines
+from fimserver.host.route import Router
 from fimserver.host.schedule import Scheduler
 from fimserver.settings import Settings
 
@@ -24,7 +25,7 @@ class ScriptedHost:
 
     def __init__(self, load=None, token="", allowed_hosts=frozenset()):
         self.engines = FakeEngines()
-        self.scheduler = Scheduler(load or (lambda: self.engines))
+        self.scheduler = Scheduler(load or (lambda: self.engines), router=Router("fixed"))  # no test depends on a clock
         self.host = Host(Settings(), self.scheduler, token, allowed_hosts)
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on: 40 ms an answer
         self._listener.bind(("127.0.0.1", 0))

@@ -71,6 +71,7 @@ class DeviceLostError(Exception):
 
 def run_job(engines: Engines, job: Job, router: Router) -> Iterator[Piece]:
     """Pieces of every choice; each choice ends with a piece that has its usage. Raises ``DeviceLostError``."""
+    job.request = fit(job.request)
     chosen = router.decide(_asked(engines, job, router))
     for index, (decision, request) in enumerate(_variants(job, chosen)):
         if index and job.budget.spent():
@@ -122,14 +123,15 @@ def _served(engines: Engines, job: Job, router: Router, index: int, decision: De
             yield piece
             continue
         why = piece.error or EXPLANATIONS[piece.usage.reason]
-        router.rest(decision.route, why)
+        if piece.usage.reason is not Reason.NON_FINITE:  # which may be this prompt's own
+            router.rest(decision.route, why)
         instead = replace(decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}")
         yield from _guarded(engines, job, index, instead, request)
 
 
 def _variants(job: Job, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
     """The request itself, then the same on the other route, then sampled ones: candidates that differ."""
-    request = fit(job.request)
+    request = job.request
     yield chosen, request
     others = [replace(chosen, route=other(chosen.route), why="another candidate")] if job.pin == "auto" else []
     for i in range(1, job.choices):

@@ -3,7 +3,7 @@
 An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a pass takes:
 on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising step. Each figure is the
 median of the last few that were seen, so that a single outlier counts for nothing, and a device that is twice as slow from
-one moment on is known after half of them.
+one moment on is known after a few answers.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from fimserver.lengths import BUCKETS, bucket_of
 from fimserver.reasons import Reason
 
 SCHEMA = 1
-RECENT = 15  # figures that a median is taken of
+RECENT = 7  # prices that a median is taken of: they differ little, and four answers at a new pace are enough
+LENGTHS = 25  # passes that a median is taken of: they differ much
 ERRORS = 200
+BIASED, LEAST_BIASED = 50, 10  # answers that a correction is made of
+MOST_CORRECTION = 4.0
 CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY})
 TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
 
@@ -55,14 +58,25 @@ class Cost:
 
     row_ms: deque[float] = field(default_factory=_recent)
     pass_ms: deque[float] = field(default_factory=_recent)
-    pass_tokens: deque[float] = field(default_factory=_recent)  # accepted in a round, or committed in a step
-    passes: list[deque[float]] = field(default_factory=lambda: [_recent() for _ in BUCKETS])  # by length
+    pass_tokens: deque[float] = field(
+        default_factory=lambda: _recent(size=LENGTHS)
+    )  # accepted in a round, or committed in a step
+    passes: list[deque[float]] = field(default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS])  # by length
+    reckoned: deque[float] = field(default_factory=lambda: _recent(size=BIASED))  # before the correction
+    actual: deque[float] = field(default_factory=lambda: _recent(size=BIASED))
     errors: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # log of actual / predicted
 
     @property
     def known(self) -> bool:
         """Whether enough was seen to predict anything. A model without a cache reads its prompt in every pass."""
         return bool(self.pass_ms)
+
+    @property
+    def correction(self) -> float:
+        """What reckoned times have to be multiplied by: this model's middles may be shorter or longer than people's."""
+        if len(self.actual) < LEAST_BIASED:
+            return 1.0
+        return min(MOST_CORRECTION, max(1 / MOST_CORRECTION, sum(self.actual) / sum(self.reckoned)))
 
     def learn(self, seen: Seen, predicted_ms: float | None = None) -> None:
         """Take in one answer, and how far off the prediction was."""
@@ -77,16 +91,18 @@ class Cost:
             self.pass_tokens.append(seen.tokens / seen.passes)
         if predicted_ms and seen.total_ms > 0:
             self.errors.append(math.log(seen.total_ms / predicted_ms))
+            self.reckoned.append(predicted_ms / self.correction)
+            self.actual.append(seen.total_ms)
 
-    def by_bucket(self, rows: int, lexemes: Iterable[float]) -> tuple[float, ...]:
-        """Milliseconds of an answer of each length, whose mean lexemes are given; needs ``known``."""
+    def by_length(self, rows: int, lexemes: Iterable[float]) -> tuple[float, ...]:
+        """Milliseconds of an answer of each length; needs ``known``."""
         row, step = (statistics.median(figures) if figures else 0.0 for figures in (self.row_ms, self.pass_ms))
-        return tuple(rows * row + self._passes(bucket, count) * step for bucket, count in enumerate(lexemes))
+        return tuple(self.correction * (rows * row + self._passes(count) * step) for count in lexemes)
 
-    def _passes(self, bucket: int, lexemes: float) -> float:
+    def _passes(self, lexemes: float) -> float:
         """As seen for this length, or for its tokens at the usual pace."""
-        if self.passes[bucket]:
-            return statistics.median(self.passes[bucket])
+        if seen := self.passes[bucket_of(lexemes)]:
+            return statistics.median(seen)
         return lexemes * TOKENS_PER_LEXEME / (statistics.median(self.pass_tokens) if self.pass_tokens else 1.0)
 
     def error(self) -> dict[str, float]:
@@ -100,9 +116,11 @@ class Cost:
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Cost:
         """Raises ``KeyError``, ``TypeError`` or ``ValueError`` where the data are not ours."""
-        flat = {name: _figures(data[name]) for name in ("row_ms", "pass_ms", "pass_tokens")}
-        passes = [_figures(data["passes"][bucket]) for bucket in BUCKETS]
-        return cls(**flat, passes=passes, errors=_recent(_figures(data["errors"], ERRORS), ERRORS))
+        prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
+        passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
+        pass_tokens, errors = _figures(data["pass_tokens"], LENGTHS), _figures(data["errors"], ERRORS)
+        pairs = {name: _figures(data[name], BIASED) for name in ("reckoned", "actual")}
+        return cls(**prices, **pairs, pass_tokens=pass_tokens, passes=passes, errors=errors)
 
 
 def _figures(values: Iterable[Any], size: int = RECENT) -> deque[float]:

@@ -91,6 +91,7 @@ def _drawn(facts: Facts, route: Route) -> float:
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))
 
 
+TIMELESS = frozenset({"fixed", "length"})  # those that need no times
 POLICIES: Mapping[str, Policy] = {
     "fixed": fixed,
     "length": length,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from fimserver.host.latency import Latency, Seen
+from fimserver.host.latency import TOKENS_PER_LEXEME, Latency, Seen
 from fimserver.host.lengthmodel import Length, expected, mean_chars, mean_lexemes
-from fimserver.host.policies import POLICIES, READING_MS, Choice, Facts, Side, length
+from fimserver.host.policies import POLICIES, READING_MS, TIMELESS, Choice, Facts, Side, length
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route
 
@@ -30,7 +30,8 @@ DIFFERENCE_ANSWERS = 200.0  # that the published difference between them counts 
 RATE_SHARE = 0.02  # of a new answer in the rate reached so far
 ONE_LINE = 0.15  # a middle that has more lines with less probability than this ends with its line
 TAIL = 0.05  # of middles may be longer than the tokens they get
-TOKENS_PER_LEXEME = 2  # at most, in ordinary code
+MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
+LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
 REST_S = 300.0
 
@@ -84,11 +85,11 @@ class Router:
     def decide(self, asked: Asked) -> Decision:
         """The route of a request, and why."""
         expect = self._expect(asked.request.features, asked.request)
-        known: dict[Route, tuple[float, ...]] = {}
+        known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
         for route, model in asked.models.items():
             cost = self.costs.cost(cost_name(route, model))
             if cost.known and route in asked.rows:
-                known[route] = cost.by_bucket(asked.rows[route], mean_lexemes())
+                known[route] = cost.by_length(asked.rows[route], lexemes)
         times = {route: _mean(expect.probabilities, ms) for route, ms in known.items()}
         base = Decision("ar", "", "", expect.lexemes, expect.bucket, times)
         if asked.pin != "auto":
@@ -105,14 +106,14 @@ class Router:
     def _weighed(self, base: Decision, expect: Length, asked: Asked, known: Mapping[Route, tuple[float, ...]]) -> Decision:
         sides = {route: self._side(route, expect, asked, known.get(route, ())) for route in ROUTES}
         facts = Facts(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
-        measured = len(known) == len(ROUTES)
+        measured = len(known) == len(ROUTES) or self.policy in TIMELESS
         choice = POLICIES[self.policy](facts) if measured else length(facts)
         self._spend(facts, choice)
         words = self.policy if measured else "length (latency is not measured yet)"
         return replace(
             base,
             route=choice.route,
-            why=_why(words, expect, sides, choice, measured=measured),
+            why=_why(words, expect, sides, choice),
             policy=self.policy,
             keep={route: side.keep for route, side in sides.items()},
             propensity=choice.propensity,
@@ -163,8 +164,15 @@ def fit(request: Request) -> Request:
     expect = expected(request.features, request)
     stop = "line" if request.stop == "auto" and expect.multi_line < ONE_LINE else request.stop
     longest = _quantile(expect.probabilities, 1 - TAIL)
-    tokens = request.max_tokens if longest is None else min(request.max_tokens, longest * TOKENS_PER_LEXEME)
+    tokens = request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
     return replace(request, stop=stop, max_tokens=tokens, canvas_tokens=round(expect.lexemes))
+
+
+def _lexemes(request: Request) -> tuple[float, ...]:
+    """What is written of a middle of each bucket: not more than the limits of the request let through."""
+    most = request.max_tokens / TOKENS_PER_LEXEME
+    most = min(most, LINE_LEXEMES) if request.stop == "line" else most
+    return tuple(min(count, most) for count in mean_lexemes())
 
 
 def other(route: Route) -> Route:
@@ -191,8 +199,8 @@ def _quantile(probabilities: Sequence[float], share: float) -> int | None:
     return None
 
 
-def _why(words: str, expect: Length, sides: Mapping[Route, Side], choice: Choice, *, measured: bool) -> str:
+def _why(words: str, expect: Length, sides: Mapping[Route, Side], choice: Choice) -> str:
     """One line: what is expected of each route, and the choice."""
-    each = [f"{route}{f' {side.ms:.0f} ms,' if measured else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
+    each = [f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
     drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"
     return f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by {words}{drawn}"

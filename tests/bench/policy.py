@@ -88,7 +88,7 @@ def measured(path: Path) -> Machine:
     for route in ROUTES:
         cost = latency.cost(cost_name(route, "nano"))
         row_ms, pass_ms = sorted(cost.row_ms)[len(cost.row_ms) // 2], sorted(cost.pass_ms)[len(cost.pass_ms) // 2]
-        by_bucket = cost.by_bucket(0, mean_lexemes())
+        by_bucket = cost.by_length(0, mean_lexemes())
         costs[route] = Costs(row_ms, pass_ms, tuple(ms / pass_ms for ms in by_bucket), 64)
     return Machine("this machine, nano", costs, PUBLISHED)
 
@@ -99,7 +99,7 @@ class Sums:
     def __init__(self) -> None:
         self.kept = self.ms = self.best = 0.0
         self.routes = dict.fromkeys(ROUTES, 0)
-        self.errors: list[float] = []
+        self.prices: dict[Route, list[float]] = {route: [] for route in ROUTES}  # of a pass, after each request
 
     def per_s(self) -> float:
         return 1000 * self.kept / self.ms
@@ -132,8 +132,9 @@ def simulate(
         rows = {route: machine.costs[route].rows for route in models}
         decision = router.decide(Asked(REQUEST, pin, NO_DEADLINE_MS, models, rows))
         seen = _seen(machine.costs[decision.route], true, noise)
-        result.errors.append(seen.total_ms / decision.predicted_ms[decision.route])
         router.learn(decision, MODEL, seen)
+        for route in models:
+            result.prices[route].append(median(router.costs.cost(cost_name(route, MODEL)).pass_ms))
         share = float(luck < machine.keep[decision.route][true])
         old = kept[decision.route][true]
         kept[decision.route][true] = Kept(old.answers + 1, old.kept + share)
@@ -232,14 +233,16 @@ def oracle(rows: Sequence[Row], rate: float) -> list[Pick]:
 
 
 def settles(machine: Machine, policy: str, confusion: Sequence[Sequence[int]], seed: int) -> int:
-    """Requests after a device has become twice as slow until the median of eleven predictions is within a tenth again."""
-    turn, window = 500, 11
-    ratios = simulate(machine, policy, confusion, turn + 200, seed, lambda number: 2.0 if number >= turn else 1.0).errors
-    steady = median(ratios[turn - 100 : turn])
-    for number in range(turn, len(ratios) - window):
-        if abs(median(ratios[number : number + window]) / steady - 1) < 0.1:
-            return number - turn
-    return len(ratios) - turn
+    """Requests after a device has become twice as slow until every route in use (a tenth of requests) is priced so."""
+    turn, count = 500, 200
+    sums = simulate(machine, policy, confusion, turn + count, seed, lambda number: 2.0 if number >= turn else 1.0)
+    used = [route for route in ROUTES if sums.routes[route] >= (turn + count) / 10]
+    late = [_priced(sums.prices[route], turn, machine.costs[route].pass_ms) for route in used]
+    return max(late)
+
+
+def _priced(prices: Sequence[float], turn: int, before: float) -> int:
+    return next((i for i, price in enumerate(prices[turn:]) if price >= 1.8 * before), len(prices) - turn)
 
 
 def simulated(machines: Sequence[Machine], count: int, seeds: int) -> list[dict[str, object]]:

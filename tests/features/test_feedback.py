@@ -20,7 +20,7 @@ def test_accepted_by_the_items_command(editor, host):
     item = suggested(editor, host)
     editor.type(URI, 2, 0, 4, item["insertText"])
     assert editor.call("workspace/executeCommand", item["command"]) is True
-    said = counts(editor)["dllm"]
+    said = counts(editor)["ar"]
     assert (said["shown"], said["accepted"], said["accepted_chars"]) == (1, 1, 10)
 
 
@@ -30,7 +30,7 @@ def test_typed_through_and_accepted_by_words_is_seen_in_the_edits(editor, host):
     editor.ask(URI, 0, 5)
     editor.type(URI, 3, 0, 5, "ompute")
     editor.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
-    said = counts(editor)["dllm"]
+    said = counts(editor)["ar"]
     assert (said["shown"], said["partly"], said["typed_chars"], said["accepted_chars"]) == (1, 1, 1, 6)
 
 
@@ -40,14 +40,14 @@ def test_the_messages_of_copilot_clients(editor, host):
     editor.notify("textDocument/didShowCompletion", {"item": item})
     editor.notify("textDocument/didPartiallyAcceptCompletion", {"item": item, "acceptedLength": 7})
     editor.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
-    said = counts(editor)["dllm"]
+    said = counts(editor)["ar"]
     assert (said["shown"], said["partly"], said["accepted_chars"]) == (1, 1, 7)
 
 
 def test_the_route_is_set_and_given_back(editor, host):
     host.engines.script = lambda _request, route: iter((route,))
     editor.open(URI, TEXT)
-    for route, expected in (("ar", "ar"), ("dllm", "dllm"), ("auto", "dllm")):
+    for route, expected in (("ar", "ar"), ("dllm", "dllm"), ("auto", "ar")):
         assert editor.run("setRoute", route) == route
         assert editor.ask(URI, 0, 4)[0]["insertText"] == expected
     assert editor.run("setRoute", "nonsense") == "auto"
@@ -67,7 +67,7 @@ def test_the_status_bar_is_told_what_changed_and_only_where_it_is_understood(con
     connected.wait_for(lambda e: any(n["params"].get("state") == "off" for n in e.notifications))
     told = [n["params"] for n in connected.notifications if n["method"] == "fimserver/status"]
     answered = next(facts for facts in told if "latencyMs" in facts)
-    assert (answered["state"], answered["route"], answered["model"], answered["kind"]) == ("ready", "dllm", "fake", "Normal")
+    assert (answered["state"], answered["route"], answered["model"], answered["kind"]) == ("ready", "ar", "fake", "Normal")
     assert told[-1]["kind"] == "Inactive"
     assert all(before != after for before, after in pairwise(told))
 
@@ -80,6 +80,6 @@ def test_an_editor_that_did_not_say_so_gets_no_status(editor, host):
 def test_why_the_route_was_chosen_is_explained_without_any_text(editor, host):
     suggested(editor, host, "hunter2")
     said = editor.explain()
-    assert (said["route"], said["model"], said["reason"], said["shown"]) == ("dllm", "fake", "end", 1)
-    assert "long" in said["why"]
+    assert (said["route"], said["model"], said["reason"], said["shown"]) == ("ar", "fake", "end", 1)
+    assert "lexemes" in said["why"]
     assert "hunter2" not in str(said)

@@ -190,7 +190,7 @@ def test_who_may_see_the_page(path, headers, status):
 def test_the_terminal_shows_what_the_host_counted(counting, editor, capsys, monkeypatch, tmp_path):
     used(editor)
     counted(counting, "SELECT 1 FROM answers WHERE fate != ''")
-    monkeypatch.setenv("FIMSERVER_DATA", str(counting.host.stats.path.parent))
+    monkeypatch.setattr("fimserver.statsview.stats_path", lambda: counting.host.stats.path)
     show_stats(Settings())
     near = capsys.readouterr().out
     assert "python" in near
@@ -202,8 +202,7 @@ def test_the_terminal_shows_what_the_host_counted(counting, editor, capsys, monk
     assert (tmp_path / "stats.html").read_text("utf-8").startswith("<!doctype html>")
 
 
-def test_the_terminal_says_what_is_missing(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("FIMSERVER_DATA", str(tmp_path / "none"))
+def test_the_terminal_says_what_is_missing(capsys, tmp_path):
     show_stats(Settings())
     assert "nothing was counted in the last 30 days" in capsys.readouterr().out
     with pytest.raises(InputError, match="does not answer"):

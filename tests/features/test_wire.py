@@ -312,7 +312,7 @@ class Moody:
         usage = Usage(route="ar", model="fake", reason=Reason.END, tokens=2)
         return Answer(middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n)
 
-    async def tell(self, batch):
+    async def tell(self, batch):  # noqa: ARG002
         return self._rng.random() < 0.5
 
     async def health(self):

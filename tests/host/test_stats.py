@@ -173,25 +173,28 @@ def test_what_is_old_goes(path):
     assert rows(path, "SELECT number FROM answers") == [(2,)]
 
 
-def test_the_folder_may_be_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("FIMSERVER_DATA", str(tmp_path))
-    assert stats_path() == tmp_path / "stats.sqlite"
+def test_they_are_in_the_users_data_folder(tmp_path):
+    assert stats_path() == tmp_path / "data" / "fimserver" / "stats.sqlite"
 
 
-def test_what_was_kept_of_each_bucket_is_at_most_half_a_minute_old(path):
+def test_what_was_kept_of_each_length_is_at_most_half_a_minute_old(path):
     now = NOW
     stats = Stats(path, lambda: now)
     assert stats.kept("ar", "nano") == ()
     now += KEPT_S
-    told = (kept(1, 10, at=now), kept(2, 0, at=now, typed_chars=3), kept(3, 7, bucket=4, at=now), answer(4, at=now))
+    told = (kept(1, 10, at=now), kept(2, 0, at=now, typed_chars=3), kept(3, 7, lexemes=99, at=now), answer(4, at=now))
+    useless = (
+        answer(9, chars=0, lexemes=0, bucket=2, reason="duplicate", shown=False, at=now),
+        answer(10, chars=0, lexemes=0, bucket=2, reason="cancelled", shown=False, at=now),  # nobody knows
+    )
     others = (kept(5, 99, route="dllm", at=now), kept(6, 99, model="other", at=now), kept(7, 99, at=0.0))
-    stats.add(batch(*told, *others))
-    expected = (Kept(2, 13), Kept(0, 0), Kept(0, 0), Kept(0, 0), Kept(1, 7))
+    stats.add(batch(*told, *useless, *others))
+    expected = (Kept(2, 1.3), Kept(0, 0), Kept(1, 0), Kept(0, 0), Kept(1, 0.7))
     assert stats.kept("ar", "nano") == expected
-    stats.add(batch(kept(8, 5, at=now)))
+    stats.add(batch(kept(8, 50, at=now)))  # more than it had: all of it
     assert stats.kept("ar", "nano") == expected
     now += KEPT_S
-    assert stats.kept("ar", "nano")[0] == Kept(3, 18)
+    assert stats.kept("ar", "nano")[0] == Kept(3, 2.3)
 
 
 # ---------------------------------------------------------------- what is read off
