@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,18 @@ def main(context: click.Context, /, **flags: Any) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
+@click.option("--explain", is_flag=True, help="Say why this route.")
 @click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what stood.")
 @settings_options
 def complete(
-    place: str | None, spans: Path | None, limit: int | None, as_json: bool, show_steps: bool, trace: bool, **flags: Any
+    place: str | None,
+    spans: Path | None,
+    limit: int | None,
+    as_json: bool,
+    show_steps: bool,
+    explain: bool,
+    trace: bool,
+    **flags: Any,
 ) -> None:
     """Fill the middle at a cursor. Lines and columns count from 1."""
     settings = settings_of(flags)
@@ -82,12 +90,14 @@ def complete(
     if spans is not None:
         _complete_spans(settings, spans, limit)
     elif place is not None:
-        _complete_place(settings, place, as_json=as_json, show_steps=show_steps, trace=trace)
+        _complete_place(settings, place, as_json=as_json, show_steps=show_steps, explain=explain, trace=trace)
 
 
-def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool, trace: bool) -> None:
+def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool, explain: bool, trace: bool) -> None:
     from fimserver import render  # noqa: PLC0415 - after the input is known to be good
     from fimserver.complete import complete as run  # noqa: PLC0415
+    from fimserver.front.features import features  # noqa: PLC0415
+    from fimserver.front.languages import language_of  # noqa: PLC0415
     from fimserver.source import make_request, read_place  # noqa: PLC0415
 
     place = read_place(spec)
@@ -103,12 +113,16 @@ def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps:
             steps.print(render.step_line(chunk, count))
 
     request = make_request(place.prefix, place.suffix, settings, place.path.name)
+    known = features(language_of("", place.path.name), place.prefix, place.suffix)
+    request = replace(request, features=known)
     completion = run(models, request, settings, draw if show_steps or trace else None)
     if as_json:
         click.echo(json.dumps(asdict(completion), ensure_ascii=False))
         return
     console.print(render.in_place(place, completion), end="")
     console.print(render.summary(completion))
+    if explain:
+        console.print(completion.why)
 
 
 def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:

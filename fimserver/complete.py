@@ -11,7 +11,7 @@ from fimserver.host.route import NO_DEADLINE_MS, Asked, Router
 from fimserver.places import latency_path
 from fimserver.settings import Settings
 from fimserver.source import line_end
-from fimserver.types import Budget, Chunk, Completion, Request, Route, ms_since
+from fimserver.types import Budget, Chunk, Completion, Decision, Request, ms_since
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Models
@@ -22,8 +22,8 @@ Watch = Callable[[Chunk], None]
 
 def complete(models: Models, request: Request, settings: Settings, watch: Watch | None = None) -> Completion:
     """Fill one middle. ``watch`` sees every chunk as it comes. Raises ``FimError``."""
-    route = _route(models, request, settings)
-    engine = models.engine(route)
+    decision = _decision(models, request, settings)
+    engine = models.engine(decision.route)
     budget, started = Budget.of_ms(settings.deadline_ms), time.perf_counter()
     text, first_ms, chunk = "", 0.0, None
     for chunk in engine.complete(request, budget):
@@ -37,7 +37,7 @@ def complete(models: Models, request: Request, settings: Settings, watch: Watch 
     middle = text.replace("\n", line_end(request))
     return Completion(
         middle,
-        route,
+        decision.route,
         engine.card.name,
         chunk.tokens,
         chunk.forwards,
@@ -45,14 +45,15 @@ def complete(models: Models, request: Request, settings: Settings, watch: Watch 
         total_ms,
         chunk.reason,
         chunk.drafting,
+        decision.why,
     )
 
 
-def _route(models: Models, request: Request, settings: Settings) -> Route:
+def _decision(models: Models, request: Request, settings: Settings) -> Decision:
     """As the host would choose, from what it has learned; a model that is not chosen is not loaded."""
     router = Router(settings.policy, Latency(latency_path(settings)), seed=settings.seed)
     left = settings.deadline_ms or NO_DEADLINE_MS
     served = models.served() if settings.model == "auto" else {settings.model: ""}
     chars = len(request.prefix) + len(request.suffix)
     rows = {route: min(chars // CHARS_PER_ROW, models.card(route).prompt_tokens) for route in served}
-    return router.decide(Asked(request, settings.model, left, served, rows)).route
+    return router.decide(Asked(request, settings.model, left, served, rows))

@@ -154,6 +154,7 @@ class Completion:
     total_ms: float
     reason: Reason
     drafting: Drafting | None = None
+    why: str = ""  # this route
 
 
 def unix_lines(text: str) -> str:

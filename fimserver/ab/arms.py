@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from fimserver.ab.schema import Arm
 from fimserver.ab.spans import Span
 from fimserver.cards import get_card
-from fimserver.errors import FimError, InputError
+from fimserver.errors import CardError, FimError, InputError
 from fimserver.front.features import features
 from fimserver.settings import ENGINE_SETTINGS, Settings, read_settings
 from fimserver.source import make_request
@@ -57,6 +57,10 @@ class Runner(Protocol):
         """How long work goes on after it is called off; ``None`` where that cannot be seen."""
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds."""
+        ...
+
 
 def read_spec(text: str) -> Spec:
     """Raises ``InputError`` for what cannot be one."""
@@ -81,7 +85,10 @@ def read_spec(text: str) -> Spec:
 
 def _of_card(name: str) -> dict[str, str]:
     """What serves a card: its route, where it has one, and the card on each of its routes."""
-    routes = get_card(name).routes
+    try:
+        routes = get_card(name).routes
+    except CardError as error:
+        raise InputError(str(error)) from None
     return {f"{route}_card": name for route in routes} | ({"model": routes[0]} if len(routes) == 1 else {})
 
 

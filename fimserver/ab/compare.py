@@ -20,7 +20,7 @@ from fimserver.ab.keystrokes import timelines
 from fimserver.ab.page import write_page
 from fimserver.ab.replay import Replayed, replay
 from fimserver.ab.run import Journal, Plan, fingerprint, run
-from fimserver.ab.schema import SIDES, Arm, Report, Row, Side, Timeline
+from fimserver.ab.schema import SIDES, Arm, Report, Row, Side, Timeline, read_report
 from fimserver.ab.spans import Cut, cut_spans, read_spans
 from fimserver.ab.table import progress
 from fimserver.ab.traces import Trace, read_trace
@@ -94,6 +94,8 @@ def _spans(asked: Asked) -> Report:
             finished = True
         except KeyboardInterrupt:
             pass
+    for arm in arms:
+        arm.close()
     if finished:
         journal.close()
     return _report(asked, _of(arms), dict(cut.skipped), rows=tuple(rows), finished=finished)
@@ -114,22 +116,36 @@ def _replays(asked: Asked) -> Report:
     """Each trace through both arms, in turn; the arm that goes first changes with each."""
     traces = {path.name: read_trace(path) for path in asked.source.traces}
     settings = {side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)}
-    rows, lines, finished = list[Row](), list[Timeline](), False
+    rows, lines = _earlier(asked)
+    finished, kept = False, {row.group for row in rows}
     with progress(make_console(stderr=True)) as bar, tempfile.TemporaryDirectory(prefix="fim") as folder:
-        task = bar.add_task("replays", total=2 * len(traces))
+        task = bar.add_task("replays", total=2 * len(traces), completed=2 * len(kept))
         try:
             for number, (name, trace) in enumerate(traces.items()):
+                if name in kept:
+                    continue
                 done: dict[Side, Replayed] = {}
-                for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+                order = SIDES if number % 2 == 0 else SIDES[::-1]
+                for side in order:
                     done[side] = _replay(trace, settings[side], Path(folder, side), asked.source.speed)
                     bar.advance(task)
-                rows += rows_of_replay(name, done["a"], done["b"])
+                rows += rows_of_replay(name, done["a"], done["b"], order[0])
                 lines += timelines(name, done["a"], done["b"])
             finished = True
         except KeyboardInterrupt:
             pass
     arms: dict[Side, Arm] = {side: _arm(spec, settings[side], rows, side) for side, spec in zip(SIDES, asked.arms, strict=True)}
     return _report(asked, arms, {}, rows=tuple(rows), timelines=tuple(lines), finished=finished)
+
+
+def _earlier(asked: Asked) -> tuple[list[Row], list[Timeline]]:
+    """What an unfinished run of the same comparison has left."""
+    path = asked.out / "report.json"
+    if not path.exists():
+        return [], []
+    old = read_report(path)
+    same = tuple(arm.spec for arm in old.arms.values()) == asked.arms and old.source == asked.source.facts()
+    return (list(old.rows), list(old.timelines)) if same and not old.finished else ([], [])
 
 
 def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Replayed:

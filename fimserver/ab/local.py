@@ -67,6 +67,8 @@ class LocalArm:
         timer.cancel()
         return (ended - called_off[0]) * 1000 if 0 < called_off[0] < ended else None
 
+    def close(self) -> None: ...
+
     def _run(self, request: Request, budget: Budget, *, only_warm: bool = False) -> Iterator[Piece]:
         job = Job(("ab", "ab"), request, self._settings.model, budget, lambda _piece: None, warm=only_warm)
         pieces = run_job(self._models, job, self._router)

@@ -28,7 +28,11 @@ class RemoteArm:
         self._settings, self._url = settings, url
         headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
         self._client = httpx2.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-        health = self._get("/health")
+        try:
+            health = self._get("/health")
+        except InputError:
+            self._client.close()
+            raise
         served = {route: str(health["models"][route]) for route in ROUTES if route in health.get("models", {})}
         told = settings.model_dump(mode="json", include={*OF_A_REQUEST})
         self.arm = Arm(spec=spec, models=served, version=str(health.get("version", "")), settings=told)
@@ -41,6 +45,9 @@ class RemoteArm:
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:  # noqa: ARG002 - what a host does then cannot be seen
         return None
+
+    def close(self) -> None:
+        self._client.close()
 
     def _body(self, request: Request) -> CompletionBody:
         settings = self._settings

@@ -78,7 +78,7 @@ def block_rule(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequenc
     while depth and not uniform() < chance:
         depth -= 1
         rest, chance = _block_rest(weights[depth], *rows[depth])
-    return Verdict(depth, _sample(rest, uniform))
+    return Verdict(depth, sample(rest, uniform))
 
 
 def _block_rest(weight: float, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -126,7 +126,7 @@ def recursive_rejection(
         proposals = {k: (x, q) for k, x in going.items() if (q := _proposal(drafts[k], depth, x, p)) is not None}
         token, rest = _try_in_turn(p, proposals, uniform)
         if token is None:
-            return Verdict(depth, _sample(rest, uniform), alive[0])
+            return Verdict(depth, sample(rest, uniform), alive[0])
         alive = [k for k, (x, _) in proposals.items() if x == token]
         depth += 1
 
@@ -165,7 +165,7 @@ def _law(row: torch.Tensor) -> torch.Tensor:
     return row / row.sum()
 
 
-def _sample(weights: torch.Tensor, uniform: Uniform) -> int:
+def sample(weights: torch.Tensor, uniform: Uniform) -> int:
     """One token in proportion to (V,) ``weights``, from one number (inverse CDF); never one without weight."""
     # Only tokens with weight: a parallel cumsum need not be monotone, so searching all could land on one without.
     support = weights.nonzero().squeeze(-1)

@@ -18,11 +18,15 @@ def require_finite(logits: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def hashed(seed: int, what: int | str) -> int:
+    """64 bits that are as good as drawn for each seed and use of it."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{what}".encode(), digest_size=8).digest(), "big")
+
+
 @functools.lru_cache(maxsize=32)  # drafters and the target look at the same positions
 def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> torch.Tensor:
     """Gumbel noise that depends on ``seed`` and ``position`` alone, (size,), float64 (arXiv 2408.07978)."""
-    digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    generator = torch.Generator(device).manual_seed(hashed(seed, position) >> 1)
     exponential = torch.empty(size, dtype=torch.float64, device=device).exponential_(generator=generator)
     return -exponential.log()
 

@@ -6,7 +6,6 @@ far as it says the same. ``Classical`` keeps the distribution instead, by the ru
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -14,8 +13,8 @@ from typing import NamedTuple, Protocol
 import torch
 
 from fimserver.engine.drafts import Draft, Line, Pick
-from fimserver.engine.rules import Verdict, block_rule, probabilities, recursive_rejection, token_rule
-from fimserver.engine.sampling import choose, require_finite
+from fimserver.engine.rules import Uniform, Verdict, block_rule, probabilities, recursive_rejection, sample, token_rule
+from fimserver.engine.sampling import choose, hashed, require_finite
 from fimserver.types import Request
 
 
@@ -63,7 +62,7 @@ class Keyed:
         return Accepted(tokens, branch)
 
 
-Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Callable[[], float]], Verdict]
+Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Uniform], Verdict]
 
 
 class Classical:
@@ -75,13 +74,13 @@ class Classical:
         self.rule = rule
 
     def picker(self, request: Request) -> Pick:
-        draws = random.Random(_key(request.seed, "draw"))
+        draws = random.Random(hashed(request.seed, "draw"))
 
         def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - the seam
             if request.temperature <= 0:
                 return int(logits.argmax()), None
             law = probabilities(logits[None], request.temperature)[0]
-            return draw(law, draws.random()), law
+            return sample(law, draws.random), law
 
         return pick
 
@@ -90,9 +89,9 @@ class Classical:
             probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], line.request.temperature)
             for b in range(len(drafts) or 1)
         ]
-        uniform = random.Random(_key(line.request.seed, f"accept/{len(line.ids)}")).random
+        uniform = random.Random(hashed(line.request.seed, f"accept/{len(line.ids)}")).random
         if not drafts:
-            return Accepted([draw(targets[0][0], uniform())], 0)
+            return Accepted([sample(targets[0][0], uniform)], 0)
         verdict = self.rule(targets, [d.marginals for d in drafts], [d.tokens for d in drafts], uniform)
         return Accepted([*drafts[verdict.branch].tokens[: verdict.accepted], verdict.token], verdict.branch)
 
@@ -108,13 +107,3 @@ VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
     "block": lambda: Classical(_first(block_rule)),
     "recursive": lambda: Classical(recursive_rejection),
 }
-
-
-def draw(law: torch.Tensor, uniform: float) -> int:
-    """The token whose share of the cumulated (V,) ``law`` the number in [0, 1) falls into."""
-    cumulated = law.cumsum(-1)
-    return int(torch.searchsorted(cumulated, uniform * float(cumulated[-1]), right=True).clamp(max=len(law) - 1))
-
-
-def _key(seed: int, what: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{what}".encode(), digest_size=8).digest(), "big")

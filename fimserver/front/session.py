@@ -131,6 +131,7 @@ class Session:
         self.acceptance.forget(uri)
         self.ledger.forget(uri)
         self.trial.forget(self.opaque(uri))
+        self.routes.pop(uri, None)
         self.context.forget(uri)
         self.stop(uri)
         self.stop_spare()

@@ -76,6 +76,7 @@ class Status:
         if outcome.suggestions and outcome.usage:
             used = outcome.usage
             self._answered = {"route": used.route, "model": used.model, "latencyMs": round(outcome.total_ms)}
+            self._answered["why"] = used.decision.why if used.decision else ""
         self.refresh(server)
 
     async def watch(self, server: Server) -> None:

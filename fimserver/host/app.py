@@ -83,7 +83,7 @@ async def health(host: Host, _: HttpRequest) -> Response:
     state = host.scheduler.state
     body: dict[str, Any] = {"status": "ok" if state is None else state, "version": __version__}
     if state is None:
-        return JSONResponse(body)
+        return JSONResponse(body | {"models": dict(host.scheduler.served)})
     body["error"] = {"message": host.scheduler.problem or EXPLANATIONS[state]}
     return JSONResponse(body, 503)
 

@@ -26,8 +26,7 @@ SCHEMA = 1
 RECENT = 7  # prices that a median is taken of: they differ little, and four answers at a new pace are enough
 LENGTHS = 25  # passes that a median is taken of: they differ much
 ERRORS = 200
-BIASED, LEAST_BIASED = 50, 10  # answers that a correction is made of
-MOST_CORRECTION = 4.0
+UNBIASED = 20  # answers that count for there being nothing to correct
 CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY})
 TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
 
@@ -62,8 +61,8 @@ class Cost:
         default_factory=lambda: _recent(size=LENGTHS)
     )  # accepted in a round, or committed in a step
     passes: list[deque[float]] = field(default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS])  # by length
-    reckoned: deque[float] = field(default_factory=lambda: _recent(size=BIASED))  # before the correction
-    actual: deque[float] = field(default_factory=lambda: _recent(size=BIASED))
+    reckoned: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # before the correction
+    actual: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))
     errors: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # log of actual / predicted
 
     @property
@@ -74,9 +73,10 @@ class Cost:
     @property
     def correction(self) -> float:
         """What reckoned times have to be multiplied by: this model's middles may be shorter or longer than people's."""
-        if len(self.actual) < LEAST_BIASED:
+        if not self.actual:
             return 1.0
-        return min(MOST_CORRECTION, max(1 / MOST_CORRECTION, sum(self.actual) / sum(self.reckoned)))
+        usual = UNBIASED * sum(self.reckoned) / len(self.reckoned)
+        return (sum(self.actual) + usual) / (sum(self.reckoned) + usual)
 
     def learn(self, seen: Seen, predicted_ms: float | None = None) -> None:
         """Take in one answer, and how far off the prediction was."""
@@ -119,7 +119,7 @@ class Cost:
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
         pass_tokens, errors = _figures(data["pass_tokens"], LENGTHS), _figures(data["errors"], ERRORS)
-        pairs = {name: _figures(data[name], BIASED) for name in ("reckoned", "actual")}
+        pairs = {name: _figures(data[name], ERRORS) for name in ("reckoned", "actual")}
         return cls(**prices, **pairs, pass_tokens=pass_tokens, passes=passes, errors=errors)
 
 

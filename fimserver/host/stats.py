@@ -28,6 +28,7 @@ KEEP_DAYS = 400
 KEPT_DAYS = 90  # that a keep rate rests on
 KEPT_S = 30.0  # for which one that was looked up holds
 DAY_S = 86400
+AGAIN_S = 0.1
 BUSY_S = 2.0  # for which a writer waits for another
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -94,11 +95,11 @@ class Stats:
         with self._lock:
             if self.path is None or self.problem:
                 return
-            for _ in range(2):
+            for is_last in (False, True):
                 try:
                     self._write(self.path, batch)
                 except (sqlite3.Error, OSError) as error:
-                    if self._is_mended(self.path, error):
+                    if self._is_mended(self.path, error, is_last=is_last):
                         continue
                     self.missed += 1
                 return
@@ -138,14 +139,17 @@ class Stats:
                 self._pruned = now
             base.execute("COMMIT")
 
-    def _is_mended(self, path: Path, error: Exception) -> bool:
+    def _is_mended(self, path: Path, error: Exception, *, is_last: bool) -> bool:
         """Whether it is worth another try: a damaged file is put aside. What cannot be helped ends the counting."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in BUSY and not is_last:  # who makes the file, or its log, does not wait as writers do
+            time.sleep(AGAIN_S)
+            return True
         if code in BUSY:
             if not self.missed:
                 log.warning("the statistics are in use elsewhere: some answers are not counted")
             return False
-        if code in DAMAGED:
+        if code in DAMAGED and not is_last:
             with contextlib.suppress(OSError):
                 _put_aside(path, int(self._clock()))
                 return True

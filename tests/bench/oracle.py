@@ -36,21 +36,11 @@ from fimserver.cards import get_card
 from fimserver.engine.drafters.shelf import Shelf
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet
+from models.training.corpus import RESERVED
 from models.training.holes import line_tail
 from tests.bench.oracle_arms import Arm, Ours, arms
 
-EVALUATION = [
-    "a2a-sdk",
-    "cyclopts",
-    "great-tables",
-    "langextract",
-    "mini-swe-agent",
-    "narwhals",
-    "openai-agents",
-    "pydantic-ai",
-    "strands-agents",
-    "textual",
-]
+EVALUATION = sorted(RESERVED)
 TUNING = [
     "hypothesis",
     "tomlkit",

@@ -40,7 +40,7 @@ from fimserver.types import ROUTES, Request, Route
 NOISE = 0.15
 TOKENS_PER_LEXEME = 1.2
 MODEL = "simulated"
-REQUEST = Request("", "")
+REQUEST = Request("", "", max_tokens=1024)
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def measured(path: Path) -> Machine:
     latency, costs = Latency(path), dict[Route, Costs]()
     for route in ROUTES:
         cost = latency.cost(cost_name(route, "nano"))
+        if not cost.known or not cost.row_ms:
+            raise SystemExit("this machine is not measured yet: run fimserver doctor --calibrate")
         row_ms, pass_ms = sorted(cost.row_ms)[len(cost.row_ms) // 2], sorted(cost.pass_ms)[len(cost.pass_ms) // 2]
         by_bucket = cost.by_length(0, mean_lexemes())
         costs[route] = Costs(row_ms, pass_ms, tuple(ms / pass_ms for ms in by_bucket), 64)
@@ -97,7 +99,7 @@ class Sums:
     """Sums of one policy over a simulation."""
 
     def __init__(self) -> None:
-        self.kept = self.ms = self.best = 0.0
+        self.kept = self.ms = 0.0
         self.routes = dict.fromkeys(ROUTES, 0)
         self.prices: dict[Route, list[float]] = {route: [] for route in ROUTES}  # of a pass, after each request
 

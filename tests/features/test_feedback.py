@@ -53,6 +53,27 @@ def test_the_route_is_set_and_given_back(editor, host):
     assert editor.run("setRoute", "nonsense") == "auto"
 
 
+def test_a_document_may_have_a_route_of_its_own(editor, host):
+    host.engines.script = lambda _request, route: iter((route,))
+    editor.open(URI, TEXT)
+    assert editor.run("setRoute", "dllm", URI) == "dllm"
+    assert editor.ask(URI, 0, 4)[0]["insertText"] == "dllm"
+    assert editor.run("setRoute", "nonsense", URI) == "dllm"
+    assert editor.run("setRoute", "ar", "file:///never/opened.py") == "auto"
+    assert editor.run("setRoute", "auto", URI) == "auto"
+    editor.run("clearCache")
+    assert editor.ask(URI, 0, 4)[0]["insertText"] == "ar"
+
+
+def test_a_language_may_have_a_route_of_its_own_and_a_document_another(connected, host):
+    host.engines.script = lambda _request, route: iter((route,))
+    connected.start(options={"routes": {"python": "dllm", "go": "ar"}, "model": "ar"})
+    connected.open(URI, TEXT)
+    assert connected.ask(URI, 0, 4)[0]["insertText"] == "dllm"
+    connected.run("setRoute", "ar", URI)
+    assert connected.ask(URI, 0, 4)[0]["insertText"] == "ar"
+
+
 def test_a_cleared_cache_asks_the_model_again(editor, host):
     suggested(editor, host)
     assert editor.run("clearCache") == 1
