@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     quantize: Literal["none", "int8"] = Field("none", description="Weight format; int8 needs `pip install fimserver[int8]`.")
     threads: int = Field(0, ge=0, description="CPU threads; 0: as many as this process may use.")
     max_tokens: int = Field(64, ge=1, le=1024, description="Longest middle, in tokens.")
+    stats: Literal["on", "off"] = Field(
+        "on", description="Count what becomes of suggestions, in lengths and hashes, never text."
+    )
     deadline_ms: float | None = Field(None, gt=0, description="Answer with what is good by then, in milliseconds.")
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")

@@ -28,7 +28,8 @@ from fimserver.render import make_console
 from fimserver.settings import Settings
 
 JOURNAL = "unfinished.jsonl"
-REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5"}  # the hosts of a replay are of no use behind it
+# The hosts of a replay are of no use behind it, and what is replayed is nobody's work.
+REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5", "FIMSERVER_STATS": "off"}
 
 
 class Source(NamedTuple):

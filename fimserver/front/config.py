@@ -39,6 +39,7 @@ class Config(BaseModel):
     snippets: bool = True
     exclude: tuple[str, ...] = ()  # globs, on top of the built-in ones
     disabled_languages: tuple[str, ...] = ()  # LSP language ids
+    stats: bool = True  # tell the host what became of suggestions, in lengths and hashes
     status: bool = False  # whether the editor understands the notification fimserver/status
 
     @field_validator("exclude")
@@ -54,7 +55,7 @@ class Config(BaseModel):
 def from_settings(settings: Settings) -> Config:
     """The user's own options as the start of a window's."""
     same = ("model", "ab", "seed", "max_tokens", "temperature", "stop")
-    config = Config(**{name: getattr(settings, name) for name in same})
+    config = Config(**{name: getattr(settings, name) for name in same}, stats=settings.stats == "on")
     if settings.deadline_ms is None:
         return config
     deadline_ms = min(settings.deadline_ms, 10_000.0)

@@ -105,3 +105,18 @@ def test_a_document_that_is_opened_again_is_a_new_one(session):
 def test_what_was_dismissed_is_known_at_its_place_only(uri, before, left, session):
     session.reject(Rejected("u", "x = ", "compute(b)"))
     assert session.rejected_at(uri, before) == left
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_host_is_told_of_suggestions_only_where_the_user_lets_us(wanted):
+    class Listening:
+        told: list[bytes] = []
+
+        async def tell(self, batch):
+            self.told.append(batch)
+            return True
+
+    line = Listening()
+    line.told = []
+    assert asyncio.run(Session(Config(stats=wanted), line).tell(b"batch"))
+    assert line.told == ([b"batch"] if wanted else [])
