@@ -6,6 +6,7 @@ A specification is a route, a URL, or neither, and settings behind commas: ``dll
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -27,7 +28,7 @@ OF_A_REQUEST = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadline_
 
 
 class Spec(NamedTuple):
-    """A specification, read."""
+    """A specification, read. ``text`` is without its token."""
 
     text: str
     url: str
@@ -80,7 +81,12 @@ def read_spec(text: str) -> Spec:
             raise InputError(f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none")
     if url and (wrong := [name for name in changes if name not in (*OF_A_REQUEST, "token")]):
         raise InputError(f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started")
-    return Spec(text, url, changes)
+    return Spec(without_token(text), url, changes)
+
+
+def without_token(text: str) -> str:
+    """A specification or a command line as it may stand in a report."""
+    return re.sub(r"\b(token[= ])[^\s,'\"]+", r"\1…", text)
 
 
 def _of_card(name: str) -> dict[str, str]:
@@ -101,7 +107,8 @@ def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Ru
 
 def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
     """The settings of an arm: those of the command, changed. Raises ``InputError``."""
-    return read_settings(**flags | read_spec(text).changes)
+    spec = read_spec(text)
+    return read_settings(**flags | spec.changes | ({"connect": spec.url} if spec.url else {}))
 
 
 def _open(spec: Spec, flags: dict[str, Any], shared: list[Models]) -> Runner:

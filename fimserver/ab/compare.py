@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fimserver import __version__
 from fimserver.ab.analysis import analyse
-from fimserver.ab.arms import Runner, open_arms, settings_of_arm
+from fimserver.ab.arms import Runner, open_arms, settings_of_arm, without_token
 from fimserver.ab.environment import environment
 from fimserver.ab.keystrokes import rows as rows_of_replay
 from fimserver.ab.keystrokes import timelines
@@ -135,7 +135,9 @@ def _replays(asked: Asked) -> Report:
             finished = True
         except KeyboardInterrupt:
             pass
-    arms: dict[Side, Arm] = {side: _arm(spec, settings[side], rows, side) for side, spec in zip(SIDES, asked.arms, strict=True)}
+    arms: dict[Side, Arm] = {
+        side: _arm(without_token(spec), settings[side], rows, side) for side, spec in zip(SIDES, asked.arms, strict=True)
+    }
     return _report(asked, arms, {}, rows=tuple(rows), timelines=tuple(lines), finished=finished)
 
 
@@ -145,7 +147,9 @@ def _earlier(asked: Asked) -> tuple[list[Row], list[Timeline]]:
     if not path.exists():
         return [], []
     old = read_report(path)
-    same = tuple(arm.spec for arm in old.arms.values()) == asked.arms and old.source == asked.source.facts()
+    same = [arm.spec for arm in old.arms.values()] == [
+        without_token(spec) for spec in asked.arms
+    ] and old.source == asked.source.facts()
     return (list(old.rows), list(old.timelines)) if same and not old.finished else ([], [])
 
 
@@ -154,11 +158,15 @@ def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Re
     runtime.mkdir(mode=0o700, exist_ok=True)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in _told(settings).items()]
     command = [sys.executable, "-m", "fimserver.cli", *flags]
-    return replay(trace, command, speed=speed, env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime)})
+    return replay(
+        trace, command, speed=speed, env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_TOKEN": settings.token}
+    )
 
 
 def _told(settings: Settings) -> dict[str, Any]:
-    told: dict[str, Any] = settings.model_dump(mode="json", exclude_unset=True, exclude={"record", "idle_exit_minutes"})
+    told: dict[str, Any] = settings.model_dump(
+        mode="json", exclude_unset=True, exclude={"record", "idle_exit_minutes", "token"}
+    )
     return told
 
 

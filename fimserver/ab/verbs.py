@@ -96,4 +96,6 @@ def _show(report: Report, folder: Path) -> None:
 
 
 def _command() -> str:
-    return shlex.join(["fimserver", *sys.argv[1:]])
+    from fimserver.ab.arms import without_token  # noqa: PLC0415
+
+    return without_token(shlex.join(["fimserver", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fimserver.ab.arms import open_arms, read_spec, request_of, settings_of_arm
+from fimserver.ab.arms import open_arms, read_spec, request_of, settings_of_arm, without_token
 from fimserver.ab.remote import RemoteArm
 from fimserver.ab.spans import Span
 from fimserver.errors import InputError
@@ -29,7 +29,20 @@ SHORT = {"max_tokens": 8, "device": "cpu"}
     ],
 )
 def test_a_specification(text, url, changes):
-    assert read_spec(text) == (text, url, changes)
+    assert read_spec(text) == (text.replace("token=t", "token=…"), url, changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("http://box,token=s3cret,model=ar", "http://box,token=…,model=ar"),
+        ("fimserver ab --a 'http://box,token=s3cret' --b ar", "fimserver ab --a 'http://box,token=…' --b ar"),
+        ("fimserver ab --token s3cret --b ar", "fimserver ab --token … --b ar"),
+        ("fimserver ab --token=s3cret --max-tokens 9", "fimserver ab --token=… --max-tokens 9"),
+    ],
+)
+def test_a_report_never_holds_a_token(line, shown):
+    assert without_token(line) == shown
 
 
 @pytest.mark.parametrize(
@@ -52,6 +65,8 @@ def test_an_arm_changes_the_settings_of_the_command():
     assert (settings.model, settings.max_tokens, settings.temperature) == ("ar", 9, 0.5)
     with pytest.raises(InputError, match="temperature"):
         settings_of_arm("ar,temperature=hot", {})
+    far = settings_of_arm("http://box,token=t", {})
+    assert (far.connect, far.token) == ("http://box", "t")
 
 
 def test_a_request_is_made_as_an_editor_would():

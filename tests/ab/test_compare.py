@@ -103,6 +103,25 @@ def test_an_interrupted_replay_goes_on_with_the_next_trace(tmp_path, monkeypatch
     assert len(played) == 6
 
 
+def test_a_token_of_a_replayed_arm_goes_to_its_server_and_nowhere_else(tmp_path, monkeypatch):
+    seen, row = [], make_report(1).rows[0]
+
+    def played(trace, command, *, speed, env):
+        seen.append((command, env))
+        return trace
+
+    monkeypatch.setattr(comparing, "replay", played)
+    monkeypatch.setattr(comparing, "rows_of_replay", lambda *_: [row])
+    monkeypatch.setattr(comparing, "timelines", lambda *_: [])
+    source = Source(None, None, (trace(tmp_path, "one.jsonl"),), 4, 0)
+    report = compare(Asked(("http://box,token=s3cret", "ar"), source, {}, tmp_path / "out", "fimserver ab"))
+    assert report.finished
+    assert [env["FIMSERVER_TOKEN"] for _, env in seen] == ["s3cret", ""]
+    assert "--connect=http://box" in seen[0][0]
+    assert not any("s3cret" in word for command, _ in seen for word in command)
+    assert "s3cret" not in (tmp_path / "out" / "report.json").read_text() + (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
