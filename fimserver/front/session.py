@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fimserver.front.acceptance import Acceptance
 from fimserver.front.client import Line
@@ -23,13 +23,15 @@ from fimserver.front.memory import Memory
 from fimserver.front.notebooks import Notebooks
 from fimserver.front.outcome import Outcome
 from fimserver.front.privacy import Privacy, path_of
-from fimserver.front.recorder import Recorder
 from fimserver.front.rhythm import Rhythm
 from fimserver.front.syntax import language_of
 from fimserver.front.trial import Shadows, Trial, Turn
 from fimserver.reasons import Reason
 from fimserver.types import Route
 from fimserver.wire import Usage
+
+if TYPE_CHECKING:
+    from fimserver.front.recorder import Recorder
 
 MAX_REJECTED = 64
 TELL_S = 0.5  # what the end of a window may wait for its last events
@@ -142,6 +144,8 @@ class Session:
 
     def record(self, path: Path) -> Recorder:
         """Write down keystrokes from now on, of documents that privacy lets out. Whoever ends the window ends it."""
+        from fimserver.front.recorder import Recorder  # noqa: PLC0415 - a window that records nothing need not hold it
+
         self.recorder = Recorder(path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None)
         return self.recorder
 
