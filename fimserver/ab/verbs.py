@@ -27,27 +27,29 @@ INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 @click.option("--spans", type=click.Path(path_type=Path), help="JSONL of prefix, middle, suffix.")
 @click.option("--trace", "traces", type=click.Path(path_type=Path), multiple=True, help="Replay keystrokes; may come twice.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"So many spans. [default: {LIMIT}]")
-@click.option("--draw", type=int, default=0, show_default=True, help="Seed of which spans, and in which order.")
 @click.option("--warm", is_flag=True, help="Each span also with its prompt in the cache.")
 @click.option("--speed", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Of a replay; 1 is real time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json and report.html.")
 @settings_options
 @click.pass_context
 def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> None:
-    """Compare two configurations on the same spans or keystrokes, in turn, in one run."""
+    """Compare two configurations on the same spans or keystrokes, in turn, in one run.
+
+    --seed also draws which spans, and which arm goes first.
+    """
     if context.invoked_subcommand is not None:
         return
     from fimserver.ab.compare import Asked, Source, compare  # noqa: PLC0415 - numpy and more
 
-    names = ("repo", "spans", "traces", "limit", "draw", "warm", "speed")
-    repo, spans, traces, limit, draw, warm, speed = (options.pop(name) for name in names)
+    names = ("repo", "spans", "traces", "limit", "warm", "speed")
+    repo, spans, traces, limit, warm, speed = (options.pop(name) for name in names)
     if not (a and b and out):
         raise InputError("give two arms and a folder: fimserver ab --a dllm --b ar --repo DIR --out DIR")
     if sum(map(bool, (repo, spans, traces))) != 1:
         raise InputError("give one of --repo DIR, --spans FILE.jsonl and --trace FILE.jsonl")
     if traces and warm:
         raise InputError("--warm is for spans: in a replay the caches are as they are in an editor")
-    source = Source(repo, spans, tuple(traces), limit or LIMIT, draw, warm=warm, speed=speed)
+    source = Source(repo, spans, tuple(traces), limit or LIMIT, options["seed"] or 0, warm=warm, speed=speed)
     report = compare(Asked((a, b), source, given(options), out, _command()))
     _show(report, out)
     if not report.finished:
