@@ -9,6 +9,13 @@ FimError
 └── NonFiniteError       a model produced NaN or infinity: nothing of it is shown
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class FimError(Exception):
     """The message is one line and says what to do."""
@@ -36,3 +43,9 @@ class LoadError(ModelError):
 
 class NonFiniteError(FimError):
     """A model produced NaN or infinity."""
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """Which field is wrong, and how; ``whole`` is what to call all of it. Quotes nothing of what was given."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

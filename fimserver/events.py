@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fimserver.errors import InputError
+from fimserver.errors import InputError, first_problem
 from fimserver.reasons import Reason
 
 MAX_ANSWERS = 512
+PROPENSITY = 0.5  # of either route in a block of a trial
 MAX_BATCH_BYTES = 1 << 20
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")]
 Language = Annotated[str, Field(pattern=r"^[a-z0-9_+#-]{0,32}$")]  # one of our own names; empty: none of ours
@@ -80,5 +81,4 @@ def read_batch(data: bytes) -> Batch:
     try:
         return Batch.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise InputError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+        raise InputError(first_problem(error, "body")) from None

@@ -25,6 +25,11 @@ def lexemes(text: str) -> int:
     return sum(1 for _ in _LEXEME.finditer(text.replace("\r\n", "\n")))
 
 
+def common_prefix(left: str, right: str) -> int:
+    """Characters that are equal from the start."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
 def bucket_of(count: float) -> int:
     """The index in ``LABELS`` of a number of lexemes."""
     return bisect_left(LIMITS, count)

@@ -13,6 +13,11 @@ ROUTES: tuple[Route, ...] = ("dllm", "ar")
 StopRule = Literal["auto", "line", "block", "none"]
 
 
+def other(route: Route) -> Route:
+    """The route that was not chosen."""
+    return "ar" if route == "dllm" else "dllm"
+
+
 @dataclass(frozen=True)
 class Snippet:
     """Text from another place that helps to fill a middle: another open file, a definition, a recent edit."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fimserver.errors import InputError
+from fimserver.errors import InputError, first_problem
 from fimserver.reasons import Reason
 from fimserver.types import Decision, Drafting, Features, Prefill, Snippet, StopRule
 
@@ -80,9 +80,7 @@ def read_body(data: bytes) -> CompletionBody:
     try:
         return CompletionBody.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise InputError(f"{where}: {first['msg']}") from None
+        raise InputError(first_problem(error, "body")) from None
 
 
 class Usage(_Body):

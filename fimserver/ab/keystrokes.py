@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fimserver.ab.metrics import common_prefix, saved_keys, score
+from fimserver.ab.metrics import saved_keys, score
 from fimserver.ab.replay import Replayed, Shot, Text
 from fimserver.ab.schema import Mark, Result, Row, Side, Timeline
 from fimserver.ab.settled import Settled, settle
 from fimserver.errors import InputError
-from fimserver.lengths import lexemes
+from fimserver.lengths import common_prefix, lexemes
 from fimserver.reasons import Reason
 from fimserver.types import ROUTES, Route, unix_lines
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import takewhile
 
+from fimserver.lengths import common_prefix
 from fimserver.types import unix_lines
 
 _BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
@@ -52,11 +52,6 @@ def saved_keys(text: str, gold: str) -> float:
     if wrong and not (_first_line(body) and _first_line(body) == _first_line(gold)):
         return 0.0
     return max(0.0, right - 1.0 - wrong)
-
-
-def common_prefix(left: str, right: str) -> int:
-    """Characters that are equal from the start."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 def _first_line(text: str) -> str:

@@ -13,6 +13,7 @@ from fimserver.ab.arms import OF_A_REQUEST, Filled, filled, request_of
 from fimserver.ab.schema import Arm
 from fimserver.ab.spans import Span
 from fimserver.errors import FimError, InputError
+from fimserver.front.client import message_of
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Request, ms_since
 from fimserver.wire import CompletionBody, Extension, Piece, Usage
@@ -74,7 +75,7 @@ class RemoteArm:
             ) as response:
                 if response.status_code != OK:
                     response.read()
-                    raise InputError(f"{self._url}: {_message(response)} (version {self.arm.version}, here {__version__})")
+                    raise InputError(f"{self._url}: {message_of(response)} (version {self.arm.version}, here {__version__})")
                 for line in response.iter_lines():
                     if (piece := _piece(line)) is not None:
                         text += piece.text
@@ -90,7 +91,7 @@ class RemoteArm:
         except httpx2.HTTPError as error:
             raise InputError(f"{self._url} cannot be reached ({type(error).__name__}): is `fimserver serve` running?") from None
         if response.status_code != OK:
-            raise InputError(f"{self._url}: {_message(response)}")
+            raise InputError(f"{self._url}: {message_of(response)}")
         found: dict[str, Any] = response.json()
         return found
 
@@ -102,10 +103,3 @@ def _piece(line: str) -> Piece | None:
     event = json.loads(line[6:])
     usage = Usage.model_validate(event["fimserver"]) if "fimserver" in event else None
     return Piece(text=event["choices"][0]["text"], usage=usage, error=event.get("error", {}).get("message", ""))
-
-
-def _message(response: httpx2.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"

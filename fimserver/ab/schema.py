@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fimserver.errors import InputError
+from fimserver.errors import InputError, first_problem
 from fimserver.types import Route
 
 SCHEMA = 1
@@ -128,8 +128,7 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate({name: value for name, value in data.items() if name != "aggregates"})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise InputError(f"{path}: {first_problem(error, 'report')}") from None
 
 
 def merge(reports: Sequence[Report]) -> Report:

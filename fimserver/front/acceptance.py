@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from fimserver.events import Fate
 from fimserver.front.documents import Document, Place
+from fimserver.lengths import common_prefix
 from fimserver.types import unix_lines
 
 MAX_IDS = 512
@@ -190,4 +191,4 @@ def _matched(document: Document, place: Place, text: str) -> int:
     """How many first characters of ``text`` stand at ``place``."""
     lines = document.lines[place.line : place.line + text.count("\n") + 2]
     there = unix_lines("".join(lines)[place.column :])
-    return next((i for i, (a, b) in enumerate(zip(there, text, strict=False)) if a != b), min(len(there), len(text)))
+    return common_prefix(there, text)

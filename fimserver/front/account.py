@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
+from fimserver.events import PROPENSITY, Told
 from fimserver.events import Answer as Event
-from fimserver.events import Told
 from fimserver.front.acceptance import Shown
 from fimserver.front.complete import Ask, filtered, fitted
 from fimserver.front.documents import Document
 from fimserver.front.ledger import Entry
 from fimserver.front.outcome import Outcome
 from fimserver.front.session import Session
-from fimserver.front.trial import PROPENSITY
 from fimserver.lengths import bucket_of, lexemes
-from fimserver.types import Decision, Route
+from fimserver.types import Decision, other
 from fimserver.wire import Answer, CompletionBody
-
-OTHER: dict[Route, Route] = {"ar": "dllm", "dllm": "ar"}
 
 
 def account(session: Session, ask: Ask, outcome: Outcome) -> None:
@@ -30,7 +27,7 @@ def account(session: Session, ask: Ask, outcome: Outcome) -> None:
     wanted = session.trial.mode == "shadow" and entry.answer.shown and entry.answer.block
     if wanted and outcome.body and outcome.usage and document:
         body = _in_time(session, ask, outcome.body)
-        session.shadows.put(body, OTHER[outcome.usage.route], partial(_judge, session, document, ask, entry))
+        session.shadows.put(body, other(outcome.usage.route), partial(_judge, session, document, ask, entry))
 
 
 def event(session: Session, outcome: Outcome) -> Event:

@@ -158,9 +158,9 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
 
 def _read(response: httpx2.Response) -> Answer:
     if response.status_code in {401, 403}:
-        return failure(Reason.REFUSED, _message(response))
+        return failure(Reason.REFUSED, message_of(response))
     if response.status_code != OK:
-        return failure(Reason.BAD_INPUT, _message(response))
+        return failure(Reason.BAD_INPUT, message_of(response))
     try:
         return read_answer(response.content)
     except InputError as error:
@@ -170,14 +170,14 @@ def _read(response: httpx2.Response) -> Answer:
 def _unwell(response: httpx2.Response) -> Health:
     """What a host that cannot complete says about it."""
     if response.status_code in {401, 403}:
-        return Health(Reason.REFUSED, _message(response))
+        return Health(Reason.REFUSED, message_of(response))
     try:
-        return Health(Reason(response.json()["status"]), _message(response))
+        return Health(Reason(response.json()["status"]), message_of(response))
     except (ValueError, KeyError, TypeError, ValidationError):
         return Health(Reason.REFUSED, "not a host of fimserver")
 
 
-def _message(response: httpx2.Response) -> str:
+def message_of(response: httpx2.Response) -> str:
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

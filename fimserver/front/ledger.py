@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from fimserver.events import Answer, Batch, Standing, Told
 from fimserver.front.acceptance import Shown
 from fimserver.front.documents import Document, Edit, split_lines
-from fimserver.lengths import lexemes
+from fimserver.lengths import common_prefix, lexemes
 from fimserver.types import unix_lines
 
 LOOKS_S = (10, 60)  # after an answer came to the screen
@@ -198,7 +198,7 @@ def around(document: Document, line: int, before: str) -> str:
     """The text of a document from a place on, as far as a suggestion may reach."""
     row = _row(document.lines, line, before)
     rows = document.lines[row : row + AROUND_LINES]
-    column = _same(rows[0], before) if rows else 0
+    column = common_prefix(rows[0], before) if rows else 0
     return unix_lines("".join(rows)[column : column + AROUND_CHARS])
 
 
@@ -210,11 +210,6 @@ def _row(lines: Sequence[str], line: int, before: str) -> int:
                 if 0 <= row < len(lines) and lines[row].startswith(before):
                     return row
     return line
-
-
-def _same(left: str, right: str) -> int:
-    """How many first characters are equal."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def standing(text: str, stood: str, now: str) -> Standing:
@@ -236,7 +231,7 @@ def _found(text: str, there: str) -> tuple[int, int]:
     words, theirs = _TOKEN.findall(text[:AROUND_CHARS]), _TOKEN.findall(there)
     blocks = SequenceMatcher(None, words, theirs).get_matching_blocks()
     runs = ("".join(words[block.a : block.a + block.size]) for block in blocks)
-    return _same(text, there), sum(len(run) for run in runs if run.strip())
+    return common_prefix(text, there), sum(len(run) for run in runs if run.strip())
 
 
 def is_key(edit: Edit) -> bool:

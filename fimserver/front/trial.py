@@ -15,13 +15,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from fimserver.events import PROPENSITY
 from fimserver.reasons import Reason
 from fimserver.types import Decision, Route
 from fimserver.wire import Answer, CompletionBody, Usage
 
 Mode = Literal["off", "blocks", "shadow"]
 BLOCK_S = 300
-PROPENSITY = 0.5
 MAX_SHADOWS = 4  # that wait
 SHADOW_S = 55.0  # an answer older than that is looked at for the last time before its shadow is there
 QUIET_S = 1.0  # without a key or a request: the user looks, or thinks

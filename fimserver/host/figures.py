@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from fimserver.events import PROPENSITY
 from fimserver.host.stats import DAY_S, EmptyError, reading
 from fimserver.lengths import LABELS
 from fimserver.reasons import EXPLANATIONS, Reason
@@ -24,7 +25,6 @@ from fimserver.types import ROUTES
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 ALPHA = 0.05
-PROPENSITY = 0.5  # of either route in a block
 OTHER, MEMORY = "other", "memory"  # a language that is none of ours; what came of itself, or was read ahead
 Mode = Literal["blocks", "shadow"]
 MODES: tuple[Mode, ...] = ("blocks", "shadow")

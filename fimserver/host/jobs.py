@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.latency import Seen
-from fimserver.host.route import NO_DEADLINE_MS, Asked, Router, fit, other
+from fimserver.host.route import NO_DEADLINE_MS, Asked, Router, fit
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Budget, Decision, Request, Route, ms_since
+from fimserver.types import ROUTES, Budget, Decision, Request, Route, ms_since, other
 from fimserver.wire import Piece, Usage
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fimserver.cards import MODELS
-from fimserver.errors import InputError
+from fimserver.errors import InputError, first_problem
 from fimserver.lengths import BUCKETS
 from fimserver.types import Features, Request
 
@@ -142,9 +142,7 @@ def read_model(path: Path) -> Model:
     try:
         return Model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise InputError(f"{path}: {where}: {first['msg']}: {again}") from None
+        raise InputError(f"{path}: {first_problem(error, 'file')}: {again}") from None
 
 
 @cache

@@ -16,7 +16,7 @@ from fimserver.host.latency import TOKENS_PER_LEXEME, Latency, Seen
 from fimserver.host.lengthmodel import Length, expected, mean_chars, mean_lexemes
 from fimserver.host.policies import POLICIES, READING_MS, TIMELESS, Choice, Facts, Side, length
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
-from fimserver.types import ROUTES, Decision, Features, Request, Route
+from fimserver.types import ROUTES, Decision, Features, Request, Route, other
 
 Pin = Literal["auto", "dllm", "ar"]
 # Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and DreamCoder-7B with
@@ -104,7 +104,8 @@ class Router:
         self.costs.learn(cost_name(decision.route, model), seen, decision.predicted_ms.get(decision.route))
 
     def _weighed(self, base: Decision, expect: Length, asked: Asked, known: Mapping[Route, tuple[float, ...]]) -> Decision:
-        sides = {route: self._side(route, expect, asked, known.get(route, ())) for route in ROUTES}
+        seen = {route: self._kept(route, asked.models[route]) or [Kept(0.0, 0.0)] * len(LABELS) for route in ROUTES}
+        sides = {route: _side(route, expect, seen, known.get(route, ()), asked.left_ms) for route in ROUTES}
         facts = Facts(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
         measured = len(known) == len(ROUTES) or self.policy in TIMELESS
         choice = POLICIES[self.policy](facts) if measured else length(facts)
@@ -119,14 +120,6 @@ class Router:
             propensity=choice.propensity,
         )
 
-    def _side(self, route: Route, expect: Length, asked: Asked, ms: tuple[float, ...]) -> Side:
-        seen = {each: self._kept(each, asked.models[each]) or [Kept(0.0, 0.0)] * len(LABELS) for each in ROUTES}
-        rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
-        chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
-        keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
-        in_time = [float(each <= asked.left_ms) for each in ms] or [1.0] * len(LABELS)
-        return Side(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
-
     def _rate(self, expect: Length, sides: Mapping[Route, Side]) -> float:
         """Kept characters per millisecond of late; for the first request, of its better route."""
         if self._spent_ms:
@@ -138,6 +131,15 @@ class Router:
         share = RATE_SHARE if self._spent_ms else 1.0
         self._kept_chars += share * (side.keep * side.in_time * facts.chars - self._kept_chars)
         self._spent_ms += share * (side.ms + READING_MS - self._spent_ms)
+
+
+def _side(route: Route, expect: Length, seen: Mapping[Route, Sequence[Kept]], ms: tuple[float, ...], left_ms: float) -> Side:
+    """What is expected of a route: ``ms`` by length, none where it is not measured yet."""
+    rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
+    chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
+    keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
+    in_time = [float(each <= left_ms) for each in ms] or [1.0] * len(LABELS)
+    return Side(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
 
 
 def keep_rate(route: Route, bucket: int, seen: Mapping[Route, Kept]) -> tuple[float, float]:
@@ -173,11 +175,6 @@ def _lexemes(request: Request) -> tuple[float, ...]:
     most = request.max_tokens / TOKENS_PER_LEXEME
     most = min(most, LINE_LEXEMES) if request.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
-
-
-def other(route: Route) -> Route:
-    """The route that was not chosen."""
-    return "ar" if route == "dllm" else "dllm"
 
 
 def cost_name(route: Route, model: str) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fimserver.ab.metrics import common_prefix, saved_keys, score
+from fimserver.ab.metrics import saved_keys, score
+from fimserver.lengths import common_prefix
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 from fimserver.host.latency import Latency, Seen
 from fimserver.host.policies import EXPLORED, POLICIES, Facts, Side
-from fimserver.host.route import NO_DEADLINE_MS, Asked, Kept, Router, cost_name, fit, other
+from fimserver.host.route import NO_DEADLINE_MS, Asked, Kept, Router, cost_name, fit
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Features, Request
+from fimserver.types import Features, Request, other
 
 MODELS = {"dllm": "d", "ar": "a"}
 INSIDE, FRESH = Request("f(", ")\n"), Request("def f():\n    ", "\n")
