@@ -6,17 +6,20 @@ The OpenAI ``/v1/completions`` shape, with ``suffix``, and one extension object,
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fimserver.errors import InputError, first_problem
 from fimserver.reasons import Reason
-from fimserver.types import Decision, Drafting, Features, Prefill, Snippet, StopRule
+from fimserver.types import Decision, Drafting, Features, Prefill, Slot, Snippet, StopRule
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHOICES = 8
 MAX_STOPS = 16
+NOT_OURS = "what answered is no host of fimserver: is --connect right?"
 Id = Annotated[str, Field(max_length=200)]
 Stop = Annotated[str, Field(max_length=200)]
 
@@ -51,6 +54,7 @@ class Extension(_Body):
     typed_chars: int = Field(0, ge=0, le=64 * 1024)
     features: Features | None = None
     idle: bool = False  # only while nothing else is to be done
+    preview: bool = False  # a stream also has the canvas of each denoising step
 
 
 class CompletionBody(_Body):
@@ -99,11 +103,17 @@ class Usage(_Body):
     drafting: Drafting | None = None  # of the ar route
 
 
+class _Choice(_Body):
+    index: int = 0
+    text: str = ""
+
+
 class Piece(_Body):
-    """One event of a stream: text that was added to a choice, or how a choice ended."""
+    """One event of a stream: text that was added to a choice, a canvas to look at, or how a choice ended."""
 
     index: int = 0
     text: str = ""
+    canvas: tuple[Slot, ...] = ()
     usage: Usage | None = None
     error: str = ""
 
@@ -113,12 +123,34 @@ class Piece(_Body):
         event: dict[str, Any] = {"id": request_id, "object": "text_completion", "choices": [choice]}
         if self.usage:
             event |= {"model": self.usage.model, "fimserver": self.usage.model_dump()}
+        if self.canvas:
+            event["canvas"] = [asdict(slot) for slot in self.canvas]
         if self.error:
             event["error"] = {"message": self.error}
         return b"data: " + _dump(event) + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+class _Event(BaseModel):
+    choices: tuple[_Choice, ...] = Field(min_length=1)
+    fimserver: Usage | None = None
+    canvas: tuple[Slot, ...] = ()
+    error: dict[str, str] = Field(default_factory=dict)
+
+
+def read_piece(line: str) -> Piece | None:
+    """What a line of a stream says, ``None`` where it is no event with a choice. Raises ``InputError`` where it is not ours."""
+    if not line.startswith("data: {"):
+        return None
+    try:
+        event = _Event.model_validate_json(line.removeprefix("data: "))
+    except ValidationError:
+        raise InputError(NOT_OURS) from None
+    choice = event.choices[0]
+    error = event.error.get("message", "")
+    return Piece(index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error)
 
 
 class Middle(_Body):
@@ -136,11 +168,6 @@ class Answer(_Body):
     message: str = ""
 
 
-class _Choice(_Body):
-    index: int = 0
-    text: str = ""
-
-
 class _Collected(_Body):
     choices: tuple[_Choice, ...]
     fimserver: tuple[Usage, ...]
@@ -153,8 +180,20 @@ def read_answer(data: bytes) -> Answer:
         got = _Collected.model_validate_json(data)
         middles = tuple(Middle(text=c.text, usage=u) for c, u in zip(got.choices, got.fimserver, strict=True))
     except ValueError:
-        raise InputError("what answered is no host of fimserver: is --connect right?") from None
-    return Answer(middles=middles, reason=None if middles else Reason.FAILED, message=got.error.get("message", ""))
+        raise InputError(NOT_OURS) from None
+    return _answer(middles, got.error.get("message", ""))
+
+
+def gather(pieces: Sequence[Piece]) -> Answer:
+    """The answer that a stream of pieces adds up to."""
+    usages = {piece.index: piece.usage for piece in pieces if piece.usage}
+    texts = {index: "".join(piece.text for piece in pieces if piece.index == index) for index in usages}
+    middles = tuple(Middle(text=texts[index], usage=usage) for index, usage in sorted(usages.items()))
+    return _answer(middles, next((piece.error for piece in pieces if piece.error), ""))
+
+
+def _answer(middles: tuple[Middle, ...], message: str) -> Answer:
+    return Answer(middles=middles, reason=None if middles else Reason.FAILED, message=message)
 
 
 def finish_reason(usage: Usage | None) -> str | None:
@@ -164,5 +203,10 @@ def finish_reason(usage: Usage | None) -> str | None:
     return "length" if usage.reason in {Reason.LENGTH, Reason.DEADLINE} else "stop"
 
 
+# Ends of lines to many a reader, httpx among them, that JSON leaves as they are.
+LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
+
+
 def _dump(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    said = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return said.translate(LINE_ENDS).encode("utf-8", "replace")

@@ -6,8 +6,18 @@ import pytest
 
 from fimserver.errors import InputError
 from fimserver.reasons import Reason
-from fimserver.types import Decision, Snippet
-from fimserver.wire import MAX_STOPS, CompletionBody, Piece, Usage, finish_reason, read_answer, read_body
+from fimserver.types import Decision, Slot, Snippet
+from fimserver.wire import (
+    MAX_STOPS,
+    CompletionBody,
+    Piece,
+    Usage,
+    finish_reason,
+    gather,
+    read_answer,
+    read_body,
+    read_piece,
+)
 
 
 def body(**fields):
@@ -117,7 +127,7 @@ def test_an_event_is_one_line_whatever_the_text():
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert b"\n" not in event[:-2]
-    assert b"\r" not in event
+    assert len(event.decode().splitlines()) == 2
     assert json.loads(event[6:]) == {
         "id": "cmpl-1",
         "object": "text_completion",
@@ -132,6 +142,36 @@ def test_the_last_event_of_a_choice_says_how_it_ended():
     assert event["model"] == "nano"
     assert event["error"] == {"message": "because"}
     assert Usage(**event["fimserver"]) == usage
+
+
+def test_what_is_said_as_an_event_is_read_as_the_same_piece():
+    usage = Usage(route="dllm", model="nano", reason=Reason.END, decision=Decision("dllm", "asked for", "length", 3.0, 1))
+    canvas = (Slot("\u2028é", masked=False, fresh=True), Slot("", masked=True))
+    for piece in (Piece(text="a\x85\n"), Piece(index=2, usage=usage), Piece(canvas=canvas), Piece(error="because")):
+        lines = piece.sse("x").decode().splitlines()
+        assert [read_piece(line) for line in lines] == [piece, None]
+
+
+@pytest.mark.parametrize("line", ["", ":", "data: [DONE]", "event: x", "data:"])
+def test_lines_of_a_stream_that_say_nothing(line):
+    assert read_piece(line) is None
+
+
+@pytest.mark.parametrize(
+    "event", ["{", "{}", '{"choices": []}', '{"choices": [{"text": 1}]}', '{"choices": [{}], "canvas": [1]}']
+)
+def test_an_event_of_another_server_is_told_apart(event):
+    with pytest.raises(InputError, match="no host of fimserver"):
+        read_piece(f"data: {event}")
+
+
+def test_a_stream_adds_up_to_an_answer_of_the_choices_that_ended():
+    usage = Usage(route="ar", model="m", reason=Reason.END)
+    pieces = [Piece(text="a"), Piece(index=1, text="x"), Piece(text="b", usage=usage), Piece(index=2, text="never ends")]
+    got = gather([*pieces, Piece(index=1, text="y", usage=usage, error="because")])
+    assert [m.text for m in got.middles] == ["ab", "xy"]
+    assert (got.reason, got.message) == (None, "because")
+    assert gather([]).reason is Reason.FAILED
 
 
 def answer(**fields):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -16,7 +15,7 @@ from fimserver.errors import FimError, InputError
 from fimserver.front.client import message_of
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Request, ms_since
-from fimserver.wire import CompletionBody, Extension, Piece, Usage
+from fimserver.wire import CompletionBody, Extension, read_piece
 
 OK = 200
 TIMEOUT_S = 150.0
@@ -77,7 +76,7 @@ class RemoteArm:
                     response.read()
                     raise InputError(f"{self._url}: {message_of(response)} (version {self.arm.version}, here {__version__})")
                 for line in response.iter_lines():
-                    if (piece := _piece(line)) is not None:
+                    if (piece := read_piece(line)) is not None:
                         text += piece.text
                         first_ms = first_ms or (ms_since(started) if piece.text else 0.0)
                         last = piece
@@ -94,12 +93,3 @@ class RemoteArm:
             raise InputError(f"{self._url}: {message_of(response)}")
         found: dict[str, Any] = response.json()
         return found
-
-
-def _piece(line: str) -> Piece | None:
-    """A server-sent event, if it is one of ours."""
-    if not line.startswith("data: {"):
-        return None
-    event = json.loads(line[6:])
-    usage = Usage.model_validate(event["fimserver"]) if "fimserver" in event else None
-    return Piece(text=event["choices"][0]["text"], usage=usage, error=event.get("error", {}).get("message", ""))

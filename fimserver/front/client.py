@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from fimserver.errors import InputError
 from fimserver.front.hosting import Hosting
 from fimserver.reasons import Reason
-from fimserver.wire import Answer, CompletionBody, read_answer
+from fimserver.types import Slot
+from fimserver.wire import Answer, CompletionBody, gather, read_answer, read_piece
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,18 +27,23 @@ TELL_S = 2.0
 OK, NO_CONTENT = 200, 204
 
 
+Watch = Callable[[tuple[Slot, ...]], None]  # is shown the canvas of each denoising step
+
+
 @dataclass(frozen=True)
 class Health:
     """Whether the host can complete; ``None`` means that it can."""
 
     reason: Reason | None
     message: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)  # by route
+    url: str = ""  # of a host elsewhere
 
 
 class Line(Protocol):
     """The way to a host: ``HttpLine``, or a fake."""
 
-    async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
+    async def complete(self, body: CompletionBody, *, asked: bool, watch: Watch | None = None) -> Answer:
         """The host's answer. Never fails; cancelling it stops the host's work. ``asked``: not triggered by typing."""
         ...
 
@@ -71,23 +77,41 @@ class HttpLine:
     def _client(self) -> httpx2.AsyncClient:
         return self._make_client()
 
-    async def complete(self, body: CompletionBody, *, asked: bool) -> Answer:
+    async def complete(self, body: CompletionBody, *, asked: bool, watch: Watch | None = None) -> Answer:
         deadline = time.monotonic() + (body.fimserver.deadline_ms or 10_000) / 1000
         if (reason := await self._host(deadline, asked=asked)) is not None:
             return failure(reason)
         import httpx2  # noqa: PLC0415 - see above
 
         left = max(0.001, deadline - time.monotonic())
-        known = body.fimserver.model_copy(update={"deadline_ms": left * 1000})
-        body = body.model_copy(update={"fimserver": known})
+        known = body.fimserver.model_copy(update={"deadline_ms": left * 1000, "preview": watch is not None})
+        body = body.model_copy(update={"fimserver": known, "stream": watch is not None})
         try:
             async with asyncio.timeout(left + GRACE_S):
-                response = await self._client.post("/v1/completions", content=body.model_dump_json(exclude_defaults=True))
+                return await self._ask(body, watch)
         except TimeoutError:
             return failure(Reason.DEADLINE)
         except (httpx2.HTTPError, OSError) as error:
             return failure(Reason.NO_HOST, type(error).__name__)
-        return _read(response)
+        except InputError as error:
+            return failure(Reason.REFUSED, str(error))
+
+    async def _ask(self, body: CompletionBody, watch: Watch | None) -> Answer:
+        """The answer, in one piece or, where someone watches, as it comes."""
+        question = body.model_dump_json(exclude_defaults=True)
+        if watch is None:
+            return _read(await self._client.post("/v1/completions", content=question))
+        async with self._client.stream("POST", "/v1/completions", content=question) as response:
+            if response.status_code != OK:
+                await response.aread()
+                return _read(response)
+            pieces = []
+            async for line in response.aiter_lines():
+                if (piece := read_piece(line)) is not None:
+                    pieces.append(piece)
+                    if piece.canvas:
+                        watch(piece.canvas)
+        return gather(pieces)
 
     async def tell(self, batch: bytes) -> bool:
         if "_client" not in self.__dict__:  # the host was never spoken to
@@ -110,9 +134,8 @@ class HttpLine:
             response = await self._client.get("/health", timeout=2.0)
         except (httpx2.HTTPError, OSError) as error:
             return Health(Reason.NO_HOST, type(error).__name__)
-        if response.status_code == OK:
-            return Health(None)
-        return _unwell(response)
+        health = _well(response) if response.status_code == OK else _unwell(response)
+        return replace(health, url="" if self._hosting else str(self._client.base_url))
 
     def revive(self) -> None:
         if self._hosting:
@@ -157,14 +180,20 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
 
 
 def _read(response: httpx2.Response) -> Answer:
+    """Raises ``InputError`` for what no host of ours says."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
     if response.status_code != OK:
         return failure(Reason.BAD_INPUT, message_of(response))
+    return read_answer(response.content)
+
+
+def _well(response: httpx2.Response) -> Health:
+    """What a host that can complete says about itself. Another server's answer is not ours."""
     try:
-        return read_answer(response.content)
-    except InputError as error:
-        return failure(Reason.REFUSED, str(error))
+        return Health(None, models={str(route): str(name) for route, name in response.json()["models"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Health(Reason.REFUSED, "not a host of fimserver")
 
 
 def _unwell(response: httpx2.Response) -> Health:

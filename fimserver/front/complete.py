@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from fimserver.front import syntax
+from fimserver.front.client import Watch
 from fimserver.front.context import Context
 from fimserver.front.documents import Document, Place, Snapshot, split_lines
 from fimserver.front.features import features, indent_unit
@@ -52,6 +53,7 @@ class Ask:
     invoked: bool
     received_s: float
     popup: Popup | None = None
+    watch: Watch | None = None
     surface: Surface = "inline"
 
     @property
@@ -98,7 +100,7 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
     await _wait(session, document, ask, body)
     ahead = asyncio.get_running_loop().call_later(READ_AHEAD_S, _read_ahead, session, document, ask)
     try:
-        answer = await session.line.complete(_in_time(session, ask, body), asked=ask.invoked)
+        answer = await session.line.complete(_in_time(session, ask, body), asked=ask.invoked, watch=ask.watch)
     finally:
         ahead.cancel()
     if not answer.middles:

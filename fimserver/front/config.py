@@ -41,6 +41,7 @@ class Config(BaseModel):
     disabled_languages: tuple[str, ...] = ()  # LSP language ids
     stats: bool = True  # tell the host what became of suggestions, in lengths and hashes
     status: bool = False  # whether the editor understands the notification fimserver/status
+    preview: bool = False  # whether it wants the canvas of each denoising step: fimserver/canvas
 
     @field_validator("exclude")
     @classmethod

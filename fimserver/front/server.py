@@ -15,6 +15,7 @@ from fimserver import __version__
 from fimserver.front import commands, lifecycle, suggest, sync
 from fimserver.front.client import Line
 from fimserver.front.config import Config
+from fimserver.front.health import examine
 from fimserver.front.protocol import Protocol, Send
 from fimserver.front.session import Session
 from fimserver.front.status import Status
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Handler] = {
     lsp.NOTEBOOK_DOCUMENT_DID_CLOSE: sync.did_close_notebook,
     "fimserver/explain": commands.explain,
     "fimserver/stats": commands.stats,
+    "fimserver/health": lambda server, _: examine(server),
     "textDocument/didFocus": commands.did_focus,
     "textDocument/didShowCompletion": commands.did_show,
     "textDocument/didPartiallyAcceptCompletion": commands.did_accept_partly,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types as lsp
@@ -18,6 +19,7 @@ from fimserver.front import items
 from fimserver.front.account import account
 from fimserver.front.complete import Ask, Popup, Surface, complete
 from fimserver.front.outcome import Outcome, Suggestion
+from fimserver.front.preview import preview
 from fimserver.reasons import Reason
 
 if TYPE_CHECKING:
@@ -34,12 +36,16 @@ def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any
     if ask is None:
         server.session.note(Outcome(reason=Reason.NOT_OPEN, uri=params.text_document.uri))
         return lsp.InlineCompletionList(items=[])
-    return _inline(server, ask)
+    return _inline(server, replace(ask, watch=preview(server, ask.snapshot)))
 
 
 async def _inline(server: Server, ask: Ask) -> lsp.InlineCompletionList | None:
     """``None`` for what is out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
-    suggestions = await suggest(server, ask)
+    try:
+        suggestions = await suggest(server, ask)
+    finally:
+        if ask.watch:
+            ask.watch(())
     if suggestions is None:
         return None
     start = ask.popup.start if ask.popup else None
@@ -72,7 +78,7 @@ def _ask(
     if popup is not None:
         start = popup.range.start
         selected = Popup(document.place((start.line, start.character), encoding), popup.text)
-    return Ask(document.snapshot(place), invoked, time.monotonic(), selected, surface)
+    return Ask(document.snapshot(place), invoked, time.monotonic(), selected, surface=surface)
 
 
 async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...] | None:

@@ -162,6 +162,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         stops=body.stops,
         warm=body.max_tokens == 0,
         idle=known.idle,
+        preview=known.preview and body.stream,
     )
     return job, answers
 

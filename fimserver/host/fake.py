@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Drafting, Request, Route
+from fimserver.types import Budget, Chunk, Drafting, Request, Route, Slot
 
-Script = Callable[[Request, Route], Iterator[str | float | BaseException]]
+Script = Callable[[Request, Route], Iterator[str | float | tuple[Slot, ...] | BaseException]]
 
 
 class FakeEngine:
-    """Yields what a script says: text, a pause in seconds, or an error to raise. Asks its budget like a real one.
+    """Yields what a script says: text, a canvas, a pause in seconds, or an error to raise. Asks its budget like a real one.
 
     On the ar route each text is a round of which one of two drafted tokens stood.
     """
@@ -37,6 +37,8 @@ class FakeEngine:
                 raise step
             if isinstance(step, float):
                 time.sleep(step)
+            elif isinstance(step, tuple):
+                yield Chunk("", tokens, tokens, None, canvas=step)
             elif step:
                 tokens += 1
                 yield Chunk(step, tokens, tokens, None)

@@ -51,6 +51,7 @@ class Job:
     stops: tuple[str, ...] = ()
     warm: bool = False
     idle: bool = False
+    preview: bool = False  # canvases are wanted, too
     superseded: bool = False
     overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
     received: float = field(default_factory=time.perf_counter)
@@ -201,8 +202,9 @@ def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usa
             "drafting": chunk.drafting,
             "prefill": chunk.prefill,
         }
-        if added or reason:
-            yield Piece(index=index, text=added, usage=usage.model_copy(update=measured) if reason else None)
+        canvas = chunk.canvas if job.preview and index == 0 else ()
+        if added or reason or canvas:
+            yield Piece(index=index, text=added, canvas=canvas, usage=usage.model_copy(update=measured) if reason else None)
         if reason:
             return
 

@@ -305,7 +305,7 @@ class Moody:
     def __init__(self, rng):
         self._rng = rng
 
-    async def complete(self, body, *, asked):  # noqa: ARG002 - the shape of a line
+    async def complete(self, body, *, asked, watch=None):  # noqa: ARG002 - the shape of a line
         await asyncio.sleep(self._rng.choice((0, 0, 0.001, 0.01)))
         if self._rng.random() < 0.2:
             return failure(self._rng.choice((Reason.NO_HOST, Reason.FAILED, Reason.RESTING, Reason.LOADING)))

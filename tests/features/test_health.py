@@ -1,0 +1,66 @@
+"""What an editor's health page is told, whatever state the host is in."""
+
+import pytest
+
+from fimserver import __version__
+from fimserver.errors import ModelError
+from fimserver.host.fake import FakeEngines
+from tests.editor import Editor
+from tests.hosts import ScriptedHost
+
+ALWAYS = {"version", "state", "message", "enabled", "setRoute", "models", "host", "log"}
+PROVED = {"route", "model", "roundTripMs", "engineMs", "tokens"}
+
+
+def test_a_host_that_can_complete_proves_it(editor, host):
+    host.says("a + b")
+    said = editor.call("fimserver/health")
+    assert set(said) == ALWAYS | PROVED
+    assert (said["version"], said["state"], said["message"], said["enabled"]) == (__version__, "ready", "", True)
+    assert said["models"] == {"dllm": "fake", "ar": "fake"}
+    assert (said["route"], said["model"], said["tokens"]) == ("ar", "fake", 1)
+    assert 0 <= said["engineMs"] <= said["roundTripMs"]
+    assert said["host"].rstrip("/") == host.url
+    assert said["log"] == ""  # it is on the other machine
+
+
+def test_the_pinned_route_is_what_is_tried(connected, host):
+    connected.start(options={"model": "dllm"})
+    said = connected.call("fimserver/health")
+    assert (said["setRoute"], said["route"]) == ("dllm", "dllm")
+
+
+def test_a_tiny_completion_that_fails_is_a_state(editor, host):
+    host.says(ModelError("the weights are gone: fetch them again"))
+    said = editor.call("fimserver/health")
+    assert set(said) == ALWAYS
+    assert (said["state"], said["message"]) == ("no_model", "the weights are gone: fetch them again")
+
+
+def test_nothing_of_it_is_seen_elsewhere(editor, host):
+    editor.call("fimserver/health")
+    assert editor.explain()["message"] == "nothing was asked yet"
+    assert editor.call("fimserver/stats")["suggestions"] == {}
+
+
+@pytest.mark.parametrize("kind", ["process", "pipes"])
+def test_a_model_that_cannot_be_loaded_is_said(kind):
+    def load() -> FakeEngines:
+        raise ModelError("no such file")
+
+    with ScriptedHost(load) as host, Editor(kind, host.url) as editor:
+        editor.start()
+        editor.wait_until(lambda: editor.call("fimserver/health")["state"] == "no_model")
+        said = editor.call("fimserver/health")
+    assert said["models"] == {}
+    assert "no such file" in said["message"]
+
+
+@pytest.mark.parametrize("kind", ["process", "pipes"])
+def test_a_host_that_is_away_is_said(kind):
+    with Editor(kind, "http://127.0.0.1:1") as editor:
+        editor.start()
+        said = editor.call("fimserver/health")
+    assert set(said) == ALWAYS
+    assert said["state"] == "no_host"
+    assert said["message"]
