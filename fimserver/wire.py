@@ -103,6 +103,16 @@ class Usage(_Body):
     drafting: Drafting | None = None  # of the ar route
 
 
+# Ends of lines to many a reader, httpx among them, that JSON leaves as they are.
+LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
+
+
+def server_sent(event: dict[str, Any]) -> bytes:
+    """An event of a stream, which is one line."""
+    said = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return b"data: " + said.translate(LINE_ENDS).encode("utf-8", "replace") + b"\n\n"
+
+
 class _Choice(_Body):
     index: int = 0
     text: str = ""
@@ -127,7 +137,7 @@ class Piece(_Body):
             event["canvas"] = [asdict(slot) for slot in self.canvas]
         if self.error:
             event["error"] = {"message": self.error}
-        return b"data: " + _dump(event) + b"\n\n"
+        return server_sent(event)
 
 
 DONE = b"data: [DONE]\n\n"
@@ -201,12 +211,3 @@ def finish_reason(usage: Usage | None) -> str | None:
     if usage is None:
         return None
     return "length" if usage.reason in {Reason.LENGTH, Reason.DEADLINE} else "stop"
-
-
-# Ends of lines to many a reader, httpx among them, that JSON leaves as they are.
-LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
-
-
-def _dump(value: dict[str, Any]) -> bytes:
-    said = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return said.translate(LINE_ENDS).encode("utf-8", "replace")

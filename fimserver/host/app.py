@@ -23,15 +23,17 @@ from fimserver import __version__
 from fimserver.cards import read_cards
 from fimserver.errors import FimError, InputError
 from fimserver.events import MAX_BATCH_BYTES, read_batch
+from fimserver.host.foreign import READERS, props
 from fimserver.host.jobs import Job
 from fimserver.host.metrics import Metrics
 from fimserver.host.pages import PAGES
 from fimserver.host.schedule import Scheduler
+from fimserver.host.shapes import Shape
 from fimserver.host.stats import Stats
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Budget, Request
-from fimserver.wire import DONE, MAX_BODY_BYTES, CompletionBody, Piece, Usage, finish_reason, read_body
+from fimserver.wire import MAX_BODY_BYTES, CompletionBody, Piece, Usage
 
 GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
 HARD_DEADLINE_MS = 120_000
@@ -71,7 +73,8 @@ def make_app(host: Host) -> Starlette:
             Endpoint("/health", bound(health)),
             Endpoint("/v1/models", bound(models)),
             Endpoint("/metrics", bound(metrics)),
-            Endpoint("/v1/completions", bound(completions), methods=["POST"]),
+            Endpoint("/props", bound(props)),
+            *(Endpoint(path, bound(completions), methods=["POST"]) for path in READERS),
             Endpoint("/v1/events", bound(events), methods=["POST"]),
             *(Endpoint(path, bound(page), methods=["GET"]) for path, page in PAGES.items()),
         ]
@@ -112,9 +115,9 @@ async def events(host: Host, request: HttpRequest) -> Response:
 
 
 async def completions(host: Host, request: HttpRequest) -> Response:
-    """Fill a middle, streamed or in one piece."""
+    """Fill a middle, streamed or in one piece, asked and answered in the shape that the address stands for."""
     try:
-        body = read_body(await _read(request))
+        body, shape = READERS[request.url.path](await _read(request))
         job, answers = make_job(host, body)
     except FimError as error:
         return _error(400, str(error))
@@ -123,10 +126,10 @@ async def completions(host: Host, request: HttpRequest) -> Response:
     request_id = f"cmpl-{uuid.uuid4().hex}"
     pieces = _pieces(host, job, answers)
     if body.stream:
-        return StreamingResponse(_stream(pieces, request_id), media_type="text/event-stream")
+        return StreamingResponse(_stream(pieces, request_id, shape), media_type="text/event-stream")
     gone = asyncio.ensure_future(_gone(request, host, job))
     try:
-        return JSONResponse(_collected([piece async for piece in pieces], request_id, body.n))
+        return JSONResponse(shape.whole([piece async for piece in pieces], request_id, body.n))
     finally:
         gone.cancel()
 
@@ -220,11 +223,11 @@ def _late(host: Host, job: Job) -> Usage:
     return usage
 
 
-async def _stream(pieces: AsyncIterator[Piece], request_id: str) -> AsyncIterator[bytes]:
+async def _stream(pieces: AsyncIterator[Piece], request_id: str, shape: Shape) -> AsyncIterator[bytes]:
     """Server-sent events, one for each piece."""
     async for piece in pieces:
-        yield piece.sse(request_id)
-    yield DONE
+        yield shape.event(piece, request_id)
+    yield shape.done
 
 
 async def _gone(request: HttpRequest, host: Host, job: Job) -> None:
@@ -232,24 +235,6 @@ async def _gone(request: HttpRequest, host: Host, job: Job) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     host.scheduler.withdraw(job)
-
-
-def _collected(pieces: list[Piece], request_id: str, choices: int) -> dict[str, Any]:
-    """All pieces as one OpenAI answer."""
-    usages = {piece.index: piece.usage for piece in pieces if piece.usage}
-    texts = {i: "".join(piece.text for piece in pieces if piece.index == i) for i in range(choices)}
-    errors = [piece.error for piece in pieces if piece.error]
-    tokens = sum(usage.tokens for usage in usages.values())
-    answer: dict[str, Any] = {
-        "id": request_id,
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": usages[0].model if 0 in usages else "",
-        "choices": [{"index": i, "text": texts[i], "finish_reason": finish_reason(usages.get(i))} for i in sorted(usages)],
-        "usage": {"completion_tokens": tokens},
-        "fimserver": [usage.model_dump() for _, usage in sorted(usages.items())],
-    }
-    return answer | ({"error": {"message": errors[0]}} if errors else {})
 
 
 async def _read(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> bytes:
@@ -285,4 +270,4 @@ def _name(host_header: str) -> str:
 
 
 def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status)
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": status}}, status)

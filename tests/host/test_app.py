@@ -105,7 +105,7 @@ def test_an_answer_has_the_shape_of_openai(client):
     assert (answer["object"], answer["model"]) == ("text_completion", "fake")
     assert abs(answer["created"] - time.time()) < 60
     assert answer["choices"] == [{"index": 0, "text": "xy", "finish_reason": "stop"}]
-    assert answer["usage"] == {"completion_tokens": 2}
+    assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}
     assert [(u["route"], u["reason"], u["tokens"]) for u in answer["fimserver"]] == [("ar", "end", 2)]
     assert "error" not in answer
 
@@ -142,7 +142,7 @@ def test_choices_are_told_apart_by_index(client, stream):
         answer = client.completes(**fields)
         texts = [choice["text"] for choice in answer["choices"]]
         routes = [usage["route"] for usage in answer["fimserver"]]
-        assert answer["usage"] == {"completion_tokens": 6}
+        assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 6, "total_tokens": 6}
     assert texts == ["xy"] * 3
     assert routes == ["ar", "dllm", "ar"]
 

@@ -1,0 +1,98 @@
+"""Knows raw FIM prompts: prefix, suffix and files, written into one text with the markers of a model. Knows no model.
+
+A text is such a prompt if it is one from its first character to its last, and in one way only:
+
+    [start token] [repository] [file ...]  PREFIX prefix SUFFIX suffix MIDDLE    or    SUFFIX suffix PREFIX prefix MIDDLE
+
+with the markers of one family; between its first marker and its end, the second one stands exactly once. (Codestral
+has no MIDDLE, and SUFFIX first.) A text that merely mentions markers begins with something else, or ends elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+STARTS = ("<s>", "<bos>", "<｜begin▁of▁sentence｜>")  # noqa: RUF001 - as DeepSeek writes it
+PATH_CHARS = 1000
+
+
+class Family(NamedTuple):
+    """The markers that several models share. ``repos`` stand before the repository's name, ``files`` before a path."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    repos: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+FAMILIES = (
+    # Qwen, CodeGemma, newer Granite, DreamOn
+    Family(
+        "<|fim_prefix|>",
+        "<|fim_suffix|>",
+        "<|fim_middle|>",
+        ("<|repo_name|>", "<|reponame|>"),
+        ("<|file_sep|>", "<|file_separator|>", "<|filename|>"),
+    ),
+    # StarCoder, StarCoder2, Granite code, Mellum, StableCode
+    Family("<fim_prefix>", "<fim_suffix>", "<fim_middle>", ("<repo_name>", "<reponame>"), ("<file_sep>", "<filename>")),
+    Family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
+    Family("<PRE> ", " <SUF>", " <MID>"),  # CodeLlama; the blanks are the template's
+    Family("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
+    Family("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
+    Family("[PREFIX]", "[SUFFIX]", ""),  # Codestral
+)
+
+
+class RawPrompt(NamedTuple):
+    """What a raw prompt says. ``files`` are path and text of other files, in their order."""
+
+    prefix: str
+    suffix: str
+    path: str = ""
+    repo: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+
+
+def read_raw(prompt: str) -> RawPrompt | None:
+    """``None`` where ``prompt`` is no raw FIM prompt."""
+    text = next((prompt.removeprefix(start) for start in STARTS if prompt.startswith(start)), prompt)
+    return next((raw for family in FAMILIES if (raw := _read(text, family)) is not None), None)
+
+
+def _read(prompt: str, family: Family) -> RawPrompt | None:
+    if not prompt.endswith(family.middle):
+        return None
+    text = prompt[: len(prompt) - len(family.middle)]
+    firsts = (family.prefix, family.suffix) if family.middle else (family.suffix,)
+    places = {text.find(marker): marker for marker in firsts if marker in text}
+    if not places:
+        return None
+    start = min(places)
+    first = places[start]
+    second = family.suffix if first == family.prefix else family.prefix
+    header, parts = text[:start], text[start + len(first) :].split(second)
+    if len(parts) != 2 or (header and not header.startswith(family.repos + family.files)):
+        return None
+    prefix, suffix = parts if first == family.prefix else reversed(parts)
+    return _with_files(RawPrompt(prefix, suffix), header, family)
+
+
+def _with_files(raw: RawPrompt, header: str, family: Family) -> RawPrompt:
+    """The same with what stands before it. A last file without text is the one that is being edited."""
+    if not header:
+        return raw
+    marked = re.split(f"({'|'.join(map(re.escape, family.repos + family.files))})", header)[1:]
+    bodies = list(zip(marked[::2], marked[1::2], strict=True))
+    repo = next((body.strip() for marker, body in bodies if marker in family.repos), "")
+    files = [_file(body) for marker, body in bodies if marker in family.files]
+    path = files.pop()[0] if files and not files[-1][1].strip() else ""
+    return raw._replace(path=path, repo=repo, files=tuple(file for file in files if file[1].strip()))
+
+
+def _file(body: str) -> tuple[str, str]:
+    """A path in the first line, the text behind it."""
+    path, _, text = body.partition("\n")
+    return (path.strip(), text) if len(path) <= PATH_CHARS else ("", body)

@@ -1,0 +1,154 @@
+"""Knows the shapes in which clients read a middle: OpenAI's, Mistral's, llama.cpp's. Knows nothing of how they asked.
+
+A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` are what had to be read:
+what was in the cache is not among it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from fimserver.reasons import Reason
+from fimserver.wire import DONE, Piece, Usage, finish_reason, server_sent
+
+Answer = dict[str, Any]
+STOP_TYPES = {
+    Reason.END: "eos",
+    Reason.EMPTY: "eos",
+    Reason.LINE: "word",
+    Reason.BLOCK: "word",
+    Reason.LENGTH: "limit",
+    Reason.DEADLINE: "limit",
+}
+
+
+class Shape(NamedTuple):
+    """``event``: a piece of a stream, given the request's id; ``whole``: all pieces, given that and how many choices."""
+
+    event: Callable[[Piece, str], bytes]
+    whole: Callable[[Sequence[Piece], str, int], Any]
+    done: bytes = DONE
+
+
+def _texts(pieces: Sequence[Piece]) -> dict[int, tuple[str, Usage]]:
+    """Each choice that has ended."""
+    ended = {piece.index: piece.usage for piece in pieces if piece.usage}
+    return {i: ("".join(p.text for p in pieces if p.index == i), usage) for i, usage in sorted(ended.items())}
+
+
+def _error(pieces: Sequence[Piece]) -> Answer:
+    """What the first choice that failed says of it. The status stays 200: an editor has nothing to pop up."""
+    message = next((piece.error for piece in pieces if piece.error), "")
+    return {"error": {"message": message}} if message else {}
+
+
+def _openai(pieces: Sequence[Piece], request_id: str, _choices: int) -> Answer:
+    ended = _texts(pieces)
+    usages = [usage for _, usage in ended.values()]
+    return {
+        "id": request_id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": usages[0].model if usages else "",
+        "choices": [{"index": i, "text": text, "finish_reason": finish_reason(usage)} for i, (text, usage) in ended.items()],
+        "usage": _counted(usages),
+        "fimserver": [usage.model_dump() for usage in usages],
+    } | _error(pieces)
+
+
+def _counted(usages: Sequence[Usage]) -> Answer:
+    read, written = sum(usage.prefill.rows for usage in usages), sum(usage.tokens for usage in usages)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def _mistral(pieces: Sequence[Piece], request_id: str, choices: int) -> Answer:
+    """OpenAI's with the text as a message, too: some clients of this address read the one, some the other."""
+    answer = _openai(pieces, request_id, choices) | {"object": "chat.completion"}
+    for choice in answer["choices"]:
+        choice["message"] = {"role": "assistant", "content": choice["text"]}
+    return answer
+
+
+def _mistral_event(piece: Piece, request_id: str) -> bytes:
+    event = json.loads(piece.sse(request_id).removeprefix(b"data: "))
+    event["object"] = "chat.completion.chunk"
+    event["choices"][0]["delta"] = {"role": "assistant", "content": piece.text}
+    return server_sent(event)
+
+
+def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
+    """Answers of ``/infill``. ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key."""
+    return Shape(partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), b"")
+
+
+def _infill(
+    pieces: Sequence[Piece], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
+) -> Answer | list[Answer]:
+    """One object; a list where several choices were asked for."""
+    error = _error(pieces)
+    found = [
+        _picked({"index": i, "content": indented(text, indent), **_facts(usage), **error}, fields)
+        for i, (text, usage) in _texts(pieces).items()
+    ]
+    return found if choices > 1 else found[0]
+
+
+def _infill_event(piece: Piece, _request_id: str, *, fields: tuple[str, ...] | None) -> bytes:
+    facts = _facts(piece.usage) if piece.usage else {"stop": False}
+    return server_sent(_picked({"index": piece.index, "content": piece.text, **facts, **_error([piece])}, fields))
+
+
+def _facts(usage: Usage) -> Answer:
+    """How a middle ended, and what it took."""
+    read, written = usage.prefill.rows, usage.tokens
+    read_ms, write_ms = usage.prefill.ms, max(0.0, usage.total_ms - usage.prefill.ms)
+    return {
+        "model": usage.model,
+        "stop": True,
+        "stop_type": STOP_TYPES.get(usage.reason, "none"),
+        "tokens_predicted": written,
+        "timings": {**_timings("prompt", read, read_ms), **_timings("predicted", written, write_ms)},
+        "fimserver": usage.model_dump(),
+    }
+
+
+def _timings(name: str, tokens: int, ms: float) -> dict[str, float]:
+    """Rates are 0 where there was nothing to divide."""
+    return {
+        f"{name}_n": tokens,
+        f"{name}_ms": ms,
+        f"{name}_per_token_ms": ms / tokens if tokens else 0.0,
+        f"{name}_per_second": tokens / ms * 1000 if ms else 0.0,
+    }
+
+
+def _picked(answer: Answer, fields: tuple[str, ...] | None) -> Answer:
+    if fields is None:
+        return answer
+    found = {field: _at(answer, field) for field in fields}
+    return {field: value for field, value in found.items() if value is not None}
+
+
+def _at(answer: Answer, path: str) -> Any:
+    value: Any = answer
+    for key in path.split("/"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def indented(text: str, least: int) -> str:
+    """``text`` up to its first line that is indented by fewer than ``least`` blanks; the first line may be."""
+    kept, *lines = text.split("\n")
+    for line in lines:
+        if line.strip() and len(line) - len(line.lstrip(" \t")) < least:
+            break
+        kept += "\n" + line
+    return kept
+
+
+OPENAI = Shape(Piece.sse, _openai)
+MISTRAL = Shape(_mistral_event, _mistral)
