@@ -98,3 +98,10 @@ class OwnHosts:
     @property
     def sockets(self):
         return list((self.folder / "run").rglob("*.sock"))
+
+
+def free_port():
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

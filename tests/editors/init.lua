@@ -1,5 +1,5 @@
 -- A plain Neovim: what is typed is what stands in the buffer, and no message ever waits for a key.
--- g:fimserver = {cmd, init_options} comes from the command line.
+-- g:fimserver = {plugin, cmd, init_options} comes from the command line.
 vim.cmd('filetype plugin indent off')
 vim.o.autoindent = false
 vim.o.swapfile = false
@@ -39,35 +39,46 @@ function _G.settled(mark)
   return asked > mark and waiting == 0 and place == here()
 end
 
-vim.lsp.config('fimserver', {
-  cmd = vim.g.fimserver.cmd,
-  filetypes = { 'python', 'env', 'sh', 'conf', 'text', 'markdown', 'make' },
-  root_markers = { '.git', 'pyproject.toml' },
-  init_options = vim.g.fimserver.init_options,
-})
-vim.lsp.enable('fimserver')
-vim.lsp.inline_completion.enable(true)
+vim.opt.runtimepath:append(vim.g.fimserver.plugin)
+vim.lsp.config('fimserver', { cmd = vim.g.fimserver.cmd, init_options = vim.g.fimserver.init_options })
 
+-- The mappings of the plugin's help.
+local fim = require('fimserver')
 vim.keymap.set('i', '<Tab>', function()
-  if not vim.lsp.inline_completion.get() then
+  if not fim.accept() then
     return '<Tab>'
   end
 end, { expr = true })
+vim.keymap.set('i', '<M-w>', fim.accept_word)
+vim.keymap.set('i', '<M-l>', fim.accept_line)
+vim.keymap.set('i', '<M-]>', fim.next)
+vim.keymap.set('i', '<M-\\>', fim.trigger)
+vim.keymap.set('i', '<C-e>', fim.dismiss)
+vim.o.statusline = "%f %m%=%{v:lua.require'fimserver'.status()} "
 
 -- The ghost text of the current buffer: {row, column in bytes, text}, or nil.
 function _G.ghost()
   local namespace = vim.api.nvim_get_namespaces()['nvim.lsp.inline_completion']
-  local mark = vim.api.nvim_buf_get_extmarks(0, namespace, 0, -1, { details = true })[1]
+  local mark = namespace and vim.api.nvim_buf_get_extmarks(0, namespace, 0, -1, { details = true })[1]
   if not mark then
     return nil
   end
   local lines = { mark[4].virt_text or {}, unpack(mark[4].virt_lines or {}) }
   for i, chunks in ipairs(lines) do
     lines[i] = vim.iter(chunks):map(function(chunk)
-      return chunk[1]
+      return chunk[2] ~= 'ComplHintMore' and chunk[1] or '' -- which candidate it is
     end):join('')
   end
   return { mark[2], mark[3], table.concat(lines, '\n') }
+end
+
+-- The lines of the window that floats, or nil.
+function _G.float()
+  for _, window in ipairs(vim.api.nvim_list_wins()) do
+    if vim.api.nvim_win_get_config(window).relative ~= '' then
+      return vim.api.nvim_buf_get_lines(vim.api.nvim_win_get_buf(window), 0, -1, false)
+    end
+  end
 end
 
 -- What a person sees, one string a row.

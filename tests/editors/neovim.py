@@ -10,39 +10,23 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import psutil
 import pynvim
 
+from tests.editors.editor import Ghost, Value, wait
+
 INIT = Path(__file__).with_name("init.lua")
+PLUGIN = Path(__file__).parents[2] / "editors/nvim"
 NAMED = Path(os.environ.get("NVIM", ""))  # inside a Neovim it is that one's socket
 PROGRAM = NAMED if NAMED.name and not NAMED.is_socket() else Path.home() / ".cache/fimserver/neovim/nvim"
 COLUMNS, ROWS = 100, 30
 PATIENCE_S = 30.0
 WATCHDOG_S = 240.0  # an editor that asks its user something answers no call: it is killed then
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Ghost:
-    """Ghost text and where it is drawn. ``column`` counts bytes, as Neovim does."""
-
-    row: int
-    column: int
-    text: str
-
-    def within(self, lines: Sequence[str]) -> list[str]:
-        """The buffer as it must be when the ghost text is accepted."""
-        line = lines[self.row].encode()
-        text = (line[: self.column] + self.text.encode() + line[self.column :]).decode()
-        return [*lines[: self.row], *text.split("\n"), *lines[self.row + 1 :]]
 
 
 def why_not() -> str:
@@ -66,12 +50,16 @@ def processes(runtime: Path, word: str = "") -> list[psutil.Process]:
 
 
 class Neovim:
-    """One editor with one language server. Files are made in ``folder``; ``env`` is for the editor and its server."""
+    """One editor with one language server, our plugin in it. Files are made in ``folder``; ``env`` is for the editor and its server."""
+
+    name = "Neovim"
 
     def __init__(
         self, folder: Path, command: Sequence[str], env: Mapping[str, str], init_options: Mapping[str, Any] | None = None
     ) -> None:
-        server = json.dumps({"cmd": list(command), "init_options": dict(init_options or {})}).replace("'", "''")
+        server = json.dumps({"plugin": str(PLUGIN), "cmd": list(command), "init_options": dict(init_options or {})}).replace(
+            "'", "''"
+        )
         self.folder = folder
         self._command = list(command)
         self._log = Path(env["XDG_STATE_HOME"]) / "nvim" / "lsp.log"
@@ -99,21 +87,19 @@ class Neovim:
 
     def wait(self, what: str, ready: Callable[[], Value], seconds: float = PATIENCE_S) -> Value:
         """Poll until ``ready`` gives something true, and return it. Raises ``TimeoutError`` that says ``what``."""
-        deadline = time.monotonic() + seconds
-        while not (value := ready()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {seconds:g} s for {what}")
-            time.sleep(0.01)
-        return value
+        return wait(what, ready, seconds)
 
     def open(self, name: str, content: bytes = b"") -> None:
         """Write a file, edit it, and begin to insert at its end once the server is initialized."""
+        self.open_without_server(name, content)
+        self.wait_initialized()
+
+    def open_without_server(self, name: str, content: bytes = b"") -> None:
         path = self._nvim.call("fnameescape", str(self.folder / name))
         self.normal_mode()
         self.command(f"silent! bwipeout! {path}")  # a changed buffer of a changed file makes Neovim ask what to do
         (self.folder / name).write_bytes(content)
         self.command(f"edit {path}")
-        self.wait_initialized()
         self.keys("GA")
         self.wait("insert mode", lambda: self.mode() == "i")
 
@@ -146,6 +132,60 @@ class Neovim:
     def ghost(self) -> Ghost | None:
         found = self.lua("return ghost()")
         return Ghost(*found) if found and found[2] else None
+
+    def accept(self) -> None:
+        self.keys("<Tab>")
+
+    def accept_word(self) -> None:
+        self.keys("<M-w>")
+
+    def accept_line(self) -> None:
+        self.keys("<M-l>")
+
+    def dismiss(self) -> None:
+        self.keys("<C-e>")
+
+    def another(self, first: Ghost) -> Ghost | None:
+        """Ask for candidates and go to the next; ``None`` where there is none."""
+        self.keys(r"<M-\>")
+        self.settle()
+        self.keys("<M-]>")
+        with contextlib.suppress(TimeoutError):
+            self.wait("another candidate", lambda: (ghost := self.ghost()) and ghost != first, 0.5)
+            return self.ghost()
+        return None
+
+    def undo(self) -> None:
+        self.normal_mode()
+        self.command("silent undo")
+
+    def save(self) -> bytes:
+        """Write the file; what is in it then."""
+        self.command("silent write")
+        return Path(self.command("echo expand('%:p')")).read_bytes()
+
+    @staticmethod
+    def final_newline(end: str) -> str:
+        """What stands behind the last line in the file."""
+        return end
+
+    def status(self) -> str:
+        """What the status line says of us."""
+        return str(self.lua("return require('fimserver').status()")).removeprefix("fim ")
+
+    def choose_route(self, route: str) -> None:
+        self.command(f"Fim route {route}")
+        self.wait(f"route {route}", lambda: self.lua("return require('fimserver').state().setRoute") == route)
+
+    def explanation(self) -> str:
+        """What the window of ``:Fim explain`` says."""
+        self.normal_mode()
+        self.command("Fim explain")
+        return "\n".join(self.wait("the window", lambda: self.lua("return float()")))
+
+    def complaints(self) -> list[str]:
+        """All that Neovim told its user, but for what was asked for."""
+        return [line for line in self.messages().splitlines() if line and not line.startswith("fimserver: route")]
 
     def lines(self) -> list[str]:
         return list(self._nvim.current.buffer)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.editors.neovim import Ghost, Neovim, processes, why_not
+from tests.editors.editor import Ghost
+from tests.editors.neovim import Neovim, processes, why_not
 
 SERVER = shlex.split(os.environ.get("EDITOR_TEST_SERVER", "")) or [sys.executable, "-m", "fimserver.cli"]
 REASON = why_not()

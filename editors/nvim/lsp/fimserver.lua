@@ -1,0 +1,18 @@
+--- Knows how Neovim starts the server, and for which buffers. Knows nothing of what it answers.
+
+local server = require('fimserver.server')
+
+---@type vim.lsp.Config
+return {
+  cmd = server.default_cmd(),
+  root_markers = { '.git' },
+  root_dir = function(buf, on_dir) -- files only: no help page, no terminal, nothing without a name
+    local name = vim.api.nvim_buf_get_name(buf)
+    if vim.bo[buf].buftype == '' and name ~= '' and not name:find('^%a[%w+.-]+:/') then
+      on_dir(vim.fs.root(buf, vim.lsp.config.fimserver.root_markers or {}))
+    end
+  end,
+  init_options = { status = true },
+  handlers = { ['fimserver/status'] = server.heard },
+  on_exit = function() vim.defer_fn(server.announce, 100) end, -- once Neovim has forgotten it
+}

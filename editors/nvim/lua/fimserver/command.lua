@@ -1,0 +1,121 @@
+--- Knows the subcommands of `:Fim`. Knows nothing of what stands behind them.
+
+local server = require('fimserver.server')
+
+local M = {}
+
+local ROUTES = { 'auto', 'dllm', 'ar' }
+local FACTS = 'reason message filter shown source route model why tokens totalMs engineMs queueMs'
+
+---@param text string
+local function say(text) vim.api.nvim_echo({ { 'fimserver: ' .. text } }, true, {}) end
+
+--- Go on with the server's answer, or say why there is none.
+---@param method string
+---@param go_on fun(answer: table)
+local function ask(method, go_on)
+  local client = server.client()
+  if not client then
+    return say(server.state().message)
+  end
+  client:request(method, vim.empty_dict(), function(err, answer)
+    if err then
+      return say(err.message)
+    end
+    go_on(answer)
+  end)
+end
+
+local COMMANDS = {} ---@type table<string, fun(argument?: string)>
+
+function COMMANDS.enable()
+  server.disabled = false
+  vim.lsp.enable('fimserver')
+  server.tell('toggle', true)
+end
+
+function COMMANDS.disable()
+  server.disabled = true
+  server.tell('toggle', false)
+  require('fimserver.ghost').hide(false)
+end
+
+function COMMANDS.toggle()
+  local off = server.disabled or vim.list_contains({ 'off', 'no_server' }, server.state().state)
+  COMMANDS[off and 'enable' or 'disable']()
+end
+
+function COMMANDS.route(route)
+  if route and not vim.list_contains(ROUTES, route) then
+    return say(('no route %s: auto, dllm or ar'):format(route))
+  elseif route and not server.tell('setRoute', route) then
+    return say(server.state().message)
+  end
+  say('route ' .. (route or server.state().setRoute or 'auto'))
+end
+
+function COMMANDS.explain()
+  ask('fimserver/explain', function(answer)
+    local lines = vim.iter(vim.gsplit(FACTS, ' ')):map(function(fact)
+      return answer[fact] and answer[fact] ~= '' and ('%-9s %s'):format(fact, answer[fact]) or nil
+    end)
+    vim.lsp.util.open_floating_preview(lines:totable(), '', { border = 'rounded' })
+  end)
+end
+
+function COMMANDS.stats()
+  ask('fimserver/stats', function(window)
+    local options = { text = true, timeout = 10000, env = vim.lsp.config.fimserver.cmd_env }
+    vim.system(server.cmd('stats'), options, vim.schedule_wrap(function(out)
+      local text = ('%s%s\nthis window: %s'):format(out.stdout, out.stderr, vim.inspect(window))
+      vim.cmd('botright new')
+      vim.api.nvim_buf_set_lines(0, 0, -1, false, vim.split(text, '\n'))
+      vim.bo.buftype, vim.bo.bufhidden, vim.bo.modifiable = 'nofile', 'wipe', false
+      vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = true })
+    end))
+  end)
+end
+
+function COMMANDS.log()
+  vim.cmd.tabnew(vim.lsp.log.get_filename())
+  ask('fimserver/health', function(health)
+    say(health.log == '' and 'the host keeps its log where it runs' or 'the host: ' .. health.log)
+  end)
+end
+
+function COMMANDS.restart()
+  server.tell('restart')
+  vim.lsp.config('fimserver', {}) -- the program is looked for again
+  vim.lsp.enable('fimserver') -- where the server is gone
+end
+
+function COMMANDS.doctor() vim.cmd.checkhealth('fimserver') end
+
+--- Run a subcommand; without one, say how the server is.
+---@param arguments string[]
+function M.run(arguments)
+  vim.validate('arguments', arguments, 'table')
+  local name, argument = unpack(arguments)
+  if COMMANDS[name] then
+    return COMMANDS[name](argument)
+  elseif name then
+    return say(('no :Fim %s: %s'):format(name, table.concat(M.complete('', 'Fim '), ', ')))
+  end
+  local now, status = server.state(), require('fimserver').status()
+  local parts = { status, 'route ' .. (now.setRoute or 'auto'), now.message }
+  say((table.concat(parts, ', '):gsub(', $', '')))
+end
+
+--- Words that may stand at the cursor.
+---@param lead string
+---@param line string
+---@return string[]
+function M.complete(lead, line)
+  local words = vim.split(line:match('Fim.*') or '', ' +')
+  local choices = #words == 2 and vim.tbl_keys(COMMANDS) or words[2] == 'route' and ROUTES or {}
+  choices = vim.tbl_filter(function(choice) return vim.startswith(choice, lead) end, choices)
+  table.sort(choices)
+  return choices
+end
+
+return M

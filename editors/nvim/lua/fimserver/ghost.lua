@@ -1,0 +1,140 @@
+--- Knows the ghost text at the cursor: what of it is still to come, and how to take a piece of it.
+--- Knows nothing of where it came from.
+
+local api = vim.api
+local M = {}
+
+--- Neovim's state of the current buffer. It is private to Neovim: a newer one may have none.
+---@return table?
+local function completor()
+  local ok, capability = pcall(require, 'vim.lsp._capability')
+  local inline = ok and vim.tbl_get(capability, 'all', 'inline_completion')
+  return inline and inline.active[api.nvim_get_current_buf()] or nil
+end
+
+---@param item vim.lsp.inline_completion.Item
+local function is_ours(item)
+  local client = vim.lsp.get_client_by_id(item.client_id)
+  return client and client.name == 'fimserver' and item.range and type(item.insert_text) == 'string'
+end
+
+--- Whether `text` has the signs of `tail` in their order, so that it may take its place.
+local function covers(text, tail)
+  local at = 0 ---@type integer?
+  for sign in tail:gmatch('%S') do
+    at = at and text:find(sign, at + 1, true)
+  end
+  return at ~= nil
+end
+
+--- What of an item is still to come, and what it replaces behind the cursor. Nothing where
+--- something else was typed, or all of it.
+---@param item vim.lsp.inline_completion.Item
+---@return string? text
+---@return string tail
+local function rest_of(item)
+  local first_row, first, _, last = item.range:to_extmark()
+  local cursor = api.nvim_win_get_cursor(0)
+  local row, col = cursor[1] - 1, cursor[2]
+  local line = api.nvim_buf_get_lines(0, first_row, first_row + 1, false)[1] or ''
+  if row < first_row or #line < first or (row == first_row and col < first) then
+    return nil, ''
+  end
+  local typed = table.concat(api.nvim_buf_get_text(0, first_row, first, row, col, {}), '\n')
+  local text = vim.startswith(item.insert_text, typed) and item.insert_text:sub(#typed + 1) or ''
+  local size = last - first - #(item._filter_text or '')
+  local tail = api.nvim_get_current_line():sub(col + 1, col + size)
+  return #tail == size and text ~= tail and covers(text, tail) and text or nil, tail
+end
+
+--- The item with another text, which begins at the cursor and replaces so many bytes behind it.
+---@param item vim.lsp.inline_completion.Item
+---@param text string
+---@param size integer
+---@return vim.lsp.inline_completion.Item
+local function at_cursor(item, text, size)
+  local row, col = unpack(api.nvim_win_get_cursor(0))
+  local function at(byte) return { line = row - 1, character = byte } end
+  local range = vim.range.lsp(0, { start = at(col), ['end'] = at(col + size) }, 'utf-8')
+  return vim.tbl_extend('force', item, { insert_text = text, range = range, _filter_text = '' })
+end
+
+local function break_undo() vim.go.undolevels = vim.go.undolevels end
+
+--- The piece that Neovim shall insert. The rest is shown again before anybody misses it.
+---@param item vim.lsp.inline_completion.Item
+---@param cut fun(text: string): string
+---@return vim.lsp.inline_completion.Item?
+local function take(item, cut)
+  local text, tail = rest_of(item)
+  if not text then
+    return nil
+  end
+  local left, gone = text:sub(#cut(text) + 1), 0
+  -- What of the tail the rest does not have goes with the piece, in whole characters.
+  while not covers(left, tail:sub(gone + 1)) or tail:find('^[\128-\191]', gone + 1) do
+    gone = gone + 1
+  end
+  if vim.trim(left) == vim.trim(tail:sub(gone + 1)) then -- what stands there need not be accepted
+    left, gone = '', #tail
+  end
+  break_undo()
+  vim.schedule(function()
+    break_undo()
+    local ghost = left ~= '' and completor()
+    if ghost then
+      ghost.current = at_cursor(item, left, #tail - gone)
+      ghost:show()
+    end
+  end)
+  local piece = at_cursor(item, text:sub(1, #text - #left), gone)
+  piece.command = left == '' and item.command or nil
+  return piece
+end
+
+--- Take the piece of the ghost text that `cut` gives, if there is one. Another server's item is
+--- taken as Neovim does it.
+---@param cut? fun(text: string): string nothing: the whole
+---@return boolean
+function M.accept(cut)
+  local current, buf = (completor() or {}).current, api.nvim_get_current_buf()
+  if not current or not is_ours(current) then
+    return not cut and vim.lsp.inline_completion ~= nil and vim.lsp.inline_completion.get()
+  end
+  local function on_accept(item)
+    return buf == api.nvim_get_current_buf() and take(item, cut or tostring) or nil
+  end
+  return rest_of(current) ~= nil and vim.lsp.inline_completion.get({ on_accept = on_accept })
+end
+
+--- Hide the ghost text, if there is some, and maybe tell the server that it was dismissed.
+---@param tell boolean
+---@return boolean
+function M.hide(tell)
+  local function on_accept(item)
+    if tell and is_ours(item) and item.command then
+      local command = vim.tbl_extend('force', item.command, { command = 'fimserver.rejected' })
+      vim.lsp.get_client_by_id(item.client_id):exec_cmd(command, {}, function() end)
+    end
+  end
+  return completor() ~= nil and vim.lsp.inline_completion.get({ on_accept = on_accept })
+end
+
+--- Show another candidate.
+---@param count integer so many further on
+function M.select(count)
+  return completor() and vim.lsp.inline_completion.select({ count = count })
+end
+
+--- Ask now, if there is a server, for several candidates, instead of what waits to ask for one.
+---@return boolean
+function M.ask()
+  local ghost = completor()
+  if ghost then
+    ghost:reset_timer()
+    ghost:request(vim.lsp.protocol.InlineCompletionTriggerKind.Invoked)
+  end
+  return ghost ~= nil
+end
+
+return M

@@ -1,0 +1,99 @@
+--- Knows the server: its program, its clients, and what they last said of themselves.
+--- Knows nothing of ghost text.
+
+local M = { disabled = false } -- by the user, for this session
+
+---@class fimserver.State What `fimserver/status` says, or the plugin where no server runs.
+---@field kind 'Normal'|'Inactive'|'Warning'|'Error'
+---@field state string `ready`, or the code of a reason
+---@field message string a sentence, empty when ready
+---@field setRoute? 'auto'|'dllm'|'ar'
+---@field route? 'dllm'|'ar' who answered last, in `latencyMs`
+---@field latencyMs? integer
+
+local states = {} ---@type table<integer, fimserver.State> by client
+
+---@return string[] # the command where `vim.lsp.config` names none
+function M.default_cmd()
+  local file = assert(vim.uv.fs_realpath(debug.getinfo(1, 'S').source:sub(2)))
+  local own = vim.fs.normalize(file .. '/../../../../../.venv/bin/fimserver') -- of this checkout
+  local is_own = vim.fn.executable('fimserver') == 0 and vim.fn.executable(own) == 1
+  local cmd = vim.g.fimserver_command or (is_own and own or 'fimserver')
+  return type(cmd) == 'table' and cmd or { vim.fs.normalize(cmd) }
+end
+
+--- The command with a verb, which stands before the options.
+---@param verb string
+---@return string[]
+function M.cmd(verb)
+  local cmd = vim.lsp.config.fimserver.cmd
+  local words = type(cmd) == 'table' and vim.list_slice(cmd) or M.default_cmd()
+  local at = vim.iter(ipairs(words)):find(function(_, word) return vim.startswith(word, '--') end)
+  table.insert(words, at or #words + 1, verb)
+  return words
+end
+
+---@return string? # a sentence where the program can not be started
+function M.missing()
+  local cmd = vim.lsp.config.fimserver.cmd
+  local missing = type(cmd) == 'table' and vim.fn.executable(cmd[1]) == 0
+  return missing and ('no program %s: see :checkhealth fimserver'):format(cmd[1]) or nil
+end
+
+---@return vim.lsp.Client? # that can be asked: the current buffer's, else any
+function M.client()
+  local here = vim.lsp.get_clients({ name = 'fimserver', bufnr = 0 })[1]
+  return here or vim.lsp.get_clients({ name = 'fimserver' })[1]
+end
+
+---@return fimserver.State
+function M.state()
+  local client = M.client()
+  local missing = not client and M.missing()
+  local idle = { kind = 'Inactive', state = 'no_server', message = 'no file has asked for it' }
+  local dead = missing and { kind = 'Error', state = 'no_program', message = missing }
+  local fresh = { kind = 'Warning', state = 'starting', message = 'the server has just started' }
+  return client and (states[client.id] or fresh) or dead or idle
+end
+
+--- Tell whoever listens to `User FimserverStatus`.
+function M.announce()
+  local event = { pattern = 'FimserverStatus', data = M.state(), modeline = false }
+  vim.api.nvim_exec_autocmds('User', event)
+end
+
+--- Handles `fimserver/status`.
+---@type lsp.Handler
+function M.heard(_, state, context)
+  states[context.client_id] = state
+  M.announce()
+end
+
+--- Have ghost text in a buffer, or a completion menu where Neovim has no ghost text.
+---@param client vim.lsp.Client
+---@param buf integer
+function M.attached(client, buf)
+  if vim.lsp.inline_completion then
+    vim.lsp.inline_completion.enable(true, { bufnr = buf })
+  else
+    vim.lsp.completion.enable(true, client.id, buf)
+  end
+  if M.disabled then
+    M.tell('toggle', false)
+  end
+end
+
+--- Have all clients run one of the server's commands, if there are any.
+---@param command string without `fimserver.`
+---@param ... any its arguments
+---@return boolean
+function M.tell(command, ...)
+  local clients = vim.lsp.get_clients({ name = 'fimserver' })
+  local name = 'fimserver.' .. command
+  for _, client in ipairs(clients) do
+    client:exec_cmd({ title = name, command = name, arguments = { ... } }, {}, function() end)
+  end
+  return #clients > 0
+end
+
+return M

@@ -1,0 +1,50 @@
+// Knows how a test looks at and moves this window from inside: one JSON call a request, on a port of this machine.
+// Knows nothing of what is tested. Keys come through the browser, as a person's do.
+const http = require('node:http');
+const fs = require('node:fs');
+const vscode = require('vscode');
+
+const editor = () => vscode.window.activeTextEditor;
+
+const calls = {
+  open: async (path) => {
+    const shown = await vscode.window.showTextDocument(vscode.Uri.file(path), { preview: false });
+    const end = shown.document.lineAt(shown.document.lineCount - 1).range.end;
+    shown.selection = new vscode.Selection(end, end);
+    shown.revealRange(new vscode.Range(end, end));
+    await vscode.commands.executeCommand('workbench.action.focusActiveEditorGroup');
+  },
+  text: () => ({
+    text: editor()?.document.getText() ?? '',
+    name: editor()?.document.fileName ?? '',
+    dirty: editor()?.document.isDirty ?? false,
+    line: editor()?.selection.active.line ?? 0,
+    column: editor()?.selection.active.character ?? 0,
+  }),
+  place: (line, column) => {
+    const place = new vscode.Position(line, column);
+    editor().selection = new vscode.Selection(place, place);
+  },
+  close: () => vscode.commands.executeCommand('workbench.action.revertAndCloseActiveEditor'),
+  save: () => editor().document.save(),
+  run: (command, ...args) => vscode.commands.executeCommand(command, ...args),
+  set: (section, value) => vscode.workspace.getConfiguration().update(section, value, vscode.ConfigurationTarget.Global),
+  clipboard: () => vscode.env.clipboard.readText(),
+};
+
+exports.activate = () => {
+  const server = http.createServer(async (request, response) => {
+    let body = '';
+    for await (const chunk of request) body += chunk;
+    try {
+      const { call, args } = JSON.parse(body);
+      response.end(JSON.stringify({ result: (await calls[call](...args)) ?? null }));
+    } catch (error) {
+      response.end(JSON.stringify({ error: String(error && error.stack) }));
+    }
+  });
+  server.listen(0, '127.0.0.1', () => {
+    const folder = vscode.workspace.workspaceFolders?.[0]?.uri.fsPath ?? '';
+    fs.appendFileSync(process.env.PROBE_PORTS, `${JSON.stringify({ folder, port: server.address().port, pid: process.pid })}\n`);
+  });
+};

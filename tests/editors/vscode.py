@@ -1,0 +1,330 @@
+"""Knows how to drive a real VS Code in a headless Chromium: keys in, ghost text, document and status bar out.
+
+Knows nothing of what to expect. Nothing sleeps for luck: every wait polls a condition until a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.browser import chromium
+from tests.editors.editor import Ghost, Value, wait
+from tests.hosts import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+FOLDER = Path(os.environ.get("VSCODE_FOLDER", Path.home() / ".cache/fimserver/vscode"))
+NODE = FOLDER / "node/node_modules/node/bin/node"
+ENTRY = FOLDER / "node_modules/code-server/out/node/entry.js"
+HERE = Path(__file__).parent
+EXTENSION = Path(os.environ.get("FIMSERVER_VSIX", HERE.parents[1] / "editors/vscode/fimserver.vsix"))
+PATIENCE_S = 60.0
+
+# What could stand in the way of a test, and nothing else.
+SETTINGS: Mapping[str, Any] = {
+    "editor.quickSuggestions": {"other": "off", "comments": "off", "strings": "off"},
+    "editor.suggestOnTriggerCharacters": False,
+    "editor.autoClosingBrackets": "never",
+    "editor.autoClosingQuotes": "never",
+    "editor.autoIndent": "none",
+    "editor.wordBasedSuggestions": "off",
+    "editor.minimap.enabled": False,
+    "files.autoSave": "off",
+    "workbench.startupEditor": "none",
+    "workbench.tips.enabled": False,
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
+    "chat.disableAIFeatures": True,
+    "telemetry.telemetryLevel": "off",
+    "window.menuBarVisibility": "compact",
+    "git.enabled": False,
+}
+# Ghost text as it is drawn: the rest of the cursor's line, then the lines in the zone below it.
+GHOST = """() => {
+  const shown = e => e.textContent.replaceAll('\\u00a0', ' ').replaceAll('\\u200b', '');
+  const all = selector => [...document.querySelectorAll('.editor-instance .monaco-editor.focused ' + selector)];
+  const first = all('.view-line [class*="ghost-text-decoration"]').map(shown).join('');
+  const below = all('.suggest-preview-text .view-line').map(shown);
+  return first || below.length ? [first, ...below].join('\\n') : null;
+}"""
+
+
+def why_not() -> str:
+    """Why no test can run here, or an empty string."""
+    missing = [path for path in (NODE, ENTRY, EXTENSION) if not path.exists()]
+    return f"no {missing[0]}: run tests/editors/install_vscode.sh" if missing else chromium.why_not()
+
+
+class Server:
+    """One code-server with our extension, for any number of windows. ``env`` is for it and all that it starts."""
+
+    def __init__(self, folder: Path, command: Sequence[str], env: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+        self.folder, self._env = folder, dict(os.environ) | dict(env)
+        self.ports, self.program = folder / "ports.jsonl", folder / "fimserver"
+        self._env |= {"PROBE_PORTS": str(self.ports), "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
+        self._own = ["--user-data-dir", str(folder / "user"), "--extensions-dir", str(folder / "extensions")]
+        (folder / "user/User").mkdir(parents=True)
+        self._write_program(command)
+        own = {"fimserver.path": str(self.program)}
+        (folder / "user/User/settings.json").write_text(json.dumps({**SETTINGS, **own, **settings}))
+        shutil.copytree(HERE / "probe", folder / "extensions/fimserver-tests.probe-0.0.1")
+        self._run("--install-extension", str(EXTENSION))
+        self.port = free_port()
+
+    def _write_program(self, command: Sequence[str]) -> None:
+        """A program that runs ``command`` and writes down when which message passed."""
+        tap = shlex.join([sys.executable, str(HERE / "wiretap.py"), str(self.folder), *command])
+        self.program.write_text(f'#!/bin/sh\nexec {tap} "$@"\n')
+        self.program.chmod(0o755)
+
+    def _run(self, *arguments: str) -> None:
+        subprocess.run([NODE, ENTRY, *self._own, *arguments], env=self._env, check=True, capture_output=True, timeout=120)
+
+    def __enter__(self) -> Self:
+        quiet = ["--auth", "none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
+        command = [str(NODE), str(ENTRY), *self._own, *quiet, "--bind-addr", f"127.0.0.1:{self.port}"]
+        with (self.folder / "code-server.log").open("wb") as log:
+            self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
+        wait("code-server to listen", self._listens, PATIENCE_S)
+        return self
+
+    def _listens(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self._process.pid, 15)
+        self._process.wait(PATIENCE_S)
+
+    def url(self, workspace: Path) -> str:
+        return f"http://127.0.0.1:{self.port}/?{urllib.parse.urlencode({'folder': str(workspace)})}"
+
+
+class VSCode:
+    """One window. Files are made in its folder."""
+
+    name = "VS Code"
+
+    def __init__(self, server: Server, page: Page, folder: Path) -> None:
+        self.server, self.page, self.folder = server, page, folder
+        self._mark = 0
+        page.goto(server.url(folder))
+        page.wait_for_selector(".monaco-workbench", timeout=PATIENCE_S * 1000)
+        probe = wait("the window to be ready", self._probe, PATIENCE_S)
+        self._port, self.traffic = probe["port"], server.folder / f"traffic-{probe['pid']}.jsonl"
+
+    def _probe(self) -> dict[str, Any] | None:
+        """Where the probe of this window listens, and in which process."""
+        lines = self.server.ports.read_text().splitlines() if self.server.ports.exists() else []
+        return next((row for row in map(json.loads, reversed(lines)) if row["folder"] == str(self.folder)), None)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Something done from inside the window, that a person would do with the mouse."""
+        body = json.dumps({"call": name, "args": arguments}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}", body, timeout=PATIENCE_S) as response:
+            answer = json.load(response)
+        if "error" in answer:
+            raise RuntimeError(f"{name}: {answer['error']}")
+        return answer["result"]
+
+    def wait(self, what: str, ready: Callable[[], Value], seconds: float = PATIENCE_S) -> Value:
+        return wait(what, ready, seconds)
+
+    def open(self, name: str, content: bytes = b"") -> None:
+        """Write a file, and begin to insert at its end."""
+        path = self.folder / name
+        before = self._opened(path)
+        self._show(path, content)
+        self.wait("the server to know the file", lambda: self._opened(path) > before)
+
+    def _show(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        self.page.bring_to_front()
+        self.call("open", str(path))
+        self.wait("the editor to have the focus", lambda: self.page.locator(".monaco-editor.focused").count())
+
+    def _opened(self, path: Path) -> int:
+        return sum(row["method"] == "textDocument/didOpen" and row["uri"] == path.as_uri() for row in self._traffic())
+
+    def press(self, keys: str) -> None:
+        self._mark = len(self._asked())
+        self.page.keyboard.press(keys)
+
+    def type(self, text: str) -> None:
+        """Type text and wait until it stands before the cursor."""
+        want = self.before_cursor() + text
+        self._mark = len(self._asked())
+        for char in text:
+            self.page.keyboard.press("Enter") if char == "\n" else self.page.keyboard.type(char)
+        self.wait(f"{text!r} to be typed", lambda: self.before_cursor() == want)
+
+    def settle(self) -> Ghost | None:
+        """The ghost text after the server answered what the last keys made VS Code ask."""
+        self.wait("the server to be asked and to answer", self._settled)
+        return self.ghost()
+
+    def _settled(self) -> bool:
+        """Whether something was asked since the last keys, for the place where the cursor is, and all is answered."""
+        asked, now = self._asked(), self.call("text")
+        here = {"line": now["line"], "character": now["column"]}
+        answered = {row["id"] for row in self._traffic() if row["from"] == "server" and row["method"] is None}
+        return len(asked) > self._mark and asked[-1]["position"] == here and all(row["id"] in answered for row in asked)
+
+    def _asked(self) -> list[dict[str, Any]]:
+        return [row for row in self._traffic() if row["method"] == "textDocument/inlineCompletion"]
+
+    def _traffic(self) -> list[dict[str, Any]]:
+        """What passed between VS Code and the server that runs now."""
+        rows = [json.loads(line) for line in self.traffic.read_text().splitlines()] if self.traffic.exists() else []
+        starts = [number for number, row in enumerate(rows) if row["method"] == "initialize"]
+        return rows[starts[-1] :] if starts else []
+
+    def ghost(self) -> Ghost | None:
+        text = self.page.evaluate(GHOST)
+        now = self.call("text")
+        return Ghost(now["line"], len(self._line(now)[: now["column"]].encode()), text) if text else None
+
+    @staticmethod
+    def _line(now: Mapping[str, Any]) -> str:
+        return str(now["text"]).replace("\r\n", "\n").split("\n")[now["line"]]
+
+    def lines(self) -> list[str]:
+        return str(self.call("text")["text"]).replace("\r\n", "\n").split("\n")
+
+    def before_cursor(self) -> str:
+        """The document up to the cursor, whose column counts UTF-16 units."""
+        now = self.call("text")
+        lines = str(now["text"]).replace("\r\n", "\n").split("\n")[: now["line"] + 1]
+        units = lines[-1].encode("utf-16-le")[: 2 * now["column"]]
+        return "\n".join([*lines[:-1], units.decode("utf-16-le")])
+
+    def accept(self) -> None:
+        """VS Code's Tab indents as long as the ghost text begins with blanks."""
+        while (shown := self.ghost()) and shown.text.startswith(" "):
+            self.press("Tab")
+            self.settle()
+        self.press("Tab")
+
+    def accept_word(self) -> None:
+        self.press("Control+ArrowRight")
+
+    def accept_line(self) -> None:
+        self.press("Alt+l")
+
+    def dismiss(self) -> None:
+        self.press("Escape")
+
+    def undo(self) -> None:
+        self.press("Control+z")
+
+    def another(self, first: Ghost) -> Ghost | None:
+        """Ask for candidates and go to the next; ``None`` where there is none."""
+        self.press("Alt+]")
+        with contextlib.suppress(TimeoutError):
+            self.wait("another candidate", lambda: (ghost := self.ghost()) and ghost != first, 2)
+            return self.ghost()
+        return None
+
+    def save(self) -> bytes:
+        """Write the file; what is in it then."""
+        self.call("save")
+        return Path(self.call("text")["name"]).read_bytes()
+
+    @staticmethod
+    def final_newline(_end: str) -> str:
+        """What stands behind the last line in the file."""
+        return ""
+
+    def status(self) -> str:
+        """What our item in the status bar says, to the eye and to a screen reader."""
+        item = self.page.locator(r"#fimserver\.fimserver\.fimserver\.status")
+        return f"{item.inner_text().strip()} | {item.locator('a').get_attribute('aria-label')}"
+
+    def menu(self) -> Locator:
+        """The entries of the menu behind our item in the status bar."""
+        self.page.locator(r"#fimserver\.fimserver\.fimserver\.status").click()
+        rows = self.page.locator(".quick-input-widget .monaco-list-row")
+        rows.first.wait_for()
+        return rows
+
+    def choose_route(self, route: str) -> None:
+        label = self.page.locator(".label-name", has_text=re.compile(rf"^\W*{route}$"))
+        self.menu().filter(has=label).click()
+        self.wait(f"route {route}", lambda: self.call("run", "fimserver.setRoute", "") == route)
+        self.page.locator(".monaco-editor textarea, .monaco-editor .native-edit-context").first.focus()
+
+    def command(self, title: str) -> None:
+        """Run a command by its name, as from the palette."""
+        self.page.keyboard.press("F1")
+        self.page.locator(".quick-input-widget input").fill(f">{title}")
+        self.page.locator(".quick-input-widget .monaco-list-row").filter(has_text=title).first.click()
+
+    def explanation(self) -> str:
+        """The page of ``FIM: Explain the Last Answer``."""
+        self.command("FIM: Explain the Last Answer")
+        return self.wait("the page", lambda: self.page_with("Why it ended"))
+
+    def page_with(self, text: str) -> str:
+        """The text of a page of ours that has ``text`` in it."""
+        bodies = (frame.locator("body").inner_text() for frame in self.page.frames[1:])
+        return next((body for body in bodies if text in body), "")
+
+    def open_without_server(self, name: str, content: bytes = b"") -> None:
+        self._show(self.folder / name, content)
+
+    def complaints(self) -> list[str]:
+        """Notifications that are on the screen."""
+        return list(self.page.locator(".notifications-toasts .notification-list-item-message").all_inner_texts())
+
+    def clear(self) -> None:
+        """No notification and no file is open any more."""
+        self.call("run", "notifications.clearAll")
+        self.call("run", "workbench.action.revertAndCloseActiveEditor")
+
+
+class Desk:
+    """Windows of one code-server. The first one is used again and again, as it takes long to open."""
+
+    def __init__(self, server: Server, browser: Browser) -> None:
+        self._server, self._browser, self._opened = server, browser, False
+        self._free: list[VSCode] = []
+
+    @contextmanager
+    def window(self, folder: Path, command: Sequence[str] = ()) -> Iterator[VSCode]:
+        """A window, which may be the first one with a folder of its own; another ``command`` goes into its settings."""
+        window = self._free.pop() if self._free else self._open(folder)
+        usual = self._server.program
+        try:
+            if command:
+                window.call("set", "fimserver.path", str(command[0]))
+            yield window
+        finally:
+            if command:
+                window.call("set", "fimserver.path", str(usual))
+                window.clear()
+            self._free.append(window)
+
+    def _open(self, folder: Path) -> VSCode:
+        page = self._browser.new_context(viewport={"width": 1100, "height": 700}).new_page()
+        window = VSCode(self._server, page, folder)
+        if not self._opened:
+            self._opened = True
+            window.wait("the walkthrough, which opens by itself once", page.locator(".getting-started-step").count)
+            window.clear()
+        return window
