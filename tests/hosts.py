@@ -39,6 +39,8 @@ class ScriptedHost:
         self.engines.script = lambda _request, _route: iter(steps)
 
     def __enter__(self):
+        import fimserver.engine.faults  # noqa: F401 - else the first request waits for torch
+
         self.scheduler.start()
         self._listener.listen(64)  # a request that comes early waits in the backlog
         self._thread.start()

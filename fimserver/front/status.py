@@ -65,6 +65,10 @@ class Status:
             self._shown = facts
             server.protocol.notify("fimserver/status", facts)
 
+    def forget_document(self) -> None:
+        """What the document in hand gets has to be seen anew."""
+        self._document = None
+
     def after(self, server: Server, outcome: Outcome) -> None:
         """The state after a request. One that did not get to the model says nothing of it."""
         kind = KINDS.get(outcome.reason)

@@ -40,7 +40,9 @@ function _G.settled(mark)
 end
 
 vim.opt.runtimepath:append(vim.g.fimserver.plugin)
-vim.lsp.config('fimserver', { cmd = vim.g.fimserver.cmd, init_options = vim.g.fimserver.init_options })
+if vim.g.fimserver.cmd[1] then
+  vim.lsp.config('fimserver', { cmd = vim.g.fimserver.cmd, init_options = vim.g.fimserver.init_options })
+end
 
 -- The mappings of the plugin's help.
 local fim = require('fimserver')

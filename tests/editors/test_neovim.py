@@ -1,163 +1,360 @@
-"""The whole product in a real Neovim: keys in, ghost text and buffer out.
+"""What our Neovim plugin adds to Neovim, with a host that says what a test wants."""
 
-Nothing here depends on what the model says: where it says nothing, the next place is tried.
-"""
-
-import os
-import shlex
+import json
+import shutil
 import sys
-import tempfile
-from pathlib import Path
+import time
 
 import pytest
 
+from fimserver import __version__
 from tests.editors.editor import Ghost
-from tests.editors.neovim import Neovim, processes, why_not
+from tests.editors.neovim import PLUGIN, Neovim, why_not
+from tests.hosts import OwnHosts, ScriptedHost
 
-SERVER = shlex.split(os.environ.get("EDITOR_TEST_SERVER", "")) or [sys.executable, "-m", "fimserver.cli"]
 REASON = why_not()
 pytestmark = [pytest.mark.neovim, pytest.mark.skipif(bool(REASON), reason=REASON)]
-
-FIRST_GHOST_S = 90.0  # the host imports torch and loads the model
-PLACES = (  # what the file holds, and what is typed at its end
-    (b"", "def add(a, b):\n    return "),
-    (b"def add(a, b):\n    return a + b\n", "\n\ndef mul(a, b):\n    return "),
-    (b"import os\n\n\ndef walk(folder):\n", "\n    for name in "),
-    (b"class Point:\n    def __init__(self, x, y):\n        self.x = x\n", "\n        self.y = "),
-    (b"items = [1, 2, 3]\nfor item in items:\n", "\n    print("),
-)
-
-
-@pytest.fixture(scope="module")
-def runtime():
-    """A short path, as sockets want it. One model host serves all the tests, as it does all windows of a person."""
-    with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-        for process in processes(Path(folder)):
-            process.kill()
+CLI = [sys.executable, "-m", "fimserver.cli"]
 
 
 @pytest.fixture
-def nvim(runtime, tmp_path):
-    folders = {f"XDG_{name}_HOME": str(runtime / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-    env = folders | {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(tmp_path / "state")}
-    project = tmp_path / "project"
-    project.mkdir()
-    with Neovim(project, SERVER, env | {"FIMSERVER_MODELS_DIR": str(runtime / "models")}) as nvim:
+def host():
+    with ScriptedHost() as host:
+        yield host
+
+
+@pytest.fixture
+def user():
+    with OwnHosts() as user:
+        yield user
+
+
+@pytest.fixture
+def nvim(host, user, tmp_path):
+    with Neovim(tmp_path, [*CLI, "--connect", host.url], user.env) as nvim:
         yield nvim
-        server = nvim.server()
-        assert nvim.messages() == ""
         assert '"inline_completion"' not in nvim.log(), "the server answered with an error"
-    nvim.wait("the server to leave with its editor", lambda: server not in processes(runtime), 10)
 
 
-def type_until_ghost(nvim: Neovim, *, places=PLACES, name="place", letters=1) -> Ghost:
-    """Type at one place after the other until one has ghost text whose first line is long enough."""
-
-    def look():
-        for number, (content, typed) in enumerate(places):
-            nvim.open(f"{name}{number}.py", content)
-            nvim.type(typed)
-            ghost = nvim.settle()
-            if ghost and len(ghost.text.split("\n")[0]) >= letters:
-                return ghost
-        return None
-
-    return nvim.wait("ghost text at any place", look, FIRST_GHOST_S)
+def shows(nvim, host, *texts, typed="x = ", content=b""):
+    """Ghost text: the first of what the host says for the candidates."""
+    said = iter(texts * 2)
+    host.engines.script = lambda _request, _route: iter((next(said, texts[0]),))
+    nvim.open("main.py", content)
+    nvim.type(typed)
+    ghost = nvim.settle()
+    assert ghost
+    assert ghost.text == texts[0]
+    return ghost
 
 
-def accept(nvim: Neovim, ghost: Ghost) -> None:
-    wanted = ghost.within(nvim.lines())
+def becomes(nvim, *lines):
+    try:
+        nvim.wait("these lines", lambda: tuple(nvim.lines()) == lines, 5)
+    except TimeoutError:
+        assert tuple(nvim.lines()) == lines
+
+
+def silent(host):
+    """From now on no request is answered in time."""
+
+    def script(_request, _route):
+        while True:
+            yield 0.005
+
+    host.engines.script = script
+
+
+# ---------------------------------------------------------------- acceptance
+
+
+def test_tab_without_ghost_text_is_a_tab(nvim, host):
+    host.says()
+    nvim.open("main.py")
+    nvim.lua("vim.o.expandtab = false")
+    nvim.keys("a<Tab>b")
+    becomes(nvim, "a\tb")
+
+
+def test_tab_right_after_typing_into_the_ghost_text_doubles_nothing(nvim, host):
+    shows(nvim, host, "hello(world)")
+    silent(host)
+    nvim.keys("hel<Tab>")
+    becomes(nvim, "x = hello(world)")
+
+
+def test_tab_after_typing_something_else_is_a_tab(nvim, host):
+    shows(nvim, host, "hello(world)")
+    silent(host)
+    nvim.lua("vim.o.expandtab = false")
+    nvim.type("q")
+    assert nvim.ghost() is None  # not the rest of what does not fit
     nvim.keys("<Tab>")
-    nvim.wait(f"{wanted} after Tab", lambda: nvim.lines() == wanted, 5)
+    becomes(nvim, "x = q\t")
+    nvim.keys("<BS><BS>")
+    nvim.wait("it to come back", lambda: (ghost := nvim.ghost()) and ghost.text == "hello(world)", 5)
 
 
-def test_ghost_text_appears_behind_the_cursor_and_tab_makes_it_text(nvim):
-    ghost = type_until_ghost(nvim)
-    assert nvim.screen()[ghost.row].endswith(nvim.lines()[ghost.row] + ghost.text.split("\n")[0].rstrip())
-    assert ghost.column == len(nvim.lines()[ghost.row])
-    accept(nvim, ghost)
-    assert nvim.before_cursor() == "\n".join(nvim.lines())
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("one + two", ["one", " +", " two"]),
+        ("größe(é)", ["größe", "(", "é", ")"]),
+        ("a\n    b", ["a", "\n    b"]),
+    ],
+)
+def test_word_by_word_to_the_end_is_an_acceptance(text, pieces, nvim, host):
+    shows(nvim, host, text, typed="def f(größe, é):\n    x = ")
+    taken = nvim.before_cursor()
+    for number, piece in enumerate(pieces):
+        nvim.keys("<M-w>")
+        taken += piece
+        nvim.wait(f"{taken!r}", lambda taken=taken: nvim.before_cursor() == taken, 5)
+        rest = "".join(pieces[number + 1 :])
+        assert (nvim.ghost().text if rest else nvim.ghost()) == (rest or None)
+    nvim.wait("it to be counted", lambda: counted(nvim).get("accepted") == 1, 5)
 
 
-def test_typing_the_ghost_text_leaves_its_rest(nvim):
-    ghost = type_until_ghost(nvim, letters=2)
-    nvim.type(ghost.text[0])
-    assert nvim.ghost() == Ghost(ghost.row, ghost.column + 1, ghost.text[1:])
-    assert nvim.settle() == Ghost(ghost.row, ghost.column + 1, ghost.text[1:])
+def counted(nvim):
+    return nvim.lua(
+        "return vim.lsp.get_clients()[1]:request_sync('fimserver/stats', vim.empty_dict(), 5000).result.suggestions"
+    ).get("ar", {})
 
 
-def test_ghost_text_that_was_typed_into_is_accepted_once_the_server_knows(nvim):
-    ghost = type_until_ghost(nvim, letters=2)
-    wanted = ghost.within(nvim.lines())
-    nvim.type(ghost.text[0])
-    accept(nvim, nvim.settle())
-    assert nvim.lines() == wanted
+def test_line_by_line(nvim, host):
+    shows(nvim, host, "one(\n    two,\n)")
+    for lines in (["x = one("], ["x = one(", "    two,"], ["x = one(", "    two,", ")"]):
+        nvim.keys("<M-l>")
+        becomes(nvim, *lines)
+    assert nvim.ghost() is None
 
 
-def test_deleting_what_was_typed_brings_the_ghost_text_back(nvim):
-    ghost = type_until_ghost(nvim, letters=2)
-    nvim.type(ghost.text[0])
+def test_what_the_text_replaces_right_of_the_cursor_goes(nvim, host):
+    host.says("a, b)")
+    nvim.open("main.py", b"x = f()")
+    nvim.keys("<Left>")
+    ghost = nvim.settle()
+    assert ghost
+    nvim.keys("<Tab>")
+    becomes(nvim, "x = f(a, b)")
+
+
+def test_every_acceptance_is_one_undo_step(nvim, host):
+    shows(nvim, host, "one + two")
+    nvim.keys("<M-w>")
+    becomes(nvim, "x = one")
+    nvim.keys("<Tab>")
+    becomes(nvim, "x = one + two")
+    nvim.normal_mode()
+    for lines in (["x = one"], ["x = "]):
+        nvim.keys("u")
+        becomes(nvim, *lines)
+
+
+def test_candidates_go_round(nvim, host):
+    host.engines.script = lambda _request, route: iter((route,))
+    nvim.open("main.py")
+    nvim.type("x = ")
+    assert nvim.settle().text == "ar"
+    nvim.keys(r"<M-\>")
     nvim.settle()
+    seen = []
+    for _ in range(3):
+        seen.append(nvim.ghost().text)
+        nvim.keys("<M-]>")
+        nvim.wait("the other one", lambda: nvim.ghost().text != seen[-1], 5)
+    assert seen == ["ar", "dllm", "ar"]
+    nvim.keys("<Tab>")
+    becomes(nvim, "x = dllm")
+
+
+def test_what_was_dismissed_does_not_come_back(nvim, host):
+    ghost = shows(nvim, host, "hello")
+    nvim.keys("<C-e>")
+    nvim.wait("no ghost text", lambda: nvim.ghost() is None, 5)
+    nvim.keys(" <BS>")
+    assert nvim.settle() is None
+    assert "rejected" in nvim.explanation()
+    assert ghost.text not in "\n".join(nvim.screen())
+
+
+def test_deleting_what_was_typed_brings_the_ghost_text_back(nvim, host):
+    ghost = shows(nvim, host, "hello")
+    nvim.type("h")
+    assert nvim.settle() == Ghost(ghost.row, ghost.column + 1, "ello")
     nvim.keys("<BS>")
     assert nvim.settle() == ghost
 
 
-def test_every_buffer_has_its_own_ghost_text(nvim):
-    type_until_ghost(nvim, name="first")
+def test_every_buffer_has_its_own_ghost_text(nvim, host):
+    shows(nvim, host, "first")
     first = nvim.command("echo bufnr()")
-    ghost = type_until_ghost(nvim, name="second")
-    accept(nvim, ghost)
+    host.says("second")
+    nvim.open("other.py")
+    nvim.type("y = ")
+    assert nvim.settle().text == "second"
     nvim.normal_mode()
     nvim.command(f"buffer {first}")
     assert nvim.ghost() is None
     nvim.keys("A")
-    nvim.wait("insert mode", lambda: nvim.mode() == "i")
-    assert nvim.settle()
+    assert nvim.settle().text == "first"
 
 
-def test_nobody_notices_that_the_model_host_was_killed(nvim, runtime):
-    type_until_ghost(nvim)
-    server = nvim.server()
-    killed = processes(runtime, "host")
-    assert killed
-    for host in killed:
-        host.kill()
-    nvim.type("x")
-    nvim.settle()
-    assert nvim.mode() == "i"
-    type_until_ghost(nvim, name="later")
-    assert not {host.pid for host in killed} & {host.pid for host in processes(runtime, "host")}
-    assert nvim.server() == server
+# ---------------------------------------------------------------- :Fim
 
 
-def test_in_a_file_with_crlf_and_emoji_accepted_text_lands_at_the_cursor(nvim):
-    smile = "\N{GRINNING FACE}"
-    places = [(f"# {smile} é\n".encode() + content, f"{typed}'{smile}' + ") for content, typed in PLACES]
-    places += [(f"# {smile} é\n".encode() + content, f"  # {smile}{typed}") for content, typed in PLACES]
-    crlf = [(content.replace(b"\n", b"\r\n"), typed) for content, typed in places]
-    ghost = type_until_ghost(nvim, places=crlf)
-    assert nvim.command("set fileformat?").strip() == "fileformat=dos"
-    accept(nvim, ghost)
-    assert "\r" not in "".join(nvim.lines())
-    nvim.command("silent write")
-    written = Path(nvim.command("echo expand('%:p')")).read_bytes()
-    assert written.decode() == "".join(f"{line}\r\n" for line in nvim.lines())
-
-
-def test_undo_takes_back_what_was_accepted_and_no_more(nvim):
-    type_until_ghost(nvim)
-    nvim.keys("<Esc>a")  # the typed text is a change of its own
-    before, ghost = nvim.lines(), nvim.settle()
-    assert ghost
-    accept(nvim, ghost)
+def say(nvim, command):
+    """What ``:Fim`` says, in one line."""
     nvim.normal_mode()
-    nvim.command("silent undo")
-    assert nvim.lines() == before
+    (line,) = nvim.command(f"Fim {command}").splitlines()
+    return line.removeprefix("fimserver: ")
 
 
-def test_a_file_with_secrets_stays_silent(nvim):
-    type_until_ghost(nvim)
-    nvim.open(".env", b"API_URL=http://localhost\n")
-    nvim.type("\nAPI_TOKEN=")
+def test_fim_alone_says_how_it_is(nvim, host):
+    shows(nvim, host, "hello")
+    assert say(nvim, "").startswith("fim ar ")
+    assert "route auto" in say(nvim, "")
+
+
+def test_words_that_fim_does_not_know_get_one_line(nvim, host):
+    shows(nvim, host, "hello")
+    assert say(nvim, "fly").startswith("no :Fim fly: disable, doctor, enable")
+    assert say(nvim, "route home") == "no route home: auto, dllm or ar"
+
+
+@pytest.mark.parametrize(
+    ("typed", "choices"),
+    [
+        ("Fim ", "disable doctor enable explain log restart route stats toggle"),
+        ("Fim re", "restart"),
+        ("Fim route ", "ar auto dllm"),
+        ("Fim stats ", ""),
+    ],
+)
+def test_fim_completes_its_words(typed, choices, nvim):
+    assert nvim.lua(f"return vim.fn.getcompletion({json.dumps(typed)}, 'cmdline')") == choices.split()
+
+
+def test_switched_off_nothing_is_asked_and_on_again_it_is(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.command("Fim disable")
+    assert nvim.ghost() is None
+    asked = len(host.engines.asked)
+    nvim.type("q")
     assert nvim.settle() is None
+    assert len(host.engines.asked) == asked
+    assert nvim.status() == "off"
+    nvim.command("Fim toggle")
+    nvim.wait("on", lambda: nvim.status() != "off", 5)
+    host.says("uick")
+    nvim.keys(" <BS>")
+    assert nvim.settle().text == "uick"
+
+
+def test_a_server_that_is_gone_is_started_again(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.server().kill()
+    nvim.wait("it to be known", lambda: nvim.status() == "no server", 10)
+    nvim.command("Fim restart")
+    nvim.wait_initialized()
+    host.says("again")
+    nvim.normal_mode()
+    nvim.keys("A ")
+    assert nvim.settle().text == "again"
+
+
+def test_statistics_have_a_window_that_q_closes(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.normal_mode()
+    nvim.command("Fim stats")
+    nvim.wait("the window", lambda: "this window" in "\n".join(nvim.lines()), 20)
+    nvim.keys("q")
+    nvim.wait("the file", lambda: nvim.lines() == ["x = "], 5)
+
+
+def test_the_log_is_shown(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.normal_mode()
+    nvim.command("Fim log")
+    assert nvim.command("echo expand('%:t')").strip() == "lsp.log"
+    nvim.wait("a word on the host's log", lambda: "the host keeps its log where it runs" in nvim.messages(), 10)
+
+
+# ---------------------------------------------------------------- what it says of itself
+
+
+def test_changes_of_state_are_user_events(nvim, host):
+    nvim.lua("seen = {}")
+    nvim.command("autocmd User FimserverStatus lua table.insert(seen, require('fimserver').state().state)")
+    shows(nvim, host, "hello")
+    nvim.command("Fim disable")
+    nvim.wait("the event", lambda: nvim.lua("return seen[#seen]") == "off", 5)
+    assert "ready" in nvim.lua("return seen")
+
+
+def health(nvim):
+    nvim.normal_mode()
+    nvim.command("checkhealth fimserver")
+    nvim.wait("the report", lambda: "fimserver" in nvim.lines()[0] or len(nvim.lines()) > 5, 30)
+    return "\n".join(nvim.lines())
+
+
+def test_health_of_what_is_well(nvim, host):
+    shows(nvim, host, "hello")
+    report = health(nvim)
+    for fact in ("Neovim 0.", f"version {__version__}", "attached to main.py", "fake answers by route ar", "<Tab>"):
+        assert fact in report
+    assert "WARNING" not in report
+    assert "ERROR" not in report
+
+
+def test_health_of_a_missing_program_says_what_to_do(user, tmp_path):
+    with Neovim(tmp_path, ["/nowhere/fimserver"], user.env) as nvim:
+        nvim.open_without_server("main.py")
+        report = health(nvim)
+    assert "ERROR no program /nowhere/fimserver" in report
+    assert "make try" in report
+
+
+def test_health_of_a_host_that_is_away(user, tmp_path):
+    with Neovim(tmp_path, [*CLI, "--connect", "http://127.0.0.1:1"], user.env) as nvim:
+        nvim.open("main.py")
+        started = time.monotonic()
+        report = health(nvim)
+    assert time.monotonic() - started < 20
+    assert "the model is not ready, no_host" in report
+    assert ":Fim restart" in report
+
+
+# ---------------------------------------------------------------- how it is found
+
+
+def test_on_the_runtimepath_alone_it_works(user, host, tmp_path):
+    """With a program of that name in PATH and nothing configured."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/fimserver"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m fimserver.cli "$@"\n')
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}:/usr/bin:/bin", "FIMSERVER_CONNECT": host.url}
+    host.says("hello")
+    with Neovim(tmp_path, [], user.env | path) as nvim:
+        nvim.open("main.py")
+        nvim.type("x = ")
+        assert nvim.settle().text == "hello"
+        nvim.normal_mode()
+        nvim.command("help fimserver")
+        assert nvim.command("echo expand('%:t')").strip() == "fimserver.txt"
+
+
+def test_the_tags_of_the_help_are_those_of_its_text(nvim, tmp_path):
+    shutil.copy(PLUGIN / "doc/fimserver.txt", tmp_path)
+    nvim.command(f"helptags {tmp_path}")
+    assert (tmp_path / "tags").read_text() == (PLUGIN / "doc/tags").read_text(), "run :helptags editors/nvim/doc"
+
+
+def test_what_is_no_file_gets_no_server(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.normal_mode()
+    for command in ("enew", "help", "terminal true", "edit term://true"):
+        nvim.command(f"silent! {command}")
+        assert nvim.lua("return #vim.lsp.get_clients({ bufnr = 0 })") == 0

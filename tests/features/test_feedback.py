@@ -93,6 +93,15 @@ def test_the_status_bar_is_told_what_changed_and_only_where_it_is_understood(con
     assert all(before != after for before, after in pairwise(told))
 
 
+def test_switched_on_again_the_status_does_not_stay_off(connected, host):
+    connected.start(options={"status": True})
+    suggested(connected, host)
+    connected.run("toggle", False)
+    connected.ask(URI, 0, 4)
+    connected.run("toggle", True)
+    connected.wait_for(lambda e: e.notifications[-1]["params"].get("state") == "ready")
+
+
 def test_an_editor_that_did_not_say_so_gets_no_status(editor, host):
     suggested(editor, host)
     assert not [n for n in editor.notifications if n["method"] == "fimserver/status"]

@@ -120,6 +120,14 @@ function M.hide(tell)
   return completor() ~= nil and vim.lsp.inline_completion.get({ on_accept = on_accept })
 end
 
+--- Hide what no longer fits what was typed. Neovim would show it until the next answer.
+function M.hide_stale()
+  local ghost = completor()
+  if ghost and ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then
+    ghost:hide()
+  end
+end
+
 --- Show another candidate.
 ---@param count integer so many further on
 function M.select(count)

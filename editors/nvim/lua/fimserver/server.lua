@@ -75,6 +75,11 @@ end
 function M.attached(client, buf)
   if vim.lsp.inline_completion then
     vim.lsp.inline_completion.enable(true, { bufnr = buf })
+    vim.api.nvim_create_autocmd('CursorMovedI', { -- after Neovim's own
+      group = vim.api.nvim_create_augroup('fimserver.' .. buf, {}),
+      buffer = buf,
+      callback = require('fimserver.ghost').hide_stale,
+    })
   else
     vim.lsp.completion.enable(true, client.id, buf)
   end
