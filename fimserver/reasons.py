@@ -57,7 +57,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.CANCELLED: "the editor cancelled the request",
     Reason.SUPERSEDED: "a newer request for this document took its place",
     Reason.STALE: "the document changed before the answer came",
-    Reason.OFF: "completions are switched off: run fimserver.toggle",
+    Reason.OFF: "completions are switched off, by a setting or by the command fimserver.toggle",
     Reason.NOT_OPEN: "the editor never opened this document with the server",
     Reason.DIRTY: "an edit could not be applied, so the text is not known: close and reopen the file",
     Reason.TOO_LARGE: "the file is too large, or has too long a line",

@@ -46,13 +46,19 @@ class Shown:
     typed: int = 0
     settled: bool = False
     on_screen: bool = False  # it is, or was
+    by_key: bool = False  # its last character came alone: typed, unless the editor says that it was accepted
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it stands in the document."""
+        return self.seen >= len(self.text)
 
     @property
     def fate(self) -> Fate:
         """What became of it, once it is settled."""
         if self.accepted == 0:
             return "left"
-        return "full" if self.seen >= len(self.text) else "partly"
+        return "full" if self.is_whole else "partly"
 
     @property
     def kept(self) -> tuple[int, int]:
@@ -82,13 +88,14 @@ class Acceptance:
         The rest of a suggestion that is being typed through is still the same one: ``None``.
         """
         old = self._open.get(document.uri)
-        if old and not old.settled and old.text.endswith(text) and _follows(old, document, place):
+        if old and not old.settled and not old.is_whole and old.text.endswith(text) and _follows(old, document, place):
             self._know(suggestion_id, old)
             return None
         before = document.lines[place.line][: place.column]
         new = Shown(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
         self._know(suggestion_id, new)
-        if not self._editor_reports and (old is None or old.settled or old.place != place or old.before != before):
+        is_old = old is not None and not old.settled and not old.is_whole and (old.place, old.before) == (place, before)
+        if not self._editor_reports and not is_old:
             self._show(new)
         return new
 
@@ -122,7 +129,7 @@ class Acceptance:
         shown = self._open.get(document.uri)
         if shown is None or shown.settled:
             return
-        if shown.place.line >= len(document.lines) or not document.lines[shown.place.line].startswith(shown.before):
+        if shown.is_whole or shown.place.line >= len(document.lines) or not document.lines[shown.place.line].startswith(shown.before):
             self._settle(shown)
             return
         matched = _matched(document, shown.place, shown.text)
@@ -133,7 +140,8 @@ class Acceptance:
         elif grown > 1:
             shown.accepted += grown
         shown.seen = min(matched, max(shown.seen, shown.there) + max(0, grown))
-        if shown.seen == len(shown.text):
+        shown.by_key = grown == 1
+        if shown.is_whole and not shown.by_key:
             self._settle(shown)
 
     def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
@@ -144,6 +152,7 @@ class Acceptance:
         if not shown.settled:
             if (old := self._open.get(shown.uri)) is not shown:
                 self._show(shown, instead_of=old)
+            shown.typed -= shown.is_whole and shown.by_key
             gained = len(shown.text) - shown.typed if chars is None else chars
             shown.accepted = max(shown.accepted, gained)
             if chars is None:

@@ -92,7 +92,7 @@ class HttpLine:
         except TimeoutError:
             return failure(Reason.DEADLINE)
         except (httpx2.HTTPError, OSError) as error:
-            return failure(Reason.NO_HOST, type(error).__name__)
+            return failure(Reason.NO_HOST, self._away(error))
         except InputError as error:
             return failure(Reason.REFUSED, str(error))
 
@@ -133,9 +133,9 @@ class HttpLine:
         try:
             response = await self._client.get("/health", timeout=2.0)
         except (httpx2.HTTPError, OSError) as error:
-            return Health(Reason.NO_HOST, type(error).__name__)
+            return Health(Reason.NO_HOST, self._away(error), url=self._url)
         health = _well(response) if response.status_code == OK else _unwell(response)
-        return replace(health, url="" if self._hosting else str(self._client.base_url))
+        return replace(health, url=self._url)
 
     def revive(self) -> None:
         if self._hosting:
@@ -144,6 +144,16 @@ class HttpLine:
     async def close(self) -> None:
         if "_client" in self.__dict__:
             await self._client.aclose()
+
+    @property
+    def _url(self) -> str:
+        """Of a host elsewhere; empty for one of our own."""
+        return "" if self._hosting else str(self._client.base_url)
+
+    def _away(self, error: Exception) -> str:
+        """What to say of a host that is not there. One of our own is started again."""
+        why = type(error).__name__
+        return why if self._hosting else f"{self._url} does not answer ({why}): is `fimserver serve` running there?"
 
     async def _host(self, deadline: float, *, asked: bool) -> Reason | None:
         """Wait for the host until the deadline; ``None`` when it listens."""

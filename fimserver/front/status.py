@@ -56,7 +56,7 @@ class Status:
         facts = {
             "kind": KINDS.get(state, "Normal") if state else "Normal",
             "state": state or "ready",
-            "busy": state in {Reason.LOADING, Reason.NO_HOST},
+            "busy": state is Reason.LOADING or (state is Reason.NO_HOST and not self._health.url),
             "message": message or (EXPLANATIONS[state] if state else ""),
             "setRoute": config.model,
             **self._answered,

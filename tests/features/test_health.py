@@ -62,5 +62,14 @@ def test_a_host_that_is_away_is_said(kind):
         editor.start()
         said = editor.call("fimserver/health")
     assert set(said) == ALWAYS
-    assert said["state"] == "no_host"
-    assert said["message"]
+    assert (said["state"], said["host"].rstrip("/")) == ("no_host", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1 does not answer" in said["message"]
+    assert "fimserver serve" in said["message"]
+
+
+def test_a_host_elsewhere_that_is_away_is_nothing_to_wait_for():
+    with Editor("process", "http://127.0.0.1:1") as editor:
+        editor.start(options={"status": True})
+        editor.wait_for(lambda e: any(n["params"].get("state") == "no_host" for n in e.notifications))
+        told = next(n["params"] for n in editor.notifications if n["params"].get("state") == "no_host")
+    assert (told["busy"], told["kind"]) == (False, "Warning")

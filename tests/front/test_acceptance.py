@@ -48,6 +48,21 @@ def test_the_command_alone_is_enough(document):
     assert acceptance.counts["ar"].accepted == 1
 
 
+@pytest.mark.parametrize("text", [")", "ab"])
+def test_a_last_character_that_came_alone_was_accepted_if_the_editor_says_so(text, document):
+    for command in (True, False):
+        acceptance = offered(Document("u", "python", 1, "a\nb = \n"), text)
+        fresh = Document("u", "python", 1, "a\nb = \n")
+        for i, char in enumerate(text):
+            typed(acceptance, fresh, char, (1, 4 + i))
+        if command:
+            acceptance.accept("1")
+        typed(acceptance, fresh, "z", (1, 4 + len(text)))
+        rest = len(text) - 1
+        whole = replace(NOTHING, accepted=1, accepted_chars=1, typed_chars=rest)
+        assert acceptance.counts["ar"] == (whole if command else replace(NOTHING, left=1, typed_chars=rest + 1))
+
+
 def test_accepted_by_words(document):
     acceptance = offered(document)
     typed(acceptance, document, "compute", (1, 4))

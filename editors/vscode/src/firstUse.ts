@@ -1,0 +1,26 @@
+// Knows what a person sees who has never used fimserver: the walkthrough, and a first completion.
+// Knows nothing of programs and servers.
+
+import * as vscode from 'vscode';
+
+const BEFORE = 'class Box:\n    def __init__(self, width, height):\n        self.width = width\n        self.height = ';
+const AFTER = '\n\n    def area(self):\n        return self.width * self.height\n';
+
+export async function openWalkthrough(): Promise<void> {
+  await vscode.commands.executeCommand('workbench.action.openWalkthrough', 'fimserver.fimserver#start', false);
+}
+
+/** At the very first activation, unless the user wants no walkthroughs of new extensions. */
+export async function openWalkthroughOnce(memory: vscode.Memento): Promise<void> {
+  const isWanted = vscode.workspace.getConfiguration('workbench').get<boolean>('welcomePage.walkthroughs.openOnInstall');
+  if (isWanted && !memory.get<boolean>('walkthroughSeen')) await openWalkthrough();
+  await memory.update('walkthroughSeen', true);
+}
+
+/** Open a prepared text with the cursor where something is missing, and ask. */
+export async function tryCompletion(): Promise<void> {
+  const document = await vscode.workspace.openTextDocument({ language: 'python', content: BEFORE + AFTER });
+  const at = document.positionAt(BEFORE.length);
+  await vscode.window.showTextDocument(document, { selection: new vscode.Range(at, at) });
+  await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
+}

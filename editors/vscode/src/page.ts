@@ -1,0 +1,45 @@
+// Knows how facts, and what to do about them, read as a page.
+// Knows nothing of what the facts are.
+
+import STYLE from '../media/page.css';
+
+export type Remedy = readonly [words: string, command: string];
+/** A mark (✓, ✗ or nothing), a name, a value, and a command of this extension that helps. */
+export type Row = readonly [mark: string, name: string, value: string, remedy?: Remedy | undefined];
+export type Part = Readonly<{ title: string; rows?: readonly Row[]; text?: string }>;
+
+const POLICY = `default-src 'none'; img-src data:; style-src 'unsafe-inline'`;
+const HEAD = `<meta http-equiv="Content-Security-Policy" content="${POLICY}"><style>${STYLE}</style>`;
+
+export function page(title: string, parts: readonly Part[]): string {
+  return `<!doctype html><meta charset="utf-8">${HEAD}<h1>${escaped(title)}</h1>${parts.map(section).join('')}`;
+}
+
+/** A page that the program made, with our colours on top of its own. It brings no script and needs none. */
+export function recoloured(html: string): string {
+  return html.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, '').replace('</head>', `${HEAD}</head>`);
+}
+
+/** What a server says, as rows: names as words, and nothing that is empty. */
+export function factRows(said: object): Row[] {
+  const rows = Object.entries(said).map(([name, value]): Row => ['', name.replace(/[A-Z]/g, ' $&').toLowerCase(), plain(value)]);
+  return rows.filter(([, , value]) => value);
+}
+
+function plain(value: unknown): string {
+  if (typeof value !== 'object' || value === null) return typeof value === 'string' ? value : JSON.stringify(value);
+  return Object.entries(value).map(([name, inner]) => `${name}: ${plain(inner)}`).join(', ');
+}
+
+function section({ title, rows = [], text = '' }: Part): string {
+  return `<h2>${escaped(title)}</h2><table class="facts">${rows.map(line).join('')}</table><pre>${escaped(text)}</pre>`;
+}
+
+function line([mark, name, value, remedy]: Row): string {
+  const link = remedy ? `<br><a href="command:fimserver.${remedy[1]}">${escaped(remedy[0])}</a>` : '';
+  return `<tr><td>${mark}</td><td>${escaped(name)}</td><td>${escaped(value)}${link}</td></tr>`;
+}
+
+function escaped(text: string): string {
+  return text.replace(/[&<>"']/g, (char) => `&#${String(char.charCodeAt(0))};`);
+}

@@ -1,0 +1,77 @@
+// Knows the pages that a user may ask for: doctor, the last answer, statistics.
+// Knows nothing of how a page is drawn.
+
+import { mkdir, readFile } from 'node:fs/promises';
+import * as vscode from 'vscode';
+import { factRows, page, recoloured, type Part, type Remedy, type Row } from './page';
+import type { Session } from './session';
+
+const WAIT = 'Models are loaded and tried. This takes 20 seconds, on a busy machine more.';
+const REMEDIES: Readonly<Record<string, Remedy>> = {
+  off: ['Turn completions on', 'toggleCompletions'],
+  refused: ['Set token…', 'setToken'],
+  resting: ['Restart', 'restartServer'],
+  no_host: ['Restart', 'restartServer'],
+};
+const panels = new Map<string, vscode.WebviewPanel>();
+
+/** What is known here at once, then what the server says, then what a thorough examination brings. */
+export async function doctor(session: Session): Promise<void> {
+  const write = open('doctor');
+  const parts: Part[] = [{ title: 'Program', rows: programRows(session) }, { title: 'Editor', rows: editorRows() }];
+  const examined = session.found && session.run(['doctor'], 300_000);
+  const waiting = examined ? [{ title: 'fimserver doctor', text: WAIT }] : [];
+  write([...parts, ...waiting]);
+  if (session.version) parts.push({ title: 'Server and models', rows: await said(session, 'fimserver/health') });
+  write([...parts, ...waiting]);
+  const ended = await examined;
+  if (ended) parts.push({ title: `fimserver doctor${ended.isGood ? '' : ': something is wrong'}`, text: ended.output });
+  write(parts);
+}
+
+export async function explain(session: Session): Promise<void> {
+  open('last answer')([{ title: 'Why it ended as it did', rows: await said(session, 'fimserver/explain') }]);
+}
+
+export async function statistics(session: Session, folder: vscode.Uri): Promise<void> {
+  const write = open('statistics');
+  write([{ title: 'Counting…' }]);
+  await mkdir(folder.fsPath, { recursive: true });
+  const file = vscode.Uri.joinPath(folder, 'statistics.html').fsPath;
+  const { isGood, output } = await session.run(['stats', '--html', file], 60_000);
+  write(isGood ? recoloured(await readFile(file, 'utf8')) : [{ title: 'There are none', text: output }]);
+}
+
+/** The panel of that name, brought to the front, and what writes on it for as long as it is there. */
+function open(name: string): (content: string | readonly Part[]) => void {
+  const title = `fimserver: ${name}`;
+  const { createWebviewPanel } = vscode.window;
+  const panel = panels.get(name) ?? createWebviewPanel(title, title, vscode.ViewColumn.Active, { enableCommandUris: true });
+  panels.set(name, panel);
+  panel.onDidDispose(() => panels.delete(name));
+  panel.reveal();
+  return (content) => {
+    if (panels.get(name) === panel) panel.webview.html = typeof content === 'string' ? content : page(title, content);
+  };
+}
+
+function programRows({ found, problem, version }: Session): Row[] {
+  const rows: Row[] = found ? [['✓', 'program', found.program], ['', 'found by', found.how]] : [];
+  const remedy = found ? REMEDIES['resting'] : (['Choose the program…', 'chooseProgram'] as const);
+  if (problem) return [...rows, ['✗', 'server', `${problem.title}. ${problem.advice}`, remedy]];
+  return [...rows, version ? ['✓', 'server', `runs, version ${version}`] : ['', 'server', 'starting']];
+}
+
+function editorRows(): Row[] {
+  const isOn = vscode.workspace.getConfiguration('editor').get<boolean>('inlineSuggest.enabled');
+  const trust = vscode.workspace.isTrusted ? 'trusted' : 'restricted: its .venv and its Python environment are not used';
+  const ghost = isOn ? ['✓', 'on'] as const : ['✗', 'off: set editor.inlineSuggest.enabled'] as const;
+  return [['', 'VS Code', vscode.version], [ghost[0], 'inline suggestions', ghost[1]], ['', 'workspace', trust]];
+}
+
+/** What the server says to a request, with a verdict on its state and what to do about it. */
+async function said(session: Session, request: string): Promise<Row[]> {
+  const answer = await session.ask(request).catch((error: unknown) => ({ state: String(error) }));
+  const verdict = (value: string): Row => [value === 'ready' ? '✓' : '✗', 'state', value, REMEDIES[value]];
+  return factRows(answer).map((row) => (row[1] === 'state' ? verdict(row[2]) : row));
+}

@@ -1,0 +1,113 @@
+// Knows which fimserver this window uses, whether it runs, and what it said of itself last.
+// Knows nothing of what is shown of it.
+
+import { execFile } from 'node:child_process';
+import * as vscode from 'vscode';
+import { DidChangeConfigurationNotification, State, type LanguageClient } from 'vscode-languageclient/node';
+import { makeClient } from './client';
+import { find, type Found } from './find';
+import { places, surroundings } from './machine';
+import type { Canvas } from './preview';
+import { CRASHED, failed, isOld, missing, old, unusable, type Problem } from './problem';
+import { Limiter, coalesced, within } from './restart';
+import { options, setting } from './settings';
+import type { Status } from './status';
+
+export class Session {
+  found: Found | undefined;
+  problem: Problem | undefined;
+  status: Status | undefined;
+  version: string | undefined; // of a server that runs
+  private client: LanguageClient | undefined;
+  private readonly limiter = new Limiter(4, 3 * 60_000);
+  private readonly soon = coalesced(() => this.begin(), 300);
+  private readonly changes = new vscode.EventEmitter<void>();
+  private readonly canvases = new vscode.EventEmitter<Canvas>();
+  readonly onDidChange = this.changes.event;
+  readonly onCanvas = this.canvases.event;
+
+  constructor(private readonly secrets: vscode.SecretStorage, private readonly log: vscode.LogOutputChannel) {}
+
+  /** Start, or start again, a moment from now. */
+  restart(): void {
+    this.limiter.forget();
+    this.soon();
+  }
+
+  /** Ask the server something. Throws where none runs. */
+  async ask(method: string): Promise<object> {
+    if (!this.client || !this.version) throw new Error(this.problem?.title ?? 'fimserver is starting');
+    return await this.client.sendRequest<object>(method);
+  }
+
+  /** Settings changed: the server asks for them. */
+  async tellSettings(): Promise<void> {
+    if (this.version) await this.client?.sendNotification(DidChangeConfigurationNotification.type, { settings: null });
+  }
+
+  /** Run a verb of the program to its end. What fails is not thrown: it is said in the output. */
+  async run(words: readonly string[], timeout: number): Promise<{ isGood: boolean; output: string }> {
+    const how = { ...(await surroundings(this.secrets)), timeout };
+    return await new Promise((resolve) => {
+      execFile(this.found?.program ?? 'fimserver', [...words, ...options()], how, (error, stdout, stderr) => {
+        resolve({ isGood: !error, output: `${stdout}${stderr}`.trimEnd() || (error?.message ?? '') });
+      });
+    });
+  }
+
+  async end(): Promise<void> {
+    const client = this.client;
+    this.client = this.version = this.status = undefined;
+    await client?.stop().catch(() => undefined); // it may not have got that far
+  }
+
+  private async begin(): Promise<void> {
+    await this.end();
+    this.found = this.problem = undefined;
+    this.changes.fire();
+    const [found, path] = [find(await places()), setting('path', '')];
+    this.found = found;
+    if (found) await this.start(found.program);
+    else this.give(path ? unusable(path) : missing(vscode.workspace.isTrusted));
+  }
+
+  private async start(program: string): Promise<void> {
+    const client = (this.client = makeClient(program, await surroundings(this.secrets), this.log));
+    this.listen(client);
+    try {
+      await within(30_000, client.start());
+    } catch (error) {
+      this.log.error(String(error));
+      this.died(client, failed(program));
+      return;
+    }
+    const version = client.initializeResult?.serverInfo?.version;
+    if (isOld(version)) await this.end().then(() => { this.give(old(version)); });
+    else this.version = version;
+    this.changes.fire();
+  }
+
+  private listen(client: LanguageClient): void {
+    client.onDidChangeState(({ newState }) => { if (newState === State.Stopped) this.died(client, CRASHED); });
+    client.onNotification('fimserver/canvas', (canvas: Canvas) => { this.canvases.fire(canvas); });
+    client.onNotification('fimserver/status', (status: Status) => {
+      this.status = status;
+      this.changes.fire();
+    });
+  }
+
+  /** A process is gone that we did not let go. */
+  private died(client: LanguageClient, problem: Problem): void {
+    if (this.client !== client) return;
+    void this.end();
+    if (this.limiter.allows()) this.soon();
+    else this.give(problem);
+    this.changes.fire();
+  }
+
+  private give(problem: Problem): void {
+    this.problem = problem;
+    this.log.error(`${problem.title}. ${problem.advice}`);
+    this.changes.fire();
+  }
+}

@@ -1,0 +1,2 @@
+// Stands for VS Code where only pure functions are called.
+export {};
