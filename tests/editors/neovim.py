@@ -187,6 +187,16 @@ class Neovim:
         """All that Neovim told its user, but for what was asked for."""
         return [line for line in self.messages().splitlines() if line and not line.startswith("fimserver: route")]
 
+    def place(self, row: int, column: int) -> None:
+        """Put the cursor before a byte of a row, both from 0."""
+        self._asked = self.lua("return asked()")
+        self._nvim.current.window.cursor = (row + 1, column)
+
+    def told(self) -> dict[str, Any]:
+        """What the server says of the last request."""
+        ask = "return vim.lsp.get_clients()[1]:request_sync('fimserver/explain', vim.empty_dict(), 5000).result"
+        return dict(self.lua(ask))
+
     def lines(self) -> list[str]:
         return list(self._nvim.current.buffer)
 

@@ -1,128 +1,14 @@
 """What people do, in real editors: the same list in Neovim and in VS Code, with nano behind them.
 
-Nothing here depends on what the model says: where it says nothing of use, the next place is tried.
+Nothing here depends on what the model says.
 """
 
-import itertools
-import os
-import shlex
-import sys
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-
-import pytest
-
-from tests.browser.chromium import chromium
-from tests.editors import neovim, vscode
+from tests.editors import neovim
 from tests.editors.editor import Ghost
+from tests.editors.places import FIRST_GHOST_S, PLACES, names, until
 
-SERVER = shlex.split(os.environ.get("EDITOR_TEST_SERVER", "")) or [sys.executable, "-m", "fimserver.cli"]
 NOWHERE = "/nowhere/bin/fimserver"
-FIRST_GHOST_S = 120.0  # the host imports torch and loads the model
 SMILE = "\N{GRINNING FACE}"
-SHAPES = b"""class Square:
-    def __init__(self, side):
-        self.side = side
-
-    def area(self):
-        return self.side * self.side
-
-
-class Box:
-    def __init__(self, width, height):
-        self.width = width
-        self.height = height
-
-    def area(self):
-        return self.width * self.height
-
-"""
-PLACES = (  # what the file holds, and what is typed at its end
-    (b"", "def add(a, b):\n    return "),
-    (b"def add(a, b):\n    return a + b\n", "\n\ndef mul(a, b):\n    return "),
-    (SHAPES, "\nclass Circle:\n    def __init__(self, "),
-    (SHAPES, "\n    def scale(self, factor):\n        self.width = "),
-    (b"import os\n\n\ndef walk(folder):\n", "\n    for name in "),
-    (b"class Point:\n    def __init__(self, x, y):\n        self.x = x\n", "\n        self.y = "),
-    (SHAPES, "\nclass Triangle:\n    def __init__"),
-    (b"items = [1, 2, 3]\nfor item in items:\n", "\n    print("),
-    (SHAPES, "\nclass Cube:\n"),
-    (SHAPES + b"\nclass Line:", "\n    def __init__(self, length):\n"),
-    (b"import json\n\n\ndef read(path):\n", "\n    with open(path) as file:\n        return "),
-    (SHAPES.replace(b"Box", b"Case"), "\n    def volume"),
-)
-
-
-@contextmanager
-def neovim_desk(runtime):
-    env = folders(runtime)
-
-    @contextmanager
-    def window(folder, command=SERVER):
-        with neovim.Neovim(folder, command, env | {"XDG_STATE_HOME": str(folder / "state")}) as window:
-            yield window
-
-    yield window
-
-
-@contextmanager
-def vscode_desk(runtime):
-    """One code-server and one Chromium for all windows, and the first window again for each test: it takes 8 s to open."""
-    with vscode.Server(runtime / "vscode", SERVER, folders(runtime), {}) as server, chromium() as browser:
-        yield vscode.Desk(server, browser).window
-
-
-DESKS = {"neovim": (neovim_desk, neovim.why_not), "vscode": (vscode_desk, vscode.why_not)}
-
-
-def folders(runtime):
-    """A user of one's own, as far as fimserver can see."""
-    kinds = {f"XDG_{kind}_HOME": str(runtime / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
-    return kinds | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_MODELS_DIR": str(runtime / "models")}
-
-
-@pytest.fixture(scope="module")
-def runtime():
-    """A short path, as sockets want it. One model host serves all the tests, as it does all windows of a person."""
-    with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-        for process in neovim.processes(Path(folder)):
-            process.kill()
-
-
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in DESKS])
-def window(request, runtime):
-    """What opens a window of the editor on a folder."""
-    make, why_not = DESKS[request.param]
-    if reason := why_not():
-        pytest.skip(reason)
-    with make(runtime) as window:
-        yield window
-
-
-@pytest.fixture
-def editor(window, tmp_path):
-    with window(tmp_path) as editor:
-        yield editor
-        assert editor.complaints() == []
-
-
-names = (f"file{number}.py" for number in itertools.count())
-
-
-def until(editor, useful, places=PLACES):
-    """Type at one place after the other until one has ghost text that is useful."""
-
-    def look():
-        for content, typed in places:
-            editor.open(next(names), content)
-            editor.type(typed)
-            if (ghost := editor.settle()) and useful(ghost.text):
-                return ghost
-        return None
-
-    return editor.wait("useful ghost text at any place", look, FIRST_GHOST_S)
 
 
 def accept(editor, ghost):

@@ -33,6 +33,7 @@ ENTRY = FOLDER / "node_modules/code-server/out/node/entry.js"
 HERE = Path(__file__).parent
 EXTENSION = Path(os.environ.get("FIMSERVER_VSIX", HERE.parents[1] / "editors/vscode/fimserver.vsix"))
 PATIENCE_S = 60.0
+SIZE = {"width": 1000, "height": 620}
 
 # What could stand in the way of a test, and nothing else.
 SETTINGS: Mapping[str, Any] = {
@@ -76,13 +77,18 @@ class Server:
         self.ports, self.program = folder / "ports.jsonl", folder / "fimserver"
         self._env |= {"PROBE_PORTS": str(self.ports), "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
         self._own = ["--user-data-dir", str(folder / "user"), "--extensions-dir", str(folder / "extensions")]
-        (folder / "user/User").mkdir(parents=True)
+        folder.mkdir()
         self._write_program(command)
-        own = {"fimserver.path": str(self.program)}
-        (folder / "user/User/settings.json").write_text(json.dumps({**SETTINGS, **own, **settings}))
+        self._write("User", SETTINGS)
+        self._write("Machine", {"fimserver.path": str(self.program), **settings})
         shutil.copytree(HERE / "probe", folder / "extensions/fimserver-tests.probe-0.0.1")
         self._run("--install-extension", str(EXTENSION))
         self.port = free_port()
+
+    def _write(self, scope: str, settings: Mapping[str, Any]) -> None:
+        path = self.folder / "user" / scope / "settings.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(settings))
 
     def _write_program(self, command: Sequence[str]) -> None:
         """A program that runs ``command`` and writes down when which message passed."""
@@ -204,6 +210,16 @@ class VSCode:
     def _line(now: Mapping[str, Any]) -> str:
         return str(now["text"]).replace("\r\n", "\n").split("\n")[now["line"]]
 
+    def place(self, row: int, column: int) -> None:
+        """Put the cursor before a character of a row, both from 0, and ask for what is there: VS Code asks when one types."""
+        self.call("place", row, column)
+        self._mark = len(self._asked())
+        self.call("run", "editor.action.inlineSuggest.trigger")
+
+    def told(self) -> dict[str, Any]:
+        """What the server says of the last request."""
+        return dict(self.call("run", "fimserver.explain"))
+
     def lines(self) -> list[str]:
         return str(self.call("text")["text"]).replace("\r\n", "\n").split("\n")
 
@@ -302,8 +318,9 @@ class Desk:
     """Windows of one code-server. The first one is used again and again, as it takes long to open."""
 
     def __init__(self, server: Server, browser: Browser) -> None:
-        self._server, self._browser, self._opened = server, browser, False
-        self._free: list[VSCode] = []
+        self._server, self._free = server, list[VSCode]()
+        self._context = browser.new_context(viewport=SIZE, device_scale_factor=2)  # one person
+        self._is_new = True
 
     @contextmanager
     def window(self, folder: Path, command: Sequence[str] = ()) -> Iterator[VSCode]:
@@ -321,10 +338,9 @@ class Desk:
             self._free.append(window)
 
     def _open(self, folder: Path) -> VSCode:
-        page = self._browser.new_context(viewport={"width": 1100, "height": 700}).new_page()
-        window = VSCode(self._server, page, folder)
-        if not self._opened:
-            self._opened = True
-            window.wait("the walkthrough, which opens by itself once", page.locator(".getting-started-step").count)
+        window = VSCode(self._server, self._context.new_page(), folder)
+        if self._is_new:
+            window.wait("the walkthrough, which opens by itself once", window.page.locator(".getting-started-step").count)
             window.clear()
+        self._is_new = False
         return window
