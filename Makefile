@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim browser
+.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser
 
 try: $(VENV)/run
 	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model dllm --show-steps
@@ -15,6 +15,8 @@ test: lint types pytest
 lint: $(VENV)/check
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
+	@if command -v luacheck >/dev/null; then luacheck -q --config editors/nvim/.luacheckrc editors/nvim; \
+	else echo "editors/nvim is not linted: tests/editors/install_luacheck.sh"; fi
 
 types: $(VENV)/check
 	$(BIN)/mypy
@@ -55,6 +57,26 @@ browser: $(VENV)/check
 neovim: $(VENV)/check
 	tests/editors/install_neovim.sh
 	$(BIN)/pytest -q tests/editors
+
+# A real VS Code: what it needs is installed, the extension checked, built and packed, and the scenarios run in it.
+vscode: $(VENV)/check
+	tests/browser/install_chromium.sh
+	tests/editors/install_vscode.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/editors -m vscode
+
+emacs: $(VENV)/check
+	tests/editors/install_emacs.sh
+	$(BIN)/pytest -q tests/editors -m emacs
+
+# The pictures of the READMEs, of both editors.
+pictures: export FIMSERVER_SHOTS = $(CURDIR)/tests/editors/shots
+pictures: $(VENV)/check
+	tests/browser/install_chromium.sh
+	tests/editors/install_neovim.sh
+	tests/editors/install_vscode.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/editors/test_pictures.py -m "neovim or vscode"
+	cp tests/editors/shots/neovim-ghost.png editors/nvim/ghost.png
+	cp tests/editors/shots/vscode-ghost.png editors/vscode/media/ghost.png
 
 bench: $(VENV)/check
 	$(BIN)/python -m tests.bench.engines

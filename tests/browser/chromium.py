@@ -24,6 +24,13 @@ def why_not() -> str:
     return "" if PROGRAM else "no chromium: run tests/browser/install_chromium.sh, or name one in CHROMIUM"
 
 
+def error() -> type[Exception]:
+    """What is raised where the page is not as it was."""
+    from playwright.sync_api import Error
+
+    return Error
+
+
 @dataclass(frozen=True)
 class Visit:
     """A page that is open, what it asked for, and what it complained of."""

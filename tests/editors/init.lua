@@ -56,7 +56,7 @@ vim.keymap.set('i', '<M-l>', fim.accept_line)
 vim.keymap.set('i', '<M-]>', fim.next)
 vim.keymap.set('i', '<M-\\>', fim.trigger)
 vim.keymap.set('i', '<C-e>', fim.dismiss)
-vim.o.statusline = "%f %m%=%{v:lua.require'fimserver'.status()} "
+vim.o.statusline = "%t %m%=%{v:lua.require'fimserver'.status()} "
 
 -- The ghost text of the current buffer: {row, column in bytes, text}, or nil.
 function _G.ghost()

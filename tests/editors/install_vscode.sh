@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs VS Code as code-server, with a node of its own, into one folder, and builds and packs our extension.
+# Installs VS Code as code-server, with a node of its own, into one folder, and checks, builds and packs our extension.
 # Nothing is compiled and nothing outside the folder is changed; Chromium comes from tests/browser/install_chromium.sh.
 # Usage: install_vscode.sh [FOLDER]     needs npm
 set -euo pipefail
@@ -35,6 +35,8 @@ if [ "$(cat "$folder/installed" 2>/dev/null)" != $version ]; then
 fi
 
 cd "$extension"
-quietly npm ci --no-audit --no-fund
-quietly npm run package
+quietly npm ci --no-audit --no-fund --ignore-scripts
+for step in lint types test; do quietly npm run $step; done
+npm run package >"$log.package" 2>&1 || fail "cannot pack the extension, see $log.package"
+! grep -q WARNING "$log.package" || fail "vsce warns, see $log.package"
 echo "install_vscode: code-server $version in $folder, $(du -h fimserver.vsix | cut -f1) of extension"

@@ -19,6 +19,7 @@ import psutil
 import pynvim
 
 from tests.editors.editor import Ghost, Value, wait
+from tests.editors.picture import Screen
 
 INIT = Path(__file__).with_name("init.lua")
 PLUGIN = Path(__file__).parents[2] / "editors/nvim"
@@ -65,7 +66,7 @@ class Neovim:
         self._log = Path(env["XDG_STATE_HOME"]) / "nvim" / "lsp.log"
         start = [str(PROGRAM), "--embed", "--clean", "--cmd", f"let g:fimserver = json_decode('{server}')", "-u", str(INIT)]
         self._argv = ["env", *(f"{name}={value}" for name, value in env.items()), *start]
-        self._asked = 0
+        self._asked, self._screen = 0, Screen()
 
     def __enter__(self) -> Self:
         self._nvim = pynvim.attach("child", argv=self._argv)
@@ -182,6 +183,22 @@ class Neovim:
         self.normal_mode()
         self.command("Fim explain")
         return "\n".join(self.wait("the window", lambda: self.lua("return float()")))
+
+    def health(self) -> str:
+        """The report of ``:checkhealth fimserver``."""
+        self.normal_mode()
+        self.command("checkhealth fimserver")
+        self.wait("the report", lambda: len(self.lines()) > 5)
+        return "\n".join(self.lines())
+
+    def shoot(self, path: Path) -> None:
+        """Write a picture of the screen."""
+        self.command("redraw!")
+        while self._nvim._session._pending_messages:
+            _, name, batches = self._nvim.next_message()
+            if name == "redraw":
+                self._screen.take(batches)
+        self._screen.shoot(path)
 
     def complaints(self) -> list[str]:
         """All that Neovim told its user, but for what was asked for."""

@@ -292,16 +292,9 @@ def test_changes_of_state_are_user_events(nvim, host):
     assert "ready" in nvim.lua("return seen")
 
 
-def health(nvim):
-    nvim.normal_mode()
-    nvim.command("checkhealth fimserver")
-    nvim.wait("the report", lambda: "fimserver" in nvim.lines()[0] or len(nvim.lines()) > 5, 30)
-    return "\n".join(nvim.lines())
-
-
 def test_health_of_what_is_well(nvim, host):
     shows(nvim, host, "hello")
-    report = health(nvim)
+    report = nvim.health()
     for fact in ("Neovim 0.", f"version {__version__}", "attached to main.py", "fake answers by route ar", "<Tab>"):
         assert fact in report
     assert "WARNING" not in report
@@ -311,7 +304,7 @@ def test_health_of_what_is_well(nvim, host):
 def test_health_of_a_missing_program_says_what_to_do(user, tmp_path):
     with Neovim(tmp_path, ["/nowhere/fimserver"], user.env) as nvim:
         nvim.open_without_server("main.py")
-        report = health(nvim)
+        report = nvim.health()
     assert "ERROR no program /nowhere/fimserver" in report
     assert "make try" in report
 
@@ -320,7 +313,7 @@ def test_health_of_a_host_that_is_away(user, tmp_path):
     with Neovim(tmp_path, [*CLI, "--connect", "http://127.0.0.1:1"], user.env) as nvim:
         nvim.open("main.py")
         started = time.monotonic()
-        report = health(nvim)
+        report = nvim.health()
     assert time.monotonic() - started < 20
     assert "the model is not ready, no_host" in report
     assert ":Fim restart" in report

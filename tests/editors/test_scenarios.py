@@ -93,7 +93,7 @@ def test_the_route_is_switched_from_the_menu(editor):
 
 
 def test_an_empty_answer_is_explained(editor):
-    editor.open(".env", b"API_URL=http://localhost\n")
+    editor.open(next(names).replace(".py", ".env"), b"API_URL=http://localhost\n")
     editor.type("API_TOKEN=")
     assert editor.settle() is None
     told = editor.explanation()

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import psutil
+
 from tests.browser import chromium
 from tests.editors.editor import Ghost, Value, wait
 from tests.hosts import free_port
@@ -133,7 +135,8 @@ class VSCode:
         page.goto(server.url(folder))
         page.wait_for_selector(".monaco-workbench", timeout=PATIENCE_S * 1000)
         probe = wait("the window to be ready", self._probe, PATIENCE_S)
-        self._port, self.traffic = probe["port"], server.folder / f"traffic-{probe['pid']}.jsonl"
+        self._port, self._pid = probe["port"], probe["pid"]
+        self.traffic = server.folder / f"traffic-{self._pid}.jsonl"
 
     def _probe(self) -> dict[str, Any] | None:
         """Where the probe of this window listens, and in which process."""
@@ -158,6 +161,7 @@ class VSCode:
         before = self._opened(path)
         self._show(path, content)
         self.wait("the server to know the file", lambda: self._opened(path) > before)
+        self.wait("VS Code to ask it", lambda: "starting" not in self.status())  # it hears of files a little earlier
 
     def _show(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -272,6 +276,21 @@ class VSCode:
         item = self.page.locator(r"#fimserver\.fimserver\.fimserver\.status")
         return f"{item.inner_text().strip()} | {item.locator('a').get_attribute('aria-label')}"
 
+    def entries(self) -> list[str]:
+        """What the menu offers."""
+        labels = [row.locator(".label-name").inner_text().strip() for row in self.menu().all()]
+        self.press("Escape")
+        return labels
+
+    def health(self) -> str:
+        """The page of ``FIM: Doctor``, as soon as it has what the server says."""
+        self.command("FIM: Doctor")
+        return self.wait("what the host says", lambda: self.page_with("round trip ms"), 120)
+
+    def shoot(self, path: Path) -> None:
+        """Write a picture of the window."""
+        self.page.screenshot(path=path)
+
     def menu(self) -> Locator:
         """The entries of the menu behind our item in the status bar."""
         self.page.locator(r"#fimserver\.fimserver\.fimserver\.status").click()
@@ -279,17 +298,22 @@ class VSCode:
         rows.first.wait_for()
         return rows
 
+    def choose(self, entry: str) -> None:
+        """Click on an entry of the menu."""
+        self.menu().filter(has=self.page.locator(".label-name", has_text=re.compile(rf"^\W*{entry}$"))).click()
+        self.page.locator(".quick-input-widget").wait_for(state="hidden")
+        self.call("run", "workbench.action.focusActiveEditorGroup")
+
     def choose_route(self, route: str) -> None:
-        label = self.page.locator(".label-name", has_text=re.compile(rf"^\W*{route}$"))
-        self.menu().filter(has=label).click()
+        self.choose(route)
         self.wait(f"route {route}", lambda: self.call("run", "fimserver.setRoute", "") == route)
-        self.page.locator(".monaco-editor textarea, .monaco-editor .native-edit-context").first.focus()
 
     def command(self, title: str) -> None:
         """Run a command by its name, as from the palette."""
         self.page.keyboard.press("F1")
         self.page.locator(".quick-input-widget input").fill(f">{title}")
-        self.page.locator(".quick-input-widget .monaco-list-row").filter(has_text=title).first.click()
+        self.page.locator(".quick-input-widget .monaco-list-row.focused").filter(has_text=title).wait_for()
+        self.page.keyboard.press("Enter")
 
     def explanation(self) -> str:
         """The page of ``FIM: Explain the Last Answer``."""
@@ -298,8 +322,11 @@ class VSCode:
 
     def page_with(self, text: str) -> str:
         """The text of a page of ours that has ``text`` in it."""
-        bodies = (frame.locator("body").inner_text() for frame in self.page.frames[1:])
-        return next((body for body in bodies if text in body), "")
+        for frame in self.page.frames[1:]:
+            with contextlib.suppress(chromium.error()):  # it is being drawn anew
+                if text in (body := frame.locator("body").inner_text(timeout=1000)):
+                    return str(body)
+        return ""
 
     def open_without_server(self, name: str, content: bytes = b"") -> None:
         self._show(self.folder / name, content)
@@ -309,9 +336,34 @@ class VSCode:
         return list(self.page.locator(".notifications-toasts .notification-list-item-message").all_inner_texts())
 
     def clear(self) -> None:
-        """No notification and no file is open any more."""
-        self.call("run", "notifications.clearAll")
-        self.call("run", "workbench.action.revertAndCloseActiveEditor")
+        """No notification is there and no file is open any more."""
+        self.call("clear")
+
+    def servers(self) -> set[psutil.Process]:
+        """The language servers that this window has started and that run."""
+        return {process for process in psutil.Process(self._pid).children(recursive=True) if _is_server(process)}
+
+    def starts(self) -> int:
+        """How many language servers were started."""
+        return sum(json.loads(line)["method"] == "initialize" for line in self.traffic.read_text().splitlines())
+
+    @contextmanager
+    def using(self, program: Path) -> Iterator[None]:
+        """Another program in the settings, for a while."""
+        self.call("set", "fimserver.path", str(program))
+        try:
+            yield
+        finally:
+            self.call("set", "fimserver.path", str(self.server.program))
+            self.clear()
+
+
+def _is_server(process: psutil.Process) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.Error:  # it is going, or gone
+        return False
+    return str(HERE / "wiretap.py") not in command and "fimserver.cli" in command and "host" not in command
 
 
 class Desk:
@@ -326,15 +378,11 @@ class Desk:
     def window(self, folder: Path, command: Sequence[str] = ()) -> Iterator[VSCode]:
         """A window, which may be the first one with a folder of its own; another ``command`` goes into its settings."""
         window = self._free.pop() if self._free else self._open(folder)
-        usual = self._server.program
         try:
-            if command:
-                window.call("set", "fimserver.path", str(command[0]))
-            yield window
+            with window.using(Path(command[0])) if command else contextlib.nullcontext():
+                yield window
         finally:
-            if command:
-                window.call("set", "fimserver.path", str(usual))
-                window.clear()
+            window.clear()
             self._free.append(window)
 
     def _open(self, folder: Path) -> VSCode:
@@ -343,4 +391,5 @@ class Desk:
             window.wait("the walkthrough, which opens by itself once", window.page.locator(".getting-started-step").count)
             window.clear()
         self._is_new = False
+        window.call("run", "workbench.action.closeSidebar")
         return window

@@ -8,7 +8,7 @@ const TOLD = ['enabled', 'model', 'routes', 'maxTokens', 'delayMs', 'deadlineMs'
 const sent = new Set<string>();
 
 export function setting<T>(name: string, otherwise: T): T {
-  return vscode.workspace.getConfiguration('fimserver').get(name, otherwise);
+  return vscode.workspace.getConfiguration('fimserver').get<T | null>(name) ?? otherwise; // null where somebody wrote that
 }
 
 /**

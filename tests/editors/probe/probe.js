@@ -25,10 +25,17 @@ const calls = {
     const place = new vscode.Position(line, column);
     editor().selection = new vscode.Selection(place, place);
   },
-  close: () => vscode.commands.executeCommand('workbench.action.revertAndCloseActiveEditor'),
+  clear: async () => {
+    for (const document of vscode.workspace.textDocuments.filter(({ isDirty }) => isDirty)) {
+      await vscode.window.showTextDocument(document);
+      await vscode.commands.executeCommand('workbench.action.revertAndCloseActiveEditor');
+    }
+    await vscode.commands.executeCommand('workbench.action.closeAllEditors');
+    await vscode.commands.executeCommand('notifications.clearAll');
+  },
   save: () => editor().document.save(),
   run: (command, ...args) => vscode.commands.executeCommand(command, ...args),
-  set: (section, value) => vscode.workspace.getConfiguration().update(section, value, vscode.ConfigurationTarget.Global),
+  set: (section, value) => vscode.workspace.getConfiguration().update(section, value ?? undefined, vscode.ConfigurationTarget.Global),
   clipboard: () => vscode.env.clipboard.readText(),
 };
 

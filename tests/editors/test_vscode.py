@@ -1,0 +1,171 @@
+"""What our extension adds to VS Code."""
+
+import sys
+
+import pytest
+
+from fimserver import __version__
+from fimserver.types import Slot
+from tests.editors.places import until
+from tests.hosts import ScriptedHost
+
+pytestmark = pytest.mark.vscode
+MENU = ["Turn completions off", "auto", "dllm", "ar", "Explain the last answer", "Statistics"]
+MENU += ["Restart", "Doctor", "Show log", "Settings"]
+DRAWN = """() => [...document.querySelectorAll('.view-line span')]
+  .map(span => getComputedStyle(span, '::after').content).filter(text => text !== 'none' && text !== 'normal').join('')"""
+OLD = """
+import json, sys
+head = sys.stdin.buffer.readline()
+sys.stdin.buffer.readline()
+asked = json.loads(sys.stdin.buffer.read(int(head.split(b":")[1])))
+said = {"capabilities": {}, "serverInfo": {"name": "fimserver", "version": "0.0.9"}}
+body = json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": said}).encode()
+sys.stdout.buffer.write(b"Content-Length: %d\\r\\n\\r\\n%b" % (len(body), body))
+sys.stdout.flush()
+sys.stdin.buffer.read()
+"""
+
+
+@pytest.fixture
+def editor(desks, tmp_path):
+    with desks("vscode")(tmp_path) as editor:
+        yield editor
+
+
+@pytest.fixture
+def host(editor):
+    """A host that says what a test wants, set as ``fimserver.connect``."""
+    with ScriptedHost() as host:
+        editor.call("set", "fimserver.connect", host.url)
+        try:
+            editor.wait("a server for it", lambda: any(host.url in s.cmdline() for s in editor.servers()), 20)
+            editor.wait("it to be ready", lambda: "ready" in editor.status(), 20)
+            yield host
+        finally:
+            editor.call("set", "fimserver.connect", None)
+            editor.wait("one without", lambda: usual(editor, host), 30)
+
+
+def usual(editor, host):
+    servers = editor.servers()
+    return servers and not any(host.url in server.cmdline() for server in servers) and "ready" in editor.status()
+
+
+def program(folder, text):
+    path = folder / "fimserver"
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+# ---------------------------------------------------------------- menu and status
+
+
+def test_the_menu_has_everything(editor):
+    until(editor, bool)
+    assert editor.entries() == MENU
+
+
+def test_switched_off_from_the_menu_nothing_is_asked(editor):
+    until(editor, bool)
+    editor.choose("Turn completions off")
+    editor.wait("off in the status", lambda: "completions are off" in editor.status(), 10)
+    editor.type("q")
+    assert editor.settle() is None
+    editor.choose("Turn completions on")
+    editor.wait("on", lambda: "ready" in editor.status(), 10)
+    until(editor, bool)
+
+
+def test_a_canvas_that_is_denoised_is_drawn_where_that_is_wanted(editor, host):
+    release = []
+
+    def script(_request, _route):
+        yield Slot("one", masked=False, fresh=True), Slot("", masked=True)
+        while not release:
+            yield 0.01
+        yield "one + two"
+
+    host.engines.script = script
+    editor.call("set", "fimserver.preview", True)
+    try:
+        editor.open("preview.py")
+        editor.type("x = ")
+        editor.wait("the canvas", lambda: editor.page.evaluate(DRAWN) == '"one""▒▒"', 20)
+        release.append(True)
+        assert editor.settle().text == "one + two"
+        assert editor.page.evaluate(DRAWN) == ""
+    finally:
+        editor.call("set", "fimserver.preview", False)
+
+
+# ---------------------------------------------------------------- pages
+
+
+def test_statistics_are_a_page(editor):
+    until(editor, bool)
+    editor.choose("Statistics")
+    page = editor.wait("the page", lambda: editor.page_with("Why nothing was shown"), 60)
+    assert "kept / 100 keys" in page
+
+
+def test_a_first_completion_is_one_command_away(editor):
+    until(editor, bool)
+    editor.command("FIM: First Steps")
+    editor.page.get_by_role("button", name="Try a completion").click()
+    editor.wait("ghost text", editor.ghost)
+    assert "class Box" in "\n".join(editor.lines())
+
+
+# ---------------------------------------------------------------- when it fails
+
+
+def test_a_server_that_dies_is_started_again_four_times_and_then_on_demand(editor):
+    until(editor, bool)
+    for _ in range(5):
+        (server,) = editor.servers()
+        server.kill()
+        editor.wait("another server, or none", lambda server=server: server not in editor.servers() and settled(editor), 30)
+    assert "stopped five times" in editor.status()
+    editor.choose("Restart")
+    editor.wait("it to run again", lambda: "ready" in editor.status(), 30)
+    until(editor, bool)
+
+
+def settled(editor):
+    return "stopped five times" in editor.status() or (editor.servers() and "ready" in editor.status())
+
+
+def test_restarts_in_a_row_are_one(editor):
+    until(editor, bool)
+    before, starts = editor.servers(), editor.starts()
+    for _ in range(3):
+        editor.call("run", "fimserver.restartServer")
+    editor.wait("another server", lambda: editor.servers() and not editor.servers() & before, 30)
+    editor.wait("it to be ready", lambda: "ready" in editor.status(), 30)
+    assert editor.starts() == starts + 1
+
+
+def test_a_program_that_is_too_old_is_named(editor, tmp_path):
+    path = program(tmp_path, f"#!{sys.executable}\n{OLD}")
+    with editor.using(path):
+        editor.wait("the verdict", lambda: "fimserver 0.0.9 is too old" in editor.status(), 20)
+
+
+def test_a_program_that_is_none_is_named_and_the_menu_helps(editor, tmp_path):
+    path = program(tmp_path, "#!/bin/sh\nexit 3\n")
+    with editor.using(path):
+        editor.wait("the verdict", lambda: f"{path} does not start" in editor.status(), 60)
+        assert editor.entries()[:2] == ["Choose the program…", "How to install"]
+    editor.wait("the right one", lambda: "ready" in editor.status(), 30)
+
+
+def test_the_doctor_has_a_page(editor):
+    """The last one: what it examines goes on for a while."""
+    until(editor, bool)
+    page = editor.health()
+    for fact in (str(editor.server.program), f"runs, version {__version__}", "dllm: nano, ar: nano"):
+        assert fact in page
+    whole = editor.wait("what the program says", lambda: editor.page_with("torch"), 300)
+    assert "something is wrong" not in whole

@@ -1,0 +1,51 @@
+"""What the manifest of the VS Code extension promises, without VS Code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fimserver import __version__
+from fimserver.front.config import Config
+
+FOLDER = Path(__file__).parents[1] / "editors/vscode"
+MANIFEST = json.loads((FOLDER / "package.json").read_text("utf-8"))
+SETTINGS = MANIFEST["contributes"]["configuration"]["properties"]
+OWN = {"path", "args", "connect"}  # of the extension, not of the server
+CHOOSING = {"path", "args", "connect", "model", "routes"}  # a program, a host or a model
+MAX_SETTINGS, MAX_LINES = 15, 600
+
+
+def test_settings_are_few_and_described():
+    assert len(SETTINGS) <= MAX_SETTINGS
+    assert all(name.startswith("fimserver.") and facts["markdownDescription"] for name, facts in SETTINGS.items())
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_a_setting_is_the_servers_with_its_default(name):
+    key = name.removeprefix("fimserver.")
+    if key not in OWN:
+        assert SETTINGS[name]["default"] == Config().model_dump(mode="json", by_alias=True)[key]
+
+
+def test_what_chooses_a_program_or_a_model_is_the_machines_and_restricted():
+    restricted = set(MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"])
+    for key in CHOOSING:
+        assert SETTINGS[f"fimserver.{key}"]["scope"].startswith("machine")
+        assert f"fimserver.{key}" in restricted
+    assert restricted <= set(SETTINGS)
+
+
+def test_commands_are_under_one_name_and_not_the_servers():
+    from fimserver.front.commands import COMMANDS
+
+    commands = MANIFEST["contributes"]["commands"]
+    assert {command["category"] for command in commands} == {"FIM"}
+    assert not {command["command"] for command in commands} & {f"fimserver.{name}" for name in COMMANDS}
+
+
+def test_it_is_of_this_version_and_thin():
+    sources = [line.strip() for path in FOLDER.glob("src/*.ts") for line in path.read_text("utf-8").splitlines()]
+    code = [line for line in sources if line and not line.startswith(("//", "/*", "*"))]
+    assert MANIFEST["version"] == __version__
+    assert len(code) <= MAX_LINES
