@@ -69,14 +69,16 @@ emacs: $(VENV)/check
 	$(BIN)/pytest -q tests/editors -m emacs
 
 # The pictures of the READMEs, of both editors.
-pictures: export FIMSERVER_SHOTS = $(CURDIR)/tests/editors/shots
+pictures: export OMP_NUM_THREADS = 1
+pictures: export FIMSERVER_SHOTS = $(CURDIR)/editors/pictures
 pictures: $(VENV)/check
 	tests/browser/install_chromium.sh
 	tests/editors/install_neovim.sh
 	tests/editors/install_vscode.sh
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/editors/test_pictures.py -m "neovim or vscode"
-	cp tests/editors/shots/neovim-ghost.png editors/nvim/ghost.png
-	cp tests/editors/shots/vscode-ghost.png editors/vscode/media/ghost.png
+	$(BIN)/pytest -q tests/editors/test_pictures.py -m neovim
+	$(BIN)/pytest -q tests/editors/test_pictures.py -m vscode
+	mv editors/pictures/neovim-ghost.png editors/nvim/ghost.png
+	mv editors/pictures/vscode-ghost.png editors/vscode/media/ghost.png
 
 bench: $(VENV)/check
 	$(BIN)/python -m tests.bench.engines

@@ -36,6 +36,13 @@ def test_what_chooses_a_program_or_a_model_is_the_machines_and_restricted():
     assert restricted <= set(SETTINGS)
 
 
+def test_what_opens_more_of_the_user_to_the_server_is_restricted():
+    opening = {"enabled", "exclude", "disabledLanguages", "snippets", "prefetch", "stats"}
+    assert {f"fimserver.{key}" for key in opening} <= set(
+        MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"]
+    )
+
+
 def test_commands_are_under_one_name_and_not_the_servers():
     from fimserver.front.commands import COMMANDS
 

@@ -129,7 +129,11 @@ class Acceptance:
         shown = self._open.get(document.uri)
         if shown is None or shown.settled:
             return
-        if shown.is_whole or shown.place.line >= len(document.lines) or not document.lines[shown.place.line].startswith(shown.before):
+        if (
+            shown.is_whole
+            or shown.place.line >= len(document.lines)
+            or not document.lines[shown.place.line].startswith(shown.before)
+        ):
             self._settle(shown)
             return
         matched = _matched(document, shown.place, shown.text)

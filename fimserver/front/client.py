@@ -147,8 +147,8 @@ class HttpLine:
 
     @property
     def _url(self) -> str:
-        """Of a host elsewhere; empty for one of our own."""
-        return "" if self._hosting else str(self._client.base_url)
+        """Of a host elsewhere, without any password; empty for one of our own."""
+        return "" if self._hosting else str(self._client.base_url.copy_with(userinfo=b""))
 
     def _away(self, error: Exception) -> str:
         """What to say of a host that is not there. One of our own is started again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types as lsp
@@ -74,7 +75,7 @@ class Status:
         kind = KINDS.get(outcome.reason)
         self._document = outcome.reason if kind == "Inactive" else None
         if outcome.source == "model" or kind in {"Warning", "Error"}:
-            self._health = Health(outcome.reason if kind else None, outcome.message)
+            self._health = replace(self._health, reason=outcome.reason if kind else None, message=outcome.message)
         if self._health.reason in {Reason.LOADING, Reason.NO_HOST}:
             server.later(self.watch(server))
         if outcome.suggestions and outcome.usage:

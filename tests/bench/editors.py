@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results" / "editors.json"
 LIBRARY = Path(json.__file__).parents[1]
 FILES = ("textwrap.py", "argparse.py", "configparser.py", "csv.py", "json/decoder.py", "shutil.py")
 CUT = re.compile(r"(?:[=+*<>] |[(\[]|\breturn |\bin |(?<=\w)\.)(?=\S)")
-KEYS = 60
+KEYS = 40
 PATIENCE_S = 3.0
 # A page's own clock, for the key and for the first frame with ghost text.
 WATCH = f"""() => {{
@@ -93,16 +93,18 @@ class Seen(NamedTuple):
 
 @contextmanager
 def in_neovim(runtime: Path) -> Iterator[tuple[Neovim, Callable[[str], tuple[float, float] | None]]]:
+    neovim.WATCHDOG_S = 1800.0
     tap = [sys.executable, str(Path(wiretap.__file__)), str(runtime), *SERVER]
     with Neovim(runtime, tap, folders(runtime)) as editor:
 
         def press(key: str) -> tuple[float, float] | None:
             started = time.time()
             editor.keys(key.replace("<", "<lt>"))
-            while time.time() < started + PATIENCE_S:
-                if editor.ghost():
-                    return started, time.time()
-                time.sleep(0.001)
+            while not answered(runtime, started):
+                for _ in range(50):  # the traffic is looked at now and then: it grows
+                    if editor.ghost():
+                        return started, time.time()
+                    time.sleep(0.001)
             return None
 
         yield editor, press
@@ -115,13 +117,13 @@ def in_vscode(runtime: Path) -> Iterator[tuple[VSCode, Callable[[str], tuple[flo
         editor.page.evaluate(WATCH)
 
         def press(key: str) -> tuple[float, float] | None:
+            started = time.time()
             editor.page.keyboard.type(key)
-            end = time.time() + PATIENCE_S
-            while time.time() < end:
-                if shown := editor.page.evaluate("window.bench.shown"):
-                    return editor.page.evaluate("window.bench.key"), shown
-                time.sleep(0.01)
-            return None
+            while not answered(runtime, started):
+                time.sleep(0.05)
+            time.sleep(0.1)  # the page's own clock says when it was drawn
+            shown = editor.page.evaluate("window.bench.shown")
+            return (editor.page.evaluate("window.bench.key"), shown) if shown else None
 
         yield editor, press
 
@@ -131,6 +133,14 @@ EDITORS: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {"neovim"
 
 def traffic(runtime: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in runtime.rglob("traffic-*.jsonl") for line in path.read_text().splitlines()]
+
+
+def answered(runtime: Path, since: float) -> bool:
+    """Whether what was asked after a time has been answered some time ago, or nothing will be asked any more."""
+    rows = [row for row in traffic(runtime) if row["t"] >= since]
+    asked = {row["id"] for row in rows if row["method"] == "textDocument/inlineCompletion"}
+    answers = [row["t"] for row in rows if row["from"] == "server" and row["id"] in asked]
+    return time.time() - since > PATIENCE_S or (len(answers) == len(asked) > 0 and time.time() - answers[-1] > 0.1)
 
 
 def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:

@@ -83,12 +83,15 @@ def test_tab_right_after_typing_into_the_ghost_text_doubles_nothing(nvim, host):
     becomes(nvim, "x = hello(world)")
 
 
-def test_tab_after_typing_something_else_is_a_tab(nvim, host):
+@pytest.mark.parametrize("enabled", [False, True])
+def test_tab_after_typing_something_else_is_a_tab(enabled, nvim, host):
+    if enabled:  # by the user, for everything, before we come
+        nvim.lua("vim.lsp.inline_completion.enable()")
     shows(nvim, host, "hello(world)")
     silent(host)
     nvim.lua("vim.o.expandtab = false")
     nvim.type("q")
-    assert nvim.ghost() is None  # not the rest of what does not fit
+    nvim.wait("no rest of what does not fit", lambda: nvim.ghost() is None, 1)
     nvim.keys("<Tab>")
     becomes(nvim, "x = q\t")
     nvim.keys("<BS><BS>")
@@ -267,7 +270,7 @@ def test_statistics_have_a_window_that_q_closes(nvim, host):
     shows(nvim, host, "hello")
     nvim.normal_mode()
     nvim.command("Fim stats")
-    nvim.wait("the window", lambda: "this window" in "\n".join(nvim.lines()), 20)
+    nvim.wait("the window", lambda: "".join(nvim.lines()).strip(), 20)
     nvim.keys("q")
     nvim.wait("the file", lambda: nvim.lines() == ["x = "], 5)
 
@@ -337,6 +340,18 @@ def test_on_the_runtimepath_alone_it_works(user, host, tmp_path):
         nvim.normal_mode()
         nvim.command("help fimserver")
         assert nvim.command("echo expand('%:t')").strip() == "fimserver.txt"
+
+
+@pytest.mark.parametrize("command", ["~/fimserver", ["~/fimserver", "--model", "ar"]])
+def test_a_program_of_the_home_folder_is_found(command, nvim):
+    nvim.lua(f"vim.g.fimserver_command = vim.json.decode([==[{json.dumps(command)}]==])")
+    first = nvim.lua("return require('fimserver.server').default_cmd()")[0]
+    assert first == nvim.lua("return vim.fs.normalize('~/fimserver')")
+
+
+def test_the_plugin_is_thin():
+    sources = [line.strip() for path in PLUGIN.rglob("*.lua") for line in path.read_text().splitlines()]
+    assert len([line for line in sources if line and not line.startswith("--")]) <= 400
 
 
 def test_the_tags_of_the_help_are_those_of_its_text(nvim, tmp_path):

@@ -1,6 +1,6 @@
 """Pictures of both editors as a person sees them, of what stands on them.
 
-FIMSERVER_SHOTS names a folder that keeps them; ``make pictures`` puts them where the READMEs look.
+FIMSERVER_SHOTS names a folder that keeps them, as ``make pictures`` does for the READMEs.
 """
 
 import os

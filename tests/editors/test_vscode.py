@@ -140,8 +140,7 @@ def settled(editor):
 def test_restarts_in_a_row_are_one(editor):
     until(editor, bool)
     before, starts = editor.servers(), editor.starts()
-    for _ in range(3):
-        editor.call("run", "fimserver.restartServer")
+    editor.call("repeat", 3, "fimserver.restartServer")
     editor.wait("another server", lambda: editor.servers() and not editor.servers() & before, 30)
     editor.wait("it to be ready", lambda: "ready" in editor.status(), 30)
     assert editor.starts() == starts + 1

@@ -68,8 +68,11 @@ def test_a_host_that_is_away_is_said(kind):
 
 
 def test_a_host_elsewhere_that_is_away_is_nothing_to_wait_for():
-    with Editor("process", "http://127.0.0.1:1") as editor:
+    with Editor("process", "http://me:hunter2@127.0.0.1:1") as editor:
         editor.start(options={"status": True})
         editor.wait_for(lambda e: any(n["params"].get("state") == "no_host" for n in e.notifications))
-        told = next(n["params"] for n in editor.notifications if n["params"].get("state") == "no_host")
-    assert (told["busy"], told["kind"]) == (False, "Warning")
+        editor.open("file:///work/main.py", "a = \n")
+        assert editor.ask("file:///work/main.py", 0, 4) == []
+        told = [n["params"] for n in editor.notifications if n["params"].get("state") == "no_host"]
+    assert {(state["busy"], state["kind"]) for state in told} == {(False, "Warning")}
+    assert "hunter2" not in str(told)

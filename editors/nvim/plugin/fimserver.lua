@@ -26,9 +26,7 @@ if not vim.list_contains({ false, 0 }, vim.g.fimserver_enabled) then
   vim.lsp.enable('fimserver')
   local function warn()
     local missing = require('fimserver.server').missing()
-    if missing then
-      vim.notify_once('fimserver: ' .. missing, vim.log.levels.WARN)
-    end
+    if missing then vim.notify_once('fimserver: ' .. missing, vim.log.levels.WARN) end
   end
   vim.api.nvim_create_autocmd('FileType', { once = true, callback = vim.schedule_wrap(warn) })
 end

@@ -21,7 +21,7 @@ export async function activate(context: vscode.ExtensionContext): Promise<void> 
     context.subscriptions.push(vscode.commands.registerCommand(`fimserver.${name}`, run));
   }
   here.restart();
-  await openWalkthroughOnce(context.globalState);
+  await openWalkthroughOnce(context.globalState).catch((error: unknown) => { log.warn(String(error)); });
 }
 
 export async function deactivate(): Promise<void> {

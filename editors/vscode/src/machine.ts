@@ -31,7 +31,7 @@ async function activePython(): Promise<string | undefined> {
 
 /** How the program runs: in the home folder, which nobody else fills, with the token of a host elsewhere if one was set. */
 export async function surroundings(secrets: vscode.SecretStorage): Promise<{ cwd: string; env: NodeJS.ProcessEnv }> {
-  const token = await secrets.get('token');
+  const token = await Promise.resolve(secrets.get('token')).catch(() => undefined); // there may be no keyring
   return { cwd: homedir(), env: { ...process.env, ...(token ? { FIMSERVER_TOKEN: token } : {}) } };
 }
 

@@ -17,7 +17,8 @@ export function page(title: string, parts: readonly Part[]): string {
 
 /** A page that the program made, with our colours on top of its own. It brings no script and needs none. */
 export function recoloured(html: string): string {
-  return html.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, '').replace('</head>', `${HEAD}</head>`);
+  const bare = html.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, '');
+  return bare.includes('</head>') ? bare.replace('</head>', `${HEAD}</head>`) : HEAD + bare;
 }
 
 /** What a server says, as rows: names as words, and nothing that is empty. */

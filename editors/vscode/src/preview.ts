@@ -9,13 +9,14 @@ export type Canvas = Readonly<{ uri: string; position: { line: number; character
 
 const COLOURS = { masked: 'editorLineNumber.foreground', fresh: 'charts.green', settled: 'editorGhostText.foreground' };
 
-export function showCanvases(onCanvas: vscode.Event<Canvas>): vscode.Disposable {
+export function showCanvases(onCanvas: vscode.Event<Canvas | undefined>): vscode.Disposable {
   const type = vscode.window.createTextEditorDecorationType({});
   const clear = (): void => { vscode.window.visibleTextEditors.forEach((editor) => { editor.setDecorations(type, []); }); };
   return vscode.Disposable.from(
     type,
-    onCanvas((canvas) => { draw(type, canvas); }),
+    onCanvas((canvas) => { if (canvas) draw(type, canvas); else clear(); }),
     vscode.workspace.onDidChangeTextDocument(clear),
+    vscode.window.onDidChangeTextEditorSelection(clear),
     vscode.window.onDidChangeActiveTextEditor(clear),
     vscode.window.onDidChangeWindowState(({ focused }) => { if (!focused) clear(); }),
   );
@@ -25,6 +26,7 @@ function draw(type: vscode.TextEditorDecorationType, { uri, position, slots }: C
   const editor = vscode.window.activeTextEditor;
   if (editor?.document.uri.toString() !== vscode.Uri.parse(uri).toString()) return;
   const at = new vscode.Position(position.line, position.character);
+  if (!vscode.window.state.focused || !editor.selection.active.isEqual(at)) return; // it is of an earlier request
   editor.setDecorations(type, firstLine(slots).map(({ tone, text }) => ({
     range: new vscode.Range(at, at),
     renderOptions: { after: { contentText: text, color: new vscode.ThemeColor(COLOURS[tone]) } },

@@ -13,13 +13,16 @@ const REMEDIES: Readonly<Record<string, Remedy>> = {
   resting: ['Restart', 'restartServer'],
   no_host: ['Restart', 'restartServer'],
 };
+const LINKS = ['chooseProgram', ...Object.values(REMEDIES).map(([, command]) => command)].map((name) => `fimserver.${name}`);
 const panels = new Map<string, vscode.WebviewPanel>();
+
+let examining: ReturnType<Session['run']> | undefined; // once at a time: it loads models
 
 /** What is known here at once, then what the server says, then what a thorough examination brings. */
 export async function doctor(session: Session): Promise<void> {
   const write = open('doctor');
   const parts: Part[] = [{ title: 'Program', rows: programRows(session) }, { title: 'Editor', rows: editorRows() }];
-  const examined = session.found && session.run(['doctor'], 300_000);
+  const examined = session.found && (examining ??= session.run(['doctor'], 300_000).finally(() => { examining = undefined; }));
   const waiting = examined ? [{ title: 'fimserver doctor', text: WAIT }] : [];
   write([...parts, ...waiting]);
   if (session.version) parts.push({ title: 'Server and models', rows: await said(session, 'fimserver/health') });
@@ -46,7 +49,7 @@ export async function statistics(session: Session, folder: vscode.Uri): Promise<
 function open(name: string): (content: string | readonly Part[]) => void {
   const title = `fimserver: ${name}`;
   const { createWebviewPanel } = vscode.window;
-  const panel = panels.get(name) ?? createWebviewPanel(title, title, vscode.ViewColumn.Active, { enableCommandUris: true });
+  const panel = panels.get(name) ?? createWebviewPanel(title, title, vscode.ViewColumn.Active, { enableCommandUris: LINKS });
   panels.set(name, panel);
   panel.onDidDispose(() => panels.delete(name));
   panel.reveal();

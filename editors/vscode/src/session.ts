@@ -22,7 +22,7 @@ export class Session {
   private readonly limiter = new Limiter(4, 3 * 60_000);
   private readonly soon = coalesced(() => this.begin(), 300);
   private readonly changes = new vscode.EventEmitter<void>();
-  private readonly canvases = new vscode.EventEmitter<Canvas>();
+  private readonly canvases = new vscode.EventEmitter<Canvas | undefined>();
   readonly onDidChange = this.changes.event;
   readonly onCanvas = this.canvases.event;
 
@@ -47,9 +47,10 @@ export class Session {
 
   /** Run a verb of the program to its end. What fails is not thrown: it is said in the output. */
   async run(words: readonly string[], timeout: number): Promise<{ isGood: boolean; output: string }> {
-    const how = { ...(await surroundings(this.secrets)), timeout };
+    const [program, how] = [this.found?.program, { ...(await surroundings(this.secrets)), timeout }];
+    if (!program) return { isGood: false, output: this.problem?.title ?? 'fimserver is starting' };
     return await new Promise((resolve) => {
-      execFile(this.found?.program ?? 'fimserver', [...words, ...options()], how, (error, stdout, stderr) => {
+      execFile(program, [...words, ...options()], how, (error, stdout, stderr) => {
         resolve({ isGood: !error, output: `${stdout}${stderr}`.trimEnd() || (error?.message ?? '') });
       });
     });
@@ -57,6 +58,7 @@ export class Session {
 
   async end(): Promise<void> {
     const client = this.client;
+    this.canvases.fire(undefined);
     this.client = this.version = this.status = undefined;
     await client?.stop().catch(() => undefined); // it may not have got that far
   }
@@ -65,10 +67,14 @@ export class Session {
     await this.end();
     this.found = this.problem = undefined;
     this.changes.fire();
-    const [found, path] = [find(await places()), setting('path', '')];
-    this.found = found;
-    if (found) await this.start(found.program);
-    else this.give(path ? unusable(path) : missing(vscode.workspace.isTrusted));
+    try {
+      const [found, path] = [find(await places()), setting('path', '')];
+      this.found = found;
+      if (found) await this.start(found.program);
+      else this.give(path ? unusable(path) : missing(vscode.workspace.isTrusted));
+    } catch (error) { // a setting of another type, say
+      this.give({ ...failed('fimserver'), title: `fimserver cannot be started: ${String(error)}` });
+    }
   }
 
   private async start(program: string): Promise<void> {
@@ -81,6 +87,7 @@ export class Session {
       this.died(client, failed(program));
       return;
     }
+    if (this.client !== client) return; // it died meanwhile
     const version = client.initializeResult?.serverInfo?.version;
     if (isOld(version)) await this.end().then(() => { this.give(old(version)); });
     else this.version = version;

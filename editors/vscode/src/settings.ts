@@ -31,7 +31,7 @@ export async function change(name: string, value: unknown): Promise<void> {
 /** Options of the program, behind a verb if there is one. */
 export function options(): string[] {
   const connect = setting('connect', '').trim();
-  return [...(connect ? ['--connect', connect] : []), ...setting<string[]>('args', [])];
+  return [...setting<string[]>('args', []), ...(connect ? ['--connect', connect] : [])];
 }
 
 function isLocal(name: string): boolean {

@@ -35,6 +35,7 @@ const calls = {
   },
   save: () => editor().document.save(),
   run: (command, ...args) => vscode.commands.executeCommand(command, ...args),
+  repeat: (times, command) => Promise.all(Array.from({ length: times }, () => vscode.commands.executeCommand(command))),
   set: (section, value) => vscode.workspace.getConfiguration().update(section, value ?? undefined, vscode.ConfigurationTarget.Global),
   clipboard: () => vscode.env.clipboard.readText(),
 };

@@ -15,13 +15,9 @@ local function say(text) vim.api.nvim_echo({ { 'fimserver: ' .. text } }, true, 
 ---@param go_on fun(answer: table)
 local function ask(method, go_on)
   local client = server.client()
-  if not client then
-    return say(server.state().message)
-  end
+  if not client then return say(server.state().message) end
   client:request(method, vim.empty_dict(), function(err, answer)
-    if err then
-      return say(err.message)
-    end
+    if err then return say(err.message) end
     go_on(answer)
   end)
 end
@@ -64,16 +60,9 @@ function COMMANDS.explain()
 end
 
 function COMMANDS.stats()
-  ask('fimserver/stats', function(window)
-    local options = { text = true, timeout = 10000, env = vim.lsp.config.fimserver.cmd_env }
-    vim.system(server.cmd('stats'), options, vim.schedule_wrap(function(out)
-      local text = ('%s%s\nthis window: %s'):format(out.stdout, out.stderr, vim.inspect(window))
-      vim.cmd('botright new')
-      vim.api.nvim_buf_set_lines(0, 0, -1, false, vim.split(text, '\n'))
-      vim.bo.buftype, vim.bo.bufhidden, vim.bo.modifiable = 'nofile', 'wipe', false
-      vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = true })
-    end))
-  end)
+  vim.cmd('botright new')
+  vim.keymap.set('n', 'q', '<Cmd>bwipeout!<CR>', { buffer = true })
+  vim.fn.jobstart(server.cmd('stats'), { term = true, env = vim.lsp.config.fimserver.cmd_env })
 end
 
 function COMMANDS.log()

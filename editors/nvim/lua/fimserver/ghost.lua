@@ -8,8 +8,9 @@ local M = {}
 ---@return table?
 local function completor()
   local ok, capability = pcall(require, 'vim.lsp._capability')
-  local inline = ok and vim.tbl_get(capability, 'all', 'inline_completion')
-  return inline and inline.active[api.nvim_get_current_buf()] or nil
+  local here = api.nvim_get_current_buf()
+  local found = ok and vim.tbl_get(capability, 'all', 'inline_completion', 'active', here) or {}
+  return found.hide and found.show and found.request and found.reset_timer and found or nil
 end
 
 ---@param item vim.lsp.inline_completion.Item
@@ -117,7 +118,8 @@ function M.hide(tell)
       vim.lsp.get_client_by_id(item.client_id):exec_cmd(command, {}, function() end)
     end
   end
-  return completor() ~= nil and vim.lsp.inline_completion.get({ on_accept = on_accept })
+  local inline = vim.lsp.inline_completion
+  return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
 --- Hide what no longer fits what was typed. Neovim would show it until the next answer.
@@ -131,7 +133,7 @@ end
 --- Show another candidate.
 ---@param count integer so many further on
 function M.select(count)
-  return completor() and vim.lsp.inline_completion.select({ count = count })
+  return vim.lsp.inline_completion and vim.lsp.inline_completion.select({ count = count })
 end
 
 --- Ask now, if there is a server, for several candidates, instead of what waits to ask for one.

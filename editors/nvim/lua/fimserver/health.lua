@@ -74,8 +74,6 @@ local function check_ghost(client, buf)
   local on = not client or not client.attached_buffers[buf]
     or inline.is_enabled({ bufnr = buf, client_id = client.id })
   expect(on, 'inline completion is off', 'run :lua vim.lsp.inline_completion.enable(true)')
-  local hl = vim.api.nvim_get_hl(0, { name = 'ComplHint' })
-  expect(next(hl), 'no highlight group ComplHint', 'run :highlight link ComplHint NonText')
   local all = vim.lsp.get_clients({ bufnr = buf, method = 'textDocument/inlineCompletion' })
   for _, other in ipairs(all) do
     expect(other.name == 'fimserver', other.name .. ' shows ghost text too', 'disable one of them')
@@ -84,8 +82,8 @@ end
 
 ---@param buf integer
 local function check_tab(buf)
-  local function mapped() return vim.fn.maparg('<Tab>', 'i', false, true) end
-  local tab = vim.api.nvim_buf_call(buf, mapped)
+  local function find() return vim.fn.maparg('<Tab>', 'i', false, true) end
+  local tab = vim.api.nvim_buf_call(buf, find)
   local who = tab.desc or tab.rhs or tab.callback and debug.getinfo(tab.callback, 'S').source or ''
   local other = vim.iter(OTHERS):find(function(name) return who:lower():find(name, 1, true) end)
   expect(not other, 'another plugin has <Tab>', 'see :help fimserver-mappings for another key')

@@ -19,7 +19,9 @@ function M.default_cmd()
   local own = vim.fs.normalize(file .. '/../../../../../.venv/bin/fimserver') -- of this checkout
   local is_own = vim.fn.executable('fimserver') == 0 and vim.fn.executable(own) == 1
   local cmd = vim.g.fimserver_command or (is_own and own or 'fimserver')
-  return type(cmd) == 'table' and cmd or { vim.fs.normalize(cmd) }
+  local words = vim.iter({ cmd }):flatten():totable()
+  words[1] = vim.fs.normalize(words[1])
+  return words
 end
 
 --- The command with a verb, which stands before the options.
@@ -75,10 +77,10 @@ end
 function M.attached(client, buf)
   if vim.lsp.inline_completion then
     vim.lsp.inline_completion.enable(true, { bufnr = buf })
-    vim.api.nvim_create_autocmd('CursorMovedI', { -- after Neovim's own
+    vim.api.nvim_create_autocmd('CursorMovedI', {
       group = vim.api.nvim_create_augroup('fimserver.' .. buf, {}),
       buffer = buf,
-      callback = require('fimserver.ghost').hide_stale,
+      callback = vim.schedule_wrap(require('fimserver.ghost').hide_stale), -- after Neovim's own
     })
   else
     vim.lsp.completion.enable(true, client.id, buf)
