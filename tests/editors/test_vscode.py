@@ -113,6 +113,7 @@ def test_statistics_are_a_page(editor):
 def test_a_first_completion_is_one_command_away(editor):
     until(editor, bool)
     editor.command("FIM: First Steps")
+    editor.page.get_by_text("See a first completion").click()
     editor.page.get_by_role("button", name="Try a completion").click()
     editor.wait("ghost text", editor.ghost)
     assert "class Box" in "\n".join(editor.lines())
