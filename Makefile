@@ -30,7 +30,7 @@ slow: mirror wire storm soak kill law coverage
 mirror wire storm soak kill law coverage: export OMP_NUM_THREADS = 1
 
 mirror: $(VENV)/check
-	MIRROR_EDITS=1000000 $(BIN)/pytest -q -s tests/front/test_documents.py
+	MIRROR_EDITS=1000000 $(BIN)/pytest -q -s tests/front/documents/test_mirror.py
 
 wire: $(VENV)/check
 	WIRE_MESSAGES=100000 $(BIN)/pytest -q -s tests/features/test_wire.py
@@ -45,10 +45,10 @@ kill: $(VENV)/check
 	KILLS=20 $(BIN)/pytest -q -s tests/features/test_two_windows.py
 
 law: $(VENV)/check
-	LAW_RUNS=200000 $(BIN)/pytest -q -s tests/engine/test_law.py
+	LAW_RUNS=200000 $(BIN)/pytest -q -s tests/engine/test_distribution.py
 
 coverage: $(VENV)/check
-	AB_SIMULATIONS=1000 $(BIN)/pytest -q tests/ab/test_statistics.py tests/test_sequential.py
+	AB_SIMULATIONS=1000 $(BIN)/pytest -q tests/ab/analysis/test_statistics.py tests/test_confidence_sequence.py
 
 browser: $(VENV)/check
 	tests/browser/install_chromium.sh
@@ -81,11 +81,11 @@ pictures: $(VENV)/check
 	mv editors/pictures/vscode-ghost.png editors/vscode/media/ghost.png
 
 bench: $(VENV)/check
-	$(BIN)/python -m tests.bench.engines
-	$(BIN)/python -m tests.bench.front
-	$(BIN)/python -m tests.bench.speculation --out tests/bench/results/speculation.json
+	$(BIN)/python -m bench.engines
+	$(BIN)/python -m bench.front
+	$(BIN)/python -m bench.speculation --out bench/results/speculation.json
 	$(BIN)/fimserver doctor --calibrate
-	$(BIN)/python -m tests.bench.policy
+	$(BIN)/python -m bench.policy
 
 train: $(VENV)/run
 	$(BIN)/python -m models.training.corpus

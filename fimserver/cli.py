@@ -53,7 +53,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
             )
         return
     gc.disable()  # what is made while importing stays: collecting it costs an eighth of the time to start
-    from fimserver.front.stdio import run_stdio  # noqa: PLC0415 - the other commands need no language server
+    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415 - the other commands need no language server
 
     gc.freeze()
     gc.enable()
@@ -96,9 +96,9 @@ def complete(
 def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool, explain: bool, trace: bool) -> None:
     from fimserver import render  # noqa: PLC0415 - after the input is known to be good
     from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.front.features import features  # noqa: PLC0415
-    from fimserver.front.languages import language_of  # noqa: PLC0415
-    from fimserver.source import make_request, read_place  # noqa: PLC0415
+    from fimserver.cursor import make_request, read_place  # noqa: PLC0415
+    from fimserver.front.syntax.features import features  # noqa: PLC0415
+    from fimserver.front.syntax.languages import language_of  # noqa: PLC0415
 
     place = read_place(spec)
     console, steps = render.make_console(), render.make_console(stderr=as_json)
@@ -126,7 +126,7 @@ def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps:
 
 
 def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:
-    from fimserver.source import read_spans  # noqa: PLC0415
+    from fimserver.cursor import read_spans  # noqa: PLC0415
 
     models, failed = None, 0
     for span in read_spans(path, limit):
@@ -142,7 +142,7 @@ def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:
 def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]:
     """The answer to one row. A model that cannot be loaded ends the run; a row that fails says why."""
     from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.source import make_request  # noqa: PLC0415
+    from fimserver.cursor import make_request  # noqa: PLC0415
 
     row: dict[str, Any] = {"id": span.span_id, "completion": "", "ms": 0.0}
     if span.problem:
@@ -241,7 +241,7 @@ def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
 @settings_options
 def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
-    from fimserver.statsview import show_stats  # noqa: PLC0415 - sqlite and more
+    from fimserver.stats_view import show_stats  # noqa: PLC0415 - sqlite and more
 
     show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
 

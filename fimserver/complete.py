@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fimserver.host.latency import Latency
-from fimserver.host.route import NO_DEADLINE_MS, Asked, Router
-from fimserver.places import latency_path
+from fimserver.cursor import line_end
+from fimserver.host.routing.latency import Latency
+from fimserver.host.routing.router import NO_DEADLINE_MS, Asked, Router
+from fimserver.paths import latency_path
 from fimserver.settings import Settings
-from fimserver.source import line_end
 from fimserver.types import Budget, Chunk, Completion, Decision, Request, ms_since
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from fimserver.engine.engines import Models, make_ar
 from fimserver.engine.runtime import Target
 from fimserver.errors import FimError
 from fimserver.host.calibrate import calibrate, samples
-from fimserver.host.latency import Cost, Latency
-from fimserver.host.route import Router, cost_name
-from fimserver.places import latency_path
+from fimserver.host.routing.latency import Cost, Latency
+from fimserver.host.routing.router import Router, cost_name
+from fimserver.paths import latency_path
 from fimserver.settings import Settings
 from fimserver.types import Budget, Request, Route
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fimserver.cards import Card, is_present, model_folder
+from fimserver.cursor import Place
 from fimserver.settings import Settings
-from fimserver.source import Place
 from fimserver.types import Chunk, Completion, Drafting, Round, unix_lines
 
 AROUND = 3  # lines shown above and below

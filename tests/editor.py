@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-from fimserver.front.client import open_line
 from fimserver.front.config import from_settings
-from fimserver.front.server import Server
-from fimserver.front.transport import Decoder, encode
+from fimserver.front.host_client import open_line
+from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.transport import Decoder, encode
 from fimserver.settings import Settings
 
 CLIENTS = Path(__file__).parent / "clients"

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import uvicorn
 
-from fimserver.front.hosting import is_serving
-from fimserver.host.app import Host, make_app
+from fimserver.front.host_process import is_serving
 from fimserver.host.fake import FakeEngines
-from fimserver.host.route import Router
-from fimserver.host.schedule import Scheduler
+from fimserver.host.http.app import Host, make_app
+from fimserver.host.routing.router import Router
+from fimserver.host.scheduler import Scheduler
 from fimserver.settings import Settings
 
 

@@ -44,7 +44,7 @@ def test_what_opens_more_of_the_user_to_the_server_is_restricted():
 
 
 def test_commands_are_under_one_name_and_not_the_servers():
-    from fimserver.front.commands import COMMANDS
+    from fimserver.front.lsp.commands import COMMANDS
 
     commands = MANIFEST["contributes"]["commands"]
     assert {command["category"] for command in commands} == {"FIM"}

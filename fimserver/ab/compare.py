@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fimserver import __version__
-from fimserver.ab.analysis import analyse
-from fimserver.ab.arms import Runner, open_arms, settings_of_arm, without_token
-from fimserver.ab.environment import environment
-from fimserver.ab.keystrokes import rows as rows_of_replay
-from fimserver.ab.keystrokes import timelines
-from fimserver.ab.page import write_page
-from fimserver.ab.replay import Replayed, replay
+from fimserver.ab.analysis.analysis import analyse
+from fimserver.ab.arms.arm import Runner, open_arms, settings_of_arm, without_token
+from fimserver.ab.items.spans import Cut, cut_spans, read_spans
+from fimserver.ab.items.traces import Trace, read_trace
+from fimserver.ab.replay.keystrokes import rows as rows_of_replay
+from fimserver.ab.replay.keystrokes import timelines
+from fimserver.ab.replay.replay import Replayed, replay
+from fimserver.ab.report.environment import environment
+from fimserver.ab.report.page import write_page
+from fimserver.ab.report.table import progress
 from fimserver.ab.run import Journal, Plan, fingerprint, run
 from fimserver.ab.schema import SIDES, Arm, Report, Row, Side, Timeline, read_report
-from fimserver.ab.spans import Cut, cut_spans, read_spans
-from fimserver.ab.table import progress
-from fimserver.ab.traces import Trace, read_trace
 from fimserver.render import make_console
 from fimserver.settings import Settings
 

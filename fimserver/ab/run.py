@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fimserver.ab.arms import Filled, Runner
-from fimserver.ab.metrics import score
+from fimserver.ab.analysis.metrics import score
+from fimserver.ab.arms.arm import Filled, Runner
+from fimserver.ab.items.spans import Span, parses
 from fimserver.ab.schema import Result, Row, Side
-from fimserver.ab.spans import Span, parses
 from fimserver.errors import FimError, InputError
 from fimserver.lengths import lexemes
 from fimserver.reasons import Reason

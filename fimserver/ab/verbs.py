@@ -79,7 +79,7 @@ def record(file: Path, **flags: Any) -> None:
 
     FILE holds your text. It stays on this machine, only you can read it, and files that are excluded are not in it.
     """
-    from fimserver.front.stdio import run_stdio  # noqa: PLC0415 - as for the language server itself
+    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415 - as for the language server itself
 
     sys.exit(run_stdio(settings_of(flags | {"record": str(file)})))
 
@@ -89,8 +89,8 @@ def _reports(files: Iterable[Path]) -> list[Path]:
 
 
 def _show(report: Report, folder: Path) -> None:
-    from fimserver.ab.analysis import analyse  # noqa: PLC0415
-    from fimserver.ab.table import print_table  # noqa: PLC0415
+    from fimserver.ab.analysis.analysis import analyse  # noqa: PLC0415
+    from fimserver.ab.report.table import print_table  # noqa: PLC0415
     from fimserver.render import make_console  # noqa: PLC0415
 
     print_table(make_console(), report, analyse(report))
@@ -98,6 +98,6 @@ def _show(report: Report, folder: Path) -> None:
 
 
 def _command() -> str:
-    from fimserver.ab.arms import without_token  # noqa: PLC0415
+    from fimserver.ab.arms.arm import without_token  # noqa: PLC0415
 
     return without_token(shlex.join(["fimserver", *sys.argv[1:]]))

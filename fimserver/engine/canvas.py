@@ -11,8 +11,8 @@ from typing import Protocol
 
 import torch
 
-from fimserver.engine.context import PromptCache
 from fimserver.engine.network import Network
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.types import Budget, Prefill
 
 

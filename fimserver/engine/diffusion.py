@@ -16,11 +16,11 @@ import torch
 from fimserver.cards import Canvas as CanvasCard
 from fimserver.cards import Card
 from fimserver.engine.canvas import CachedCanvas, Canvas, FullCanvas
-from fimserver.engine.context import PromptCache
+from fimserver.engine.canvas_length import search_length
 from fimserver.engine.device import wait_for
-from fimserver.engine.length import search_length
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.engine.prompt import canvas_context, cut_context
 from fimserver.engine.sampling import Candidates, draw
 from fimserver.engine.schedules import Schedule

@@ -12,11 +12,11 @@ import torch
 
 from fimserver.cards import Card, default_card, get_card, model_folder
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.costs import measure_costs
 from fimserver.engine.device import free_gib, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.load import load
+from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.runtime import Runtime, Target, make_runtime
 from fimserver.engine.schedules import SCHEDULES, Schedule
 from fimserver.engine.speculate import Speculation

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fimserver.engine import lean
-from fimserver.engine.context import PromptCache
-from fimserver.engine.costs import BRANCHES, MOST_ROWS
+from fimserver.engine import fused
 from fimserver.engine.load import Loaded
 from fimserver.engine.network import NativeNetwork, Network
+from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 
@@ -45,7 +45,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
         return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
-    use_lean = settings.network != "native" and lean.fits(loaded.model)
+    use_lean = settings.network != "native" and fused.fits(loaded.model)
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
     on_cpu = loaded.device.type == "cpu"
@@ -58,6 +58,6 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     if card.prompt_tokens + longest > positions:
         raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
     network: Network = (
-        lean.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
+        fused.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
     )
     return Runtime(loaded, network, PromptCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
-from fimserver.engine.context import PromptCache
-from fimserver.engine.costs import Costs
+from fimserver.engine.draft_policy import Pace, Plan, agreed
 from fimserver.engine.drafts import Draft, Drafter, Line
-from fimserver.engine.pace import Pace, Plan, agreed
+from fimserver.engine.pass_cost import Costs
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.engine.verify import Verifier
 from fimserver.types import Round
 

@@ -13,7 +13,15 @@ from typing import NamedTuple, Protocol
 import torch
 
 from fimserver.engine.drafts import Draft, Line, Pick
-from fimserver.engine.rules import Uniform, Verdict, block_rule, probabilities, recursive_rejection, sample, token_rule
+from fimserver.engine.rejection_sampling import (
+    Uniform,
+    Verdict,
+    block_rule,
+    probabilities,
+    recursive_rejection,
+    sample,
+    token_rule,
+)
 from fimserver.engine.sampling import choose, hashed, require_finite
 from fimserver.types import Request
 

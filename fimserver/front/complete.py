@@ -11,16 +11,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from fimserver.front import syntax
-from fimserver.front.client import Watch
-from fimserver.front.context import Context
-from fimserver.front.documents import Document, Place, Snapshot, split_lines
-from fimserver.front.features import features, indent_unit
+from fimserver.front.context.privacy import path_of
+from fimserver.front.context.prompt_context import Context
+from fimserver.front.documents.mirror import Document, Place, Snapshot, split_lines
+from fimserver.front.host_client import Watch
 from fimserver.front.memory import Key, Middle
 from fimserver.front.outcome import Outcome, Suggestion
-from fimserver.front.postprocess import Around, Draft, Dropped, distinct, fit, postprocess
-from fimserver.front.privacy import path_of
+from fimserver.front.postprocess.pipeline import Around, Draft, Dropped, distinct, fit, postprocess
 from fimserver.front.session import Session
+from fimserver.front.syntax import parser
+from fimserver.front.syntax.features import features, indent_unit
 from fimserver.reasons import Reason
 from fimserver.types import Features, Snippet, StopRule
 from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
@@ -123,7 +123,7 @@ def _read_ahead(session: Session, document: Document, ask: Ask) -> None:
     """Parse the text around the cursor for the filters while the model works."""
     if (language := session.language(document)) is not None:
         around = surroundings(session, document, ask, Reason.END)
-        syntax.read_ahead(language, around.prefix, around.suffix)
+        parser.read_ahead(language, around.prefix, around.suffix)
 
 
 def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:

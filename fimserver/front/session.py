@@ -11,27 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fimserver.front.acceptance import Acceptance
-from fimserver.front.client import Line
 from fimserver.front.config import Config
-from fimserver.front.context import ContextSource
-from fimserver.front.definitions import Definitions, Worker
-from fimserver.front.documents import Document, Edit, Encoding
-from fimserver.front.languages import COMMENT_MARKS
-from fimserver.front.ledger import Ledger
+from fimserver.front.context.definitions import Definitions, Worker
+from fimserver.front.context.privacy import Privacy, path_of
+from fimserver.front.context.prompt_context import ContextSource
+from fimserver.front.debounce import Rhythm
+from fimserver.front.documents.mirror import Document, Edit, Encoding
+from fimserver.front.documents.notebooks import Notebooks
+from fimserver.front.feedback.acceptance import Acceptance
+from fimserver.front.feedback.ledger import Ledger
+from fimserver.front.feedback.live_ab import Shadows, Trial, Turn
+from fimserver.front.host_client import Line
 from fimserver.front.memory import Memory
-from fimserver.front.notebooks import Notebooks
 from fimserver.front.outcome import Outcome
-from fimserver.front.privacy import Privacy, path_of
-from fimserver.front.rhythm import Rhythm
-from fimserver.front.syntax import language_of
-from fimserver.front.trial import Shadows, Trial, Turn
+from fimserver.front.syntax.languages import COMMENT_MARKS
+from fimserver.front.syntax.parser import language_of
 from fimserver.reasons import Reason
 from fimserver.types import Route
 from fimserver.wire import Usage
 
 if TYPE_CHECKING:
-    from fimserver.front.recorder import Recorder
+    from fimserver.front.feedback.trace_recorder import Recorder
 
 MAX_REJECTED = 64
 TELL_S = 0.5  # what the end of a window may wait for its last events
@@ -144,7 +144,7 @@ class Session:
 
     def record(self, path: Path) -> Recorder:
         """Write down keystrokes from now on, of documents that privacy lets out. Whoever ends the window ends it."""
-        from fimserver.front.recorder import Recorder  # noqa: PLC0415 - a window that records nothing need not hold it
+        from fimserver.front.feedback.trace_recorder import Recorder  # noqa: PLC0415 - a window that records nothing need not hold it
 
         self.recorder = Recorder(path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None)
         return self.recorder

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import get_args
 
 from fimserver.host.jobs import Engines, Job, run_job
-from fimserver.host.route import Router, cost_name
-from fimserver.host.schedule import Scheduler
+from fimserver.host.routing.router import Router, cost_name
+from fimserver.host.scheduler import Scheduler
 from fimserver.types import ROUTES, Budget, Request, Route, StopRule
 
 SOURCES = ("wire.py", "settings.py", "types.py")

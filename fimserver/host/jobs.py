@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
-from fimserver.host.latency import Seen
-from fimserver.host.route import NO_DEADLINE_MS, Asked, Router, fit
+from fimserver.host.routing.latency import Seen
+from fimserver.host.routing.router import NO_DEADLINE_MS, Asked, Router, fit
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import ROUTES, Budget, Decision, Request, Route, ms_since, other
 from fimserver.wire import Piece, Usage

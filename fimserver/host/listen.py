@@ -18,14 +18,14 @@ from typing import Any
 import uvicorn
 
 from fimserver.errors import InputError
-from fimserver.host.app import Host, make_app
 from fimserver.host.calibrate import Background
+from fimserver.host.http.app import Host, make_app
 from fimserver.host.jobs import Engines
-from fimserver.host.latency import Latency
-from fimserver.host.route import Router
-from fimserver.host.schedule import Scheduler
-from fimserver.host.stats import Stats, stats_path
-from fimserver.places import latency_path, socket_path
+from fimserver.host.routing.latency import Latency
+from fimserver.host.routing.router import Router
+from fimserver.host.scheduler import Scheduler
+from fimserver.host.stats.store import Stats, stats_path
+from fimserver.paths import latency_path, socket_path
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Route
 

@@ -23,9 +23,9 @@ from rich.progress import track
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.metrics import confusion_matrix, log_loss  # type: ignore[import-untyped]
 
-from fimserver.ab.cuts import KINDS, holes
-from fimserver.front.features import features
-from fimserver.host.lengthmodel import LOOKS, NAMES, SCHEMA, Look, Model, columns, look
+from fimserver.ab.items.cuts import KINDS, holes
+from fimserver.front.syntax.features import features
+from fimserver.host.routing.length_model import LOOKS, NAMES, SCHEMA, Look, Model, columns, look
 from fimserver.lengths import BUCKETS, LABELS, bucket_of, lexemes
 from fimserver.types import Features
 from models.training.corpus import CACHE, SEPARATOR

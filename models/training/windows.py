@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fimserver.engine.lean import Sizes, Stack, bias_of, packs
+from fimserver.engine.fused import Sizes, Stack, bias_of, packs
 from models.training.corpus import CACHE
 from models.training.holes import cut
 from models.training.rows import Layout, RowMaker, RowStream

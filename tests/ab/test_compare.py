@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from fimserver.ab import compare as comparing
 from fimserver.ab.compare import Asked, Source, compare
+from fimserver.ab.items.traces import Change, Open, Patch, Trace, write_trace
 from fimserver.ab.schema import Report, Row, Timeline, merge, read_report
-from fimserver.ab.traces import Change, Open, Patch, Trace, write_trace
 from fimserver.cli import main
 from fimserver.errors import InputError
 from tests.ab.sample import make_report

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fimserver.ab.arms import Filled
+from fimserver.ab.arms.arm import Filled
+from fimserver.ab.items.spans import Span
 from fimserver.ab.run import CANCEL_EVERY, WARM_UP, Journal, Plan, fingerprint, run
 from fimserver.ab.schema import Arm
-from fimserver.ab.spans import Span
 from fimserver.errors import FimError, InputError
 from fimserver.reasons import Reason
 from fimserver.types import Decision, Prefill

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from bench import speculation
+from bench.arms import Answer, Fleet, Skipped, Spec, first_difference, row_of
+from bench.intervals import bootstrap, geometric_mean_ratio, mean_difference, median, ratio_of_rates
+from bench.llama import _answer, find_llama
+from bench.spans import PACKAGES, Span, cut_spans, read_folder
+from bench.tables import SCHEMA, best_assisted, best_ours, faster, read_cells, report
 from fimserver.cards import MODELS, PACKAGE, get_card
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request
-from tests.bench import speculation
-from tests.bench.arms import Answer, Fleet, Skipped, Spec, first_difference, row_of
-from tests.bench.intervals import bootstrap, geometric_mean_ratio, mean_difference, median, ratio_of_rates
-from tests.bench.llama import _answer, find_llama
-from tests.bench.spans import PACKAGES, Span, cut_spans, read_folder
-from tests.bench.tables import SCHEMA, best_assisted, best_ours, faster, read_cells, report
 
 
 @pytest.fixture(scope="module")

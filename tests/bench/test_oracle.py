@@ -5,10 +5,10 @@ import random
 import torch
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
+from bench import oracle
+from bench.oracle_arms import NODES, Ours, arms, prompt_lookup, tree
 from fimserver.engine.drafts import Draft
 from fimserver.types import Request
-from tests.bench import oracle
-from tests.bench.oracle_arms import NODES, Ours, arms, prompt_lookup, tree
 
 TEXT = "".join(f"def function_{i}(argument):\n    total = argument + {i}\n    return total\n\n\n" for i in range(60))
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fimserver.host.policies import POLICIES
+from bench.policy import H200, WORKSTATION, confusion_counts, settles, simulate
+from fimserver.host.routing.policies import POLICIES
 from fimserver.types import ROUTES
-from tests.bench.policy import H200, WORKSTATION, confusion_counts, settles, simulate
 
 COUNT, SEEDS = 1500, range(3)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fimserver.ab.analysis import analyse
-from fimserver.ab.page import write_page
+from fimserver.ab.analysis.analysis import analyse
+from fimserver.ab.report.page import write_page
 from tests.ab.sample import make_report
 from tests.browser.chromium import chromium, visit, why_not
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fimserver.engine import lean
+from fimserver.engine import fused
 from fimserver.engine.engines import Models, make_ar
 from fimserver.engine.load import device_map, load
 from fimserver.engine.runtime import Target, make_runtime
@@ -206,7 +206,7 @@ def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
     plain = make_ar(Target(make_runtime(load(card, folder, CPU), settings), settings))
     offloaded = load(card, folder, CPU)
     accelerate.cpu_offload(offloaded.model, execution_device=CPU)
-    assert not lean.fits(offloaded.model)
+    assert not fused.fits(offloaded.model)
     spread = make_ar(Target(make_runtime(offloaded, Settings()), Settings()))
     request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
     texts = ["".join(c.text for c in engine.complete(request, Budget())) for engine in (plain, spread)]

@@ -7,12 +7,12 @@ import threading
 import pytest
 import torch
 
-from fimserver.engine.context import PromptCache
-from fimserver.engine.costs import Costs, measure_costs, shapes
-from fimserver.engine.drafters.guard import Guarded
+from fimserver.engine.drafters.failsafe import Guarded
 from fimserver.engine.drafts import Draft, RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import make_ar
 from fimserver.engine.network import FakeNetwork
+from fimserver.engine.pass_cost import Costs, measure_costs, shapes
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.engine.runtime import Target
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS, Keyed

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from fimserver.front.transport import encode
+from fimserver.front.lsp.transport import encode
 from tests.editor import Editor
 from tests.hosts import OwnHosts
 

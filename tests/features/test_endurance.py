@@ -189,7 +189,7 @@ def everything_once(editor, typist, number):
 def test_an_editor_that_answers_nothing_costs_nothing(host, monkeypatch):
     with Editor("process", host.url) as editor:
         editor.start()
-        monkeypatch.setattr("fimserver.front.lifecycle.ANSWER_S", 0.05)
+        monkeypatch.setattr("fimserver.front.lsp.lifecycle.ANSWER_S", 0.05)
         server = editor.link.server
         server.protocol.send = lambda _: None  # it is deaf and dumb from now on
         for _ in range(200):

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fimserver.front.status import POLL_S
-from fimserver.front.transport import encode
+from fimserver.front.lsp.status import POLL_S
+from fimserver.front.lsp.transport import encode
 from tests.editor import Editor
 
 URI = "file:///work/main.py"

@@ -8,10 +8,10 @@ import httpx2
 import pytest
 
 from fimserver.errors import InputError
-from fimserver.host.figures import Summary
-from fimserver.host.stats import EmptyError, Stats, reading
+from fimserver.host.stats.store import EmptyError, Stats, reading
+from fimserver.host.stats.summary import Summary
 from fimserver.settings import Settings
-from fimserver.statsview import show_stats
+from fimserver.stats_view import show_stats
 from tests.editor import Editor
 from tests.hosts import ScriptedHost
 
@@ -190,7 +190,7 @@ def test_who_may_see_the_page(path, headers, status):
 def test_the_terminal_shows_what_the_host_counted(counting, editor, capsys, monkeypatch, tmp_path):
     used(editor)
     counted(counting, "SELECT 1 FROM answers WHERE fate != ''")
-    monkeypatch.setattr("fimserver.statsview.stats_path", lambda: counting.host.stats.path)
+    monkeypatch.setattr("fimserver.stats_view.stats_path", lambda: counting.host.stats.path)
     show_stats(Settings())
     near = capsys.readouterr().out
     assert "python" in near

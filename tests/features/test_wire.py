@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from fimserver.front import stdio
-from fimserver.front.client import Health, failure
 from fimserver.front.config import Config
-from fimserver.front.protocol import Life
-from fimserver.front.server import Server
-from fimserver.front.transport import encode
+from fimserver.front.host_client import Health, failure
+from fimserver.front.lsp import stdio
+from fimserver.front.lsp.protocol import Life
+from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.transport import encode
 from fimserver.reasons import Reason
 from fimserver.wire import Answer, Middle, Usage
 from tests.editor import OverPipes, recorded

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fimserver.front.config import Config
-from fimserver.front.documents import Document
+from fimserver.front.documents.mirror import Document
 from fimserver.front.outcome import Outcome
 from fimserver.front.session import Rejected, Session
 from fimserver.reasons import Reason

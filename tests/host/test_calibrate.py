@@ -2,8 +2,8 @@
 
 from fimserver.host.calibrate import IDLE_S, Background, calibrate, jobs, samples
 from fimserver.host.fake import FakeEngines
-from fimserver.host.route import Router
-from fimserver.host.schedule import Scheduler
+from fimserver.host.routing.router import Router
+from fimserver.host.scheduler import Scheduler
 
 
 def texts():

@@ -11,7 +11,7 @@ from fimserver.engine import faults
 from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
 from fimserver.host.fake import FakeEngines
 from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
-from fimserver.host.route import Router
+from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason
 from fimserver.types import Budget, Request
 

@@ -14,12 +14,12 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 
-from fimserver import cli, places
+from fimserver import cli, paths
 from fimserver.errors import InputError
 from fimserver.host import listen
 from fimserver.host.fake import FakeEngines
 from fimserver.host.listen import run_host, run_tcp
-from fimserver.places import socket_path
+from fimserver.paths import socket_path
 from fimserver.settings import Settings
 
 PATIENCE_S = 30.0
@@ -103,7 +103,7 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(runtime, monkeypatch):
 
 
 def test_a_folder_of_another_user_is_refused(runtime, monkeypatch):
-    monkeypatch.setattr(places.os, "getuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr(paths.os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(InputError, match="XDG_RUNTIME_DIR"):
         run_host(Settings())
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fimserver.engine.drafters.nets import Block, Heads, load_net, save_net
+from fimserver.engine.fused import LeanNetwork, bias_of
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.lean import LeanNetwork, bias_of
 from fimserver.errors import LoadError
 from models.training import losses
 from models.training.acceptance import Tally, interval, joint, marginals, tally

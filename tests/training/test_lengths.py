@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from fimserver.ab.cuts import KINDS
-from fimserver.host.lengthmodel import NAMES, Model, columns, read_model
+from fimserver.ab.items.cuts import KINDS
+from fimserver.host.routing.length_model import NAMES, Model, columns, read_model
 from fimserver.lengths import BUCKETS, bucket_of
 from models.training import lengths
 from models.training.corpus import RESERVED, SEPARATOR, VALIDATION

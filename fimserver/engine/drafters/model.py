@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from fimserver.cards import Card
-from fimserver.engine.context import PromptCache
 from fimserver.engine.drafts import Draft, Line, grades
 from fimserver.engine.kv import common_prefix
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.engine.runtime import Runtime
 from fimserver.errors import LoadError
 

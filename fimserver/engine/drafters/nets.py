@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from fimserver.engine.lean import KV, Sizes, Stack
+from fimserver.engine.fused import KV, Sizes, Stack
 from fimserver.errors import LoadError
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fimserver.cards import Card
 from fimserver.engine.drafters.diffusion import DiffusionDrafter, Window
-from fimserver.engine.drafters.guard import Guarded
+from fimserver.engine.drafters.failsafe import Guarded
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter, check_tokens
 from fimserver.engine.drafters.nets import Block, Heads, load_net
-from fimserver.engine.drafters.ngram import NGram
+from fimserver.engine.drafters.ngram.drafter import NGram
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
 from fimserver.engine.drafts import Drafter
-from fimserver.engine.lean import LeanNetwork
+from fimserver.engine.fused import LeanNetwork
 from fimserver.engine.load import verify_file, weights_hash
 from fimserver.engine.runtime import Target
 from fimserver.errors import FimError, InputError, LoadError

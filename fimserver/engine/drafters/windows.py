@@ -8,12 +8,12 @@ import torch
 
 from fimserver.cards import Card
 from fimserver.engine.canvas import FullCanvas
-from fimserver.engine.context import PromptCache
 from fimserver.engine.drafters.nets import Block
 from fimserver.engine.drafts import Line
+from fimserver.engine.fused import LeanNetwork
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.lean import LeanNetwork
 from fimserver.engine.network import Network
+from fimserver.engine.prefix_cache import PromptCache
 from fimserver.engine.prompt import Context, canvas_context
 from fimserver.engine.vocabulary import Vocabulary
 

@@ -1,0 +1,198 @@
+"""What a person waits for: from a key to ghost text on the screen, in a real Neovim and a real VS Code, with nano.
+
+python -m bench.editors [neovim] [vscode]     prints a table and writes bench/results/editors.json
+
+Each place is a line of the standard library, cut behind an operator, a bracket or a dot. The last character of the cut line
+is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap notes when the request
+passed and when its answer, and the server says how long the engine took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.front import percentile
+from tests.editors import neovim, vscode, wiretap
+from tests.editors.conftest import SERVER, folders, vscode_desk
+from tests.editors.neovim import Neovim
+from tests.editors.vscode import VSCode
+
+RESULTS = Path(__file__).parent / "results" / "editors.json"
+LIBRARY = Path(json.__file__).parents[1]
+FILES = ("textwrap.py", "argparse.py", "configparser.py", "csv.py", "json/decoder.py", "shutil.py")
+CUT = re.compile(r"(?:[=+*<>] |[(\[]|\breturn |\bin |(?<=\w)\.)(?=\S)")
+KEYS = 40
+PATIENCE_S = 3.0
+# A page's own clock, for the key and for the first frame with ghost text.
+WATCH = f"""() => {{
+  const shows = {vscode.GHOST}, now = () => (performance.timeOrigin + performance.now()) / 1000;
+  window.bench = {{}};
+  addEventListener('keydown', () => {{ window.bench = {{ key: now() }}; }}, true);
+  const look = () => {{
+    if (window.bench.key && !window.bench.shown && shows()) window.bench.shown = now();
+    requestAnimationFrame(look);
+  }};
+  look();
+}}"""
+PARTS = ("key to ghost text", "key to request", "engine", "the rest of request to answer", "answer to ghost text")
+
+
+class Place(NamedTuple):
+    """A file whose line is cut, and the key that comes next."""
+
+    text: str
+    line: int
+    column: int
+    key: str
+
+
+def places() -> Iterator[Place]:
+    """Always the same, without end."""
+    rng = random.Random(0)
+    while True:
+        lines = (LIBRARY / rng.choice(FILES)).read_text("utf-8").split("\n")
+        row = rng.randrange(20, len(lines) - 20)
+        cuts = [cut.end() for cut in CUT.finditer(lines[row])]
+        if cuts and lines[row].isascii() and not lines[row].lstrip().startswith(("#", '"')):
+            cut = rng.choice(cuts)
+            kept = [*lines[:row], lines[row][: cut - 1], *lines[row + 1 :]]
+            yield Place("\n".join(kept), row, cut - 1, lines[row][cut - 1])
+
+
+class Seen(NamedTuple):
+    """When what happened after a key, in seconds of one clock."""
+
+    key: float
+    asked: float
+    answered: float
+    shown: float
+    engine_ms: float
+
+    def parts(self) -> tuple[float, ...]:
+        """In milliseconds, as ``PARTS`` has them."""
+        answer_ms = (self.answered - self.asked) * 1000
+        whole, before, after = (self.shown - self.key, self.asked - self.key, self.shown - self.answered)
+        return whole * 1000, before * 1000, self.engine_ms, answer_ms - self.engine_ms, after * 1000
+
+
+@contextmanager
+def in_neovim(runtime: Path) -> Iterator[tuple[Neovim, Callable[[str], tuple[float, float] | None]]]:
+    neovim.WATCHDOG_S = 1800.0
+    tap = [sys.executable, str(Path(wiretap.__file__)), str(runtime), *SERVER]
+    with Neovim(runtime, tap, folders(runtime)) as editor:
+
+        def press(key: str) -> tuple[float, float] | None:
+            started = time.time()
+            editor.keys(key.replace("<", "<lt>"))
+            while not answered(runtime, started):
+                for _ in range(50):  # the traffic is looked at now and then: it grows
+                    if editor.ghost():
+                        return started, time.time()
+                    time.sleep(0.001)
+            return None
+
+        yield editor, press
+
+
+@contextmanager
+def in_vscode(runtime: Path) -> Iterator[tuple[VSCode, Callable[[str], tuple[float, float] | None]]]:
+    (runtime / "work").mkdir()
+    with vscode_desk(runtime) as window, window(runtime / "work") as editor:
+        editor.page.evaluate(WATCH)
+
+        def press(key: str) -> tuple[float, float] | None:
+            started = time.time()
+            editor.page.keyboard.type(key)
+            while not answered(runtime, started):
+                time.sleep(0.05)
+            time.sleep(0.1)  # the page's own clock says when it was drawn
+            shown = editor.page.evaluate("window.bench.shown")
+            return (editor.page.evaluate("window.bench.key"), shown) if shown else None
+
+        yield editor, press
+
+
+EDITORS: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {"neovim": in_neovim, "vscode": in_vscode}
+
+
+def traffic(runtime: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in runtime.rglob("traffic-*.jsonl") for line in path.read_text().splitlines()]
+
+
+def answered(runtime: Path, since: float) -> bool:
+    """Whether what was asked after a time has been answered some time ago, or nothing will be asked any more."""
+    rows = [row for row in traffic(runtime) if row["t"] >= since]
+    asked = {row["id"] for row in rows if row["method"] == "textDocument/inlineCompletion"}
+    answers = [row["t"] for row in rows if row["from"] == "server" and row["id"] in asked]
+    return time.time() - since > PATIENCE_S or (len(answers) == len(asked) > 0 and time.time() - answers[-1] > 0.1)
+
+
+def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
+    """What was noted of a key, ``None`` where its ghost text is not of one request to the model."""
+    key, shown = times
+    rows = [row for row in traffic(runtime) if row["t"] >= key]
+    asked = [row for row in rows if row["method"] == "textDocument/inlineCompletion"]
+    answers = [row for row in rows if row["from"] == "server" and asked and row["id"] == asked[-1]["id"] and row.get("items")]
+    told = editor.told()
+    if len(asked) != 1 or not answers or told["source"] != "model":
+        return None
+    return Seen(key, asked[0]["t"], answers[0]["t"], shown, told["engineMs"])
+
+
+def measure(name: str, count: int) -> list[Seen]:
+    found: list[Seen] = []
+    with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
+        runtime = Path(folder)
+        with EDITORS[name](runtime) as (editor, press):
+            for number, place in enumerate(places()):
+                if len(found) == count:
+                    break
+                editor.open(f"work{number}.py", place.text.encode())
+                editor.place(place.line, place.column)
+                if editor.settle() is not None:
+                    continue
+                times = press(place.key)
+                one = seen(runtime, editor, times) if times else None
+                found += [one] if one and number > 2 else []  # the first ones wait for the model
+        for process in neovim.processes(runtime):
+            process.kill()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("editors", nargs="*", default=list(EDITORS))
+    parser.add_argument("--count", type=int, default=KEYS)
+    options = parser.parse_args()
+    rows: dict[str, dict[str, list[float]]] = {}
+    table = Table("ms", *itertools.chain.from_iterable((f"{name} p50", "p95") for name in options.editors))
+    for name in options.editors:
+        columns = list(zip(*(one.parts() for one in measure(name, options.count)), strict=True))
+        rows[name] = {
+            part: [round(percentile(list(c), share), 1) for share in (50, 95)] for part, c in zip(PARTS, columns, strict=True)
+        }
+    for part in PARTS:
+        table.add_row(part, *(f"{value:.0f}" for name in options.editors for value in rows[name][part]))
+    Console().print(table)
+    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "processor": platform.processor()}
+    RESULTS.write_text(json.dumps({"machine": machine, "count": options.count, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Knows which numbers a comparison comes to, by strata, and how to say them. Knows nothing of tables and pages.
+
+Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x faster"), of speeds B
+over A. Intervals are of 95 %, by a cluster bootstrap over ``Row.group``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Literal
+
+import numpy as np
+
+from fimserver.ab.analysis.measures import ALL, MEANS, TIMES, YES_OR_NO, Better, Measure, pairs, strata
+from fimserver.ab.analysis.statistics import (
+    MIN_CLUSTERS,
+    Bootstrap,
+    Floats,
+    Interval,
+    bootstrap,
+    geometric_ratio,
+    holm,
+    mean_difference,
+    sign_test,
+    unseen,
+)
+from fimserver.ab.analysis.value import (
+    READING_MS,
+    CurvePoint,
+    Prediction,
+    Regret,
+    curve,
+    estimate,
+    number,
+    predictions,
+    regret,
+    speeds,
+)
+from fimserver.ab.schema import Report, Row
+
+PERCENTILES = (50, 90, 95, 99)
+BOUNDED = frozenset({50, 95})  # percentiles that get intervals: there is too little behind the others
+PRIMARY = frozenset({"first_ms_p95", "exact"})
+MARGIN = 0.02  # a kept share that is lower by less is not inferior
+FEW_GROUPS = 10
+
+Draw = Callable[[tuple[str, ...]], Bootstrap]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table. ``None``: there is none, or it cannot be said."""
+
+    metric: str
+    label: str
+    unit: str  # of a, b and a difference; a "share" is between 0 and 1
+    better: Better
+    stratum: str  # "all", "warm", "kind:line", "bucket:9-16", "language:python"
+    n: int  # pairs, those that both arms have a number for
+    groups: int
+    effect: Literal["difference", "ratio"]
+    a: float | None = None
+    b: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    a_low: float | None = None
+    a_high: float | None = None
+    b_low: float | None = None
+    b_high: float | None = None
+    p: float | None = None  # exact sign test; of the whole only, as strata describe
+    p_holm: float | None = None  # corrected for all that were tested
+    primary: bool = False  # what a claim rests on; the others describe
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All numbers of a report. ``dataclasses.asdict`` of it is JSON."""
+
+    n: int  # items that count: the cold ones, where there are any
+    groups: int
+    comparisons: tuple[Comparison, ...] = ()
+    regret: Regret | None = None
+    predictions: tuple[Prediction, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+    headline: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def analyse(report: Report, seed: int = 0) -> Analysis:
+    """The same numbers for the same report and seed. A report without rows has a note and nothing else."""
+    if not report.rows:
+        return Analysis(0, 0, notes=("no item was compared: there is nothing to say",))
+    draw: Draw = lru_cache(maxsize=2)(partial(bootstrap, seed=seed))  # most columns have all rows
+    found = [c for stratum, rows in strata(report.rows) for c in _compare(stratum, rows, draw)]
+    comparisons = _corrected(found)
+    rows = dict(strata(report.rows))[ALL]
+    groups = tuple(row.group for row in rows)
+    return Analysis(
+        len(rows),
+        len(set(groups)),
+        comparisons,
+        regret(rows, draw(groups)),
+        predictions(rows),
+        curve(rows),
+        headline(comparisons),
+        tuple(_notes(report, rows, comparisons)),
+    )
+
+
+def _compare(stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+    for measure in TIMES:
+        yield from _times(measure, stratum, rows, draw)
+    for measure in MEANS:
+        yield from _means(measure, stratum, rows, draw)
+    yield from _speeds(stratum, rows, draw)
+
+
+def _times(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+    """The geometric mean ratio, and percentiles."""
+    groups, a, b = pairs(measure, rows)
+    if not groups:
+        return
+    drawn = draw(groups)
+    metric, label = measure.metric, measure.label
+    line = Comparison(metric, label, measure.unit, measure.better, stratum, len(groups), drawn.groups.count, "difference")
+    middle = replace(line, metric=f"{metric}_ratio", label=f"{label}, geometric mean", effect="ratio")
+    middle = replace(middle, a=float(np.exp(np.log(a).mean())), b=float(np.exp(np.log(b).mean())))
+    yield _valued(replace(middle, p=sign_test(b - a) if stratum == ALL else None), geometric_ratio(a, b, drawn))
+    of_a, of_b = (drawn.quantiles(values, [share / 100 for share in PERCENTILES]) for values in (a, b))
+    for place, share in enumerate(PERCENTILES):
+        named = replace(line, metric=f"{metric}_p{share}", label=f"{label}, p{share}")
+        named = replace(named, primary=stratum == ALL and named.metric in PRIMARY)
+        full = _drawn(named, drawn, of_a[:, place], of_b[:, place])
+        yield full if share in BOUNDED else replace(named, a=full.a, b=full.b, value=full.value)
+
+
+def _means(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+    groups, a, b = pairs(measure, rows)
+    if not groups:
+        return
+    drawn = draw(groups)
+    found = mean_difference(a, b, drawn)
+    if measure.metric in YES_OR_NO and (a == b).all():
+        found = Interval(0.0, -unseen(drawn.groups.count), unseen(drawn.groups.count))
+    line = Comparison(*measure[:4], stratum, len(groups), drawn.groups.count, "difference", float(a.mean()), float(b.mean()))
+    line = replace(line, p=sign_test(b - a) if stratum == ALL and measure.tested else None)
+    yield _valued(replace(line, primary=stratum == ALL and measure.metric in PRIMARY), found)
+
+
+def _speeds(stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+    drawn = draw(tuple(row.group for row in rows))
+    for reading_ms in READING_MS:
+        metric, label = f"chars_per_s_{reading_ms}", f"accepted characters per second, {reading_ms} ms of reading"
+        line = Comparison(metric, label, "characters/s", "higher", stratum, len(rows), drawn.groups.count, "ratio")
+        yield _drawn(line, drawn, speeds(rows, "a", reading_ms, drawn), speeds(rows, "b", reading_ms, drawn))
+
+
+def _drawn(line: Comparison, drawn: Bootstrap, a: Floats, b: Floats) -> Comparison:
+    """The line with both arms' numbers as they were in each draw (1 + draws,), and what they come to."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = drawn.interval(b - a if line.effect == "difference" else b / a)
+    of_a, of_b = estimate(drawn, a), estimate(drawn, b)
+    line = replace(line, a=of_a.value, a_low=of_a.low, a_high=of_a.high, b=of_b.value, b_low=of_b.low, b_high=of_b.high)
+    return _valued(line, both)
+
+
+def _valued(line: Comparison, found: Interval) -> Comparison:
+    return replace(line, value=number(found.value), low=number(found.low), high=number(found.high))
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    corrected = iter(holm([line.p for line in comparisons if line.p is not None]))
+    return tuple(line if line.p is None else replace(line, p_holm=next(corrected)) for line in comparisons)
+
+
+def _notes(report: Report, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    if not report.finished:
+        yield "the run was interrupted: these are the items it got to"
+    if all(row.warm for row in rows):
+        yield "all items ran with the caches of the item before"
+    groups = len({row.group for row in rows})
+    if groups < MIN_CLUSTERS:
+        yield f"{groups} groups are too few for intervals: {MIN_CLUSTERS} are needed"
+    elif groups < FEW_GROUPS:
+        yield f"intervals of {groups} groups are rough"
+    whole = {line.metric: line for line in comparisons if line.stratum == ALL}
+    for measure in TIMES:
+        line = whole.get(f"{measure.metric}_ratio")
+        if line is None or line.n < len(rows):
+            yield f"times of {measure.label} are of {line.n if line else 0} of {len(rows)} items: those that both arms answered"
+
+
+def headline(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """What was found, in up to three sentences, the arm that is ahead first."""
+    whole = {line.metric: line for line in comparisons if line.stratum == ALL}
+    kept = whole.get("kept_share")
+    sayings = (
+        _speed_sentence(whole["answer_ms_ratio"], kept) if "answer_ms_ratio" in whole else "",
+        _exact_sentence(whole["exact"]) if "exact" in whole else "",
+        _value_sentence(whole["chars_per_s_300"]) if "chars_per_s_300" in whole else "",
+    )
+    return tuple(saying for saying in sayings if saying)
+
+
+def _speed_sentence(line: Comparison, kept: Comparison | None) -> str:
+    lead, other, ratio, shown = _ratio(line)
+    if not shown:
+        return f"No difference in the time to an answer is shown: {lead} was {ratio} faster than {other}{_unseen_ratio(line)}."
+    worst = None if kept is None else kept.low if lead == "B" else kept.high and -kept.high
+    held = worst is not None and worst > -MARGIN
+    verb = "is" if held else "is not shown to be"
+    return f"{lead} answered {ratio} faster than {other}; its kept share {verb} within {100 * MARGIN:.0f} points of {other}'s."
+
+
+def _exact_sentence(line: Comparison) -> str:
+    if line.a is None or line.b is None or line.value is None:
+        return ""
+    lead, other, sign = ("B", "A", 1) if line.value > 0 else ("A", "B", -1)
+    ends = [line.low, line.high][::sign]
+    low, high = (None if end is None else 100 * sign * end for end in ends)
+    shares = f"{100 * max(line.a, line.b):.1f} % against {100 * min(line.a, line.b):.1f} % of {other}"
+    p = "" if line.p is None else ", p < 0.001" if line.p < 0.001 else f", p = {line.p:.2g}"
+    said = f"{lead} was exact on {shares} (difference {100 * abs(line.value):.1f} points{_bounds(low, high)}{p})"
+    if low is None or high is None:
+        return f"{said}, of too few groups to say more."
+    return f"{said}." if low > 0 else f"{said}: no difference shown, less than {(high - low) / 2:.1f} points could not be seen."
+
+
+def _value_sentence(line: Comparison) -> str:
+    if line.value is None or line.value <= 0:
+        return ""
+    lead, other, ratio, shown = _ratio(line)
+    said = f"{lead} kept {ratio} as many characters per second as {other}, with 300 ms to read each suggestion"
+    return f"{said}." if shown else f"{said}: no difference shown{_unseen_ratio(line)}."
+
+
+def _ratio(line: Comparison) -> tuple[str, str, str, bool]:
+    """Who is ahead, who is not, by how much, and whether the interval says so."""
+    value = line.value or 1.0
+    ends = (line.low, line.high)
+    lead, other = ("B", "A") if value >= 1 else ("A", "B")
+    if lead == "A":
+        value, ends = 1 / value, (1 / line.high if line.high else None, 1 / line.low if line.low else None)
+    low = ends[0]
+    return lead, other, f"{value:.2f}x{_bounds(*ends, digits=2)}", low is not None and low > 1
+
+
+def _unseen_ratio(line: Comparison) -> str:
+    if not line.low or not line.high:
+        return ", of too few groups to say more"
+    return f", less than {math.sqrt(line.high / line.low):.2f}x could not be seen"
+
+
+def _bounds(low: float | None, high: float | None, digits: int = 1) -> str:
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"

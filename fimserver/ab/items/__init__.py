@@ -1,0 +1,1 @@
+"""Items of a comparison: spans of source files and keystroke traces."""

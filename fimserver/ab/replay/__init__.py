@@ -1,0 +1,1 @@
+"""Replay of keystroke traces against a language server."""

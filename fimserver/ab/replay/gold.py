@@ -1,0 +1,124 @@
+"""Knows what really came to stand at a place, from the rest of a trace. Knows nothing of suggestions.
+
+The settled text of a request is what stands between two marks 10 s of trace time later, or at the end of the trace. Both
+marks are at the cursor when it is asked. What is typed there comes between them; edits before or behind move them along.
+An edit that changes the text right before the cursor ends it sooner, as then nobody goes on from that text any more: what
+stood there until then counts. So does the closing of the document.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fimserver.ab.items.client_model import Request
+from fimserver.ab.items.traces import Change, Close, Texts, Trace
+from fimserver.types import unix_lines
+
+HORIZON_MS = 10_000.0
+BEFORE_CHARS, AFTER_CHARS = 240, 120  # for people
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of the place of a request. Line ends are newlines.
+
+    ``rest``: what is left of the line behind the text. ``inside``: how many characters after the cursors of earlier
+    requests this one's is, where it stands in what was typed there.
+    """
+
+    text: str
+    rest: str
+    before: str
+    after: str
+    language: str
+    inside: Mapping[int, int]
+
+
+@dataclass
+class _Marks:
+    """The place of one request while it is followed, in characters from the start of its document."""
+
+    request: Request
+    left: int
+    right: int
+    until_ms: float
+
+    def is_lost(self, start: int, end: int) -> bool:
+        """Whether a replacement changes the text right before the place."""
+        return start < self.left <= end
+
+    def move(self, start: int, end: int, added: int) -> None:
+        """Where the marks are after a replacement of ``start`` to ``end`` that does not lose them."""
+        grown = added - (end - start)
+        if end < self.left:
+            self.left += grown
+            self.right += grown
+        elif start <= self.right:
+            self.right = self.right + grown if end <= self.right else start + added
+
+
+def settle(trace: Trace, requests: Sequence[Request]) -> tuple[Settled, ...]:
+    """What became of each request's place. ``requests`` are numbered from 0, in order."""
+    follower = _Follower(trace, requests)
+    return tuple(follower.found[request.number] for request in requests)
+
+
+class _Follower:
+    """Goes through a trace once. Cost: a request reads its document twice, an edit looks at the places of 10 s."""
+
+    def __init__(self, trace: Trace, requests: Sequence[Request]) -> None:
+        self._texts = Texts()
+        self._active: list[_Marks] = []
+        self.found: dict[int, Settled] = {}
+        asked = defaultdict(list)
+        for request in requests:
+            asked[request.event].append(request)
+        for index, event in enumerate(trace.events):
+            self._end(*[marks for marks in self._active if event.t_ms > marks.until_ms])
+            if isinstance(event, Change):
+                self._change(event)
+            else:
+                if isinstance(event, Close):
+                    self._end(*self._at(event.doc))
+                self._texts.play(event)
+            for request in asked[index]:
+                self._begin(request, event.t_ms)
+        self._end(*self._active)
+
+    def _at(self, doc: int) -> list[_Marks]:
+        return [marks for marks in self._active if marks.request.doc == doc]
+
+    def _change(self, event: Change) -> None:
+        for patch in event.edits:
+            start = self._texts.offset(event.doc, patch.line, patch.char)
+            end = self._texts.offset(event.doc, patch.end_line, patch.end_char)
+            self._end(*[marks for marks in self._at(event.doc) if marks.is_lost(start, end)])
+            for marks in self._at(event.doc):
+                marks.move(start, end, len(patch.text))
+            self._texts.patch(event.doc, patch)
+
+    def _begin(self, request: Request, now_ms: float) -> None:
+        document = self._texts.documents[request.doc]
+        place = self._texts.offset(request.doc, request.line, request.char)
+        text = document.text
+        around = [marks for marks in self._at(request.doc) if marks.left <= place <= marks.right]
+        self.found[request.number] = Settled(
+            text="",
+            rest="",
+            before=unix_lines(text[:place][-BEFORE_CHARS:]),
+            after=unix_lines(text[place : place + AFTER_CHARS]),
+            language=document.language,
+            inside={marks.request.number: len(unix_lines(text[marks.left : place])) for marks in around},
+        )
+        self._active.append(_Marks(request, place, place, now_ms + HORIZON_MS))
+
+    def _end(self, *ended: _Marks) -> None:
+        for marks in ended:
+            text, old = self._texts.documents[marks.request.doc].text, self.found[marks.request.number]
+            rest = unix_lines(text[marks.right :]).split("\n", 1)[0]
+            self.found[marks.request.number] = Settled(
+                unix_lines(text[marks.left : marks.right]), rest, old.before, old.after, old.language, old.inside
+            )
+            self._active.remove(marks)

@@ -1,0 +1,210 @@
+"""Knows what the suggestions of a replay would have been worth to the hands of the trace. Knows nothing of servers.
+
+The gold text of a request is what really came to stand there (``settled``). A suggestion is compared with as many lines
+of it as the suggestion has, followed by the characters that it replaces, where they still stand there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fimserver.ab.analysis.metrics import saved_keys, score
+from fimserver.ab.replay.gold import Settled, settle
+from fimserver.ab.replay.replay import Replayed, Shot, Text
+from fimserver.ab.schema import Mark, Result, Row, Side, Timeline
+from fimserver.errors import InputError
+from fimserver.lengths import common_prefix, lexemes
+from fimserver.reasons import Reason
+from fimserver.types import ROUTES, Route, unix_lines
+
+ANSWERED = frozenset({"shown", "late", "empty"})
+ENDED = {"cancelled": Reason.CANCELLED, "superseded": Reason.SUPERSEDED, "failed": Reason.FAILED}
+
+
+class Accept(NamedTuple):
+    """A suggestion that pays: so many of its characters are right, and so many keys are saved by it."""
+
+    right: int
+    saved: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """One replay in numbers. ``keys`` are changes; a character counts as a key where it is saved."""
+
+    keys: int
+    typed_chars: int
+    requests: int
+    shown: int
+    late: int
+    cancelled: int
+    superseded: int
+    empty: int
+    failed: int
+    accepted: int
+    saved_keys: float
+    kept_share: float  # of the characters shown, those that came true from the start of their suggestion
+    seconds: float  # of the replay
+
+
+def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[Row]:
+    """The same requests of two arms, side by side. ``first``: the arm that was replayed first.
+
+    ``first_ms`` is key to shown, and 0 where nothing was shown; ``answer_ms`` is 0 where the request was cancelled or
+    superseded. Where no route is known, as nothing was answered, it is the arm's pinned one, or the one it mostly took.
+    Raises ``InputError`` for replays of different traces.
+    """
+    if [shot.request for shot in a.shots] != [shot.request for shot in b.shots]:
+        raise InputError(f"{trace_name}: the arms replayed different requests: replay one trace, with the same client")
+    golds = settle(a.trace, [shot.request for shot in a.shots])
+    results = [_results(replayed, golds) for replayed in (a, b)]
+    return [
+        Row(
+            item=f"{trace_name}:{shot.request.number}",
+            group=trace_name,
+            kind="request",
+            language=gold.language,
+            lexemes=lexemes(gold.text),
+            first=first,
+            warm=True,
+            before=gold.before,
+            after=gold.after,
+            gold=gold.text,
+            at_ms=a.trace.events[shot.request.event].t_ms,
+            a=result_a,
+            b=result_b,
+        )
+        for shot, gold, result_a, result_b in zip(a.shots, golds, *results, strict=True)
+    ]
+
+
+def timelines(trace_name: str, a: Replayed, b: Replayed) -> list[Timeline]:
+    """Both arms' replays of one trace."""
+    return [timeline(trace_name, "a", a), timeline(trace_name, "b", b)]
+
+
+def timeline(trace_name: str, side: Side, replayed: Replayed) -> Timeline:
+    """A replay as marks in time, in milliseconds of the replay."""
+    accepted = accepts(replayed, settle(replayed.trace, [shot.request for shot in replayed.shots]))
+    marks = [Mark(at_ms=at_ms, what="key", chars=chars) for at_ms, chars in replayed.keys]
+    for shot in replayed.shots:
+        marks.append(Mark(at_ms=shot.asked_ms, what="request"))
+        if shot.ending in ANSWERED:
+            marks.append(Mark(at_ms=shot.answered_ms, what="answer", chars=len(_first(shot).text)))
+        if shot.ending == "shown":
+            marks.append(Mark(at_ms=shot.answered_ms, what="shown", chars=len(_first(shot).text)))
+        if shot.request.number in accepted:
+            marks.append(Mark(at_ms=shot.answered_ms, what="accept", chars=accepted[shot.request.number].right))
+    endings = Counter(shot.ending for shot in replayed.shots)
+    return Timeline(
+        group=trace_name,
+        side=side,
+        marks=tuple(sorted(marks, key=lambda mark: mark.at_ms)),
+        keys=len(replayed.keys),
+        cancelled=endings["cancelled"],
+        superseded=endings["superseded"],
+    )
+
+
+def totals(replayed: Replayed) -> Totals:
+    """A replay in numbers."""
+    golds = settle(replayed.trace, [shot.request for shot in replayed.shots])
+    accepted = accepts(replayed, golds)
+    endings = Counter(shot.ending for shot in replayed.shots)
+    shown = [(_first(shot), gold) for shot, gold in zip(replayed.shots, golds, strict=True) if shot.ending == "shown"]
+    kept = sum(common_prefix(unix_lines(text.text), _target(gold, text)) for text, gold in shown)
+    return Totals(
+        keys=len(replayed.keys),
+        typed_chars=sum(chars for _, chars in replayed.keys),
+        requests=len(replayed.shots),
+        shown=endings["shown"],
+        late=endings["late"],
+        cancelled=endings["cancelled"],
+        superseded=endings["superseded"],
+        empty=endings["empty"],
+        failed=endings["failed"],
+        accepted=len(accepted),
+        saved_keys=sum(accept.saved for accept in accepted.values()),
+        kept_share=kept / max(1, sum(len(text.text) for text, _ in shown)),
+        seconds=replayed.seconds,
+    )
+
+
+def accepts(replayed: Replayed, golds: Sequence[Settled]) -> Mapping[int, Accept]:
+    """The suggestions that are accepted, by the number of their request: greedily, the first that pays.
+
+    What was accepted is not typed any more: requests from within it accept nothing. What is right is said in
+    ``metrics.saved_keys``.
+    """
+    accepted: dict[int, Accept] = {}
+    for shot, gold in zip(replayed.shots, golds, strict=True):
+        is_written = any(at < accepted[number].right for number, at in gold.inside.items() if number in accepted)
+        if shot.ending != "shown" or is_written:
+            continue
+        accept = _worth(_first(shot), gold)
+        if accept.saved > 0:
+            accepted[shot.request.number] = accept
+    return accepted
+
+
+def _worth(text: Text, gold: Settled) -> Accept:
+    """What a suggestion is worth. Characters that stood there already, and were not typed, are not saved."""
+    said, target = unix_lines(text.text), _target(gold, text)
+    right = common_prefix(said, target)
+    untyped = max(0, right - len(gold.text))
+    return Accept(right - untyped, max(0.0, saved_keys(said, target) - untyped))
+
+
+def _target(gold: Settled, text: Text) -> str:
+    """The gold text, and what of the rest of its line the suggestion replaces."""
+    return gold.text + gold.rest[: text.replace]
+
+
+def _results(replayed: Replayed, golds: Sequence[Settled]) -> list[Result]:
+    accepted, route = accepts(replayed, golds), _usual_route(replayed)
+    return [
+        _result(shot, gold, accepted.get(shot.request.number), route) for shot, gold in zip(replayed.shots, golds, strict=True)
+    ]
+
+
+def _result(shot: Shot, gold: Settled, accept: Accept | None, usual: Route) -> Result:
+    text, facts = _first(shot), shot.facts
+    said = unix_lines(text.text)
+    scores = score(said, _as_long(_target(gold, text), said))
+    is_answered = shot.ending in ANSWERED
+    return Result(
+        text=said,
+        route=facts.get("route", usual),
+        model=facts.get("model", ""),
+        reason=facts.get("reason", ENDED.get(shot.ending, "")),
+        why=facts.get("why", ""),
+        tokens=facts.get("tokens", 0),
+        forwards=facts.get("forwards", 0),
+        first_ms=shot.answered_ms - shot.key_ms if shot.ending == "shown" else 0.0,
+        answer_ms=shot.answered_ms - shot.asked_ms if is_answered else 0.0,
+        shown=shot.ending == "shown",
+        exact=scores.exact,
+        first_line=scores.first_line,
+        prefix_chars=scores.prefix_chars,
+        similarity=scores.similarity,
+        saved_keys=accept.saved if accept else 0.0,
+    )
+
+
+def _as_long(gold: str, said: str) -> str:
+    """As many lines of the gold text as a suggestion has."""
+    return "\n".join(gold.split("\n")[: said.rstrip().count("\n") + 1])
+
+
+def _first(shot: Shot) -> Text:
+    """The suggestion that an editor shows."""
+    return shot.texts[0] if shot.texts else Text("", 0)
+
+
+def _usual_route(replayed: Replayed) -> Route:
+    took: Counter[Any] = Counter(shot.facts["route"] for shot in replayed.shots if "route" in shot.facts)
+    usual = replayed.route if replayed.route in ROUTES else next(iter(took.most_common(1)), (ROUTES[0], 0))[0]
+    return next(route for route in ROUTES if route == usual)

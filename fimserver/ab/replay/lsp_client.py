@@ -1,0 +1,157 @@
+"""Knows how to talk JSON-RPC to a language server that it started itself. Knows nothing of completions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fimserver.errors import FimError, InputError
+from fimserver.front.lsp.transport import Decoder, FramingError, encode
+
+END_S = 2.0  # what a server gets to say goodbye
+_TAIL_BYTES = 4096
+_BAD_COMMAND = 2  # exit code of a fimserver that cannot use its flags
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back to a request, and when, by ``time.perf_counter``."""
+
+    result: Any
+    error: Mapping[str, Any] | None
+    at_s: float
+
+
+class Client:
+    """One server process. ``heard`` is called with the method and parameters of every notification."""
+
+    def __init__(self, process: asyncio.subprocess.Process, heard: Callable[[str, Any], None], limit_s: float) -> None:
+        self._process, self._heard, self._limit_s = process, heard, limit_s
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._errors = b""
+        self._problem: FimError | None = None
+        self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._read_errors())]
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], env: Mapping[str, str], heard: Callable[[str, Any], None], limit_s: float
+    ) -> Client:
+        """Start a server. Raises ``InputError`` where there is no such program."""
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env))
+        except OSError as error:
+            raise InputError(f"{command[0]} cannot be started: {error.strerror or error}") from None
+        return cls(process, heard, limit_s)
+
+    def post(self, method: str, params: Any) -> tuple[int, asyncio.Future[Answer]]:
+        """Send a request; its id, and the answer to wait for. Raises ``FimError`` where the server is gone."""
+        number = next(self._ids)
+        answer = self._pending[number] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_looked_at)
+        self._send({"id": number, "method": method, "params": params})
+        return number, answer
+
+    def notify(self, method: str, params: Any) -> None:
+        """Raises ``FimError`` where the server is gone."""
+        self._send({"method": method, "params": params})
+
+    async def answer(self, future: asyncio.Future[Answer]) -> Answer:
+        """The answer. Raises ``FimError`` where it does not come in time."""
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await future
+        except TimeoutError:
+            raise FimError(f"the server did not answer within {self._limit_s:g} s: it hangs, see its log") from None
+
+    async def call(self, method: str, params: Any) -> Any:
+        """The result of a request. Raises ``FimError`` where there is none."""
+        got = await self.answer(self.post(method, params)[1])
+        if got.error is not None:
+            raise FimError(f"the server refused {method}: {got.error.get('message', '')}")
+        return got.result
+
+    async def drain(self) -> None:
+        """Wait until the server has read what was sent. Raises ``FimError`` where it does not."""
+        if self._process.stdin is None:
+            return
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._process.stdin.drain()
+        except TimeoutError:
+            raise FimError(f"the server has read nothing for {self._limit_s:g} s: it hangs, see its log") from None
+        except OSError:
+            await self._tasks[0]  # the reader says why
+
+    async def close(self) -> None:
+        """End the process, politely if it can be had."""
+        with contextlib.suppress(FimError, TimeoutError):
+            async with asyncio.timeout(END_S):
+                await self.call("shutdown", None)
+                self.notify("exit", None)
+                await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._problem is not None:
+            raise self._problem
+        if self._process.stdin is not None:
+            self._process.stdin.write(encode(json.dumps({"jsonrpc": "2.0", **message}).encode()))
+
+    async def _read(self) -> None:
+        decoder, stream = Decoder(), self._process.stdout
+        why = ""
+        try:
+            while stream is not None and (data := await stream.read(1 << 16)):
+                now = time.perf_counter()
+                for body in decoder.feed(data):
+                    self._take(dict(json.loads(body)), now)
+        except (FramingError, ValueError, TypeError):
+            why = "what answers is no language server: is the command right?"
+        self._fail(InputError(why) if why else await self._death())
+
+    def _take(self, message: dict[str, Any], now: float) -> None:
+        if "method" in message and "id" in message:
+            self._send({"id": message["id"], "result": None})  # nothing is configured, nothing is shown
+        elif "method" in message:
+            self._heard(message["method"], message.get("params"))
+        else:
+            future = self._pending.pop(message.get("id", 0), None)
+            if future is not None and not future.done():
+                future.set_result(Answer(message.get("result"), message.get("error"), now))
+
+    async def _read_errors(self) -> None:
+        while self._process.stderr is not None and (data := await self._process.stderr.read(1 << 12)):
+            self._errors = (self._errors + data)[-_TAIL_BYTES:]
+
+    async def _death(self) -> FimError:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await asyncio.gather(self._process.wait(), self._tasks[1])
+        said = self._errors.decode("utf-8", "replace").strip().splitlines()
+        message = f"the server ended, exit code {self._process.returncode}: {said[-1] if said else 'it said nothing'}"
+        return InputError(message) if self._process.returncode == _BAD_COMMAND else FimError(message)
+
+    def _fail(self, problem: FimError) -> None:
+        self._problem = problem
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(problem)
+
+
+def _looked_at(future: asyncio.Future[Answer]) -> None:
+    """An answer that nobody waits for any more may fail in silence."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,287 @@
+"""Knows how a keystroke trace is played to a real server, as an editor would. Knows nothing of scores.
+
+Keys come as they came, pauses cut to two seconds, all times divided by ``speed``: at 2 the same hands type on a machine
+that is half as fast. An editor's waits are scaled with them; what the server itself waits is not. Without a speed nobody is
+in a hurry: each request is answered before the next key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
+
+from fimserver.ab.items.client_model import Editor, Request, Step, plan
+from fimserver.ab.items.traces import Change, Close, Open, Patch, Trace
+from fimserver.ab.replay.lsp_client import Answer, Client
+from fimserver.errors import FimError, InputError
+
+WARM_UP = "def add(a, b):\n    return \n\n\nvalue = \n"
+WARM_UP_PLACES = ((1, 11), (4, 8))  # of requests before the first key, which count for nothing
+POLL_S = 0.05
+FOLDER = "file:///fimserver-trace"
+Ending = Literal["shown", "late", "cancelled", "superseded", "empty", "failed"]
+
+
+class Text(NamedTuple):
+    """A suggestion. ``replace``: so many characters right of the cursor make way for it."""
+
+    text: str
+    replace: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What came of a request. Times are measured, in milliseconds since the start of the replay.
+
+    ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts`` is what
+    ``fimserver/explain`` said right after the answer; empty where there was no answer, or it spoke of another one.
+    """
+
+    request: Request
+    key_ms: float  # the key before it
+    asked_ms: float
+    answered_ms: float
+    ending: Ending
+    texts: tuple[Text, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A trace as one arm went through it. ``lag_ms``: by so much a key came too late at worst, on a busy machine."""
+
+    trace: Trace
+    shots: tuple[Shot, ...]  # one for each request of the plan, in order
+    keys: tuple[tuple[float, int], ...]  # when each change was sent, and how many characters it inserted
+    seconds: float  # from the first event to the last answer
+    lag_ms: float
+    speed: float | None
+    client: Editor
+    route: str  # that is pinned, or "auto"
+
+
+def replay(
+    trace: Trace,
+    command: Sequence[str],
+    *,
+    speed: float | None = 1.0,
+    client: Editor = "vscode",
+    env: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    ready_s: float = 300.0,
+    limit_s: float = 15.0,
+) -> Replayed:
+    """Start the server of one arm, play a trace to it, end it.
+
+    ``command``: the server's command line. ``env`` is set on top of this process's own: a host that the server starts
+    lives on as it does for an editor, in the folders that it names. ``options``: more initializationOptions. ``ready_s``:
+    what the model gets to load, ``limit_s`` what the server gets to answer. Raises ``InputError`` for what cannot be
+    started, ``FimError`` for a server that dies, hangs or cannot use its model.
+    """
+    if speed is not None and not speed > 0:
+        raise InputError(f"speed {speed:g}: give a number above 0")
+    whole_env = os.environ | dict(env or {}) | {"FIMSERVER_RECORD": ""}  # a replay is no typing
+    try:
+        return asyncio.run(_replay(trace, command, speed, client, whole_env, dict(options or {}), ready_s, limit_s))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _replay(
+    trace: Trace,
+    command: Sequence[str],
+    speed: float | None,
+    client: Editor,
+    env: Mapping[str, str],
+    options: Mapping[str, Any],
+    ready_s: float,
+    limit_s: float,
+) -> Replayed:
+    states: list[Mapping[str, Any]] = [{}]
+    server = await Client.start(command, env, lambda method, params: _hear(states, method, params), limit_s)
+    try:
+        await server.call("initialize", _greeting(options))
+        server.notify("initialized", {})
+        await _ready(server, states, ready_s)
+        await _warm_up(server)
+        _complain(states[-1])
+        player = _Player(server, speed, client)
+        async with asyncio.TaskGroup() as group:
+            await player.play(plan(trace, client), group)
+        shots = tuple(task.result() for task in player.tasks)
+        seconds = time.perf_counter() - player.start_s
+        route = str(states[-1].get("setRoute", "auto"))
+        return Replayed(trace, shots, tuple(player.keys), seconds, player.lag_ms, speed, client, route)
+    finally:
+        await server.close()
+
+
+def _hear(states: list[Mapping[str, Any]], method: str, params: Any) -> None:
+    if method == "fimserver/status" and isinstance(params, dict):
+        states.append(params)
+
+
+def _greeting(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain client of LSP 3.18 with ghost text, whose positions are code points."""
+    return {
+        "processId": os.getpid(),
+        "clientInfo": {"name": "fimserver ab"},
+        "rootUri": None,
+        "workspaceFolders": None,
+        "capabilities": {"general": {"positionEncodings": ["utf-32"]}, "textDocument": {"inlineCompletion": {}}},
+        "initializationOptions": {**options, "status": True},
+    }
+
+
+async def _ready(server: Client, states: Sequence[Mapping[str, Any]], ready_s: float) -> None:
+    """Wait for the model. Raises ``FimError`` where it cannot be loaded, or not in time."""
+    end = time.monotonic() + ready_s
+    while states[-1].get("state") != "ready":
+        _complain(states[-1])
+        if time.monotonic() >= end:
+            said = states[-1].get("message") or "it has said nothing"
+            raise FimError(f"the model was not ready after {ready_s:g} s: {said}")
+        await server.call("fimserver/stats", None)  # notices its death
+        await asyncio.sleep(POLL_S)
+
+
+def _complain(state: Mapping[str, Any]) -> None:
+    if state.get("kind") == "Error":
+        raise FimError(f"the server cannot complete: {state.get('message')}")
+
+
+async def _warm_up(server: Client) -> None:
+    """What only a first request pays for is not the trace's."""
+    document = {"uri": f"{FOLDER}/0/warm_up.py", "languageId": "python", "version": 0, "text": WARM_UP}
+    server.notify("textDocument/didOpen", {"textDocument": document})
+    for line, char in WARM_UP_PLACES:
+        await server.call("textDocument/inlineCompletion", _ask(document["uri"], line, char, invoked=False))
+    server.notify("textDocument/didClose", {"textDocument": {"uri": document["uri"]}})
+
+
+def _ask(uri: Any, line: int, char: int, *, invoked: bool) -> dict[str, Any]:
+    place, kind = {"line": line, "character": char}, 1 if invoked else 2
+    return {"textDocument": {"uri": uri}, "position": place, "context": {"triggerKind": kind}}
+
+
+@dataclass
+class _Waiting:
+    """A request without answer yet."""
+
+    request: Request
+    key_ms: float
+    asked_ms: float
+    message_id: int
+    answer: asyncio.Future[Answer]
+    next_key_ms: float | None = None
+    cancelled: bool = False
+
+
+class _Player:
+    """The hands and the screen of one replay."""
+
+    def __init__(self, server: Client, speed: float | None, client: Editor) -> None:
+        self._server, self._speed, self._client = server, speed, client
+        self._uris: dict[int, str] = {}
+        self._versions: Counter[int] = Counter()
+        self._waiting: list[_Waiting] = []
+        self.tasks: list[asyncio.Task[Shot]] = []
+        self.keys: list[tuple[float, int]] = []
+        self.lag_ms = 0.0
+        self.start_s = time.perf_counter()
+
+    async def play(self, steps: Sequence[Step], group: asyncio.TaskGroup) -> None:
+        """Each step when it is due. What follows a request goes on in ``group``."""
+        self.start_s = time.perf_counter()
+        for step in steps:
+            if self._speed is not None:
+                due_ms = step.due_ms / self._speed
+                await asyncio.sleep(max(0.0, due_ms - self._now_ms()) / 1000)
+                self.lag_ms = max(self.lag_ms, self._now_ms() - due_ms)
+            self._do(step.what, group)
+            await self._server.drain()
+            if self._speed is None and self.tasks:
+                await asyncio.wait(self.tasks[-1:])
+
+    def _do(self, what: Open | Change | Close | Request, group: asyncio.TaskGroup) -> None:
+        if isinstance(what, Request):
+            self._request(what, group)
+        elif isinstance(what, Change):
+            self._key(what)
+        elif isinstance(what, Open):
+            self._uris[what.doc] = f"{FOLDER}/{what.doc}/{quote(what.name)}" if what.name else f"untitled:{what.doc}"
+            document = {"uri": self._uris[what.doc], "languageId": what.language, "version": 0, "text": what.text}
+            self._server.notify("textDocument/didOpen", {"textDocument": document})
+        else:
+            self._next_key()
+            self._server.notify("textDocument/didClose", {"textDocument": {"uri": self._uris[what.doc]}})
+
+    def _key(self, change: Change) -> None:
+        self._versions[change.doc] += 1
+        document = {"uri": self._uris[change.doc], "version": self._versions[change.doc]}
+        changes = [{"range": _range(patch), "text": patch.text} for patch in change.edits]
+        self._server.notify("textDocument/didChange", {"textDocument": document, "contentChanges": changes})
+        self._next_key()
+        self.keys.append((self._now_ms(), sum(len(patch.text) for patch in change.edits)))
+
+    def _next_key(self) -> None:
+        """Whatever has no answer yet has none in time."""
+        for waiting in self._waiting:
+            if not waiting.answer.done() and waiting.next_key_ms is None:
+                waiting.next_key_ms = self._now_ms()
+                waiting.cancelled = self._client == "vscode"
+                if waiting.cancelled:
+                    self._server.notify("$/cancelRequest", {"id": waiting.message_id})
+        self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
+
+    def _request(self, request: Request, group: asyncio.TaskGroup) -> None:
+        params = _ask(self._uris[request.doc], request.line, request.char, invoked=request.invoked)
+        message_id, answer = self._server.post("textDocument/inlineCompletion", params)
+        now_ms = self._now_ms()
+        waiting = _Waiting(request, self.keys[-1][0] if self.keys else now_ms, now_ms, message_id, answer)
+        self._waiting.append(waiting)
+        self.tasks.append(group.create_task(self._follow(waiting)))
+
+    async def _follow(self, waiting: _Waiting) -> Shot:
+        answer = await self._server.answer(waiting.answer)
+        at_ms = (answer.at_s - self.start_s) * 1000
+        texts = _texts(answer.result, waiting.request.char)
+        facts: Mapping[str, Any] = {}
+        if isinstance(answer.result, dict) and not waiting.cancelled:
+            said = await self._server.call("fimserver/explain", None)
+            facts = said if isinstance(said, dict) and said.get("shown") == len(texts) else {}
+        is_late = waiting.next_key_ms is not None
+        ending = _ending(answer, texts, cancelled=waiting.cancelled, late=is_late)
+        return Shot(waiting.request, waiting.key_ms, waiting.asked_ms, at_ms, ending, texts, facts)
+
+    def _now_ms(self) -> float:
+        return (time.perf_counter() - self.start_s) * 1000
+
+
+def _range(patch: Patch) -> dict[str, Any]:
+    ends = {"start": (patch.line, patch.char), "end": (patch.end_line, patch.end_char)}
+    return {name: {"line": line, "character": char} for name, (line, char) in ends.items()}
+
+
+def _texts(result: Any, char: int) -> tuple[Text, ...]:
+    """The suggestions of an answer, the first one first."""
+    items = result.get("items", []) if isinstance(result, dict) else []
+    return tuple(Text(item["insertText"], item["range"]["end"]["character"] - char) for item in items)
+
+
+def _ending(answer: Answer, texts: Sequence[Text], *, cancelled: bool, late: bool) -> Ending:
+    if cancelled:
+        return "cancelled"
+    if answer.error is not None:
+        return "failed"
+    if answer.result is None:
+        return "superseded"
+    if not texts:
+        return "empty"
+    return "late" if late else "shown"

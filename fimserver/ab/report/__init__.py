@@ -1,0 +1,1 @@
+"""Reports of a comparison: terminal table, HTML page, charts."""

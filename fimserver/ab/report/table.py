@@ -1,0 +1,168 @@
+"""Knows how the numbers of a comparison are written, and the table of them on a terminal. Knows nothing of HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fimserver.ab.analysis.analysis import Analysis, Comparison
+from fimserver.ab.analysis.measures import ALL
+from fimserver.ab.schema import Report
+
+LEGEND = "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the same time. Points (pts) are of 100 %."
+_UNITS = {"ms": " ms", "share": " %"}  # what stands behind a number; others are in the label
+_MANY = {"keys", "characters", "tokens", "passes", "characters/s"}
+_ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}
+_COLUMNS = (("n", 104), ("A", 0), ("B", 0), ("B against A", 0), ("95 % interval", 58), ("p", 70), ("p, Holm", 118))
+
+
+class Line(NamedTuple):
+    """One line of a table, as it is read. Empty: there is no such number."""
+
+    label: str
+    n: str
+    a: str
+    b: str
+    effect: str
+    interval: str
+    p: str
+    p_holm: str
+    primary: bool
+    clear: bool  # the interval leaves out that there is no difference
+
+
+def three(value: float | None, scale: float | None = None) -> str:
+    """A number with three significant digits, and none behind the point from 100 on; empty for what is none.
+
+    ``scale``: a number with as many digits behind the point as this one has, so that what belongs together looks alike.
+    """
+    if value is None or not math.isfinite(value):
+        return ""
+    size = float(f"{abs(value if scale is None else scale):.3g}")
+    digits = 2 - math.floor(math.log10(size)) if size else 0
+    text = f"{value:,.{min(3, max(0, digits))}f}"
+    return text if any(digit in text for digit in "123456789") else "0"
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A number of that unit: shares in percent, and long times in seconds."""
+    if value is None or not math.isfinite(value):
+        return ""
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    if unit == "ms" and abs(value) >= 10_000:
+        return f"{value / 1000:,.1f} s"
+    return three(value) + _UNITS.get(unit, "")
+
+
+def probability(p: float | None) -> str:
+    """A p value, as small as is worth telling."""
+    if p is None or not math.isfinite(p):
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def line_of(row: Comparison, label: str = "") -> Line:
+    """A comparison as a line of the table, under its own label or another."""
+    unit = f", {row.unit}" if row.unit in _MANY and row.unit not in row.label and row.unit != "characters/s" else ""
+    return Line(
+        label or row.label.replace("characters per second", "characters/s") + unit,
+        f"{row.n:,}",
+        figure(row.a, row.unit),
+        figure(row.b, row.unit),
+        _effect(row),
+        _interval(row),
+        probability(row.p),
+        probability(row.p_holm),
+        row.primary,
+        clear(row),
+    )
+
+
+def clear(row: Comparison) -> bool:
+    """Whether the interval leaves out that there is no difference."""
+    same = 1.0 if row.effect == "ratio" else 0.0
+    return row.low is not None and row.high is not None and not row.low <= same <= row.high
+
+
+def _effect(row: Comparison) -> str:
+    number = _scaled(row, row.value)
+    if not number or row.effect == "ratio":
+        return f"{number}x" if number else ""
+    signed = number if number.startswith("-") or number == "0" else f"+{number}"
+    return signed + {"share": " pts", "ms": " ms"}.get(row.unit, "")
+
+
+def _interval(row: Comparison) -> str:
+    low, high = _scaled(row, row.low), _scaled(row, row.high)
+    return f"[{low}, {high}]" if low and high else ""
+
+
+def _scaled(row: Comparison, value: float | None) -> str:
+    """One of the effect and its bounds, all with as many digits."""
+    if row.unit == "share" and row.effect == "difference":
+        return "" if value is None else three(100 * value, 10)
+    found = [abs(each) for each in (row.value, row.low, row.high) if each is not None and math.isfinite(each)]
+    return three(value, max(found, default=0.0))
+
+
+def print_table(console: Console, report: Report, analysis: Analysis) -> None:
+    """What was found, on as many columns as there are: first the sentences, then the numbers of all items.
+
+    Where there is little room, columns go; numbers are never broken. Where nobody but a file looks on, no frame is drawn.
+    """
+    specs = " against ".join(f"{side.upper()} {arm.spec}" for side, arm in report.arms.items())
+    _say(console, f"{specs}: {analysis.n:,} items of {analysis.groups:,} groups", bold=True)
+    for sentence in analysis.headline:
+        _say(console, sentence)
+    rows = [row for row in analysis.comparisons if row.stratum == ALL and not _silent(row)]
+    if rows:
+        console.print(_table(console, [line_of(row) for row in rows]), soft_wrap=False)
+        _say(console, LEGEND)
+    for note in dict.fromkeys((*report.notes, *analysis.notes)):
+        _say(console, f"Note: {note}")
+
+
+def _silent(row: Comparison) -> bool:
+    """Nothing of the kind happened on either side."""
+    return row.metric in _ENDINGS and not row.a and not row.b
+
+
+def _say(console: Console, text: str, *, bold: bool = False) -> None:
+    console.print(Text(text, "bold" if bold else ""), soft_wrap=False)
+
+
+def _table(console: Console, lines: Iterable[Line]) -> Table:
+    frame = box.SIMPLE_HEAD if console.is_terminal and console.width >= 100 else None
+    table = Table(box=frame, padding=(0, 1), pad_edge=False, header_style="bold" if console.is_terminal else "")
+    table.add_column("metric", overflow="fold")
+    shown = [(name, console.width >= width) for name, width in _COLUMNS]
+    for name, wanted in shown:
+        if wanted:
+            table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        cells = (line.n, line.a, line.b, line.effect, line.interval, line.p, line.p_holm)
+        kept = [cell for cell, (_, wanted) in zip(cells, shown, strict=True) if wanted]
+        table.add_row(*(Text(cell) for cell in (line.label, *kept)), style="bold" if line.clear else "")
+    return table
+
+
+def progress(console: Console) -> Progress:
+    """A bar with count, time gone and time left, as a context manager; silent where no terminal looks on."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,147 @@
+"""Knows which drafts are worth verifying, and which drafter is worth asking. Knows nothing of how either is done.
+
+Everything is learned online: what a drafter's grade is worth, what its proposals cost and bring, what a pass costs. What is
+chosen changes the time and never the text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fimserver.engine.drafts import Draft
+from fimserver.engine.pass_cost import Costs, Shape
+
+_PRIOR_WEIGHT = 2.0  # a grade is first believed to be what it says, in tenths
+_MEMORY = 200.0  # tries after which old ones begin to fade
+_SMOOTHING = 0.2
+_TRIALS = 3  # a drafter is asked so often before it is judged
+_RETRIAL = 32  # and after so many rounds again
+_CHEAP = 0.05  # of a pass: not worth a thought
+
+
+class Plan(NamedTuple):
+    """The drafts of one pass, cut to its shape, and the tokens that it is expected to give."""
+
+    shape: Shape
+    drafts: tuple[Draft, ...]
+    expected: float
+
+
+class Survival:
+    """How often a token with this grade from this source was what the target said, given that those before it were."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], list[float]] = {}
+
+    def along(self, draft: Draft) -> list[float]:
+        """For each token the chance that it and all before it stand."""
+        alive, chances = 1.0, []
+        for grade in draft.grades:
+            right, tried = self._seen.get((draft.source, grade)) or self._of(draft.source, grade)
+            alive *= right / tried
+            chances.append(alive)
+        return chances
+
+    def learn(self, draft: Draft, accepted: int) -> None:
+        """The first ``accepted`` tokens were right, the next one, if there is one, was not."""
+        for place, grade in enumerate(draft.grades[: accepted + 1]):
+            seen = self._of(draft.source, grade)
+            fade = min(1.0, _MEMORY / (seen[1] + 1))
+            seen[0] = (seen[0] + (place < accepted)) * fade
+            seen[1] = (seen[1] + 1) * fade
+
+    def _of(self, source: str, grade: int) -> list[float]:
+        prior = (min(9, max(0, grade)) + 0.5) / 10
+        return self._seen.setdefault((source, grade), [prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT])
+
+
+@dataclass
+class Account:
+    """What asking one drafter costs and brings."""
+
+    ms: float = 0.0
+    expected: float = 1.0
+    asked: int = 0
+    rested: int = 0  # rounds since it was asked
+
+
+class Pace:
+    """Chooses, per round, which drafters to ask and which shape to verify."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self.survival = Survival()
+        self.accounts: dict[str, Account] = defaultdict(Account)
+        self.switched_off = 0  # times that a drafter was not asked because it would not have paid
+
+    def plan(self, drafts: Sequence[Draft], room: int) -> Plan:
+        """The shape and the drafts with the most tokens per millisecond. ``room``: most tokens that can be of use."""
+        costs = self.costs.ms
+        best, best_rate = Plan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
+        ranked = sorted(((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0]))
+        gains = _gains(ranked[: self.costs.branches])
+        for shape, ms in costs.items():
+            branches, rows = shape
+            if branches <= len(gains):
+                expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, room)])
+                if expected / ms > best_rate:
+                    best, best_rate = Plan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
+        cut = min(best.shape[1] - 1, room)
+        return best._replace(drafts=tuple(_cut(draft, cut) for draft in best.drafts if cut > 0))
+
+    def asks(self, name: str, so_far: Plan) -> bool:
+        """Whether asking this drafter too is likely to give more tokens per millisecond than ``so_far``."""
+        account = self.accounts[name]
+        account.rested += 1
+        ms = self.costs.ms[so_far.shape]
+        if account.asked < _TRIALS or account.rested > _RETRIAL or account.ms < _CHEAP * ms:
+            return True
+        pays = max(account.expected, so_far.expected) / (account.ms + ms) > so_far.expected / ms
+        self.switched_off += not pays
+        return pays
+
+    def asked(self, name: str, ms: float, drafts: Sequence[Draft]) -> None:
+        """A drafter took ``ms`` to propose these."""
+        account = self.accounts[name]
+        expected = 1.0 + max((sum(self.survival.along(draft)) for draft in drafts), default=0.0)
+        share = 1.0 if account.asked == 0 else _SMOOTHING
+        account.ms += share * (ms - account.ms)
+        account.expected += share * (expected - account.expected)
+        account.asked += 1
+        account.rested = 0
+
+    def learn(self, plan: Plan, new: Sequence[int], ms: float) -> None:
+        """A pass gave the tokens ``new`` and took ``ms``."""
+        self.costs.observe(plan.shape, ms)
+        for draft in plan.drafts:
+            self.survival.learn(draft, agreed(draft.tokens, new))
+
+
+def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
+    """For the first 1, 2, … drafts as one tree: expected tokens that each depth adds."""
+    depths = [0.0] * max((len(draft.tokens) for _, draft in ranked), default=0)
+    nodes: set[tuple[int, ...]] = set()
+    totals = []
+    for survival, draft in ranked:
+        for depth, alive in enumerate(survival):
+            if (node := draft.tokens[: depth + 1]) not in nodes:
+                nodes.add(node)
+                depths[depth] = min(1.0, depths[depth] + alive)  # siblings exclude each other
+        totals.append(list(depths))
+    return totals
+
+
+def agreed(draft: Sequence[int], said: Sequence[int]) -> int:
+    """How many leading tokens of a draft the target said too."""
+    for place, (drafted, token) in enumerate(zip(draft, said, strict=False)):
+        if drafted != token:
+            return place
+    return min(len(draft), len(said))
+
+
+def _cut(draft: Draft, size: int) -> Draft:
+    marginals = None if draft.marginals is None else draft.marginals[:size]
+    return draft._replace(tokens=draft.tokens[:size], grades=draft.grades[:size], marginals=marginals)

@@ -1,0 +1,1 @@
+"""N-gram drafter: proposes what followed earlier occurrences of the last tokens."""

@@ -1,0 +1,161 @@
+"""Knows how the text around the cursor, other texts and recent middles have gone on where they read like the middle so far.
+
+Knows nothing of the network. The longest matches are found by suffix automata, as in SAM decoding (arXiv 2411.10666);
+prefix and middle are one text, the markers between them do not exist here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import nlargest
+from operator import attrgetter
+
+from fimserver.engine.drafters.ngram.history import Recents
+from fimserver.engine.drafters.ngram.index_cache import Shelf
+from fimserver.engine.drafters.ngram.scoring import DOUBTS, REACH, SPREAD, Guess, choose
+from fimserver.engine.drafters.ngram.sources import Elsewhere
+from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, Automaton, Reader
+from fimserver.engine.drafters.ngram.text_match import LONGEST, followers
+from fimserver.engine.drafters.ngram.whitespace import Layout
+from fimserver.engine.drafts import Draft, Line
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import unix_lines
+
+TAIL_TOKENS = 16  # of the prefix: what finds the first matches, and what recent middles keep of theirs
+REVOCABLE_TOKENS = 8  # last ones of the prefix: typing changes no others
+BUILD_TOKENS, BUILD_TOKENS_AT_END = 24, 2000  # of texts not yet read: in a pass, and when the middle is done
+MATCHES, BRANCHES = 8, 3  # the longest matches are looked at, and of each the ways that it most often, then last, went on
+MANY = 24  # a match that went on in more ways says nothing
+POOR, SURE = 0.03, 0.98  # chance of what followed no more than white space; and of anything, at most
+SPELLED_TOKENS = 4  # first tokens of the middle that may be found as text
+_length = attrgetter("length")
+
+
+class NGram:
+    """A drafter without a model. A ``Line`` that was not seen before is a new middle."""
+
+    name = "ngram"
+    inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
+
+    def __init__(self, vocabulary: Vocabulary, shelf: Shelf | None = None) -> None:
+        self._vocabulary = vocabulary
+        self._banned, self._largest = vocabulary.marker_ids, vocabulary.largest_id
+        self._texts: dict[int, str] = {}  # of tokens
+        self.shelf, self._recents, self._layout = shelf or Shelf(vocabulary), Recents(), Layout(vocabulary)
+        self._elsewhere = Elsewhere(vocabulary)
+        self._own, self._suffix, self._suffix_ids = Automaton(), Automaton(), list[int]()
+        self._line: Line | None = None
+        self._readers: list[Reader] = []
+        self._spelled: list[Guess] = []
+        self._spelled_at = 0  # tokens of the middle there were
+        self._seen, self._tail = 0, ""  # tokens of the middle; the last characters before and of it
+        self._blank = True  # the last token is white space
+
+    def propose(self, line: Line, size: int) -> list[Draft]:
+        """At most 8 drafts of at most 24 tokens in all, none a prefix of another.
+
+        A grade says how likely its token is, in tenths, when all tokens before it are right.
+        """
+        self._follow(line)
+        return choose(self._guesses(), size) if size > 0 else []
+
+    def observe(self, line: Line, *, ended: bool) -> None:
+        """While there are texts to be read, the end of a middle takes some milliseconds: tell the user first."""
+        if ended:
+            self._remember(line)
+        else:
+            self._follow(line)
+        self.shelf.build(BUILD_TOKENS_AT_END if ended else BUILD_TOKENS)
+
+    def _remember(self, line: Line) -> None:
+        middle = self._clean(line.ids)  # shorter than what was followed, where a token ended it
+        text = unix_lines(line.request.prefix[-LONGEST:]) + "".join(map(self._text, middle))
+        self._recents.remember(self._clean(line.prefix[-TAIL_TOKENS:]), middle, text)
+
+    def _follow(self, line: Line) -> None:
+        if line is not self._line or len(line.ids) < self._seen:
+            self._open(line)
+        new = line.ids[self._seen :]
+        if new:
+            self._seen += len(new)
+            self._read(self._clean(new))
+
+    def _open(self, line: Line) -> None:
+        self._line, self._seen = line, 0
+        prefix, suffix = self._clean(line.prefix), self._clean(line.suffix)
+        before, same_suffix = self._own, suffix == self._suffix_ids
+        self._own = before.retell(prefix, REVOCABLE_TOKENS)
+        if not same_suffix:
+            self._suffix_ids, self._suffix = suffix, Automaton()
+            self._suffix.extend(suffix)
+        self._elsewhere.open(line.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix)
+        texts = self._elsewhere.texts()
+        sources = [(self._suffix, "ngram.suffix"), *((automaton, "ngram.recent") for automaton in self._recents.automata)]
+        sources += zip(self.shelf.want(texts), texts.values(), strict=True)
+        self._readers = [Reader(automaton, kind) for automaton, kind in sources]
+        for reader in self._readers:
+            reader.read(prefix[-TAIL_TOKENS:])
+        self._layout.open(line.request.prefix, line.request.suffix)
+        self._tail, self._spelled, self._spelled_at = unix_lines(line.request.prefix[-LONGEST:]), [], -1
+
+    def _read(self, tokens: list[int]) -> None:
+        self._own.extend(tokens, revocable=True)
+        for reader in self._readers:
+            reader.read(tokens)
+        for token in tokens:
+            text = self._text(token)
+            self._layout.read(text)
+            self._tail = (self._tail + text)[-LONGEST:]
+            self._spelled = [
+                g._replace(at=g.at + 1, length=g.length + 1)
+                for g in self._spelled
+                if g.ids[g.at] == token and g.at + 1 < len(g.ids)
+            ]
+
+    def _guesses(self) -> Iterator[Guess]:
+        own = self._own
+        self._blank = not (own.ids and self._text(own.ids[-1]).strip())
+        state = own.links[own.last]
+        if state > 0:  # the end of the text itself is one of its places, and went on in no way
+            yield from self._ways(own, state, own.lengths[state], "ngram.file", own.counts[state] - 1)
+        live = [reader for reader in self._readers if reader.length]
+        for reader in nlargest(MATCHES, live, key=_length) if len(live) > MATCHES else live:
+            automaton, state = reader.automaton, reader.state
+            while state > 0 and not automaton.nexts[state]:
+                state = automaton.links[state]
+            if state > 0:
+                length = min(reader.length, automaton.lengths[state])
+                yield from self._ways(automaton, state, length, reader.kind, automaton.counts[state])
+        if not self._spelled and self._spelled_at < self._seen <= SPELLED_TOKENS:
+            self._spelled_at = self._seen
+            places = self._elsewhere.places(reversed(self._recents.texts))
+            self._spelled = followers(self._tail, places, self._vocabulary)
+        yield from self._spelled
+        yield from self._layout.guesses()
+
+    def _ways(self, automaton: Automaton, state: int, length: int, kind: str, places: int) -> list[Guess]:
+        """How a text went on in the ``places`` where it ended like ``state``."""
+        counts, ends, ways = automaton.counts, automaton.ends, automaton.nexts[state]
+        if len(ways) > MANY:
+            return []
+        weight = places + DOUBTS[kind][min(length, REACH)] + SPREAD * (len(ways) - 1)
+        children = list(ways.values())
+        if len(children) > 1:
+            children = sorted(children, key=lambda child: (counts[child], ends[child]), reverse=True)[:BRANCHES]
+        if length == 1 and self._blank:
+            weight = max(weight, places / POOR)
+        # Counts are a little off where a state has more than ``CHAIN`` above it.
+        return [Guess(min(SURE, counts[child] / weight), kind, automaton.ids, ends[child], length) for child in children]
+
+    def _text(self, token: int) -> str:
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self._vocabulary.decode([token]) if token >= 0 else ""
+        return text
+
+    def _clean(self, ids: list[int]) -> list[int]:
+        """``ids`` with a gap where one is no text token: nothing is matched through it, nothing is drafted from it."""
+        banned, largest = self._banned, self._largest
+        if ids and (min(ids) < 0 or max(ids) > largest or not banned.isdisjoint(ids)):
+            return [token if 0 <= token <= largest and token not in banned else NO_TOKEN for token in ids]
+        return list(ids)

@@ -1,0 +1,35 @@
+"""Knows the last middles, so that the rest of one that was typed into, cut short or asked for again can be found.
+
+Knows nothing of where in which file they stood: what stood before them tells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, Automaton
+
+RECENT = 32  # middles that are remembered at least; twice as many at most
+_MAX_TOKENS = 1024  # of a middle
+
+
+class Recents:
+    """Two automata, so that old middles can be forgotten: when the young one is full it becomes the old one."""
+
+    def __init__(self) -> None:
+        self.automata = (Automaton(), Automaton())  # young, old
+        self.texts: deque[str] = deque(maxlen=RECENT)  # the newest last
+        self._known: deque[tuple[int, ...]] = deque(maxlen=RECENT)
+        self._count = 0  # in the young automaton
+
+    def remember(self, tail: list[int], middle: list[int], text: str) -> None:
+        """``middle`` followed ``tail``, and ``text`` is how both read."""
+        ids = (*tail, *middle[:_MAX_TOKENS], NO_TOKEN)
+        if not middle or ids in self._known:
+            return
+        if self._count == RECENT:
+            self.automata, self._count = (Automaton(), self.automata[0]), 0
+        self.automata[0].extend(ids)
+        self._count += 1
+        self._known.append(ids)
+        self.texts.append(text)

@@ -1,0 +1,66 @@
+"""Knows which texts there are besides the prompt: the rest of the file and the snippets. Knows nothing of what is in them.
+
+While someone types they stay the same, and so do the objects that hold them, whose hashes are known then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import accumulate, chain, zip_longest
+
+from fimserver.engine.drafters.ngram.text_match import Place
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import Request, Snippet, unix_lines
+
+MAX_SNIPPETS = 64
+CHUNK_CHARS = 4000  # of the rest of the file
+SEARCH_CHARS = 100_000  # of all texts that are searched for characters
+
+
+class Elsewhere:
+    """The texts of the request that is being answered."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._left, self._right, self._head = "", "", ""
+        self._before, self._after = list[str](), list[str]()  # chunks of the file left and right of the prompt, nearest first
+        self._snippets: tuple[Snippet, ...] = ()
+        self._snippet_texts: list[str] = []
+
+    def open(self, request: Request, prefix: list[int], suffix: list[int], *, same_start: bool, same_suffix: bool) -> None:
+        """A new request. The prompt shows ``prefix`` and ``suffix`` of it; whether they begin like those before."""
+        self._left, right = unix_lines(request.prefix), unix_lines(request.suffix)
+        if not same_start or not self._left.startswith(self._head):
+            self._head = self._left[: max(0, len(self._left) - self._chars(prefix))]
+            self._before = chunks(self._head)[::-1]
+        if not same_suffix or right != self._right:
+            self._right, self._after = right, chunks(right[self._chars(suffix) :])
+        if request.snippets != self._snippets:
+            self._snippets = request.snippets
+            self._snippet_texts = [unix_lines(snippet.text) for snippet in request.snippets[:MAX_SNIPPETS]]
+
+    def texts(self) -> dict[str, str]:
+        """What is not in the prompt and where it comes from, the nearest first."""
+        rest = chain.from_iterable(zip_longest(self._before, self._after, fillvalue=""))
+        kinds = dict.fromkeys(rest, "ngram.rest") | dict.fromkeys(self._snippet_texts, "ngram.open")
+        kinds.pop("", None)
+        return kinds
+
+    def places(self, recent: Iterable[str]) -> list[Place]:
+        """Where characters are looked for: in ``recent`` texts, the file and the snippets, as far as there is time."""
+        first = [*map(Place, recent), Place(self._left), Place(self._right, nearest=True)]
+        places = [*first, *map(Place, self._snippet_texts)]
+        chars = accumulate(len(place.text) for place in places)
+        return [place for place, so_far in zip(places, chars, strict=True) if so_far <= SEARCH_CHARS]
+
+    def _chars(self, ids: list[int]) -> int:
+        return len(self._vocabulary.decode([token for token in ids if token >= 0])) if ids else 0
+
+
+def chunks(text: str) -> list[str]:
+    """``text`` in pieces of whole lines, cut where they stay while ``text`` grows at its end."""
+    cuts = [0]
+    while len(text) - cuts[-1] > CHUNK_CHARS:
+        line_end = text.rfind("\n", cuts[-1] + 1, cuts[-1] + CHUNK_CHARS)
+        cuts.append(line_end if line_end > 0 else cuts[-1] + CHUNK_CHARS)
+    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]

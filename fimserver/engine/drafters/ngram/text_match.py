@@ -1,0 +1,60 @@
+"""Knows where the characters left of the cursor have stood before, and what followed. Knows nothing of matches of tokens.
+
+At the cursor the tokens of the prefix end where those of a whole file would not: after ``self.`` a file goes on with
+``.name``, a middle with ``name``. So the first tokens of a middle are looked for as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fimserver.engine.drafters.ngram.scoring import Guess
+from fimserver.engine.vocabulary import Vocabulary
+
+SOURCE = "ngram.text"
+LONGEST = 32  # characters
+_CHANCES = {LONGEST: 0.75, 24: 0.6, 16: 0.45, 12: 0.42, 8: 0.3, 5: 0.25, 3: 0.25}  # by characters found, fitted
+_SHOWN_CHARS = 40
+_MAX_GUESSES = 3
+_TOKEN_CHARS = 3
+
+
+class Place(NamedTuple):
+    """A text to look into. ``nearest``: its first place is the nearest one, else its last."""
+
+    text: str
+    nearest: bool = False
+
+
+def followers(tail: str, places: Iterable[Place], vocabulary: Vocabulary) -> list[Guess]:
+    """What followed the longest ends of ``tail`` in ``places``, no more than one guess each."""
+    found: dict[tuple[int, ...], Guess] = {}
+    left = list(places) if tail.strip() else []
+    for length, chance in _CHANCES.items():
+        if length > len(tail):
+            continue
+        missed = []
+        for place in left:
+            at = _find(place, tail[-length:])
+            if at < 0:
+                missed.append(place)
+            elif ids := _ids(place.text[at : at + _SHOWN_CHARS + 1], vocabulary):
+                found.setdefault(ids, Guess(chance, SOURCE, ids, 0, length // _TOKEN_CHARS))
+                if len(found) == _MAX_GUESSES:
+                    return list(found.values())
+        left = missed
+    return list(found.values())
+
+
+def _find(place: Place, tail: str) -> int:
+    """Where ``tail`` ends in the text, the very end of it apart; or -1."""
+    text = place.text
+    start = text.find(tail) if place.nearest else text.rfind(tail, 0, len(text) - 1)
+    return -1 if start < 0 else start + len(tail)
+
+
+def _ids(text: str, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Tokens of ``text``, without those that may be cut off by its end."""
+    ids = vocabulary.encode(text[:_SHOWN_CHARS])
+    return tuple(ids[:-1] if len(text) > _SHOWN_CHARS else ids)

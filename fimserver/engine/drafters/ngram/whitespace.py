@@ -1,0 +1,99 @@
+"""Knows how lines of code usually end and where the next one begins. Knows nothing of matches.
+
+One rule for all languages that indent: a line that leaves a bracket or a block open is followed by a deeper one, a line
+that leaves the block by a shallower one, any other by its equal; and a bracket that a line opened is closed on that line.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fimserver.engine.drafters.ngram.scoring import Guess
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import unix_lines
+
+SOURCE = "ngram.layout"
+SEEN_CHARS = 2000  # of the prefix, at most
+_CLOSERS = {"(": ")", "[": "]", "{": "}"}
+_BRACKET = re.compile(r"[()\[\]{}]")
+_LEAVES = re.compile(r"\s*(return|raise|break|continue|pass)\b")
+# How often a line ends after this character, fitted with the evidence; any other: seldom.
+_ENDS = {":": 0.56, ")": 0.38, "}": 0.4, '"': 0.09, ",": 0.3, ";": 0.6, "{": 0.6, "]": 0.26, "'": 0.06, ".": 0.2}
+_SELDOM, _DOCSTRING = 0.03, 0.65
+_CLOSES, _OPENS = 0.13, 0.2  # a name inside of brackets is the last thing in them; a line ends behind an opener
+_INDENTS = 0.6  # an empty line begins where the rule says
+
+
+class Layout:
+    """The line that is being written, as far as the rule needs it."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._known: dict[str, tuple[int, ...]] = {}  # ids of white space and closers, by their text
+        # Where a line end and the white space behind it are one token, a line end by itself comes before another one.
+        self._joined = len(vocabulary.encode("\n    x")) == len(vocabulary.encode("\nx"))
+        self.open("", "")
+
+    def open(self, prefix: str, suffix: str) -> None:
+        """A new middle begins."""
+        lines = unix_lines(prefix[-SEEN_CHARS:]).split("\n")
+        self._unit = _unit(lines)
+        self._right = suffix[:1]
+        self._line, self._before = "", next((line for line in reversed(lines[:-1]) if line.strip()), "")
+        self._open: list[str] = []  # closers of the brackets that the line opened, innermost last
+        self.read(lines[-1])
+
+    def read(self, text: str) -> None:
+        """The middle grew by ``text``."""
+        *whole, rest = text.split("\n")
+        for line in whole:
+            self._before = self._line + line if (self._line + line).strip() else self._before
+            self._line, self._open = "", []
+        self._line += rest
+        for bracket in _BRACKET.findall(rest):
+            if bracket in _CLOSERS:
+                self._open.append(_CLOSERS[bracket])
+            elif self._open:
+                self._open.pop()
+
+    def guesses(self) -> list[Guess]:
+        """White space and closers that may come next."""
+        if not self._line:
+            return self._white(_INDENTS, "\n" * self._joined + self._indent(self._before, []))
+        last = self._line[-1]
+        below = "\n" + self._indent(self._line, self._open)
+        if not self._open:
+            chance = _DOCSTRING if self._line.endswith(('"""', "'''")) else _SELDOM if last.isalnum() else _ENDS.get(last, 0.0)
+            return self._white(chance, below) if chance else []
+        if last in _CLOSERS:
+            return self._white(_OPENS, below)
+        if self._right == self._open[-1] or not (last.isalnum() or last in "_)]}"):
+            return []
+        closers = "".join(reversed(self._open))
+        return self._white(_CLOSES, closers + "\n" + self._indent(self._line, []))
+
+    def _white(self, chance: float, text: str) -> list[Guess]:
+        if text not in self._known:
+            if len(self._known) > 1000:
+                self._known.clear()
+            # White space is cut otherwise before a word than at an end, so there is a word, which is cut off again.
+            self._known[text] = tuple(self._vocabulary.encode(text + "x")[:-1])
+        ids = self._known[text]
+        return [Guess(chance, SOURCE, ids, 0, 0)] if ids else []
+
+    def _indent(self, line: str, open_: list[str]) -> str:
+        """White space of the line that follows ``line``."""
+        indent = line[: len(line) - len(line.lstrip())]
+        if open_ or line.rstrip().endswith((":", "{", "(", "[")):
+            return indent + self._unit
+        if _LEAVES.match(line):
+            return indent[: -len(self._unit)]
+        return indent
+
+
+def _unit(lines: list[str]) -> str:
+    """One level of indentation: a tab, or as many spaces as a line begins with."""
+    if any(line.startswith("\t") for line in lines):
+        return "\t"
+    widths = {len(line) - len(line.lstrip(" ")) for line in lines if line.strip()}
+    return " " * next((width for width in (2, 4, 3) if width in widths), 4)

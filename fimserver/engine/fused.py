@@ -1,0 +1,193 @@
+"""Knows the forward pass of dense Qwen2, Qwen3 and Llama networks in the fewest kernels. Knows nothing of loading.
+
+Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix products,
+and those repack the weights at every call (figures: README, Speed). ``tests/engine/test_fused.py`` holds it
+to the native class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from fimserver.engine.kv import KVBuffer
+from fimserver.engine.network import NativeNetwork
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
+
+
+class Layer(NamedTuple):
+    """The weights of one layer, products over the same input joined."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    out: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+def fits(model: Any) -> bool:
+    """Whether ``LeanNetwork`` computes what this model computes."""
+    config = model.config
+    return (
+        config.model_type in {"qwen2", "qwen3", "llama"}
+        and config.hidden_act == "silu"
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and getattr(config, "pretraining_tp", 1) == 1
+        and not getattr(model, "_hf_hook", None)  # spread or offloaded by accelerate
+        and model.dtype in {torch.float32, torch.bfloat16}
+        and all(
+            type(m) is torch.nn.Linear and type(m.weight.data) is torch.Tensor  # not quantised
+            for name, m in model.named_modules()
+            if name.endswith("_proj")
+        )
+    )
+
+
+class KV(Protocol):
+    """Where a layer's keys and values go, and what it reads."""
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take (B, heads, M, D) rows of layer ``index``; give back (B, heads, extent, D)."""
+        ...
+
+
+class Sizes(NamedTuple):
+    """What the weights do not say themselves."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+
+    @classmethod
+    def of(cls, config: Any, layer: Any) -> Sizes:
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        return cls(heads, kv_heads, int(layer.self_attn.head_dim), float(config.rms_norm_eps), float(layer.self_attn.scaling))
+
+
+class Stack:
+    """Layers from hidden states to hidden states."""
+
+    def __init__(self, layers: Sequence[Any], sizes: Sizes, rows: int, *, pack: bool) -> None:
+        self.sizes = sizes
+        self.layers = [_layer(layer, rows, pack=pack) for layer in layers]
+
+    def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: KV) -> torch.Tensor:
+        """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
+        for index, layer in enumerate(self.layers):
+            x = x + self._attend(x, layer, rope, bias, kv, index)
+            gate, up = layer.gate_up(self.norm(x, layer.mlp_norm)).chunk(2, -1)
+            x = x + layer.down(F.silu(gate) * up)
+        return x
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.sizes.eps)
+
+    def _attend(
+        self,
+        x: torch.Tensor,
+        layer: Layer,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor,
+        kv: KV,
+        index: int,
+    ) -> torch.Tensor:
+        heads, kv_heads, head_dim, _, scale = self.sizes
+        qkv = layer.qkv(self.norm(x, layer.input_norm)).view(len(x), -1, head_dim)  # (B * M, q + k + v heads, D)
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self.norm(q, layer.q_norm), self.norm(k, layer.k_norm)
+        qk = _rotate(torch.cat([q, k], 1), *rope)
+        q, k = qk[:, :heads], qk[:, heads:]
+        q, k, v = (t.view(-1, bias.shape[-2], *t.shape[1:]).transpose(1, 2) for t in (q, k, v))  # (B, heads, M, D)
+        keys, values = kv.update(k, v, index)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale, enable_gqa=True)
+        return layer.out(out.transpose(1, 2).reshape(len(x), -1))
+
+
+class LeanNetwork:
+    """The same weights as ``model``, decoded at ``rows`` rows a pass. ``full`` stays with the native class."""
+
+    def __init__(self, model: Any, capacity: int, rows: int) -> None:
+        config, body = model.config, model.model
+        self.size = int(model.lm_head.weight.shape[0])
+        self.device = torch.device(body.embed_tokens.weight.device)
+        self.hidden = torch.empty(0)
+        self.embedding, self.final_norm = body.embed_tokens.weight, body.norm.weight
+        self.pack = packs(model, self.device)
+        self.head = linear([model.lm_head], rows, pack=self.pack)
+        self.stack = Stack(body.layers, Sizes.of(config, body.layers[0]), rows, pack=self.pack)
+        positions = torch.arange(capacity, device=self.device)[None]
+        cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
+        self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (capacity, 1, D)
+        self._native = NativeNetwork(model, self.device)
+
+    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+        count, rows = ids.shape
+        x: torch.Tensor = self.embedding[ids.flatten()]  # (B * M, d)
+        x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
+        if len(logits_of) == 0:
+            return x.new_empty(count, 0, self.size)
+        self.hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
+        return self.head(self.hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+
+    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        return self._native.full(ids, logits_of)
+
+    def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start`` on, for each of ``count`` branches."""
+        here = slice(start, start + rows)
+        return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
+
+
+def packs(model: Any, device: torch.device) -> bool:
+    """Whether weights are kept a second time in the layout of the matrix products."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and size <= PACK_LIMIT_BYTES and has_onednn
+
+
+def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a row may look, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding, half-split convention; x (M, heads, D)."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat([-high, low], -1) * sin
+
+
+def _layer(layer: Any, rows: int, *, pack: bool) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    return Layer(
+        layer.input_layernorm.weight,
+        linear([attention.q_proj, attention.k_proj, attention.v_proj], rows, pack=pack),
+        q_norm.weight if q_norm else None,
+        k_norm.weight if k_norm else None,
+        linear([attention.o_proj], rows, pack=pack),
+        layer.post_attention_layernorm.weight,
+        linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack),
+        linear([mlp.down_proj], rows, pack=pack),
+    )
+
+
+def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
+    """One product for several linears over the same input; ``pack`` lays the weights out for ``rows`` rows once."""
+    weight = torch.cat([m.weight for m in modules]) if len(modules) > 1 else modules[0].weight
+    bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
+    if not pack:
+        return lambda x: F.linear(x, weight, bias)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001 - no public name exists
+    product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    return lambda x: product(x, packed, bias, "none", [], "")

@@ -1,0 +1,84 @@
+"""Knows which shapes a pass may have without changing a bit, and what each shape costs on this device.
+
+Knows nothing of drafts. A shape is (branches, rows of each). Matrix products choose their kernel by the number of rows, and
+another kernel may add up in another order; so the shapes are tried once, against the reference, before they are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from fimserver.engine.prefix_cache import PromptCache
+from fimserver.types import Budget
+
+Shape = tuple[int, int]
+ROWS = (4, 8, 12, 16, 24)
+BRANCHES = (1, 2, 3)
+MOST_ROWS = 32  # of all branches together
+_SMOOTHING = 0.1
+_OUTLIER = 3.0
+
+
+class Costs:
+    """Milliseconds of a pass of each usable shape. The curve over shapes is measured once, its height is kept up to date."""
+
+    def __init__(self, ms: Mapping[Shape, float]) -> None:
+        """A hiccup while measuring shows as a shape dearer than a larger one; the larger one's time then holds for both."""
+        self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
+        self._load = 1.0
+        self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
+        self.longest = max(rows for _, rows in ms)  # of a branch
+        self.branches = max(branches for branches, _ in ms)
+
+    @property
+    def ms(self) -> dict[Shape, float]:
+        """What each shape costs now."""
+        return {shape: ms * self._load for shape, ms in self._curve.items()}
+
+    def observe(self, shape: Shape, ms: float) -> None:
+        """A pass took ``ms``; a hiccup of the machine counts as three times the usual at most."""
+        load = min(ms / self._curve[shape], _OUTLIER * self._load)
+        self._load += _SMOOTHING * (load - self._load)
+
+
+def measure_costs(cache: PromptCache, rows: int) -> Costs:
+    """Try every shape on random tokens: those whose rows are the bits of a pass of ``rows`` rows, with their time."""
+    if rows == 1:  # one row runs other kernels than several: nothing can be drafted
+        return Costs({(1, 1): _time(cache, [[0]])})
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(cache.network.size, (cache.chunk + MOST_ROWS,), generator=generator).tolist()
+    cache.prefill(ids[: cache.chunk], Budget(), want_logits=False)
+    text = ids[cache.chunk :]
+    reference = cache.branches([text[:rows]], cache.chunk)[0]
+    ms = {(1, rows): _time(cache, [text[:rows]])}
+    for shape in shapes(cache.kv.branches):
+        branches = [text[: shape[1]]] * shape[0]
+        logits = cache.branches(branches, cache.chunk)
+        shared = min(rows, shape[1])
+        if all(torch.equal(branch[:shared], reference[:shared]) for branch in logits):
+            ms[shape] = _time(cache, branches)
+    cache.clear()
+    return Costs(ms)
+
+
+def size(shape: Shape) -> int:
+    """Rows of all branches."""
+    return shape[0] * shape[1]
+
+
+def shapes(branches: int) -> list[Shape]:
+    """Shapes to be tried, small ones first."""
+    return sorted(((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS), key=lambda s: (size(s), s))
+
+
+def _time(cache: PromptCache, branches: list[list[int]]) -> float:
+    """The best of three passes, in milliseconds."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        cache.branches(branches, cache.chunk)[0, 0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return 1000 * min(times)

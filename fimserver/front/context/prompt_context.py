@@ -1,0 +1,250 @@
+"""Knows what the model is given for a cursor: prefix, suffix and snippets. Knows nothing of models and requests.
+
+Everything here serves one aim: while someone types, as much as possible of the prompt stays what it was, so that the KV
+cache stays good. The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and
+snippets keep their places, the most stable ones first.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+from fimserver.front.context.auto_closers import paired_closers
+from fimserver.front.context.definitions import Definitions
+from fimserver.front.context.privacy import Privacy, by_content, path_of
+from fimserver.front.context.secrets import mask_secrets
+from fimserver.front.context.similar_windows import MAX_FILES, SimilarWindows, Source
+from fimserver.front.documents.mirror import Document, Snapshot, split_lines
+from fimserver.front.documents.recent_edits import RecentEdits
+from fimserver.reasons import Reason
+from fimserver.types import Snippet, unix_lines
+
+PREFIX_CHARS, SUFFIX_CHARS = 24_000, 12_000
+STEP = PREFIX_CHARS // 4  # by which the start of the prefix moves
+TYPED_CHARS, TYPED_LINES = 400, 3  # more than that moves the anchor
+# Characters of each kind of snippet. Fixed, so that one kind does not move the cuts of another.
+DEFINITION_CHARS, WINDOW_CHARS, EDIT_CHARS = 1800, 3000, 1200
+MAX_STATES = 64
+
+
+@dataclass(frozen=True)
+class Context:
+    """Text around a cursor.
+
+    ``stripped`` is what stands between the cursor and ``suffix`` in the file, and is left out: an answer has to be fitted
+    to the file. ``typed_chars``: so many last characters of ``prefix`` are new since the anchor.
+    """
+
+    prefix: str
+    suffix: str
+    typed_chars: int = 0
+    snippets: tuple[Snippet, ...] = ()
+    stripped: str = ""
+
+
+@dataclass
+class _State:
+    """What stays while someone types in a document."""
+
+    start: tuple[int, int] = (0, 0)  # line and column where the prefix begins
+    anchor: str | None = None  # the prefix at the first request
+    suffix: str = ""
+
+
+@dataclass
+class _Clock:
+    """Whether the time for a context is over."""
+
+    now: Callable[[], float]
+    end_s: float = field(default=0.0)
+
+    def is_late(self) -> bool:
+        return self.now() >= self.end_s
+
+
+class ContextSource:
+    """Gives contexts, and keeps what must not change between two of them. One per editor window."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        privacy: Privacy,
+        edits: RecentEdits | None = None,
+        definitions: Definitions | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._privacy, self._clock = privacy, clock
+        self._edits, self._definitions = edits or RecentEdits(), definitions or Definitions(roots, privacy)
+        self._windows = SimilarWindows()
+        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._used: dict[str, None] = {}  # documents, the one used last at the end
+        self._contents: dict[str, tuple[int, Reason | None]] = {}  # version, verdict on the content
+        self._masked = lru_cache(maxsize=256)(mask_secrets)
+
+    def text(self, snapshot: Snapshot, before: str = "", after: str = "") -> Context:
+        """Prefix and suffix, without snippets. ``before`` and ``after`` are of a notebook's other cells."""
+        state = self._states.setdefault(snapshot.uri, _State())
+        self._states.move_to_end(snapshot.uri)
+        while len(self._states) > MAX_STATES:
+            self._states.popitem(last=False)
+        prefix = unix_lines(_prefix(snapshot, before, state))
+        closers = paired_closers(snapshot.line_before[-400:], snapshot.line_after[:64])
+        suffix, stripped = _suffix(snapshot, after, closers, state.suffix)
+        if state.anchor is None or suffix != state.suffix or not _continues(prefix, state.anchor):
+            state.anchor, state.suffix = prefix, suffix
+        return Context(prefix, suffix, len(prefix) - len(state.anchor), stripped=stripped)
+
+    def build(
+        self, known: Context, snapshot: Snapshot, open_documents: Mapping[str, Document], *, budget_ms: float = 20.0
+    ) -> Context:
+        """``known`` with snippets, as many as are ready after ``budget_ms``. Without open documents there are none."""
+        if not open_documents:
+            return known
+        clock = _Clock(self._clock, self._clock() + budget_ms / 1000)
+        self._use(snapshot.uri)
+        path = path_of(snapshot.uri)
+        if self._privacy.verdict(path, snapshot.lines) is not None:
+            return known
+        definitions = self._definitions.lookup(snapshot, path) if path is not None else ()
+        windows = self._windows.choose(snapshot, self._sources(snapshot.uri, open_documents), clock.is_late)
+        edits: tuple[Snippet, ...] = ()
+        if not clock.is_late():
+            names = self._names(open_documents)
+            edits = self._edits.snippets(snapshot.uri, _seen(snapshot, known), names)
+        edits = tuple(
+            edit for edit in edits if not any(edit.text in other.text for other in windows if other.path == edit.path)
+        )
+        snippets = [
+            *self._fitted(definitions, DEFINITION_CHARS),
+            *self._fitted(windows, WINDOW_CHARS),
+            *self._fitted(edits[::-1], EDIT_CHARS)[::-1],
+        ]
+        return replace(known, snippets=tuple(snippets))
+
+    def edited(self, document: Document, line: int) -> None:
+        """To be called after a change of an open document at ``line``."""
+        self._edits.observe(document, line)
+        self._use(document.uri)
+
+    def forget(self, uri: str) -> None:
+        """The document was closed."""
+        self._edits.forget(uri)
+        self._windows.forget(uri)
+        self._definitions.forget(uri)
+        self._masked.cache_clear()
+        for kept in (self._states, self._used, self._contents):
+            kept.pop(uri, None)
+
+    def _use(self, uri: str) -> None:
+        self._used.pop(uri, None)
+        self._used[uri] = None
+
+    def _name(self, document: Document) -> str | None:
+        """What the model may see of the document's path; ``None`` for a document that it must not see."""
+        path = path_of(document.uri)
+        if document.dirty or document.too_large or self._privacy.by_name(path) is not None:
+            return None
+        if path is None:
+            return re.split(r"[\\/:]", document.uri)[-1]  # untitled: no folder of the user's
+        version, verdict = self._contents.get(document.uri, (None, None))
+        if version != document.version:
+            verdict = by_content(document.lines)
+            self._contents[document.uri] = (document.version, verdict)
+        return self._privacy.shown(path) if verdict is None else None
+
+    def _names(self, documents: Mapping[str, Document]) -> Callable[[str], str | None]:
+        return lambda uri: self._name(documents[uri]) if uri in documents else None
+
+    def _sources(self, uri: str, documents: Mapping[str, Document]) -> Iterator[Source]:
+        """Other open documents that may be read, the one used last first; those never used come last."""
+        used = [known for known in reversed(self._used) if known in documents]
+        order = [*used, *(known for known in reversed(list(documents)) if known not in self._used)]
+        for other in [known for known in order if known != uri][: 2 * MAX_FILES]:
+            document = documents[other]
+            if (name := self._name(document)) is not None:
+                yield Source(other, name, document.version, document.lines)
+
+    def _fitted(self, snippets: Sequence[Snippet], limit: int) -> list[Snippet]:
+        """Snippets without secrets, in order, until ``limit`` characters are used up; the last is cut at a line."""
+        fitted: list[Snippet] = []
+        for snippet in snippets:
+            text = self._masked(_cut(snippet.text, limit))
+            if text.strip():
+                fitted.append(Snippet(snippet.path, text))
+            limit -= len(text)
+        return fitted
+
+
+def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
+    """Text before the cursor from ``state.start`` on, which moves only if the text from there is too long or too short."""
+    above = split_lines(before)[:-1] if before.endswith("\n") else split_lines(before + "\n")[:-1] if before else []
+    lines, row = (
+        (above + list(snapshot.lines), len(above) + snapshot.place.line) if above else (snapshot.lines, snapshot.place.line)
+    )
+    last = snapshot.line_before
+    text = _between(lines, state.start, row, last)
+    if text is None or len(text) > PREFIX_CHARS or (len(text) < STEP and state.start != (0, 0)):
+        state.start = _start(lines, row, last)
+        text = _between(lines, state.start, row, last)
+    return text or ""
+
+
+def _between(lines: Sequence[str], start: tuple[int, int], row: int, last: str) -> str | None:
+    """Text from ``start`` to the cursor at the end of ``last``, line ``row``; ``None`` if it is before ``start``."""
+    line, column = start
+    if line > row or (line == row and column > len(last)):
+        return None
+    # A file may have grown by much since: never join more than can be used.
+    if row - line > PREFIX_CHARS:
+        return None
+    return last[column:] if line == row else (lines[line] + "".join(lines[line + 1 : row]) + last)[column:]
+
+
+def _start(lines: Sequence[str], row: int, last: str) -> tuple[int, int]:
+    """The first line start that leaves one step less than the limit; within a line if that alone is too long."""
+    if len(last) > PREFIX_CHARS - STEP:
+        return row, -(-(len(last) - PREFIX_CHARS + STEP) // STEP) * STEP
+    size = len(last)
+    while row > 0 and size + len(lines[row - 1]) <= PREFIX_CHARS - STEP:
+        row -= 1
+        size += len(lines[row])
+    return row, 0
+
+
+def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[str, str]:
+    """Suffix, and the closers left out of it: so many that the suffix is what it was ``before``, else all of them."""
+    rest = snapshot.suffix(SUFFIX_CHARS + 64)
+    if after and len(rest) < SUFFIX_CHARS:
+        rest += ("" if rest.endswith("\n") or after.startswith("\n") else "\n") + after
+    rest = unix_lines(rest)
+    cuts = [_line_cut(rest[count:]) for count in range(len(closers), -1, -1)]
+    suffix = before if before in cuts else cuts[0]
+    return suffix, closers[: len(closers) - cuts.index(suffix)]
+
+
+def _line_cut(text: str) -> str:
+    """At most ``SUFFIX_CHARS`` characters, whole lines if there is one."""
+    return text if len(text) <= SUFFIX_CHARS else text[: text.rfind("\n", 0, SUFFIX_CHARS) + 1 or SUFFIX_CHARS]
+
+
+def _continues(prefix: str, anchor: str) -> bool:
+    """Whether ``prefix`` is the anchor and a little more."""
+    typed = len(prefix) - len(anchor)
+    return 0 <= typed <= TYPED_CHARS and prefix.startswith(anchor) and prefix.count("\n", len(anchor)) <= TYPED_LINES
+
+
+def _seen(snapshot: Snapshot, known: Context) -> range:
+    """The lines of the document that prefix and suffix show."""
+    row = snapshot.place.line
+    return range(row - known.prefix.count("\n"), row + known.suffix.count("\n") + 1)
+
+
+def _cut(text: str, limit: int) -> str:
+    """Whole lines of at most ``limit`` characters."""
+    return text if len(text) <= limit else text[: text.rfind("\n", 0, max(0, limit)) + 1]

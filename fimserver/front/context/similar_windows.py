@@ -1,0 +1,184 @@
+"""Knows which pieces of other open files share identifiers with the text at the cursor. Knows nothing of files on disk.
+
+The score is the Jaccard index of two sets of identifiers. Windows begin at multiples of ``WINDOW_LINES``, so that they do
+not slide; and a window stays chosen, in its place, until another one scores much better, so that the KV cache survives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from fimserver.front.documents.mirror import Snapshot
+from fimserver.types import Snippet
+
+WINDOW_LINES = 24
+MAX_WINDOWS = 64  # of one file; what lies below is not looked at
+MAX_FILES = 20
+MAX_SNIPPETS = 4
+BEFORE_LINES, AFTER_LINES = 32, 16  # around the cursor: what is compared
+MIN_SCORE = 0.08
+STAY = 0.7  # a window goes when its score is below this share of its replacement's
+_MAX_LINE = 400
+_MAX_STATES = 64
+
+_IDENTIFIER = re.compile(r"[^\W\d]\w{2,63}")
+# Words of many languages that say nothing about a subject.
+_COMMON = """
+abstract and any array assert async await bool boolean break byte case catch char class const constexpr continue def default
+defer del delete dict double elif else end enum error except export extends extern false False final finally float fmt for
+from func function get global goto if impl implements import include init int interface is lambda len let list long loop
+match mod module mut namespace new nil None nonlocal not null object operator or override package pass pub print private
+protected public raise range readonly ref require return self set short signed sizeof static std str string struct super
+switch template test then this throw throws trait true True try tuple type typedef typename typeof union unsafe unsigned use
+using val value var virtual void where while with yield
+"""
+COMMON = frozenset(_COMMON.split())
+
+
+class Source(NamedTuple):
+    """Another open file that may be read. ``name`` is what the model sees of its path."""
+
+    uri: str
+    name: str
+    version: int
+    lines: Sequence[str]
+
+
+class Window(NamedTuple):
+    """``WINDOW_LINES`` lines of a file, from ``block * WINDOW_LINES`` on."""
+
+    uri: str
+    block: int
+
+
+class _Read(NamedTuple):
+    """The identifiers of a window, and the lines that they were read from."""
+
+    lines: Sequence[str]
+    identifiers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was chosen for a document, and for which question."""
+
+    question: tuple[frozenset[str], tuple[tuple[str, int], ...]] | None
+    windows: tuple[Window, ...]
+
+
+class SimilarWindows:
+    """Chooses windows. What it chose before for a document weighs in."""
+
+    def __init__(self) -> None:
+        self._read: OrderedDict[str, dict[int, _Read]] = OrderedDict()
+        self._chosen: OrderedDict[str, _Choice] = OrderedDict()
+
+    def choose(
+        self, snapshot: Snapshot, sources: Iterable[Source], is_late: Callable[[], bool] = lambda: False
+    ) -> tuple[Snippet, ...]:
+        """At most ``MAX_SNIPPETS`` windows of the sources, which come with the most recently used first.
+
+        When it is late only files that were read before are compared.
+        """
+        files = {source.uri: source for source in islice(sources, MAX_FILES) if source.uri != snapshot.uri}
+        wanted = identifiers_around(snapshot)
+        question = (wanted, tuple((source.uri, source.version) for source in files.values()))
+        last = self._chosen.get(snapshot.uri, _Choice(None, ()))
+        if last.question != question:
+            scores, is_complete = self._scores(wanted, files.values(), is_late)
+            last = _Choice(question if is_complete else None, settled(last.windows, scores))
+            self._chosen[snapshot.uri] = last
+        _bound(self._chosen, snapshot.uri, _MAX_STATES)
+        return tuple(_snippet(files[window.uri], window) for window in last.windows)
+
+    def forget(self, uri: str) -> None:
+        """The document was closed."""
+        self._read.pop(uri, None)
+        self._chosen.pop(uri, None)
+
+    def _scores(
+        self, wanted: frozenset[str], files: Iterable[Source], is_late: Callable[[], bool]
+    ) -> tuple[dict[Window, float], bool]:
+        """Scores of all windows that share something, the first files first; and whether all could be read."""
+        scores: dict[Window, float] = {}
+        is_complete = True
+        for source in files:
+            for index, identifiers in self._windows(source, is_late):
+                if identifiers is None:
+                    is_complete = False
+                elif score := jaccard(wanted, identifiers):
+                    scores[Window(source.uri, index)] = score
+        return scores, is_complete
+
+    def _windows(self, source: Source, is_late: Callable[[], bool]) -> Iterator[tuple[int, frozenset[str] | None]]:
+        """Identifiers of every window of a file; ``None`` where there was no time to read it."""
+        known = self._read.setdefault(source.uri, {})
+        _bound(self._read, source.uri, 2 * MAX_FILES)
+        count = min(MAX_WINDOWS, -(-len(source.lines) // WINDOW_LINES))
+        for index in range(count):
+            lines = source.lines[index * WINDOW_LINES : (index + 1) * WINDOW_LINES]
+            # An edit elsewhere in the file leaves the very same lines: comparing them costs next to nothing.
+            if index not in known or known[index].lines != lines:
+                if is_late():
+                    yield index, None
+                    continue
+                known[index] = _Read(lines, identifiers_of(lines))
+            yield index, known[index].identifiers
+        for index in [index for index in known if index >= count]:
+            del known[index]
+
+
+def settled(before: Sequence[Window], scores: Mapping[Window, float]) -> tuple[Window, ...]:
+    """The windows to show: those from before in their places, and others where they are much better.
+
+    Equal scores keep the order of ``scores``.
+    """
+    chosen = [window for window in before if scores.get(window, 0.0) >= MIN_SCORE * STAY]
+    for window in sorted((w for w in scores if w not in chosen), key=lambda w: -scores[w]):  # stable
+        if scores[window] < MIN_SCORE:
+            break
+        if len(chosen) < MAX_SNIPPETS:
+            chosen.append(window)
+            continue
+        weakest = min(chosen, key=scores.__getitem__)
+        if scores[weakest] >= STAY * scores[window]:
+            break
+        chosen[chosen.index(weakest)] = window
+    return tuple(chosen)
+
+
+def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    """Size of the intersection by size of the union."""
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared) if shared else 0.0
+
+
+def identifiers_of(lines: Iterable[str]) -> frozenset[str]:
+    """The words of code that may name something, of lines that are cut where they are very long."""
+    return frozenset(_IDENTIFIER.findall("\n".join(line[:_MAX_LINE] for line in lines))) - COMMON
+
+
+def identifiers_around(snapshot: Snapshot) -> frozenset[str]:
+    """Identifiers near the cursor, without the word that is being typed."""
+    row = snapshot.place.line
+    left = re.sub(r"\w{1,64}$", "", snapshot.line_before[-_MAX_LINE:])
+    above = snapshot.lines[max(0, row - BEFORE_LINES) : row]
+    below = snapshot.lines[row + 1 : row + 1 + AFTER_LINES]
+    return identifiers_of([*above, left, snapshot.line_after, *below])
+
+
+def _snippet(source: Source, window: Window) -> Snippet:
+    start = window.block * WINDOW_LINES
+    return Snippet(source.name, "".join(source.lines[start : start + WINDOW_LINES]))
+
+
+def _bound(kept: OrderedDict[str, _Choice] | OrderedDict[str, dict[int, _Read]], used: str, limit: int) -> None:
+    """Mark an entry as used last, and drop the oldest beyond the limit."""
+    kept.move_to_end(used)
+    while len(kept) > limit:
+        kept.popitem(last=False)

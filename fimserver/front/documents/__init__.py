@@ -1,0 +1,1 @@
+"""Open documents and notebooks, exactly as the editor has them."""

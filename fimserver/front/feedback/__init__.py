@@ -1,0 +1,1 @@
+"""Outcomes of suggestions: acceptance, persistence, the live comparison, recorded traces."""

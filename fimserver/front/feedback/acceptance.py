@@ -1,0 +1,207 @@
+"""Knows what became of suggestions: taken whole, in part, typed, or left. Knows no text of them once that is settled.
+
+Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where a
+suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from fimserver.events import Fate
+from fimserver.front.documents.mirror import Document, Place
+from fimserver.lengths import common_prefix
+from fimserver.types import unix_lines
+
+MAX_IDS = 512
+
+
+@dataclass
+class Counts:
+    """What a window's user did with suggestions of one route. Characters are those of suggestions."""
+
+    shown: int = 0
+    accepted: int = 0
+    partly: int = 0
+    left: int = 0
+    accepted_chars: int = 0
+    typed_chars: int = 0
+
+
+@dataclass
+class Shown:
+    """A suggestion on the screen. ``seen`` of its characters stand in the document already."""
+
+    suggestion_id: str
+    uri: str
+    place: Place
+    before: str  # of its line
+    text: str
+    route: str
+    there: int  # characters that stood there anyway
+    seen: int = 0
+    accepted: int = 0
+    typed: int = 0
+    settled: bool = False
+    on_screen: bool = False  # it is, or was
+    by_key: bool = False  # its last character came alone: typed, unless the editor says that it was accepted
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it stands in the document."""
+        return self.seen >= len(self.text)
+
+    @property
+    def fate(self) -> Fate:
+        """What became of it, once it is settled."""
+        if self.accepted == 0:
+            return "left"
+        return "full" if self.is_whole else "partly"
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Characters that were accepted, and that were typed."""
+        return min(self.accepted, len(self.text)), min(self.typed, len(self.text))
+
+
+def _nothing(_: Shown) -> None: ...
+
+
+class Acceptance:
+    """Suggestions of one window, the newest on the screen per document open until the next one.
+
+    ``on_show`` and ``on_settle`` hear of each that comes to the screen, and of each that leaves it.
+    """
+
+    def __init__(self, on_show: Callable[[Shown], None] = _nothing, on_settle: Callable[[Shown], None] = _nothing) -> None:
+        self._on_show, self._on_settle = on_show, on_settle
+        self.counts: dict[str, Counts] = {}
+        self._open: dict[str, Shown] = {}
+        self._by_id: OrderedDict[str, Shown] = OrderedDict()
+        self._editor_reports = False
+
+    def offer(self, suggestion_id: str, document: Document, place: Place, text: str, route: str) -> Shown | None:
+        """An answer went to the editor; unless the editor reports what it shows, its first suggestion is on the screen.
+
+        The rest of a suggestion that is being typed through is still the same one: ``None``.
+        """
+        old = self._open.get(document.uri)
+        if old and not old.settled and not old.is_whole and old.text.endswith(text) and _follows(old, document, place):
+            self._know(suggestion_id, old)
+            return None
+        before = document.lines[place.line][: place.column]
+        new = Shown(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
+        self._know(suggestion_id, new)
+        is_old = old is not None and not old.settled and not old.is_whole and (old.place, old.before) == (place, before)
+        if not self._editor_reports and not is_old:
+            self._show(new)
+        return new
+
+    def _know(self, suggestion_id: str, shown: Shown) -> None:
+        self._by_id[suggestion_id] = shown
+        while len(self._by_id) > MAX_IDS:
+            self._by_id.popitem(last=False)
+
+    def reported_shown(self, suggestion_id: str) -> None:
+        """The editor says that a suggestion is on the screen. Editors that say so once always do."""
+        self._editor_reports = True
+        shown = self._by_id.get(suggestion_id)
+        if shown is not None and self._open.get(shown.uri) is not shown:
+            self._show(shown)
+
+    def _show(self, shown: Shown, *, instead_of: Shown | None = None) -> None:
+        """``instead_of``: the editor had put another candidate of the same answer on the screen than we thought."""
+        old = self._open.get(shown.uri)
+        self._open[shown.uri] = shown
+        shown.on_screen = True
+        if old and instead_of is old and not old.settled and (old.place, old.before) == (shown.place, shown.before):
+            self._on_settle(old)
+        else:
+            if old:
+                self._settle(old)
+            self._of(shown.route).shown += 1
+        self._on_show(shown)
+
+    def edited(self, document: Document, inserted_chars: int) -> None:
+        """The document got so many characters: see how much of the suggestion stands there now."""
+        shown = self._open.get(document.uri)
+        if shown is None or shown.settled:
+            return
+        if (
+            shown.is_whole
+            or shown.place.line >= len(document.lines)
+            or not document.lines[shown.place.line].startswith(shown.before)
+        ):
+            self._settle(shown)
+            return
+        matched = _matched(document, shown.place, shown.text)
+        # What stands behind the cursor may go on like the suggestion by chance: an edit brings what it inserts, no more.
+        grown = min(matched - max(shown.seen, shown.there), inserted_chars)
+        if grown == 1:
+            shown.typed += 1
+        elif grown > 1:
+            shown.accepted += grown
+        shown.seen = min(matched, max(shown.seen, shown.there) + max(0, grown))
+        shown.by_key = grown == 1
+        if shown.is_whole and not shown.by_key:
+            self._settle(shown)
+
+    def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
+        """The editor says that a suggestion was accepted, all of it or its first ``chars``. Whether the id is known."""
+        shown = self._by_id.get(suggestion_id)
+        if shown is None:
+            return False
+        if not shown.settled:
+            if (old := self._open.get(shown.uri)) is not shown:
+                self._show(shown, instead_of=old)
+            shown.typed -= shown.is_whole and shown.by_key
+            gained = len(shown.text) - shown.typed if chars is None else chars
+            shown.accepted = max(shown.accepted, gained)
+            if chars is None:
+                shown.seen = len(shown.text)
+                self._settle(shown)
+        return True
+
+    def find(self, suggestion_id: str) -> Shown | None:
+        """A suggestion that may still be on the screen."""
+        return self._by_id.get(suggestion_id)
+
+    def forget(self, uri: str) -> None:
+        """The document was closed."""
+        if (shown := self._open.pop(uri, None)) is not None:
+            self._settle(shown)
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Counts by route."""
+        return {route: asdict(counts) for route, counts in self.counts.items()}
+
+    def _of(self, route: str) -> Counts:
+        return self.counts.setdefault(route, Counts())
+
+    def _settle(self, shown: Shown) -> None:
+        if shown.settled:
+            return
+        shown.settled = True
+        counts, (accepted, typed) = self._of(shown.route), shown.kept
+        counts.accepted += shown.fate == "full"
+        counts.partly += shown.fate == "partly"
+        counts.left += shown.fate == "left"
+        counts.accepted_chars += accepted
+        counts.typed_chars += typed
+        self._on_settle(shown)
+
+
+def _follows(old: Shown, document: Document, place: Place) -> bool:
+    """Whether ``place`` is behind the part of ``old`` that stands in the document."""
+    if old.place.line >= len(document.lines) or not document.lines[old.place.line].startswith(old.before):
+        return False
+    return place >= old.place
+
+
+def _matched(document: Document, place: Place, text: str) -> int:
+    """How many first characters of ``text`` stand at ``place``."""
+    lines = document.lines[place.line : place.line + text.count("\n") + 2]
+    there = unix_lines("".join(lines)[place.column :])
+    return common_prefix(there, text)

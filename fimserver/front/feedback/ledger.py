@@ -1,0 +1,249 @@
+"""Knows what became of every answer, and what stands of it 10 s and 60 s later. Knows nothing of who counts it.
+
+Texts are kept until the last look, in this process alone; what is told of them is numbers. Telling delays nothing: batches
+go beside the completions, and one that cannot be delivered is counted and forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
+from typing import Any, Protocol
+
+from fimserver.events import Answer, Batch, Standing, Told
+from fimserver.front.documents.mirror import Document, Edit, split_lines
+from fimserver.front.feedback.acceptance import Shown
+from fimserver.lengths import common_prefix, lexemes
+from fimserver.types import unix_lines
+
+LOOKS_S = (10, 60)  # after an answer came to the screen
+BATCH_S = 2.0
+BATCH_ANSWERS = 50
+MAX_OPEN = 256  # answers that may still change
+SLACK_LINES, SLACK_CHARS = 2, 80  # beyond a suggestion's own size: what the user put into it
+AROUND_LINES, AROUND_CHARS = 64, 4000  # that are looked at
+ANCHOR_CHARS = 200  # of the text behind a suggestion, which it is found by
+MOVED_LINES = 20  # that a place is looked for up and down
+_TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
+
+
+class Post(Protocol):
+    """Takes a batch to the host: whether it arrived."""
+
+    def __call__(self, batch: bytes, /) -> Coroutine[Any, Any, bool]: ...
+
+
+Later = Callable[[float, Callable[[], None]], object]
+
+
+def in_loop(delay_s: float, callback: Callable[[], None]) -> object:
+    """Call back from the running loop."""
+    return asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+@dataclass(eq=False)
+class Entry:
+    """An answer that may still change."""
+
+    answer: Answer
+    ids: tuple[str, ...] = ()
+    document: Document | None = None
+    line: int = 0  # of the cursor; moves with the edits above
+    before: str = ""  # of its line
+    text: str = ""  # that was on the screen
+    stood: str = ""  # where it belongs, before it came
+    shadow: str | None = None  # what the other route wrote, once it has
+    looks: list[int] = field(default_factory=list)  # yet to be taken, in seconds
+
+
+class Ledger:
+    """The answers of one window. ``session`` is opaque; ``later(seconds, callback)`` and ``clock`` (Unix) tell the time."""
+
+    def __init__(self, session: str, post: Post, later: Later = in_loop, clock: Callable[[], float] = time.time) -> None:
+        self.dropped = 0  # answers that the host never heard of
+        self._session, self._post, self._later, self._clock = session, post, later, clock
+        self._number = 0
+        self._open: OrderedDict[str, Entry] = OrderedDict()  # by suggestion id
+        self._untold: dict[int, Answer] = {}
+        self._keys: dict[str, int] = {}
+        self._due = False
+        self._posts: set[asyncio.Task[None]] = set()
+
+    def answered(self, answer: Answer, document: Document | None = None, offered: Sequence[Shown] = ()) -> Entry:
+        """A request ended. ``offered`` are its suggestions; number and time are the ledger's business."""
+        self._number += 1
+        entry = Entry(answer.model_copy(update={"number": self._number, "at": self._clock()}))
+        if offered and document:
+            entry.ids = tuple(shown.suggestion_id for shown in offered)
+            entry.document, entry.line, entry.before = document, offered[0].place.line, offered[0].before
+            entry.stood = around(document, entry.line, entry.before)
+            self._open |= dict.fromkeys(entry.ids, entry)
+        while len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)
+        self._tell(entry)
+        for shown in offered:
+            if shown.on_screen:
+                self.shown(shown)
+        return entry
+
+    def shown(self, shown: Shown) -> None:
+        """A suggestion came to the screen: it is looked for in the document later."""
+        entry = self._open.get(shown.suggestion_id)
+        if entry is None:
+            return
+        entry.text = shown.text
+        if not entry.answer.shown:
+            entry.looks = list(LOOKS_S)
+            for seconds in LOOKS_S:
+                self._later(seconds, partial(self._look, entry, seconds))
+        self._tell(entry, shown=True, chars=len(shown.text), lexemes=lexemes(shown.text))
+
+    def settled(self, shown: Shown) -> None:
+        """A suggestion left the screen, or was accepted."""
+        entry = self._open.get(shown.suggestion_id)
+        if entry is not None and entry.answer.shown:
+            accepted, typed = shown.kept
+            self._tell(entry, fate=shown.fate, accepted_chars=accepted, typed_chars=typed)
+            self._let_go(entry)
+
+    def shadowed(self, entry: Entry, told: Told, text: str) -> None:
+        """The other route has answered too; ``text`` is what would have been shown of it."""
+        entry.shadow = text
+        self._tell(entry, shadow=told.model_copy(update={"chars": len(text), "lexemes": lexemes(text)}))
+
+    def edited(self, document: Document, edits: Sequence[Edit], language: str) -> None:
+        """A document has changed: keys are counted, and places below move along."""
+        if keys := sum(map(is_key, edits)):
+            self._keys[language] = self._keys.get(language, 0) + keys
+            self._wake()
+        for entry in self._entries(document.uri):
+            for edit in edits:
+                entry.line = moved(entry.line, edit)
+
+    def forget(self, uri: str) -> None:
+        """The document is being closed: what is to be seen of it has to be seen now."""
+        for entry in self._entries(uri):
+            for seconds in tuple(entry.looks):
+                self._look(entry, seconds)
+            for suggestion_id in entry.ids:
+                self._open.pop(suggestion_id, None)
+
+    def flush(self) -> None:
+        """Send what was not told yet."""
+        self._due = False
+        if not self._untold and not self._keys:
+            return
+        batch = Batch(session=self._session, answers=tuple(self._untold.values()), keys=self._keys, dropped=self.dropped)
+        self._untold, self._keys, self.dropped = {}, {}, 0
+        task = asyncio.ensure_future(self._deliver(batch))
+        self._posts.add(task)
+        task.add_done_callback(self._posts.discard)
+
+    async def close(self, within_s: float) -> None:
+        """Send the rest, as far as there is time."""
+        for uri in {entry.document.uri for entry in self._open.values() if entry.document}:
+            self.forget(uri)
+        self.flush()
+        if self._posts:
+            _, late = await asyncio.wait(self._posts, timeout=within_s)
+            for task in late:
+                task.cancel()
+
+    async def _deliver(self, batch: Batch) -> None:
+        if not await self._post(batch.model_dump_json(exclude_defaults=True).encode()):
+            self.dropped += batch.dropped + len(batch.answers)
+
+    def _tell(self, entry: Entry, **known: Any) -> None:
+        entry.answer = entry.answer.model_copy(update=known)
+        self._untold[entry.answer.number] = entry.answer
+        self._wake()
+
+    def _wake(self) -> None:
+        """Send soon, or at once where there is much to say."""
+        if len(self._untold) >= BATCH_ANSWERS:
+            self.flush()
+        elif not self._due:
+            self._due = True
+            self._later(BATCH_S, self.flush)
+
+    def _entries(self, uri: str) -> list[Entry]:
+        return list({id(e): e for e in self._open.values() if e.document and e.document.uri == uri}.values())
+
+    def _look(self, entry: Entry, seconds: int) -> None:
+        """See what stands of an answer now, and of its shadow."""
+        if seconds not in entry.looks or entry.document is None:
+            return
+        entry.looks.remove(seconds)
+        now, name = around(entry.document, entry.line, entry.before), f"after_{seconds}s"
+        known: dict[str, Any] = {name: standing(entry.text, entry.stood, now)}
+        if entry.shadow is not None and entry.answer.shadow is not None:
+            known["shadow"] = entry.answer.shadow.model_copy(update={name: standing(entry.shadow, entry.stood, now)})
+        self._tell(entry, **known)
+        self._let_go(entry)
+
+    def _let_go(self, entry: Entry) -> None:
+        """Forget the texts of an answer of which nothing more can be learned."""
+        if entry.answer.fate and not entry.looks:
+            for suggestion_id in entry.ids:
+                self._open.pop(suggestion_id, None)
+
+
+def around(document: Document, line: int, before: str) -> str:
+    """The text of a document from a place on, as far as a suggestion may reach."""
+    row = _row(document.lines, line, before)
+    rows = document.lines[row : row + AROUND_LINES]
+    column = common_prefix(rows[0], before) if rows else 0
+    return unix_lines("".join(rows)[column : column + AROUND_CHARS])
+
+
+def _row(lines: Sequence[str], line: int, before: str) -> int:
+    """The line that begins with ``before``, next to where it should be; where none does, that."""
+    if before.strip():
+        for distance in range(MOVED_LINES):
+            for row in (line - distance, line + distance):
+                if 0 <= row < len(lines) and lines[row].startswith(before):
+                    return row
+    return line
+
+
+def standing(text: str, stood: str, now: str) -> Standing:
+    """How much of ``text`` is there now, less what was there before it came: from its start, and anywhere in whole words.
+
+    Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what it had itself.
+    """
+    end = now.rfind(stood[:ANCHOR_CHARS]) if stood else len(now)
+    old_prefix, old_kept = (0, 0) if end >= 0 else _found(text, stood)
+    prefix, kept = _found(text, now[:end] if end >= 0 else now)
+    prefix = max(0, prefix - old_prefix)
+    return Standing(prefix_chars=prefix, kept_chars=max(prefix, kept - old_kept))
+
+
+def _found(text: str, there: str) -> tuple[int, int]:
+    """Characters of ``text`` that ``there`` begins with, and those of runs that it has in the same order (difflib)."""
+    lines = there.split("\n")[: text.count("\n") + 1 + SLACK_LINES]
+    there = "\n".join(lines)[: 2 * len(text) + SLACK_CHARS]
+    words, theirs = _TOKEN.findall(text[:AROUND_CHARS]), _TOKEN.findall(there)
+    blocks = SequenceMatcher(None, words, theirs).get_matching_blocks()
+    runs = ("".join(words[block.a : block.a + block.size]) for block in blocks)
+    return common_prefix(text, there), sum(len(run) for run in runs if run.strip())
+
+
+def is_key(edit: Edit) -> bool:
+    """Whether an edit is a key that brought a character: one, or a line end with the indentation that came along."""
+    return edit.start is not None and (len(edit.text) == 1 or (edit.text[:1] in {"\n", "\r"} and not edit.text.strip()))
+
+
+def moved(line: int, edit: Edit) -> int:
+    """Where a line is after an edit that begins above it. One that covers it, as formatters make, leaves it about there."""
+    if edit.start is None or edit.end is None or edit.start[0] >= line:
+        return line
+    added = len(split_lines(edit.text)) - 1
+    if edit.end[0] > line:
+        return min(line, edit.start[0] + added)
+    return line + added - (edit.end[0] - edit.start[0])

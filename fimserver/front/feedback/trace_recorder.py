@@ -1,0 +1,199 @@
+r"""Knows how a window's keystrokes are written down as a trace. Knows nothing of what they are good for.
+
+A trace holds the user's text, so it is written only where the user has switched it on, into a file that only the user can
+read, and never has a file in it that privacy excludes. JSON lines: a header, then events with ``t`` in milliseconds since
+the start. Positions are line and code points; only names of files are written, no folders.
+
+    {"fimserver_trace": 1, "version": "0.1.0", "started": "2026-01-31T12:00:00+00:00"}
+    {"t": 0.0, "e": "open", "doc": 1, "language": "python", "name": "work.py", "text": "def f():\n"}
+    {"t": 130.0, "e": "change", "doc": 1, "edits": [[1, 0, 1, 0, "    r"]]}
+    {"t": 170.0, "e": "ask", "doc": 1, "line": 1, "char": 5, "invoked": false}
+    {"t": 900.0, "e": "close", "doc": 1}
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from fimserver import __version__
+from fimserver.front.context.privacy import path_of
+from fimserver.front.documents.mirror import Document, Edit, Encoding, Place
+
+log = logging.getLogger("fimserver.front")
+FORMAT = 1
+FLUSH_S = 1.0  # events wait so long at most
+MAX_WAITING = 20_000  # events that a disk may lag behind by
+MAX_FILES = 1000
+Patch = tuple[int, int, int, int, str]  # start line and character, end line and character, text
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def _harmless(method: Callable[Concatenate[Recorder, Arguments], None]) -> Callable[Concatenate[Recorder, Arguments], None]:
+    """A fault of the recording ends it, and nothing else."""
+
+    @functools.wraps(method)
+    def guarded(self: Recorder, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the edit that is being recorded has yet to be applied
+            self.fail(type(error).__name__)
+
+    return guarded
+
+
+class Recorder:
+    """Writes one window's trace from a thread of its own: a slow disk delays no key, a full one only ends the recording.
+
+    ``may`` says whether a document may be recorded as it is now; it is asked at every event. ``clock``: seconds.
+    """
+
+    def __init__(self, path: Path, may: Callable[[Document], bool], clock: Callable[[], float] = time.monotonic) -> None:
+        self._may, self._clock, self._start = may, clock, clock()
+        self._numbers: dict[str, int] = {}  # of the documents that are open in the trace
+        self._fresh = itertools.count(1)
+        self._last: dict[str, Any] = {}
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._off = False
+        self._thread = threading.Thread(target=self._run, args=(path,), name="recorder", daemon=True)
+        self._queue.put({"fimserver_trace": FORMAT, "version": __version__, "started": datetime.now(UTC).isoformat()})
+        self._thread.start()
+
+    @_harmless
+    def open(self, document: Document) -> None:
+        """A document with its text as it is now."""
+        self._number(document)
+
+    @_harmless
+    def change(self, document: Document, edits: Sequence[Edit], encoding: Encoding) -> None:
+        """Edits that are about to be applied to a document."""
+        number = self._number(document)
+        if number is None:
+            return
+        found = patches(document, edits, encoding)
+        if any(patch[2:4] < patch[:2] for patch in found):
+            self.close(document.uri)  # nobody knows its text any more
+        else:
+            self._put("change", number, edits=found)
+
+    @_harmless
+    def ask(self, document: Document, place: Place, *, invoked: bool) -> None:
+        """A suggestion was asked for. A second request for the same place, for the menu, is no event."""
+        number = self._number(document)
+        if number is not None:
+            self._put("ask", number, line=place.line, char=place.column, invoked=invoked)
+
+    @_harmless
+    def close(self, uri: str) -> None:
+        number = self._numbers.pop(uri, None)
+        if number is not None:
+            self._put("close", number)
+
+    def end(self, timeout_s: float = FLUSH_S) -> None:
+        """Write what waits, for so long at most."""
+        self._queue.put(None)
+        self._closing.set()
+        self._thread.join(timeout_s)
+
+    def _number(self, document: Document) -> int | None:
+        """A document's number in the trace. It comes into the trace, or leaves it, as soon as it may or may not be there."""
+        if document.dirty or document.too_large or not self._may(document):
+            self.close(document.uri)
+            return None
+        if document.uri not in self._numbers:
+            number = self._numbers[document.uri] = next(self._fresh)
+            path = path_of(document.uri)
+            name = _sound(path.name) if path else ""
+            self._put("open", number, language=document.language, name=name, text=_sound(document.text))
+        return self._numbers[document.uri]
+
+    def _put(self, event: str, number: int, **facts: Any) -> None:
+        what = {"e": event, "doc": number, **facts}
+        if self._off or (event == "ask" and what == self._last):
+            return
+        self._last = what
+        if self._queue.qsize() > MAX_WAITING:
+            self.fail("the disk does not keep up")
+            return
+        self._queue.put({"t": round((self._clock() - self._start) * 1000, 1), **what})
+
+    def fail(self, why: str) -> None:
+        """End the recording, with one line in the log."""
+        if not self._off:
+            self._off = True
+            log.error("recording has stopped: %s", why)
+
+    def _run(self, path: Path) -> None:
+        try:
+            with os.fdopen(_create(path), "wb") as file:
+                while not self._off and self._batch(file.write):
+                    file.flush()
+        except OSError as error:
+            self.fail(error.strerror or type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not go on stderr with text
+            self.fail(type(error).__name__)
+
+    def _batch(self, write: Callable[[bytes], Any]) -> bool:
+        """Write what has come by the end of a second; ``False`` at the end."""
+        event = self._queue.get()
+        self._closing.wait(FLUSH_S)
+        while event is not None:
+            write(json.dumps(event, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            try:
+                event = self._queue.get_nowait()
+            except queue.Empty:
+                return True
+        return False
+
+
+def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> list[Patch]:
+    """Edits in code points, each in the text that the ones before it leave. The document stays as it is."""
+    scratch = document
+    if len(edits) > 1:
+        scratch = copy.copy(document)
+        scratch.lines = document.lines.copy()
+    found: list[Patch] = []
+    for edit in edits:
+        start, end = Place(0, 0), Place(len(scratch.lines) - 1, len(scratch.lines[-1]))
+        if edit.start is not None and edit.end is not None:
+            start, end = scratch.place(edit.start, encoding), scratch.place(edit.end, encoding)
+        found.append((*start, *end, _sound(edit.text)))
+        if scratch is not document:
+            scratch.change(scratch.version, [edit], encoding)
+    return found
+
+
+def _create(path: Path) -> int:
+    """A new file that only this user can read: several windows may have been given one name, and no file is written over.
+
+    ``trace.jsonl``, then ``trace-2.jsonl`` and so on; in a folder, ``trace.jsonl`` there.
+    """
+    path = path.expanduser()
+    first = path / "trace.jsonl" if path.is_dir() else path
+    first.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, MAX_FILES):
+        name = first if number == 1 else first.with_name(f"{first.stem}-{number}{first.suffix}")
+        try:
+            return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+    raise FileExistsError(0, "too many traces of this name")
+
+
+def _sound(text: str) -> str:
+    """Text that JSON can hold: half a character becomes a question mark, which is as long."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,129 @@
+"""Knows how the model host of this user is started and started again. Knows nothing of completions.
+
+The host is shared by all windows, so any of them may start it; a lock of the host decides. If it keeps dying it is left
+alone until someone asks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from fimserver.paths import log_path, socket_path
+from fimserver.reasons import Reason
+from fimserver.settings import HOST_SETTINGS, Settings
+
+BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third start after a death
+DEATHS_WINDOW_S = 180.0
+LOST_RACE_S = 1.0  # after a child that found the lock taken: whoever holds it will listen soon
+MAX_LOG_BYTES = 1 << 20
+
+
+class Child(Protocol):
+    """A process that we started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, ``None`` while it runs."""
+        ...
+
+
+class Hosting:
+    """The host of this user, as one window sees it. Times are seconds of a monotonic clock."""
+
+    def __init__(
+        self,
+        path: Path,
+        spawn: Callable[[], Child],
+        serving: Callable[[Path], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path, self._spawn, self._serving, self._clock = path, spawn, serving or is_serving, clock
+        self._child: Child | None = None
+        self._was_up = False
+        self._deaths: deque[float] = deque(maxlen=len(BACK_OFF_S))
+        self._not_before = 0.0
+        self.starts = 0
+
+    def state(self, *, asked: bool = False) -> Reason | None:
+        """``None`` when the host listens; else why not, having started it where that is due. ``asked`` ends a rest."""
+        if self._serving(self.path):
+            self._was_up = True
+            return None
+        now = self._clock()
+        self._note_deaths(now)
+        if asked and self._resting(now):
+            self._deaths.clear()
+        if self._resting(now):
+            return Reason.RESTING
+        if self._child is None and now >= self._next_start():
+            self._child = self._spawn()
+            self.starts += 1
+        return Reason.LOADING if self._child is not None else Reason.NO_HOST
+
+    def _note_deaths(self, now: float) -> None:
+        """A host that listened and does no more has died, and so has a child that ended badly."""
+        code = self._child.poll() if self._child else None
+        if code is not None:
+            self._child = None
+            self._not_before = now + LOST_RACE_S
+        if self._was_up or code:
+            self._deaths.append(now)
+            self._was_up = False
+            if code is None and self._child is not None and self._child.poll() is None:
+                self._child = None  # it lives and does not listen: another may be started, its lock permitting
+
+    def _resting(self, now: float) -> bool:
+        return len(self._deaths) == len(BACK_OFF_S) and now - self._deaths[0] < DEATHS_WINDOW_S
+
+    def _next_start(self) -> float:
+        if not self._deaths:
+            return self._not_before
+        recent = sum(self._deaths[-1] - death < DEATHS_WINDOW_S for death in self._deaths)
+        return self._deaths[-1] + BACK_OFF_S[recent - 1]
+
+
+def is_serving(path: Path) -> bool:
+    """Whether something of this user listens. A Unix socket answers at once or never."""
+    try:
+        if path.stat().st_uid != os.getuid():
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.2)
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True
+
+
+def own_hosting(settings: Settings) -> Hosting:
+    """The host that serves these settings on this machine."""
+    return Hosting(socket_path(settings), lambda: spawn_host(settings))
+
+
+def spawn_host(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start a host that outlives this window. It gets no pipe of the editor, and its folder is no workspace."""
+    log = log_path("host.log")
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        log.unlink()
+    with log.open("ab") as file:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-P", "-m", "fimserver.cli", "host", *_flags(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _flags(settings: Settings) -> list[str]:
+    """What was given to this window and makes the host what it is."""
+    names = [name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set]
+    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]

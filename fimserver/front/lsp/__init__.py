@@ -1,0 +1,1 @@
+"""Language Server Protocol: transport, messages and the handlers of each method."""

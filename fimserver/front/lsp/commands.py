@@ -1,0 +1,118 @@
+"""Knows what a user or a plugin may ask for beside completions. Knows nothing of editors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fimserver.front.lsp.lifecycle import pin
+from fimserver.front.session import Rejected
+from fimserver.types import ROUTES
+
+if TYPE_CHECKING:
+    from fimserver.front.lsp.server import Server
+
+
+def explain(server: Server, _: Any = None) -> dict[str, Any]:
+    """Why the last request ended as it did."""
+    return server.session.last.explained()
+
+
+def stats(server: Server, _: Any = None) -> dict[str, Any]:
+    """What this window counted."""
+    session = server.session
+    return {
+        "suggestions": session.acceptance.report(),
+        "reasons": {str(reason): count for reason, count in sorted(session.reasons.items())},
+        "remembered": len(session.memory),
+        "documents": len(session.documents),
+    }
+
+
+def accepted(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
+    """A suggestion was accepted in full. Run by the editor after it has inserted the text."""
+    return server.session.acceptance.accept(str(suggestion_id))
+
+
+def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
+    """The user dismissed a suggestion: it is not shown again at that place."""
+    shown = server.session.acceptance.find(str(suggestion_id))
+    if shown is not None:
+        server.session.reject(Rejected(shown.uri, shown.before, shown.text))
+    return shown is not None
+
+
+def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> str:
+    """Pin the route, of one document if one is given, or give the choice back with ``auto``. Returns what holds now."""
+    session = server.session
+    if uri is None:
+        if route in ("auto", *ROUTES):  # a tuple, as anything may come
+            pin(server, model=route)
+        return session.config.model
+    if route in ROUTES and uri in session.documents:
+        session.routes[uri] = route
+    elif route == "auto":
+        session.routes.pop(uri, None)
+    return session.wanted(str(uri))
+
+
+def toggle(server: Server, on: Any = None, *_: Any) -> bool:
+    """Switch completions on or off, or over. Returns what holds now."""
+    pin(server, enabled=on if isinstance(on, bool) else not server.session.config.enabled)
+    return server.session.config.enabled
+
+
+def clear_cache(server: Server, *_: Any) -> int:
+    """Forget suggestions and dismissals. Returns how many places were forgotten."""
+    count = len(server.session.memory)
+    server.session.memory.clear()
+    server.session.rejected.clear()
+    return count
+
+
+def restart(server: Server, *_: Any) -> str:
+    """Try the host again, also after it was given up."""
+    server.session.line.revive()
+    server.later(server.status.watch(server))
+    return "starting"
+
+
+COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "accepted": accepted,
+    "rejected": rejected,
+    "setRoute": set_route,
+    "toggle": toggle,
+    "stats": lambda server, *_: stats(server),
+    "explain": lambda server, *_: explain(server),
+    "clearCache": clear_cache,
+    "restart": restart,
+}
+
+
+def did_focus(_server: Server, _params: Any) -> None:
+    """Copilot's extension. What is focused shows in the requests."""
+
+
+def did_show(server: Server, params: Any) -> None:
+    """Copilot's extension: an item is on the screen. From then on only what the editor reports counts as shown."""
+    if (suggestion_id := _suggestion_id(params)) is not None:
+        server.session.acceptance.reported_shown(suggestion_id)
+
+
+def did_accept_partly(server: Server, params: Any) -> None:
+    """Copilot's extension: so many UTF-16 units of an item were accepted."""
+    suggestion_id, length = _suggestion_id(params), _field(params, "acceptedLength")
+    if suggestion_id is not None and isinstance(length, int):
+        shown = server.session.acceptance.find(suggestion_id)
+        text = shown.text if shown else ""
+        units = text.encode("utf-16-le", "surrogatepass")[: 2 * max(0, length)]
+        server.session.acceptance.accept(suggestion_id, len(units.decode("utf-16-le", "ignore")))
+
+
+def _suggestion_id(params: Any) -> str | None:
+    arguments = _field(_field(_field(params, "item"), "command"), "arguments")
+    return str(arguments[0]) if isinstance(arguments, list | tuple) and arguments else None
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)

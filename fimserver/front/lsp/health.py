@@ -1,0 +1,48 @@
+"""Knows what to say to someone who asks whether everything works. Knows nothing of documents."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from fimserver import __version__
+from fimserver.paths import log_path
+from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.wire import CompletionBody, Extension
+
+if TYPE_CHECKING:
+    from fimserver.front.lsp.server import Server
+
+PROBE = CompletionBody(prompt="def add(a, b):\n    return ", suffix="\n", max_tokens=8)
+PROBE_MS = 3000
+DONE = frozenset({Reason.END, Reason.LINE, Reason.BLOCK, Reason.LENGTH, Reason.EMPTY})
+
+
+async def examine(server: Server) -> dict[str, Any]:
+    """The state of this window and of its host; where that can complete, a tiny completion is made to prove it."""
+    config, health = server.session.config, await server.session.line.health()
+    facts = {
+        "version": __version__,
+        "state": health.reason or "ready",
+        "message": health.message or (EXPLANATIONS[health.reason] if health.reason else ""),
+        "enabled": config.enabled,
+        "setRoute": config.model,
+        "models": dict(health.models),
+        "host": health.url,
+        "log": "" if health.url else str(log_path("host.log")),
+    }
+    return facts if health.reason else facts | await _probed(server)
+
+
+async def _probed(server: Server) -> dict[str, Any]:
+    """What came of a tiny completion. One that failed is a state of its own."""
+    known = Extension(route=server.session.config.model, deadline_ms=PROBE_MS)
+    started = time.monotonic()
+    answer = await server.session.line.complete(PROBE.model_copy(update={"fimserver": known}), asked=True)
+    used = answer.middles[0].usage if answer.middles else None
+    if used is None or used.reason not in DONE:
+        reason = used.reason if used else answer.reason or Reason.FAILED
+        return {"state": reason, "message": answer.message or EXPLANATIONS[reason]}
+    took_ms = (time.monotonic() - started) * 1000
+    measured = {"roundTripMs": round(took_ms, 1), "engineMs": round(used.total_ms, 1), "tokens": used.tokens}
+    return {"route": used.route, "model": used.model} | measured

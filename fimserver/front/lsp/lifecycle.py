@@ -1,0 +1,123 @@
+"""Knows how a window begins, changes its settings and ends. Knows nothing of documents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types as lsp
+
+from fimserver.front.config import Config, changed, named
+from fimserver.front.context.privacy import path_of
+from fimserver.front.documents.mirror import Encoding
+from fimserver.front.lsp import items
+from fimserver.front.lsp.inline_completion import menu_completion
+
+if TYPE_CHECKING:
+    from fimserver.front.lsp.server import Server
+
+log = logging.getLogger("fimserver.front")
+ANSWER_S = 5.0  # what an editor gets to answer a question
+ENCODINGS: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
+
+
+def initialize(server: Server, params: lsp.InitializeParams) -> None:
+    capabilities = params.capabilities
+    server.session.encoding = _encoding(capabilities)
+    name = params.client_info.name if params.client_info else ""
+    server.from_line_start = name.startswith(items.FROM_LINE_START)
+    text = capabilities.text_document
+    menu = text.completion if text else None
+    item = menu.completion_item if menu else None
+    server.insert_replace = bool(item and item.insert_replace_support)
+    uris = [folder.uri for folder in params.workspace_folders or ()] or [params.root_uri or ""]
+    server.session.look_at([path for path in map(path_of, uris) if path])
+    server.session.start, bad = changed(server.session.config, params.initialization_options)
+    if bad:
+        log.warning("initializationOptions without effect: %s", ", ".join(bad))
+    server.session.configure(server.session.start)
+    has_ghost_text = bool(text and text.inline_completion)
+    wanted = server.session.config.menu
+    is_wanted = wanted == "always" or (wanted == "auto" and not has_ghost_text)
+    if is_wanted and lsp.TEXT_DOCUMENT_COMPLETION not in server.protocol.fm.features:
+        server.offer(lsp.TEXT_DOCUMENT_COMPLETION, menu_completion, lsp.CompletionOptions())
+
+
+def _encoding(capabilities: lsp.ClientCapabilities) -> Encoding:
+    """The client's first encoding, as pygls announces it; UTF-16 where we do not know it."""
+    offered = (capabilities.general.position_encodings if capabilities.general else None) or ["utf-16"]
+    first = offered[0]
+    return ENCODINGS.get(getattr(first, "value", first), "utf-16")
+
+
+def initialized(server: Server, _: lsp.InitializedParams) -> None:
+    server.later(pull_configuration(server))
+    server.later(server.status.watch(server))
+
+
+def shutdown(server: Server, _: Any = None) -> None:
+    server.stop_later()
+    server.later(server.session.shut())
+
+
+def did_change_folders(server: Server, params: lsp.DidChangeWorkspaceFoldersParams) -> None:
+    removed = {path_of(folder.uri) for folder in params.event.removed}
+    added = [path for folder in params.event.added if (path := path_of(folder.uri))]
+    server.session.look_at([*(root for root in server.session.roots if root not in removed), *added])
+
+
+def did_change_configuration(server: Server, params: lsp.DidChangeConfigurationParams) -> None:
+    sent = params.settings if isinstance(params.settings, dict) else None
+    if sent and "fimserver" in sent:
+        configure(server, sent["fimserver"])
+    else:
+        server.later(pull_configuration(server))
+
+
+async def pull_configuration(server: Server) -> None:
+    """Ask the editor for the section ``fimserver``, where it can be asked."""
+    workspace = server.client_capabilities.workspace
+    if workspace is None or not workspace.configuration:
+        return
+    params = lsp.ConfigurationParams(items=[lsp.ConfigurationItem(section="fimserver")])
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            answer = await server.workspace_configuration_async(params)
+    except Exception as error:  # noqa: BLE001 - an editor that cannot answer keeps what there is
+        log.info("no configuration: %s", type(error).__name__)
+        return
+    configure(server, answer[0] if answer else None)
+
+
+def configure(server: Server, sent: Any) -> None:
+    """Take over the editor's settings, all of them: what is not among them is as it was at the start.
+
+    What makes no sense is named in the log. A command's pin holds until its own setting changes.
+    """
+    if not isinstance(sent, dict):
+        return  # the editor has nothing to say
+    session, new = server.session, sent
+    session.pins = {name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)}
+    session.sent = new
+    config, bad = changed(session.start, new)
+    if bad:
+        log.warning("settings without effect: %s", ", ".join(bad))
+    _hold(server, config)
+
+
+def pin(server: Server, **values: Any) -> None:
+    """What a command sets, on top of the settings."""
+    server.session.pins |= values
+    _hold(server, changed(server.session.start, server.session.sent)[0])
+
+
+def _hold(server: Server, config: Config) -> None:
+    config = config.model_copy(update=server.session.pins)
+    if config != server.session.config:
+        was_on = server.session.config.enabled
+        server.session.configure(config)
+        server.status.forget_document()
+        server.status.refresh(server)
+        if config.enabled and not was_on:
+            server.later(server.status.watch(server))

@@ -1,0 +1,118 @@
+"""Knows the process of one window: its pipes, its loop, and when it goes. Knows nothing of messages.
+
+The editor outlives us, and we never outlive the editor: the end of its pipe, its death, or its not reading end us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fimserver.front.config import from_settings
+from fimserver.front.host_client import open_line
+from fimserver.front.host_process import own_hosting
+from fimserver.front.lsp.protocol import Life
+from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.transport import Reader, Writer, claim_pipes
+from fimserver.settings import Settings
+
+log = logging.getLogger("fimserver.front")
+WATCH_S = 1.0
+FLUSH_S = 1.0
+
+
+def run_stdio(settings: Settings) -> int:
+    """Serve one editor over stdin and stdout. Returns the exit code. Raises ``InputError`` for a bad ``--connect``."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log what users type
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    line = open_line(settings.connect, settings.token, lambda: own_hosting(settings))
+    pipe_in, pipe_out = claim_pipes()
+    writer = Writer(pipe_out)
+    writer.start()
+    endings: list[Callable[[], None]] = []
+    leave = _leaver(writer, endings)
+
+    def make() -> Server:
+        server = Server(from_settings(settings), line, writer.send, leave)
+        if settings.record:
+            endings.append(server.session.record(settings.record).end)
+        return server
+
+    asyncio.run(_serve(make, writer, pipe_in, leave))
+    return 1
+
+
+def _leaver(writer: Writer, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
+    """Leave at once, whatever threads still do, once what was answered is written. ``endings`` come before that."""
+    gone = threading.Event()
+
+    def leave(code: int) -> None:
+        if not gone.is_set():
+            gone.set()
+            for end in endings:
+                end()
+            writer.close(FLUSH_S)
+            with contextlib.suppress(OSError, ValueError):  # the editor may have closed it
+                sys.stderr.flush()
+            os._exit(code)
+
+    return leave
+
+
+async def _serve(make: Callable[[], Server], writer: Writer, pipe_in: int, leave: Callable[[int], None]) -> None:
+    loop = asyncio.get_running_loop()
+    server = make()
+
+    def received(bodies: list[bytes]) -> None:
+        loop.call_soon_threadsafe(_receive, server, bodies)
+
+    def ended(problem: str | None) -> None:
+        if problem:
+            log.error("the editor's stream is out of step: %s", problem)
+        loop.call_soon_threadsafe(lambda: leave(_code_at_end(server, problem)))  # after what came before the end
+
+    loop.set_exception_handler(_note)
+    loop.add_signal_handler(2, leave, 130)
+    loop.add_signal_handler(15, leave, 143)
+    Reader(pipe_in, received, ended).start()
+    while True:
+        await asyncio.sleep(WATCH_S)
+        if writer.stuck:
+            leave(1)
+        if _orphaned(server.process_id):
+            leave(_code_at_end(server, None))
+
+
+def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What fails beside the messages is named, without the text that it may quote."""
+    log.error("a task failed: %s", type(context.get("exception")).__name__)
+
+
+def _receive(server: Server, bodies: list[bytes]) -> None:
+    for body in bodies:
+        server.protocol.receive(body)
+
+
+def _code_at_end(server: Server, problem: str | None) -> int:
+    """0 only where the editor said goodbye first."""
+    return 0 if problem is None and server.protocol.life is Life.SHUT_DOWN else 1
+
+
+def _orphaned(pid: int | None) -> bool:
+    """Whether the editor that named itself is gone."""
+    if pid is None or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

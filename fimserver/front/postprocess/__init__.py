@@ -1,0 +1,1 @@
+"""Filters that turn generated text into a suggestion that may be shown."""

@@ -1,0 +1,225 @@
+"""Knows the filters for what may not be shown, and for where a text must end. Knows nothing of repetition.
+
+A filter gets a draft and what is around it, and gives back the draft, another one, or the reason to show nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from dataclasses import replace
+from functools import partial
+
+from fimserver.front.postprocess.candidate import Around, Draft
+from fimserver.front.postprocess.repetition import suffix_overlap
+from fimserver.front.syntax import parser
+from fimserver.front.syntax.brackets import CLOSERS, closers_for, debt, partners
+from fimserver.front.syntax.crop import WINDOW_CHARS
+from fimserver.front.syntax.features import columns, opens_block
+from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
+from fimserver.reasons import Reason
+
+_TRIES = 12  # shorter texts that the syntax gate looks at
+_CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
+_CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
+# Invisible characters and those that change the direction of text (arXiv 2111.00169), line separators, half characters.
+_HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
+
+
+# --- characters
+
+
+def special_tokens(draft: Draft, around: Around) -> Draft | Reason:
+    """Cut where the tokenizer's text for a special token begins."""
+    found = [at for token in around.special if token and (at := draft.text.find(token)) >= 0]
+    return replace(draft, text=draft.text[: min(found)]) if found else draft
+
+
+def broken_characters(draft: Draft, _: Around) -> Draft | Reason:
+    """Cut half a character at the end; within the text it means that bytes were lost."""
+    text = draft.text.rstrip("\ufffd")
+    return Reason.CONTROL if "\ufffd" in text else replace(draft, text=text)
+
+
+def line_ends(draft: Draft, _: Around) -> Draft | Reason:
+    return replace(draft, text=draft.text.replace("\r", ""))
+
+
+def control(draft: Draft, around: Around) -> Draft | Reason:
+    """Drop text with control characters, and with hidden ones that the file does not use."""
+    for char in set(draft.text) - {"\n", "\t"}:
+        kind = unicodedata.category(char)
+        if kind == "Cc" or (kind in _HIDDEN and (kind == "Cs" or char not in around.prefix + around.suffix)):
+            return Reason.CONTROL
+    return draft
+
+
+# --- edges
+
+
+def unfinished(draft: Draft, around: Around) -> Draft | Reason:
+    """What was cut short keeps what can stand on its own.
+
+    Of several lines these are the whole ones. A single line stays if it ends neither in a word, which may be half of
+    one, nor in a string that it has begun.
+    """
+    if around.reason not in _CUT_SHORT or not draft.text.strip():
+        return draft
+    whole, newline, _ = draft.text.rpartition("\n")
+    if newline and whole.strip():
+        return replace(draft, text=whole)
+    text = draft.text.rstrip()
+    if re.search(r"\w$", text):
+        return Reason.UNFINISHED
+    inside = partial(parser.place, around.language, suffix=around.suffix)
+    begun = inside(prefix=around.prefix + text) == "string" != inside(prefix=around.prefix)
+    return Reason.UNFINISHED if begun else draft
+
+
+def leading(draft: Draft, around: Around) -> Draft | Reason:
+    """On a blank line no newline comes first, and the indentation that is there is not given again; elsewhere no blank twice."""
+    text, left = draft.text, around.left
+    if left.strip():
+        return replace(draft, text=text.lstrip(" ")) if left[-1] in " \t" and text.strip() else draft
+    line = re.sub(r"^(?:[ \t]*\n)+", "", text)
+    if line == text or around.right.strip():
+        return draft
+    if not line.startswith(left):
+        return draft  # a line that begins left of the cursor cannot stand here
+    return replace(draft, text=line.removeprefix(left))
+
+
+def trailing(draft: Draft, around: Around) -> Draft | Reason:
+    """No blanks at the end, unless text follows there."""
+    if _CLOSING_REST.match(around.right):
+        return replace(draft, text=draft.text.rstrip())
+    return replace(draft, text=draft.text.rstrip(" \t")) if around.right[0] in " \t" else draft
+
+
+def indentation(draft: Draft, around: Around) -> Draft | Reason:
+    """Indentation in the document's unit: tabs become spaces or spaces tabs, and nothing is made even."""
+    first, *more = draft.text.split("\n")
+    lines = more if around.left.strip() else [first, *more]  # behind text the first line has no indentation
+    if around.indent_unit != "\t":
+        lines = [_to_spaces(line, around.indent_unit) for line in lines]
+    elif width := _space_unit([line for line in lines if line.startswith(" ") and line.strip()]):
+        lines = [_to_tabs(line, width) for line in lines]
+    return replace(draft, text="\n".join([first, *lines] if around.left.strip() else lines))
+
+
+def _space_unit(lines: list[str]) -> int:
+    """4 or 2, the widest unit that all indentation is made of; 0 if there is none."""
+    width = math.gcd(*(len(line) - len(line.lstrip(" ")) for line in lines))
+    return next((unit for unit in (4, 2) if width and width % unit == 0), 0)
+
+
+def _to_tabs(line: str, width: int) -> str:
+    body = line.lstrip(" ")
+    return "\t" * ((len(line) - len(body)) // width) + body
+
+
+def _to_spaces(line: str, unit: str) -> str:
+    body = line.lstrip("\t")
+    return unit * (len(line) - len(body)) + body
+
+
+# --- limits
+
+
+def one_line(draft: Draft, around: Around) -> Draft | Reason:
+    """The first line that is not blank, where one line is wanted."""
+    if not around.single_line:
+        return draft
+    newline = draft.text.find("\n", len(draft.text) - len(draft.text.lstrip()))
+    return draft if newline < 0 else replace(draft, text=draft.text[:newline].rstrip())
+
+
+def scope(draft: Draft, around: Around) -> Draft | Reason:
+    """Cut at the first line outside of the block that the cursor is in; closers that the suffix lacks stay."""
+    lines = draft.text.split("\n")
+    limit = _limit(around, lines[0])
+    deeper, closed = False, False
+    for i, line in enumerate(lines[1:], 1):
+        if not line.strip():
+            continue
+        width = columns(line)
+        if width < limit or closed or (deeper and width == limit and around.left.strip()):
+            suffix = around.suffix[draft.replace :]
+            if not _stays(line, lines[:i], replace(around, suffix=suffix), outside=width < limit or closed):
+                return suffix_overlap(Draft("\n".join(lines[:i]).rstrip()), around)
+            closed = closed or width < limit
+        deeper = deeper or width > limit
+    return draft
+
+
+def _limit(around: Around, first: str) -> int:
+    """Columns of the block. On a fresh line that the editor did not indent, the first line's own."""
+    return columns(around.left if around.left.strip() else around.left or first)
+
+
+def _stays(line: str, before: list[str], around: Around, *, outside: bool) -> bool:
+    """Whether a line that ends the block belongs to it: it closes or goes on with what the text or the prefix opened."""
+    words = re.findall(r"\w+", line)
+    if line.strip()[0] in CLOSERS:
+        head = "\n".join([*before, line])
+        opened = partners(head)[0][len(head) - len(line.lstrip())]
+        return opened >= 0 or _open_before(around, "\n".join(before)) > 0
+    if not words or outside:
+        return bool(words) and _is_closing_word(words[0], around) and not _closes_below(words[0], around)
+    return words[0] in CONTINUING_WORDS or _is_closing_word(words[0], around)
+
+
+def _open_before(around: Around, text: str) -> int:
+    """Brackets before the end of ``text`` that the suffix does not close."""
+    prefix, suffix = around.prefix[-WINDOW_CHARS:], around.suffix[:WINDOW_CHARS]
+    code = parser.code_only(around.language, prefix + text + suffix)
+    cursor = len(prefix) + len(text)
+    return debt(code[:cursor], code[cursor:])
+
+
+def _is_closing_word(word: str, around: Around) -> bool:
+    return word in CLOSING_WORDS.get(around.language or "", ())
+
+
+def _closes_below(word: str, around: Around) -> bool:
+    return bool(around.below) and around.below[0].split()[0] == word
+
+
+# --- the gate, and what is left
+
+
+def syntax_gate(draft: Draft, around: Around) -> Draft | Reason:
+    """Drop what breaks the file, or cut it to its first lines that do not."""
+    if not draft.text.strip() or not _breaks(draft, around):
+        return draft
+    lines = draft.text.split("\n")
+    for count in range(len(lines) - 1, max(0, len(lines) - 1 - _TRIES), -1):
+        text = "\n".join(lines[:count]).rstrip()
+        shorter = suffix_overlap(Draft(text), around)
+        if text.strip() and isinstance(shorter, Draft) and not _breaks(shorter, around):
+            return shorter
+    return Reason.SYNTAX
+
+
+def _breaks(draft: Draft, around: Around) -> bool:
+    """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
+    test = partial(parser.breaks_syntax, around.language, around.prefix, suffix=around.suffix, replace=draft.replace)
+    if not test(middle=draft.text):
+        return False
+    if not (around.single_line or around.reason == Reason.LINE):
+        return True
+    closers = closers_for(parser.code_only(around.language, draft.text))
+    words = CLOSING_WORDS.get(around.language or "", ())
+    endings = [closers, *(["\n" + word + closers for word in words] if opens_block(around.language, draft.text) else [])]
+    return all(test(middle=draft.text + ending) for ending in endings if ending)
+
+
+def no_op(draft: Draft, around: Around) -> Draft | Reason:
+    if not draft.text.strip():
+        return Reason.BLANK
+    return Reason.NO_OP if draft.text == around.suffix[: draft.replace] else draft
+
+
+def rejected(draft: Draft, around: Around) -> Draft | Reason:
+    return Reason.REJECTED if draft.text in around.rejected else draft

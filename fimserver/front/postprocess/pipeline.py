@@ -1,0 +1,70 @@
+"""Knows in which order the filters make a shown text of what a model wrote. Knows nothing of what a filter does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from fimserver.front.postprocess import filters, repetition
+from fimserver.front.postprocess.candidate import Around, Draft, Dropped, Filter
+from fimserver.front.postprocess.repetition import fit
+from fimserver.reasons import Reason
+from fimserver.types import unix_lines
+
+__all__ = ["FILTERS", "Around", "Draft", "Dropped", "Filter", "distinct", "fit", "postprocess"]
+
+FILTERS: Mapping[str, Filter] = {
+    "special_tokens": filters.special_tokens,
+    "broken_characters": filters.broken_characters,
+    "line_ends": filters.line_ends,
+    "control": filters.control,
+    "unfinished": filters.unfinished,  # before blanks are trimmed: a newline at the end says that the line is whole
+    "leading": filters.leading,
+    "trailing": filters.trailing,
+    "indentation": filters.indentation,  # before lines are compared with those around
+    "one_line": filters.one_line,
+    "suffix_overlap": repetition.suffix_overlap,
+    "duplicate": repetition.duplicate,
+    "repetition": repetition.repetition,
+    "scope": filters.scope,
+    "syntax_gate": filters.syntax_gate,
+    "no_op": filters.no_op,
+    "rejected": filters.rejected,
+}
+_ROUNDS = 8
+_CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
+
+
+def postprocess(text: str, around: Around) -> Draft | Dropped:
+    """What is shown of ``text``, or why nothing is.
+
+    A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the text that
+    comes out would pass unchanged.
+    """
+    around = replace(around, prefix=unix_lines(around.prefix), suffix=unix_lines(around.suffix))
+    for _ in range(_ROUNDS):
+        result = _round(text, around)
+        if isinstance(result, Dropped) or result.text == text:
+            return result
+        text = result.text
+        if around.reason in _CUT_SHORT:  # what was kept is whole
+            around = replace(around, reason=Reason.END)
+    return result
+
+
+def distinct(drafts: Sequence[Draft]) -> list[Draft]:
+    """The drafts in order, without those that are an earlier one up to blanks."""
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        first.setdefault("".join(draft.text.split()), draft)
+    return list(first.values())
+
+
+def _round(text: str, around: Around) -> Draft | Dropped:
+    draft = Draft(text)
+    for name, filter_ in FILTERS.items():
+        result = filter_(draft, around)
+        if isinstance(result, Reason):
+            return Dropped(result, name)
+        draft = result
+    return draft

@@ -1,0 +1,1 @@
+"""Tree-sitter: languages, features of the text around a cursor, outlines."""

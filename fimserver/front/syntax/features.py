@@ -1,0 +1,130 @@
+"""Knows what can be read off the text around a cursor, and how many lines to expect there. Knows no model and no route.
+
+All of it comes from the last lines before and the first lines behind the cursor, so the cost does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from fimserver.front.syntax import brackets, parser
+from fimserver.front.syntax.crop import near
+from fimserver.front.syntax.languages import BLOCK_WORDS, COLON_BLOCKS
+from fimserver.types import Features
+
+LINES_BEFORE = 80
+LINES_AFTER = 30
+TAB_COLUMNS = 4
+UNIT_LINES = 1000  # of a file that are looked at for its unit of indentation
+_UNITS = frozenset({"\t", "  ", "   ", "    ", "        "})
+
+BODY_LINES = 5  # of a block of which nothing is there
+BLOCK_LINES = 3  # of a block that has just been opened and has something in it
+BLANK_LINES = 2  # of a fresh line: a statement, perhaps more
+
+_CLOSING = " \t\r)]}>\"'`,;:"
+_UNFINISHED = re.compile(r"(?:[-+*/%=&|^<>.,(\[{\\~]|\b(?:and|or|not|in|is|if|else|return|new|await|import|from|as|case))$")
+
+
+def features(language: str | None, prefix: str, suffix: str) -> Features:
+    """Read the features of the cursor between ``prefix`` and ``suffix``."""
+    prefix, suffix = near(prefix, suffix, LINES_BEFORE, LINES_AFTER)
+    place = parser.place(language, prefix, suffix)
+    code = parser.code_only(language, prefix + suffix)
+    before, after = code[: len(prefix)], code[len(prefix) :]
+    left, right = prefix.rsplit("\n", 1)[-1], suffix.split("\n", 1)[0]
+    blank = not left.strip()
+    opened = place == "code" and _opens_block(language, before)
+    arguments = place == "code" and _in_arguments(before)
+    right_text = bool(right.strip(_CLOSING))
+    empty = opened and not right_text and _body_is_empty(prefix, suffix)
+    return Features(
+        language=language or "",
+        place=place,
+        block_opened=opened,
+        in_arguments=arguments,
+        statement_end=place == "code" and not (blank or opened or arguments) and _ends_statement(language, prefix),
+        empty_body=empty,
+        blank_line=blank,
+        right_text=right_text,
+        indentation=columns(left),
+        bracket_debt=brackets.debt(before, after),
+        mid_word=bool(re.search(r"\w$", left) and re.match(r"\w", right)),
+        expected_lines=_expected(place, empty=empty, opened=opened, blank=blank, inside=arguments or right_text),
+    )
+
+
+def columns(line: str, tab: int = TAB_COLUMNS) -> int:
+    """Width of the blanks that a line starts with."""
+    blanks = line[: len(line) - len(line.lstrip(" \t"))]
+    return len(blanks.expandtabs(tab))
+
+
+def indent_unit(lines: Sequence[str]) -> str:
+    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before. 4 if it has none."""
+    steps: Counter[str] = Counter()
+    before = ""
+    for line in lines[:UNIT_LINES]:
+        if line.strip():
+            blanks = line[: len(line) - len(line.lstrip(" \t"))]
+            step = blanks.removeprefix(before) if blanks.startswith(before) else ""
+            steps.update([step] if step in _UNITS else [])
+            before = blanks
+    return steps.most_common(1)[0][0] if steps else "    "
+
+
+def opens_block(language: str | None, line: str) -> bool:
+    """Whether a line of code, strings and comments blanked out, ends by opening a block."""
+    line = line.strip()
+    if line.endswith("{") or (line.endswith(":") and (language is None or language in COLON_BLOCKS)):
+        return True
+    return any(re.search(pattern, line) for pattern in BLOCK_WORDS.get(language or "", ()))
+
+
+def _expected(place: str, *, empty: bool, opened: bool, blank: bool, inside: bool) -> int:
+    """One line within strings, comments, brackets and before text; else the more, the more of a block is missing."""
+    if place != "code" or inside:
+        return 1
+    if empty:
+        return BODY_LINES
+    return BLOCK_LINES if opened else BLANK_LINES if blank else 1
+
+
+def _opens_block(language: str | None, before: str) -> bool:
+    """The cursor's line, or the non-blank one before it where the cursor's is blank and not dedented."""
+    *above, line = before.split("\n")
+    if line.strip():
+        return opens_block(language, line)
+    header = next((text for text in reversed(above) if text.strip()), "")
+    # A blank line with the cursor in column 0 is fresh: the editor may not have indented it.
+    return opens_block(language, header) and (line == "" or columns(line) >= columns(header))
+
+
+def _in_arguments(before: str) -> bool:
+    """Within a round or square bracket, or a brace that opens a literal: one behind an operator or an opener."""
+    open_ = brackets.partners(before)[1]
+    if not open_:
+        return False
+    last = open_[-1]
+    head = before[:last].rstrip()
+    return before[last] in "([" or bool(re.search(r"(?:[(\[,:?]|(?<![=<>!])=|\breturn)$", head))
+
+
+def _body_is_empty(prefix: str, suffix: str) -> bool:
+    """Whether the line behind the cursor is not deeper than the header before it."""
+    header = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
+    following = next((line for line in suffix.split("\n")[1:] if line.strip()), None)
+    return following is None or columns(following) <= columns(header)
+
+
+def _ends_statement(language: str | None, prefix: str) -> bool:
+    """By the last characters, and by the parser: with the line's end behind it nothing may be missing."""
+    left = prefix.rsplit("\n", 1)[-1].rstrip()
+    if language is None:
+        return left.endswith((".", ";", "!", "?"))
+    if _UNFINISHED.search(left) or left.endswith(":"):
+        return False
+    start = len(prefix) - len(prefix.rsplit("\n", 1)[-1])
+    return left.endswith((";", "}")) or not parser.breaks_syntax(language, prefix[:start], left, "\n")

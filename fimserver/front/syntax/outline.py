@@ -1,0 +1,131 @@
+"""Knows how a definition is told in a few lines: its signature, its doc's first line, its members. Knows no parser.
+
+It reads the nodes that ``syntax`` hands to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fimserver.front.syntax import languages
+
+if TYPE_CHECKING:
+    from fimserver.front.syntax.parser import Node
+
+OUTLINE_LINES = 30
+_LINE_CHARS = 160
+_DEPTH = 8  # of what holds a definition
+
+
+def outline(language: str, root: Node, name: str) -> str | None:
+    """The outline of a top-level definition under ``root``, or ``None`` where nothing of that name is defined."""
+    found = [(outer, inner) for outer, inner in _definitions(root) if _name_of(inner) == name]
+    if not found:
+        return None
+    # A declaration may stand before the definition: the one with a body says more.
+    outer, inner = min(found, key=lambda pair: body_of(pair[1]) is None)
+    lines = [*_outline(language, outer, inner), *_attached(root, name)]
+    return "\n".join(line[:_LINE_CHARS] for line in lines[:OUTLINE_LINES])
+
+
+def text_of(node: Node) -> str:
+    return (node.text or b"").decode("utf-8", "replace")
+
+
+def _definitions(node: Node, outer: Node | None = None, depth: int = 0) -> Iterator[tuple[Node, Node]]:
+    """Pairs of a definition with all that belongs to it (decorators, ``export``) and the node that bears the name."""
+    for child in node.named_children if depth < _DEPTH else ():
+        if child.type in languages.HOLDERS:
+            yield from _definitions(child, None, depth + 1)
+        elif child.type in languages.WRAPPERS:
+            yield child, child
+            yield from _definitions(child, outer or child, depth + 1)
+        else:
+            yield outer or child, child
+
+
+def _name_of(node: Node) -> str:
+    name = node.child_by_field_name("name")
+    while name is None and (inner := node.child_by_field_name("declarator")) is not None:
+        node = inner
+        name = inner if inner.child_count == 0 else inner.child_by_field_name("name")
+    return text_of(name) if name is not None else ""
+
+
+def body_of(node: Node, depth: int = 0) -> Node | None:
+    """The body of a function or class, also where a name is bound to one (``const f = () => {…}``, ``type T struct``)."""
+    if (body := node.child_by_field_name("body")) is not None or depth == _DEPTH:
+        return body
+    parts = (node.child_by_field_name(field) for field in ("value", "type"))
+    found = (body_of(part, depth + 1) for part in parts if part is not None)
+    fields = (child for child in node.named_children if child.type == "field_declaration_list")
+    return next((part for part in found if part is not None), None) or next(fields, None)
+
+
+def _outline(language: str, outer: Node, inner: Node) -> list[str]:
+    body = body_of(inner)
+    if body is None:
+        return text_of(outer).splitlines()
+    doc = _docstring(body) if language == "python" else _comment_above(outer)
+    above = [f"// {doc}"] if doc and language != "python" else []
+    first = [f'"""{doc}"""'] if doc and language == "python" else []
+    members = [line for child in body.named_children for line in _member(child)] if _holds_members(body) else []
+    return [*above, *_before(outer, body), *("    " + line for line in first + members)]
+
+
+def _before(outer: Node, body: Node) -> list[str]:
+    """The lines from the start of ``outer`` to its body."""
+    raw = (outer.text or b"")[: body.start_byte - outer.start_byte].decode("utf-8", "replace")
+    return [line.rstrip() for line in raw.splitlines() if line.strip()]
+
+
+def _holds_members(body: Node) -> bool:
+    return body.type not in {"block", "statement_block", "compound_statement"} or (
+        body.parent is not None and body.parent.type == "class_definition"
+    )
+
+
+def _member(node: Node) -> list[str]:
+    """One line for a field or the signature of a method."""
+    if node.type in languages.COMMENT_KINDS or (
+        node.type == "expression_statement" and node.named_children[0].type == "string"
+    ):
+        return []
+    inner = node.child_by_field_name("definition") or node
+    body = body_of(inner)
+    lines = _before(node, body) if body is not None else text_of(node).splitlines()[:1]
+    return [" ".join(line.strip() for line in lines)]
+
+
+def _attached(root: Node, name: str) -> list[str]:
+    """Signatures of the methods that stand outside of the type: Rust's ``impl`` and Go's receivers."""
+    lines: list[str] = []
+    for node in root.named_children:
+        receiver = node.child_by_field_name("receiver")
+        kind = node.child_by_field_name("type")
+        body = node.child_by_field_name("body")
+        if node.type == "impl_item" and kind is not None and text_of(kind).partition("<")[0] == name and body is not None:
+            lines += [*_before(node, body), *("    " + line for child in body.named_children for line in _member(child))]
+        elif receiver is not None and re.search(rf"\b{re.escape(name)}\b", text_of(receiver)):
+            lines += _member(node)
+    return lines
+
+
+def _docstring(body: Node) -> str:
+    """The first line of a Python docstring."""
+    first = body.named_children[0] if body.named_children else None
+    if first is None or first.type != "expression_statement" or first.named_children[0].type != "string":
+        return ""
+    return text_of(first).lstrip("rRuU").strip("\"' \n").split("\n", 1)[0].strip()
+
+
+def _comment_above(node: Node) -> str:
+    """The first line of the comment that stands directly above."""
+    doc, below = "", node
+    while (above := below.prev_sibling) is not None and above.type in languages.COMMENT_KINDS:
+        if below.start_point.row - above.end_point.row > 1:
+            break
+        doc, below = text_of(above), above
+    return next((line for raw in doc.splitlines() if (line := raw.strip("/*#!- \t"))), "")

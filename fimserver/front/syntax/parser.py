@@ -1,0 +1,244 @@
+"""Knows what tree-sitter says about a text: what is broken, where the cursor is, what is imported and defined.
+
+Knows nothing of editors and models. It alone touches tree-sitter. A grammar is loaded when first asked for; the trees of
+the last few texts are kept, so that all questions about one cursor share one parse.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
+from importlib import import_module
+from itertools import accumulate
+from typing import Literal, NamedTuple
+
+from tree_sitter import Language, Node, Parser, Point, Query, QueryCursor, Tree
+
+from fimserver.front.syntax import languages
+from fimserver.front.syntax.brackets import place_in_line
+from fimserver.front.syntax.crop import window
+from fimserver.front.syntax.languages import language_of
+from fimserver.front.syntax.outline import body_of, outline, text_of
+
+__all__ = [
+    "Block",
+    "Import",
+    "Node",
+    "blocks",
+    "breaks_syntax",
+    "code_only",
+    "definition",
+    "imports",
+    "language_of",
+    "place",
+    "read_ahead",
+]
+
+FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
+
+# Data has no statements.
+_DATA = frozenset({"json", "yaml", "html", "css"})
+_DEFINES = re.compile(r"function|method|func_literal|class|constructor|closure|struct|union|interface|enum|trait|impl|record")
+_BLOCKS = frozenset(
+    {
+        "module", "program", "source_file", "translation_unit", "compilation_unit", "chunk", "block", "statement_block",
+        "statement_list", "compound_statement", "do_group", "then", "body_statement", "block_body", "constructor_body",
+        "class_body", "interface_body", "enum_body", "declaration_list", "field_declaration_list",
+    },
+)  # fmt: skip
+
+
+class Import(NamedTuple):
+    """A module that a file takes something from; no ``names`` where it takes the module itself."""
+
+    module: str
+    names: tuple[str, ...]
+
+
+class Block(NamedTuple):
+    """Statements, or members, that stand one after the other. All spans are offsets of characters, the end excluded."""
+
+    span: tuple[int, int]  # the block, brackets and all
+    statements: tuple[tuple[int, int], ...]  # comments too
+    owner: tuple[int, int] | None  # the function or class whose body it is
+
+
+def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, replace: int = 0) -> bool:
+    """Whether ``middle``, in the place of the first ``replace`` characters of ``suffix``, does damage to the text.
+
+    Damage is the number of MISSING nodes, of ERROR nodes, and of the nodes that the parser could not fit in anywhere and
+    left inside an ERROR. It is compared with the damage of the text without the middle. While a statement is being
+    written that text is broken anyway, so that a wrong middle would hide behind damage that any right one repairs; where
+    a mere name in place of the middle does less damage, that is what the middle is measured by. Nodes of the middle
+    itself count only where the text around was sound: within an ERROR that was there before they are no news. Where the
+    parser was lost already on the lines above and below the cursor, nothing can be said, and nothing breaks.
+    """
+    if language is None or not middle:
+        return False
+    prefix, suffix = window(prefix, suffix)
+    root = _tree(language, prefix + suffix).root_node
+    if _lost(root, _encode(prefix)):
+        return False
+    before = _damage(root, 0, 0)
+    after = _middle_damage(language, prefix, middle, suffix, replace)
+    if not before or after > before:
+        return after > before
+    return after > _middle_damage(language, prefix, languages.FILLERS.get(language, "x"), suffix, replace)
+
+
+def read_ahead(language: str, prefix: str, suffix: str) -> None:
+    """Parse what ``breaks_syntax`` is going to ask about."""
+    _tree(language, "".join(window(prefix, suffix)))
+
+
+def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "string", "comment"]:
+    """What the cursor is in. Plain text is code."""
+    if language is None:
+        return "code"
+    prefix, suffix = window(prefix, suffix)
+    at, line = len(_encode(prefix)), prefix.rsplit("\n", 1)[-1]
+    root = _edited(language, prefix, "x", suffix, 0).root_node
+    node = root.descendant_for_byte_range(at, at + 1)
+    while node is not None and not node.is_error:
+        if node.type in languages.COMMENT_KINDS:
+            return "comment"
+        if node.type in languages.STRING_KINDS:
+            return "string"
+        if node.type in languages.INTERPOLATION_KINDS:
+            return "code"
+        node = node.parent
+    # A string that nothing ends is no string to a parser.
+    around = root.descendant_for_byte_range(at - len(_encode(line)), at + 1)
+    broken = around is not None and around.has_error
+    return place_in_line(line, languages.COMMENT_MARKS.get(language)) if broken else "code"
+
+
+def code_only(language: str | None, text: str) -> str:
+    """``text`` with blanks in the place of strings and comments, line ends excepted. Same length."""
+    if language is None:
+        return re.sub(r'"(?:\\.|[^"\\\n])*"', lambda match: " " * len(match[0]), text)
+    raw = bytearray(_encode(text))
+    for start, end in _literals(_tree(language, text).root_node):
+        # One blank a character: the bytes that go on with one vanish below.
+        raw[start:end] = bytes(b if b == 10 or b & 0xC0 == 0x80 else 32 for b in raw[start:end])
+    return re.sub(rb"(?<=[ \n])[\x80-\xbf]+", b"", bytes(raw)).decode("utf-8", "replace")
+
+
+def imports(language: str, text: str) -> tuple[Import, ...]:
+    """The modules a file imports, in order. ``names`` are those of the exporting module; ``*`` is all of them."""
+    if language not in languages.IMPORT_QUERIES:
+        return ()
+    found: dict[int, tuple[str, dict[str, None]]] = {}
+    root = _tree(language, text[:FILE_CHARS]).root_node
+    for _, captures in QueryCursor(_query(language, languages.IMPORT_QUERIES[language])).matches(root):
+        module = captures["module"][0]
+        _, names = found.setdefault(module.start_byte, (text_of(module).strip("<>"), {}))
+        names.update(dict.fromkeys(text_of(node) for node in captures.get("name", [])))
+    return tuple(Import(module, tuple(names)) for _, (module, names) in sorted(found.items()))
+
+
+def definition(language: str, text: str, name: str) -> str | None:
+    """The outline of a top-level definition: signature and first line of the docstring; of a class also its members."""
+    if language not in languages.COMMENT_MARKS:
+        return None
+    return outline(language, _tree(language, text[:FILE_CHARS]).root_node, name)
+
+
+def blocks(language: str | None, text: str) -> tuple[Block, ...]:
+    """The blocks of a whole file, outer ones first. Data (JSON, YAML, HTML, CSS) and plain text have none."""
+    if language is None or language in _DATA:
+        return ()
+    at = _characters(text)
+    found: list[Block] = []
+    owners: dict[int, tuple[int, int]] = {}
+    stack = [_tree(language, text).root_node]
+    while stack:
+        node = stack.pop()
+        children = node.named_children
+        if _DEFINES.search(node.type) and (body := body_of(node)) is not None:
+            owners.setdefault(body.id, at(node))
+        if node.id in owners or node.type in _BLOCKS:
+            found.append(Block(at(node), tuple(map(at, children)), owners.get(node.id)))
+        stack.extend(reversed(children))
+    return tuple(found)
+
+
+@cache
+def _grammar(language: str) -> Language:
+    module, function = languages.GRAMMARS[language]
+    return Language(getattr(import_module(module), function)())
+
+
+@cache
+def _query(language: str, source: str) -> Query:
+    return Query(_grammar(language), source)
+
+
+@lru_cache(maxsize=8)
+def _tree(language: str, text: str) -> Tree:
+    return Parser(_grammar(language)).parse(_encode(text))
+
+
+def _edited(language: str, prefix: str, middle: str, suffix: str, replace: int) -> Tree:
+    """The tree with the middle in it, made from the one without it."""
+    old, new, gone = _encode(prefix), _encode(middle), _encode(suffix[:replace])
+    start, old_end, new_end = len(old), len(old) + len(gone), len(old) + len(new)
+    tree = _tree(language, prefix + suffix).copy()
+    tree.edit(start, old_end, new_end, _point(old), _point(old + gone), _point(old + new))
+    return Parser(_grammar(language)).parse(old + new + _encode(suffix[replace:]), tree)
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "replace")  # a lone surrogate is one byte then
+
+
+def _characters(text: str) -> Callable[[Node], tuple[int, int]]:
+    """What turns the bytes of a node of ``text`` into characters."""
+    if text.isascii():
+        return lambda node: node.byte_range
+    starts = [0, *accumulate(len(_encode(char)) for char in text)]
+    return lambda node: (bisect_left(starts, node.start_byte), bisect_left(starts, node.end_byte))
+
+
+def _point(text: bytes) -> Point:
+    return Point(text.count(b"\n"), len(text) - text.rfind(b"\n") - 1)
+
+
+def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace: int) -> int:
+    start = len(_encode(prefix))
+    root = _edited(language, prefix, middle, suffix, replace).root_node
+    return _damage(root, start, start + len(_encode(middle)))
+
+
+def _damage(root: Node, start: int, end: int) -> int:
+    """Damage under ``root``; nodes between the bytes ``start`` and ``end`` that an ERROR holds are not counted."""
+    total, stack = 0, [root]  # a stack: text may be nested deeper than Python recurses
+    while stack:
+        node = stack.pop()
+        total += node.is_missing
+        if node.is_error:
+            total += 1 + sum(not (start <= child.start_byte and child.end_byte <= end) for child in node.children)
+        stack.extend(child for child in node.children if child.has_error)
+    return total
+
+
+def _lost(root: Node, before: bytes) -> bool:
+    """Whether an ERROR begins above the line that ``before`` ends in, and ends below it."""
+    row = before.count(b"\n")
+    node = root.descendant_for_byte_range(len(before), len(before))
+    while node is not None and not (node.is_error and node.start_point.row < row < node.end_point.row):
+        node = node.parent
+    return node is not None
+
+
+def _literals(node: Node) -> Iterator[tuple[int, int]]:
+    """The spans of strings and comments, outermost ones only."""
+    stack = [node]
+    while stack:
+        top = stack.pop()
+        if top.type in languages.STRING_KINDS or top.type in languages.COMMENT_KINDS:
+            yield top.byte_range
+        else:
+            stack.extend(top.children)

@@ -1,0 +1,1 @@
+"""Choice of the route: policies, latency model, length model."""

@@ -1,0 +1,203 @@
+"""Knows which route serves a request, and says why. Knows nothing of engines, and of policies only their names.
+
+A length is expected from what the text around the cursor looks like, a time from what each model has cost here, a keep rate
+from what became of earlier answers; a policy weighs them. A route that was asked for is not weighed.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from fimserver.host.routing.latency import TOKENS_PER_LEXEME, Latency, Seen
+from fimserver.host.routing.length_model import Length, expected, mean_chars, mean_lexemes
+from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, Choice, Facts, Side, length
+from fimserver.lengths import BUCKETS, LABELS, LIMITS
+from fimserver.types import ROUTES, Decision, Features, Request, Route, other
+
+Pin = Literal["auto", "dllm", "ar"]
+# Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and DreamCoder-7B with
+# DreamOn, on single- and multi-line infilling (arXiv 2602.01326, table 1); the middle bucket lies between them.
+PUBLISHED: Mapping[Route, Sequence[float]] = {
+    "ar": (0.926, 0.926, 0.756, 0.587, 0.587),
+    "dllm": (0.921, 0.921, 0.780, 0.638, 0.638),
+}
+LEVEL_ANSWERS = 20.0  # that the published level of both routes counts for
+DIFFERENCE_ANSWERS = 200.0  # that the published difference between them counts for
+RATE_SHARE = 0.02  # of a new answer in the rate reached so far
+ONE_LINE = 0.15  # a middle that has more lines with less probability than this ends with its line
+TAIL = 0.05  # of middles may be longer than the tokens they get
+MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
+LINE_LEXEMES = 12.0  # of a line that is not the first of several
+NO_DEADLINE_MS = 120_000.0
+REST_S = 300.0
+
+
+class Kept(NamedTuple):
+    """What became of answers of one length bucket: how many, and the sum of the shares of them that were kept."""
+
+    answers: float
+    kept: float
+
+
+KeptSource = Callable[[Route, str], Sequence[Kept]]  # of a route's model: one for each bucket, or none at all
+
+
+class Asked(NamedTuple):
+    """A request and what is known of the engines now. A route that is not in ``models`` cannot run."""
+
+    request: Request
+    pin: Pin
+    left_ms: float
+    models: Mapping[Route, str]
+    rows: Mapping[Route, int]  # of the prompt that are not in the cache
+    broken: str = ""  # why a route cannot run
+
+
+class Router:
+    """Decides for one host, and learns from what came of it. Used by one thread at a time."""
+
+    def __init__(
+        self,
+        policy: str = "expected_value",
+        costs: Latency | None = None,
+        kept: KeptSource = lambda _route, _model: (),
+        seed: int = 0,
+        expect: Callable[[Features | None, Request], Length] = expected,
+    ) -> None:
+        self.policy, self.costs, self._kept, self._expect = policy, costs or Latency(), kept, expect
+        self._random = random.Random(seed)
+        self._kept_chars = self._spent_ms = 0.0  # of late, as expected
+        self._rests: dict[Route, tuple[str, float]] = {}
+
+    def rest(self, route: Route, why: str) -> None:
+        """A route cannot run: it is not chosen for a while."""
+        self._rests[route] = (why, time.monotonic() + REST_S)
+
+    def resting(self, route: Route) -> str:
+        """Why a route is not to be chosen now, or an empty string."""
+        why, until = self._rests.get(route, ("", 0.0))
+        return why if time.monotonic() < until else ""
+
+    def decide(self, asked: Asked) -> Decision:
+        """The route of a request, and why."""
+        expect = self._expect(asked.request.features, asked.request)
+        known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
+        for route, model in asked.models.items():
+            cost = self.costs.cost(cost_name(route, model))
+            if cost.known and route in asked.rows:
+                known[route] = cost.by_length(asked.rows[route], lexemes)
+        times = {route: _mean(expect.probabilities, ms) for route, ms in known.items()}
+        base = Decision("ar", "", "", expect.lexemes, expect.bucket, times)
+        if asked.pin != "auto":
+            return replace(base, route=asked.pin, why="asked for")
+        if len(asked.models) == 1:
+            (route,) = asked.models
+            return replace(base, route=route, why=f"{other(route)} cannot run here: {asked.broken}")
+        return self._weighed(base, expect, asked, known)
+
+    def learn(self, decision: Decision, model: str, seen: Seen) -> None:
+        """Take in what an answer took."""
+        self.costs.learn(cost_name(decision.route, model), seen, decision.predicted_ms.get(decision.route))
+
+    def _weighed(self, base: Decision, expect: Length, asked: Asked, known: Mapping[Route, tuple[float, ...]]) -> Decision:
+        seen = {route: self._kept(route, asked.models[route]) or [Kept(0.0, 0.0)] * len(LABELS) for route in ROUTES}
+        sides = {route: _side(route, expect, seen, known.get(route, ()), asked.left_ms) for route in ROUTES}
+        facts = Facts(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
+        measured = len(known) == len(ROUTES) or self.policy in TIMELESS
+        choice = POLICIES[self.policy](facts) if measured else length(facts)
+        self._spend(facts, choice)
+        words = self.policy if measured else "length (latency is not measured yet)"
+        return replace(
+            base,
+            route=choice.route,
+            why=_why(words, expect, sides, choice),
+            policy=self.policy,
+            keep={route: side.keep for route, side in sides.items()},
+            propensity=choice.propensity,
+        )
+
+    def _rate(self, expect: Length, sides: Mapping[Route, Side]) -> float:
+        """Kept characters per millisecond of late; for the first request, of its better route."""
+        if self._spent_ms:
+            return self._kept_chars / self._spent_ms
+        return max(side.keep * side.in_time * expect.chars / (side.ms + READING_MS) for side in sides.values())
+
+    def _spend(self, facts: Facts, choice: Choice) -> None:
+        side = facts.sides[choice.route]
+        share = RATE_SHARE if self._spent_ms else 1.0
+        self._kept_chars += share * (side.keep * side.in_time * facts.chars - self._kept_chars)
+        self._spent_ms += share * (side.ms + READING_MS - self._spent_ms)
+
+
+def _side(route: Route, expect: Length, seen: Mapping[Route, Sequence[Kept]], ms: tuple[float, ...], left_ms: float) -> Side:
+    """What is expected of a route: ``ms`` by length, none where it is not measured yet."""
+    rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
+    chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
+    keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
+    in_time = [float(each <= left_ms) for each in ms] or [1.0] * len(LABELS)
+    return Side(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
+
+
+def keep_rate(route: Route, bucket: int, seen: Mapping[Route, Kept]) -> tuple[float, float]:
+    """The share of a middle of one length that is kept of a route, and the answers that it rests on.
+
+    The level that both routes share shows after a few answers; that they differ otherwise than was published, only after
+    many: a difference of a few points is less than the chance of a hundred answers.
+    """
+    published = {each: PUBLISHED[each][bucket] for each in ROUTES}
+    common = sum(published.values()) / len(published)
+    kept, answers = (sum(values) for values in zip(*((s.kept, s.answers) for s in seen.values()), strict=True))
+    level = (common * LEVEL_ANSWERS + kept) / (LEVEL_ANSWERS + answers)
+    prior, weight = min(1.0, level * published[route] / common), DIFFERENCE_ANSWERS + seen[route].answers
+    return (prior * DIFFERENCE_ANSWERS + seen[route].kept) / weight, weight
+
+
+def fit(request: Request) -> Request:
+    """The request with limits that follow from the length to expect: one line or more, tokens, slots to start with.
+
+    Nothing is changed where nobody has looked at the text around the cursor.
+    """
+    if request.features is None:
+        return request
+    expect = expected(request.features, request)
+    stop = "line" if request.stop == "auto" and expect.multi_line < ONE_LINE else request.stop
+    longest = _quantile(expect.probabilities, 1 - TAIL)
+    tokens = request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
+    return replace(request, stop=stop, max_tokens=tokens, canvas_tokens=round(expect.lexemes))
+
+
+def _lexemes(request: Request) -> tuple[float, ...]:
+    """What is written of a middle of each bucket: not more than the limits of the request let through."""
+    most = request.max_tokens / TOKENS_PER_LEXEME
+    most = min(most, LINE_LEXEMES) if request.stop == "line" else most
+    return tuple(min(count, most) for count in mean_lexemes())
+
+
+def cost_name(route: Route, model: str) -> str:
+    """What a model on a route is called among costs."""
+    return f"{route}/{model}"
+
+
+def _mean(probabilities: Sequence[float], values: Sequence[float]) -> float:
+    return sum(p * value for p, value in zip(probabilities, values, strict=True))
+
+
+def _quantile(probabilities: Sequence[float], share: float) -> int | None:
+    """The limit in lexemes below which so many middles are; ``None`` where the last bucket is needed."""
+    below = 0.0
+    for limit, probability in zip(LIMITS, probabilities, strict=False):
+        below += probability
+        if below >= share:
+            return limit
+    return None
+
+
+def _why(words: str, expect: Length, sides: Mapping[Route, Side], choice: Choice) -> str:
+    """One line: what is expected of each route, and the choice."""
+    each = [f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
+    drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"
+    return f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by {words}{drawn}"

@@ -1,0 +1,181 @@
+"""Knows whose turn it is on a device: the newest request of a document wins, idle work yields. Knows nothing of HTTP.
+
+One thread owns the engines. Everything else only puts jobs in and takes them out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from fimserver.errors import FimError
+from fimserver.host.jobs import DeviceLostError, Engines, Job, Key, run_job, where
+from fimserver.host.routing.router import Router
+from fimserver.reasons import Reason
+from fimserver.types import Route
+from fimserver.wire import Piece, Usage
+
+log = logging.getLogger("fimserver.host")
+MAX_WAITING = 64
+HANG_S = 30.0
+
+
+class Scheduler:
+    """A queue with at most one waiting and one running job for each document.
+
+    ``load`` runs on the engine thread before the first job; until it returns, jobs wait. ``on_device_lost`` is called
+    on the engine thread when the process has to go; what is asked until then is answered at once.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engines],
+        on_device_lost: Callable[[], None] = lambda: None,
+        router: Router | None = None,
+    ) -> None:
+        self.router = router or Router()
+        self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
+        self.problem = ""
+        self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
+        self._load, self._on_device_lost = load, on_device_lost
+        self._waiting: dict[Key, Job] = {}
+        self._running: Job | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Cancel everything, now and from now on, and wait for the engine to stop."""
+        with self._changed:
+            self._closed = True
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+            if self._running:
+                self._running.cancel()
+            self._changed.notify()
+        for job in waiting:
+            job.cancel()
+            answer(job, Reason.CANCELLED)
+        self._thread.join(timeout_s)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the running job has gone on long after it was to stop: no forward pass takes so long."""
+        job = self._running
+        if job is None or not job.budget.spent():
+            return False
+        if job.overdue_since is None:
+            job.overdue_since = time.monotonic()
+            return False
+        return time.monotonic() - job.overdue_since > HANG_S
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Jobs running and waiting."""
+        return int(self._running is not None), len(self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Put a job in. What it makes pointless is answered at once, or stops within one forward pass."""
+        with self._changed:
+            refusal = self._refusal(job)
+            dropped = [] if refusal else [self._waiting.pop(key) for key in self._pointless(job)]
+            if not refusal:
+                if self._running and (self._running.key == job.key or self._running.idle):
+                    self._running.cancel(superseded=True)
+                self._waiting[job.key] = job
+                self._changed.notify()
+        if refusal:
+            answer(job, refusal)
+        for old in dropped:
+            old.cancel(superseded=True)
+            answer(old, Reason.SUPERSEDED)
+
+    def withdraw(self, job: Job) -> None:
+        """Nobody waits for the job any more."""
+        job.cancel()
+        with self._changed:
+            waits = self._waiting.get(job.key) is job
+            if waits:
+                del self._waiting[job.key]
+        if waits:
+            answer(job, Reason.CANCELLED)
+
+    def _refusal(self, job: Job) -> Reason | None:
+        """Why a job is not taken: the host closes, or a warm-up comes behind the request that it was for."""
+        if self._closed:
+            return Reason.CANCELLED
+        rivals = (self._waiting.get(job.key), self._running)
+        late = job.warm and any(rival is not None and rival.key == job.key and not rival.warm for rival in rivals)
+        return Reason.SUPERSEDED if late else None
+
+    def _pointless(self, job: Job) -> list[Key]:
+        """Waiting jobs that have to go for ``job``: its document's, idle ones, and the oldest where the queue is full.
+
+        An idle job pushes none but idle ones out.
+        """
+        keys = [key for key, old in self._waiting.items() if key == job.key or old.idle]
+        left = [key for key in self._waiting if key not in keys]
+        return keys if job.idle else keys + left[: max(0, len(left) + 1 - MAX_WAITING)]
+
+    def _run(self) -> None:
+        try:
+            engines = self._load()
+        except FimError as error:
+            self._fail(Reason.NO_MODEL, str(error))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the host has to say that it has no model
+            log.error("loading failed: %s", where(error))  # noqa: TRY400
+            self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
+        else:
+            self.served, self.state = engines.served(), None
+            self._work(engines)
+        while (job := self._next()) is not None:
+            answer(job, self.state or Reason.FAILED, self.problem)
+            self._done()
+
+    def _work(self, engines: Engines) -> None:
+        while (job := self._next()) is not None:
+            try:
+                for piece in run_job(engines, job, self.router):
+                    job.sink(piece)
+                job.sink(None)
+            except BaseException as error:  # noqa: BLE001 - the device is lost, or something that nobody foresaw
+                self._fail(Reason.FAILED, "the device was lost; the host has to be started again")
+                if isinstance(error, DeviceLostError):  # its choice has ended with a reason
+                    job.sink(None)
+                else:
+                    log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
+                    answer(job, Reason.FAILED, self.problem)
+                self._on_device_lost()
+                return
+            finally:
+                self._done()
+
+    def _fail(self, state: Reason, problem: str) -> None:
+        self.problem, self.state = problem, state
+
+    def _next(self) -> Job | None:
+        """The oldest waiting job, idle ones last; ``None`` when the host closes."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return None
+            key = next((key for key, job in self._waiting.items() if not job.idle), next(iter(self._waiting)))
+            self._running = self._waiting.pop(key)
+            return self._running
+
+    def _done(self) -> None:
+        with self._changed:
+            self._running = None
+
+
+def answer(job: Job, reason: Reason, error: str = "") -> None:
+    """End a job that never ran."""
+    route = "ar" if job.pin == "auto" else job.pin
+    job.sink(Piece(usage=Usage(route=route, model="", reason=reason), error=error))
+    job.sink(None)

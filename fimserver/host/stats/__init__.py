@@ -1,0 +1,1 @@
+"""Statistics: the store, its summaries and the Prometheus metrics."""

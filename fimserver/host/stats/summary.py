@@ -1,0 +1,237 @@
+"""Knows what is to be read off the counters: a summary by route, language and bucket, and a comparison. Changes nothing.
+
+Times are of the front, from the request to the answer, of answers that a model gave and that were shown. Keystrokes are
+counted by language alone, so kept characters of several rows of a language add up over the same keys.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from fimserver.confidence_sequence import Block, block_differences, running_interval
+from fimserver.events import PROPENSITY
+from fimserver.host.stats.store import DAY_S, EmptyError, reading
+from fimserver.lengths import LABELS
+from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.types import ROUTES
+
+SHARES = (0.5, 0.9, 0.95, 0.99)
+ALPHA = 0.05
+OTHER, MEMORY = "other", "memory"  # a language that is none of ours; what came of itself, or was read ahead
+Mode = Literal["blocks", "shadow"]
+MODES: tuple[Mode, ...] = ("blocks", "shadow")
+
+ANSWERS = """
+SELECT route, language, bucket, fate, accepted_chars + typed_chars, CASE WHEN source = 'model' THEN total_ms END
+FROM answers WHERE at > ? AND shown
+"""
+REASONS = "SELECT reason, COUNT(*) FROM answers WHERE at > ? AND NOT shown AND chars = 0 GROUP BY reason ORDER BY 2 DESC, 1"
+COUNTS = "SELECT name, language, SUM(count) FROM counts WHERE hour >= ? GROUP BY name, language ORDER BY 3 DESC"
+TURNS = """
+SELECT route, AVG(kept_60s), AVG(CASE WHEN source = 'model' THEN log_ms(total_ms) END), COUNT(*)
+FROM answers WHERE at > ? AND policy = ? AND block > 0 AND NOT first AND shown AND kept_60s NOT NULL
+GROUP BY document, block ORDER BY MIN(at)
+"""
+PAIRS = """
+SELECT AVG(CASE WHEN route = 'dllm' THEN kept_60s - shadow_kept_60s ELSE shadow_kept_60s - kept_60s END)
+FROM answers WHERE at > ? AND policy = 'shadow' AND block > 0 AND NOT first AND shown
+AND kept_60s NOT NULL AND shadow_kept_60s NOT NULL
+GROUP BY document, block ORDER BY MIN(at)
+"""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Line(_Record):
+    """What became of the shown answers of one route; empty names stand for all. Percentiles in ms, of ``SHARES``."""
+
+    route: str
+    language: str = ""
+    bucket: str = ""
+    shown: int = 0
+    full: int = 0
+    partly: int = 0
+    kept_chars: int = 0
+    per_100_keys: float | None = None
+    ms: tuple[float, ...] = ()
+
+
+class Nothing(_Record):
+    """How often nothing was shown for one reason."""
+
+    reason: str
+    count: int
+    explanation: str
+
+
+class Difference(_Record):
+    """An interval that holds at all looks together, 95 %. Bounds are ``None`` while too little is known."""
+
+    value: float
+    low: float | None
+    high: float | None
+    blocks: int
+
+    def mapped(self, function: Callable[[float], float]) -> Difference:
+        """The same on another scale; ``function`` rises."""
+        bounds = [None if bound is None else function(bound) for bound in (self.low, self.high)]
+        return Difference(value=function(self.value), low=bounds[0], high=bounds[1], blocks=self.blocks)
+
+
+class Comparison(_Record):
+    """dllm less ar: settled kept characters per shown answer, and the time that dllm takes, in times of ar's."""
+
+    mode: Mode
+    answers: int
+    kept_chars: Difference | None
+    times_as_long: Difference | None
+
+
+class Summary(_Record):
+    """All that a table or a page shows."""
+
+    days: float
+    made: float  # Unix seconds
+    keys: dict[str, int] = {}
+    routes: tuple[Line, ...] = ()
+    lines: tuple[Line, ...] = ()
+    nothing: tuple[Nothing, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    dropped: int = 0  # answers that were never told
+    problem: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.lines and not self.nothing
+
+
+class Row(NamedTuple):
+    """A shown answer."""
+
+    route: str
+    language: str
+    bucket: int | None
+    fate: str
+    kept_chars: int
+    ms: float | None
+
+
+def summary(path: Path | None, days: float, problem: str = "") -> Summary:
+    """The counters of the last ``days``. Where they cannot be read, an empty summary with the problem."""
+    now = time.time()
+    if path is None or not path.exists():
+        return Summary(days=days, made=now, problem=problem)
+    try:
+        with reading(path) as base:
+            return _summary(base, days, now, problem)
+    except EmptyError:
+        return Summary(days=days, made=now, problem=problem)
+    except sqlite3.Error as error:
+        return Summary(days=days, made=now, problem=f"{path.name} cannot be read: {error}")
+
+
+def _summary(base: sqlite3.Connection, days: float, now: float, problem: str) -> Summary:
+    since = now - days * DAY_S
+    rows = [Row(*found) for found in base.execute(ANSWERS, (since,))]
+    counts = list(base.execute(COUNTS, (int(since // 3600),)))
+    keys = {language or OTHER: count for name, language, count in counts if name == "keys"}
+    nothing = [Nothing(reason=reason, count=n, explanation=_explained(reason)) for reason, n in base.execute(REASONS, (since,))]
+    compared = (comparison(base, mode, since) for mode in MODES)
+    return Summary(
+        days=days,
+        made=now,
+        keys=keys,
+        routes=tuple(lines(rows, keys, lambda row: (row.route or MEMORY, "", ""))),
+        lines=tuple(lines(rows, keys, lambda row: (row.route or MEMORY, row.language or OTHER, _label(row.bucket)))),
+        nothing=tuple(nothing),
+        comparisons=tuple(found for found in compared if found),
+        dropped=sum(count for name, _, count in counts if name == "dropped"),
+        problem=problem,
+    )
+
+
+def _explained(reason: str) -> str:
+    return EXPLANATIONS[Reason(reason)] if reason in EXPLANATIONS else ""
+
+
+def _label(bucket: int | None) -> str:
+    return "" if bucket is None else LABELS[bucket]
+
+
+def lines(rows: Iterable[Row], keys: Mapping[str, int], group_of: Callable[[Row], tuple[str, str, str]]) -> Iterator[Line]:
+    """One line for each group (route, language, bucket), in order."""
+    groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[group_of(row)].append(row)
+    for (route, language, bucket), found in sorted(groups.items(), key=lambda item: _order(*item[0])):
+        kept = sum(row.kept_chars for row in found)
+        typed = keys.get(language, 0) if language else sum(keys.values())
+        yield Line(
+            route=route,
+            language=language,
+            bucket=bucket,
+            shown=len(found),
+            full=sum(row.fate == "full" for row in found),
+            partly=sum(row.fate == "partly" for row in found),
+            kept_chars=kept,
+            per_100_keys=100 * kept / typed if typed else None,
+            ms=percentiles([row.ms for row in found if row.ms is not None]),
+        )
+
+
+def _order(route: str, language: str, bucket: str) -> tuple[int, str, int]:
+    routes = (*ROUTES, MEMORY)
+    return routes.index(route) if route in routes else len(routes), language, LABELS.index(bucket) if bucket else -1
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, ...]:
+    """The smallest value that each of ``SHARES`` of the values does not exceed (nearest rank). None: none."""
+    ordered = sorted(values)
+    return tuple(ordered[math.ceil(share * len(ordered)) - 1] for share in SHARES) if ordered else ()
+
+
+def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> Comparison | None:
+    """What a comparison has shown so far; ``None`` where there was none.
+
+    A value is a document's block: those of one block have their route, their user and their minutes in common.
+    """
+    base.create_function("log_ms", 1, lambda ms: math.log(max(ms, 1.0)), deterministic=True)
+    turns = list(base.execute(TURNS, (since, mode)))
+    if not turns:
+        return None
+    kept = [(route, chars) for route, chars, _, _ in turns]
+    logs = [(route, log_ms) for route, _, log_ms, _ in turns if log_ms is not None]
+    if mode == "shadow":
+        difference = _difference([chars for (chars,) in base.execute(PAIRS, (since,))])
+    else:
+        difference = _difference(block_differences(_blocks(kept)))
+    ratio = _difference(block_differences(_blocks(logs)))
+    return Comparison(
+        mode=mode,
+        answers=sum(count for *_, count in turns),
+        kept_chars=difference,
+        times_as_long=ratio and ratio.mapped(math.exp),
+    )
+
+
+def _blocks(turns: Iterable[tuple[str, float]]) -> Iterator[Block]:
+    for route, value in turns:
+        yield Block("b" if route == "dllm" else "a", value, PROPENSITY)
+
+
+def _difference(values: Iterable[float]) -> Difference | None:
+    found = running_interval(values, ALPHA)
+    if not found.count:
+        return None
+    bounds = [None if math.isinf(bound) else bound for bound in (found.low, found.high)]
+    return Difference(value=found.value, low=bounds[0], high=bounds[1], blocks=found.count)

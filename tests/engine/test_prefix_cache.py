@@ -1,0 +1,53 @@
+"""The prompt cache by its passes: what is computed again, and what is not."""
+
+import pytest
+import torch
+
+from fimserver.engine.network import FakeNetwork
+from fimserver.engine.prefix_cache import PromptCache
+from fimserver.types import Budget
+
+
+@pytest.fixture
+def cache():
+    return PromptCache(FakeNetwork(50, lambda token, position: torch.eye(50)[(token + position) % 50]), 64, 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "passes"),
+    [
+        (0, 20, 3),  # nothing there
+        (20, 20, 1),  # the same prompt: its last chunk, for the logits
+        (20, 21, 1),  # one key typed
+        (20, 24, 1),
+        (20, 25, 2),  # it crosses into the next chunk
+        (24, 25, 1),
+        (20, 12, 1),  # deleted back
+    ],
+)
+def test_only_chunks_from_the_first_difference_run(first, second, passes, cache):
+    cache.prefill(list(range(first)), Budget(), want_logits=bool(first))
+    before = cache.forwards
+    logits = cache.prefill(list(range(second)), Budget(), want_logits=True)
+    assert cache.forwards - before == passes
+    assert int(logits.argmax()) == (second - 1) + (second - 1)
+
+
+def test_an_edit_in_the_middle_runs_from_its_chunk(cache):
+    cache.prefill(list(range(32)), Budget(), want_logits=True)
+    before = cache.forwards
+    cache.prefill([*range(17), 40, *range(18, 32)], Budget(), want_logits=True)
+    assert cache.forwards - before == 2
+
+
+def test_a_prompt_that_is_there_costs_nothing_without_logits(cache):
+    cache.prefill(list(range(20)), Budget(), want_logits=True)
+    before = cache.forwards
+    cache.prefill(list(range(20)), Budget(), want_logits=False)
+    assert cache.forwards == before
+
+
+def test_a_block_sees_all_before_it_and_itself(cache):
+    assert cache.block(10, 3).shape == (3, 13)
+    assert bool(cache.block(10, 3).all())
+    assert torch.equal(cache.causal(10, 3).sum(1), torch.tensor([11, 12, 13]))

@@ -1,0 +1,103 @@
+"""The host is started when needed, with back-off, and left alone when it keeps dying."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from fimserver.front.host_process import Hosting, is_serving
+from fimserver.reasons import Reason
+
+
+class World:
+    """A clock, a socket and processes that the test moves by hand."""
+
+    def __init__(self):
+        self.now, self.listens, self.code, self.started = 100.0, False, None, []
+        self.hosting = Hosting(Path("unused"), self._spawn, lambda _: self.listens, lambda: self.now)
+
+    def _spawn(self):
+        self.started.append(self.now)
+        self.code = None
+        return self
+
+    def poll(self):
+        return self.code
+
+    def dies(self, after_s=0.0):
+        self.now += after_s
+        self.listens, self.code = False, -9
+
+    def comes_up(self):
+        self.listens = True
+        return self.hosting.state()
+
+
+def test_it_is_started_once_and_then_used():
+    world = World()
+    assert world.hosting.state() is Reason.LOADING
+    assert world.hosting.state() is Reason.LOADING
+    assert world.comes_up() is None
+    assert world.started == [100.0]
+
+
+def test_a_host_that_another_window_started_is_used():
+    world = World()
+    world.listens = True
+    assert world.hosting.state() is None
+    assert world.started == []
+
+
+def test_deaths_back_off_then_it_rests_until_asked():
+    world = World()
+    for expected_wait in (0.0, 1.0):
+        world.hosting.state()
+        world.comes_up()
+        world.dies()
+        if expected_wait:
+            assert world.hosting.state() is Reason.NO_HOST
+            world.now += expected_wait
+        assert world.hosting.state() is Reason.LOADING
+    world.comes_up()
+    world.dies()
+    assert world.hosting.state() is Reason.RESTING
+    world.now += 60
+    assert world.hosting.state() is Reason.RESTING
+    assert len(world.started) == 3
+    assert world.hosting.state(asked=True) is Reason.LOADING
+    assert len(world.started) == 4
+
+
+def test_deaths_long_ago_are_forgotten():
+    world = World()
+    for _ in range(3):
+        world.hosting.state()
+        world.comes_up()
+        world.dies(after_s=100)
+        world.hosting.state()
+        world.now += 5
+    assert world.hosting.state() is Reason.LOADING
+
+
+def test_a_child_that_found_another_host_is_no_death():
+    world = World()
+    world.hosting.state()
+    world.code = 0  # the lock was taken
+    assert world.hosting.state() is Reason.NO_HOST  # whoever has it will listen soon
+    world.now += 1
+    assert world.hosting.state() is Reason.LOADING
+    assert not world.hosting._deaths
+
+
+@pytest.mark.parametrize("what", ["nothing", "file", "stale", "live"])
+def test_is_serving(what, tmp_path):
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if what == "file":
+            path.touch()
+        elif what != "nothing":
+            listener.bind(os.fspath(path))
+        if what == "live":
+            listener.listen()
+        assert is_serving(path) is (what == "live")
