@@ -16,15 +16,15 @@ from typing import Any, Protocol
 from bench.spans import Span
 from fimserver.cards import Card, get_card
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.drafters.failsafe import Guarded
-from fimserver.engine.engines import Models, make_ar
+from fimserver.engine.drafters.failsafe import FailsafeDrafter
+from fimserver.engine.engines import ModelPool, make_ar
 from fimserver.engine.kv import common_prefix
 from fimserver.engine.load import Loaded
-from fimserver.engine.pass_cost import Costs, Shape
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.engine.runtime import Runtime, Target, make_runtime
+from fimserver.engine.pass_cost import PassCosts, Shape
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request, Round
+from fimserver.types import Deadline, Request, Round
 
 _SPEC = re.compile(r"(?P<name>[^/]+)(/(?P<knobs>([A-Z]\d+)+))?")
 _KNOBS = {"K": "drafts", "T": "draft_steps", "N": "draft_tokens", "R": "decode_rows"}
@@ -109,11 +109,11 @@ class Fleet:
     def __init__(self, card: str = "nano") -> None:
         defaults = {name: field.default for name, field in Settings.model_fields.items() if name != "models_dir"}
         self.settings = Settings(**defaults | {"device": "cpu"})  # whatever stands in somebody's config.toml
-        self.models = Models(self.settings)
+        self.models = ModelPool(self.settings)
         self.card: Card = get_card(card)
         self.loaded: Loaded = self.models.runtime(self.card).loaded
         self.reference = make_ar(
-            Target(_own(self.models.runtime(self.card)), self.settings.model_copy(update={"drafter": "none"}))
+            DraftContext(_own(self.models.runtime(self.card)), self.settings.model_copy(update={"drafter": "none"}))
         )
         self.stops = self.reference.stops
 
@@ -146,13 +146,13 @@ class Fleet:
             caches.append(runtime.cache)
             return runtime
 
-        engine = make_ar(Target(base, settings, other))
+        engine = make_ar(DraftContext(base, settings, other))
         if FLAT in spec.knobs:
             engine.speculation.pace.costs = _Flat(engine.speculation.pace.costs.ms)
         return Ours(spec.text, engine, [cache for cache in caches if cache], ours="R" not in spec.knobs)
 
 
-class _Flat(Costs):
+class _Flat(PassCosts):
     """Every usable shape at the same price, for good: what pays then is what gives the most tokens a pass."""
 
     def __init__(self, shapes: Iterable[Shape]) -> None:
@@ -167,13 +167,13 @@ def _own(runtime: Runtime) -> Runtime:
     cache = runtime.cache
     if cache is None:
         return runtime
-    return dataclasses.replace(runtime, cache=PromptCache(runtime.network, cache.capacity, cache.chunk, cache.kv.branches))
+    return dataclasses.replace(runtime, cache=PrefixCache(runtime.network, cache.capacity, cache.chunk, cache.kv.branches))
 
 
 class Ours:
     """The ar route with some drafters. ``caches``: of the target and of draft models."""
 
-    def __init__(self, name: str, engine: Autoregressive, caches: list[PromptCache], *, ours: bool) -> None:
+    def __init__(self, name: str, engine: Autoregressive, caches: list[PrefixCache], *, ours: bool) -> None:
         self.name, self.engine, self.caches, self.ours = name, engine, caches, ours
 
     def answer(self, span: Span, prompt: Sequence[int]) -> Answer:  # noqa: ARG002 - it makes its own
@@ -181,7 +181,7 @@ class Ours:
             cache.clear()
         chunks = []
         started = time.perf_counter()
-        for chunk in self.engine.complete(span.request, Budget()):
+        for chunk in self.engine.complete(span.request, Deadline()):
             chunks.append((1000 * (time.perf_counter() - started), chunk))  # noqa: PERF401 - the clock is asked each time
         total_ms = 1000 * (time.perf_counter() - started)
         rounds = [chunk.round for _, chunk in chunks if chunk.round]
@@ -191,7 +191,7 @@ class Ours:
 
     def about(self) -> dict[str, Any]:
         drafters, pace = self.engine.speculation.drafters, self.engine.speculation.pace
-        failed = [drafter.name for drafter in drafters if isinstance(drafter, Guarded) and drafter.failures]
+        failed = [drafter.name for drafter in drafters if isinstance(drafter, FailsafeDrafter) and drafter.failures]
         costs = {f"{branches}x{rows}": round(ms, 3) for (branches, rows), ms in pace.costs.ms.items()}
         about = {"drafters": [drafter.name for drafter in drafters], "not_asked": pace.switched_off, "pass_ms": costs}
         return about | ({"warning": f"failed while it drafted: {', '.join(failed)}"} if failed else {})

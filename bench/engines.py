@@ -25,7 +25,7 @@ from fimserver.engine.load import Loaded, load
 from fimserver.engine.runtime import make_runtime
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 
 TOKENS = 48
 SOURCE = Path(__file__).parent.parent / "fimserver" / "cards.py"
@@ -58,9 +58,9 @@ def first_token_arm(engine: Autoregressive, *, typed: bool) -> Arm:
         one = dataclasses.replace(request, max_tokens=1)
         engine.cache.clear()
         if typed:
-            list(engine.complete(dataclasses.replace(one, prefix=one.prefix[:-1]), Budget()))
+            list(engine.complete(dataclasses.replace(one, prefix=one.prefix[:-1]), Deadline()))
         started = time.perf_counter()
-        list(engine.complete(one, Budget()))
+        list(engine.complete(one, Deadline()))
         return 1, time.perf_counter() - started
 
     return run
@@ -74,7 +74,7 @@ def ar_arm(engine: Autoregressive, *, warm: bool) -> Arm:
         if not warm:
             engine.cache.clear()
         started = time.perf_counter()
-        tokens = [chunk.tokens for chunk in engine.complete(request, Budget())][-1]
+        tokens = [chunk.tokens for chunk in engine.complete(request, Deadline())][-1]
         return tokens, time.perf_counter() - started
 
     return run
@@ -86,13 +86,13 @@ def step_arm(engine: Diffusion, *, cached: bool) -> Arm:
     def run(request: Request) -> tuple[int, float]:
         canvas = engine.open_canvas(request)
         assert isinstance(canvas, CachedCanvas)
-        canvas.open(Budget())
+        canvas.open(Deadline())
         slots = [engine.tokens.mask] * 16
         started = time.perf_counter()
         for _ in range(8):
             if not cached:
                 canvas.cache.clear()
-                canvas.open(Budget())
+                canvas.open(Deadline())
             canvas.predict(slots)
         return 8, time.perf_counter() - started
 
@@ -103,9 +103,9 @@ def dllm_arm(engine: Diffusion) -> Arm:
     """A whole completion by denoising, prompt cached: milliseconds per pass, everything around the passes included."""
 
     def run(request: Request) -> tuple[int, float]:
-        list(engine.complete(request, Budget()))
+        list(engine.complete(request, Deadline()))
         started = time.perf_counter()
-        passes = [chunk.forwards for chunk in engine.complete(request, Budget())][-1]
+        passes = [chunk.forwards for chunk in engine.complete(request, Deadline())][-1]
         return passes, time.perf_counter() - started
 
     return run

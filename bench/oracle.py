@@ -34,7 +34,7 @@ import platformdirs
 
 from bench.oracle_arms import Arm, Ours, arms
 from fimserver.cards import get_card
-from fimserver.engine.drafters.ngram.index_cache import Shelf
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet
 from models.training.corpus import RESERVED
@@ -219,7 +219,7 @@ def measure(packages: dict[str, Files], ours: Ours, spans: int, seed: int, *, pr
     traces: defaultdict[str, list[Trace]] = defaultdict(list)
     order = sorted(cases(packages, spans, seed, ours.vocabulary), key=lambda case: (case.package, case.path))
     for package, of_package in groupby(order, key=lambda case: case.package):
-        shelves: dict[str, Shelf] = {}
+        shelves: dict[str, IndexCache] = {}
         sizes = {path: len(ours.vocabulary.encode(text)) for path, text in packages[package].items()}
         for case in of_package:
             snippets = others(case, packages[package], sizes)

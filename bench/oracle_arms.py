@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from fimserver.cards import MODELS, get_card
-from fimserver.engine.drafters.ngram.drafter import NGram
-from fimserver.engine.drafters.ngram.index_cache import Shelf
-from fimserver.engine.drafts import Draft, Line
+from fimserver.engine.drafters.ngram.drafter import NGramDrafter
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
+from fimserver.engine.drafts import DecodeState, Draft
 from fimserver.engine.prompt import cut_context, fim_prompt
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request, Snippet
@@ -55,18 +55,18 @@ class Ours:
         self.vocabulary = Vocabulary(read_tokenizer(MODELS / "nano", self.card), self.card)
         self.costs_us: defaultdict[str, list[float]] = defaultdict(list)
 
-    def line(self, request: Request) -> Line:
+    def line(self, request: Request) -> DecodeState:
         """The line as the engine makes it."""
         context = cut_context(request, self.card, self.vocabulary)
         assert self.card.fim
         prompt = fim_prompt(context, self.card.fim, self.vocabulary)
-        return Line(
+        return DecodeState(
             request, prompt, [*context.prefix, *context.typed], list(context.suffix), lambda _logits, _offset: (0, None)
         )
 
-    def arm(self, line: Line, shelf: Shelf, cut: Cut) -> Arm:
+    def arm(self, line: DecodeState, shelf: IndexCache, cut: Cut) -> Arm:
         """With all texts read, as after some middles in the same files."""
-        drafter = NGram(self.vocabulary, shelf)
+        drafter = NGramDrafter(self.vocabulary, shelf)
         line = dataclasses.replace(line, ids=[])
         self._timed("a new middle", lambda: drafter.observe(line, ended=False))
 
@@ -82,9 +82,9 @@ class Ours:
 
         return drafts
 
-    def read(self, line: Line, shelf: Shelf) -> None:
+    def read(self, line: DecodeState, shelf: IndexCache) -> None:
         """Read all that ``line`` could be drafted from."""
-        NGram(self.vocabulary, shelf).observe(line, ended=False)
+        NGramDrafter(self.vocabulary, shelf).observe(line, ended=False)
         while shelf.build(2000):
             pass
 
@@ -94,7 +94,7 @@ class Ours:
         self.costs_us[what].append((time.perf_counter() - started) * 1e6)
 
 
-def arms(ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, Shelf]) -> dict[str, Arm]:
+def arms(ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, IndexCache]) -> dict[str, Arm]:
     """What is compared."""
     line = ours.line(request)
     shown = Request(ours.vocabulary.decode(line.prefix), ours.vocabulary.decode(line.suffix))
@@ -109,7 +109,7 @@ def arms(ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[
         "vLLM ngram (n=5, 5)": vllm_ngram(line.prompt),
     }
     for source, seen in lines.items():
-        shelf = shelves.setdefault(source, Shelf(ours.vocabulary, 10**7))
+        shelf = shelves.setdefault(source, IndexCache(ours.vocabulary, 10**7))
         ours.read(seen, shelf)
         cuts = CUTS if source != "prompt" else {name: CUTS[name] for name in list(CUTS)[-1:]}
         made |= {f"ours, {source}, {name}": ours.arm(seen, shelf, cut) for name, cut in cuts.items()}

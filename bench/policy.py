@@ -25,12 +25,12 @@ from typing import Any
 from fimserver.ab.analysis.statistics import Bootstrap, Interval, bootstrap
 from fimserver.ab.arms.arm import request_of
 from fimserver.ab.items.spans import cut_spans
+from fimserver.ab.schema import PairedRow, read_report
 from fimserver.ab.schema import Result as Outcome
-from fimserver.ab.schema import Row, read_report
-from fimserver.host.routing.latency import Latency, Seen
-from fimserver.host.routing.length_model import Length, mean_chars, mean_lexemes
+from fimserver.host.routing.latency import LatencyModel, LatencySample
+from fimserver.host.routing.length_model import LengthPrediction, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import POLICIES, READING_MS
-from fimserver.host.routing.router import NO_DEADLINE_MS, PUBLISHED, Asked, Kept, Router, cost_name
+from fimserver.host.routing.router import NO_DEADLINE_MS, PUBLISHED, KeepCounts, Router, RoutingRequest, cost_name
 from fimserver.lengths import BUCKETS, bucket_of, lexemes
 from fimserver.paths import latency_path
 from fimserver.reasons import Reason
@@ -84,7 +84,7 @@ def cost_model(name: str, terabytes_s: float, teraflops: float) -> Machine:
 
 def measured(path: Path) -> Machine:
     """This machine with nano, as ``fimserver doctor --calibrate`` measured it. Keep rates as published."""
-    latency, costs = Latency(path), dict[Route, Costs]()
+    latency, costs = LatencyModel(path), dict[Route, Costs]()
     for route in ROUTES:
         cost = latency.cost(cost_name(route, "nano"))
         if not cost.known or not cost.row_ms:
@@ -117,7 +117,7 @@ def simulate(
 ) -> Sums:
     """``policy``: one of ``POLICIES``, or a route that is pinned. ``pace(i)``: how many times slower the device is then."""
     draw, result = random.Random(seed), Sums()
-    kept = {route: [Kept(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
+    kept = {route: [KeepCounts(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
     lengths, said = _lengths(confusion), 0
     name = policy if policy in POLICIES else "fixed"
     router = Router(name, kept=lambda route, _model: kept[route], seed=seed, expect=lambda _features, _request: lengths[said])
@@ -132,35 +132,35 @@ def simulate(
         pin = policy if policy in ROUTES else "auto"
         models = dict.fromkeys(ROUTES if pin == "auto" else (pin,), MODEL)
         rows = {route: machine.costs[route].rows for route in models}
-        decision = router.decide(Asked(REQUEST, pin, NO_DEADLINE_MS, models, rows))
+        decision = router.decide(RoutingRequest(REQUEST, pin, NO_DEADLINE_MS, models, rows))
         seen = _seen(machine.costs[decision.route], true, noise)
         router.learn(decision, MODEL, seen)
         for route in models:
             result.prices[route].append(median(router.costs.cost(cost_name(route, MODEL)).pass_ms))
         share = float(luck < machine.keep[decision.route][true])
         old = kept[decision.route][true]
-        kept[decision.route][true] = Kept(old.answers + 1, old.kept + share)
+        kept[decision.route][true] = KeepCounts(old.answers + 1, old.kept + share)
         result.kept += share * mean_chars()[true]
         result.ms += seen.total_ms + READING_MS
         result.routes[decision.route] += 1
     return result
 
 
-def _lengths(confusion: Sequence[Sequence[int]]) -> list[Length]:
+def _lengths(confusion: Sequence[Sequence[int]]) -> list[LengthPrediction]:
     """What the length model says when it says a bucket: how true lengths are spread then."""
     lengths = []
     for said in BUCKETS:
         column = [confusion[true][said] + 0.5 for true in BUCKETS]
         shares = tuple(value / sum(column) for value in column)
         lexemes, chars = (sum(p * x for p, x in zip(shares, xs, strict=True)) for xs in (mean_lexemes(), mean_chars()))
-        lengths.append(Length(shares, lexemes, chars, 0.5))
+        lengths.append(LengthPrediction(shares, lexemes, chars, 0.5))
     return lengths
 
 
-def _seen(costs: Costs, true: int, noise: float) -> Seen:
+def _seen(costs: Costs, true: int, noise: float) -> LatencySample:
     prefill, count = costs.rows * costs.row_ms * noise, max(1, round(costs.passes[true]))
     tokens = round(mean_lexemes()[true] * TOKENS_PER_LEXEME)
-    return Seen(costs.rows, prefill, count, tokens, prefill + count * costs.pass_ms * noise, Reason.END)
+    return LatencySample(costs.rows, prefill, count, tokens, prefill + count * costs.pass_ms * noise, Reason.END)
 
 
 def confusion_counts() -> list[list[int]]:
@@ -179,11 +179,11 @@ class Pick:
     ms: float
 
 
-def by_route(row: Row) -> Mapping[Route, Outcome]:
+def by_route(row: PairedRow) -> Mapping[Route, Outcome]:
     return {row.a.route: row.a, row.b.route: row.b}
 
 
-def picks(rows: Sequence[Row], requests: Mapping[str, Request], policy: str, seed: int) -> list[Pick]:
+def picks(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: str, seed: int) -> list[Pick]:
     """The route of every row, by a router that has learned from the other half of the files."""
     groups = sorted({row.group for row in rows})
     random.Random(seed).shuffle(groups)
@@ -194,26 +194,28 @@ def picks(rows: Sequence[Row], requests: Mapping[str, Request], policy: str, see
     ]
 
 
-def _taught(rows: Sequence[Row], requests: Mapping[str, Request], policy: str) -> Router:
-    kept = {route: [Kept(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
+def _taught(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: str) -> Router:
+    kept = {route: [KeepCounts(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
     router = Router(policy, kept=lambda route, _model: kept[route])
     for row in rows:
         for route, result in by_route(row).items():
             bucket = bucket_of(lexemes(result.text))
             old = kept[route][bucket]
-            kept[route][bucket] = Kept(old.answers + 1, old.kept + min(1.0, result.saved_keys / max(1, len(row.gold))))
-            seen = Seen(result.fresh_tokens, result.prefill_ms, result.passes, result.tokens, result.answer_ms, Reason.END)
+            kept[route][bucket] = KeepCounts(old.answers + 1, old.kept + min(1.0, result.saved_keys / max(1, len(row.gold))))
+            seen = LatencySample(
+                result.fresh_tokens, result.prefill_ms, result.passes, result.tokens, result.answer_ms, Reason.END
+            )
             router.costs.learn(cost_name(route, result.model), seen)
     return router
 
 
-def _picked(rows: Sequence[Row], router: Router, requests: Mapping[str, Request]) -> list[Pick]:
+def _picked(rows: Sequence[PairedRow], router: Router, requests: Mapping[str, Request]) -> list[Pick]:
     chosen = []
     for row in rows:
         results = by_route(row)
         models = {route: results[route].model for route in ROUTES}
         fresh = {route: results[route].fresh_tokens for route in ROUTES}
-        decision = router.decide(Asked(requests[row.item], "auto", NO_DEADLINE_MS, models, fresh))
+        decision = router.decide(RoutingRequest(requests[row.item], "auto", NO_DEADLINE_MS, models, fresh))
         result = results[decision.route]
         chosen.append(Pick(row.item, decision.route, result.saved_keys, result.answer_ms))
     return chosen
@@ -224,11 +226,11 @@ def per_s(chosen: Sequence[Pick], reading_ms: float) -> float:
     return 1000 * sum(pick.kept for pick in chosen) / sum(pick.ms + reading_ms for pick in chosen)
 
 
-def pinned(rows: Sequence[Row], route: Route) -> list[Pick]:
+def pinned(rows: Sequence[PairedRow], route: Route) -> list[Pick]:
     return [Pick(row.item, route, by_route(row)[route].saved_keys, by_route(row)[route].answer_ms) for row in rows]
 
 
-def oracle(rows: Sequence[Row], rate: float) -> list[Pick]:
+def oracle(rows: Sequence[PairedRow], rate: float) -> list[Pick]:
     """The better route of every row, known afterwards, time priced at ``rate`` kept characters per millisecond."""
     both = zip(pinned(rows, "dllm"), pinned(rows, "ar"), strict=True)
     return [max(pair, key=lambda pick: pick.kept - rate * (pick.ms + READING_MS)) for pair in both]
@@ -266,7 +268,7 @@ def simulated(machines: Sequence[Machine], count: int, seeds: int) -> list[dict[
     return rows
 
 
-def on_rows(rows: Sequence[Row], requests: Mapping[str, Request], seed: int) -> list[dict[str, object]]:
+def on_rows(rows: Sequence[PairedRow], requests: Mapping[str, Request], seed: int) -> list[dict[str, object]]:
     """A row for each policy: kept characters per second, against the better route alone, and against the oracle."""
     alone = {route: pinned(rows, route) for route in ROUTES}
     best = max(ROUTES, key=lambda route: per_s(alone[route], READING_MS))
@@ -277,7 +279,7 @@ def on_rows(rows: Sequence[Row], requests: Mapping[str, Request], seed: int) -> 
     return [_line(name, _in_order(rows, picked), alone[best], perfect, drawn) for name, picked in chosen.items()]
 
 
-def _in_order(rows: Sequence[Row], picked: Sequence[Pick]) -> list[Pick]:
+def _in_order(rows: Sequence[PairedRow], picked: Sequence[Pick]) -> list[Pick]:
     """Picks in the order of their rows."""
     by_item = {pick.item: pick for pick in picked}
     return [by_item[row.item] for row in rows]

@@ -256,9 +256,9 @@ def _log_to_stderr() -> None:
 
 
 def _models(settings: Settings) -> Any:
-    from fimserver.engine.engines import Models  # noqa: PLC0415 - imports torch
+    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - imports torch
 
-    return Models(settings)
+    return ModelPool(settings)
 
 
 def _default_name(route: Any, settings: Settings) -> str:

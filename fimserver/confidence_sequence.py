@@ -25,7 +25,7 @@ class RunningInterval:
     count: int
 
 
-class Block(NamedTuple):
+class TimeBlock(NamedTuple):
     """One block of a comparison in which a coin chose who serves."""
 
     side: Literal["a", "b"]  # that served
@@ -66,7 +66,7 @@ def running_intervals(values: Iterable[float], alpha: float = 0.05) -> Iterator[
         yield RunningInterval(mean, mean - half, mean + half, count)
 
 
-def block_differences(blocks: Iterable[Block]) -> Iterator[float]:
+def block_differences(blocks: Iterable[TimeBlock]) -> Iterator[float]:
     """For each block but the first, B minus A, weighted by the inverse propensity: right on average, whoever served.
 
     What all blocks have in common, the mean of those before, is taken off first. That does not move the average, as it

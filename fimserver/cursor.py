@@ -18,7 +18,7 @@ _PLACE = re.compile(r"^(?P<file>.+?):(?P<line>\d+)(?::(?P<column>\d+))?$", re.DO
 
 
 @dataclass(frozen=True)
-class Place:
+class CursorPosition:
     """A cursor in a file. Lines and columns count from 1; a column counts characters."""
 
     path: Path
@@ -27,7 +27,7 @@ class Place:
     suffix: str
 
 
-def read_place(spec: str) -> Place:
+def read_place(spec: str) -> CursorPosition:
     """Open the file and cut it at the cursor. Raises ``InputError``."""
     match = _PLACE.match(spec)
     if not match:
@@ -35,7 +35,7 @@ def read_place(spec: str) -> Place:
     path, line = Path(match["file"]), int(match["line"])
     text = read_text(path)
     offset = _offset(text, line, int(match["column"]) if match["column"] else None, path)
-    return Place(path, line, text[:offset], text[offset:])
+    return CursorPosition(path, line, text[:offset], text[offset:])
 
 
 def read_text(path: Path) -> str:
@@ -90,7 +90,7 @@ def line_end(request: Request) -> str:
 
 
 @dataclass(frozen=True)
-class Span:
+class SpanRow:
     """A row of a spans file, or what is wrong with it."""
 
     span_id: Any
@@ -99,7 +99,7 @@ class Span:
     problem: str = ""
 
 
-def read_spans(path: Path, limit: int | None) -> Iterator[Span]:
+def read_spans(path: Path, limit: int | None) -> Iterator[SpanRow]:
     """Rows ``{"id", "prefix", "suffix"}`` of a JSONL file; a bad row says so and does not end the rest."""
     try:
         file = path.open("rb")
@@ -113,16 +113,16 @@ def read_spans(path: Path, limit: int | None) -> Iterator[Span]:
             yield _span(line, f"{path}:{number}")
 
 
-def _span(line: bytes, where: str) -> Span:
+def _span(line: bytes, where: str) -> SpanRow:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except ValueError:
-        return Span(None, problem=f"{where}: not JSON in UTF-8")
+        return SpanRow(None, problem=f"{where}: not JSON in UTF-8")
     if not isinstance(row, dict):
-        return Span(None, problem=f"{where}: not an object")
+        return SpanRow(None, problem=f"{where}: not an object")
     for name in ("prefix", "suffix"):
         if not isinstance(row.get(name), str):
-            return Span(row.get("id"), problem=f"{where}: {name!r} is missing or not a string")
+            return SpanRow(row.get("id"), problem=f"{where}: {name!r} is missing or not a string")
     if "id" not in row:
-        return Span(None, problem=f"{where}: 'id' is missing")
-    return Span(row["id"], row["prefix"], row["suffix"])
+        return SpanRow(None, problem=f"{where}: 'id' is missing")
+    return SpanRow(row["id"], row["prefix"], row["suffix"])

@@ -15,15 +15,15 @@ from fimserver.cards import Card, is_present, read_cards
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
-from fimserver.engine.engines import Models, make_ar
-from fimserver.engine.runtime import Target
+from fimserver.engine.engines import ModelPool, make_ar
+from fimserver.engine.runtime import DraftContext
 from fimserver.errors import FimError
 from fimserver.host.calibrate import calibrate, samples
-from fimserver.host.routing.latency import Cost, Latency
+from fimserver.host.routing.latency import LatencyModel, ModelCost
 from fimserver.host.routing.router import Router, cost_name
 from fimserver.paths import latency_path
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request, Route
+from fimserver.types import Deadline, Request, Route
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
@@ -49,7 +49,7 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Machine first, then cards, then a completion on each present default model."""
-    models = Models(settings)
+    models = ModelPool(settings)
     yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
     yield Finding("device", describe(models.device))
     yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
@@ -59,19 +59,19 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from examine_drafters(models)
 
 
-def _fitting(models: Models) -> list[Card]:
+def _fitting(models: ModelPool) -> list[Card]:
     """Cards whose weights and a fifth more fit into the memory of the device."""
     room = room_for_weights_gib(models.device)
     return [card for card in read_cards().values() if card.weights_gib <= room]
 
 
-def _try_route(models: Models, route: Route) -> Finding:
+def _try_route(models: ModelPool, route: Route) -> Finding:
     """Load, answer a question whose answer is known, measure speed."""
     try:
         started = time.perf_counter()
         engine = models.engine(route)
         loaded_s = time.perf_counter() - started
-        answer = "".join(chunk.text for chunk in engine.complete(KNOWN, Budget()))
+        answer = "".join(chunk.text for chunk in engine.complete(KNOWN, Deadline()))
         right = answer.startswith(KNOWN_ANSWER)
         said = "right answer" if right else f"WRONG answer {answer!r} to a known question"
         return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {_speed(engine):.0f} tokens/s", right)
@@ -79,7 +79,7 @@ def _try_route(models: Models, route: Route) -> Finding:
         return Finding(route, str(error), ok=False)
 
 
-def examine_drafters(models: Models) -> Iterator[Finding]:
+def examine_drafters(models: ModelPool) -> Iterator[Finding]:
     """What rows cost on this device, and what each drafter of the ar route brings."""
     try:
         target = models.target(models.card("ar"))
@@ -95,7 +95,7 @@ def examine_drafters(models: Models) -> Iterator[Finding]:
         yield _try_drafter(engine, target, name)
 
 
-def _try_drafter(engine: Autoregressive, target: Target, name: str) -> Finding:
+def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Finding:
     try:
         made = make_drafters(replace(target, settings=target.settings.model_copy(update={"drafter": name})))
     except FimError as error:
@@ -104,7 +104,7 @@ def _try_drafter(engine: Autoregressive, target: Target, name: str) -> Finding:
     speculation = engine.speculation
     speculation.drafters = tuple(made)
     requests = [replace(request, max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
-    rounds = [chunk.round for request in requests for chunk in engine.complete(request, Budget()) if chunk.round]
+    rounds = [chunk.round for request in requests for chunk in engine.complete(request, Deadline()) if chunk.round]
     drafted, stood = sum(r.drafted for r in rounds), sum(r.accepted for r in rounds)
     rate = (len(rounds) + stood) / len(rounds)
     return Finding(name, f"{stood} of {drafted} drafted tokens stood: {rate:.2f} tokens a pass")
@@ -112,7 +112,7 @@ def _try_drafter(engine: Autoregressive, target: Target, name: str) -> Finding:
 
 def calibrated(settings: Settings) -> Iterator[Finding]:
     """Learn what each model costs here, say so, and keep it for the route policy; then how far off predictions are."""
-    models, latency = Models(settings), Latency(latency_path(settings))
+    models, latency = ModelPool(settings), LatencyModel(latency_path(settings))
     router = Router(costs=latency)
     for _ in range(2):  # the second time for the error
         for _ in calibrate(models, router):
@@ -122,7 +122,7 @@ def calibrated(settings: Settings) -> Iterator[Finding]:
         yield Finding(f"cost {route}", f"{model}: {_cost(latency.cost(cost_name(route, model)))}")
 
 
-def _cost(cost: Cost) -> str:
+def _cost(cost: ModelCost) -> str:
     """Median figures in one line."""
     row, step, tokens = (median(figures) if figures else 0.0 for figures in (cost.row_ms, cost.pass_ms, cost.pass_tokens))
     error = ", ".join(f"{name} {ratio:.2f}" for name, ratio in cost.error().items())
@@ -134,7 +134,7 @@ def _speed(engine: Engine) -> float:
     request = Request("def fibonacci(n):\n    ", "\n", max_tokens=48, stop="none", temperature=0.8)
     tokens, started = 0, time.perf_counter()
     for seed in range(4):
-        for chunk in engine.complete(Request(**(asdict(request) | {"seed": seed})), Budget()):
+        for chunk in engine.complete(Request(**(asdict(request) | {"seed": seed})), Deadline()):
             count = chunk.tokens
         tokens += count
     return tokens / (time.perf_counter() - started)

@@ -26,14 +26,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Standing(_Record):
+class Persistence(_Record):
     """How many characters of a suggestion stand in the document some time later, less those that stood there before."""
 
     prefix_chars: Count  # from its start
     kept_chars: Count  # anywhere in it, in whole words
 
 
-class Told(_Record):
+class SuggestionEvent(_Record):
     """What is told alike of a suggestion on the screen and of one that nobody sees."""
 
     route: Literal["", "dllm", "ar"] = ""
@@ -43,11 +43,11 @@ class Told(_Record):
     lexemes: Count = 0
     total_ms: Ms = 0.0
     ttft_ms: Ms = 0.0
-    after_10s: Standing | None = None
-    after_60s: Standing | None = None  # both are earlier where the document is closed before
+    after_10s: Persistence | None = None
+    after_60s: Persistence | None = None  # both are earlier where the document is closed before
 
 
-class Answer(Told):
+class AnswerRecord(SuggestionEvent):
     """One request and what became of it so far."""
 
     number: Count  # within the session
@@ -64,14 +64,14 @@ class Answer(Told):
     fate: Fate = ""  # empty: not known yet, or never shown
     accepted_chars: Count = 0
     typed_chars: Count = 0
-    shadow: Told | None = None  # of the other route, never shown
+    shadow: SuggestionEvent | None = None  # of the other route, never shown
 
 
 class Batch(_Record):
     """``POST /v1/events``. ``keys`` counts typed characters by language, ``dropped`` answers that were never told."""
 
     session: Hash
-    answers: Annotated[tuple[Answer, ...], Field(max_length=MAX_ANSWERS)] = ()
+    answers: Annotated[tuple[AnswerRecord, ...], Field(max_length=MAX_ANSWERS)] = ()
     keys: Annotated[dict[Language, Count], Field(max_length=64)] = Field(default_factory=dict)
     dropped: Count = 0
 

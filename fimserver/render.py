@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fimserver.cards import Card, is_present, model_folder
-from fimserver.cursor import Place
+from fimserver.cursor import CursorPosition
 from fimserver.settings import Settings
 from fimserver.types import Chunk, Completion, Drafting, Round, unix_lines
 
@@ -17,7 +17,7 @@ AROUND = 3  # lines shown above and below
 INSERTED, MASKED, FRESH, QUIET, REJECTED = "bold green", "bright_black", "bold yellow", "bright_black", "strike red"
 
 
-def in_place(place: Place, completion: Completion) -> Text:
+def in_place(place: CursorPosition, completion: Completion) -> Text:
     """The lines around the cursor with the middle where it belongs."""
     text = Text()
     above = _lines(place.prefix)

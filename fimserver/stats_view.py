@@ -12,7 +12,7 @@ from rich.table import Table
 from fimserver.errors import InputError
 from fimserver.host.http.stats_page import HEADINGS, UNITS, WORDS, cells, page, sentences
 from fimserver.host.stats.store import stats_path
-from fimserver.host.stats.summary import Line, Summary, summary
+from fimserver.host.stats.summary import RouteTotals, Summary, summary
 from fimserver.settings import Settings
 
 OK = 200
@@ -79,7 +79,7 @@ def render(found: Summary, console: Console) -> None:
         console.print(f"{found.dropped} answers were not counted: the host was away")
 
 
-def _table(lines: list[Line]) -> Table:
+def _table(lines: list[RouteTotals]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
     for name in HEADINGS:
         table.add_column(name, justify="left" if name in WORDS else "right")

@@ -173,14 +173,14 @@ def ms_since(started: float) -> float:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Deadline:
     """How long a request may go on. Asked before every forward pass."""
 
     deadline: float | None = None  # time.monotonic() seconds
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def of_ms(cls, deadline_ms: float | None) -> "Budget":
+    def of_ms(cls, deadline_ms: float | None) -> "Deadline":
         return cls(None if deadline_ms is None else time.monotonic() + deadline_ms / 1000)
 
     def spent(self) -> Reason | None:

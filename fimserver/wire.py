@@ -38,7 +38,7 @@ class SnippetBody(_Body):
         return Snippet(self.path, self.text)
 
 
-class Extension(_Body):
+class EditorHints(_Body):
     """What an editor knows. ``document`` and ``session`` are opaque ids: the newest request of a pair wins."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class CompletionBody(_Body):
     stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
-    fimserver: Extension = Extension()
+    fimserver: EditorHints = EditorHints()
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class _Choice(_Body):
     text: str = ""
 
 
-class Piece(_Body):
+class CompletionChunk(_Body):
     """One event of a stream: text that was added to a choice, a canvas to look at, or how a choice ended."""
 
     index: int = 0
@@ -150,7 +150,7 @@ class _Event(BaseModel):
     error: dict[str, str] = Field(default_factory=dict)
 
 
-def read_piece(line: str) -> Piece | None:
+def read_piece(line: str) -> CompletionChunk | None:
     """What a line of a stream says, ``None`` where it is no event with a choice. Raises ``InputError`` where it is not ours."""
     if not line.startswith("data: {"):
         return None
@@ -160,7 +160,7 @@ def read_piece(line: str) -> Piece | None:
         raise InputError(NOT_OURS) from None
     choice = event.choices[0]
     error = event.error.get("message", "")
-    return Piece(index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error)
+    return CompletionChunk(index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error)
 
 
 class Middle(_Body):
@@ -194,7 +194,7 @@ def read_answer(data: bytes) -> Answer:
     return _answer(middles, got.error.get("message", ""))
 
 
-def gather(pieces: Sequence[Piece]) -> Answer:
+def gather(pieces: Sequence[CompletionChunk]) -> Answer:
     """The answer that a stream of pieces adds up to."""
     usages = {piece.index: piece.usage for piece in pieces if piece.usage}
     texts = {index: "".join(piece.text for piece in pieces if piece.index == index) for index in usages}

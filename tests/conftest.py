@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from fimserver.engine.engines import Models
+from fimserver.engine.engines import ModelPool
 from fimserver.settings import Settings
 
 torch.set_num_threads(1)
@@ -24,12 +24,12 @@ def _private_folders(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def nano_models() -> Models:
-    return Models(Settings(device="cpu", threads=1))
+def nano_models() -> ModelPool:
+    return ModelPool(Settings(device="cpu", threads=1))
 
 
 @pytest.fixture
-def nano(nano_models) -> Models:
+def nano(nano_models) -> ModelPool:
     """The nano model with nothing in its cache."""
     nano_models.runtime(nano_models.card("ar")).cache.clear()
     return nano_models

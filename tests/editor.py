@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from fimserver.front.config import from_settings
-from fimserver.front.host_client import open_line
+from fimserver.front.host_client import open_host_client
 from fimserver.front.lsp.server import Server
 from fimserver.front.lsp.transport import Decoder, encode
 from fimserver.settings import Settings
@@ -39,7 +39,7 @@ class InProcess:
         self.server = asyncio.run_coroutine_threadsafe(self._make(url), self.loop).result(WAIT_S)
 
     async def _make(self, url):
-        line = open_line(url, "", lambda: None)
+        line = open_host_client(url, "", lambda: None)
         return Server(from_settings(Settings()), line, self._received, self._leave)
 
     async def _end(self):

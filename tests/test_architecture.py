@@ -1,6 +1,7 @@
 """The import rules of the design, and the words that may not be in the code."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,13 @@ def test_the_command_line_starts_without_torch():
     assert not tops(PACKAGE / "cli.py") & HEAVY
     top_level = [n for n in ast.parse((PACKAGE / "cli.py").read_text("utf-8")).body if isinstance(n, ast.ImportFrom)]
     assert not any((n.module or "").startswith("fimserver.engine") for n in top_level)
+
+
+def test_a_public_class_name_means_one_thing():
+    names = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []

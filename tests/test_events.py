@@ -3,9 +3,9 @@
 import pytest
 
 from fimserver.errors import InputError
-from fimserver.events import Answer, Batch, Standing, Told, read_batch
+from fimserver.events import AnswerRecord, Batch, Persistence, SuggestionEvent, read_batch
 
-FULL = Answer(
+FULL = AnswerRecord(
     number=3,
     at=1.7e9,
     document="0f" * 8,
@@ -27,11 +27,13 @@ FULL = Answer(
     fate="partly",
     accepted_chars=7,
     typed_chars=1,
-    after_10s=Standing(prefix_chars=8, kept_chars=9),
-    after_60s=Standing(prefix_chars=0, kept_chars=0),
-    shadow=Told(route="dllm", model="nano", reason="line", chars=3, after_60s=Standing(prefix_chars=1, kept_chars=2)),
+    after_10s=Persistence(prefix_chars=8, kept_chars=9),
+    after_60s=Persistence(prefix_chars=0, kept_chars=0),
+    shadow=SuggestionEvent(
+        route="dllm", model="nano", reason="line", chars=3, after_60s=Persistence(prefix_chars=1, kept_chars=2)
+    ),
 )
-BARE = Answer(number=0, at=0, reason="superseded")
+BARE = AnswerRecord(number=0, at=0, reason="superseded")
 
 
 @pytest.mark.parametrize("answers", [(), (BARE,), (FULL, BARE)])

@@ -10,7 +10,7 @@ from fimserver.types import Decision, Slot, Snippet
 from fimserver.wire import (
     MAX_STOPS,
     CompletionBody,
-    Piece,
+    CompletionChunk,
     Usage,
     finish_reason,
     gather,
@@ -123,7 +123,7 @@ def test_finish_reason_is_a_word_of_openai(reason):
 
 def test_an_event_is_one_line_whatever_the_text():
     text = 'a\n\r\n"\\\u2028\x85\0é🙂'
-    event = Piece(index=3, text=text).sse("cmpl-1")
+    event = CompletionChunk(index=3, text=text).sse("cmpl-1")
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert b"\n" not in event[:-2]
@@ -137,7 +137,7 @@ def test_an_event_is_one_line_whatever_the_text():
 
 def test_the_last_event_of_a_choice_says_how_it_ended():
     usage = Usage(route="dllm", model="nano", reason=Reason.LENGTH, tokens=4, decision=Decision("dllm", "asked for"))
-    event = json.loads(Piece(usage=usage, error="because").sse("x")[6:])
+    event = json.loads(CompletionChunk(usage=usage, error="because").sse("x")[6:])
     assert event["choices"][0]["finish_reason"] == "length"
     assert event["model"] == "nano"
     assert event["error"] == {"message": "because"}
@@ -147,7 +147,12 @@ def test_the_last_event_of_a_choice_says_how_it_ended():
 def test_what_is_said_as_an_event_is_read_as_the_same_piece():
     usage = Usage(route="dllm", model="nano", reason=Reason.END, decision=Decision("dllm", "asked for", "length", 3.0, 1))
     canvas = (Slot("\u2028é", masked=False, fresh=True), Slot("", masked=True))
-    for piece in (Piece(text="a\x85\n"), Piece(index=2, usage=usage), Piece(canvas=canvas), Piece(error="because")):
+    for piece in (
+        CompletionChunk(text="a\x85\n"),
+        CompletionChunk(index=2, usage=usage),
+        CompletionChunk(canvas=canvas),
+        CompletionChunk(error="because"),
+    ):
         lines = piece.sse("x").decode().splitlines()
         assert [read_piece(line) for line in lines] == [piece, None]
 
@@ -167,8 +172,13 @@ def test_an_event_of_another_server_is_told_apart(event):
 
 def test_a_stream_adds_up_to_an_answer_of_the_choices_that_ended():
     usage = Usage(route="ar", model="m", reason=Reason.END)
-    pieces = [Piece(text="a"), Piece(index=1, text="x"), Piece(text="b", usage=usage), Piece(index=2, text="never ends")]
-    got = gather([*pieces, Piece(index=1, text="y", usage=usage, error="because")])
+    pieces = [
+        CompletionChunk(text="a"),
+        CompletionChunk(index=1, text="x"),
+        CompletionChunk(text="b", usage=usage),
+        CompletionChunk(index=2, text="never ends"),
+    ]
+    got = gather([*pieces, CompletionChunk(index=1, text="y", usage=usage, error="because")])
     assert [m.text for m in got.middles] == ["ab", "xy"]
     assert (got.reason, got.message) == (None, "because")
     assert gather([]).reason is Reason.FAILED

@@ -22,8 +22,8 @@ from fimserver.ab.replay.replay import Replayed, replay
 from fimserver.ab.report.environment import environment
 from fimserver.ab.report.page import write_page
 from fimserver.ab.report.table import progress
-from fimserver.ab.run import Journal, Plan, fingerprint, run
-from fimserver.ab.schema import SIDES, Arm, Report, Row, Side, Timeline, read_report
+from fimserver.ab.run import Journal, RunPlan, fingerprint, run
+from fimserver.ab.schema import SIDES, Arm, PairedRow, Report, Side, Timeline, read_report
 from fimserver.render import make_console
 from fimserver.settings import Settings
 
@@ -32,7 +32,7 @@ JOURNAL = "unfinished.jsonl"
 REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5", "FIMSERVER_STATS": "off"}
 
 
-class Source(NamedTuple):
+class ItemSource(NamedTuple):
     """Where items come from; one of the first three."""
 
     repo: Path | None
@@ -51,17 +51,17 @@ class Source(NamedTuple):
         return facts | ({"speed": self.speed} if self.traces else {"limit": self.limit, "warm": self.warm})
 
 
-class Asked(NamedTuple):
+class ComparisonRequest(NamedTuple):
     """A comparison as it was asked for. ``flags``: settings of both arms."""
 
     arms: tuple[str, str]
-    source: Source
+    source: ItemSource
     flags: Mapping[str, Any]
     out: Path
     command: str
 
 
-def compare(asked: Asked) -> Report:
+def compare(asked: ComparisonRequest) -> Report:
     """Run it, or go on with it, and write report.json and report.html. Raises ``FimError``."""
     asked.out.mkdir(parents=True, exist_ok=True)
     report = _replays(asked) if asked.source.traces else _spans(asked)
@@ -79,17 +79,17 @@ def write(report: Report, folder: Path, *, keep: bool = False) -> None:
     write_page(report, analysis, folder / "report.html")
 
 
-def _spans(asked: Asked) -> Report:
+def _spans(asked: ComparisonRequest) -> Report:
     source = asked.source
     cut = _cut(source)
     arms = open_arms(asked.arms, dict(asked.flags))
     told = {"arms": [arm.arm.model_dump() for arm in arms], "source": source.facts(), "spans": [s.item for s in cut.spans]}
     journal = Journal(asked.out / JOURNAL, fingerprint(told))
-    rows, finished = list[Row](), False
+    rows, finished = list[PairedRow](), False
     with progress(make_console(stderr=True)) as bar:
         task = bar.add_task("spans", total=len(cut.spans) * (2 if source.warm else 1))
         try:
-            for row in run(Plan(cut.spans, source.seed, source.warm), arms, journal):
+            for row in run(RunPlan(cut.spans, source.seed, source.warm), arms, journal):
                 rows.append(row)
                 bar.update(task, completed=len(rows))
             finished = True
@@ -102,7 +102,7 @@ def _spans(asked: Asked) -> Report:
     return _report(asked, _of(arms), dict(cut.skipped), rows=tuple(rows), finished=finished)
 
 
-def _cut(source: Source) -> Cut:
+def _cut(source: ItemSource) -> Cut:
     if source.repo:
         return cut_spans(source.repo, source.limit, source.seed)
     assert source.spans
@@ -113,7 +113,7 @@ def _of(arms: tuple[Runner, Runner]) -> dict[Side, Arm]:
     return {side: arm.arm for side, arm in zip(SIDES, arms, strict=True)}
 
 
-def _replays(asked: Asked) -> Report:
+def _replays(asked: ComparisonRequest) -> Report:
     """Each trace through both arms, in turn; the arm that goes first changes with each."""
     traces = {path.name: read_trace(path) for path in asked.source.traces}
     settings = {side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)}
@@ -141,7 +141,7 @@ def _replays(asked: Asked) -> Report:
     return _report(asked, arms, {}, rows=tuple(rows), timelines=tuple(lines), finished=finished)
 
 
-def _earlier(asked: Asked) -> tuple[list[Row], list[Timeline]]:
+def _earlier(asked: ComparisonRequest) -> tuple[list[PairedRow], list[Timeline]]:
     """What an unfinished run of the same comparison has left."""
     path = asked.out / "report.json"
     if not path.exists():
@@ -170,14 +170,14 @@ def _told(settings: Settings) -> dict[str, Any]:
     return told
 
 
-def _arm(spec: str, settings: Settings, rows: list[Row], side: Side) -> Arm:
+def _arm(spec: str, settings: Settings, rows: list[PairedRow], side: Side) -> Arm:
     """What ran, by what its answers said."""
     results = [getattr(row, side) for row in rows]
     models = {result.route: result.model for result in results if result.model}
     return Arm(spec=spec, models=models, version=__version__, settings=_told(settings))
 
 
-def _report(asked: Asked, arms: dict[Side, Arm], skipped: dict[str, int], **parts: Any) -> Report:
+def _report(asked: ComparisonRequest, arms: dict[Side, Arm], skipped: dict[str, int], **parts: Any) -> Report:
     return Report(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

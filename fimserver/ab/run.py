@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from fimserver.ab.analysis.metrics import score
-from fimserver.ab.arms.arm import Filled, Runner
+from fimserver.ab.arms.arm import ArmAnswer, Runner
 from fimserver.ab.items.spans import Span, parses
-from fimserver.ab.schema import Result, Row, Side
+from fimserver.ab.schema import PairedRow, Result, Side
 from fimserver.errors import FimError, InputError
 from fimserver.lengths import lexemes
 from fimserver.reasons import Reason
@@ -32,7 +32,7 @@ FORWARD: tuple[Side, Side] = ("a", "b")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What is to be run."""
 
     spans: Sequence[Span]
@@ -40,7 +40,7 @@ class Plan:
     warm: bool  # also from a cache that has read the prompt
 
 
-def run(plan: Plan, arms: tuple[Runner, Runner], journal: Journal) -> Iterator[Row]:
+def run(plan: RunPlan, arms: tuple[Runner, Runner], journal: Journal) -> Iterator[PairedRow]:
     """Rows as they are done, those of an earlier run of the same plan first. Raises ``FimError`` where an arm fails."""
     done = {row.item: row for row in journal.rows}
     yield from done.values()
@@ -55,11 +55,11 @@ def run(plan: Plan, arms: tuple[Runner, Runner], journal: Journal) -> Iterator[R
         yield row
 
 
-def _row(span: Span, arms: tuple[Runner, Runner], seed: int, *, warm: bool, cancels: bool) -> Row:
+def _row(span: Span, arms: tuple[Runner, Runner], seed: int, *, warm: bool, cancels: bool) -> PairedRow:
     name = _name(span, warm=warm)
     order = random.Random(f"{seed} {name}").sample(FORWARD, 2)
     results = {side: _result(span, arms[FORWARD.index(side)], warm=warm, cancels=cancels) for side in order}
-    return Row(
+    return PairedRow(
         item=name,
         group=span.group,
         kind=span.kind,
@@ -86,7 +86,7 @@ def _result(span: Span, arm: Runner, *, warm: bool, cancels: bool) -> Result:
     return result(span, filled, arm.cancel_ms(span, filled.answer_ms / 2) if cancels else None)
 
 
-def result(span: Span, filled: Filled, cancel_ms: float | None) -> Result:
+def result(span: Span, filled: ArmAnswer, cancel_ms: float | None) -> Result:
     """An answer with its scores."""
     usage, scores = filled.usage, score(filled.text, span.middle)
     text = unix_lines(filled.text)
@@ -124,12 +124,12 @@ class Journal:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path
-        self.rows: list[Row] = _read(path, fingerprint) if path.exists() else []
+        self.rows: list[PairedRow] = _read(path, fingerprint) if path.exists() else []
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"comparison": fingerprint}) + "\n", "utf-8")
 
-    def add(self, row: Row) -> None:
+    def add(self, row: PairedRow) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(row.model_dump_json() + "\n")
 
@@ -143,7 +143,7 @@ def fingerprint(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _read(path: Path, fingerprint: str) -> list[Row]:
+def _read(path: Path, fingerprint: str) -> list[PairedRow]:
     """Raises ``InputError`` for the journal of another comparison. A line that was cut off is not a row."""
     first, *lines = path.read_text("utf-8").split("\n")
     try:
@@ -155,7 +155,7 @@ def _read(path: Path, fingerprint: str) -> list[Row]:
     rows = []
     for line in lines:
         try:
-            rows.append(Row.model_validate_json(line))
+            rows.append(PairedRow.model_validate_json(line))
         except ValidationError:
             continue
     if lines and lines[-1]:  # so that the next row does not continue a line that was cut off

@@ -20,11 +20,11 @@ Side = Literal["a", "b"]
 SIDES: tuple[Side, ...] = ("a", "b")
 
 
-class _Record(BaseModel):
+class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Arm(_Record):
+class Arm(_ReportModel):
     """One of the two configurations."""
 
     spec: str  # as it was asked for: "dllm", "ar,drafter=none", "http://gpu-box:8765"
@@ -33,7 +33,7 @@ class Arm(_Record):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class Result(_Record):
+class Result(_ReportModel):
     """What one arm did with one item. Scores compare with the gold middle; times are the caller's."""
 
     text: str
@@ -59,7 +59,7 @@ class Result(_Record):
     predicted_ms: dict[Route, float] = Field(default_factory=dict)
 
 
-class Row(_Record):
+class PairedRow(_ReportModel):
     """One item that both arms did."""
 
     item: str  # unique in a file
@@ -77,7 +77,7 @@ class Row(_Record):
     b: Result
 
 
-class Mark(_Record):
+class Mark(_ReportModel):
     """Something that happened in a replay: a key, a request, an answer, a suggestion on the screen."""
 
     at_ms: float
@@ -85,7 +85,7 @@ class Mark(_Record):
     chars: int = 0
 
 
-class Timeline(_Record):
+class Timeline(_ReportModel):
     """One trace as one arm went through it."""
 
     group: str
@@ -96,7 +96,7 @@ class Timeline(_Record):
     superseded: int = 0
 
 
-class Report(_Record):
+class Report(_ReportModel):
     """A whole comparison. ``finished`` is false for a run that was interrupted and can be resumed."""
 
     schema_: Annotated[int, Field(alias="schema")] = SCHEMA
@@ -106,7 +106,7 @@ class Report(_Record):
     source: dict[str, Any]  # kind (repo, spans, trace), name, seed, limit, what was left out and why
     environment: dict[str, Any]
     arms: dict[Side, Arm]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[PairedRow, ...] = ()
     timelines: tuple[Timeline, ...] = ()
     finished: bool = True
     notes: tuple[str, ...] = ()

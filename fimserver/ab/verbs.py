@@ -39,7 +39,7 @@ def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> 
     """
     if context.invoked_subcommand is not None:
         return
-    from fimserver.ab.compare import Asked, Source, compare  # noqa: PLC0415 - numpy and more
+    from fimserver.ab.compare import ComparisonRequest, ItemSource, compare  # noqa: PLC0415 - numpy and more
 
     names = ("repo", "spans", "traces", "limit", "warm", "speed")
     repo, spans, traces, limit, warm, speed = (options.pop(name) for name in names)
@@ -49,8 +49,8 @@ def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> 
         raise InputError("give one of --repo DIR, --spans FILE.jsonl and --trace FILE.jsonl")
     if traces and warm:
         raise InputError("--warm is for spans: in a replay the caches are as they are in an editor")
-    source = Source(repo, spans, tuple(traces), limit or LIMIT, options["seed"] or 0, warm=warm, speed=speed)
-    report = compare(Asked((a, b), source, given(options), out, _command()))
+    source = ItemSource(repo, spans, tuple(traces), limit or LIMIT, options["seed"] or 0, warm=warm, speed=speed)
+    report = compare(ComparisonRequest((a, b), source, given(options), out, _command()))
     _show(report, out)
     if not report.finished:
         click.echo("interrupted: what was done is kept; the same command goes on from here", err=True)

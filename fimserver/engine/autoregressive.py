@@ -9,14 +9,14 @@ import time
 from collections.abc import Iterator
 
 from fimserver.cards import Card
-from fimserver.engine.drafts import Line
+from fimserver.engine.drafts import DecodeState
 from fimserver.engine.output import Output
 from fimserver.engine.prompt import cut_context, fim_prompt
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Drafting, Prefill, Request, Round, ms_since
+from fimserver.types import Chunk, Deadline, Drafting, Prefill, Request, Round, ms_since
 
 
 class Autoregressive:
@@ -32,16 +32,16 @@ class Autoregressive:
 
     def prompt(self, request: Request) -> list[int]:
         """Token ids that the middle follows."""
-        return self.line(request, Budget()).prompt
+        return self.line(request, Deadline()).prompt
 
-    def line(self, request: Request, budget: Budget) -> Line:
+    def line(self, request: Request, budget: Deadline) -> DecodeState:
         """The request as decoding and drafters see it, nothing decoded yet."""
         context = cut_context(request, self.card, self.vocabulary)
         prompt = fim_prompt(context, self.fim, self.vocabulary)
         prefix = [*context.prefix, *context.typed]
-        return Line(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), budget)
+        return DecodeState(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), budget)
 
-    def warm(self, request: Request, budget: Budget) -> None:
+    def warm(self, request: Request, budget: Deadline) -> None:
         """Bring the prompt into the cache, so that ``complete`` starts at once."""
         self.cache.prefill(self.prompt(request), budget, want_logits=False)
 
@@ -49,7 +49,7 @@ class Autoregressive:
         """Rows of the prompt that are not in the cache."""
         return self.cache.fresh_rows(self.prompt(request))
 
-    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
         """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
         started, pace = time.perf_counter(), self.speculation.pace
         line, output, rounds = self.line(request, budget), Output(self.vocabulary, request), list[Round]()
@@ -72,7 +72,7 @@ class Autoregressive:
         finally:
             self.speculation.observe(line, ended=True)
 
-    def _rounds(self, line: Line, budget: Budget) -> Iterator[Round]:
+    def _rounds(self, line: DecodeState, budget: Deadline) -> Iterator[Round]:
         """The pass over the prompt, then rounds of drafting and verifying until time is up."""
         logits = self.cache.prefill(line.prompt, budget, want_logits=True)
         if logits is None:
@@ -82,7 +82,7 @@ class Autoregressive:
         while not budget.spent():
             yield self.speculation.round(line, self._limit(line.request) - len(line.ids) - 1)
 
-    def _take(self, line: Line, output: Output, made: Round) -> tuple[str, Reason | None]:
+    def _take(self, line: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
         """Text of the tokens that a round gave, and why the middle ends with them; what lies beyond its end is dropped."""
         text, first = "", len(line.ids) - made.accepted - 1
         for count in range(first, len(line.ids)):

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from fimserver.engine.network import Network
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.types import Budget, Prefill
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.types import Deadline, Prefill
 
 
-class Canvas(Protocol):
+class CanvasForward(Protocol):
     """Where slots get their logits from."""
 
     @property
@@ -29,7 +29,7 @@ class Canvas(Protocol):
         """What ``open`` ran; without its time."""
         ...
 
-    def open(self, budget: Budget) -> bool:
+    def open(self, budget: Deadline) -> bool:
         """Make the context ready; ``False`` when the budget ran out first."""
         ...
 
@@ -45,7 +45,7 @@ class Canvas(Protocol):
 class CachedCanvas:
     """Slots after a causal context; each slot's own row predicts it."""
 
-    def __init__(self, cache: PromptCache, context: Sequence[int]) -> None:
+    def __init__(self, cache: PrefixCache, context: Sequence[int]) -> None:
         self.cache = cache
         self.context = list(context)
         self._before = cache.forwards
@@ -58,7 +58,7 @@ class CachedCanvas:
     def prefilled(self) -> Prefill:
         return self.cache.prefilled
 
-    def open(self, budget: Budget) -> bool:
+    def open(self, budget: Deadline) -> bool:
         return self.cache.prefill(self.context, budget, want_logits=False) is not None
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
@@ -79,7 +79,7 @@ class FullCanvas:
         self.forwards = 0
         self.prefilled = Prefill()
 
-    def open(self, budget: Budget) -> bool:
+    def open(self, budget: Deadline) -> bool:
         return budget.spent() is None
 
     @torch.inference_mode()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fimserver.engine.canvas import Canvas
-from fimserver.types import Budget
+from fimserver.engine.canvas import CanvasForward
+from fimserver.types import Deadline
 
 LENGTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -23,7 +23,13 @@ def bias(slots: int) -> float:
 
 
 def search_length(
-    canvas: Canvas, mask: int, forbidden: Sequence[int], limit: int, budget: Budget, patience: int = 3, at_least: int = 0
+    canvas: CanvasForward,
+    mask: int,
+    forbidden: Sequence[int],
+    limit: int,
+    budget: Deadline,
+    patience: int = 3,
+    at_least: int = 0,
 ) -> int:
     """The best of ``LENGTHS`` up to ``limit``, one forward each; gives up after ``patience`` worse ones in a row.
 

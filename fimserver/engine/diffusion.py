@@ -15,19 +15,19 @@ import torch
 
 from fimserver.cards import Canvas as CanvasCard
 from fimserver.cards import Card
-from fimserver.engine.canvas import CachedCanvas, Canvas, FullCanvas
+from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas
 from fimserver.engine.canvas_length import search_length
 from fimserver.engine.device import wait_for
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
-from fimserver.engine.prefix_cache import PromptCache
+from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt import canvas_context, cut_context
-from fimserver.engine.sampling import Candidates, draw
+from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Prefill, Request, Slot, ms_since
+from fimserver.types import Chunk, Deadline, Prefill, Request, Slot, ms_since
 
 MAX_STEPS = 256
 SHORTER = 4  # a middle is seldom so many times shorter than expected
@@ -74,7 +74,7 @@ class Denoiser:
         self.tokens, self.schedule, self.max_slots = tokens, schedule, max_slots
 
     def run(
-        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Budget, block: int = 0
+        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Deadline, block: int = 0
     ) -> Iterator[State]:
         """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when the budget is spent."""
         state = State([self.tokens.mask] * slots, expansions_left=self.max_slots)
@@ -88,7 +88,7 @@ class Denoiser:
             self._forbid(logits, masked, state)
             candidates = draw(logits, request.temperature, request.top_p, generator)
             rows = self._eligible(candidates.tokens)
-            chosen = self.schedule(Candidates(*(values[rows] for values in candidates)))
+            chosen = self.schedule(SlotProposals(*(values[rows] for values in candidates)))
             self._commit(state, {masked[rows[i]]: int(candidates.tokens[rows[i]]) for i in chosen})
             yield state
 
@@ -139,7 +139,7 @@ class Diffusion:
     """Fill-in-the-middle by denoising a canvas, block after block."""
 
     def __init__(
-        self, card: Card, vocabulary: Vocabulary, network: Network, cache: PromptCache | None, schedule: Schedule
+        self, card: Card, vocabulary: Vocabulary, network: Network, cache: PrefixCache | None, schedule: Schedule
     ) -> None:
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
@@ -148,7 +148,7 @@ class Diffusion:
         self.schedule = schedule
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
-    def open_canvas(self, request: Request) -> Canvas:
+    def open_canvas(self, request: Request) -> CanvasForward:
         """The context of a request, ready to be looked at by slots."""
         context = cut_context(request, self.card, self.vocabulary)
         left, right = canvas_context(context, self.card, self.vocabulary)
@@ -156,7 +156,7 @@ class Diffusion:
             return CachedCanvas(self.cache, left)
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
-    def warm(self, request: Request, budget: Budget) -> None:
+    def warm(self, request: Request, budget: Deadline) -> None:
         """Make the context ready where it can be kept, so that ``complete`` starts at once."""
         self.open_canvas(request).open(budget)
 
@@ -170,7 +170,7 @@ class Diffusion:
             )
         )
 
-    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
         """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
         started = time.perf_counter()
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
@@ -189,11 +189,11 @@ class Diffusion:
             canvas.settle(state.slots)
         yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget), prefill=prefill)
 
-    def _prefill(self, canvas: Canvas, started: float) -> Prefill:
+    def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)
         return canvas.prefilled._replace(ms=ms_since(started))
 
-    def _block(self, canvas: Canvas, done: int, request: Request, budget: Budget) -> Iterator[State]:
+    def _block(self, canvas: CanvasForward, done: int, request: Request, budget: Deadline) -> Iterator[State]:
         limit = self.limit(request)
         slots = self._slots(canvas, request.canvas_tokens, limit, budget)
         denoiser = Denoiser(self.tokens, self.schedule, limit if self.canvas_card.length == "expand" else slots)
@@ -203,7 +203,7 @@ class Diffusion:
         """Slots that one middle may have."""
         return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
 
-    def _slots(self, canvas: Canvas, expected: int, limit: int, budget: Budget) -> int:
+    def _slots(self, canvas: CanvasForward, expected: int, limit: int, budget: Deadline) -> int:
         """Slots to start with. What is expected only helps where the length is found out anyway."""
         match self.canvas_card.length:
             case "end":
@@ -227,7 +227,7 @@ class Diffusion:
         finished = self.tokens.mask not in state.slots and self.tokens.end not in state.slots
         return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
 
-    def _reason(self, output: Output, state: State, done: list[int], request: Request, budget: Budget) -> Reason:
+    def _reason(self, output: Output, state: State, done: list[int], request: Request, budget: Deadline) -> Reason:
         if output.reason:
             return output.reason
         unfinished = self.tokens.mask in state.slots or not state.fresh or self._goes_on(state, done, request)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fimserver.engine.drafts import Draft
-from fimserver.engine.pass_cost import Costs, Shape
+from fimserver.engine.pass_cost import PassCosts, Shape
 
 _PRIOR_WEIGHT = 2.0  # a grade is first believed to be what it says, in tenths
 _MEMORY = 200.0  # tries after which old ones begin to fade
@@ -22,7 +22,7 @@ _RETRIAL = 32  # and after so many rounds again
 _CHEAP = 0.05  # of a pass: not worth a thought
 
 
-class Plan(NamedTuple):
+class DraftPlan(NamedTuple):
     """The drafts of one pass, cut to its shape, and the tokens that it is expected to give."""
 
     shape: Shape
@@ -59,7 +59,7 @@ class Survival:
 
 
 @dataclass
-class Account:
+class DrafterCost:
     """What asking one drafter costs and brings."""
 
     ms: float = 0.0
@@ -68,19 +68,19 @@ class Account:
     rested: int = 0  # rounds since it was asked
 
 
-class Pace:
+class DraftPolicy:
     """Chooses, per round, which drafters to ask and which shape to verify."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: PassCosts) -> None:
         self.costs = costs
         self.survival = Survival()
-        self.accounts: dict[str, Account] = defaultdict(Account)
+        self.accounts: dict[str, DrafterCost] = defaultdict(DrafterCost)
         self.switched_off = 0  # times that a drafter was not asked because it would not have paid
 
-    def plan(self, drafts: Sequence[Draft], room: int) -> Plan:
+    def plan(self, drafts: Sequence[Draft], room: int) -> DraftPlan:
         """The shape and the drafts with the most tokens per millisecond. ``room``: most tokens that can be of use."""
         costs = self.costs.ms
-        best, best_rate = Plan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
+        best, best_rate = DraftPlan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
         ranked = sorted(((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0]))
         gains = _gains(ranked[: self.costs.branches])
         for shape, ms in costs.items():
@@ -88,11 +88,11 @@ class Pace:
             if branches <= len(gains):
                 expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, room)])
                 if expected / ms > best_rate:
-                    best, best_rate = Plan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
+                    best, best_rate = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
         cut = min(best.shape[1] - 1, room)
         return best._replace(drafts=tuple(_cut(draft, cut) for draft in best.drafts if cut > 0))
 
-    def asks(self, name: str, so_far: Plan) -> bool:
+    def asks(self, name: str, so_far: DraftPlan) -> bool:
         """Whether asking this drafter too is likely to give more tokens per millisecond than ``so_far``."""
         account = self.accounts[name]
         account.rested += 1
@@ -113,7 +113,7 @@ class Pace:
         account.asked += 1
         account.rested = 0
 
-    def learn(self, plan: Plan, new: Sequence[int], ms: float) -> None:
+    def learn(self, plan: DraftPlan, new: Sequence[int], ms: float) -> None:
         """A pass gave the tokens ``new`` and took ``ms``."""
         self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 
 # (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from.
 # ``None`` in their place: the token follows from the logits, nothing was drawn (temperature 0, or the keyed rule).
@@ -21,7 +21,7 @@ Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor | None]]
 
 
 @dataclass
-class Line:
+class DecodeState:
     """One request in progress, as drafters may see it. ``ids`` grows; the rest stays."""
 
     request: Request
@@ -29,13 +29,13 @@ class Line:
     prefix: list[int]  # the code left of the middle, without markers
     suffix: list[int]  # the code right of it
     pick: Pick
-    budget: Budget = field(default_factory=Budget)
+    budget: Deadline = field(default_factory=Deadline)
     ids: list[int] = field(default_factory=list)  # of the middle so far; the last one has not been through the network
     hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
 
 
 class Draft(NamedTuple):
-    """Tokens that may follow ``Line.ids``, first to last.
+    """Tokens that may follow ``DecodeState.ids``, first to last.
 
     ``grades``: for each token a small number that says how much its drafter trusts it; what a grade is worth is learned
     (``pace.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from, where they were drawn.
@@ -47,7 +47,7 @@ class Draft(NamedTuple):
     marginals: torch.Tensor | None = None
 
 
-def draft_from(source: str, logits: torch.Tensor, line: Line, after: int = 0) -> Draft:
+def draft_from(source: str, logits: torch.Tensor, line: DecodeState, after: int = 0) -> Draft:
     """The draft that logits (n, V) of n independent places give, the first of them ``after`` tokens behind the line.
 
     A token's grade is its probability in tenths.
@@ -70,11 +70,11 @@ class Drafter(Protocol):
 
     name: str
 
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         """Drafts of at most ``size`` tokens, the likeliest first; none where it has no idea."""
         ...
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         """``line.ids`` grew, or the middle ``ended``."""
         ...
 
@@ -89,12 +89,12 @@ class ScriptedDrafter:
         self.middle = list(middle)
         self.seen: list[int] = []
 
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         done = len(line.ids)
         tokens = tuple(self.middle[done : done + size])
         return [Draft(self.name, tokens, (0,) * len(tokens))] if tokens else []
 
-    def observe(self, line: Line, *, ended: bool) -> None:  # noqa: ARG002 - the seam
+    def observe(self, line: DecodeState, *, ended: bool) -> None:  # noqa: ARG002 - the seam
         self.seen = list(line.ids)
 
 
@@ -108,7 +108,7 @@ class RandomDrafter:
         self.random = random.Random(seed)
         self.vocabulary = vocabulary
 
-    def propose(self, line: Line, size: int) -> list[Draft]:  # noqa: ARG002 - the seam
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:  # noqa: ARG002 - the seam
         drafts: list[Draft] = []
         for _ in range(self.random.randrange(4)):
             shared = drafts[-1].tokens[: self.random.randrange(3)] if drafts else ()
@@ -118,5 +118,5 @@ class RandomDrafter:
             drafts.append(Draft(self.name, tokens, tuple(self.random.randrange(10) for _ in tokens)))
         return drafts
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         """Nothing to learn."""

@@ -17,13 +17,13 @@ from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
-from fimserver.engine.runtime import Runtime, Target, make_runtime
+from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import SCHEDULES, Schedule
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
-from fimserver.types import Budget, Chunk, Request, Route
+from fimserver.types import Chunk, Deadline, Request, Route
 
 LOADING = ("models_dir", "device", "quantize", "threads", "decode_rows", "prefill_rows", "network")  # what weights depend on
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     card: Card
 
-    def warm(self, request: Request, budget: Budget) -> None:
+    def warm(self, request: Request, budget: Deadline) -> None:
         """Do what can be done before the request is final."""
         ...
 
@@ -41,12 +41,12 @@ class Engine(Protocol):
         """Rows of its prompt that have to be run before the first token."""
         ...
 
-    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
         """Chunks of one middle; the last one carries the reason."""
         ...
 
 
-def make_ar(target: Target) -> Autoregressive:
+def make_ar(target: DraftContext) -> Autoregressive:
     """The ar route, with its drafters."""
     runtime = target.runtime
     if runtime.cache is None:
@@ -57,7 +57,7 @@ def make_ar(target: Target) -> Autoregressive:
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
 
 
-def make_dllm(target: Target) -> Diffusion:
+def make_dllm(target: DraftContext) -> Diffusion:
     """The dllm route."""
     runtime = target.runtime
     card = runtime.loaded.card
@@ -65,7 +65,7 @@ def make_dllm(target: Target) -> Diffusion:
     return Diffusion(card, runtime.loaded.vocabulary, runtime.network, runtime.cache, schedule)
 
 
-ENGINES: Mapping[Route, Callable[[Target], Engine]] = {"dllm": make_dllm, "ar": make_ar}
+ENGINES: Mapping[Route, Callable[[DraftContext], Engine]] = {"dllm": make_dllm, "ar": make_ar}
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
@@ -74,10 +74,10 @@ def make_schedule(card: Card, settings: Settings) -> Schedule:
     return SCHEDULES[name](settings.threshold) if name in {"threshold", "leftmost"} else SCHEDULES[name]()
 
 
-class Models:
+class ModelPool:
     """Loaded models, each once, and the engines on them."""
 
-    def __init__(self, settings: Settings, shares: Sequence[Models] = ()) -> None:
+    def __init__(self, settings: Settings, shares: Sequence[ModelPool] = ()) -> None:
         """``shares``: their loaded weights are used where these settings would load the same."""
         if settings.schedule and settings.schedule not in SCHEDULES:
             raise InputError(f"no schedule named {settings.schedule!r}: use one of {', '.join(SCHEDULES)}")
@@ -123,9 +123,9 @@ class Models:
         vocabulary = self.runtime(self.card(route)).loaded.vocabulary
         return lambda token: vocabulary.decode([token])
 
-    def target(self, card: Card) -> Target:
+    def target(self, card: Card) -> DraftContext:
         """A model with what its drafters may need."""
-        return Target(self.runtime(card), self.settings, lambda name: self.runtime(get_card(name)))
+        return DraftContext(self.runtime(card), self.settings, lambda name: self.runtime(get_card(name)))
 
     def runtime(self, card: Card) -> Runtime:
         if card.name not in self._runtimes:

@@ -11,7 +11,7 @@ from enum import Enum
 import torch
 
 
-class Fault(Enum):
+class DeviceFault(Enum):
     """What a failure means for the next request."""
 
     REQUEST = "request"  # the next one may work
@@ -19,13 +19,13 @@ class Fault(Enum):
     DEVICE = "device"  # nothing works any more in this process
 
 
-def fault_of(error: BaseException) -> Fault:
+def fault_of(error: BaseException) -> DeviceFault:
     """What an exception out of an engine means."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
-        return Fault.MEMORY
+        return DeviceFault.MEMORY
     # Only a RuntimeError is torch's: others may quote what a user wrote.
     told = isinstance(error, RuntimeError) and any(word in str(error) for word in ("CUDA", "cuBLAS", "cuDNN"))
-    return Fault.DEVICE if told or type(error).__name__ == "AcceleratorError" else Fault.REQUEST
+    return DeviceFault.DEVICE if told or type(error).__name__ == "AcceleratorError" else DeviceFault.REQUEST
 
 
 def free_memory() -> None:

@@ -34,7 +34,7 @@ class Layer(NamedTuple):
 
 
 def fits(model: Any) -> bool:
-    """Whether ``LeanNetwork`` computes what this model computes."""
+    """Whether ``FusedModel`` computes what this model computes."""
     config = model.config
     return (
         config.model_type in {"qwen2", "qwen3", "llama"}
@@ -51,7 +51,7 @@ def fits(model: Any) -> bool:
     )
 
 
-class KV(Protocol):
+class LayerKV(Protocol):
     """Where a layer's keys and values go, and what it reads."""
 
     def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,7 +59,7 @@ class KV(Protocol):
         ...
 
 
-class Sizes(NamedTuple):
+class ModelShape(NamedTuple):
     """What the weights do not say themselves."""
 
     heads: int
@@ -69,7 +69,7 @@ class Sizes(NamedTuple):
     scale: float
 
     @classmethod
-    def of(cls, config: Any, layer: Any) -> Sizes:
+    def of(cls, config: Any, layer: Any) -> ModelShape:
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         return cls(heads, kv_heads, int(layer.self_attn.head_dim), float(config.rms_norm_eps), float(layer.self_attn.scaling))
 
@@ -77,11 +77,11 @@ class Sizes(NamedTuple):
 class Stack:
     """Layers from hidden states to hidden states."""
 
-    def __init__(self, layers: Sequence[Any], sizes: Sizes, rows: int, *, pack: bool) -> None:
+    def __init__(self, layers: Sequence[Any], sizes: ModelShape, rows: int, *, pack: bool) -> None:
         self.sizes = sizes
         self.layers = [_layer(layer, rows, pack=pack) for layer in layers]
 
-    def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: KV) -> torch.Tensor:
+    def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV) -> torch.Tensor:
         """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
         for index, layer in enumerate(self.layers):
             x = x + self._attend(x, layer, rope, bias, kv, index)
@@ -98,7 +98,7 @@ class Stack:
         layer: Layer,
         rope: tuple[torch.Tensor, torch.Tensor],
         bias: torch.Tensor,
-        kv: KV,
+        kv: LayerKV,
         index: int,
     ) -> torch.Tensor:
         heads, kv_heads, head_dim, _, scale = self.sizes
@@ -114,7 +114,7 @@ class Stack:
         return layer.out(out.transpose(1, 2).reshape(len(x), -1))
 
 
-class LeanNetwork:
+class FusedModel:
     """The same weights as ``model``, decoded at ``rows`` rows a pass. ``full`` stays with the native class."""
 
     def __init__(self, model: Any, capacity: int, rows: int) -> None:
@@ -125,7 +125,7 @@ class LeanNetwork:
         self.embedding, self.final_norm = body.embed_tokens.weight, body.norm.weight
         self.pack = packs(model, self.device)
         self.head = linear([model.lm_head], rows, pack=self.pack)
-        self.stack = Stack(body.layers, Sizes.of(config, body.layers[0]), rows, pack=self.pack)
+        self.stack = Stack(body.layers, ModelShape.of(config, body.layers[0]), rows, pack=self.pack)
         positions = torch.arange(capacity, device=self.device)[None]
         cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
         self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (capacity, 1, D)

@@ -1,6 +1,6 @@
 """Knows how rows of token ids become logits. Knows nothing of prompts, canvases or stopping.
 
-``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it, ``LeanNetwork`` (in
+``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it, ``FusedModel`` (in
 ``lean.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for tests.
 """
 

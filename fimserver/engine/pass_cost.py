@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import torch
 
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.types import Budget
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.types import Deadline
 
 Shape = tuple[int, int]
 ROWS = (4, 8, 12, 16, 24)
@@ -22,7 +22,7 @@ _SMOOTHING = 0.1
 _OUTLIER = 3.0
 
 
-class Costs:
+class PassCosts:
     """Milliseconds of a pass of each usable shape. The curve over shapes is measured once, its height is kept up to date."""
 
     def __init__(self, ms: Mapping[Shape, float]) -> None:
@@ -44,13 +44,13 @@ class Costs:
         self._load += _SMOOTHING * (load - self._load)
 
 
-def measure_costs(cache: PromptCache, rows: int) -> Costs:
+def measure_costs(cache: PrefixCache, rows: int) -> PassCosts:
     """Try every shape on random tokens: those whose rows are the bits of a pass of ``rows`` rows, with their time."""
     if rows == 1:  # one row runs other kernels than several: nothing can be drafted
-        return Costs({(1, 1): _time(cache, [[0]])})
+        return PassCosts({(1, 1): _time(cache, [[0]])})
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(cache.network.size, (cache.chunk + MOST_ROWS,), generator=generator).tolist()
-    cache.prefill(ids[: cache.chunk], Budget(), want_logits=False)
+    cache.prefill(ids[: cache.chunk], Deadline(), want_logits=False)
     text = ids[cache.chunk :]
     reference = cache.branches([text[:rows]], cache.chunk)[0]
     ms = {(1, rows): _time(cache, [text[:rows]])}
@@ -61,7 +61,7 @@ def measure_costs(cache: PromptCache, rows: int) -> Costs:
         if all(torch.equal(branch[:shared], reference[:shared]) for branch in logits):
             ms[shape] = _time(cache, branches)
     cache.clear()
-    return Costs(ms)
+    return PassCosts(ms)
 
 
 def size(shape: Shape) -> int:
@@ -74,7 +74,7 @@ def shapes(branches: int) -> list[Shape]:
     return sorted(((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS), key=lambda s: (size(s), s))
 
 
-def _time(cache: PromptCache, branches: list[list[int]]) -> float:
+def _time(cache: PrefixCache, branches: list[list[int]]) -> float:
     """The best of three passes, in milliseconds."""
     times = []
     for _ in range(3):

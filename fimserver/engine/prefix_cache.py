@@ -1,6 +1,6 @@
 """Knows how a prompt gets into the KV buffer with the least work. Knows nothing of sampling.
 
-One ``PromptCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks aligned to
+One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks aligned to
 absolute positions, and only from the chunk in which the new prompt first differs from the one that is there.
 """
 
@@ -12,10 +12,10 @@ import torch
 
 from fimserver.engine.kv import KVBuffer, common_prefix
 from fimserver.engine.network import Network
-from fimserver.types import Budget, Prefill
+from fimserver.types import Deadline, Prefill
 
 
-class PromptCache:
+class PrefixCache:
     """A KV buffer, the prompt tokens in it, and the passes that were run."""
 
     def __init__(self, network: Network, capacity: int, chunk: int, branches: int = 1) -> None:
@@ -36,7 +36,7 @@ class PromptCache:
         self._ids = []
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], budget: Budget, *, want_logits: bool) -> torch.Tensor | None:
+    def prefill(self, ids: Sequence[int], budget: Deadline, *, want_logits: bool) -> torch.Tensor | None:
         """Bring the prompt in. Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out."""
         logits, starts = torch.empty(0), self._starts(ids, want_logits=want_logits)
         self.prefilled = Prefill(len(starts) * self.chunk, len(starts))

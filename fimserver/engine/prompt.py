@@ -18,7 +18,7 @@ SNIPPETS_SHARE = 0.25  # of the prompt, at most
 
 
 @dataclass(frozen=True)
-class Context:
+class PromptTokens:
     """Token ids around the cursor, within the budget of the card."""
 
     prefix: tuple[int, ...]
@@ -27,7 +27,7 @@ class Context:
     typed: tuple[int, ...] = ()  # the end of the prefix, where it goes behind the middle token
 
 
-def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> Context:
+def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> PromptTokens:
     """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
     suffix, header = request.suffix, file_header(request, card, vocabulary)
     prefix, typed = _split_typed(request, card)
@@ -39,7 +39,7 @@ def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: i
     prefix_ids = vocabulary.encode(unix_lines(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
     over = len(prefix_ids) - prefix_room
     kept = prefix_ids[_stepped(over, prefix_room // 4) :]
-    return Context(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids))
+    return PromptTokens(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids))
 
 
 def _split_typed(request: Request, card: Card) -> tuple[str, str]:
@@ -83,7 +83,7 @@ def anchored_tail(text: str, limit: int) -> str:
     return text[line_start or start :]
 
 
-def fim_prompt(context: Context, fim: Fim, vocabulary: Vocabulary) -> list[int]:
+def fim_prompt(context: PromptTokens, fim: Fim, vocabulary: Vocabulary) -> list[int]:
     """Prompt ids of the ar route in the layout of the card (FIM, arXiv 2207.14255)."""
     start = [*vocabulary.specials_of(fim.start), *context.header]
     pre, suf = vocabulary.special(fim.prefix), vocabulary.special(fim.suffix)
@@ -97,7 +97,7 @@ def fim_prompt(context: Context, fim: Fim, vocabulary: Vocabulary) -> list[int]:
             return [*start, pre, suf, *context.suffix, *mid, *context.prefix]
 
 
-def canvas_context(context: Context, card: Card, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+def canvas_context(context: PromptTokens, card: Card, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
     """Ids left and right of the canvas. A cached canvas follows the whole FIM prompt and has nothing to its right."""
     if card.canvas is None:
         raise CardError(f"{card.name} has no [canvas]: use it on the ar route")

@@ -9,7 +9,7 @@ from fimserver.engine import fused
 from fimserver.engine.load import Loaded
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
-from fimserver.engine.prefix_cache import PromptCache
+from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 
@@ -23,7 +23,7 @@ class Runtime:
 
     loaded: Loaded
     network: Network
-    cache: PromptCache | None
+    cache: PrefixCache | None
     rows: int
 
 
@@ -32,7 +32,7 @@ def _no_other(name: str) -> Runtime:
 
 
 @dataclass(frozen=True)
-class Target:
+class DraftContext:
     """What a drafter can build on: the model that it drafts for, and a way to others."""
 
     runtime: Runtime
@@ -58,6 +58,6 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     if card.prompt_tokens + longest > positions:
         raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
     network: Network = (
-        fused.LeanNetwork(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
+        fused.FusedModel(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
     )
-    return Runtime(loaded, network, PromptCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)
+    return Runtime(loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)

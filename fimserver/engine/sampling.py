@@ -40,7 +40,7 @@ def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -
     return int((logits.double() / temperature + noise).argmax())
 
 
-class Candidates(NamedTuple):
+class SlotProposals(NamedTuple):
     """One proposed token for each masked slot, all (n,). ``entropy`` and ``margin`` are of the filtered distribution."""
 
     tokens: torch.Tensor
@@ -54,7 +54,7 @@ def draw(
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
-) -> Candidates:
+) -> SlotProposals:
     """Propose a token for each row of (n, V) logits, rows drawn in order (Dream's ``sample_tokens``)."""
     logits = require_finite(logits).float()
     if temperature > 0:
@@ -70,7 +70,7 @@ def draw(
         probability, tokens = probabilities.max(-1)
     first, second = probabilities.topk(2, -1).values.unbind(-1)
     entropy = -(probabilities * (probabilities + 1e-10).log()).sum(-1)
-    return Candidates(tokens, probability, first - second, entropy)
+    return SlotProposals(tokens, probability, first - second, entropy)
 
 
 def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:

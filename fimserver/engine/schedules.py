@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from fimserver.engine.sampling import Candidates
+from fimserver.engine.sampling import SlotProposals
 
-Schedule = Callable[[Candidates], list[int]]
+Schedule = Callable[[SlotProposals], list[int]]
 
 
 def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
     """All slots whose probability reaches ``level``, at most ``limit``, and always the best (Fast-dLLM, 2505.22618)."""
 
-    def commit(candidates: Candidates) -> list[int]:
+    def commit(candidates: SlotProposals) -> list[int]:
         order = _best_first(candidates.probability)[:limit]
         passed = [i for i in order if float(candidates.probability[i]) >= level]
         return passed or order[:1]
@@ -28,7 +28,7 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
 def leftmost(level: float = 0.9) -> Schedule:
     """The leftmost slot, and with it all others whose probability reaches ``level``: what is shown grows at every step."""
 
-    def commit(candidates: Candidates) -> list[int]:
+    def commit(candidates: SlotProposals) -> list[int]:
         sure = [i for i in _best_first(candidates.probability) if i > 0 and float(candidates.probability[i]) >= level]
         return [0, *sure]
 
@@ -38,7 +38,7 @@ def leftmost(level: float = 0.9) -> Schedule:
 def factor(f: float = 1.0) -> Schedule:
     """The first r slots with confidence of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
 
-    def commit(candidates: Candidates) -> list[int]:
+    def commit(candidates: SlotProposals) -> list[int]:
         order = _best_first(candidates.probability)
         rank = 1
         while rank < len(order) and float(candidates.probability[order[rank]]) >= 1 - f / (rank + 2):
@@ -51,7 +51,7 @@ def factor(f: float = 1.0) -> Schedule:
 def entropy_bound(gamma: float = 0.1) -> Schedule:
     """The k slots of lowest entropy with the sum of all but the largest at most ``gamma`` (EB-sampler, 2505.24857)."""
 
-    def commit(candidates: Candidates) -> list[int]:
+    def commit(candidates: SlotProposals) -> list[int]:
         order = _best_first(-candidates.entropy)
         total, k = float(candidates.entropy[order[0]]), 1
         while k < len(order) and total <= gamma:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import torch
 
-from fimserver.engine.draft_policy import Pace, Plan, agreed
-from fimserver.engine.drafts import Draft, Drafter, Line
-from fimserver.engine.pass_cost import Costs
-from fimserver.engine.prefix_cache import PromptCache
+from fimserver.engine.draft_policy import DraftPlan, DraftPolicy, agreed
+from fimserver.engine.drafts import DecodeState, Draft, Drafter
+from fimserver.engine.pass_cost import PassCosts
+from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
 from fimserver.types import Round
 
@@ -25,11 +25,11 @@ FIXED = (3, 8)  # branches and rows of a rule whose drafts may not be cut by wha
 class Speculation:
     """The target, its drafters from cheap to dear, and the rule between them. Without drafters: plain decoding."""
 
-    def __init__(self, cache: PromptCache, drafters: Sequence[Drafter], verifier: Verifier, costs: Costs) -> None:
+    def __init__(self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts) -> None:
         self.cache, self.drafters, self.verifier = cache, tuple(drafters), verifier
-        self.pace = Pace(costs)
+        self.pace = DraftPolicy(costs)
 
-    def begin(self, line: Line, logits: torch.Tensor) -> Round:
+    def begin(self, line: DecodeState, logits: torch.Tensor) -> Round:
         """The first token, from the logits (V,) of the prompt's last row."""
         token, branch = self.verifier.accept(logits[None, None], (), line)
         line.ids += token
@@ -37,7 +37,7 @@ class Speculation:
         return Round((1, 1), "", (), 0, token[branch], 0)
 
     @torch.inference_mode()
-    def round(self, line: Line, room: int) -> Round:
+    def round(self, line: DecodeState, room: int) -> Round:
         """One pass of the target: ``line.ids`` grows by 1 to ``room`` + 1 tokens. Raises ``NonFiniteError``."""
         plan = self.propose(line, room)
         started = time.perf_counter()
@@ -47,20 +47,20 @@ class Speculation:
         self.commit(line, tokens, branch)
         return _record(plan, tokens, branch)
 
-    def propose(self, line: Line, room: int) -> Plan:
+    def propose(self, line: DecodeState, room: int) -> DraftPlan:
         """Ask the drafters, the cheap ones first, as long as asking pays."""
         size = min(room, self.pace.costs.longest - 1)
         if not self.verifier.adaptive:
             return self._fixed(line, size)
         drafts: list[Draft] = []
-        plan = Plan(self.pace.costs.plain, (), 1.0)
+        plan = DraftPlan(self.pace.costs.plain, (), 1.0)
         for drafter in self.drafters if size > 0 else ():
             if self.pace.asks(drafter.name, plan):
                 drafts += self._ask(drafter, line, size)
                 plan = self.pace.plan(drafts, size)
         return plan
 
-    def verify(self, line: Line, plan: Plan) -> torch.Tensor:
+    def verify(self, line: DecodeState, plan: DraftPlan) -> torch.Tensor:
         """Logits (B, M, V) of one pass over the last id and the drafts after it, idle rows filled up with token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
@@ -68,7 +68,7 @@ class Speculation:
         last = line.ids[-1]
         return self.cache.branches([[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(line))
 
-    def commit(self, line: Line, tokens: list[int], branch: int) -> None:
+    def commit(self, line: DecodeState, tokens: list[int], branch: int) -> None:
         """Keep the rows of what stands; all others will be overwritten. Let the drafters know."""
         position, rows = self._position(line), len(tokens)
         self.cache.kv.adopt(branch, position, position + rows)
@@ -76,29 +76,29 @@ class Speculation:
         line.ids += tokens
         self.observe(line, ended=False)
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         for drafter in self.drafters:
             drafter.observe(line, ended=ended)
 
-    def _position(self, line: Line) -> int:
+    def _position(self, line: DecodeState) -> int:
         """Where the last id belongs, which has not been through the network."""
         return len(line.prompt) + len(line.ids) - 1
 
-    def _ask(self, drafter: Drafter, line: Line, size: int) -> list[Draft]:
+    def _ask(self, drafter: Drafter, line: DecodeState, size: int) -> list[Draft]:
         started = time.perf_counter()
         drafts = drafter.propose(line, size)
         self.pace.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
         return drafts
 
-    def _fixed(self, line: Line, size: int) -> Plan:
+    def _fixed(self, line: DecodeState, size: int) -> DraftPlan:
         """Always the same drafters and the same size: what was drawn may not decide what is verified (DSpark, 3.2.2)."""
         shape = min(self.pace.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1]))
         size = min(size, shape[1] - 1)
         drafts = [draft for drafter in self.drafters for draft in self._ask(drafter, line, size)] if size > 0 else []
-        return Plan(shape, tuple(drafts[: shape[0]]), 1.0)
+        return DraftPlan(shape, tuple(drafts[: shape[0]]), 1.0)
 
 
-def _record(plan: Plan, tokens: Sequence[int], branch: int) -> Round:
+def _record(plan: DraftPlan, tokens: Sequence[int], branch: int) -> Round:
     drafted = plan.drafts[branch] if plan.drafts else Draft("", (), ())
     accepted = min(agreed(drafted.tokens, tokens), len(tokens) - 1)
     return Round(plan.shape, drafted.source, drafted.tokens, accepted, tokens[-1], sum(len(d.tokens) for d in plan.drafts))

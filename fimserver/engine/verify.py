@@ -1,7 +1,7 @@
 """Knows how a pass over drafts becomes tokens of the middle, rule by rule. Knows nothing of where drafts come from.
 
-``Verifier`` is the seam. ``Keyed`` is the default: the text is a function of prompt, seed and weights, so a draft stands as
-far as it says the same. ``Classical`` keeps the distribution instead, by the rules of ``rules.py``.
+``Verifier`` is the seam. ``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, so a draft stands as
+far as it says the same. ``RejectionSampler`` keeps the distribution instead, by the rules of ``rules.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from fimserver.engine.drafts import Draft, Line, Pick
+from fimserver.engine.drafts import DecodeState, Draft, Pick
 from fimserver.engine.rejection_sampling import (
     Uniform,
     Verdict,
@@ -42,12 +42,12 @@ class Verifier(Protocol):
         """How a token is chosen from logits in this request, by drafters and by the target."""
         ...
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
         """From logits (B, M, V) of a pass over the last id and the drafts after it, a branch each."""
         ...
 
 
-class Keyed:
+class GumbelMaxVerifier:
     """token = argmax(logits / T + G(seed, position)); accept what equals it (arXiv 2408.07978). Greedy is its limit."""
 
     adaptive = True
@@ -55,7 +55,7 @@ class Keyed:
     def picker(self, request: Request) -> Pick:
         return lambda logits, offset: (choose(logits, request.temperature, request.seed, offset), None)
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
         require_finite(logits)
         chosen = logits.argmax(-1).tolist() if line.request.temperature <= 0 else None
         alive = list(range(len(drafts)))
@@ -73,7 +73,7 @@ class Keyed:
 Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Uniform], Verdict]
 
 
-class Classical:
+class RejectionSampler:
     """Accept with min(1, p / q), else the residual: the law of the text is the target's, whatever the drafts."""
 
     adaptive = False
@@ -92,7 +92,7 @@ class Classical:
 
         return pick
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: Line) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
         targets = [
             probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], line.request.temperature)
             for b in range(len(drafts) or 1)
@@ -110,8 +110,8 @@ def _first(rule: Callable[..., Verdict]) -> Rule:
 
 
 VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
-    "keyed": Keyed,
-    "token": lambda: Classical(_first(token_rule)),
-    "block": lambda: Classical(_first(block_rule)),
-    "recursive": lambda: Classical(recursive_rejection),
+    "keyed": GumbelMaxVerifier,
+    "token": lambda: RejectionSampler(_first(token_rule)),
+    "block": lambda: RejectionSampler(_first(block_rule)),
+    "recursive": lambda: RejectionSampler(recursive_rejection),
 }

@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from fimserver.front.context.privacy import path_of
-from fimserver.front.context.prompt_context import Context
-from fimserver.front.documents.mirror import Document, Place, Snapshot, split_lines
+from fimserver.front.context.prompt_context import PromptContext
+from fimserver.front.documents.mirror import Document, Position, Snapshot, split_lines
 from fimserver.front.host_client import Watch
-from fimserver.front.memory import Key, Middle
+from fimserver.front.memory import Key, RememberedMiddle
 from fimserver.front.outcome import Outcome, Suggestion
-from fimserver.front.postprocess.pipeline import Around, Draft, Dropped, distinct, fit, postprocess
+from fimserver.front.postprocess.pipeline import Candidate, Dropped, FilterContext, distinct, fit, postprocess
 from fimserver.front.session import Session
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.features import features, indent_unit
 from fimserver.reasons import Reason
 from fimserver.types import Features, Snippet, StopRule
-from fimserver.wire import Answer, CompletionBody, Extension, SnippetBody
+from fimserver.wire import Answer, CompletionBody, EditorHints, SnippetBody
 
 # Reasons that would be the same if the same were asked again.
 LASTING = frozenset(
@@ -35,10 +35,10 @@ SURROUNDINGS_CHARS = 20_000  # on each side, for the filters
 FOLLOW_UP_CHARS = 400  # a longer suggestion is not followed up
 
 
-class Popup(NamedTuple):
+class SelectedCompletion(NamedTuple):
     """What is selected in the editor's completion popup: a suggestion has to go on from there."""
 
-    start: Place
+    start: Position
     text: str
 
 
@@ -46,13 +46,13 @@ Surface = Literal["inline", "menu"]
 
 
 @dataclass(frozen=True)
-class Ask:
+class CompletionRequest:
     """A request as it came in. ``received_s`` is of the monotonic clock. An editor may ask for two surfaces at once."""
 
     snapshot: Snapshot
     invoked: bool
     received_s: float
-    popup: Popup | None = None
+    popup: SelectedCompletion | None = None
     watch: Watch | None = None
     surface: Surface = "inline"
 
@@ -62,7 +62,7 @@ class Ask:
         return f"{self.snapshot.uri}\0{self.surface}"
 
 
-async def complete(session: Session, ask: Ask) -> Outcome:
+async def complete(session: Session, ask: CompletionRequest) -> Outcome:
     """Suggestions for a cursor, or the reason why there are none."""
     uri = ask.snapshot.uri
     refusal = refused(session, ask)
@@ -72,7 +72,7 @@ async def complete(session: Session, ask: Ask) -> Outcome:
     return outcome
 
 
-def refused(session: Session, ask: Ask) -> Reason | None:
+def refused(session: Session, ask: CompletionRequest) -> Reason | None:
     """Why nothing is to be asked for this document, or at this place."""
     document = session.documents.get(ask.snapshot.uri)
     if document is None:
@@ -89,7 +89,7 @@ def refused(session: Session, ask: Ask) -> Reason | None:
     return Reason.MID_WORD if inside and not ask.invoked else None
 
 
-async def _complete(session: Session, ask: Ask) -> Outcome:
+async def _complete(session: Session, ask: CompletionRequest) -> Outcome:
     document = session.documents[ask.snapshot.uri]
     known = session.context.text(ask.snapshot, *session.cells_around(document))
     key = key_of(session, document.uri, _with_popup(known.prefix, ask), known.suffix)
@@ -107,7 +107,7 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
         return Outcome(reason=answer.reason or Reason.FAILED, message=answer.message)
     middles, dropped = filtered(session, document, ask, answer)
     if middles or dropped.reason in LASTING:
-        session.memory.remember(key, middles or (Middle("", dropped.reason),))
+        session.memory.remember(key, middles or (RememberedMiddle("", dropped.reason),))
     usage = session.explained(document.uri, answer.middles[0].usage)
     if document.revision != ask.snapshot.revision or session.documents.get(document.uri) is not document:
         return Outcome(reason=Reason.STALE, usage=usage)
@@ -119,7 +119,7 @@ async def _complete(session: Session, ask: Ask) -> Outcome:
     return Outcome(suggestions, reason, "model", by, answer.message, usage=usage, body=None if ask.popup else body)
 
 
-def _read_ahead(session: Session, document: Document, ask: Ask) -> None:
+def _read_ahead(session: Session, document: Document, ask: CompletionRequest) -> None:
     """Parse the text around the cursor for the filters while the model works."""
     if (language := session.language(document)) is not None:
         around = surroundings(session, document, ask, Reason.END)
@@ -130,7 +130,7 @@ def key_of(session: Session, uri: str, prefix: str, suffix: str) -> Key:
     return Key(uri, session.route(uri), suffix, prefix)
 
 
-def question(session: Session, document: Document, ask: Ask, context: Context) -> CompletionBody:
+def question(session: Session, document: Document, ask: CompletionRequest, context: PromptContext) -> CompletionBody:
     """The request to the host."""
     config = session.config
     prefix = _with_popup(context.prefix, ask)
@@ -141,7 +141,7 @@ def question(session: Session, document: Document, ask: Ask, context: Context) -
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         n=config.candidates if ask.invoked else 1,
-        fimserver=Extension(
+        fimserver=EditorHints(
             route=session.route(document.uri),
             stop=_stop_rule(config.stop, known),
             session=session.session_id,
@@ -155,7 +155,7 @@ def question(session: Session, document: Document, ask: Ask, context: Context) -
     )
 
 
-def _in_time(session: Session, ask: Ask, body: CompletionBody, **changes: object) -> CompletionBody:
+def _in_time(session: Session, ask: CompletionRequest, body: CompletionBody, **changes: object) -> CompletionBody:
     """The request with what is left of its time, which counts from its arrival."""
     config = session.config
     whole_ms = config.invoked_deadline_ms if ask.invoked else config.deadline_ms
@@ -173,7 +173,7 @@ def _snippet_body(snippet: Snippet) -> SnippetBody:
     return SnippetBody(path=_sound(snippet.path)[:1000], text=_sound(snippet.text))
 
 
-async def _wait(session: Session, document: Document, ask: Ask, body: CompletionBody) -> None:
+async def _wait(session: Session, document: Document, ask: CompletionRequest, body: CompletionBody) -> None:
     """Wait for the next key of a burst, less what the editor waited; the host reads the prompt meanwhile."""
     now = time.monotonic()
     delay_ms = 0.0 if ask.invoked else session.rhythm(document.uri).delay_ms(now, session.config.delay_ms)
@@ -183,10 +183,12 @@ async def _wait(session: Session, document: Document, ask: Ask, body: Completion
     await asyncio.sleep(delay_ms / 1000)
 
 
-def filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> tuple[tuple[Middle, ...], Dropped]:
+def filtered(
+    session: Session, document: Document, ask: CompletionRequest, answer: Answer
+) -> tuple[tuple[RememberedMiddle, ...], Dropped]:
     """Middles that may be shown, distinct; and why the first of the others was dropped."""
-    drafts: list[Draft] = []
-    middles: list[Middle] = []
+    drafts: list[Candidate] = []
+    middles: list[RememberedMiddle] = []
     dropped = Dropped(Reason.EMPTY, "")
     for choice in answer.middles:
         around = surroundings(session, document, ask, choice.usage.reason)
@@ -195,11 +197,11 @@ def filtered(session: Session, document: Document, ask: Ask, answer: Answer) -> 
             dropped = result if dropped.reason is Reason.EMPTY else dropped
         elif len(distinct([*drafts, result])) > len(drafts):
             drafts.append(result)
-            middles.append(Middle(result.text, choice.usage.reason))
+            middles.append(RememberedMiddle(result.text, choice.usage.reason))
     return tuple(middles), dropped
 
 
-def _post(text: str, around: Around) -> Draft | Dropped:
+def _post(text: str, around: FilterContext) -> Candidate | Dropped:
     return postprocess(text, around) if text.strip() else Dropped(_why_nothing(around.reason), "")
 
 
@@ -208,10 +210,10 @@ def _why_nothing(reason: Reason) -> Reason:
     return Reason.EMPTY if reason in {Reason.END, Reason.LINE, Reason.BLOCK} else reason
 
 
-def surroundings(session: Session, document: Document, ask: Ask, reason: Reason) -> Around:
+def surroundings(session: Session, document: Document, ask: CompletionRequest, reason: Reason) -> FilterContext:
     """What a middle is filtered by: the text of the file itself, not what the model was given of it."""
     snapshot = ask.snapshot
-    return Around(
+    return FilterContext(
         prefix=_with_popup(snapshot.prefix(SURROUNDINGS_CHARS), ask),
         suffix=snapshot.suffix(SURROUNDINGS_CHARS),
         language=session.language(document),
@@ -222,7 +224,7 @@ def surroundings(session: Session, document: Document, ask: Ask, reason: Reason)
     )
 
 
-def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcome:
+def _recalled(session: Session, ask: CompletionRequest, middles: tuple[RememberedMiddle, ...]) -> Outcome:
     """What was found before, fitted to the text as it is now."""
     rejected = session.rejected_at(ask.snapshot.uri, ask.snapshot.line_before)
     left = tuple(middle for middle in middles if middle.text and middle.text not in rejected)
@@ -232,7 +234,7 @@ def _recalled(session: Session, ask: Ask, middles: tuple[Middle, ...]) -> Outcom
     return Outcome(suggestions, left[0].reason if suggestions else Reason.NO_OP, "memory")
 
 
-def fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
+def fitted(ask: CompletionRequest, middles: tuple[RememberedMiddle, ...]) -> tuple[Suggestion, ...]:
     """Suggestions with as much of the line replaced as they repeat, after the popup's text if there is one."""
     before, after = ask.snapshot.line_before, ask.snapshot.line_after
     drafts = [fit(middle.text, before, after) for middle in middles]
@@ -241,7 +243,9 @@ def fitted(ask: Ask, middles: tuple[Middle, ...]) -> tuple[Suggestion, ...]:
     return tuple(Suggestion(lead + draft.text, draft.replace) for draft in changing)
 
 
-async def _follow_up(session: Session, document: Document, ask: Ask, context: Context, shown: Suggestion) -> None:
+async def _follow_up(
+    session: Session, document: Document, ask: CompletionRequest, context: PromptContext, shown: Suggestion
+) -> None:
     """Ask for what comes after a suggestion, as if it had been accepted, while nobody else needs the model."""
     await asyncio.sleep(FOLLOW_UP_AFTER_S)
     snapshot = _accepted(ask.snapshot, shown)
@@ -273,17 +277,17 @@ def _accepted(snapshot: Snapshot, shown: Suggestion) -> Snapshot:
     if row + 1 < len(snapshot.lines) and grown[-1] == "":
         grown.pop()  # the line's own end
     inserted = shown.text.split("\n")
-    place = Place(row + len(inserted) - 1, len(inserted[-1]) + (column if len(inserted) == 1 else 0))
+    place = Position(row + len(inserted) - 1, len(inserted[-1]) + (column if len(inserted) == 1 else 0))
     return replace(snapshot, lines=[*snapshot.lines[:row], *grown, *snapshot.lines[row + 1 :]], place=place)
 
 
-def _typed_since(start: Place, snapshot: Snapshot) -> str:
+def _typed_since(start: Position, snapshot: Snapshot) -> str:
     """The text between the start of what the popup would replace and the cursor."""
     same_line = start.line == snapshot.place.line
     return snapshot.line_before[start.column :] if same_line else snapshot.line_before
 
 
-def _with_popup(prefix: str, ask: Ask) -> str:
+def _with_popup(prefix: str, ask: CompletionRequest) -> str:
     """The prefix as it would be with the popup's text in it."""
     if ask.popup is None:
         return prefix

@@ -6,7 +6,7 @@ BURST_MS = 400.0  # keys further apart are no burst
 SHARE = 0.7  # of the usual distance: most next keys of a burst come later than that and would be wasted work if not waited for
 
 
-class Rhythm:
+class TypingRhythm:
     """The keys of one document."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from fimserver.errors import InputError
-from fimserver.front.host_process import Hosting
+from fimserver.front.host_process import HostProcess
 from fimserver.reasons import Reason
 from fimserver.types import Slot
 from fimserver.wire import Answer, CompletionBody, gather, read_answer, read_piece
@@ -40,8 +40,8 @@ class Health:
     url: str = ""  # of a host elsewhere
 
 
-class Line(Protocol):
-    """The way to a host: ``HttpLine``, or a fake."""
+class HostClient(Protocol):
+    """The way to a host: ``HttpHostClient``, or a fake."""
 
     async def complete(self, body: CompletionBody, *, asked: bool, watch: Watch | None = None) -> Answer:
         """The host's answer. Never fails; cancelling it stops the host's work. ``asked``: not triggered by typing."""
@@ -64,13 +64,13 @@ class Line(Protocol):
         ...
 
 
-class HttpLine:
+class HttpHostClient:
     """HTTP to a host of our own over its Unix socket, or to one elsewhere.
 
     The client is made at its first use: the editor's first question is answered before the HTTP library is loaded.
     """
 
-    def __init__(self, make_client: Callable[[], httpx2.AsyncClient], hosting: Hosting | None) -> None:
+    def __init__(self, make_client: Callable[[], httpx2.AsyncClient], hosting: HostProcess | None) -> None:
         self._make_client, self._hosting = make_client, hosting
 
     @cached_property
@@ -168,15 +168,15 @@ class HttpLine:
         return None
 
 
-def open_line(connect: str, token: str, own: Callable[[], Hosting]) -> Line:
+def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -> HostClient:
     """The line to ``connect``, or to this user's own host. Raises ``InputError`` for a URL that cannot be one."""
     if not connect:
         hosting = own()
-        return HttpLine(lambda: _client("http://localhost", token, str(hosting.path)), hosting)
+        return HttpHostClient(lambda: _client("http://localhost", token, str(hosting.path)), hosting)
     url = urlsplit(connect)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT")
-    return HttpLine(lambda: _client(connect, token, None), None)
+    return HttpHostClient(lambda: _client(connect, token, None), None)
 
 
 def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:

@@ -34,7 +34,7 @@ class Child(Protocol):
         ...
 
 
-class Hosting:
+class HostProcess:
     """The host of this user, as one window sees it. Times are seconds of a monotonic clock."""
 
     def __init__(
@@ -102,9 +102,9 @@ def is_serving(path: Path) -> bool:
     return True
 
 
-def own_hosting(settings: Settings) -> Hosting:
+def own_hosting(settings: Settings) -> HostProcess:
     """The host that serves these settings on this machine."""
-    return Hosting(socket_path(settings), lambda: spawn_host(settings))
+    return HostProcess(socket_path(settings), lambda: spawn_host(settings))
 
 
 def spawn_host(settings: Settings) -> subprocess.Popen[bytes]:

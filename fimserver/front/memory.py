@@ -23,7 +23,7 @@ class Key(NamedTuple):
     prefix: str
 
 
-class Middle(NamedTuple):
+class RememberedMiddle(NamedTuple):
     """What the model said there, after post-processing; an empty text has the reason in place of it."""
 
     text: str
@@ -34,13 +34,13 @@ class Memory:
     """Middles of the last few places, the newest last."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[Key, tuple[Middle, ...]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[RememberedMiddle, ...]] = OrderedDict()
         self._chars = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def remember(self, key: Key, middles: tuple[Middle, ...]) -> None:
+    def remember(self, key: Key, middles: tuple[RememberedMiddle, ...]) -> None:
         """Keep what was found for a place, and let the oldest go."""
         self._forget(key)
         self._entries[key] = middles
@@ -48,7 +48,7 @@ class Memory:
         while len(self._entries) > MAX_ENTRIES or (self._chars > MAX_CHARS and len(self._entries) > 1):
             self._forget(next(iter(self._entries)))
 
-    def recall(self, key: Key) -> tuple[Middle, ...]:
+    def recall(self, key: Key) -> tuple[RememberedMiddle, ...]:
         """Middles for a place: its own, or what is left of one that was typed into. Nothing: never asked."""
         if key in self._entries:
             self._entries.move_to_end(key)
@@ -86,5 +86,5 @@ def _continues(text: str, typed: str) -> bool:
     return len(text) > len(typed) and text.startswith(typed)
 
 
-def _size(key: Key, middles: tuple[Middle, ...]) -> int:
+def _size(key: Key, middles: tuple[RememberedMiddle, ...]) -> int:
     return len(key.prefix) + len(key.suffix) + sum(len(middle.text) for middle in middles)

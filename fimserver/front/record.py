@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from fimserver.events import PROPENSITY, Told
-from fimserver.events import Answer as Event
-from fimserver.front.complete import Ask, filtered, fitted
+from fimserver.events import PROPENSITY, SuggestionEvent
+from fimserver.events import AnswerRecord as Event
+from fimserver.front.complete import CompletionRequest, filtered, fitted
 from fimserver.front.documents.mirror import Document
-from fimserver.front.feedback.acceptance import Shown
+from fimserver.front.feedback.acceptance import ShownSuggestion
 from fimserver.front.feedback.ledger import Entry
 from fimserver.front.outcome import Outcome
 from fimserver.front.session import Session
@@ -17,7 +17,7 @@ from fimserver.types import Decision, other
 from fimserver.wire import Answer, CompletionBody
 
 
-def account(session: Session, ask: Ask, outcome: Outcome) -> None:
+def account(session: Session, ask: CompletionRequest, outcome: Outcome) -> None:
     """Enter how a request ended. The rest of a suggestion that is being typed through is no new one."""
     document = session.documents.get(outcome.uri)
     offered = _offered(session, document, ask, outcome) if document else []
@@ -68,7 +68,7 @@ def _bucket(decision: Decision | None, text: str) -> int | None:
     return bucket_of(lexemes(text)) if text else None
 
 
-def _offered(session: Session, document: Document, ask: Ask, outcome: Outcome) -> list[Shown]:
+def _offered(session: Session, document: Document, ask: CompletionRequest, outcome: Outcome) -> list[ShownSuggestion]:
     """Suggestions that went to the editor and are not the rest of an earlier one."""
     start = ask.popup.start if ask.popup else ask.snapshot.place
     route = outcome.usage.route if outcome.usage else outcome.source
@@ -76,18 +76,18 @@ def _offered(session: Session, document: Document, ask: Ask, outcome: Outcome) -
     return [shown for shown in offers if shown is not None]
 
 
-def _in_time(session: Session, ask: Ask, body: CompletionBody) -> CompletionBody:
+def _in_time(session: Session, ask: CompletionRequest, body: CompletionBody) -> CompletionBody:
     """The request with the time that the shown one had."""
     whole_ms = session.config.invoked_deadline_ms if ask.invoked else session.config.deadline_ms
     return body.model_copy(update={"fimserver": body.fimserver.model_copy(update={"deadline_ms": whole_ms})})
 
 
-def _judge(session: Session, document: Document, ask: Ask, entry: Entry, answer: Answer) -> None:
+def _judge(session: Session, document: Document, ask: CompletionRequest, entry: Entry, answer: Answer) -> None:
     """Enter what the other route would have shown. It goes no further than the ledger."""
     used = answer.middles[0].usage
     middles, dropped = filtered(session, document, ask, answer)
     suggestions = fitted(ask, middles)
-    told = Told(
+    told = SuggestionEvent(
         route=used.route,
         model=used.model,
         reason=used.reason if suggestions else dropped.reason,

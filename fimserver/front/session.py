@@ -15,13 +15,13 @@ from fimserver.front.config import Config
 from fimserver.front.context.definitions import Definitions, Worker
 from fimserver.front.context.privacy import Privacy, path_of
 from fimserver.front.context.prompt_context import ContextSource
-from fimserver.front.debounce import Rhythm
+from fimserver.front.debounce import TypingRhythm
 from fimserver.front.documents.mirror import Document, Edit, Encoding
 from fimserver.front.documents.notebooks import Notebooks
 from fimserver.front.feedback.acceptance import Acceptance
 from fimserver.front.feedback.ledger import Ledger
-from fimserver.front.feedback.live_ab import Shadows, Trial, Turn
-from fimserver.front.host_client import Line
+from fimserver.front.feedback.live_ab import LiveComparison, RouteTurn, Shadows
+from fimserver.front.host_client import HostClient
 from fimserver.front.memory import Memory
 from fimserver.front.outcome import Outcome
 from fimserver.front.syntax.languages import COMMENT_MARKS
@@ -31,20 +31,20 @@ from fimserver.types import Route
 from fimserver.wire import Usage
 
 if TYPE_CHECKING:
-    from fimserver.front.feedback.trace_recorder import Recorder
+    from fimserver.front.feedback.trace_recorder import TraceRecorder
 
 MAX_REJECTED = 64
 TELL_S = 0.5  # what the end of a window may wait for its last events
 
 
-class Running(NamedTuple):
+class RunningTask(NamedTuple):
     """Work for a place, and the sign that something newer took its place."""
 
     task: asyncio.Task[Outcome]
     superseded: asyncio.Future[None]
 
 
-class Rejected(NamedTuple):
+class RejectedText(NamedTuple):
     """A text that the user dismissed, and the line before it."""
 
     uri: str
@@ -55,7 +55,7 @@ class Rejected(NamedTuple):
 class Session:
     """One editor window: its documents, what it remembers, and its line to the host."""
 
-    def __init__(self, config: Config, line: Line) -> None:
+    def __init__(self, config: Config, line: HostClient) -> None:
         self.config, self.line = config, line
         self.start = config  # what holds where the editor's settings say nothing
         self.pins: dict[str, Any] = {}  # what commands have set on top of settings
@@ -68,15 +68,15 @@ class Session:
         self.memory = Memory()
         self.ledger = Ledger(self.opaque(""), self.tell)
         self.acceptance = Acceptance(self.ledger.shown, self.ledger.settled)
-        self.trial = Trial(config.ab, config.seed)
+        self.trial = LiveComparison(config.ab, config.seed)
         self.shadows = Shadows(lambda body: self.line.complete(body, asked=False), self.quiet_s)
         self._last_s = 0.0  # of the monotonic clock: the last key or request
-        self.recorder: Recorder | None = None  # where keystrokes are written down
-        self.rejected: dict[Rejected, None] = {}
+        self.recorder: TraceRecorder | None = None  # where keystrokes are written down
+        self.rejected: dict[RejectedText, None] = {}
         self.last = Outcome(reason=Reason.EMPTY, message="nothing was asked yet")
         self.reasons: dict[Reason, int] = {}
-        self._rhythms: dict[str, Rhythm] = {}
-        self._running: dict[str, Running] = {}
+        self._rhythms: dict[str, TypingRhythm] = {}
+        self._running: dict[str, RunningTask] = {}
         self._worker = Worker()
         self._spare: asyncio.Task[None] | None = None
         self._aside: set[asyncio.Task[Any]] = set()
@@ -98,7 +98,7 @@ class Session:
         """What the user wants from now on."""
         changed_files = config.exclude != self.config.exclude
         if (config.ab, config.seed) != (self.config.ab, self.config.seed):
-            self.trial = Trial(config.ab, config.seed)
+            self.trial = LiveComparison(config.ab, config.seed)
         self.config = config
         self.shadows.stop()
         self.stop()  # what runs was asked under other settings
@@ -142,11 +142,13 @@ class Session:
         self.stop(uri)
         self.stop_spare()
 
-    def record(self, path: Path) -> Recorder:
+    def record(self, path: Path) -> TraceRecorder:
         """Write down keystrokes from now on, of documents that privacy lets out. Whoever ends the window ends it."""
-        from fimserver.front.feedback.trace_recorder import Recorder  # noqa: PLC0415 - a window that records nothing need not hold it
+        from fimserver.front.feedback.trace_recorder import TraceRecorder  # noqa: PLC0415 - a window that records nothing need not hold it
 
-        self.recorder = Recorder(path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None)
+        self.recorder = TraceRecorder(
+            path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None
+        )
         return self.recorder
 
     def wanted(self, uri: str) -> Literal["auto", "dllm", "ar"]:
@@ -155,7 +157,7 @@ class Session:
         by_language = self.config.routes.get(document.language) if document else None
         return self.routes.get(uri) or by_language or self.config.model
 
-    def turn(self, uri: str) -> Turn | None:
+    def turn(self, uri: str) -> RouteTurn | None:
         """Whose turn a document has in the comparison; ``None`` where none runs, or the user wants one route."""
         return self.trial.turn(self.opaque(uri)) if self.wanted(uri) == "auto" else None
 
@@ -172,8 +174,8 @@ class Session:
         busy = self._running or (self._spare is not None and not self._spare.done())
         return 0.0 if busy else time.monotonic() - self._last_s
 
-    def rhythm(self, uri: str) -> Rhythm:
-        return self._rhythms.setdefault(uri, Rhythm())
+    def rhythm(self, uri: str) -> TypingRhythm:
+        return self._rhythms.setdefault(uri, TypingRhythm())
 
     def language(self, document: Document) -> str | None:
         """Our name of a document's language, ``None`` for plain text."""
@@ -199,7 +201,7 @@ class Session:
         """A name of a document that says nothing of it."""
         return hashlib.sha256(f"{self.session_id} {uri}".encode("utf-8", "replace")).hexdigest()[:16]
 
-    def reject(self, rejected: Rejected) -> None:
+    def reject(self, rejected: RejectedText) -> None:
         """The user dismissed a text: it, and the rest of it once its start is typed, is not shown there again."""
         self.rejected[rejected] = None
         while len(self.rejected) > MAX_REJECTED:
@@ -221,7 +223,7 @@ class Session:
         """Run ``work``; what ran in its slot is answered at once as superseded, whatever it has yet to clean up."""
         self.stop(slot)
         self._last_s = time.monotonic()
-        running = Running(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())
+        running = RunningTask(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())
         self._running[slot] = running
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

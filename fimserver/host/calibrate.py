@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from fimserver.host.jobs import Engines, Job, run_job
+from fimserver.host.jobs import EngineSource, Job, run_job
 from fimserver.host.routing.router import Router, cost_name
 from fimserver.host.scheduler import Scheduler
-from fimserver.types import ROUTES, Budget, Request, Route, StopRule
+from fimserver.types import ROUTES, Deadline, Request, Route, StopRule
 
 SOURCES = ("wire.py", "settings.py", "types.py")
 CUTS = (0.25, 0.5, 0.75)  # of a source
@@ -35,10 +35,10 @@ def jobs(pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
     for number, request in enumerate(samples()):
         for pin in pins:
             key = ("fimserver", f"calibration {number} {pin}")
-            yield Job(key, request, pin, Budget.of_ms(TIME_MS), lambda _piece: None, idle=True)
+            yield Job(key, request, pin, Deadline.of_ms(TIME_MS), lambda _piece: None, idle=True)
 
 
-def calibrate(engines: Engines, router: Router, pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
+def calibrate(engines: EngineSource, router: Router, pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
     """Run them here and now; yields each when it is done."""
     for job in jobs(pins):
         for _ in run_job(engines, job, router):
@@ -62,7 +62,7 @@ class Background:
             self._left = list(jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known)))
         if self._left:
             job = self._left.pop()
-            job.budget = Budget.of_ms(TIME_MS)
+            job.budget = Deadline.of_ms(TIME_MS)
             self._scheduler.submit(job)
 
 

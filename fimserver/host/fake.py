@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Chunk, Drafting, Request, Route, Slot
+from fimserver.types import Chunk, Deadline, Drafting, Request, Route, Slot
 
 Script = Callable[[Request, Route], Iterator[str | float | tuple[Slot, ...] | BaseException]]
 
@@ -23,13 +23,13 @@ class FakeEngine:
         self.card: Any = SimpleNamespace(name="fake")
         self._host, self._route = host, route
 
-    def warm(self, request: Request, budget: Budget) -> None:  # noqa: ARG002 - the shape of an engine
+    def warm(self, request: Request, budget: Deadline) -> None:  # noqa: ARG002 - the shape of an engine
         self._host.warmed.append(request)
 
     def fresh_rows(self, request: Request) -> int:
         return len(request.prefix) // 4
 
-    def complete(self, request: Request, budget: Budget) -> Iterator[Chunk]:
+    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
         self._host.asked.append(request)
         tokens = 0
         for step in self._host.script(request, self._route):

@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
-from fimserver.host.routing.latency import Seen
-from fimserver.host.routing.router import NO_DEADLINE_MS, Asked, Router, fit
+from fimserver.host.routing.latency import LatencySample
+from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Budget, Decision, Request, Route, ms_since, other
-from fimserver.wire import Piece, Usage
+from fimserver.types import ROUTES, Deadline, Decision, Request, Route, ms_since, other
+from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
 log = logging.getLogger("fimserver.host")
 Key = tuple[str, str]  # session and document
-Sink = Callable[[Piece | None], None]  # ``None`` is the end
+Sink = Callable[[CompletionChunk | None], None]  # ``None`` is the end
 CANDIDATE_TEMPERATURE = 0.6
 UNABLE = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY, Reason.NON_FINITE})
 
 
-class Engines(Protocol):
+class EngineSource(Protocol):
     """Where engines come from: ``Models``, or a fake."""
 
     def engine(self, route: Route) -> Engine:
@@ -45,7 +45,7 @@ class Job:
     key: Key
     request: Request
     pin: Literal["auto", "dllm", "ar"]
-    budget: Budget
+    budget: Deadline
     sink: Sink
     choices: int = 1
     stops: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class DeviceLostError(Exception):
     """The device cannot be used any more in this process."""
 
 
-def run_job(engines: Engines, job: Job, router: Router) -> Iterator[Piece]:
+def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk]:
     """Pieces of every choice; each choice ends with a piece that has its usage. Raises ``DeviceLostError``."""
     job.request = fit(job.request)
     chosen = router.decide(_asked(engines, job, router))
@@ -83,17 +83,19 @@ def run_job(engines: Engines, job: Job, router: Router) -> Iterator[Piece]:
                 router.learn(piece.usage.decision, piece.usage.model, _seen(piece.usage))
 
 
-def _asked(engines: Engines, job: Job, router: Router) -> Asked:
+def _asked(engines: EngineSource, job: Job, router: Router) -> RoutingRequest:
     """What the router has to know of the engines. One that cannot be loaded is left alone for a while."""
     routes = ROUTES if job.pin == "auto" else (job.pin,)
     rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
     able = [route for route in routes if job.pin != "auto" or not router.resting(route)] or routes
     broken = next((why for route in routes if (why := router.resting(route))), "")
     served = engines.served()
-    return Asked(job.request, job.pin, _left_ms(job.budget), {route: served.get(route, "") for route in able}, rows, broken)
+    return RoutingRequest(
+        job.request, job.pin, _left_ms(job.budget), {route: served.get(route, "") for route in able}, rows, broken
+    )
 
 
-def _rows(engines: Engines, route: Route, job: Job, router: Router) -> int | None:
+def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int | None:
     """Rows of the prompt that a route would have to run; ``None`` where it cannot run or cannot say."""
     if job.pin == "auto" and router.resting(route):
         return None
@@ -106,16 +108,18 @@ def _rows(engines: Engines, route: Route, job: Job, router: Router) -> int | Non
     return None
 
 
-def _left_ms(budget: Budget) -> float:
+def _left_ms(budget: Deadline) -> float:
     return NO_DEADLINE_MS if budget.deadline is None else max(0.0, (budget.deadline - time.monotonic()) * 1000)
 
 
-def _seen(usage: Usage) -> Seen:
+def _seen(usage: Usage) -> LatencySample:
     passes = usage.forwards - usage.prefill.forwards
-    return Seen(usage.prefill.rows, usage.prefill.ms, passes, usage.tokens, usage.total_ms, usage.reason)
+    return LatencySample(usage.prefill.rows, usage.prefill.ms, passes, usage.tokens, usage.total_ms, usage.reason)
 
 
-def _served(engines: Engines, job: Job, router: Router, index: int, decision: Decision, request: Request) -> Iterator[Piece]:
+def _served(
+    engines: EngineSource, job: Job, router: Router, index: int, decision: Decision, request: Request
+) -> Iterator[CompletionChunk]:
     """A choice. Where nobody asked for its route and it turns out to be unable, the other one serves."""
     said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
     for piece in _guarded(engines, job, index, decision, request):
@@ -143,12 +147,12 @@ def _variants(job: Job, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
             yield chosen, replace(request, temperature=warmer, seed=request.seed + i)
 
 
-def _guarded(engines: Engines, job: Job, index: int, decision: Decision, request: Request) -> Iterator[Piece]:
+def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, request: Request) -> Iterator[CompletionChunk]:
     """A choice that ends with a reason whatever happens.
 
     Out of memory before any text was said: caches are emptied and it is tried once more.
     """
-    from fimserver.engine.faults import Fault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
+    from fimserver.engine.faults import DeviceFault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
 
     usage = Usage(
         route=decision.route,
@@ -172,20 +176,22 @@ def _guarded(engines: Engines, job: Job, index: int, decision: Decision, request
         except BaseException as error:  # noqa: BLE001 - tokenizers raise a PanicException that is no Exception
             fault = fault_of(error)
             log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
-            if fault is Fault.MEMORY and attempt == 1 and not said:
+            if fault is DeviceFault.MEMORY and attempt == 1 and not said:
                 continue
-            reason = Reason.OUT_OF_MEMORY if fault is Fault.MEMORY else Reason.FAILED
+            reason = Reason.OUT_OF_MEMORY if fault is DeviceFault.MEMORY else Reason.FAILED
             yield _failed(index, usage, reason, f"{type(error).__name__}: see the log of the host")
-            if fault is Fault.DEVICE:
+            if fault is DeviceFault.DEVICE:
                 raise DeviceLostError from None
         return
 
 
-def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Piece]:
+def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage: Usage) -> Iterator[CompletionChunk]:
     engine = engines.engine(usage.route)
     if job.warm:
         engine.warm(request, job.budget)
-        yield Piece(index=index, usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END}))
+        yield CompletionChunk(
+            index=index, usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END})
+        )
         return
     started, first_ms, held = time.perf_counter(), 0.0, ""
     for chunk in engine.complete(request, job.budget):
@@ -204,7 +210,9 @@ def _choice(engines: Engines, job: Job, index: int, request: Request, usage: Usa
         }
         canvas = chunk.canvas if job.preview and index == 0 else ()
         if added or reason or canvas:
-            yield Piece(index=index, text=added, canvas=canvas, usage=usage.model_copy(update=measured) if reason else None)
+            yield CompletionChunk(
+                index=index, text=added, canvas=canvas, usage=usage.model_copy(update=measured) if reason else None
+            )
         if reason:
             return
 
@@ -217,8 +225,8 @@ def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
     return text[: len(text) - begun], text[len(text) - begun :], False
 
 
-def _failed(index: int, usage: Usage, reason: Reason, message: str) -> Piece:
-    return Piece(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
+def _failed(index: int, usage: Usage, reason: Reason, message: str) -> CompletionChunk:
+    return CompletionChunk(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
 
 
 def _reason_of(error: FimError) -> Reason:

@@ -20,8 +20,8 @@ import uvicorn
 from fimserver.errors import InputError
 from fimserver.host.calibrate import Background
 from fimserver.host.http.app import Host, make_app
-from fimserver.host.jobs import Engines
-from fimserver.host.routing.latency import Latency
+from fimserver.host.jobs import EngineSource
+from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.host.stats.store import Stats, stats_path
@@ -37,11 +37,11 @@ SAVE_EVERY = 20  # answers
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def load_models(settings: Settings) -> Engines:
+def load_models(settings: Settings) -> EngineSource:
     """Models with the engines of the wanted routes; others follow when they are asked for. Raises ``FimError``."""
-    from fimserver.engine.engines import Models  # noqa: PLC0415 - the host listens before torch is there
+    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - the host listens before torch is there
 
-    models = Models(settings)
+    models = ModelPool(settings)
     for route in routes(settings):
         models.engine(route)
     return models
@@ -135,7 +135,7 @@ def _serve(
         lost = server.should_exit = True
 
     stats = Stats(stats_path())
-    router = Router(settings.policy, Latency(latency_path(settings)), stats.kept, settings.seed)
+    router = Router(settings.policy, LatencyModel(latency_path(settings)), stats.kept, settings.seed)
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
     host = Host(settings, scheduler, token, allowed_hosts, stats)

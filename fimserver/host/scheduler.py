@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
-from fimserver.host.jobs import DeviceLostError, Engines, Job, Key, run_job, where
+from fimserver.host.jobs import DeviceLostError, EngineSource, Job, Key, run_job, where
 from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason
 from fimserver.types import Route
-from fimserver.wire import Piece, Usage
+from fimserver.wire import CompletionChunk, Usage
 
 log = logging.getLogger("fimserver.host")
 MAX_WAITING = 64
@@ -31,7 +31,7 @@ class Scheduler:
 
     def __init__(
         self,
-        load: Callable[[], Engines],
+        load: Callable[[], EngineSource],
         on_device_lost: Callable[[], None] = lambda: None,
         router: Router | None = None,
     ) -> None:
@@ -137,7 +137,7 @@ class Scheduler:
             answer(job, self.state or Reason.FAILED, self.problem)
             self._done()
 
-    def _work(self, engines: Engines) -> None:
+    def _work(self, engines: EngineSource) -> None:
         while (job := self._next()) is not None:
             try:
                 for piece in run_job(engines, job, self.router):
@@ -177,5 +177,5 @@ class Scheduler:
 def answer(job: Job, reason: Reason, error: str = "") -> None:
     """End a job that never ran."""
     route = "ar" if job.pin == "auto" else job.pin
-    job.sink(Piece(usage=Usage(route=route, model="", reason=reason), error=error))
+    job.sink(CompletionChunk(usage=Usage(route=route, model="", reason=reason), error=error))
     job.sink(None)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from fimserver.engine.drafters.nets import Block, Heads, load_net
+from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net
 from models.training.anchors import Anchors, Batch, written
 from models.training.ask import block_outputs, heads_outputs
 from models.training.corpus import CACHE
@@ -75,7 +75,7 @@ class Tally:
 
 
 @torch.no_grad()
-def tally(net: Heads | Block, target: Target, batch: Batch, steps: int = 1, drafts: int = 1) -> Tally:
+def tally(net: Heads | BlockNetwork, target: Target, batch: Batch, steps: int = 1, drafts: int = 1) -> Tally:
     """Draft at every anchor of a batch, and compare."""
     targets = batch.targets[..., : window_of(net)]
     logp = marginals(net, target, target.see(batch.ids), batch, steps)  # (B, A, W, V)
@@ -94,11 +94,11 @@ def tally(net: Heads | Block, target: Target, batch: Batch, steps: int = 1, draf
     )
 
 
-def window_of(net: Heads | Block) -> int:
+def window_of(net: Heads | BlockNetwork) -> int:
     return net.shape.heads if isinstance(net, Heads) else net.shape.window
 
 
-def marginals(net: Heads | Block, target: Target, seen: Seen, batch: Batch, steps: int) -> torch.Tensor:
+def marginals(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch, steps: int) -> torch.Tensor:
     """Log-probabilities (B, A, W, V) of every slot, each from the denoising step that fills it, left to right."""
     if isinstance(net, Heads):
         return target.head(heads_outputs(net, target, seen, batch)).float().log_softmax(-1)
@@ -143,18 +143,18 @@ def batches(windows: Windows, count: int, anchors: Anchors, rows: int = 8) -> li
     return [batch for batch in made if batch.at.numel()]
 
 
-def read_drafter(path: Path, target: Target) -> Heads | Block:
+def read_drafter(path: Path, target: Target) -> Heads | BlockNetwork:
     """Either kind, by what its file says. Raises ``LoadError``."""
     with safe_open(path, "pt") as file:
         kind = (file.metadata() or {}).get("kind")
-    net = load_net(Heads, path, target.sha256) if kind == "Heads" else load_net(Block, path, target.sha256)
+    net = load_net(Heads, path, target.sha256) if kind == "Heads" else load_net(BlockNetwork, path, target.sha256)
     return net.to(target.device)
 
 
 Results = dict[tuple[str, int], dict[str, Tally]]  # (file, steps) -> greedy or sampled -> tally
 
 
-def measure(nets: dict[str, Heads | Block], target: Target, parts: dict[str, list[Batch]]) -> Results:
+def measure(nets: dict[str, Heads | BlockNetwork], target: Target, parts: dict[str, list[Batch]]) -> Results:
     """Every drafter at every number of steps that it knows, on every part."""
     return {
         (name, steps): {
@@ -162,7 +162,7 @@ def measure(nets: dict[str, Heads | Block], target: Target, parts: dict[str, lis
             for part, some in parts.items()
         }
         for name, net in nets.items()
-        for steps in (STEPS if isinstance(net, Block) else STEPS[:1])
+        for steps in (STEPS if isinstance(net, BlockNetwork) else STEPS[:1])
     }
 
 

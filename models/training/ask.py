@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from fimserver.engine.drafters.nets import Block, Heads
+from fimserver.engine.drafters.nets import BlockNetwork, Heads
 from fimserver.engine.fused import bias_of
 from models.training.anchors import Batch
 from models.training.target import Seen, Target
@@ -25,7 +25,7 @@ class BorrowedKV:
         return torch.cat([text_keys.to(keys.dtype), keys], 2), torch.cat([text_values.to(values.dtype), values], 2)
 
 
-def outputs(net: Heads | Block, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
+def outputs(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
     """Inputs of the target's head (B, A, W, d) for the tokens after every anchor of the batch."""
     if isinstance(net, Heads):
         return heads_outputs(net, target, seen, batch)
@@ -40,7 +40,7 @@ def heads_outputs(net: Heads, target: Target, seen: Seen, batch: Batch) -> torch
 
 
 def block_outputs(
-    net: Block, target: Target, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
+    net: BlockNetwork, target: Target, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
 ) -> torch.Tensor:
     """What the block drafter says for slots (B, A, W + 1), with the last known tokens ``at`` (B, A), where ``masked`` or not.
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fimserver.engine.drafters.nets import Block, Heads
+from fimserver.engine.drafters.nets import BlockNetwork, Heads
 from models.training import losses
 from models.training.acceptance import Tally, tally
 from models.training.anchors import Batch
@@ -50,7 +50,7 @@ class Progress:
 class Trainer:
     """The drafter, its optimiser, and one step of training."""
 
-    def __init__(self, net: Heads | Block, target: Target, recipe: Recipe, *, bf16: bool = True) -> None:
+    def __init__(self, net: Heads | BlockNetwork, target: Target, recipe: Recipe, *, bf16: bool = True) -> None:
         self.net, self.target, self.recipe, self.bf16 = net.train().requires_grad_(True), target, recipe, bf16
         matrices = [p for p in net.parameters() if p.ndim > 1]
         vectors = [p for p in net.parameters() if p.ndim == 1]

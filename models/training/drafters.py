@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 
-from fimserver.engine.drafters.nets import Block, Heads, load_net, save_net
+from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
 from fimserver.hashing import sha256
 from models.training import losses
 from models.training.acceptance import batches, window_of
@@ -134,16 +134,20 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     return replace(recipe, **given)
 
 
-def net_of(args: argparse.Namespace, target: Target) -> Heads | Block:
+def net_of(args: argparse.Namespace, target: Target) -> Heads | BlockNetwork:
     """A new network, or the one of ``--init``."""
     if args.init:
-        return load_net(Heads, args.init, target.sha256) if args.kind == "heads" else load_net(Block, args.init, target.sha256)
+        return (
+            load_net(Heads, args.init, target.sha256)
+            if args.kind == "heads"
+            else load_net(BlockNetwork, args.init, target.sha256)
+        )
     if args.kind == "heads":
         return target.new_heads(args.heads)
     return target.new_block(tuple(map(int, args.borrowed.split(","))), args.window)
 
 
-def run_of(args: argparse.Namespace, net: Heads | Block, target: Target) -> Run:
+def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) -> Run:
     """Everything that a run needs, read."""
     recipe, name = recipe_of(args), f"{args.kind}-{args.loss}"
     train, held_out = (read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid"))

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from fimserver.cards import get_card
 from fimserver.engine.engines import Engine, make_ar, make_dllm
 from fimserver.engine.load import Loaded, load
-from fimserver.engine.runtime import Runtime, Target, make_runtime
+from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 from models.training.corpus import CACHE
 from models.training.holes import Hole, cut
 from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Layout, Row, RowMaker, collate
@@ -93,7 +93,7 @@ def engine_fill(engine: Engine, runtime: Runtime) -> Fill:
         if runtime.cache:
             runtime.cache.clear()
         request = Request(hole.text[: hole.start], hole.text[hole.end :], max_tokens=64)
-        chunks = list(engine.complete(request, Budget()))
+        chunks = list(engine.complete(request, Deadline()))
         return "".join(c.text for c in chunks), chunks[-1].forwards
 
     return fill
@@ -198,8 +198,8 @@ def main() -> None:
     runtime, settings = make_runtime(loaded, Settings()), Settings()
     maker = RowMaker(read_tokenizer(args.model, card), Layout(middle=128))
     fillers = {
-        "ar": engine_fill(make_ar(Target(runtime, settings)), runtime),
-        "dllm": engine_fill(make_dllm(Target(runtime, settings)), runtime),
+        "ar": engine_fill(make_ar(DraftContext(runtime, settings)), runtime),
+        "dllm": engine_fill(make_dllm(DraftContext(runtime, settings)), runtime),
         "ngram": ngram_fill,
     }
     scores: dict[str, list[Score]] = {name: [] for name in fillers}

@@ -25,7 +25,7 @@ from sklearn.metrics import confusion_matrix, log_loss  # type: ignore[import-un
 
 from fimserver.ab.items.cuts import KINDS, holes
 from fimserver.front.syntax.features import features
-from fimserver.host.routing.length_model import LOOKS, NAMES, SCHEMA, Look, Model, columns, look
+from fimserver.host.routing.length_model import LOOKS, NAMES, SCHEMA, LengthModel, Look, columns, look
 from fimserver.lengths import BUCKETS, LABELS, bucket_of, lexemes
 from fimserver.types import Features
 from models.training.corpus import CACHE, SEPARATOR
@@ -133,7 +133,7 @@ def measure(data: Mapping[str, Any], training: Sequence[Sample], held_out: Seque
     Log losses are in nats. Rows of the confusion are the true buckets, columns those of the medians. ``look``: the shares for what plain text shows;
     ``marginal``: the same shares for all.
     """
-    served = Model.model_validate(data)
+    served = LengthModel.model_validate(data)
     guesses = [served.length(sample.features, "", "") for sample in held_out]
     model = np.array([guess.probabilities for guess in guesses])  # (N, buckets)
     truth = [sample.bucket for sample in held_out]

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from fimserver.cards import get_card
-from fimserver.engine.drafters.nets import Block, BlockShape, Heads, HeadsShape
+from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, Heads, HeadsShape
 from fimserver.engine.load import load
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.hashing import sha256
@@ -61,10 +61,10 @@ class Target:
         """Untrained heads: each says what the target says."""
         return Heads(HeadsShape(self.embedding.shape[1], count)).to(self.device)
 
-    def new_block(self, borrowed: tuple[int, ...], window: int) -> Block:
+    def new_block(self, borrowed: tuple[int, ...], window: int) -> BlockNetwork:
         """An untrained block drafter that starts from the weights of the layers that it borrows from."""
         config, body = self.model.config, self.model.model
-        net = Block(
+        net = BlockNetwork(
             BlockShape(
                 borrowed,
                 window,

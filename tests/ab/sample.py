@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from fimserver.ab.schema import Arm, Mark, Report, Result, Row, Side, Timeline
+from fimserver.ab.schema import Arm, Mark, PairedRow, Report, Result, Side, Timeline
 from fimserver.lengths import lexemes
 
 KINDS = ("line_rest", "line", "block", "body")
@@ -54,11 +54,11 @@ def result_of(rng: random.Random, side: Side, gold: str) -> Result:
     )
 
 
-def row_of(rng: random.Random, number: int) -> Row:
+def row_of(rng: random.Random, number: int) -> PairedRow:
     kind = rng.choice(KINDS)
     gold = gold_of(rng, kind)
     group = f"made_up/{'abcdefghijklmnopqrst'[number % 20]}.py"
-    return Row(
+    return PairedRow(
         item=f"{group}:{number}",
         group=group,
         kind=kind,

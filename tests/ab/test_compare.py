@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.ab import compare as comparing
-from fimserver.ab.compare import Asked, Source, compare
+from fimserver.ab.compare import ComparisonRequest, ItemSource, compare
 from fimserver.ab.items.traces import Change, Open, Patch, Trace, write_trace
-from fimserver.ab.schema import Report, Row, Timeline, merge, read_report
+from fimserver.ab.schema import PairedRow, Report, Timeline, merge, read_report
 from fimserver.cli import main
 from fimserver.errors import InputError
 from tests.ab.sample import make_report
@@ -27,7 +27,7 @@ def repo(tmp_path):
 
 
 def asked(repo, out, **changes):
-    return Asked(("dllm", "ar"), Source(repo, None, (), 4, 0)._replace(**changes), FLAGS, out, "fimserver ab")
+    return ComparisonRequest(("dllm", "ar"), ItemSource(repo, None, (), 4, 0)._replace(**changes), FLAGS, out, "fimserver ab")
 
 
 def invoked(*arguments):
@@ -92,11 +92,11 @@ def test_an_interrupted_replay_goes_on_with_the_next_trace(tmp_path, monkeypatch
     monkeypatch.setattr(
         comparing,
         "rows_of_replay",
-        lambda name, _a, _b, _first: [Row.model_validate(row.model_dump() | {"item": name, "group": name})],
+        lambda name, _a, _b, _first: [PairedRow.model_validate(row.model_dump() | {"item": name, "group": name})],
     )
     monkeypatch.setattr(comparing, "timelines", lambda name, _a, _b: [Timeline(group=name, side="a", marks=())])
     files = (trace(tmp_path, "one.jsonl"), trace(tmp_path, "two.jsonl"))
-    whole = Asked(("dllm", "ar"), Source(None, None, files, 4, 0), FLAGS, tmp_path / "out", "fimserver ab")
+    whole = ComparisonRequest(("dllm", "ar"), ItemSource(None, None, files, 4, 0), FLAGS, tmp_path / "out", "fimserver ab")
     begun = compare(whole)
     assert (begun.finished, [r.group for r in begun.rows]) == (False, ["one.jsonl"])
     done = compare(whole)
@@ -114,8 +114,8 @@ def test_a_token_of_a_replayed_arm_goes_to_its_server_and_nowhere_else(tmp_path,
     monkeypatch.setattr(comparing, "replay", played)
     monkeypatch.setattr(comparing, "rows_of_replay", lambda *_: [row])
     monkeypatch.setattr(comparing, "timelines", lambda *_: [])
-    source = Source(None, None, (trace(tmp_path, "one.jsonl"),), 4, 0)
-    report = compare(Asked(("http://box,token=s3cret", "ar"), source, {}, tmp_path / "out", "fimserver ab"))
+    source = ItemSource(None, None, (trace(tmp_path, "one.jsonl"),), 4, 0)
+    report = compare(ComparisonRequest(("http://box,token=s3cret", "ar"), source, {}, tmp_path / "out", "fimserver ab"))
     assert report.finished
     assert [env["FIMSERVER_TOKEN"] for _, env in seen] == ["s3cret", ""]
     assert "--connect=http://box" in seen[0][0]

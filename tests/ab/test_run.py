@@ -2,9 +2,9 @@
 
 import pytest
 
-from fimserver.ab.arms.arm import Filled
+from fimserver.ab.arms.arm import ArmAnswer
 from fimserver.ab.items.spans import Span
-from fimserver.ab.run import CANCEL_EVERY, WARM_UP, Journal, Plan, fingerprint, run
+from fimserver.ab.run import CANCEL_EVERY, WARM_UP, Journal, RunPlan, fingerprint, run
 from fimserver.ab.schema import Arm
 from fimserver.errors import FimError, InputError
 from fimserver.reasons import Reason
@@ -31,7 +31,7 @@ class Scripted:
         usage = Usage(
             route="ar", model="m", reason=Reason.END, tokens=3, forwards=5, prefill=Prefill(64, 2, 4.0), decision=decision
         )
-        return Filled(self._text, usage, 3.0, 9.0)
+        return ArmAnswer(self._text, usage, 3.0, 9.0)
 
     def close(self):
         raise NotImplementedError
@@ -51,7 +51,7 @@ def journal(tmp_path, name="one"):
 
 def test_both_arms_do_an_item_before_either_does_the_next(tmp_path):
     log = []
-    rows = list(run(Plan(spans(12), 0, warm=False), arms(log), journal(tmp_path)))
+    rows = list(run(RunPlan(spans(12), 0, warm=False), arms(log), journal(tmp_path)))
     done = [entry for entry in log[2 * WARM_UP :] if entry[2] is False]
     assert [item for _, item, _ in done[::2]] == [item for _, item, _ in done[1::2]] == [row.item for row in rows]
     assert {arm for arm, _, _ in done[::2]} == {"a", "b"}  # the order is drawn
@@ -60,7 +60,7 @@ def test_both_arms_do_an_item_before_either_does_the_next(tmp_path):
 
 def test_the_order_is_the_seeds(tmp_path):
     def first(seed, name):
-        return [row.first for row in run(Plan(spans(30), seed, warm=False), arms([]), journal(tmp_path, name))]
+        return [row.first for row in run(RunPlan(spans(30), seed, warm=False), arms([]), journal(tmp_path, name))]
 
     one = first(1, "one")
     (tmp_path / "unfinished.jsonl").unlink()
@@ -70,7 +70,7 @@ def test_the_order_is_the_seeds(tmp_path):
 
 
 def test_a_row_has_scores_and_times(tmp_path):
-    row = next(iter(run(Plan(spans(1), 0, warm=False), arms([]), journal(tmp_path))))
+    row = next(iter(run(RunPlan(spans(1), 0, warm=False), arms([]), journal(tmp_path))))
     assert (row.a.exact, row.b.exact, row.a.saved_keys) == (True, False, 7.0)
     assert (row.a.first_ms, row.a.answer_ms, row.a.passes, row.a.fresh_tokens, row.a.prefill_ms) == (3.0, 9.0, 3, 64, 4.0)
     assert (row.a.parses, row.lexemes, row.gold, row.a.predicted_ms) == (True, 2, "return a", {"ar": 7.0})
@@ -78,18 +78,18 @@ def test_a_row_has_scores_and_times(tmp_path):
 
 def test_every_tenth_item_is_called_off_half_way(tmp_path):
     log = []
-    rows = list(run(Plan(spans(CANCEL_EVERY + 1), 0, warm=False), arms(log), journal(tmp_path)))
+    rows = list(run(RunPlan(spans(CANCEL_EVERY + 1), 0, warm=False), arms(log), journal(tmp_path)))
     assert [row.a.cancel_ms is not None for row in rows] == [True] + [False] * (CANCEL_EVERY - 1) + [True]
     assert {after for _, _, after in log if after not in (True, False)} == {4.5}
 
 
 def test_warm_rows_are_rows_of_their_own(tmp_path):
-    rows = list(run(Plan(spans(2), 0, warm=True), arms([]), journal(tmp_path)))
+    rows = list(run(RunPlan(spans(2), 0, warm=True), arms([]), journal(tmp_path)))
     assert [(row.item, row.warm) for row in rows] == [("s0", False), ("s0:warm", True), ("s1", False), ("s1:warm", True)]
 
 
 def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path):
-    plan, log = Plan(spans(20), 0, warm=False), []
+    plan, log = RunPlan(spans(20), 0, warm=False), []
     running = run(plan, arms(log), journal(tmp_path))
     begun = [next(running) for _ in range(7)]
     running.close()
@@ -103,7 +103,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path):
 
 
 def test_what_was_done_survives_a_second_break(tmp_path):
-    plan = Plan(spans(6), 0, warm=False)
+    plan = RunPlan(spans(6), 0, warm=False)
     for count in (2, 3):
         running = run(plan, arms([]), journal(tmp_path))
         for _ in range(count):
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path, text):
 def test_an_arm_that_breaks_off_is_named_and_nothing_is_lost(tmp_path):
     broken = arms([], error=FimError("gone"), fails_at="s9")
     with pytest.raises(FimError, match="b failed on s9: gone; run the same command again"):
-        list(run(Plan(spans(12), 0, warm=False), broken, journal(tmp_path)))
+        list(run(RunPlan(spans(12), 0, warm=False), broken, journal(tmp_path)))
     assert len(journal(tmp_path).rows) == 9
 
 

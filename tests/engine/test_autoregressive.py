@@ -10,11 +10,11 @@ import torch
 from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load
-from fimserver.engine.runtime import Target, make_runtime
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 from tests.tiny import CONFIGS, make_card, make_checkpoint
 
 CODE = '''import os
@@ -37,13 +37,13 @@ def tokens_of(engine, request):
     """Ids that the engine chose, in order, and its chunks."""
     watcher = ScriptedDrafter()
     drafters, engine.speculation.drafters = engine.speculation.drafters, (watcher,)
-    chunks = list(engine.complete(request, Budget()))
+    chunks = list(engine.complete(request, Deadline()))
     engine.speculation.drafters = drafters
     return watcher.seen, chunks
 
 
 def text_of(engine, request, budget=None):
-    return "".join(chunk.text for chunk in engine.complete(request, budget or Budget()))
+    return "".join(chunk.text for chunk in engine.complete(request, budget or Deadline()))
 
 
 def generated(model, engine, request):
@@ -69,7 +69,7 @@ def assert_equals_generate(model, engine, request):
 def test_greedy_equals_generate_on_random_checkpoints(architecture, network, tmp_path):
     loaded = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu"))
     settings = Settings(network=network)
-    engine = make_ar(Target(make_runtime(loaded, settings), settings))
+    engine = make_ar(DraftContext(make_runtime(loaded, settings), settings))
     for cut in (0, 40, 90):
         request = dataclasses.replace(REQUEST, prefix=CODE[:cut], suffix=CODE[cut + 20 :])
         assert_equals_generate(loaded.model, engine, request)
@@ -103,10 +103,10 @@ def test_logits_are_the_same_bits_warm_and_cold(nano):
     prompt = nano.engine("ar").prompt(REQUEST)
     for shared in (0, 1, 63, 64, 65, len(prompt) - 1, len(prompt)):
         cache.clear()
-        cold = cache.prefill(prompt, Budget(), want_logits=True)
+        cold = cache.prefill(prompt, Deadline(), want_logits=True)
         cache.clear()
-        cache.prefill([*prompt[:shared], 99, 98, 97], Budget(), want_logits=False)
-        warm = cache.prefill(prompt, Budget(), want_logits=True)
+        cache.prefill([*prompt[:shared], 99, 98, 97], Deadline(), want_logits=False)
+        warm = cache.prefill(prompt, Deadline(), want_logits=True)
         assert torch.equal(cold, warm)
 
 
@@ -120,7 +120,7 @@ def test_a_row_does_not_depend_on_its_place_or_its_neighbours(nano):
         rows = torch.arange(8)
         return cache.rows(ids, len(prompt) + start, cache.causal(len(prompt) + start, 8), rows)
 
-    cache.prefill(prompt, Budget(), want_logits=False)
+    cache.prefill(prompt, Deadline(), want_logits=False)
     together = logits(0, chain[:8])
     one_by_one = [logits(i, [chain[i]] + [0] * 7)[0] for i in range(8)]
     assert torch.equal(together, torch.stack(one_by_one))
@@ -128,10 +128,10 @@ def test_a_row_does_not_depend_on_its_place_or_its_neighbours(nano):
 
 def test_typing_at_the_end_of_the_prefix_costs_one_prefill_pass(nano):
     engine = nano.engine("ar")
-    list(engine.complete(REQUEST, Budget()))
+    list(engine.complete(REQUEST, Deadline()))
     before = engine.cache.forwards
     typed = dataclasses.replace(REQUEST, prefix=REQUEST.prefix + "x", max_tokens=1)
-    list(engine.complete(typed, Budget()))
+    list(engine.complete(typed, Deadline()))
     assert engine.cache.forwards - before <= 2
 
 
@@ -146,7 +146,7 @@ def test_seed_decides_the_sample(nano):
 def test_cancel_and_deadline_stop_at_the_next_pass(nano, monkeypatch):
     engine = nano.engine("ar")
     monkeypatch.setattr(engine, "stops", frozenset())  # whatever the weights think, it goes on
-    budget = Budget()
+    budget = Deadline()
     chunks = []
     for chunk in engine.complete(REQUEST, budget):
         chunks.append(chunk)
@@ -154,7 +154,7 @@ def test_cancel_and_deadline_stop_at_the_next_pass(nano, monkeypatch):
             budget.cancelled.set()
     assert chunks[-1].reason is Reason.CANCELLED
     assert chunks[-1].forwards == chunks[2].forwards
-    late = list(engine.complete(REQUEST, Budget(deadline=time.monotonic())))
+    late = list(engine.complete(REQUEST, Deadline(deadline=time.monotonic())))
     assert [c.reason for c in late] == [Reason.DEADLINE]
     assert late[0].forwards == 0
 
@@ -200,4 +200,4 @@ def test_nan_is_an_error_and_never_text(nano, monkeypatch):
     engine = nano.engine("ar")
     monkeypatch.setattr(engine.cache, "prefill", lambda *_, **__: torch.full((8192,), torch.nan))
     with pytest.raises(NonFiniteError):
-        list(engine.complete(REQUEST, Budget()))
+        list(engine.complete(REQUEST, Deadline()))

@@ -10,11 +10,11 @@ from fimserver.engine.canvas import CachedCanvas, FullCanvas
 from fimserver.engine.diffusion import Denoiser, Tokens
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
-from fimserver.engine.runtime import Target, make_runtime
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.schedules import SCHEDULES, entropy
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 from tests.engine.test_autoregressive import CODE, REQUEST, text_of
 from tests.tiny import DREAM_CANVAS, DREAMON_CANVAS, make_card, make_checkpoint
 
@@ -27,7 +27,7 @@ def dream_folder(tmp_path_factory):
 def dream_engine(folder, canvas, schedule=""):
     card = make_card("Dream", loads_as="qwen2", fim=None, canvas=canvas)
     settings = Settings(schedule=schedule)
-    return make_dllm(Target(make_runtime(load(card, folder, torch.device("cpu")), settings), settings))
+    return make_dllm(DraftContext(make_runtime(load(card, folder, torch.device("cpu")), settings), settings))
 
 
 class UncachedCanvas(CachedCanvas):
@@ -35,14 +35,14 @@ class UncachedCanvas(CachedCanvas):
 
     def predict(self, slots):
         self.cache.clear()
-        self.cache.prefill(self.context, Budget(), want_logits=False)
+        self.cache.prefill(self.context, Deadline(), want_logits=False)
         return CachedCanvas.predict(self, slots)
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 def test_cached_equals_uncached_on_nano(schedule, nano):
     runtime = nano.runtime(nano.card("dllm"))
-    engine = make_dllm(Target(runtime, Settings(schedule=schedule)))
+    engine = make_dllm(DraftContext(runtime, Settings(schedule=schedule)))
     for cut, temperature in ((0, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
         request = Request(CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none")
         cached = text_of(engine, request)
@@ -54,9 +54,9 @@ def test_cached_equals_uncached_on_nano(schedule, nano):
 
 def test_switching_routes_on_one_prompt_reuses_the_whole_prompt(nano):
     ar, dllm = nano.engine("ar"), nano.engine("dllm")
-    list(ar.complete(REQUEST, Budget()))
+    list(ar.complete(REQUEST, Deadline()))
     canvas = dllm.open_canvas(REQUEST)
-    assert canvas.open(Budget())
+    assert canvas.open(Deadline())
     assert canvas.forwards == 0
 
 
@@ -130,7 +130,7 @@ def test_dreamon_equals_its_reference_step_by_step(seed, temperature, top_p, sta
     request = dataclasses.replace(REQUEST, temperature=temperature, top_p=top_p, seed=seed)
     canvas = engine.open_canvas(request)
     denoiser = Denoiser(engine.tokens, entropy(), 24)
-    ours = [list(state.slots) for state in denoiser.run(canvas.predict, start, request, Budget())]
+    ours = [list(state.slots) for state in denoiser.run(canvas.predict, start, request, Deadline())]
     theirs = dreamon_reference(model, canvas.left, canvas.right, start, 24, engine.tokens, request)
     assert ours == theirs
 
@@ -154,7 +154,7 @@ def test_a_full_canvas_sees_its_suffix_and_shifts(dream_folder):
 
 def test_search_finds_a_length_and_decodes(dream_folder):
     engine = dream_engine(dream_folder, DREAM_CANVAS | {"length": "search"})
-    chunks = list(engine.complete(REQUEST, Budget()))
+    chunks = list(engine.complete(REQUEST, Deadline()))
     assert chunks[-1].reason is Reason.END
     assert 1 <= chunks[-1].tokens <= 24
 
@@ -168,7 +168,7 @@ def test_an_end_token_takes_the_masks_on_its_right_along():
         logits[2, 1] = 9.0
         return logits
 
-    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Budget())
+    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Deadline())
     states = [list(state.slots) for state in run]
     assert states[1] == [5, 5, 0, 0, 0, 0]
     assert states[-1] == [5, 5, 1, 1, 1, 1]
@@ -185,7 +185,7 @@ def test_ends_far_to_the_right_wait_for_the_leftmost_mask():
         logits[:3, 5] = 1.0
         return logits
 
-    run = Denoiser(tokens, SCHEDULES["threshold"](), 6).run(predict, 6, Request("", ""), Budget())
+    run = Denoiser(tokens, SCHEDULES["threshold"](), 6).run(predict, 6, Request("", ""), Deadline())
     states = [list(state.slots) for state in run]
     assert [s.count(1) for s in states] == [0, 0, 0, 3]
     assert states[-1] == [5, 5, 5, 1, 1, 1]
@@ -201,7 +201,7 @@ def test_there_is_no_end_left_of_a_word():
         logits[:, 5] = 2.0
         return logits
 
-    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Budget())
+    run = Denoiser(tokens, SCHEDULES["fixed"](), 6).run(predict, 6, Request("", ""), Deadline())
     states = [list(state.slots) for state in run]
     assert states[-1] == [5, 5, 5, 5, 6, 1]
 
@@ -218,7 +218,7 @@ def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
         return logits
 
     monkeypatch.setattr(CachedCanvas, "predict", never_ends)
-    chunks = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=40), Budget()))
+    chunks = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=40), Deadline()))
     assert chunks[-1].tokens == 40
     assert chunks[-1].reason is Reason.LENGTH
 
@@ -234,7 +234,7 @@ def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, n
         nonlocal compared
         logits = original(self, slots).clone()
         self.cache.clear()
-        self.cache.prefill(self.context, Budget(), want_logits=False)
+        self.cache.prefill(self.context, Deadline(), want_logits=False)
         assert torch.equal(original(self, slots), logits)
         compared += len(self.context) > start
         logits[:, end] = -torch.inf
@@ -243,20 +243,20 @@ def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, n
     start = len(nano.engine("dllm").open_canvas(REQUEST).context)
     monkeypatch.setattr(CachedCanvas, "predict", compare)
     request = dataclasses.replace(REQUEST, max_tokens=40, temperature=temperature)
-    list(nano.engine("dllm").complete(request, Budget()))
+    list(nano.engine("dllm").complete(request, Deadline()))
     assert compared  # how many passes a further block takes is up to the weights
 
 
 def test_a_short_limit_cuts_a_block_and_does_not_shrink_it(nano):
     engine = nano.engine("dllm")
-    short = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=3), Budget()))
+    short = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=3), Deadline()))
     assert short[-1].tokens <= 3
     assert all(len(c.canvas) <= engine.canvas_card.block_tokens for c in short)
 
 
 def test_text_only_ever_grows_and_equals_the_settled_slots(nano):
     text = ""
-    for chunk in nano.engine("dllm").complete(REQUEST, Budget()):
+    for chunk in nano.engine("dllm").complete(REQUEST, Deadline()):
         text += chunk.text
         if chunk.canvas:
             settled = []
@@ -271,9 +271,9 @@ def test_deadline_and_cancel_keep_what_is_good(nano, monkeypatch):
     engine = nano.engine("dllm")
     endless = dataclasses.replace(engine.tokens, forbidden=(*engine.tokens.forbidden, engine.tokens.end))
     monkeypatch.setattr(engine, "tokens", endless)  # whatever the weights think, it goes on
-    late = list(engine.complete(REQUEST, Budget(deadline=time.monotonic())))
+    late = list(engine.complete(REQUEST, Deadline(deadline=time.monotonic())))
     assert [(c.reason, c.text, c.forwards) for c in late] == [(Reason.DEADLINE, "", 0)]
-    budget, steps = Budget(), []
+    budget, steps = Deadline(), []
     for chunk in engine.complete(REQUEST, budget):
         steps.append(chunk)
         budget.cancelled.set()

@@ -12,12 +12,12 @@ from collections import Counter
 import pytest
 import torch
 
-from fimserver.engine.drafts import Draft, Line, draft_from
+from fimserver.engine.drafts import DecodeState, Draft, draft_from
 from fimserver.engine.network import FakeNetwork
-from fimserver.engine.pass_cost import Costs
-from fimserver.engine.prefix_cache import PromptCache
+from fimserver.engine.pass_cost import PassCosts
+from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.speculate import Speculation
-from fimserver.engine.verify import VERIFIERS, Keyed
+from fimserver.engine.verify import VERIFIERS, GumbelMaxVerifier
 from fimserver.types import Request
 
 RUNS = int(os.environ.get("LAW_RUNS", "1500"))
@@ -89,12 +89,12 @@ def exact_law():
 
 def draw_texts(rule, drafter, runs):
     """How often each text came out of the loop."""
-    cache = PromptCache(FakeNetwork(V, lambda token, _: TARGET[token]), 16, 4, branches=3)
-    speculation = Speculation(cache, [drafter] if drafter else [], VERIFIERS[rule](), Costs({(1, 4): 1.0, (3, 4): 1.0}))
+    cache = PrefixCache(FakeNetwork(V, lambda token, _: TARGET[token]), 16, 4, branches=3)
+    speculation = Speculation(cache, [drafter] if drafter else [], VERIFIERS[rule](), PassCosts({(1, 4): 1.0, (3, 4): 1.0}))
     counts = Counter()
     for seed in range(runs):
         request = Request("", "", temperature=TEMPERATURE, seed=seed)
-        line = Line(request, [0], [0], [], speculation.verifier.picker(request), ids=[0])
+        line = DecodeState(request, [0], [0], [], speculation.verifier.picker(request), ids=[0])
         while len(line.ids) <= LENGTH:
             speculation.round(line, LENGTH - len(line.ids))
         counts[tuple(line.ids[1 : LENGTH + 1])] += 1
@@ -143,6 +143,6 @@ def test_keyed_acceptance_is_near_the_optimal_coupling():
     tv = float((p - q).abs().sum() / 2)
     same = 0
     for seed in range(400):
-        pick = Keyed().picker(dataclasses.replace(Request("", ""), temperature=TEMPERATURE, seed=seed))
+        pick = GumbelMaxVerifier().picker(dataclasses.replace(Request("", ""), temperature=TEMPERATURE, seed=seed))
         same += pick(TARGET[0], 0)[0] == pick(DRAFT[0], 0)[0]
     assert same / 400 > (1 - tv) / (1 + tv) - 0.08

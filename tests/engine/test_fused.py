@@ -6,8 +6,8 @@ import torch
 from fimserver.engine import fused
 from fimserver.engine.load import load
 from fimserver.engine.network import NativeNetwork
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.types import Budget
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.types import Deadline
 from tests.tiny import CONFIGS, make_card, make_checkpoint
 
 LEAN = ("qwen2", "qwen3", "llama")
@@ -21,9 +21,9 @@ def test_lean_agrees_with_the_native_class(architecture, packed, tmp_path, monke
     model = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")).model
     ids = torch.randint(10, 8000, (77,), generator=torch.Generator().manual_seed(1)).tolist()
     results = []
-    for network in (NativeNetwork(model, torch.device("cpu")), fused.LeanNetwork(model, 128, 8)):
-        cache = PromptCache(network, 128, 32)
-        last = cache.prefill(ids, Budget(), want_logits=True)
+    for network in (NativeNetwork(model, torch.device("cpu")), fused.FusedModel(model, 128, 8)):
+        cache = PrefixCache(network, 128, 32)
+        last = cache.prefill(ids, Deadline(), want_logits=True)
         rows = cache.rows([5, 6, 7, 8], len(ids), cache.block(len(ids), 4), torch.arange(4))
         results.append((last, rows))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-4, atol=1e-4)
@@ -40,4 +40,4 @@ def test_lean_is_used_only_where_it_fits(architecture, tmp_path):
 
 def test_lean_computes_nano(nano):
     runtime = nano.runtime(nano.card("ar"))
-    assert isinstance(runtime.network, fused.LeanNetwork)
+    assert isinstance(runtime.network, fused.FusedModel)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
-from fimserver.engine.engines import Models
+from fimserver.engine.engines import ModelPool
 from fimserver.settings import Settings
-from fimserver.types import Budget
+from fimserver.types import Deadline
 from tests.engine.test_speculate import REQUESTS, Liar, ids_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 @pytest.fixture(scope="module")
 def engine():
-    return Models(Settings(device="cuda", drafter="none")).engine("ar")
+    return ModelPool(Settings(device="cuda", drafter="none")).engine("ar")
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.temperature}")
@@ -28,7 +28,7 @@ def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
 def test_rows_are_the_same_bits_in_every_shape_that_is_used(engine):
     cache, costs = engine.cache, engine.speculation.pace.costs
     prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]
-    cache.prefill(prompt, Budget(), want_logits=False)
+    cache.prefill(prompt, Deadline(), want_logits=False)
     idle = [0] * (costs.plain[1] - 1)
     one_by_one = [cache.branches([[chain[i], *idle]], len(prompt) + i)[0, 0] for i in range(costs.longest)]
     for branches, rows in costs.ms:

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fimserver.engine import fused
-from fimserver.engine.engines import Models, make_ar
+from fimserver.engine.engines import ModelPool, make_ar
 from fimserver.engine.load import device_map, load
-from fimserver.engine.runtime import Target, make_runtime
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.hashing import sha256
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 from tests.tiny import CONFIGS, DREAM_CANVAS, copy_checkpoint, make_card, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -203,13 +203,13 @@ def test_a_model_larger_than_one_gpu_is_spread_by_accelerate():
 def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
     """Weights that are not where the computation is: the native class through the same engine."""
     card, settings = make_card("qwen2"), Settings(network="native", threads=1)
-    plain = make_ar(Target(make_runtime(load(card, folder, CPU), settings), settings))
+    plain = make_ar(DraftContext(make_runtime(load(card, folder, CPU), settings), settings))
     offloaded = load(card, folder, CPU)
     accelerate.cpu_offload(offloaded.model, execution_device=CPU)
     assert not fused.fits(offloaded.model)
-    spread = make_ar(Target(make_runtime(offloaded, Settings()), Settings()))
+    spread = make_ar(DraftContext(make_runtime(offloaded, Settings()), Settings()))
     request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
-    texts = ["".join(c.text for c in engine.complete(request, Budget())) for engine in (plain, spread)]
+    texts = ["".join(c.text for c in engine.complete(request, Deadline())) for engine in (plain, spread)]
     assert texts[0] == texts[1] != ""
 
 
@@ -220,7 +220,7 @@ def test_the_second_route_gets_what_room_the_first_has_left(tmp_path, monkeypatc
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(b"")
     monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 23.0)
-    models = Models(Settings(models_dir=tmp_path, device="cpu"))
+    models = ModelPool(Settings(models_dir=tmp_path, device="cpu"))
     assert models.card("dllm").name == "dreamon-7b"
     assert models.card("ar").name == "qwen2.5-coder-1.5b"
     monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 1.0)

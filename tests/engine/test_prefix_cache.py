@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fimserver.engine.network import FakeNetwork
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.types import Budget
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.types import Deadline
 
 
 @pytest.fixture
 def cache():
-    return PromptCache(FakeNetwork(50, lambda token, position: torch.eye(50)[(token + position) % 50]), 64, 8)
+    return PrefixCache(FakeNetwork(50, lambda token, position: torch.eye(50)[(token + position) % 50]), 64, 8)
 
 
 @pytest.mark.parametrize(
@@ -26,24 +26,24 @@ def cache():
     ],
 )
 def test_only_chunks_from_the_first_difference_run(first, second, passes, cache):
-    cache.prefill(list(range(first)), Budget(), want_logits=bool(first))
+    cache.prefill(list(range(first)), Deadline(), want_logits=bool(first))
     before = cache.forwards
-    logits = cache.prefill(list(range(second)), Budget(), want_logits=True)
+    logits = cache.prefill(list(range(second)), Deadline(), want_logits=True)
     assert cache.forwards - before == passes
     assert int(logits.argmax()) == (second - 1) + (second - 1)
 
 
 def test_an_edit_in_the_middle_runs_from_its_chunk(cache):
-    cache.prefill(list(range(32)), Budget(), want_logits=True)
+    cache.prefill(list(range(32)), Deadline(), want_logits=True)
     before = cache.forwards
-    cache.prefill([*range(17), 40, *range(18, 32)], Budget(), want_logits=True)
+    cache.prefill([*range(17), 40, *range(18, 32)], Deadline(), want_logits=True)
     assert cache.forwards - before == 2
 
 
 def test_a_prompt_that_is_there_costs_nothing_without_logits(cache):
-    cache.prefill(list(range(20)), Budget(), want_logits=True)
+    cache.prefill(list(range(20)), Deadline(), want_logits=True)
     before = cache.forwards
-    cache.prefill(list(range(20)), Budget(), want_logits=False)
+    cache.prefill(list(range(20)), Deadline(), want_logits=False)
     assert cache.forwards == before
 
 

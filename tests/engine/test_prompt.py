@@ -4,8 +4,8 @@ import pytest
 
 from fimserver.cards import Fim
 from fimserver.engine.kv import common_prefix
-from fimserver.engine.prompt import Context, anchored_tail, cut_context, fim_prompt
-from fimserver.types import Budget, Request, Snippet
+from fimserver.engine.prompt import PromptTokens, anchored_tail, cut_context, fim_prompt
+from fimserver.types import Deadline, Request, Snippet
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def test_layouts(layout, engine):
     fim = Fim(
         layout=layout, prefix="<|prefix|>", suffix="<|suffix|>", middle="<|middle|>", stops=("<|eot|>",), start=("<|file|>",)
     )
-    context = Context(tuple(vocabulary.encode("P")), tuple(vocabulary.encode("S")))
+    context = PromptTokens(tuple(vocabulary.encode("P")), tuple(vocabulary.encode("S")))
     assert vocabulary.decode(fim_prompt(context, fim, vocabulary)) == "<|file|>" + LAYOUTS[layout].replace(" ", "")
 
 
 def test_a_layout_without_a_middle_token(engine):
     fim = Fim(layout="spm", prefix="<|prefix|>", suffix="<|suffix|>", stops=("<|eot|>",))
-    ids = fim_prompt(Context((), ()), fim, engine.vocabulary)
+    ids = fim_prompt(PromptTokens((), ()), fim, engine.vocabulary)
     assert engine.vocabulary.decode(ids) == "<|suffix|><|prefix|>"
 
 
@@ -160,9 +160,9 @@ def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine)
 @pytest.mark.parametrize("route", ["ar", "dllm"])
 def test_a_warmed_prompt_gives_the_same_text_in_no_more_passes(route, nano):
     engine, request = nano.engine(route), Request("def area(width, height):\n    return ", "\n" * 3, max_tokens=8)
-    cold = list(engine.complete(request, Budget()))
+    cold = list(engine.complete(request, Deadline()))
     nano.runtime(nano.card(route)).cache.clear()
-    engine.warm(request, Budget())
-    warm = list(engine.complete(request, Budget()))
+    engine.warm(request, Deadline())
+    warm = list(engine.complete(request, Deadline()))
     assert "".join(chunk.text for chunk in warm) == "".join(chunk.text for chunk in cold)
     assert warm[-1].forwards <= cold[-1].forwards

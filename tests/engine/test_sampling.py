@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimserver.engine.sampling import Candidates, choose, draw, keep_top_p, keyed_gumbel
+from fimserver.engine.sampling import SlotProposals, choose, draw, keep_top_p, keyed_gumbel
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.errors import NonFiniteError
 
@@ -53,7 +53,7 @@ def test_top_p_keeps_the_token_that_crosses_it():
 
 def candidates(probability, entropy=None, margin=None):
     p = torch.tensor(probability)
-    return Candidates(
+    return SlotProposals(
         torch.arange(len(probability)),
         p,
         p if margin is None else torch.tensor(margin),

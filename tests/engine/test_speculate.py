@@ -7,19 +7,19 @@ import threading
 import pytest
 import torch
 
-from fimserver.engine.drafters.failsafe import Guarded
+from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafts import Draft, RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import make_ar
 from fimserver.engine.network import FakeNetwork
-from fimserver.engine.pass_cost import Costs, measure_costs, shapes
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.engine.runtime import Target
+from fimserver.engine.pass_cost import PassCosts, measure_costs, shapes
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.runtime import DraftContext
 from fimserver.engine.speculate import Speculation
-from fimserver.engine.verify import VERIFIERS, Keyed
+from fimserver.engine.verify import VERIFIERS, GumbelMaxVerifier
 from fimserver.errors import NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 
 CODE = '''import os
 
@@ -49,8 +49,8 @@ EVERY_SHAPE = dict.fromkeys(shapes(3), 1.0)
 @pytest.fixture
 def engine(nano):
     """The ar route of nano without drafters, whose passes all cost the same, so that every shape is worth its drafts."""
-    engine = make_ar(Target(nano.runtime(nano.card("ar")), Settings(drafter="none")))
-    engine.speculation = Speculation(engine.cache, (), Keyed(), Costs(EVERY_SHAPE))
+    engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="none")))
+    engine.speculation = Speculation(engine.cache, (), GumbelMaxVerifier(), PassCosts(EVERY_SHAPE))
     return engine
 
 
@@ -58,7 +58,7 @@ def ids_of(engine, request, drafters=()):
     """Ids and last chunk of a request with these drafters."""
     watcher = ScriptedDrafter()
     engine.speculation.drafters = (*drafters, watcher)
-    chunks = list(engine.complete(request, Budget()))
+    chunks = list(engine.complete(request, Deadline()))
     return watcher.seen, chunks
 
 
@@ -139,9 +139,9 @@ class TestTheLogitsAreTheSameBits:
     def test_of_every_shape_that_is_used(self, nano):
         """A chain of tokens in each shape, alone and as the last of several branches."""
         cache = nano.runtime(nano.card("ar")).cache
-        engine = make_ar(Target(nano.runtime(nano.card("ar")), Settings(drafter="none")))
+        engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="none")))
         prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]
-        cache.prefill(prompt, Budget(), want_logits=False)
+        cache.prefill(prompt, Deadline(), want_logits=False)
         idle = [0] * (engine.speculation.pace.costs.plain[1] - 1)
         one_by_one = [cache.branches([[chain[i], *idle]], len(prompt) + i)[0, 0] for i in range(24)]
         for branches, rows in engine.speculation.pace.costs.ms:
@@ -152,9 +152,9 @@ class TestTheLogitsAreTheSameBits:
     def test_but_not_with_a_tree_mask_in_one_buffer(self, nano):
         """Why branches are copies: a sibling between a token and its parent moves the sum in the attention."""
         cache = nano.runtime(nano.card("ar")).cache
-        engine = make_ar(Target(nano.runtime(nano.card("ar")), Settings(drafter="none")))
+        engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="none")))
         prompt = engine.prompt(REQUESTS[0])
-        cache.prefill(prompt, Budget(), want_logits=False)
+        cache.prefill(prompt, Deadline(), want_logits=False)
         start, every = len(prompt), torch.arange(8)
         straight = cache.rows([300, 301, 302, 303, 0, 0, 0, 0], start, cache.causal(start, 8), every)[3]
         mask = cache.causal(start, 8).clone()
@@ -206,7 +206,7 @@ class TestFaults:
             def propose(self, line, size):  # noqa: ARG002
                 raise ZeroDivisionError
 
-        broken = Guarded(Broken(plain))
+        broken = FailsafeDrafter(Broken(plain))
         for _ in range(3):
             assert ids_of(engine, REQUESTS[0], [broken])[0] == plain
         assert broken.off
@@ -223,7 +223,7 @@ class TestFaults:
             def observe(self, line, *, ended):
                 """Too tired."""
 
-        sleepy = Guarded(Sleepy(), limit_s=0.05)
+        sleepy = FailsafeDrafter(Sleepy(), limit_s=0.05)
         assert ids_of(engine, REQUESTS[0], [sleepy])[0] == plain
         assert sleepy.off
 
@@ -235,7 +235,7 @@ class TestFaults:
                 token, _ = line.pick(torch.full((8192,), torch.nan), len(line.ids))
                 return [Draft("nan", (token,), (9,))]
 
-        assert ids_of(engine, REQUESTS[0], [Guarded(Nan(plain))])[0] == plain
+        assert ids_of(engine, REQUESTS[0], [FailsafeDrafter(Nan(plain))])[0] == plain
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     @pytest.mark.parametrize("rule", sorted(VERIFIERS))
@@ -250,7 +250,7 @@ class TestFaults:
 
         monkeypatch.setattr(engine.cache, "branches", branches)
         with pytest.raises(NonFiniteError):
-            list(engine.complete(REQUESTS[1], Budget()))
+            list(engine.complete(REQUESTS[1], Deadline()))
 
     @pytest.mark.parametrize("tokens", [(8191,), (0, 1, 2), ()])
     def test_odd_drafts_are_harmless(self, engine, tokens):
@@ -271,22 +271,22 @@ class TestCosts:
             def cached(self, ids, mask, kv, logits_of):
                 return super().cached(ids, mask, kv, logits_of) + ids.shape[1] * 1e-6
 
-        cache = PromptCache(Fickle(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3)
+        cache = PrefixCache(Fickle(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3)
         assert {rows for _, rows in measure_costs(cache, 8).ms} == {8}
 
     def test_steady_numbers_allow_every_shape(self):
-        cache = PromptCache(
+        cache = PrefixCache(
             FakeNetwork(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3
         )
         assert set(measure_costs(cache, 8).ms) == set(shapes(3))
 
     def test_a_hiccup_while_measuring_is_smoothed(self):
-        costs = Costs({(1, 4): 90.0, (1, 8): 2.0, (1, 16): 3.0})
+        costs = PassCosts({(1, 4): 90.0, (1, 8): 2.0, (1, 16): 3.0})
         assert costs.ms[1, 4] == 2.0
         assert costs.plain == (1, 4)
 
     def test_a_busy_machine_scales_all_shapes_alike(self):
-        costs = Costs({(1, 4): 1.0, (1, 8): 2.0})
+        costs = PassCosts({(1, 4): 1.0, (1, 8): 2.0})
         for _ in range(100):
             costs.observe((1, 4), 3.0)
         assert costs.ms[1, 8] == pytest.approx(6.0, rel=0.01)

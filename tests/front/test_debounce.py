@@ -2,11 +2,11 @@
 
 import pytest
 
-from fimserver.front.debounce import Rhythm
+from fimserver.front.debounce import TypingRhythm
 
 
 def typing(interval_s, keys=10):
-    rhythm = Rhythm()
+    rhythm = TypingRhythm()
     for i in range(keys):
         rhythm.key(i * interval_s)
     return rhythm, (keys - 1) * interval_s
@@ -33,4 +33,4 @@ def test_the_limit_of_the_user_holds():
 
 
 def test_without_keys_there_is_no_wait():
-    assert Rhythm().delay_ms(0, 120) == 0
+    assert TypingRhythm().delay_ms(0, 120) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fimserver.front.host_process import Hosting, is_serving
+from fimserver.front.host_process import HostProcess, is_serving
 from fimserver.reasons import Reason
 
 
@@ -15,7 +15,7 @@ class World:
 
     def __init__(self):
         self.now, self.listens, self.code, self.started = 100.0, False, None, []
-        self.hosting = Hosting(Path("unused"), self._spawn, lambda _: self.listens, lambda: self.now)
+        self.hosting = HostProcess(Path("unused"), self._spawn, lambda _: self.listens, lambda: self.now)
 
     def _spawn(self):
         self.started.append(self.now)

@@ -3,7 +3,7 @@
 import pytest
 
 from fimserver.front import memory
-from fimserver.front.memory import Key, Memory, Middle
+from fimserver.front.memory import Key, Memory, RememberedMiddle
 from fimserver.reasons import Reason
 
 
@@ -12,7 +12,7 @@ def key(prefix, suffix="\n", uri="u", route="auto"):
 
 
 def middles(*texts):
-    return tuple(Middle(text, Reason.END) for text in texts)
+    return tuple(RememberedMiddle(text, Reason.END) for text in texts)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from fimserver.front.config import Config
 from fimserver.front.documents.mirror import Document
 from fimserver.front.outcome import Outcome
-from fimserver.front.session import Rejected, Session
+from fimserver.front.session import RejectedText, Session
 from fimserver.reasons import Reason
 
 
@@ -103,7 +103,7 @@ def test_a_document_that_is_opened_again_is_a_new_one(session):
     ],
 )
 def test_what_was_dismissed_is_known_at_its_place_only(uri, before, left, session):
-    session.reject(Rejected("u", "x = ", "compute(b)"))
+    session.reject(RejectedText("u", "x = ", "compute(b)"))
     assert session.rejected_at(uri, before) == left
 
 

@@ -13,7 +13,7 @@ from fimserver.host.fake import FakeEngines
 from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
 from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 
 
 class PanicException(BaseException):
@@ -21,7 +21,7 @@ class PanicException(BaseException):
 
 
 def job(**fields):
-    given = {"request": Request("a", "b", seed=5), "pin": "ar", "budget": Budget()} | fields
+    given = {"request": Request("a", "b", seed=5), "pin": "ar", "budget": Deadline()} | fields
     return Job(key=("s", "d"), sink=lambda _: None, **given)
 
 
@@ -143,7 +143,7 @@ def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
 
 
 def test_no_further_candidate_is_begun_when_time_is_up():
-    budget = Budget()
+    budget = Deadline()
 
     def script(_request, _route):
         yield "x"

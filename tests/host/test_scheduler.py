@@ -12,7 +12,7 @@ from fimserver.host.fake import FakeEngines
 from fimserver.host.jobs import Job
 from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 
 PATIENCE_S = 10.0
 
@@ -23,7 +23,7 @@ class Ask:
     def __init__(self, name, *, session="s", idle=False, warm=False):
         self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()
         document = f"{name[0]}\0idle" if idle else name[0]  # a1 and a2 are of one document
-        self.job = Job((session, document), Request(name, ""), "ar", Budget(), self._sink, idle=idle, warm=warm)
+        self.job = Job((session, document), Request(name, ""), "ar", Deadline(), self._sink, idle=idle, warm=warm)
 
     def _sink(self, piece):
         if piece is None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fimserver.engine.drafters.nets import Block, Heads, load_net, save_net
-from fimserver.engine.fused import LeanNetwork, bias_of
+from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
+from fimserver.engine.fused import FusedModel, bias_of
 from fimserver.engine.kv import KVBuffer
 from fimserver.errors import LoadError
 from models.training import losses
@@ -184,7 +184,7 @@ class TestWhatASlotSees:
             p = int(batch.at[row, place])
             if batch.targets[row, place, 0] == IGNORE:
                 continue
-            network, kv = LeanNetwork(target.model, 64, 8), KVBuffer(64)
+            network, kv = FusedModel(target.model, 64, 8), KVBuffer(64)
             kv.start, kv.extent = 0, p
             with torch.inference_mode():
                 mask = torch.ones(p, p, dtype=torch.bool).tril()
@@ -379,10 +379,10 @@ class TestRuns:
     def test_what_is_saved_loads_for_its_target_alone(self, target, tmp_path, kind):
         net = nets(target)[kind]
         save_net(net, tmp_path / "net.safetensors", target.sha256)
-        again = load_net((Heads, Block)[kind], tmp_path / "net.safetensors", target.sha256)
+        again = load_net((Heads, BlockNetwork)[kind], tmp_path / "net.safetensors", target.sha256)
         assert again.shape == net.shape
         batch = a_batch()
         ours, theirs = (outputs(n, target, target.see(batch.ids), batch) for n in (net, again))
         torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.1)  # bf16
         with pytest.raises(LoadError, match="other weights"):
-            load_net((Heads, Block)[kind], tmp_path / "net.safetensors", "0" * 64)
+            load_net((Heads, BlockNetwork)[kind], tmp_path / "net.safetensors", "0" * 64)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fimserver.ab.items.cuts import KINDS
-from fimserver.host.routing.length_model import NAMES, Model, columns, read_model
+from fimserver.host.routing.length_model import NAMES, LengthModel, columns, read_model
 from fimserver.lengths import BUCKETS, bucket_of
 from models.training import lengths
 from models.training.corpus import RESERVED, SEPARATOR, VALIDATION
@@ -61,7 +61,7 @@ def test_a_marginal_is_a_distribution_without_zeros():
 def test_the_fit_is_what_the_host_reads_and_better_than_no_features(texts):
     training, held_out = list(samples(texts[:40], 0, 4)), list(samples(texts[40:], 1, 4))
     data = fit(training, 0)
-    Model.model_validate(data)
+    LengthModel.model_validate(data)
     found = measure(data, training, held_out)
     assert sum(map(sum, found["confusion"])) == len(held_out)
     assert [sum(row) for row in found["confusion"]] == [sum(s.bucket == bucket for s in held_out) for bucket in BUCKETS]

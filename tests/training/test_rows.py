@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from fimserver.cards import MODELS, get_card
-from fimserver.engine.prompt import Context, fim_prompt
+from fimserver.engine.prompt import PromptTokens, fim_prompt
 from models.training.holes import KINDS, Hole, cut
 from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Layout, RowMaker, RowStream, collate
 
@@ -71,7 +71,7 @@ def test_a_row_has_the_length_of_its_layout_and_the_prompt_of_the_engine(nano):
     card = get_card("nano")
     assert card.fim is not None
     engine_prompt = fim_prompt(
-        Context(tuple(context[suffix_end + 1 : -1]), tuple(context[1:suffix_end])), card.fim, nano.engine("ar").vocabulary
+        PromptTokens(tuple(context[suffix_end + 1 : -1]), tuple(context[1:suffix_end])), card.fim, nano.engine("ar").vocabulary
     )
     assert engine_prompt == context
     assert row.ids[: len(context) + len(middle)] == context + middle

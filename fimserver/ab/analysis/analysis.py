@@ -1,7 +1,7 @@
 """Knows which numbers a comparison comes to, by strata, and how to say them. Knows nothing of tables and pages.
 
 Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x faster"), of speeds B
-over A. Intervals are of 95 %, by a cluster bootstrap over ``Row.group``.
+over A. Intervals are of 95 %, by a cluster bootstrap over ``PairedRow.group``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fimserver.ab.analysis.value import (
     regret,
     speeds,
 )
-from fimserver.ab.schema import Report, Row
+from fimserver.ab.schema import PairedRow, Report
 
 PERCENTILES = (50, 90, 95, 99)
 BOUNDED = frozenset({50, 95})  # percentiles that get intervals: there is too little behind the others
@@ -51,7 +51,7 @@ Draw = Callable[[tuple[str, ...]], Bootstrap]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonRow:
     """One line of the table. ``None``: there is none, or it cannot be said."""
 
     metric: str
@@ -82,7 +82,7 @@ class Analysis:
 
     n: int  # items that count: the cold ones, where there are any
     groups: int
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[ComparisonRow, ...] = ()
     regret: Regret | None = None
     predictions: tuple[Prediction, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
@@ -111,7 +111,7 @@ def analyse(report: Report, seed: int = 0) -> Analysis:
     )
 
 
-def _compare(stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+def _compare(stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
     for measure in TIMES:
         yield from _times(measure, stratum, rows, draw)
     for measure in MEANS:
@@ -119,14 +119,14 @@ def _compare(stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparis
     yield from _speeds(stratum, rows, draw)
 
 
-def _times(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+def _times(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
     """The geometric mean ratio, and percentiles."""
     groups, a, b = pairs(measure, rows)
     if not groups:
         return
     drawn = draw(groups)
     metric, label = measure.metric, measure.label
-    line = Comparison(metric, label, measure.unit, measure.better, stratum, len(groups), drawn.groups.count, "difference")
+    line = ComparisonRow(metric, label, measure.unit, measure.better, stratum, len(groups), drawn.groups.count, "difference")
     middle = replace(line, metric=f"{metric}_ratio", label=f"{label}, geometric mean", effect="ratio")
     middle = replace(middle, a=float(np.exp(np.log(a).mean())), b=float(np.exp(np.log(b).mean())))
     yield _valued(replace(middle, p=sign_test(b - a) if stratum == ALL else None), geometric_ratio(a, b, drawn))
@@ -138,7 +138,7 @@ def _times(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> I
         yield full if share in BOUNDED else replace(named, a=full.a, b=full.b, value=full.value)
 
 
-def _means(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+def _means(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
     groups, a, b = pairs(measure, rows)
     if not groups:
         return
@@ -146,20 +146,20 @@ def _means(measure: Measure, stratum: str, rows: Sequence[Row], draw: Draw) -> I
     found = mean_difference(a, b, drawn)
     if measure.metric in YES_OR_NO and (a == b).all():
         found = Interval(0.0, -unseen(drawn.groups.count), unseen(drawn.groups.count))
-    line = Comparison(*measure[:4], stratum, len(groups), drawn.groups.count, "difference", float(a.mean()), float(b.mean()))
+    line = ComparisonRow(*measure[:4], stratum, len(groups), drawn.groups.count, "difference", float(a.mean()), float(b.mean()))
     line = replace(line, p=sign_test(b - a) if stratum == ALL and measure.tested else None)
     yield _valued(replace(line, primary=stratum == ALL and measure.metric in PRIMARY), found)
 
 
-def _speeds(stratum: str, rows: Sequence[Row], draw: Draw) -> Iterator[Comparison]:
+def _speeds(stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
     drawn = draw(tuple(row.group for row in rows))
     for reading_ms in READING_MS:
         metric, label = f"chars_per_s_{reading_ms}", f"accepted characters per second, {reading_ms} ms of reading"
-        line = Comparison(metric, label, "characters/s", "higher", stratum, len(rows), drawn.groups.count, "ratio")
+        line = ComparisonRow(metric, label, "characters/s", "higher", stratum, len(rows), drawn.groups.count, "ratio")
         yield _drawn(line, drawn, speeds(rows, "a", reading_ms, drawn), speeds(rows, "b", reading_ms, drawn))
 
 
-def _drawn(line: Comparison, drawn: Bootstrap, a: Floats, b: Floats) -> Comparison:
+def _drawn(line: ComparisonRow, drawn: Bootstrap, a: Floats, b: Floats) -> ComparisonRow:
     """The line with both arms' numbers as they were in each draw (1 + draws,), and what they come to."""
     with np.errstate(divide="ignore", invalid="ignore"):
         both = drawn.interval(b - a if line.effect == "difference" else b / a)
@@ -168,16 +168,16 @@ def _drawn(line: Comparison, drawn: Bootstrap, a: Floats, b: Floats) -> Comparis
     return _valued(line, both)
 
 
-def _valued(line: Comparison, found: Interval) -> Comparison:
+def _valued(line: ComparisonRow, found: Interval) -> ComparisonRow:
     return replace(line, value=number(found.value), low=number(found.low), high=number(found.high))
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+def _corrected(comparisons: Sequence[ComparisonRow]) -> tuple[ComparisonRow, ...]:
     corrected = iter(holm([line.p for line in comparisons if line.p is not None]))
     return tuple(line if line.p is None else replace(line, p_holm=next(corrected)) for line in comparisons)
 
 
-def _notes(report: Report, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _notes(report: Report, rows: Sequence[PairedRow], comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
     if not report.finished:
         yield "the run was interrupted: these are the items it got to"
     if all(row.warm for row in rows):
@@ -194,7 +194,7 @@ def _notes(report: Report, rows: Sequence[Row], comparisons: Sequence[Comparison
             yield f"times of {measure.label} are of {line.n if line else 0} of {len(rows)} items: those that both arms answered"
 
 
-def headline(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+def headline(comparisons: Sequence[ComparisonRow]) -> tuple[str, ...]:
     """What was found, in up to three sentences, the arm that is ahead first."""
     whole = {line.metric: line for line in comparisons if line.stratum == ALL}
     kept = whole.get("kept_share")
@@ -206,7 +206,7 @@ def headline(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     return tuple(saying for saying in sayings if saying)
 
 
-def _speed_sentence(line: Comparison, kept: Comparison | None) -> str:
+def _speed_sentence(line: ComparisonRow, kept: ComparisonRow | None) -> str:
     lead, other, ratio, shown = _ratio(line)
     if not shown:
         return f"No difference in the time to an answer is shown: {lead} was {ratio} faster than {other}{_unseen_ratio(line)}."
@@ -216,7 +216,7 @@ def _speed_sentence(line: Comparison, kept: Comparison | None) -> str:
     return f"{lead} answered {ratio} faster than {other}; its kept share {verb} within {100 * MARGIN:.0f} points of {other}'s."
 
 
-def _exact_sentence(line: Comparison) -> str:
+def _exact_sentence(line: ComparisonRow) -> str:
     if line.a is None or line.b is None or line.value is None:
         return ""
     lead, other, sign = ("B", "A", 1) if line.value > 0 else ("A", "B", -1)
@@ -230,7 +230,7 @@ def _exact_sentence(line: Comparison) -> str:
     return f"{said}." if low > 0 else f"{said}: no difference shown, less than {(high - low) / 2:.1f} points could not be seen."
 
 
-def _value_sentence(line: Comparison) -> str:
+def _value_sentence(line: ComparisonRow) -> str:
     if line.value is None or line.value <= 0:
         return ""
     lead, other, ratio, shown = _ratio(line)
@@ -238,7 +238,7 @@ def _value_sentence(line: Comparison) -> str:
     return f"{said}." if shown else f"{said}: no difference shown{_unseen_ratio(line)}."
 
 
-def _ratio(line: Comparison) -> tuple[str, str, str, bool]:
+def _ratio(line: ComparisonRow) -> tuple[str, str, str, bool]:
     """Who is ahead, who is not, by how much, and whether the interval says so."""
     value = line.value or 1.0
     ends = (line.low, line.high)
@@ -249,7 +249,7 @@ def _ratio(line: Comparison) -> tuple[str, str, str, bool]:
     return lead, other, f"{value:.2f}x{_bounds(*ends, digits=2)}", low is not None and low > 1
 
 
-def _unseen_ratio(line: Comparison) -> str:
+def _unseen_ratio(line: ComparisonRow) -> str:
     if not line.low or not line.high:
         return ", of too few groups to say more"
     return f", less than {math.sqrt(line.high / line.low):.2f}x could not be seen"

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fimserver.ab.schema import Result, Row
+from fimserver.ab.schema import PairedRow, Result
 from fimserver.lengths import LABELS, bucket_of
 from fimserver.reasons import Reason
 
@@ -50,7 +50,7 @@ class Measure(NamedTuple):
     label: str
     unit: str  # "share" is between 0 and 1
     better: Better
-    read: Callable[[Row, Result], float | None]
+    read: Callable[[PairedRow, Result], float | None]
     tested: bool = False  # by the sign test
 
 
@@ -66,23 +66,23 @@ def answered(result: Result) -> bool:
     return outcome(result) not in {"error", "cancelled"}
 
 
-def _time(name: Literal["first_ms", "answer_ms"]) -> Callable[[Row, Result], float | None]:
-    def read(_: Row, result: Result) -> float | None:
+def _time(name: Literal["first_ms", "answer_ms"]) -> Callable[[PairedRow, Result], float | None]:
+    def read(_: PairedRow, result: Result) -> float | None:
         value: float = getattr(result, name)
         return value if value > 0 and answered(result) else None
 
     return read
 
 
-def _share_of_text(_: Row, result: Result) -> float | None:
+def _share_of_text(_: PairedRow, result: Result) -> float | None:
     return min(1.0, result.prefix_chars / len(result.text)) if result.text else None
 
 
-def _share_of_gold(row: Row, result: Result) -> float | None:
+def _share_of_gold(row: PairedRow, result: Result) -> float | None:
     return min(1.0, result.prefix_chars / len(row.gold)) if row.gold else None
 
 
-def _ended(wanted: Outcome) -> Callable[[Row, Result], float]:
+def _ended(wanted: Outcome) -> Callable[[PairedRow, Result], float]:
     return lambda _, result: float(outcome(result) == wanted)
 
 
@@ -112,13 +112,13 @@ MEANS = (
 YES_OR_NO = frozenset({"exact", "first_line", "parses", "shown", "late", "cancelled", "empty", "error", "withheld"})
 
 
-def strata(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
     """The whole, then its parts by each way in which rows differ. Warm rows stand apart where there are cold ones."""
     whole = [row for row in rows if not row.warm] or list(rows)
     yield ALL, whole
     if len(whole) < len(rows):
         yield "warm", [row for row in rows if row.warm]
-    axes: dict[str, Callable[[Row], str]] = {
+    axes: dict[str, Callable[[PairedRow], str]] = {
         "kind": lambda row: row.kind,
         "bucket": lambda row: LABELS[bucket_of(row.lexemes)],
         "language": lambda row: row.language,
@@ -129,7 +129,7 @@ def strata(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
             yield from ((f"{axis}:{name}", [row for row in whole if of(row) == name]) for name in names)
 
 
-def pairs(measure: Measure, rows: Sequence[Row]) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+def pairs(measure: Measure, rows: Sequence[PairedRow]) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Groups and columns of the rows for which both arms have a number."""
     read = [(row.group, measure.read(row, row.a), measure.read(row, row.b)) for row in rows]
     full = [(group, a, b) for group, a, b in read if a is not None and b is not None]

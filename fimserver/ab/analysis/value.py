@@ -9,7 +9,7 @@ import numpy as np
 
 from fimserver.ab.analysis.measures import answered, outcome
 from fimserver.ab.analysis.statistics import Bootstrap, Floats
-from fimserver.ab.schema import SIDES, Row, Side
+from fimserver.ab.schema import SIDES, PairedRow, Side
 from fimserver.types import ROUTES, Route
 
 READING_MS = (0, 300)  # that a person reads a suggestion for
@@ -58,12 +58,12 @@ class CurvePoint:
     b: float | None
 
 
-def column(rows: Sequence[Row], side: Side, name: str) -> Floats:
+def column(rows: Sequence[PairedRow], side: Side, name: str) -> Floats:
     """A field of one arm's results: (rows,)."""
     return np.array([getattr(getattr(row, side), name) for row in rows], float)
 
 
-def speeds(rows: Sequence[Row], side: Side, reading_ms: float, drawn: Bootstrap) -> Floats:
+def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Bootstrap) -> Floats:
     """Accepted characters per second, in each draw: all saved keys over all waiting and reading. Shape (1 + draws,).
 
     Every shown suggestion is read for ``reading_ms``, good or bad; requests without an answer count with the time they took.
@@ -74,7 +74,7 @@ def speeds(rows: Sequence[Row], side: Side, reading_ms: float, drawn: Bootstrap)
         return drawn.totals(column(rows, side, "saved_keys")) * 1000 / spent_ms
 
 
-def regret(rows: Sequence[Row], drawn: Bootstrap) -> Regret | None:
+def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
     """What each arm loses to the better of the two arms on every item.
 
     The value of an answer is its saved keys less what its time is worth: ``saved_keys - rate * answer_ms``. The rate is
@@ -96,7 +96,7 @@ def regret(rows: Sequence[Row], drawn: Bootstrap) -> Regret | None:
     return Regret(len(rows), rate * 1000, a, b, choosing)
 
 
-def predictions(rows: Sequence[Row]) -> tuple[Prediction, ...]:
+def predictions(rows: Sequence[PairedRow]) -> tuple[Prediction, ...]:
     """By arm and route, where the route that served had been predicted."""
     found = []
     for side in SIDES:
@@ -109,7 +109,7 @@ def predictions(rows: Sequence[Row]) -> tuple[Prediction, ...]:
     return tuple(found)
 
 
-def curve(rows: Sequence[Row]) -> tuple[CurvePoint, ...]:
+def curve(rows: Sequence[PairedRow]) -> tuple[CurvePoint, ...]:
     """Saved keys over all waiting, each answer ``ADDED_MS`` later, as on a slower line or device.
 
     Nothing is taken off for suggestions that the next key would have made stale, so it flatters long waits.

@@ -18,16 +18,16 @@ from fimserver.errors import CardError, FimError, InputError
 from fimserver.front.syntax.features import features
 from fimserver.settings import ENGINE_SETTINGS, Settings, read_settings
 from fimserver.types import ROUTES, Request
-from fimserver.wire import Piece, Usage
+from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
-    from fimserver.engine.engines import Models
+    from fimserver.engine.engines import ModelPool
 
 CONTEXT_CHARS = 64 * 1024  # each side, as in the host
 OF_A_REQUEST = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadline_ms", "model")
 
 
-class Spec(NamedTuple):
+class ArmSpec(NamedTuple):
     """A specification, read. ``text`` is without its token."""
 
     text: str
@@ -36,7 +36,7 @@ class Spec(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Filled:
+class ArmAnswer:
     """What one arm did with one span, timed by the caller."""
 
     text: str
@@ -50,7 +50,7 @@ class Runner(Protocol):
 
     arm: Arm
 
-    def fill(self, span: Span, *, warm: bool) -> Filled:
+    def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
         """The middle of a span from an empty cache, or from one that has read the prompt. Raises ``FimError``."""
         ...
 
@@ -63,7 +63,7 @@ class Runner(Protocol):
         ...
 
 
-def read_spec(text: str) -> Spec:
+def read_spec(text: str) -> ArmSpec:
     """Raises ``InputError`` for what cannot be one."""
     changes: dict[str, str] = {}
     url = ""
@@ -81,7 +81,7 @@ def read_spec(text: str) -> Spec:
             raise InputError(f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none")
     if url and (wrong := [name for name in changes if name not in (*OF_A_REQUEST, "token")]):
         raise InputError(f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started")
-    return Spec(without_token(text), url, changes)
+    return ArmSpec(without_token(text), url, changes)
 
 
 def without_token(text: str) -> str:
@@ -100,7 +100,7 @@ def _of_card(name: str) -> dict[str, str]:
 
 def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Runner]:
     """Both arms; models that both can use are loaded once. Raises ``FimError``."""
-    shared: list[Models] = []
+    shared: list[ModelPool] = []
     first, second = (_open(read_spec(text), flags, shared) for text in texts)
     return first, second
 
@@ -111,18 +111,18 @@ def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
     return read_settings(**flags | spec.changes | ({"connect": spec.url} if spec.url else {}))
 
 
-def _open(spec: Spec, flags: dict[str, Any], shared: list[Models]) -> Runner:
+def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runner:
     settings = read_settings(**flags | spec.changes)
     if spec.url:
         from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415 - the HTTP library, where an arm is remote
 
         return RemoteArm(spec.text, spec.url, settings)
     from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch, where an arm is local
-    from fimserver.engine.engines import Models  # noqa: PLC0415
+    from fimserver.engine.engines import ModelPool  # noqa: PLC0415
 
     models = next((models for models in shared if _same_host(models.settings, settings)), None)
     if models is None:
-        models = Models(settings, shares=shared)
+        models = ModelPool(settings, shares=shared)
         shared.append(models)
     return LocalArm(spec.text, settings, models)
 
@@ -138,8 +138,8 @@ def request_of(span: Span, settings: Settings) -> Request:
     return replace(make_request(prefix, suffix, settings, span.group), features=known)
 
 
-def filled(text: str, last: Piece | None, first_ms: float, answer_ms: float) -> Filled:
+def filled(text: str, last: CompletionChunk | None, first_ms: float, answer_ms: float) -> ArmAnswer:
     """Raises ``FimError`` where an answer broke off."""
     if last is None or last.usage is None:
         raise FimError("an answer came without its end")
-    return Filled(text, last.usage, first_ms or answer_ms, answer_ms)
+    return ArmAnswer(text, last.usage, first_ms or answer_ms, answer_ms)

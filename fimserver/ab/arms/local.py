@@ -8,28 +8,28 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
-from fimserver.ab.arms.arm import Filled, filled, request_of
+from fimserver.ab.arms.arm import ArmAnswer, filled, request_of
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
 from fimserver.host.calibrate import calibrate
 from fimserver.host.jobs import Job, run_job
-from fimserver.host.routing.latency import Latency
+from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.paths import latency_path
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Budget, Request, ms_since
-from fimserver.wire import Piece
+from fimserver.types import ROUTES, Deadline, Request, ms_since
+from fimserver.wire import CompletionChunk
 
 if TYPE_CHECKING:
-    from fimserver.engine.engines import Models
+    from fimserver.engine.engines import ModelPool
 
 
 class LocalArm:
     """Engines in this process, asked in the way of the host."""
 
-    def __init__(self, spec: str, settings: Settings, models: Models) -> None:
+    def __init__(self, spec: str, settings: Settings, models: ModelPool) -> None:
         self._settings, self._models = settings, models
-        self._router = Router(settings.policy, Latency(latency_path(settings)), seed=settings.seed)
+        self._router = Router(settings.policy, LatencyModel(latency_path(settings)), seed=settings.seed)
         routes = ROUTES if settings.model == "auto" else (settings.model,)
         served = {route: models.engine(route).card.name for route in routes}
         if settings.model == "auto":
@@ -38,14 +38,14 @@ class LocalArm:
         told = settings.model_dump(mode="json", exclude_unset=True, exclude={"token"})
         self.arm = Arm(spec=spec, models=served, version=__version__, settings=told)
 
-    def fill(self, span: Span, *, warm: bool) -> Filled:
+    def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
         request = request_of(span, self._settings)
         self._models.clear()
         if warm:
-            self._run(request, Budget(), only_warm=True)
+            self._run(request, Deadline(), only_warm=True)
         started = time.perf_counter()
         text, first_ms, last = "", 0.0, None
-        for piece in self._run(request, Budget.of_ms(self._settings.deadline_ms)):
+        for piece in self._run(request, Deadline.of_ms(self._settings.deadline_ms)):
             text += piece.text
             first_ms = first_ms or (ms_since(started) if piece.text else 0.0)
             last = piece
@@ -53,7 +53,7 @@ class LocalArm:
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
         self._models.clear()
-        budget, called_off = Budget(), [0.0]
+        budget, called_off = Deadline(), [0.0]
 
         def call_off() -> None:
             called_off[0] = time.perf_counter()
@@ -69,7 +69,7 @@ class LocalArm:
 
     def close(self) -> None: ...
 
-    def _run(self, request: Request, budget: Budget, *, only_warm: bool = False) -> Iterator[Piece]:
+    def _run(self, request: Request, budget: Deadline, *, only_warm: bool = False) -> Iterator[CompletionChunk]:
         job = Job(("ab", "ab"), request, self._settings.model, budget, lambda _piece: None, warm=only_warm)
         pieces = run_job(self._models, job, self._router)
         return iter(list(pieces)) if only_warm else pieces

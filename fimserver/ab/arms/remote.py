@@ -8,14 +8,14 @@ from typing import Any
 import httpx2
 
 from fimserver import __version__
-from fimserver.ab.arms.arm import OF_A_REQUEST, Filled, filled, request_of
+from fimserver.ab.arms.arm import OF_A_REQUEST, ArmAnswer, filled, request_of
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
 from fimserver.errors import FimError, InputError
 from fimserver.front.host_client import message_of
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Request, ms_since
-from fimserver.wire import CompletionBody, Extension, read_piece
+from fimserver.wire import CompletionBody, EditorHints, read_piece
 
 OK = 200
 TIMEOUT_S = 150.0
@@ -37,7 +37,7 @@ class RemoteArm:
         told = settings.model_dump(mode="json", include={*OF_A_REQUEST})
         self.arm = Arm(spec=spec, models=served, version=str(health.get("version", "")), settings=told)
 
-    def fill(self, span: Span, *, warm: bool) -> Filled:
+    def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
         body = self._body(request_of(span, self._settings))
         if warm:
             self._stream(body.model_copy(update={"max_tokens": 0}), time.perf_counter())
@@ -51,7 +51,7 @@ class RemoteArm:
 
     def _body(self, request: Request) -> CompletionBody:
         settings = self._settings
-        known = Extension(
+        known = EditorHints(
             route=settings.model, stop=settings.stop, deadline_ms=settings.deadline_ms, session="ab", document="ab",
             path=request.path[-1000:], features=request.features,
         )  # fmt: skip
@@ -66,7 +66,7 @@ class RemoteArm:
             fimserver=known,
         )
 
-    def _stream(self, body: CompletionBody, started: float) -> Filled:
+    def _stream(self, body: CompletionBody, started: float) -> ArmAnswer:
         text, first_ms, last = "", 0.0, None
         try:
             with self._client.stream(

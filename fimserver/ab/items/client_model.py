@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from fimserver.ab.items.traces import Asked, Change, Close, Event, Open, Patch, Trace
+from fimserver.ab.items.traces import Change, Close, Event, Open, Patch, SuggestionRequested, Trace
 from fimserver.front.documents.mirror import split_lines
 
 Editor = Literal["vscode", "neovim"]
@@ -20,7 +20,7 @@ LONGEST_PAUSE_MS = 2000.0  # longer ones are cut
 
 
 @dataclass(frozen=True)
-class Request:
+class PlannedRequest:
     """A suggestion to be asked for. The same for every arm, so that ``number`` pairs them."""
 
     number: int
@@ -35,7 +35,7 @@ class Step(NamedTuple):
     """Something to do at ``due_ms`` since the start, at speed 1."""
 
     due_ms: float
-    what: Open | Change | Close | Request
+    what: Open | Change | Close | PlannedRequest
 
 
 def plan(trace: Trace, client: Editor) -> tuple[Step, ...]:
@@ -45,18 +45,18 @@ def plan(trace: Trace, client: Editor) -> tuple[Step, ...]:
     event comes first.
     """
     dues = list(itertools.accumulate(min(LONGEST_PAUSE_MS, gap) for gap in _gaps(trace.events)))
-    has_requests = any(isinstance(event, Asked) for event in trace.events)
+    has_requests = any(isinstance(event, SuggestionRequested) for event in trace.events)
     numbers, steps = itertools.count(), []
     for index, (event, due) in enumerate(zip(trace.events, dues, strict=True)):
-        if isinstance(event, Asked):
-            request = Request(next(numbers), index, event.doc, event.line, event.char, event.invoked)
+        if isinstance(event, SuggestionRequested):
+            request = PlannedRequest(next(numbers), index, event.doc, event.line, event.char, event.invoked)
             steps.append(Step(due, request))
             continue
         steps.append(Step(due, event))
         asks = not has_requests and isinstance(event, Change) and event.edits[-1].text
         at = due + ASK_AFTER_MS[client]
         if asks and isinstance(event, Change) and (index + 1 == len(dues) or at < dues[index + 1]):
-            steps.append(Step(at, Request(next(numbers), index, event.doc, *_end_of(event.edits[-1]))))
+            steps.append(Step(at, PlannedRequest(next(numbers), index, event.doc, *_end_of(event.edits[-1]))))
     return tuple(steps)
 
 

@@ -84,7 +84,7 @@ class _File:
         rest = self.text[at:end].lstrip()
         return bool(rest) and not rest.startswith(self.comments)
 
-    def runs(self, block: parser.Block) -> Iterator[Hole]:
+    def runs(self, block: parser.StatementRun) -> Iterator[Hole]:
         """Statements that follow each other, whole lines all of them."""
         units = [self._as_lines(*unit) for unit in self._units(block)]
         for at, unit in enumerate(units):
@@ -94,7 +94,7 @@ class _File:
                 if self.row(other[1]) - self.row(unit[0]) + 1 in BLOCK_LINES:
                     yield unit[0], other[1]
 
-    def _units(self, block: parser.Block) -> list[Hole]:
+    def _units(self, block: parser.StatementRun) -> list[Hole]:
         """The statements of a block; those that share a line count as one."""
         units: list[Hole] = []
         for begin, stop in block.statements:
@@ -112,7 +112,7 @@ class _File:
             return None
         return begin, end + len(self.text[end:line_end].rstrip())
 
-    def body(self, block: parser.Block) -> Iterator[Hole]:
+    def body(self, block: parser.StatementRun) -> Iterator[Hole]:
         """None where it begins on its header's line, or is no body."""
         begin, stop = block.span
         if block.owner is None:

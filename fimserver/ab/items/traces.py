@@ -37,14 +37,14 @@ class Patch(NamedTuple):
         return Edit(self[:2], self[2:4], self.text)
 
 
-class _Event(BaseModel):
+class _TraceEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     t_ms: Ms = Field(alias="t")  # since the start of the recording
     doc: Count
 
 
-class Open(_Event):
+class Open(_TraceEvent):
     """A document begins, with its text. ``name`` is a file name without folder, empty for what has none."""
 
     e: Literal["open"] = "open"
@@ -53,14 +53,14 @@ class Open(_Event):
     text: str
 
 
-class Change(_Event):
+class Change(_TraceEvent):
     """One message of edits: mostly a key."""
 
     e: Literal["change"] = "change"
     edits: tuple[Patch, ...] = Field(min_length=1)
 
 
-class Asked(_Event):
+class SuggestionRequested(_TraceEvent):
     """The editor asked for a suggestion; ``invoked`` where the user told it to."""
 
     e: Literal["ask"] = "ask"
@@ -69,11 +69,11 @@ class Asked(_Event):
     invoked: bool = False
 
 
-class Close(_Event):
+class Close(_TraceEvent):
     e: Literal["close"] = "close"
 
 
-Event = Open | Change | Asked | Close
+Event = Open | Change | SuggestionRequested | Close
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="e")])
 
 
@@ -113,7 +113,7 @@ class Texts:
         if isinstance(event, Change):
             for patch in event.edits:
                 self.patch(event.doc, patch)
-        elif isinstance(event, Asked):
+        elif isinstance(event, SuggestionRequested):
             self._inside(event.doc, event.line, event.char)
         else:
             del self.documents[event.doc]

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fimserver.ab.items.client_model import Request
+from fimserver.ab.items.client_model import PlannedRequest
 from fimserver.ab.items.traces import Change, Close, Texts, Trace
 from fimserver.types import unix_lines
 
@@ -21,7 +21,7 @@ BEFORE_CHARS, AFTER_CHARS = 240, 120  # for people
 
 
 @dataclass(frozen=True)
-class Settled:
+class GoldText:
     """What became of the place of a request. Line ends are newlines.
 
     ``rest``: what is left of the line behind the text. ``inside``: how many characters after the cursors of earlier
@@ -40,7 +40,7 @@ class Settled:
 class _Marks:
     """The place of one request while it is followed, in characters from the start of its document."""
 
-    request: Request
+    request: PlannedRequest
     left: int
     right: int
     until_ms: float
@@ -59,7 +59,7 @@ class _Marks:
             self.right = self.right + grown if end <= self.right else start + added
 
 
-def settle(trace: Trace, requests: Sequence[Request]) -> tuple[Settled, ...]:
+def settle(trace: Trace, requests: Sequence[PlannedRequest]) -> tuple[GoldText, ...]:
     """What became of each request's place. ``requests`` are numbered from 0, in order."""
     follower = _Follower(trace, requests)
     return tuple(follower.found[request.number] for request in requests)
@@ -68,10 +68,10 @@ def settle(trace: Trace, requests: Sequence[Request]) -> tuple[Settled, ...]:
 class _Follower:
     """Goes through a trace once. Cost: a request reads its document twice, an edit looks at the places of 10 s."""
 
-    def __init__(self, trace: Trace, requests: Sequence[Request]) -> None:
+    def __init__(self, trace: Trace, requests: Sequence[PlannedRequest]) -> None:
         self._texts = Texts()
         self._active: list[_Marks] = []
-        self.found: dict[int, Settled] = {}
+        self.found: dict[int, GoldText] = {}
         asked = defaultdict(list)
         for request in requests:
             asked[request.event].append(request)
@@ -99,12 +99,12 @@ class _Follower:
                 marks.move(start, end, len(patch.text))
             self._texts.patch(event.doc, patch)
 
-    def _begin(self, request: Request, now_ms: float) -> None:
+    def _begin(self, request: PlannedRequest, now_ms: float) -> None:
         document = self._texts.documents[request.doc]
         place = self._texts.offset(request.doc, request.line, request.char)
         text = document.text
         around = [marks for marks in self._at(request.doc) if marks.left <= place <= marks.right]
-        self.found[request.number] = Settled(
+        self.found[request.number] = GoldText(
             text="",
             rest="",
             before=unix_lines(text[:place][-BEFORE_CHARS:]),
@@ -118,7 +118,7 @@ class _Follower:
         for marks in ended:
             text, old = self._texts.documents[marks.request.doc].text, self.found[marks.request.number]
             rest = unix_lines(text[marks.right :]).split("\n", 1)[0]
-            self.found[marks.request.number] = Settled(
+            self.found[marks.request.number] = GoldText(
                 unix_lines(text[marks.left : marks.right]), rest, old.before, old.after, old.language, old.inside
             )
             self._active.remove(marks)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fimserver.ab.analysis.metrics import saved_keys, score
-from fimserver.ab.replay.gold import Settled, settle
-from fimserver.ab.replay.replay import Replayed, Shot, Text
-from fimserver.ab.schema import Mark, Result, Row, Side, Timeline
+from fimserver.ab.replay.gold import GoldText, settle
+from fimserver.ab.replay.replay import Replayed, ReplayedText, RequestOutcome
+from fimserver.ab.schema import Mark, PairedRow, Result, Side, Timeline
 from fimserver.errors import InputError
 from fimserver.lengths import common_prefix, lexemes
 from fimserver.reasons import Reason
@@ -32,7 +32,7 @@ class Accept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Totals:
+class KeystrokeTotals:
     """One replay in numbers. ``keys`` are changes; a character counts as a key where it is saved."""
 
     keys: int
@@ -50,7 +50,7 @@ class Totals:
     seconds: float  # of the replay
 
 
-def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[Row]:
+def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[PairedRow]:
     """The same requests of two arms, side by side. ``first``: the arm that was replayed first.
 
     ``first_ms`` is key to shown, and 0 where nothing was shown; ``answer_ms`` is 0 where the request was cancelled or
@@ -62,7 +62,7 @@ def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[R
     golds = settle(a.trace, [shot.request for shot in a.shots])
     results = [_results(replayed, golds) for replayed in (a, b)]
     return [
-        Row(
+        PairedRow(
             item=f"{trace_name}:{shot.request.number}",
             group=trace_name,
             kind="request",
@@ -109,14 +109,14 @@ def timeline(trace_name: str, side: Side, replayed: Replayed) -> Timeline:
     )
 
 
-def totals(replayed: Replayed) -> Totals:
+def totals(replayed: Replayed) -> KeystrokeTotals:
     """A replay in numbers."""
     golds = settle(replayed.trace, [shot.request for shot in replayed.shots])
     accepted = accepts(replayed, golds)
     endings = Counter(shot.ending for shot in replayed.shots)
     shown = [(_first(shot), gold) for shot, gold in zip(replayed.shots, golds, strict=True) if shot.ending == "shown"]
     kept = sum(common_prefix(unix_lines(text.text), _target(gold, text)) for text, gold in shown)
-    return Totals(
+    return KeystrokeTotals(
         keys=len(replayed.keys),
         typed_chars=sum(chars for _, chars in replayed.keys),
         requests=len(replayed.shots),
@@ -133,7 +133,7 @@ def totals(replayed: Replayed) -> Totals:
     )
 
 
-def accepts(replayed: Replayed, golds: Sequence[Settled]) -> Mapping[int, Accept]:
+def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accept]:
     """The suggestions that are accepted, by the number of their request: greedily, the first that pays.
 
     What was accepted is not typed any more: requests from within it accept nothing. What is right is said in
@@ -150,7 +150,7 @@ def accepts(replayed: Replayed, golds: Sequence[Settled]) -> Mapping[int, Accept
     return accepted
 
 
-def _worth(text: Text, gold: Settled) -> Accept:
+def _worth(text: ReplayedText, gold: GoldText) -> Accept:
     """What a suggestion is worth. Characters that stood there already, and were not typed, are not saved."""
     said, target = unix_lines(text.text), _target(gold, text)
     right = common_prefix(said, target)
@@ -158,19 +158,19 @@ def _worth(text: Text, gold: Settled) -> Accept:
     return Accept(right - untyped, max(0.0, saved_keys(said, target) - untyped))
 
 
-def _target(gold: Settled, text: Text) -> str:
+def _target(gold: GoldText, text: ReplayedText) -> str:
     """The gold text, and what of the rest of its line the suggestion replaces."""
     return gold.text + gold.rest[: text.replace]
 
 
-def _results(replayed: Replayed, golds: Sequence[Settled]) -> list[Result]:
+def _results(replayed: Replayed, golds: Sequence[GoldText]) -> list[Result]:
     accepted, route = accepts(replayed, golds), _usual_route(replayed)
     return [
         _result(shot, gold, accepted.get(shot.request.number), route) for shot, gold in zip(replayed.shots, golds, strict=True)
     ]
 
 
-def _result(shot: Shot, gold: Settled, accept: Accept | None, usual: Route) -> Result:
+def _result(shot: RequestOutcome, gold: GoldText, accept: Accept | None, usual: Route) -> Result:
     text, facts = _first(shot), shot.facts
     said = unix_lines(text.text)
     scores = score(said, _as_long(_target(gold, text), said))
@@ -199,9 +199,9 @@ def _as_long(gold: str, said: str) -> str:
     return "\n".join(gold.split("\n")[: said.rstrip().count("\n") + 1])
 
 
-def _first(shot: Shot) -> Text:
+def _first(shot: RequestOutcome) -> ReplayedText:
     """The suggestion that an editor shows."""
-    return shot.texts[0] if shot.texts else Text("", 0)
+    return shot.texts[0] if shot.texts else ReplayedText("", 0)
 
 
 def _usual_route(replayed: Replayed) -> Route:

@@ -20,7 +20,7 @@ _BAD_COMMAND = 2  # exit code of a fimserver that cannot use its flags
 
 
 @dataclass(frozen=True)
-class Answer:
+class LspResponse:
     """What came back to a request, and when, by ``time.perf_counter``."""
 
     result: Any
@@ -28,13 +28,13 @@ class Answer:
     at_s: float
 
 
-class Client:
+class LspClient:
     """One server process. ``heard`` is called with the method and parameters of every notification."""
 
     def __init__(self, process: asyncio.subprocess.Process, heard: Callable[[str, Any], None], limit_s: float) -> None:
         self._process, self._heard, self._limit_s = process, heard, limit_s
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._pending: dict[int, asyncio.Future[LspResponse]] = {}
         self._errors = b""
         self._problem: FimError | None = None
         self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._read_errors())]
@@ -42,7 +42,7 @@ class Client:
     @classmethod
     async def start(
         cls, command: Sequence[str], env: Mapping[str, str], heard: Callable[[str, Any], None], limit_s: float
-    ) -> Client:
+    ) -> LspClient:
         """Start a server. Raises ``InputError`` where there is no such program."""
         pipe = asyncio.subprocess.PIPE
         try:
@@ -51,7 +51,7 @@ class Client:
             raise InputError(f"{command[0]} cannot be started: {error.strerror or error}") from None
         return cls(process, heard, limit_s)
 
-    def post(self, method: str, params: Any) -> tuple[int, asyncio.Future[Answer]]:
+    def post(self, method: str, params: Any) -> tuple[int, asyncio.Future[LspResponse]]:
         """Send a request; its id, and the answer to wait for. Raises ``FimError`` where the server is gone."""
         number = next(self._ids)
         answer = self._pending[number] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class Client:
         """Raises ``FimError`` where the server is gone."""
         self._send({"method": method, "params": params})
 
-    async def answer(self, future: asyncio.Future[Answer]) -> Answer:
+    async def answer(self, future: asyncio.Future[LspResponse]) -> LspResponse:
         """The answer. Raises ``FimError`` where it does not come in time."""
         try:
             async with asyncio.timeout(self._limit_s):
@@ -130,7 +130,7 @@ class Client:
         else:
             future = self._pending.pop(message.get("id", 0), None)
             if future is not None and not future.done():
-                future.set_result(Answer(message.get("result"), message.get("error"), now))
+                future.set_result(LspResponse(message.get("result"), message.get("error"), now))
 
     async def _read_errors(self) -> None:
         while self._process.stderr is not None and (data := await self._process.stderr.read(1 << 12)):
@@ -151,7 +151,7 @@ class Client:
                 future.set_exception(problem)
 
 
-def _looked_at(future: asyncio.Future[Answer]) -> None:
+def _looked_at(future: asyncio.Future[LspResponse]) -> None:
     """An answer that nobody waits for any more may fail in silence."""
     if not future.cancelled():
         future.exception()

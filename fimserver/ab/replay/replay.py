@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
-from fimserver.ab.items.client_model import Editor, Request, Step, plan
+from fimserver.ab.items.client_model import Editor, PlannedRequest, Step, plan
 from fimserver.ab.items.traces import Change, Close, Open, Patch, Trace
-from fimserver.ab.replay.lsp_client import Answer, Client
+from fimserver.ab.replay.lsp_client import LspClient, LspResponse
 from fimserver.errors import FimError, InputError
 
 WARM_UP = "def add(a, b):\n    return \n\n\nvalue = \n"
@@ -28,7 +28,7 @@ FOLDER = "file:///fimserver-trace"
 Ending = Literal["shown", "late", "cancelled", "superseded", "empty", "failed"]
 
 
-class Text(NamedTuple):
+class ReplayedText(NamedTuple):
     """A suggestion. ``replace``: so many characters right of the cursor make way for it."""
 
     text: str
@@ -36,19 +36,19 @@ class Text(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shot:
+class RequestOutcome:
     """What came of a request. Times are measured, in milliseconds since the start of the replay.
 
     ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts`` is what
     ``fimserver/explain`` said right after the answer; empty where there was no answer, or it spoke of another one.
     """
 
-    request: Request
+    request: PlannedRequest
     key_ms: float  # the key before it
     asked_ms: float
     answered_ms: float
     ending: Ending
-    texts: tuple[Text, ...]
+    texts: tuple[ReplayedText, ...]
     facts: Mapping[str, Any]
 
 
@@ -57,7 +57,7 @@ class Replayed:
     """A trace as one arm went through it. ``lag_ms``: by so much a key came too late at worst, on a busy machine."""
 
     trace: Trace
-    shots: tuple[Shot, ...]  # one for each request of the plan, in order
+    shots: tuple[RequestOutcome, ...]  # one for each request of the plan, in order
     keys: tuple[tuple[float, int], ...]  # when each change was sent, and how many characters it inserted
     seconds: float  # from the first event to the last answer
     lag_ms: float
@@ -104,7 +104,7 @@ async def _replay(
     limit_s: float,
 ) -> Replayed:
     states: list[Mapping[str, Any]] = [{}]
-    server = await Client.start(command, env, lambda method, params: _hear(states, method, params), limit_s)
+    server = await LspClient.start(command, env, lambda method, params: _hear(states, method, params), limit_s)
     try:
         await server.call("initialize", _greeting(options))
         server.notify("initialized", {})
@@ -139,7 +139,7 @@ def _greeting(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _ready(server: Client, states: Sequence[Mapping[str, Any]], ready_s: float) -> None:
+async def _ready(server: LspClient, states: Sequence[Mapping[str, Any]], ready_s: float) -> None:
     """Wait for the model. Raises ``FimError`` where it cannot be loaded, or not in time."""
     end = time.monotonic() + ready_s
     while states[-1].get("state") != "ready":
@@ -156,7 +156,7 @@ def _complain(state: Mapping[str, Any]) -> None:
         raise FimError(f"the server cannot complete: {state.get('message')}")
 
 
-async def _warm_up(server: Client) -> None:
+async def _warm_up(server: LspClient) -> None:
     """What only a first request pays for is not the trace's."""
     document = {"uri": f"{FOLDER}/0/warm_up.py", "languageId": "python", "version": 0, "text": WARM_UP}
     server.notify("textDocument/didOpen", {"textDocument": document})
@@ -174,11 +174,11 @@ def _ask(uri: Any, line: int, char: int, *, invoked: bool) -> dict[str, Any]:
 class _Waiting:
     """A request without answer yet."""
 
-    request: Request
+    request: PlannedRequest
     key_ms: float
     asked_ms: float
     message_id: int
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[LspResponse]
     next_key_ms: float | None = None
     cancelled: bool = False
 
@@ -186,12 +186,12 @@ class _Waiting:
 class _Player:
     """The hands and the screen of one replay."""
 
-    def __init__(self, server: Client, speed: float | None, client: Editor) -> None:
+    def __init__(self, server: LspClient, speed: float | None, client: Editor) -> None:
         self._server, self._speed, self._client = server, speed, client
         self._uris: dict[int, str] = {}
         self._versions: Counter[int] = Counter()
         self._waiting: list[_Waiting] = []
-        self.tasks: list[asyncio.Task[Shot]] = []
+        self.tasks: list[asyncio.Task[RequestOutcome]] = []
         self.keys: list[tuple[float, int]] = []
         self.lag_ms = 0.0
         self.start_s = time.perf_counter()
@@ -209,8 +209,8 @@ class _Player:
             if self._speed is None and self.tasks:
                 await asyncio.wait(self.tasks[-1:])
 
-    def _do(self, what: Open | Change | Close | Request, group: asyncio.TaskGroup) -> None:
-        if isinstance(what, Request):
+    def _do(self, what: Open | Change | Close | PlannedRequest, group: asyncio.TaskGroup) -> None:
+        if isinstance(what, PlannedRequest):
             self._request(what, group)
         elif isinstance(what, Change):
             self._key(what)
@@ -240,7 +240,7 @@ class _Player:
                     self._server.notify("$/cancelRequest", {"id": waiting.message_id})
         self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
 
-    def _request(self, request: Request, group: asyncio.TaskGroup) -> None:
+    def _request(self, request: PlannedRequest, group: asyncio.TaskGroup) -> None:
         params = _ask(self._uris[request.doc], request.line, request.char, invoked=request.invoked)
         message_id, answer = self._server.post("textDocument/inlineCompletion", params)
         now_ms = self._now_ms()
@@ -248,7 +248,7 @@ class _Player:
         self._waiting.append(waiting)
         self.tasks.append(group.create_task(self._follow(waiting)))
 
-    async def _follow(self, waiting: _Waiting) -> Shot:
+    async def _follow(self, waiting: _Waiting) -> RequestOutcome:
         answer = await self._server.answer(waiting.answer)
         at_ms = (answer.at_s - self.start_s) * 1000
         texts = _texts(answer.result, waiting.request.char)
@@ -258,7 +258,7 @@ class _Player:
             facts = said if isinstance(said, dict) and said.get("shown") == len(texts) else {}
         is_late = waiting.next_key_ms is not None
         ending = _ending(answer, texts, cancelled=waiting.cancelled, late=is_late)
-        return Shot(waiting.request, waiting.key_ms, waiting.asked_ms, at_ms, ending, texts, facts)
+        return RequestOutcome(waiting.request, waiting.key_ms, waiting.asked_ms, at_ms, ending, texts, facts)
 
     def _now_ms(self) -> float:
         return (time.perf_counter() - self.start_s) * 1000
@@ -269,13 +269,13 @@ def _range(patch: Patch) -> dict[str, Any]:
     return {name: {"line": line, "character": char} for name, (line, char) in ends.items()}
 
 
-def _texts(result: Any, char: int) -> tuple[Text, ...]:
+def _texts(result: Any, char: int) -> tuple[ReplayedText, ...]:
     """The suggestions of an answer, the first one first."""
     items = result.get("items", []) if isinstance(result, dict) else []
-    return tuple(Text(item["insertText"], item["range"]["end"]["character"] - char) for item in items)
+    return tuple(ReplayedText(item["insertText"], item["range"]["end"]["character"] - char) for item in items)
 
 
-def _ending(answer: Answer, texts: Sequence[Text], *, cancelled: bool, late: bool) -> Ending:
+def _ending(answer: LspResponse, texts: Sequence[ReplayedText], *, cancelled: bool, late: bool) -> Ending:
     if cancelled:
         return "cancelled"
     if answer.error is not None:

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fimserver.ab.analysis.measures import answered, outcome
 from fimserver.ab.analysis.value import CurvePoint
-from fimserver.ab.schema import SIDES, Mark, Report, Result, Row, Side, Timeline
+from fimserver.ab.schema import SIDES, Mark, PairedRow, Report, Result, Side, Timeline
 
 # Colours that nothing else uses, and the variables of the page that they stand for.
 _INK, _GRID, _A, _B = "#010203", "#010204", "#010205", "#010206"
@@ -216,7 +216,7 @@ def _times(report: Report, panel: str, side: Side) -> list[float]:
     return [time for time in times if _positive(time)]
 
 
-def _agreement(row: Row) -> tuple[bool, bool]:
+def _agreement(row: PairedRow) -> tuple[bool, bool]:
     """Whether only A was exact, and whether both were as exact as each other."""
     return row.a.exact and not row.b.exact, row.a.exact == row.b.exact
 

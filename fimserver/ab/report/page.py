@@ -15,12 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from fimserver.ab.analysis.analysis import Analysis, Comparison
+from fimserver.ab.analysis.analysis import Analysis, ComparisonRow
 from fimserver.ab.analysis.measures import ALL, outcome
 from fimserver.ab.analysis.value import Estimate
 from fimserver.ab.report import charts
 from fimserver.ab.report.table import LEGEND, figure, line_of, three
-from fimserver.ab.schema import SIDES, Report, Row, Side
+from fimserver.ab.schema import SIDES, PairedRow, Report, Side
 
 _PAIRS = 20
 _ROWS = 500
@@ -161,7 +161,7 @@ def _pictures(report: Report, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _bars(rows: Sequence[Comparison]) -> list[charts.Bar]:
+def _bars(rows: Sequence[ComparisonRow]) -> list[charts.Bar]:
     """What a forest plot shows: shares in points."""
     scale = 100 if rows[0].unit == "share" else 1
 
@@ -193,7 +193,7 @@ def stratum(name: str) -> str:
     return value.replace("_", " ") if value else {"all": "all items", "warm": "warm caches"}.get(axis, axis)
 
 
-def _pair(row: Row) -> _Pair:
+def _pair(row: PairedRow) -> _Pair:
     keys, ratio = row.b.saved_keys - row.a.saved_keys, _ratio(row)
     said = [f"{'B' if keys > 0 else 'A'} saved {_keys(abs(keys))} keys more"] if _keys_apart(row) else []
     if _times_apart(row):
@@ -203,7 +203,7 @@ def _pair(row: Row) -> _Pair:
     return _Pair(row.item, about, before, visible(row.gold[:_TEXT_CHARS]), tuple(_text(row, side) for side in SIDES))
 
 
-def _text(row: Row, side: Side) -> _Text:
+def _text(row: PairedRow, side: Side) -> _Text:
     result = getattr(row, side)
     parts = [result.route, figure(result.answer_ms, "ms"), f"{_keys(result.saved_keys)} keys saved", outcome(result)]
     parts += ["exact"] * result.exact + [f"cut after {_TEXT_CHARS:,} characters"] * (len(result.text) > _TEXT_CHARS)
@@ -211,7 +211,7 @@ def _text(row: Row, side: Side) -> _Text:
     return _Text(side, ", ".join(part for part in parts if part), visible(result.text[:_TEXT_CHARS], right))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: PairedRow) -> tuple[str, ...]:
     exact = ("yes" if result.exact else "no" for result in (row.a, row.b))
     times, saved = (three(row.a.answer_ms), three(row.b.answer_ms)), (_keys(row.a.saved_keys), _keys(row.b.saved_keys))
     name = f"{row.item} (warm)" if row.warm else row.item
@@ -222,7 +222,7 @@ def _keys(count: float) -> str:
     return f"{count:,.0f}" if count.is_integer() else three(count)
 
 
-def worst(rows: Sequence[Row], count: int = _PAIRS) -> list[Row]:
+def worst(rows: Sequence[PairedRow], count: int = _PAIRS) -> list[PairedRow]:
     """The pairs that differ most, by saved keys and by answer time in turns; where nothing differs, none."""
     keys = sorted((row for row in rows if _keys_apart(row)), key=_keys_apart, reverse=True)
     wait = sorted((row for row in rows if _times_apart(row)), key=_times_apart, reverse=True)
@@ -257,16 +257,16 @@ def _shown(character: str) -> Markup:
     return escape(character)
 
 
-def _keys_apart(row: Row) -> float:
+def _keys_apart(row: PairedRow) -> float:
     apart = abs(row.a.saved_keys - row.b.saved_keys)
     return apart if math.isfinite(apart) else 0.0
 
 
-def _times_apart(row: Row) -> float:
+def _times_apart(row: PairedRow) -> float:
     return abs(math.log(ratio)) if math.isfinite(ratio := _ratio(row)) else 0.0
 
 
-def _ratio(row: Row) -> float:
+def _ratio(row: PairedRow) -> float:
     """How many times longer A took than B; NaN where one has no time."""
     a, b = row.a.answer_ms, row.b.answer_ms
     return a / b if math.isfinite(a) and math.isfinite(b) and min(a, b) > 0 else math.nan

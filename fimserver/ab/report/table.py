@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fimserver.ab.analysis.analysis import Analysis, Comparison
+from fimserver.ab.analysis.analysis import Analysis, ComparisonRow
 from fimserver.ab.analysis.measures import ALL
 from fimserver.ab.schema import Report
 
@@ -23,7 +23,7 @@ _ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}
 _COLUMNS = (("n", 104), ("A", 0), ("B", 0), ("B against A", 0), ("95 % interval", 58), ("p", 70), ("p, Holm", 118))
 
 
-class Line(NamedTuple):
+class TableLine(NamedTuple):
     """One line of a table, as it is read. Empty: there is no such number."""
 
     label: str
@@ -69,10 +69,10 @@ def probability(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def line_of(row: Comparison, label: str = "") -> Line:
+def line_of(row: ComparisonRow, label: str = "") -> TableLine:
     """A comparison as a line of the table, under its own label or another."""
     unit = f", {row.unit}" if row.unit in _MANY and row.unit not in row.label and row.unit != "characters/s" else ""
-    return Line(
+    return TableLine(
         label or row.label.replace("characters per second", "characters/s") + unit,
         f"{row.n:,}",
         figure(row.a, row.unit),
@@ -86,13 +86,13 @@ def line_of(row: Comparison, label: str = "") -> Line:
     )
 
 
-def clear(row: Comparison) -> bool:
+def clear(row: ComparisonRow) -> bool:
     """Whether the interval leaves out that there is no difference."""
     same = 1.0 if row.effect == "ratio" else 0.0
     return row.low is not None and row.high is not None and not row.low <= same <= row.high
 
 
-def _effect(row: Comparison) -> str:
+def _effect(row: ComparisonRow) -> str:
     number = _scaled(row, row.value)
     if not number or row.effect == "ratio":
         return f"{number}x" if number else ""
@@ -100,12 +100,12 @@ def _effect(row: Comparison) -> str:
     return signed + {"share": " pts", "ms": " ms"}.get(row.unit, "")
 
 
-def _interval(row: Comparison) -> str:
+def _interval(row: ComparisonRow) -> str:
     low, high = _scaled(row, row.low), _scaled(row, row.high)
     return f"[{low}, {high}]" if low and high else ""
 
 
-def _scaled(row: Comparison, value: float | None) -> str:
+def _scaled(row: ComparisonRow, value: float | None) -> str:
     """One of the effect and its bounds, all with as many digits."""
     if row.unit == "share" and row.effect == "difference":
         return "" if value is None else three(100 * value, 10)
@@ -130,7 +130,7 @@ def print_table(console: Console, report: Report, analysis: Analysis) -> None:
         _say(console, f"Note: {note}")
 
 
-def _silent(row: Comparison) -> bool:
+def _silent(row: ComparisonRow) -> bool:
     """Nothing of the kind happened on either side."""
     return row.metric in _ENDINGS and not row.a and not row.b
 
@@ -139,7 +139,7 @@ def _say(console: Console, text: str, *, bold: bool = False) -> None:
     console.print(Text(text, "bold" if bold else ""), soft_wrap=False)
 
 
-def _table(console: Console, lines: Iterable[Line]) -> Table:
+def _table(console: Console, lines: Iterable[TableLine]) -> Table:
     frame = box.SIMPLE_HEAD if console.is_terminal and console.width >= 100 else None
     table = Table(box=frame, padding=(0, 1), pad_edge=False, header_style="bold" if console.is_terminal else "")
     table.add_column("metric", overflow="fold")

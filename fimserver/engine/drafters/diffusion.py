@@ -1,7 +1,7 @@
 """Knows how a window of masked positions is drafted in a few denoising steps. Knows nothing of how it is verified.
 
 SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once. SpecDiff-2 (arXiv
-2511.00606): several joint drafts of one set of marginals are verified together. ``Window`` is the seam: who predicts.
+2511.00606): several joint drafts of one set of marginals are verified together. ``DraftWindow`` is the seam: who predicts.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Protocol
 
 import torch
 
-from fimserver.engine.drafts import Draft, Drafter, Line, draft_from
+from fimserver.engine.drafts import DecodeState, Draft, Drafter, draft_from
 
 
-class Window(Protocol):
+class DraftWindow(Protocol):
     """Predicts the places after the text: a block drafter, the target's own canvas, another model's canvas."""
 
     longest: int
 
-    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         """Logits (n, V of the target) about each of n slots after ``line.ids``; ``None`` is a masked slot."""
         ...
 
@@ -33,11 +33,11 @@ class DiffusionDrafter:
     name = "diffusion"
     inline = True
 
-    def __init__(self, window: Window, size: int, steps: int, drafts: int, first: Drafter | None = None) -> None:
+    def __init__(self, window: DraftWindow, size: int, steps: int, drafts: int, first: Drafter | None = None) -> None:
         self.window, self.size, self.steps, self.drafts, self.first = window, size, steps, drafts, first
 
     @torch.inference_mode()
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         size = min(size, self.size, self.window.longest)
         if size < 1:
             return []
@@ -46,7 +46,7 @@ class DiffusionDrafter:
             return [best, *(self.denoise(line, size)[0] for _ in range(self.drafts - 1))]
         return joint_drafts(best, logits, self.drafts)
 
-    def denoise(self, line: Line, size: int) -> tuple[Draft, torch.Tensor]:
+    def denoise(self, line: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
         """A window filled from the left; a slot that is filled stays. Also the logits (n, V) that its own slots came from."""
         draft, rows = self._given(line, size // 2), list[torch.Tensor]()
         for step in range(self.steps):
@@ -59,11 +59,11 @@ class DiffusionDrafter:
                 break
         return draft, torch.cat(rows)
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         if self.first:
             self.first.observe(line, ended=ended)
 
-    def _given(self, line: Line, size: int) -> Draft:
+    def _given(self, line: DecodeState, size: int) -> Draft:
         drafts = self.first.propose(line, size) if self.first else []
         return drafts[0] if drafts else Draft(self.name, (), ())
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from fimserver.engine.drafts import Draft, Drafter, Line
+from fimserver.engine.drafts import DecodeState, Draft, Drafter
 
 log = logging.getLogger("fimserver.engine")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ FAILURES = 3
 LIMIT_S = 0.25
 
 
-class Guarded:
+class FailsafeDrafter:
     """A drafter that never raises and never hangs."""
 
     def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
@@ -34,10 +34,10 @@ class Guarded:
     def off(self) -> bool:
         return self.failures >= FAILURES
 
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         return self._run(lambda: self.drafter.propose(line, size)) or []
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         self._run(lambda: self.drafter.observe(line, ended=ended))
 
     def _run(self, work: Callable[[], T]) -> T | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fimserver.engine.drafters.nets import Heads
-from fimserver.engine.drafts import Draft, Line, draft_from
+from fimserver.engine.drafts import DecodeState, Draft, draft_from
 from fimserver.engine.network import Network
 
 
@@ -19,11 +19,11 @@ class HeadsDrafter:
         self.net, self.network = net.to(network.device, network.embedding.dtype), network
 
     @torch.inference_mode()
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         if line.hidden is None or size < 1:
             return []
         inputs = self.net(line.hidden[None], self.network.embedding[line.ids[-1]][None])[:size, 0]  # (K, d)
         return [draft_from(self.name, self.network.head(inputs), line)]
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         """Nothing to keep: the hidden state comes with the line."""

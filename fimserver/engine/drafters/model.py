@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from fimserver.cards import Card
-from fimserver.engine.drafts import Draft, Line, grades
+from fimserver.engine.drafts import DecodeState, Draft, grades
 from fimserver.engine.kv import common_prefix
-from fimserver.engine.prefix_cache import PromptCache
+from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import Runtime
 from fimserver.errors import LoadError
 
@@ -34,7 +34,7 @@ class ModelDrafter:
         self._rows: list[int] = []  # tokens of the middle whose rows are in the cache
 
     @torch.inference_mode()
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         if size < 1 or not self._read_prompt(line):
             return []
         kept = min(common_prefix(self._rows, line.ids), len(line.ids) - 1)
@@ -53,10 +53,10 @@ class ModelDrafter:
             self._rows.append(token)
         return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens), torch.stack(laws) if laws else None)]
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         """Nothing to do: the next call compares what was said with what is in the cache."""
 
-    def _read_prompt(self, line: Line) -> bool:
+    def _read_prompt(self, line: DecodeState) -> bool:
         """Bring the prompt into the small model's cache; whether there was time for it."""
         if line.prompt is not self._prompt:
             self._rows = []
@@ -90,7 +90,7 @@ def check_tokens(runtime: Runtime, target: Runtime) -> None:
         )
 
 
-def _check_room(cache: PromptCache | None, name: str, target: Card) -> PromptCache:
+def _check_room(cache: PrefixCache | None, name: str, target: Card) -> PrefixCache:
     if cache is None:
         raise LoadError(f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`")
     if cache.capacity < target.prompt_tokens + target.max_new_tokens + _CATCH_UP:

@@ -1,6 +1,6 @@
 """Knows the two small networks that are trained to draft for one target, and their files. Knows nothing of drafting.
 
-Both read what the target has computed anyway: ``Heads`` its last hidden state, ``Block`` its keys and values too. Both share
+Both read what the target has computed anyway: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values too. Both share
 its embedding and its head, so that a file holds only what is new.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from fimserver.engine.fused import KV, Sizes, Stack
+from fimserver.engine.fused import LayerKV, ModelShape, Stack
 from fimserver.errors import LoadError
 
 
@@ -38,6 +38,7 @@ class Heads(nn.Module):
     arXiv 2402.05109) the token itself.
     """
 
+    KIND: ClassVar = "Heads"  # in the metadata of its files
     Shape = HeadsShape
 
     def __init__(self, shape: HeadsShape) -> None:
@@ -78,13 +79,14 @@ class BlockShape:
         )
 
 
-class Block(nn.Module):
+class BlockNetwork(nn.Module):
     """A masked-diffusion drafter (SpecDiff, arXiv 2408.05636) in the form of DFlash (arXiv 2602.06036).
 
     Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They see each other both ways, and
     through borrowed keys and values all that the target has read: the suffix too, where the layout puts it first.
     """
 
+    KIND: ClassVar = "Block"
     Shape = BlockShape
 
     def __init__(self, shape: BlockShape) -> None:
@@ -100,7 +102,7 @@ class Block(nn.Module):
     def stack(self, rows: int, *, pack: bool) -> Stack:
         """The layers as products; in training it is made anew for every step."""
         layers = list(self.layers)
-        return Stack(layers, Sizes.of(self.shape.config(), layers[0]), rows, pack=pack)
+        return Stack(layers, ModelShape.of(self.shape.config(), layers[0]), rows, pack=pack)
 
     def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0; where ``masked`` (N, W + 1), blank."""
@@ -109,19 +111,19 @@ class Block(nn.Module):
         return x + self.place[: x.shape[1]] + seen[:, None]
 
     def run(
-        self, stack: Stack, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: KV
+        self, stack: Stack, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
     ) -> torch.Tensor:
         """Inputs (N * (W + 1), d) to inputs of the target's head, same shape; row i is about slot i itself."""
         out: torch.Tensor = self.norm(stack.run(x, rope, bias, kv))
         return out
 
 
-Net = TypeVar("Net", Heads, Block)
+Net = TypeVar("Net", Heads, BlockNetwork)
 
 
-def save_net(net: Heads | Block, path: Path, target: str) -> None:
+def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
     """Write weights in bf16 with their shape and the SHA-256 of the ``target``'s weights that they were trained for."""
-    metadata = {"kind": type(net).__name__, "shape": json.dumps(asdict(net.shape)), "target": target}
+    metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}, path, metadata)
 
@@ -139,8 +141,8 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
         raise LoadError(
             f"drafter file {path.name} cannot be read ({type(error).__name__}): reinstall, or train it again"
         ) from None
-    if metadata.get("kind") != kind.__name__:
-        raise LoadError(f"drafter file {path.name} holds {metadata.get('kind')!r}, not {kind.__name__!r}")
+    if metadata.get("kind") != kind.KIND:
+        raise LoadError(f"drafter file {path.name} holds {metadata.get('kind')!r}, not {kind.KIND!r}")
     if metadata.get("target") != target:
         raise LoadError(
             f"drafter file {path.name} was trained for other weights of this model: `make drafters` trains it again"

@@ -9,28 +9,28 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from fimserver.cards import Card
-from fimserver.engine.drafters.diffusion import DiffusionDrafter, Window
-from fimserver.engine.drafters.failsafe import Guarded
+from fimserver.engine.drafters.diffusion import DiffusionDrafter, DraftWindow
+from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter, check_tokens
-from fimserver.engine.drafters.nets import Block, Heads, load_net
-from fimserver.engine.drafters.ngram.drafter import NGram
+from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net
+from fimserver.engine.drafters.ngram.drafter import NGramDrafter
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
 from fimserver.engine.drafts import Drafter
-from fimserver.engine.fused import LeanNetwork
+from fimserver.engine.fused import FusedModel
 from fimserver.engine.load import verify_file, weights_hash
-from fimserver.engine.runtime import Target
+from fimserver.engine.runtime import DraftContext
 from fimserver.errors import FimError, InputError, LoadError
 
 log = logging.getLogger("fimserver.engine")
 
 
-def make_ngram(target: Target, what: str) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+def make_ngram(target: DraftContext, what: str) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
     """From texts alone."""
-    return NGram(target.runtime.loaded.vocabulary)
+    return NGramDrafter(target.runtime.loaded.vocabulary)
 
 
-def make_model(target: Target, what: str) -> Drafter:
+def make_model(target: DraftContext, what: str) -> Drafter:
     """``what``: the card of a small model; empty: as the card says."""
     name = what or target.runtime.loaded.card.drafters.get("model", "")
     if not name:
@@ -38,21 +38,21 @@ def make_model(target: Target, what: str) -> Drafter:
     return ModelDrafter(target.other(name), target.runtime)
 
 
-def make_heads(target: Target, what: str) -> Drafter:
+def make_heads(target: DraftContext, what: str) -> Drafter:
     """``what``: a file in the model's folder; empty: as the card says."""
     loaded = target.runtime.loaded
     path = loaded.folder / verify_file(loaded, what or _named(loaded.card, "heads"))
     return HeadsDrafter(load_net(Heads, path, weights_hash(loaded.folder)), target.runtime.network)
 
 
-def make_diffusion(target: Target, what: str) -> Drafter:
+def make_diffusion(target: DraftContext, what: str) -> Drafter:
     """``what``: ``self``, the file of a block drafter, or the card of a diffusion model; empty: as the card says."""
     settings, window = target.settings, _window(target, what or _named(target.runtime.loaded.card, "diffusion"))
     first = make(target, settings.draft_first) if settings.draft_first else None
     return DiffusionDrafter(window, settings.draft_tokens, settings.draft_steps, settings.drafts, first)
 
 
-DRAFTERS: Mapping[str, Callable[[Target, str], Drafter]] = {  # from cheap to dear
+DRAFTERS: Mapping[str, Callable[[DraftContext, str], Drafter]] = {  # from cheap to dear
     "ngram": make_ngram,
     "heads": make_heads,
     "diffusion": make_diffusion,
@@ -60,7 +60,7 @@ DRAFTERS: Mapping[str, Callable[[Target, str], Drafter]] = {  # from cheap to de
 }
 
 
-def make_drafters(target: Target) -> list[Drafter]:
+def make_drafters(target: DraftContext) -> list[Drafter]:
     """The drafters that the settings ask for, cheap ones first. What the card suggests and cannot be had is left out.
 
     Raises ``InputError`` on an unknown name, ``LoadError`` where a drafter that was asked for by name cannot be had.
@@ -80,12 +80,12 @@ def make_drafters(target: Target) -> list[Drafter]:
     return made
 
 
-def make(target: Target, spec: str) -> Drafter:
+def make(target: DraftContext, spec: str) -> Drafter:
     """One drafter from ``NAME`` or ``NAME:WHAT``, guarded."""
     name, _, what = spec.partition(":")
     if name not in DRAFTERS:
         raise InputError(f"no drafter named {name!r}: use {', '.join(DRAFTERS)} (several with commas), mix, auto or none")
-    return Guarded(DRAFTERS[name](target, what), spec)
+    return FailsafeDrafter(DRAFTERS[name](target, what), spec)
 
 
 def _ordered(names: Sequence[str]) -> list[str]:
@@ -99,14 +99,14 @@ def _named(card: Card, kind: str) -> str:
     return card.drafters[kind]
 
 
-def _window(target: Target, what: str) -> Window:
+def _window(target: DraftContext, what: str) -> DraftWindow:
     runtime = target.runtime
     card, network = runtime.loaded.card, runtime.network
     if what.endswith(".safetensors"):
-        if runtime.cache is None or not isinstance(network, LeanNetwork):
+        if runtime.cache is None or not isinstance(network, FusedModel):
             raise LoadError(f"{card.name}: a block drafter needs our own forward pass: use --network auto")
         path = runtime.loaded.folder / verify_file(runtime.loaded, what)
-        return BlockWindow(load_net(Block, path, weights_hash(runtime.loaded.folder)), network, runtime.cache.kv)
+        return BlockWindow(load_net(BlockNetwork, path, weights_hash(runtime.loaded.folder)), network, runtime.cache.kv)
     if what == "self":
         if runtime.cache is None or card.canvas is None or card.canvas.attention != "cached":
             raise LoadError(f"{card.name} has no canvas on its own cache and cannot draft for itself")

@@ -8,13 +8,13 @@ import torch
 
 from fimserver.cards import Card
 from fimserver.engine.canvas import FullCanvas
-from fimserver.engine.drafters.nets import Block
-from fimserver.engine.drafts import Line
-from fimserver.engine.fused import LeanNetwork
+from fimserver.engine.drafters.nets import BlockNetwork
+from fimserver.engine.drafts import DecodeState
+from fimserver.engine.fused import FusedModel
 from fimserver.engine.kv import KVBuffer
 from fimserver.engine.network import Network
-from fimserver.engine.prefix_cache import PromptCache
-from fimserver.engine.prompt import Context, canvas_context
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.prompt import PromptTokens, canvas_context
 from fimserver.engine.vocabulary import Vocabulary
 
 _ROWS = 16
@@ -23,13 +23,13 @@ _ROWS = 16
 class BlockWindow:
     """A small network that was trained for the target: it reads the target's hidden state, keys and values."""
 
-    def __init__(self, net: Block, network: LeanNetwork, kv: KVBuffer) -> None:
+    def __init__(self, net: BlockNetwork, network: FusedModel, kv: KVBuffer) -> None:
         self.net = net.to(network.device, network.embedding.dtype)
         self.network, self.kv = network, kv
         self.longest = net.shape.window
         self.stack = net.stack(_ROWS, pack=network.pack)
 
-    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         assert line.hidden is not None  # the pass over the prompt has given it
         start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
         ids = torch.tensor([line.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
@@ -58,10 +58,10 @@ class SelfWindow:
     The row of the last id is causal, so its logits are the target's own word on the first slot.
     """
 
-    def __init__(self, cache: PromptCache, mask_token: int, longest: int) -> None:
+    def __init__(self, cache: PrefixCache, mask_token: int, longest: int) -> None:
         self.cache, self.mask_token, self.longest = cache, mask_token, longest
 
-    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
         ids = [line.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
         mask = self.cache.causal(start, rows).clone()
@@ -81,9 +81,9 @@ class CanvasWindow:
         self.shift = card.canvas.shift
         self.longest = card.canvas.max_tokens
 
-    def predict(self, line: Line, slots: Sequence[int | None]) -> torch.Tensor:
+    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         ids = (token if token < self.size else 0 for token in line.ids)  # a row of padding may have no embedding there
-        context = Context((*line.prefix, *ids), tuple(line.suffix))
+        context = PromptTokens((*line.prefix, *ids), tuple(line.suffix))
         left, right = canvas_context(context, self.card, self.vocabulary)
         canvas = FullCanvas(self.network, left, right, shift=self.shift)
         logits = canvas.predict([self.mask_token if slot is None else slot for slot in slots])

@@ -19,7 +19,7 @@ from fimserver.front.context.auto_closers import paired_closers
 from fimserver.front.context.definitions import Definitions
 from fimserver.front.context.privacy import Privacy, by_content, path_of
 from fimserver.front.context.secrets import mask_secrets
-from fimserver.front.context.similar_windows import MAX_FILES, SimilarWindows, Source
+from fimserver.front.context.similar_windows import MAX_FILES, OpenFile, SimilarWindows
 from fimserver.front.documents.mirror import Document, Snapshot, split_lines
 from fimserver.front.documents.recent_edits import RecentEdits
 from fimserver.reasons import Reason
@@ -34,7 +34,7 @@ MAX_STATES = 64
 
 
 @dataclass(frozen=True)
-class Context:
+class PromptContext:
     """Text around a cursor.
 
     ``stripped`` is what stands between the cursor and ``suffix`` in the file, and is left out: an answer has to be fitted
@@ -87,7 +87,7 @@ class ContextSource:
         self._contents: dict[str, tuple[int, Reason | None]] = {}  # version, verdict on the content
         self._masked = lru_cache(maxsize=256)(mask_secrets)
 
-    def text(self, snapshot: Snapshot, before: str = "", after: str = "") -> Context:
+    def text(self, snapshot: Snapshot, before: str = "", after: str = "") -> PromptContext:
         """Prefix and suffix, without snippets. ``before`` and ``after`` are of a notebook's other cells."""
         state = self._states.setdefault(snapshot.uri, _State())
         self._states.move_to_end(snapshot.uri)
@@ -98,11 +98,11 @@ class ContextSource:
         suffix, stripped = _suffix(snapshot, after, closers, state.suffix)
         if state.anchor is None or suffix != state.suffix or not _continues(prefix, state.anchor):
             state.anchor, state.suffix = prefix, suffix
-        return Context(prefix, suffix, len(prefix) - len(state.anchor), stripped=stripped)
+        return PromptContext(prefix, suffix, len(prefix) - len(state.anchor), stripped=stripped)
 
     def build(
-        self, known: Context, snapshot: Snapshot, open_documents: Mapping[str, Document], *, budget_ms: float = 20.0
-    ) -> Context:
+        self, known: PromptContext, snapshot: Snapshot, open_documents: Mapping[str, Document], *, budget_ms: float = 20.0
+    ) -> PromptContext:
         """``known`` with snippets, as many as are ready after ``budget_ms``. Without open documents there are none."""
         if not open_documents:
             return known
@@ -161,14 +161,14 @@ class ContextSource:
     def _names(self, documents: Mapping[str, Document]) -> Callable[[str], str | None]:
         return lambda uri: self._name(documents[uri]) if uri in documents else None
 
-    def _sources(self, uri: str, documents: Mapping[str, Document]) -> Iterator[Source]:
+    def _sources(self, uri: str, documents: Mapping[str, Document]) -> Iterator[OpenFile]:
         """Other open documents that may be read, the one used last first; those never used come last."""
         used = [known for known in reversed(self._used) if known in documents]
         order = [*used, *(known for known in reversed(list(documents)) if known not in self._used)]
         for other in [known for known in order if known != uri][: 2 * MAX_FILES]:
             document = documents[other]
             if (name := self._name(document)) is not None:
-                yield Source(other, name, document.version, document.lines)
+                yield OpenFile(other, name, document.version, document.lines)
 
     def _fitted(self, snippets: Sequence[Snippet], limit: int) -> list[Snippet]:
         """Snippets without secrets, in order, until ``limit`` characters are used up; the last is cut at a line."""
@@ -239,7 +239,7 @@ def _continues(prefix: str, anchor: str) -> bool:
     return 0 <= typed <= TYPED_CHARS and prefix.startswith(anchor) and prefix.count("\n", len(anchor)) <= TYPED_LINES
 
 
-def _seen(snapshot: Snapshot, known: Context) -> range:
+def _seen(snapshot: Snapshot, known: PromptContext) -> range:
     """The lines of the document that prefix and suffix show."""
     row = snapshot.place.line
     return range(row - known.prefix.count("\n"), row + known.suffix.count("\n") + 1)

@@ -40,7 +40,7 @@ using val value var virtual void where while with yield
 COMMON = frozenset(_COMMON.split())
 
 
-class Source(NamedTuple):
+class OpenFile(NamedTuple):
     """Another open file that may be read. ``name`` is what the model sees of its path."""
 
     uri: str
@@ -49,7 +49,7 @@ class Source(NamedTuple):
     lines: Sequence[str]
 
 
-class Window(NamedTuple):
+class LineWindow(NamedTuple):
     """``WINDOW_LINES`` lines of a file, from ``block * WINDOW_LINES`` on."""
 
     uri: str
@@ -64,11 +64,11 @@ class _Read(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Choice:
+class _Chosen:
     """What was chosen for a document, and for which question."""
 
     question: tuple[frozenset[str], tuple[tuple[str, int], ...]] | None
-    windows: tuple[Window, ...]
+    windows: tuple[LineWindow, ...]
 
 
 class SimilarWindows:
@@ -76,10 +76,10 @@ class SimilarWindows:
 
     def __init__(self) -> None:
         self._read: OrderedDict[str, dict[int, _Read]] = OrderedDict()
-        self._chosen: OrderedDict[str, _Choice] = OrderedDict()
+        self._chosen: OrderedDict[str, _Chosen] = OrderedDict()
 
     def choose(
-        self, snapshot: Snapshot, sources: Iterable[Source], is_late: Callable[[], bool] = lambda: False
+        self, snapshot: Snapshot, sources: Iterable[OpenFile], is_late: Callable[[], bool] = lambda: False
     ) -> tuple[Snippet, ...]:
         """At most ``MAX_SNIPPETS`` windows of the sources, which come with the most recently used first.
 
@@ -88,10 +88,10 @@ class SimilarWindows:
         files = {source.uri: source for source in islice(sources, MAX_FILES) if source.uri != snapshot.uri}
         wanted = identifiers_around(snapshot)
         question = (wanted, tuple((source.uri, source.version) for source in files.values()))
-        last = self._chosen.get(snapshot.uri, _Choice(None, ()))
+        last = self._chosen.get(snapshot.uri, _Chosen(None, ()))
         if last.question != question:
             scores, is_complete = self._scores(wanted, files.values(), is_late)
-            last = _Choice(question if is_complete else None, settled(last.windows, scores))
+            last = _Chosen(question if is_complete else None, settled(last.windows, scores))
             self._chosen[snapshot.uri] = last
         _bound(self._chosen, snapshot.uri, _MAX_STATES)
         return tuple(_snippet(files[window.uri], window) for window in last.windows)
@@ -102,20 +102,20 @@ class SimilarWindows:
         self._chosen.pop(uri, None)
 
     def _scores(
-        self, wanted: frozenset[str], files: Iterable[Source], is_late: Callable[[], bool]
-    ) -> tuple[dict[Window, float], bool]:
+        self, wanted: frozenset[str], files: Iterable[OpenFile], is_late: Callable[[], bool]
+    ) -> tuple[dict[LineWindow, float], bool]:
         """Scores of all windows that share something, the first files first; and whether all could be read."""
-        scores: dict[Window, float] = {}
+        scores: dict[LineWindow, float] = {}
         is_complete = True
         for source in files:
             for index, identifiers in self._windows(source, is_late):
                 if identifiers is None:
                     is_complete = False
                 elif score := jaccard(wanted, identifiers):
-                    scores[Window(source.uri, index)] = score
+                    scores[LineWindow(source.uri, index)] = score
         return scores, is_complete
 
-    def _windows(self, source: Source, is_late: Callable[[], bool]) -> Iterator[tuple[int, frozenset[str] | None]]:
+    def _windows(self, source: OpenFile, is_late: Callable[[], bool]) -> Iterator[tuple[int, frozenset[str] | None]]:
         """Identifiers of every window of a file; ``None`` where there was no time to read it."""
         known = self._read.setdefault(source.uri, {})
         _bound(self._read, source.uri, 2 * MAX_FILES)
@@ -133,7 +133,7 @@ class SimilarWindows:
             del known[index]
 
 
-def settled(before: Sequence[Window], scores: Mapping[Window, float]) -> tuple[Window, ...]:
+def settled(before: Sequence[LineWindow], scores: Mapping[LineWindow, float]) -> tuple[LineWindow, ...]:
     """The windows to show: those from before in their places, and others where they are much better.
 
     Equal scores keep the order of ``scores``.
@@ -172,12 +172,12 @@ def identifiers_around(snapshot: Snapshot) -> frozenset[str]:
     return identifiers_of([*above, left, snapshot.line_after, *below])
 
 
-def _snippet(source: Source, window: Window) -> Snippet:
+def _snippet(source: OpenFile, window: LineWindow) -> Snippet:
     start = window.block * WINDOW_LINES
     return Snippet(source.name, "".join(source.lines[start : start + WINDOW_LINES]))
 
 
-def _bound(kept: OrderedDict[str, _Choice] | OrderedDict[str, dict[int, _Read]], used: str, limit: int) -> None:
+def _bound(kept: OrderedDict[str, _Chosen] | OrderedDict[str, dict[int, _Read]], used: str, limit: int) -> None:
     """Mark an entry as used last, and drop the oldest beyond the limit."""
     kept.move_to_end(used)
     while len(kept) > limit:

@@ -22,7 +22,7 @@ CONTEXT_CHARS = 64 * 1024
 _LINE_END = re.compile(r"\r\n?|\n")
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A cursor. ``column`` counts code points."""
 
     line: int
@@ -48,7 +48,7 @@ class Snapshot:
     version: int
     language: str  # LSP language id
     lines: Sequence[str]
-    place: Place
+    place: Position
     revision: int = 0  # our own count of changes: an editor may repeat a version
 
     @property
@@ -109,15 +109,15 @@ class Document:
             else:
                 self._replace(self.place(edit.start, encoding), self.place(edit.end, encoding), edit.text)
 
-    def place(self, position: tuple[int, int], encoding: Encoding) -> Place:
+    def place(self, position: tuple[int, int], encoding: Encoding) -> Position:
         """A wire position as a place; beyond the end of a line or the document it is moved to that end."""
         line, units = position
         if line >= len(self.lines):
-            return Place(len(self.lines) - 1, len(self.lines[-1]))
+            return Position(len(self.lines) - 1, len(self.lines[-1]))
         body = self.lines[line].rstrip("\r\n")
-        return Place(line, column_of(body, units, encoding))
+        return Position(line, column_of(body, units, encoding))
 
-    def snapshot(self, place: Place) -> Snapshot:
+    def snapshot(self, place: Position) -> Snapshot:
         """A copy that later edits do not change."""
         return Snapshot(self.uri, self.version, self.language, self.lines.copy(), place, self.revision)
 
@@ -128,7 +128,7 @@ class Document:
         self.chars = len(text)
         self._long_lines = sum(len(line) > MAX_LINE_CHARS for line in self.lines)
 
-    def _replace(self, start: Place, end: Place, text: str) -> None:
+    def _replace(self, start: Position, end: Position, text: str) -> None:
         if end < start:
             self.dirty = True
             return

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from fimserver.events import Fate
-from fimserver.front.documents.mirror import Document, Place
+from fimserver.front.documents.mirror import Document, Position
 from fimserver.lengths import common_prefix
 from fimserver.types import unix_lines
 
@@ -31,12 +31,12 @@ class Counts:
 
 
 @dataclass
-class Shown:
+class ShownSuggestion:
     """A suggestion on the screen. ``seen`` of its characters stand in the document already."""
 
     suggestion_id: str
     uri: str
-    place: Place
+    place: Position
     before: str  # of its line
     text: str
     route: str
@@ -66,7 +66,7 @@ class Shown:
         return min(self.accepted, len(self.text)), min(self.typed, len(self.text))
 
 
-def _nothing(_: Shown) -> None: ...
+def _nothing(_: ShownSuggestion) -> None: ...
 
 
 class Acceptance:
@@ -75,14 +75,16 @@ class Acceptance:
     ``on_show`` and ``on_settle`` hear of each that comes to the screen, and of each that leaves it.
     """
 
-    def __init__(self, on_show: Callable[[Shown], None] = _nothing, on_settle: Callable[[Shown], None] = _nothing) -> None:
+    def __init__(
+        self, on_show: Callable[[ShownSuggestion], None] = _nothing, on_settle: Callable[[ShownSuggestion], None] = _nothing
+    ) -> None:
         self._on_show, self._on_settle = on_show, on_settle
         self.counts: dict[str, Counts] = {}
-        self._open: dict[str, Shown] = {}
-        self._by_id: OrderedDict[str, Shown] = OrderedDict()
+        self._open: dict[str, ShownSuggestion] = {}
+        self._by_id: OrderedDict[str, ShownSuggestion] = OrderedDict()
         self._editor_reports = False
 
-    def offer(self, suggestion_id: str, document: Document, place: Place, text: str, route: str) -> Shown | None:
+    def offer(self, suggestion_id: str, document: Document, place: Position, text: str, route: str) -> ShownSuggestion | None:
         """An answer went to the editor; unless the editor reports what it shows, its first suggestion is on the screen.
 
         The rest of a suggestion that is being typed through is still the same one: ``None``.
@@ -92,14 +94,14 @@ class Acceptance:
             self._know(suggestion_id, old)
             return None
         before = document.lines[place.line][: place.column]
-        new = Shown(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
+        new = ShownSuggestion(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
         self._know(suggestion_id, new)
         is_old = old is not None and not old.settled and not old.is_whole and (old.place, old.before) == (place, before)
         if not self._editor_reports and not is_old:
             self._show(new)
         return new
 
-    def _know(self, suggestion_id: str, shown: Shown) -> None:
+    def _know(self, suggestion_id: str, shown: ShownSuggestion) -> None:
         self._by_id[suggestion_id] = shown
         while len(self._by_id) > MAX_IDS:
             self._by_id.popitem(last=False)
@@ -111,7 +113,7 @@ class Acceptance:
         if shown is not None and self._open.get(shown.uri) is not shown:
             self._show(shown)
 
-    def _show(self, shown: Shown, *, instead_of: Shown | None = None) -> None:
+    def _show(self, shown: ShownSuggestion, *, instead_of: ShownSuggestion | None = None) -> None:
         """``instead_of``: the editor had put another candidate of the same answer on the screen than we thought."""
         old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
@@ -164,7 +166,7 @@ class Acceptance:
                 self._settle(shown)
         return True
 
-    def find(self, suggestion_id: str) -> Shown | None:
+    def find(self, suggestion_id: str) -> ShownSuggestion | None:
         """A suggestion that may still be on the screen."""
         return self._by_id.get(suggestion_id)
 
@@ -180,7 +182,7 @@ class Acceptance:
     def _of(self, route: str) -> Counts:
         return self.counts.setdefault(route, Counts())
 
-    def _settle(self, shown: Shown) -> None:
+    def _settle(self, shown: ShownSuggestion) -> None:
         if shown.settled:
             return
         shown.settled = True
@@ -193,14 +195,14 @@ class Acceptance:
         self._on_settle(shown)
 
 
-def _follows(old: Shown, document: Document, place: Place) -> bool:
+def _follows(old: ShownSuggestion, document: Document, place: Position) -> bool:
     """Whether ``place`` is behind the part of ``old`` that stands in the document."""
     if old.place.line >= len(document.lines) or not document.lines[old.place.line].startswith(old.before):
         return False
     return place >= old.place
 
 
-def _matched(document: Document, place: Place, text: str) -> int:
+def _matched(document: Document, place: Position, text: str) -> int:
     """How many first characters of ``text`` stand at ``place``."""
     lines = document.lines[place.line : place.line + text.count("\n") + 2]
     there = unix_lines("".join(lines)[place.column :])

@@ -16,9 +16,9 @@ from difflib import SequenceMatcher
 from functools import partial
 from typing import Any, Protocol
 
-from fimserver.events import Answer, Batch, Standing, Told
+from fimserver.events import AnswerRecord, Batch, Persistence, SuggestionEvent
 from fimserver.front.documents.mirror import Document, Edit, split_lines
-from fimserver.front.feedback.acceptance import Shown
+from fimserver.front.feedback.acceptance import ShownSuggestion
 from fimserver.lengths import common_prefix, lexemes
 from fimserver.types import unix_lines
 
@@ -51,7 +51,7 @@ def in_loop(delay_s: float, callback: Callable[[], None]) -> object:
 class Entry:
     """An answer that may still change."""
 
-    answer: Answer
+    answer: AnswerRecord
     ids: tuple[str, ...] = ()
     document: Document | None = None
     line: int = 0  # of the cursor; moves with the edits above
@@ -70,12 +70,14 @@ class Ledger:
         self._session, self._post, self._later, self._clock = session, post, later, clock
         self._number = 0
         self._open: OrderedDict[str, Entry] = OrderedDict()  # by suggestion id
-        self._untold: dict[int, Answer] = {}
+        self._untold: dict[int, AnswerRecord] = {}
         self._keys: dict[str, int] = {}
         self._due = False
         self._posts: set[asyncio.Task[None]] = set()
 
-    def answered(self, answer: Answer, document: Document | None = None, offered: Sequence[Shown] = ()) -> Entry:
+    def answered(
+        self, answer: AnswerRecord, document: Document | None = None, offered: Sequence[ShownSuggestion] = ()
+    ) -> Entry:
         """A request ended. ``offered`` are its suggestions; number and time are the ledger's business."""
         self._number += 1
         entry = Entry(answer.model_copy(update={"number": self._number, "at": self._clock()}))
@@ -92,7 +94,7 @@ class Ledger:
                 self.shown(shown)
         return entry
 
-    def shown(self, shown: Shown) -> None:
+    def shown(self, shown: ShownSuggestion) -> None:
         """A suggestion came to the screen: it is looked for in the document later."""
         entry = self._open.get(shown.suggestion_id)
         if entry is None:
@@ -104,7 +106,7 @@ class Ledger:
                 self._later(seconds, partial(self._look, entry, seconds))
         self._tell(entry, shown=True, chars=len(shown.text), lexemes=lexemes(shown.text))
 
-    def settled(self, shown: Shown) -> None:
+    def settled(self, shown: ShownSuggestion) -> None:
         """A suggestion left the screen, or was accepted."""
         entry = self._open.get(shown.suggestion_id)
         if entry is not None and entry.answer.shown:
@@ -112,7 +114,7 @@ class Ledger:
             self._tell(entry, fate=shown.fate, accepted_chars=accepted, typed_chars=typed)
             self._let_go(entry)
 
-    def shadowed(self, entry: Entry, told: Told, text: str) -> None:
+    def shadowed(self, entry: Entry, told: SuggestionEvent, text: str) -> None:
         """The other route has answered too; ``text`` is what would have been shown of it."""
         entry.shadow = text
         self._tell(entry, shadow=told.model_copy(update={"chars": len(text), "lexemes": lexemes(text)}))
@@ -212,7 +214,7 @@ def _row(lines: Sequence[str], line: int, before: str) -> int:
     return line
 
 
-def standing(text: str, stood: str, now: str) -> Standing:
+def standing(text: str, stood: str, now: str) -> Persistence:
     """How much of ``text`` is there now, less what was there before it came: from its start, and anywhere in whole words.
 
     Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what it had itself.
@@ -221,7 +223,7 @@ def standing(text: str, stood: str, now: str) -> Standing:
     old_prefix, old_kept = (0, 0) if end >= 0 else _found(text, stood)
     prefix, kept = _found(text, now[:end] if end >= 0 else now)
     prefix = max(0, prefix - old_prefix)
-    return Standing(prefix_chars=prefix, kept_chars=max(prefix, kept - old_kept))
+    return Persistence(prefix_chars=prefix, kept_chars=max(prefix, kept - old_kept))
 
 
 def _found(text: str, there: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ QUIET_S = 1.0  # without a key or a request: the user looks, or thinks
 AGAIN = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
 
 
-class Turn(NamedTuple):
+class RouteTurn(NamedTuple):
     """The route of a document until ``until`` (Unix seconds). ``block`` counts five minutes since 1970."""
 
     route: Route
@@ -36,22 +36,22 @@ class Turn(NamedTuple):
     until: float
 
 
-class Trial:
+class LiveComparison:
     """One window's part in the comparison. ``clock``: Unix seconds."""
 
     def __init__(self, mode: Mode = "off", seed: int = 0, clock: Callable[[], float] = time.time) -> None:
         self.mode, self._seed, self._clock = mode, seed, clock
         self._asked: dict[str, int] = {}  # the block of each document's last request
 
-    def turn(self, document: str) -> Turn | None:
+    def turn(self, document: str) -> RouteTurn | None:
         """Whose turn a document has, by its opaque name; ``None`` without a trial."""
         if self.mode == "off":
             return None
         block = int(self._clock() // BLOCK_S)
         coin = hashlib.sha256(f"{self._seed} {document} {block}".encode()).digest()[0] & 1
-        return Turn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S)
+        return RouteTurn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S)
 
-    def is_first(self, document: str, turn: Turn) -> bool:
+    def is_first(self, document: str, turn: RouteTurn) -> bool:
         """Whether this is the first request of its block, which still feels the block before. True once."""
         is_first = self._asked.get(document) != turn.block
         self._asked[document] = turn.block
@@ -61,7 +61,7 @@ class Trial:
         """The document was closed."""
         self._asked.pop(document, None)
 
-    def explained(self, usage: Usage, turn: Turn) -> Usage:
+    def explained(self, usage: Usage, turn: RouteTurn) -> Usage:
         """What a request took, with the trial as the reason for its route. One that another route served stays as it is."""
         if usage.route != turn.route:
             return usage

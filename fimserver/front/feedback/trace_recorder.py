@@ -29,7 +29,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from fimserver import __version__
 from fimserver.front.context.privacy import path_of
-from fimserver.front.documents.mirror import Document, Edit, Encoding, Place
+from fimserver.front.documents.mirror import Document, Edit, Encoding, Position
 
 log = logging.getLogger("fimserver.front")
 FORMAT = 1
@@ -42,11 +42,13 @@ Patch = tuple[int, int, int, int, str]  # start line and character, end line and
 Arguments = ParamSpec("Arguments")
 
 
-def _harmless(method: Callable[Concatenate[Recorder, Arguments], None]) -> Callable[Concatenate[Recorder, Arguments], None]:
+def _harmless(
+    method: Callable[Concatenate[TraceRecorder, Arguments], None],
+) -> Callable[Concatenate[TraceRecorder, Arguments], None]:
     """A fault of the recording ends it, and nothing else."""
 
     @functools.wraps(method)
-    def guarded(self: Recorder, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+    def guarded(self: TraceRecorder, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - the edit that is being recorded has yet to be applied
@@ -55,7 +57,7 @@ def _harmless(method: Callable[Concatenate[Recorder, Arguments], None]) -> Calla
     return guarded
 
 
-class Recorder:
+class TraceRecorder:
     """Writes one window's trace from a thread of its own: a slow disk delays no key, a full one only ends the recording.
 
     ``may`` says whether a document may be recorded as it is now; it is asked at every event. ``clock``: seconds.
@@ -91,7 +93,7 @@ class Recorder:
             self._put("change", number, edits=found)
 
     @_harmless
-    def ask(self, document: Document, place: Place, *, invoked: bool) -> None:
+    def ask(self, document: Document, place: Position, *, invoked: bool) -> None:
         """A suggestion was asked for. A second request for the same place, for the menu, is no event."""
         number = self._number(document)
         if number is not None:
@@ -168,7 +170,7 @@ def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> li
         scratch.lines = document.lines.copy()
     found: list[Patch] = []
     for edit in edits:
-        start, end = Place(0, 0), Place(len(scratch.lines) - 1, len(scratch.lines[-1]))
+        start, end = Position(0, 0), Position(len(scratch.lines) - 1, len(scratch.lines[-1]))
         if edit.start is not None and edit.end is not None:
             start, end = scratch.place(edit.start, encoding), scratch.place(edit.end, encoding)
         found.append((*start, *end, _sound(edit.text)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fimserver.front.lsp.lifecycle import pin
-from fimserver.front.session import Rejected
+from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
     """The user dismissed a suggestion: it is not shown again at that place."""
     shown = server.session.acceptance.find(str(suggestion_id))
     if shown is not None:
-        server.session.reject(Rejected(shown.uri, shown.before, shown.text))
+        server.session.reject(RejectedText(shown.uri, shown.before, shown.text))
     return shown is not None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fimserver import __version__
 from fimserver.paths import log_path
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.wire import CompletionBody, Extension
+from fimserver.wire import CompletionBody, EditorHints
 
 if TYPE_CHECKING:
     from fimserver.front.lsp.server import Server
@@ -36,7 +36,7 @@ async def examine(server: Server) -> dict[str, Any]:
 
 async def _probed(server: Server) -> dict[str, Any]:
     """What came of a tiny completion. One that failed is a state of its own."""
-    known = Extension(route=server.session.config.model, deadline_ms=PROBE_MS)
+    known = EditorHints(route=server.session.config.model, deadline_ms=PROBE_MS)
     started = time.monotonic()
     answer = await server.session.line.complete(PROBE.model_copy(update={"fimserver": known}), asked=True)
     used = answer.middles[0].usage if answer.middles else None

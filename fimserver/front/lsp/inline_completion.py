@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types as lsp
 
 from fimserver.errors import FimError
-from fimserver.front.complete import Ask, Popup, Surface, complete
+from fimserver.front.complete import CompletionRequest, SelectedCompletion, Surface, complete
 from fimserver.front.lsp import items
 from fimserver.front.lsp.canvas_preview import preview
 from fimserver.front.outcome import Outcome, Suggestion
@@ -39,7 +39,7 @@ def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any
     return _inline(server, replace(ask, watch=preview(server, ask.snapshot)))
 
 
-async def _inline(server: Server, ask: Ask) -> lsp.InlineCompletionList | None:
+async def _inline(server: Server, ask: CompletionRequest) -> lsp.InlineCompletionList | None:
     """``None`` for what is out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
     try:
         suggestions = await suggest(server, ask)
@@ -58,14 +58,14 @@ def menu_completion(server: Server, params: lsp.CompletionParams) -> Any:
     return _menu(server, ask) if ask else lsp.CompletionList(is_incomplete=False, items=[])
 
 
-async def _menu(server: Server, ask: Ask) -> lsp.CompletionList:
+async def _menu(server: Server, ask: CompletionRequest) -> lsp.CompletionList:
     suggestions = await suggest(server, ask) or ()
     return items.menu_list(ask.snapshot, suggestions, server.session.encoding, insert_replace=server.insert_replace)
 
 
 def _ask(
     server: Server, params: Any, surface: Surface, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None
-) -> Ask | None:
+) -> CompletionRequest | None:
     """The request with the document as it is now; ``None`` where the document is not open."""
     document = server.session.documents.get(params.text_document.uri)
     if document is None:
@@ -77,11 +77,11 @@ def _ask(
     selected = None
     if popup is not None:
         start = popup.range.start
-        selected = Popup(document.place((start.line, start.character), encoding), popup.text)
-    return Ask(document.snapshot(place), invoked, time.monotonic(), selected, surface=surface)
+        selected = SelectedCompletion(document.place((start.line, start.character), encoding), popup.text)
+    return CompletionRequest(document.snapshot(place), invoked, time.monotonic(), selected, surface=surface)
 
 
-async def suggest(server: Server, ask: Ask) -> tuple[Suggestion, ...] | None:
+async def suggest(server: Server, ask: CompletionRequest) -> tuple[Suggestion, ...] | None:
     """Suggestions for a request, ``None`` where it is out of date. Whatever fails is a reason, never an error."""
     session, uri = server.session, ask.snapshot.uri
     try:

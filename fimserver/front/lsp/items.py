@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lsprotocol import types as lsp
 
-from fimserver.front.documents.mirror import Encoding, Place, Snapshot, units_of
+from fimserver.front.documents.mirror import Encoding, Position, Snapshot, units_of
 from fimserver.front.outcome import Suggestion
 
 ACCEPTED = "fimserver.accepted"
@@ -16,7 +16,7 @@ FROM_LINE_START = ("Visual Studio Code", "VSCodium", "code-server", "Code - OSS"
 
 
 def inline_list(
-    snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, start: Place | None, *, from_line_start: bool
+    snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, start: Position | None, *, from_line_start: bool
 ) -> lsp.InlineCompletionList:
     """Always the list form: some clients take nothing else for "no suggestion"."""
     items = [_inline(snapshot, s, encoding, start, from_line_start=from_line_start) for s in suggestions]
@@ -24,13 +24,13 @@ def inline_list(
 
 
 def _inline(
-    snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, start: Place | None, *, from_line_start: bool
+    snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, start: Position | None, *, from_line_start: bool
 ) -> lsp.InlineCompletionItem:
     begin = start or snapshot.place
     lead = ""
     if from_line_start:
         lead = snapshot.lines[begin.line][: begin.column]
-        begin = Place(begin.line, 0)
+        begin = Position(begin.line, 0)
     return lsp.InlineCompletionItem(
         insert_text=lead + suggestion.text,
         filter_text=snapshot.lines[begin.line][begin.column : snapshot.place.column],
@@ -50,7 +50,7 @@ def menu_list(
 def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, insert_replace: bool) -> lsp.CompletionItem:
     before = snapshot.line_before
     word = before[len(before.rstrip("_" + _WORD)) :]
-    begin = Place(snapshot.place.line, snapshot.place.column - len(word))
+    begin = Position(snapshot.place.line, snapshot.place.column - len(word))
     text = word + suggestion.text
     start, cursor = position(snapshot, begin, encoding), position(snapshot, snapshot.place, encoding)
     whole = lsp.Range(start, _end(snapshot, suggestion, encoding))
@@ -79,11 +79,11 @@ def accepted_command(suggestion: Suggestion) -> lsp.Command:
     return lsp.Command(title="accepted", command=ACCEPTED, arguments=[suggestion.suggestion_id])
 
 
-def position(snapshot: Snapshot, place: Place, encoding: Encoding) -> lsp.Position:
+def position(snapshot: Snapshot, place: Position, encoding: Encoding) -> lsp.Position:
     """A place on the wire."""
     return lsp.Position(place.line, units_of(snapshot.lines[place.line][: place.column], encoding))
 
 
 def _end(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding) -> lsp.Position:
     row, column = snapshot.place
-    return position(snapshot, Place(row, column + suggestion.replace), encoding)
+    return position(snapshot, Position(row, column + suggestion.replace), encoding)

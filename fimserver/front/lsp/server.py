@@ -13,7 +13,7 @@ from pygls.lsp.server import LanguageServer
 
 from fimserver import __version__
 from fimserver.front.config import Config
-from fimserver.front.host_client import Line
+from fimserver.front.host_client import HostClient
 from fimserver.front.lsp import commands, inline_completion, lifecycle, text_sync
 from fimserver.front.lsp.health import examine
 from fimserver.front.lsp.protocol import Protocol, Send
@@ -49,7 +49,7 @@ class Server(LanguageServer):
 
     protocol: Protocol
 
-    def __init__(self, config: Config, line: Line, send: Send, leave: Callable[[int], None]) -> None:
+    def __init__(self, config: Config, line: HostClient, send: Send, leave: Callable[[int], None]) -> None:
         cells = lsp.NotebookDocumentFilterWithCells(cells=[lsp.NotebookCellLanguage(language="*")])
         super().__init__(
             "fimserver",

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fimserver.front.config import from_settings
-from fimserver.front.host_client import open_line
+from fimserver.front.host_client import open_host_client
 from fimserver.front.host_process import own_hosting
 from fimserver.front.lsp.protocol import Life
 from fimserver.front.lsp.server import Server
-from fimserver.front.lsp.transport import Reader, Writer, claim_pipes
+from fimserver.front.lsp.transport import PipeReader, PipeWriter, claim_pipes
 from fimserver.settings import Settings
 
 log = logging.getLogger("fimserver.front")
@@ -32,9 +32,9 @@ def run_stdio(settings: Settings) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log what users type
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    line = open_line(settings.connect, settings.token, lambda: own_hosting(settings))
+    line = open_host_client(settings.connect, settings.token, lambda: own_hosting(settings))
     pipe_in, pipe_out = claim_pipes()
-    writer = Writer(pipe_out)
+    writer = PipeWriter(pipe_out)
     writer.start()
     endings: list[Callable[[], None]] = []
     leave = _leaver(writer, endings)
@@ -49,7 +49,7 @@ def run_stdio(settings: Settings) -> int:
     return 1
 
 
-def _leaver(writer: Writer, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
+def _leaver(writer: PipeWriter, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
     """Leave at once, whatever threads still do, once what was answered is written. ``endings`` come before that."""
     gone = threading.Event()
 
@@ -66,7 +66,7 @@ def _leaver(writer: Writer, endings: Sequence[Callable[[], None]]) -> Callable[[
     return leave
 
 
-async def _serve(make: Callable[[], Server], writer: Writer, pipe_in: int, leave: Callable[[int], None]) -> None:
+async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, leave: Callable[[int], None]) -> None:
     loop = asyncio.get_running_loop()
     server = make()
 
@@ -81,7 +81,7 @@ async def _serve(make: Callable[[], Server], writer: Writer, pipe_in: int, leave
     loop.set_exception_handler(_note)
     loop.add_signal_handler(2, leave, 130)
     loop.add_signal_handler(15, leave, 143)
-    Reader(pipe_in, received, ended).start()
+    PipeReader(pipe_in, received, ended).start()
     while True:
         await asyncio.sleep(WATCH_S)
         if writer.stuck:

@@ -80,7 +80,7 @@ def encode(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-class Reader(threading.Thread):
+class PipeReader(threading.Thread):
     """Reads a descriptor and hands over bodies; ``ended`` is called once, with a problem or ``None`` for the end."""
 
     def __init__(self, fd: int, received: Callable[[list[bytes]], None], ended: Callable[[str | None], None]) -> None:
@@ -109,7 +109,7 @@ class Reader(threading.Thread):
                 self._received(bodies)
 
 
-class Writer(threading.Thread):
+class PipeWriter(threading.Thread):
     """Writes bodies in order. ``stuck`` says that the editor has stopped reading."""
 
     def __init__(self, fd: int) -> None:

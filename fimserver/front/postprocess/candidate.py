@@ -12,7 +12,7 @@ _LINES = 60  # of the text around that filters compare with
 
 
 @dataclass(frozen=True)
-class Draft:
+class Candidate:
     """Text on its way to the editor.
 
     ``replace``: so many characters right of the cursor, on its line, make way for the text, which contains them.
@@ -23,7 +23,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Around:
+class FilterContext:
     """What a text is filtered by. A filter sees it with one kind of line end, the newline.
 
     ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this place.
@@ -68,4 +68,4 @@ class Dropped:
     by: str
 
 
-Filter = Callable[[Draft, Around], Draft | Reason]
+Filter = Callable[[Candidate, FilterContext], Candidate | Reason]

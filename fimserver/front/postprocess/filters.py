@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import replace
 from functools import partial
 
-from fimserver.front.postprocess.candidate import Around, Draft
+from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.brackets import CLOSERS, closers_for, debt, partners
@@ -30,23 +30,23 @@ _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
 # --- characters
 
 
-def special_tokens(draft: Draft, around: Around) -> Draft | Reason:
+def special_tokens(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Cut where the tokenizer's text for a special token begins."""
     found = [at for token in around.special if token and (at := draft.text.find(token)) >= 0]
     return replace(draft, text=draft.text[: min(found)]) if found else draft
 
 
-def broken_characters(draft: Draft, _: Around) -> Draft | Reason:
+def broken_characters(draft: Candidate, _: FilterContext) -> Candidate | Reason:
     """Cut half a character at the end; within the text it means that bytes were lost."""
     text = draft.text.rstrip("\ufffd")
     return Reason.CONTROL if "\ufffd" in text else replace(draft, text=text)
 
 
-def line_ends(draft: Draft, _: Around) -> Draft | Reason:
+def line_ends(draft: Candidate, _: FilterContext) -> Candidate | Reason:
     return replace(draft, text=draft.text.replace("\r", ""))
 
 
-def control(draft: Draft, around: Around) -> Draft | Reason:
+def control(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Drop text with control characters, and with hidden ones that the file does not use."""
     for char in set(draft.text) - {"\n", "\t"}:
         kind = unicodedata.category(char)
@@ -58,7 +58,7 @@ def control(draft: Draft, around: Around) -> Draft | Reason:
 # --- edges
 
 
-def unfinished(draft: Draft, around: Around) -> Draft | Reason:
+def unfinished(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """What was cut short keeps what can stand on its own.
 
     Of several lines these are the whole ones. A single line stays if it ends neither in a word, which may be half of
@@ -77,7 +77,7 @@ def unfinished(draft: Draft, around: Around) -> Draft | Reason:
     return Reason.UNFINISHED if begun else draft
 
 
-def leading(draft: Draft, around: Around) -> Draft | Reason:
+def leading(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """On a blank line no newline comes first, and the indentation that is there is not given again; elsewhere no blank twice."""
     text, left = draft.text, around.left
     if left.strip():
@@ -90,14 +90,14 @@ def leading(draft: Draft, around: Around) -> Draft | Reason:
     return replace(draft, text=line.removeprefix(left))
 
 
-def trailing(draft: Draft, around: Around) -> Draft | Reason:
+def trailing(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """No blanks at the end, unless text follows there."""
     if _CLOSING_REST.match(around.right):
         return replace(draft, text=draft.text.rstrip())
     return replace(draft, text=draft.text.rstrip(" \t")) if around.right[0] in " \t" else draft
 
 
-def indentation(draft: Draft, around: Around) -> Draft | Reason:
+def indentation(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Indentation in the document's unit: tabs become spaces or spaces tabs, and nothing is made even."""
     first, *more = draft.text.split("\n")
     lines = more if around.left.strip() else [first, *more]  # behind text the first line has no indentation
@@ -127,7 +127,7 @@ def _to_spaces(line: str, unit: str) -> str:
 # --- limits
 
 
-def one_line(draft: Draft, around: Around) -> Draft | Reason:
+def one_line(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """The first line that is not blank, where one line is wanted."""
     if not around.single_line:
         return draft
@@ -135,7 +135,7 @@ def one_line(draft: Draft, around: Around) -> Draft | Reason:
     return draft if newline < 0 else replace(draft, text=draft.text[:newline].rstrip())
 
 
-def scope(draft: Draft, around: Around) -> Draft | Reason:
+def scope(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Cut at the first line outside of the block that the cursor is in; closers that the suffix lacks stay."""
     lines = draft.text.split("\n")
     limit = _limit(around, lines[0])
@@ -147,18 +147,18 @@ def scope(draft: Draft, around: Around) -> Draft | Reason:
         if width < limit or closed or (deeper and width == limit and around.left.strip()):
             suffix = around.suffix[draft.replace :]
             if not _stays(line, lines[:i], replace(around, suffix=suffix), outside=width < limit or closed):
-                return suffix_overlap(Draft("\n".join(lines[:i]).rstrip()), around)
+                return suffix_overlap(Candidate("\n".join(lines[:i]).rstrip()), around)
             closed = closed or width < limit
         deeper = deeper or width > limit
     return draft
 
 
-def _limit(around: Around, first: str) -> int:
+def _limit(around: FilterContext, first: str) -> int:
     """Columns of the block. On a fresh line that the editor did not indent, the first line's own."""
     return columns(around.left if around.left.strip() else around.left or first)
 
 
-def _stays(line: str, before: list[str], around: Around, *, outside: bool) -> bool:
+def _stays(line: str, before: list[str], around: FilterContext, *, outside: bool) -> bool:
     """Whether a line that ends the block belongs to it: it closes or goes on with what the text or the prefix opened."""
     words = re.findall(r"\w+", line)
     if line.strip()[0] in CLOSERS:
@@ -170,7 +170,7 @@ def _stays(line: str, before: list[str], around: Around, *, outside: bool) -> bo
     return words[0] in CONTINUING_WORDS or _is_closing_word(words[0], around)
 
 
-def _open_before(around: Around, text: str) -> int:
+def _open_before(around: FilterContext, text: str) -> int:
     """Brackets before the end of ``text`` that the suffix does not close."""
     prefix, suffix = around.prefix[-WINDOW_CHARS:], around.suffix[:WINDOW_CHARS]
     code = parser.code_only(around.language, prefix + text + suffix)
@@ -178,31 +178,31 @@ def _open_before(around: Around, text: str) -> int:
     return debt(code[:cursor], code[cursor:])
 
 
-def _is_closing_word(word: str, around: Around) -> bool:
+def _is_closing_word(word: str, around: FilterContext) -> bool:
     return word in CLOSING_WORDS.get(around.language or "", ())
 
 
-def _closes_below(word: str, around: Around) -> bool:
+def _closes_below(word: str, around: FilterContext) -> bool:
     return bool(around.below) and around.below[0].split()[0] == word
 
 
 # --- the gate, and what is left
 
 
-def syntax_gate(draft: Draft, around: Around) -> Draft | Reason:
+def syntax_gate(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Drop what breaks the file, or cut it to its first lines that do not."""
     if not draft.text.strip() or not _breaks(draft, around):
         return draft
     lines = draft.text.split("\n")
     for count in range(len(lines) - 1, max(0, len(lines) - 1 - _TRIES), -1):
         text = "\n".join(lines[:count]).rstrip()
-        shorter = suffix_overlap(Draft(text), around)
-        if text.strip() and isinstance(shorter, Draft) and not _breaks(shorter, around):
+        shorter = suffix_overlap(Candidate(text), around)
+        if text.strip() and isinstance(shorter, Candidate) and not _breaks(shorter, around):
             return shorter
     return Reason.SYNTAX
 
 
-def _breaks(draft: Draft, around: Around) -> bool:
+def _breaks(draft: Candidate, around: FilterContext) -> bool:
     """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
     test = partial(parser.breaks_syntax, around.language, around.prefix, suffix=around.suffix, replace=draft.replace)
     if not test(middle=draft.text):
@@ -215,11 +215,11 @@ def _breaks(draft: Draft, around: Around) -> bool:
     return all(test(middle=draft.text + ending) for ending in endings if ending)
 
 
-def no_op(draft: Draft, around: Around) -> Draft | Reason:
+def no_op(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     if not draft.text.strip():
         return Reason.BLANK
     return Reason.NO_OP if draft.text == around.suffix[: draft.replace] else draft
 
 
-def rejected(draft: Draft, around: Around) -> Draft | Reason:
+def rejected(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     return Reason.REJECTED if draft.text in around.rejected else draft

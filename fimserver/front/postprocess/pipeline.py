@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fimserver.front.postprocess import filters, repetition
-from fimserver.front.postprocess.candidate import Around, Draft, Dropped, Filter
+from fimserver.front.postprocess.candidate import Candidate, Dropped, Filter, FilterContext
 from fimserver.front.postprocess.repetition import fit
 from fimserver.reasons import Reason
 from fimserver.types import unix_lines
 
-__all__ = ["FILTERS", "Around", "Draft", "Dropped", "Filter", "distinct", "fit", "postprocess"]
+__all__ = ["FILTERS", "Candidate", "Dropped", "Filter", "FilterContext", "distinct", "fit", "postprocess"]
 
 FILTERS: Mapping[str, Filter] = {
     "special_tokens": filters.special_tokens,
@@ -35,7 +35,7 @@ _ROUNDS = 8
 _CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
 
 
-def postprocess(text: str, around: Around) -> Draft | Dropped:
+def postprocess(text: str, around: FilterContext) -> Candidate | Dropped:
     """What is shown of ``text``, or why nothing is.
 
     A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the text that
@@ -52,16 +52,16 @@ def postprocess(text: str, around: Around) -> Draft | Dropped:
     return result
 
 
-def distinct(drafts: Sequence[Draft]) -> list[Draft]:
+def distinct(drafts: Sequence[Candidate]) -> list[Candidate]:
     """The drafts in order, without those that are an earlier one up to blanks."""
-    first: dict[str, Draft] = {}
+    first: dict[str, Candidate] = {}
     for draft in drafts:
         first.setdefault("".join(draft.text.split()), draft)
     return list(first.values())
 
 
-def _round(text: str, around: Around) -> Draft | Dropped:
-    draft = Draft(text)
+def _round(text: str, around: FilterContext) -> Candidate | Dropped:
+    draft = Candidate(text)
     for name, filter_ in FILTERS.items():
         result = filter_(draft, around)
         if isinstance(result, Reason):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fimserver.front.postprocess.candidate import Around, Draft
+from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.syntax.brackets import CLOSERS, QUOTES, partners, unmatched
 from fimserver.reasons import Reason
 
@@ -26,7 +26,7 @@ _LINE_CHARS = 400  # of a line that is compared
 # --- behind the cursor
 
 
-def suffix_overlap(draft: Draft, around: Around) -> Draft | Reason:
+def suffix_overlap(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Text that goes on into what is right of or below the cursor: that part is replaced, or cut."""
     text = _cut_lines_below(draft.text, around)
     if draft.text.strip() and not text.strip():
@@ -34,9 +34,9 @@ def suffix_overlap(draft: Draft, around: Around) -> Draft | Reason:
     return fit(text, around.left, around.right)
 
 
-def fit(text: str, left: str, right: str) -> Draft:
+def fit(text: str, left: str, right: str) -> Candidate:
     """A text between the two parts of the cursor's line, replacing as much of ``right`` as it has itself."""
-    return Draft(text, _covered(text, left, right))
+    return Candidate(text, _covered(text, left, right))
 
 
 def _covered(text: str, left: str, right: str) -> int:
@@ -82,7 +82,7 @@ def _word(char: str) -> bool:
     return char.isalnum() or char == "_"
 
 
-def _cut_lines_below(text: str, around: Around) -> str:
+def _cut_lines_below(text: str, around: FilterContext) -> str:
     """Cut at the line from which on the text repeats the lines below the cursor."""
     lines = text.split("\n")
     below = around.below
@@ -107,7 +107,7 @@ def _repeats(lines: Sequence[str], i: int, below: Sequence[str]) -> bool:
 # --- above and below
 
 
-def duplicate(draft: Draft, around: Around) -> Draft | Reason:
+def duplicate(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Drop what begins with the next line or repeats the last ones."""
     lines = [line.rstrip() for line in (around.left + draft.text).split("\n") if line.strip()]
     if not draft.text.strip() or not lines or not _telling(lines[0]):
@@ -149,7 +149,7 @@ def within(a: str, b: str, limit: int) -> bool:
 # --- in itself
 
 
-def repetition(draft: Draft, around: Around) -> Draft | Reason:
+def repetition(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Cut at the first line or block that comes again at once; drop what ends in a loop of tokens."""
     lines = (around.left + draft.text).split("\n")
     end = next((end for i in range(len(lines)) if (end := _loop_at(lines, i))), 0)

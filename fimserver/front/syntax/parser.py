@@ -23,9 +23,9 @@ from fimserver.front.syntax.languages import language_of
 from fimserver.front.syntax.outline import body_of, outline, text_of
 
 __all__ = [
-    "Block",
     "Import",
     "Node",
+    "StatementRun",
     "blocks",
     "breaks_syntax",
     "code_only",
@@ -57,7 +57,7 @@ class Import(NamedTuple):
     names: tuple[str, ...]
 
 
-class Block(NamedTuple):
+class StatementRun(NamedTuple):
     """Statements, or members, that stand one after the other. All spans are offsets of characters, the end excluded."""
 
     span: tuple[int, int]  # the block, brackets and all
@@ -146,12 +146,12 @@ def definition(language: str, text: str, name: str) -> str | None:
     return outline(language, _tree(language, text[:FILE_CHARS]).root_node, name)
 
 
-def blocks(language: str | None, text: str) -> tuple[Block, ...]:
+def blocks(language: str | None, text: str) -> tuple[StatementRun, ...]:
     """The blocks of a whole file, outer ones first. Data (JSON, YAML, HTML, CSS) and plain text have none."""
     if language is None or language in _DATA:
         return ()
     at = _characters(text)
-    found: list[Block] = []
+    found: list[StatementRun] = []
     owners: dict[int, tuple[int, int]] = {}
     stack = [_tree(language, text).root_node]
     while stack:
@@ -160,7 +160,7 @@ def blocks(language: str | None, text: str) -> tuple[Block, ...]:
         if _DEFINES.search(node.type) and (body := body_of(node)) is not None:
             owners.setdefault(body.id, at(node))
         if node.id in owners or node.type in _BLOCKS:
-            found.append(Block(at(node), tuple(map(at, children)), owners.get(node.id)))
+            found.append(StatementRun(at(node), tuple(map(at, children)), owners.get(node.id)))
         stack.extend(reversed(children))
     return tuple(found)
 

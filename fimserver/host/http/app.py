@@ -32,8 +32,8 @@ from fimserver.host.stats.prometheus import Metrics
 from fimserver.host.stats.store import Stats
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Budget, Request
-from fimserver.wire import MAX_BODY_BYTES, CompletionBody, Piece, Usage
+from fimserver.types import ROUTES, Deadline, Request
+from fimserver.wire import MAX_BODY_BYTES, CompletionBody, CompletionChunk, Usage
 
 GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
 HARD_DEADLINE_MS = 120_000
@@ -134,7 +134,7 @@ async def completions(host: Host, request: HttpRequest) -> Response:
         gone.cancel()
 
 
-Answers = asyncio.Queue[Piece | None]
+Answers = asyncio.Queue[CompletionChunk | None]
 
 
 def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
@@ -159,7 +159,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         key=(known.session, f"{known.document}\0idle" if known.idle else known.document or uuid.uuid4().hex),
         request=request,
         pin=_pin(host, body),
-        budget=Budget.of_ms(deadline_ms),
+        budget=Deadline.of_ms(deadline_ms),
         sink=lambda piece: _put(loop, answers, piece),
         choices=body.n,
         stops=body.stops,
@@ -170,7 +170,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
     return job, answers
 
 
-def _put(loop: asyncio.AbstractEventLoop, answers: Answers, piece: Piece | None) -> None:
+def _put(loop: asyncio.AbstractEventLoop, answers: Answers, piece: CompletionChunk | None) -> None:
     """From the engine thread into the loop, which may be gone."""
     try:
         loop.call_soon_threadsafe(answers.put_nowait, piece)
@@ -191,7 +191,7 @@ def _pin(host: Host, body: CompletionBody) -> Any:
     raise InputError(f"model {body.model!r} {what}: use one of {served}")
 
 
-async def _pieces(host: Host, job: Job, answers: Answers) -> AsyncIterator[Piece]:
+async def _pieces(host: Host, job: Job, answers: Answers) -> AsyncIterator[CompletionChunk]:
     """Pieces until the end or the deadline. Leaving early withdraws the job."""
     host.scheduler.submit(job)
     ended: set[int] = set()
@@ -202,12 +202,12 @@ async def _pieces(host: Host, job: Job, answers: Answers) -> AsyncIterator[Piece
                 host.metrics.observe(piece.usage)
             yield piece
         if not ended:  # the deadline came before the engine said anything final
-            yield Piece(usage=_late(host, job))
+            yield CompletionChunk(usage=_late(host, job))
     finally:
         host.scheduler.withdraw(job)
 
 
-async def _next(answers: Answers, job: Job) -> Piece | None:
+async def _next(answers: Answers, job: Job) -> CompletionChunk | None:
     assert job.budget.deadline is not None  # make_job sets one
     try:
         left = max(0.0, job.budget.deadline - time.monotonic()) + GRACE_MS / 1000
@@ -223,7 +223,7 @@ def _late(host: Host, job: Job) -> Usage:
     return usage
 
 
-async def _stream(pieces: AsyncIterator[Piece], request_id: str, shape: Shape) -> AsyncIterator[bytes]:
+async def _stream(pieces: AsyncIterator[CompletionChunk], request_id: str, shape: Shape) -> AsyncIterator[bytes]:
     """Server-sent events, one for each piece."""
     async for piece in pieces:
         yield shape.event(piece, request_id)

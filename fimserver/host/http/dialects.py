@@ -20,7 +20,7 @@ from fimserver.errors import InputError, first_problem
 from fimserver.host.http.fim_prompts import read_raw
 from fimserver.host.http.responses import MISTRAL, OPENAI, Shape, llama_cpp
 from fimserver.reasons import EXPLANATIONS
-from fimserver.wire import MAX_CHOICES, MAX_STOPS, CompletionBody, Extension, Id, SnippetBody, Stop, read_body
+from fimserver.wire import MAX_CHOICES, MAX_STOPS, CompletionBody, EditorHints, Id, SnippetBody, Stop, read_body
 
 if TYPE_CHECKING:
     from fimserver.host.http.app import Host
@@ -32,20 +32,20 @@ Reader = Callable[[bytes], tuple[CompletionBody, Shape]]
 Milliseconds = Annotated[float | None, Field(ge=-1, le=120_000)]
 
 
-class _Body(BaseModel):
+class _DialectBody(BaseModel):
     """Fields that we do not know are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class _Extra(_Body):
+class _Extra(_DialectBody):
     """A part of another file. What else is said of it (llama.vim: a time) is ignored."""
 
     filename: Annotated[str, Field(max_length=1000)] = ""
     text: Annotated[str, Field(max_length=MAX_FILE_CHARS)]
 
 
-class InfillBody(_Body):
+class InfillBody(_DialectBody):
     """``POST /infill``. The two times together are the deadline, from when the request is there.
 
     llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and leaves ``t_max_prompt_ms``
@@ -90,7 +90,7 @@ def _infill(data: bytes) -> tuple[CompletionBody, Shape]:
         asked = InfillBody.model_validate_json(data)
     except ValidationError as error:
         raise InputError(first_problem(error, "body")) from None
-    known = Extension(
+    known = EditorHints(
         deadline_ms=asked.deadline_ms,
         snippets=tuple(SnippetBody(path=extra.filename, text=extra.text) for extra in asked.input_extra if extra.text),
         idle=asked.n_predict == 0,
@@ -132,7 +132,7 @@ def plain(body: CompletionBody) -> CompletionBody:
     known = body.fimserver
     if body.suffix == NO_SUFFIX:
         body = body.model_copy(update={"suffix": ""})
-    if body.suffix or (body.suffix is not None and known != Extension()):
+    if body.suffix or (body.suffix is not None and known != EditorHints()):
         return body
     if (raw := read_raw(body.prompt)) is None:
         return body

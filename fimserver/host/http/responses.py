@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fimserver.reasons import Reason
-from fimserver.wire import DONE, Piece, Usage, finish_reason, server_sent
+from fimserver.wire import DONE, CompletionChunk, Usage, finish_reason, server_sent
 
 Answer = dict[str, Any]
 STOP_TYPES = {
@@ -29,24 +29,24 @@ STOP_TYPES = {
 class Shape(NamedTuple):
     """``event``: a piece of a stream, given the request's id; ``whole``: all pieces, given that and how many choices."""
 
-    event: Callable[[Piece, str], bytes]
-    whole: Callable[[Sequence[Piece], str, int], Any]
+    event: Callable[[CompletionChunk, str], bytes]
+    whole: Callable[[Sequence[CompletionChunk], str, int], Any]
     done: bytes = DONE
 
 
-def _texts(pieces: Sequence[Piece]) -> dict[int, tuple[str, Usage]]:
+def _texts(pieces: Sequence[CompletionChunk]) -> dict[int, tuple[str, Usage]]:
     """Each choice that has ended."""
     ended = {piece.index: piece.usage for piece in pieces if piece.usage}
     return {i: ("".join(p.text for p in pieces if p.index == i), usage) for i, usage in sorted(ended.items())}
 
 
-def _error(pieces: Sequence[Piece]) -> Answer:
+def _error(pieces: Sequence[CompletionChunk]) -> Answer:
     """What the first choice that failed says of it. The status stays 200: an editor has nothing to pop up."""
     message = next((piece.error for piece in pieces if piece.error), "")
     return {"error": {"message": message}} if message else {}
 
 
-def _openai(pieces: Sequence[Piece], request_id: str, _choices: int) -> Answer:
+def _openai(pieces: Sequence[CompletionChunk], request_id: str, _choices: int) -> Answer:
     ended = _texts(pieces)
     usages = [usage for _, usage in ended.values()]
     return {
@@ -65,7 +65,7 @@ def _counted(usages: Sequence[Usage]) -> Answer:
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _mistral(pieces: Sequence[Piece], request_id: str, choices: int) -> Answer:
+def _mistral(pieces: Sequence[CompletionChunk], request_id: str, choices: int) -> Answer:
     """OpenAI's with the text as a message, too: some clients of this address read the one, some the other."""
     answer = _openai(pieces, request_id, choices) | {"object": "chat.completion"}
     for choice in answer["choices"]:
@@ -73,7 +73,7 @@ def _mistral(pieces: Sequence[Piece], request_id: str, choices: int) -> Answer:
     return answer
 
 
-def _mistral_event(piece: Piece, request_id: str) -> bytes:
+def _mistral_event(piece: CompletionChunk, request_id: str) -> bytes:
     event = json.loads(piece.sse(request_id).removeprefix(b"data: "))
     event["object"] = "chat.completion.chunk"
     event["choices"][0]["delta"] = {"role": "assistant", "content": piece.text}
@@ -86,7 +86,7 @@ def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
 
 
 def _infill(
-    pieces: Sequence[Piece], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
+    pieces: Sequence[CompletionChunk], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
 ) -> Answer | list[Answer]:
     """One object; a list where several choices were asked for."""
     error = _error(pieces)
@@ -97,7 +97,7 @@ def _infill(
     return found if choices > 1 else found[0]
 
 
-def _infill_event(piece: Piece, _request_id: str, *, fields: tuple[str, ...] | None) -> bytes:
+def _infill_event(piece: CompletionChunk, _request_id: str, *, fields: tuple[str, ...] | None) -> bytes:
     facts = _facts(piece.usage) if piece.usage else {"stop": False}
     return server_sent(_picked({"index": piece.index, "content": piece.text, **facts, **_error([piece])}, fields))
 
@@ -150,5 +150,5 @@ def indented(text: str, least: int) -> str:
     return kept
 
 
-OPENAI = Shape(Piece.sse, _openai)
+OPENAI = Shape(CompletionChunk.sse, _openai)
 MISTRAL = Shape(_mistral_event, _mistral)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from fimserver.host.stats.summary import Comparison, Difference, Line, Summary
+from fimserver.host.stats.summary import Difference, RouteComparison, RouteTotals, Summary
 
 REFRESH_S = 10
 HEADINGS = ("route", "language", "lexemes", "shown", "accepted", "in part", "kept / 100 keys", "p50", "p90", "p95", "p99")
@@ -21,7 +21,7 @@ NONE = "\u2013"
 FOLDER = Path(__file__).parent
 
 
-def cells(line: Line) -> tuple[str, ...]:
+def cells(line: RouteTotals) -> tuple[str, ...]:
     """A line under ``HEADINGS``."""
     rate = NONE if line.per_100_keys is None else f"{line.per_100_keys:.1f}"
     times = [f"{ms:.0f}" for ms in line.ms] or [NONE] * 4
@@ -33,11 +33,11 @@ def _short(row: tuple[str, ...]) -> tuple[str, ...]:
     return row[:1] + row[3:]
 
 
-def _of(count: int, line: Line) -> str:
+def _of(count: int, line: RouteTotals) -> str:
     return f"{count / line.shown:.0%}" if line.shown else NONE
 
 
-def sentences(comparison: Comparison) -> tuple[str, ...]:
+def sentences(comparison: RouteComparison) -> tuple[str, ...]:
     """What a comparison says so far."""
     how = {"blocks": "by turns", "shadow": "by turns, the other route unseen"}[comparison.mode]
     said = [f"Comparison {how}: {comparison.answers} answers."]

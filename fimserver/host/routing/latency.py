@@ -31,7 +31,7 @@ CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Rea
 TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
 
 
-class Seen(NamedTuple):
+class LatencySample(NamedTuple):
     """What one answer took. ``passes`` are those behind the prefill."""
 
     rows: int
@@ -52,7 +52,7 @@ def _recent(values: Iterable[float] = (), size: int = RECENT) -> deque[float]:
 
 
 @dataclass
-class Cost:
+class ModelCost:
     """Figures of one model on one route."""
 
     row_ms: deque[float] = field(default_factory=_recent)
@@ -78,7 +78,7 @@ class Cost:
         usual = UNBIASED * sum(self.reckoned) / len(self.reckoned)
         return (sum(self.actual) + usual) / (sum(self.reckoned) + usual)
 
-    def learn(self, seen: Seen, predicted_ms: float | None = None) -> None:
+    def learn(self, seen: LatencySample, predicted_ms: float | None = None) -> None:
         """Take in one answer, and how far off the prediction was."""
         if seen.rows and seen.prefill_ms > 0:
             self.row_ms.append(seen.prefill_ms / seen.rows)
@@ -114,7 +114,7 @@ class Cost:
         return {name: [list(row) for row in value] if name == "passes" else list(value) for name, value in vars(self).items()}
 
     @classmethod
-    def read(cls, data: Mapping[str, Any]) -> Cost:
+    def read(cls, data: Mapping[str, Any]) -> ModelCost:
         """Raises ``KeyError``, ``TypeError`` or ``ValueError`` where the data are not ours."""
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
@@ -130,19 +130,19 @@ def _figures(values: Iterable[Any], size: int = RECENT) -> deque[float]:
     return figures
 
 
-class Latency:
+class LatencyModel:
     """Costs of all models of a host, kept in a file between runs. One thread learns, another may save."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path, self._costs = path, _read(path) if path else dict[str, Cost]()
+        self._path, self._costs = path, _read(path) if path else dict[str, ModelCost]()
         self.unsaved = 0  # answers learned from since
         self._lock = threading.Lock()
 
-    def cost(self, name: str) -> Cost:
+    def cost(self, name: str) -> ModelCost:
         """The cost of an engine, by a name that says route and model."""
-        return self._costs.setdefault(name, Cost())
+        return self._costs.setdefault(name, ModelCost())
 
-    def learn(self, name: str, seen: Seen, predicted_ms: float | None = None) -> None:
+    def learn(self, name: str, seen: LatencySample, predicted_ms: float | None = None) -> None:
         with self._lock:
             self.cost(name).learn(seen, predicted_ms)
             self.unsaved += 1
@@ -163,12 +163,12 @@ class Latency:
             return
 
 
-def _read(path: Path) -> dict[str, Cost]:
+def _read(path: Path) -> dict[str, ModelCost]:
     """Costs from a file; none from one that is missing, damaged or of another schema: they are soon learned again."""
     try:
         data = json.loads(path.read_bytes())
         if data["schema"] != SCHEMA:
             return {}
-        return {str(name): Cost.read(cost) for name, cost in data["costs"].items()}
+        return {str(name): ModelCost.read(cost) for name, cost in data["costs"].items()}
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return {}

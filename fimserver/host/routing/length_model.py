@@ -60,7 +60,7 @@ def look(prefix: str, suffix: str) -> Look:
     return "line_end" if prefix.rpartition("\n")[2].strip() else "fresh_line"
 
 
-class Length(NamedTuple):
+class LengthPrediction(NamedTuple):
     """What is expected of a middle."""
 
     probabilities: tuple[float, ...]  # of the buckets
@@ -84,7 +84,7 @@ class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Lines(_Data):
+class MultilineModel(_Data):
     """The model of "more than one line"."""
 
     weights: PerColumn
@@ -92,7 +92,7 @@ class Lines(_Data):
     marginals: dict[Look, Share]  # where features are not known
 
 
-class Model(_Data):
+class LengthModel(_Data):
     """What ``models/length.json`` holds, the record of its training aside."""
 
     features: tuple[str, ...]
@@ -102,10 +102,10 @@ class Model(_Data):
     chars: PerBucket  # mean of a middle, by bucket
     lexemes: PerBucket
     marginals: dict[Look, PerBucket]
-    multi_line: Lines
+    multi_line: MultilineModel
 
     @model_validator(mode="after")
-    def _fits_this_version(self) -> Model:
+    def _fits_this_version(self) -> LengthModel:
         if self.features != NAMES:
             raise ValueError("the columns are others than this fimserver's")
         if not set(LOOKS) == set(self.marginals) == set(self.multi_line.marginals):
@@ -114,7 +114,7 @@ class Model(_Data):
             raise ValueError("the marginals are no distributions")
         return self
 
-    def length(self, features: Features | None, prefix: str, suffix: str) -> Length:
+    def length(self, features: Features | None, prefix: str, suffix: str) -> LengthPrediction:
         """What to expect between ``prefix`` and ``suffix``; the texts count only where there are no features."""
         if features is None:
             seen = look(prefix, suffix)
@@ -123,11 +123,11 @@ class Model(_Data):
         scores = [_dot(weights, row) + bias for weights, bias in zip(self.weights, self.bias, strict=True)]
         return self._of(_softmax(scores), _sigmoid(_dot(self.multi_line.weights, row) + self.multi_line.bias))
 
-    def _of(self, probabilities: tuple[float, ...], multi_line: float) -> Length:
-        return Length(probabilities, _dot(probabilities, self.lexemes), _dot(probabilities, self.chars), multi_line)
+    def _of(self, probabilities: tuple[float, ...], multi_line: float) -> LengthPrediction:
+        return LengthPrediction(probabilities, _dot(probabilities, self.lexemes), _dot(probabilities, self.chars), multi_line)
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path) -> LengthModel:
     """A model from disk. Raises ``InputError`` that says what is wrong with the file."""
     again = "make it again with `python -m models.training.lengths`, or install fimserver again"
     try:
@@ -140,18 +140,18 @@ def read_model(path: Path) -> Model:
     if found != SCHEMA:
         raise InputError(f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: {again}")
     try:
-        return Model.model_validate(data)
+        return LengthModel.model_validate(data)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error, 'file')}: {again}") from None
 
 
 @cache
-def shipped() -> Model:
+def shipped() -> LengthModel:
     """The model that comes with fimserver."""
     return read_model(MODELS / "length.json")
 
 
-def expected(features: Features | None, request: Request) -> Length:
+def expected(features: Features | None, request: Request) -> LengthPrediction:
     """How long the middle of a request will probably be."""
     return shipped().length(features, request.prefix, request.suffix)
 

@@ -18,7 +18,7 @@ DRAWS = 64
 BETTER_THAN_EVEN = 0.5
 
 
-class Side(NamedTuple):
+class RouteEstimate(NamedTuple):
     """What is expected of one route. ``keep`` is the share of the expected characters that the user keeps."""
 
     ms: float
@@ -27,12 +27,12 @@ class Side(NamedTuple):
     answers: float  # that ``keep`` rests on, the prior's weight among them
 
 
-class Facts(NamedTuple):
+class PolicyInput(NamedTuple):
     """What a policy may look at. ``rate``: kept characters per millisecond of late, reading included."""
 
     lexemes: float
     chars: float
-    sides: Mapping[Route, Side]
+    sides: Mapping[Route, RouteEstimate]
     rate: float
     random: random.Random
 
@@ -43,49 +43,49 @@ class Facts(NamedTuple):
         return kept - self.rate * (side.ms + READING_MS)
 
 
-class Choice(NamedTuple):
+class RouteChoice(NamedTuple):
     """A route, and the probability with which it was to be chosen."""
 
     route: Route
     propensity: float = 1.0
 
 
-Policy = Callable[[Facts], Choice]
+Policy = Callable[[PolicyInput], RouteChoice]
 
 
-def fixed(_: Facts) -> Choice:
+def fixed(_: PolicyInput) -> RouteChoice:
     """Always ar: what the others are measured against."""
-    return Choice("ar")
+    return RouteChoice("ar")
 
 
-def length(facts: Facts) -> Choice:
+def length(facts: PolicyInput) -> RouteChoice:
     """Dllm for what is expected to be long."""
-    return Choice("dllm" if facts.lexemes > LONG else "ar")
+    return RouteChoice("dllm" if facts.lexemes > LONG else "ar")
 
 
-def latency(facts: Facts) -> Choice:
+def latency(facts: PolicyInput) -> RouteChoice:
     """The fastest of those that answer in time; the fastest of all where none does."""
     in_time = [route for route in ROUTES if facts.sides[route].in_time >= BETTER_THAN_EVEN]
-    return Choice(min(in_time or ROUTES, key=lambda route: facts.sides[route].ms))
+    return RouteChoice(min(in_time or ROUTES, key=lambda route: facts.sides[route].ms))
 
 
-def expected_value(facts: Facts) -> Choice:
+def expected_value(facts: PolicyInput) -> RouteChoice:
     """Most kept characters per millisecond in the long run.
 
     The ratio of two sums is not made largest by taking the larger ratio each time, but by the larger difference between
     kept characters and time, the time priced at the rate reached so far (Dinkelbach 1967, Management Science 13).
     """
-    return Choice(max(ROUTES, key=facts.value))
+    return RouteChoice(max(ROUTES, key=facts.value))
 
 
-def bandit(facts: Facts) -> Choice:
+def bandit(facts: PolicyInput) -> RouteChoice:
     """The same with keep rates drawn from what is known of them (Thompson sampling), a tenth of choices drawn evenly."""
     wins = sum(_drawn(facts, "dllm") > _drawn(facts, "ar") for _ in range(DRAWS))
     dllm = EXPLORED / 2 + (1 - EXPLORED) * wins / DRAWS
-    return Choice("dllm", dllm) if facts.random.random() < dllm else Choice("ar", 1 - dllm)
+    return RouteChoice("dllm", dllm) if facts.random.random() < dllm else RouteChoice("ar", 1 - dllm)
 
 
-def _drawn(facts: Facts, route: Route) -> float:
+def _drawn(facts: PolicyInput, route: Route) -> float:
     side = facts.sides[route]
     kept, lost = side.keep * side.answers, (1 - side.keep) * side.answers
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from fimserver.host.routing.latency import TOKENS_PER_LEXEME, Latency, Seen
-from fimserver.host.routing.length_model import Length, expected, mean_chars, mean_lexemes
-from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, Choice, Facts, Side, length
+from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
+from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
+from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, PolicyInput, RouteChoice, RouteEstimate, length
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route, other
 
@@ -36,17 +36,17 @@ NO_DEADLINE_MS = 120_000.0
 REST_S = 300.0
 
 
-class Kept(NamedTuple):
+class KeepCounts(NamedTuple):
     """What became of answers of one length bucket: how many, and the sum of the shares of them that were kept."""
 
     answers: float
     kept: float
 
 
-KeptSource = Callable[[Route, str], Sequence[Kept]]  # of a route's model: one for each bucket, or none at all
+KeptSource = Callable[[Route, str], Sequence[KeepCounts]]  # of a route's model: one for each bucket, or none at all
 
 
-class Asked(NamedTuple):
+class RoutingRequest(NamedTuple):
     """A request and what is known of the engines now. A route that is not in ``models`` cannot run."""
 
     request: Request
@@ -63,12 +63,12 @@ class Router:
     def __init__(
         self,
         policy: str = "expected_value",
-        costs: Latency | None = None,
+        costs: LatencyModel | None = None,
         kept: KeptSource = lambda _route, _model: (),
         seed: int = 0,
-        expect: Callable[[Features | None, Request], Length] = expected,
+        expect: Callable[[Features | None, Request], LengthPrediction] = expected,
     ) -> None:
-        self.policy, self.costs, self._kept, self._expect = policy, costs or Latency(), kept, expect
+        self.policy, self.costs, self._kept, self._expect = policy, costs or LatencyModel(), kept, expect
         self._random = random.Random(seed)
         self._kept_chars = self._spent_ms = 0.0  # of late, as expected
         self._rests: dict[Route, tuple[str, float]] = {}
@@ -82,7 +82,7 @@ class Router:
         why, until = self._rests.get(route, ("", 0.0))
         return why if time.monotonic() < until else ""
 
-    def decide(self, asked: Asked) -> Decision:
+    def decide(self, asked: RoutingRequest) -> Decision:
         """The route of a request, and why."""
         expect = self._expect(asked.request.features, asked.request)
         known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
@@ -99,14 +99,16 @@ class Router:
             return replace(base, route=route, why=f"{other(route)} cannot run here: {asked.broken}")
         return self._weighed(base, expect, asked, known)
 
-    def learn(self, decision: Decision, model: str, seen: Seen) -> None:
+    def learn(self, decision: Decision, model: str, seen: LatencySample) -> None:
         """Take in what an answer took."""
         self.costs.learn(cost_name(decision.route, model), seen, decision.predicted_ms.get(decision.route))
 
-    def _weighed(self, base: Decision, expect: Length, asked: Asked, known: Mapping[Route, tuple[float, ...]]) -> Decision:
-        seen = {route: self._kept(route, asked.models[route]) or [Kept(0.0, 0.0)] * len(LABELS) for route in ROUTES}
+    def _weighed(
+        self, base: Decision, expect: LengthPrediction, asked: RoutingRequest, known: Mapping[Route, tuple[float, ...]]
+    ) -> Decision:
+        seen = {route: self._kept(route, asked.models[route]) or [KeepCounts(0.0, 0.0)] * len(LABELS) for route in ROUTES}
         sides = {route: _side(route, expect, seen, known.get(route, ()), asked.left_ms) for route in ROUTES}
-        facts = Facts(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
+        facts = PolicyInput(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
         measured = len(known) == len(ROUTES) or self.policy in TIMELESS
         choice = POLICIES[self.policy](facts) if measured else length(facts)
         self._spend(facts, choice)
@@ -120,29 +122,31 @@ class Router:
             propensity=choice.propensity,
         )
 
-    def _rate(self, expect: Length, sides: Mapping[Route, Side]) -> float:
+    def _rate(self, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate]) -> float:
         """Kept characters per millisecond of late; for the first request, of its better route."""
         if self._spent_ms:
             return self._kept_chars / self._spent_ms
         return max(side.keep * side.in_time * expect.chars / (side.ms + READING_MS) for side in sides.values())
 
-    def _spend(self, facts: Facts, choice: Choice) -> None:
+    def _spend(self, facts: PolicyInput, choice: RouteChoice) -> None:
         side = facts.sides[choice.route]
         share = RATE_SHARE if self._spent_ms else 1.0
         self._kept_chars += share * (side.keep * side.in_time * facts.chars - self._kept_chars)
         self._spent_ms += share * (side.ms + READING_MS - self._spent_ms)
 
 
-def _side(route: Route, expect: Length, seen: Mapping[Route, Sequence[Kept]], ms: tuple[float, ...], left_ms: float) -> Side:
+def _side(
+    route: Route, expect: LengthPrediction, seen: Mapping[Route, Sequence[KeepCounts]], ms: tuple[float, ...], left_ms: float
+) -> RouteEstimate:
     """What is expected of a route: ``ms`` by length, none where it is not measured yet."""
     rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
     chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
     keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
     in_time = [float(each <= left_ms) for each in ms] or [1.0] * len(LABELS)
-    return Side(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
+    return RouteEstimate(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
 
 
-def keep_rate(route: Route, bucket: int, seen: Mapping[Route, Kept]) -> tuple[float, float]:
+def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tuple[float, float]:
     """The share of a middle of one length that is kept of a route, and the answers that it rests on.
 
     The level that both routes share shows after a few answers; that they differ otherwise than was published, only after
@@ -196,7 +200,7 @@ def _quantile(probabilities: Sequence[float], share: float) -> int | None:
     return None
 
 
-def _why(words: str, expect: Length, sides: Mapping[Route, Side], choice: Choice) -> str:
+def _why(words: str, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate], choice: RouteChoice) -> str:
     """One line: what is expected of each route, and the choice."""
     each = [f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
     drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"

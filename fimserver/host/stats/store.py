@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fimserver.events import Answer, Batch
-from fimserver.host.routing.router import Kept
+from fimserver.events import AnswerRecord, Batch
+from fimserver.host.routing.router import KeepCounts
 from fimserver.lengths import BUCKETS, LIMITS
 from fimserver.paths import data_path
 from fimserver.reasons import Reason
@@ -88,7 +88,7 @@ class Stats:
         self._clock = clock
         self._lock = threading.Lock()
         self._pruned = 0.0
-        self._kept: dict[tuple[str, str], tuple[float, tuple[Kept, ...]]] = {}
+        self._kept: dict[tuple[str, str], tuple[float, tuple[KeepCounts, ...]]] = {}
 
     def add(self, batch: Batch) -> None:
         """Write what a window told. May wait for a disk: not to be called where completions pass."""
@@ -104,7 +104,7 @@ class Stats:
                     self.missed += 1
                 return
 
-    def kept(self, route: str, model: str) -> tuple[Kept, ...]:
+    def kept(self, route: str, model: str) -> tuple[KeepCounts, ...]:
         """Answers whose end is known, and the shares that were kept, for each bucket; at most half a minute old."""
         now = self._clock()
         at, known = self._kept.get((route, model), (-KEPT_S, ()))
@@ -113,16 +113,16 @@ class Stats:
             self._kept[route, model] = (now, known)
         return known
 
-    def _look_up(self, route: str, model: str, now: float) -> tuple[Kept, ...]:
+    def _look_up(self, route: str, model: str, now: float) -> tuple[KeepCounts, ...]:
         if self.path is None:
             return ()
         try:
             with reading(self.path) as base:
                 rows = base.execute(KEPT, (route, model, now - KEPT_DAYS * DAY_S))
-                found = {bucket: Kept(answers, kept) for bucket, answers, kept in rows}
+                found = {bucket: KeepCounts(answers, kept) for bucket, answers, kept in rows}
         except sqlite3.Error:
             return ()
-        return tuple(found.get(bucket, Kept(0.0, 0.0)) for bucket in BUCKETS)
+        return tuple(found.get(bucket, KeepCounts(0.0, 0.0)) for bucket in BUCKETS)
 
     def _write(self, path: Path, batch: Batch) -> None:
         now, hour = self._clock(), int(self._clock() // 3600)
@@ -200,7 +200,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield base
 
 
-def row(session: str, answer: Answer) -> dict[str, Any]:
+def row(session: str, answer: AnswerRecord) -> dict[str, Any]:
     """An answer as a row of the table."""
     flat = {"session": session, **_flat(answer.model_dump(mode="json", exclude={"shadow"}))}
     shadow = answer.shadow.model_dump(mode="json") if answer.shadow else {}

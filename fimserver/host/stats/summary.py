@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from fimserver.confidence_sequence import Block, block_differences, running_interval
+from fimserver.confidence_sequence import TimeBlock, block_differences, running_interval
 from fimserver.events import PROPENSITY
 from fimserver.host.stats.store import DAY_S, EmptyError, reading
 from fimserver.lengths import LABELS
@@ -48,11 +48,11 @@ GROUP BY document, block ORDER BY MIN(at)
 """
 
 
-class _Record(BaseModel):
+class _SummaryModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Line(_Record):
+class RouteTotals(_SummaryModel):
     """What became of the shown answers of one route; empty names stand for all. Percentiles in ms, of ``SHARES``."""
 
     route: str
@@ -66,7 +66,7 @@ class Line(_Record):
     ms: tuple[float, ...] = ()
 
 
-class Nothing(_Record):
+class Nothing(_SummaryModel):
     """How often nothing was shown for one reason."""
 
     reason: str
@@ -74,7 +74,7 @@ class Nothing(_Record):
     explanation: str
 
 
-class Difference(_Record):
+class Difference(_SummaryModel):
     """An interval that holds at all looks together, 95 %. Bounds are ``None`` while too little is known."""
 
     value: float
@@ -88,7 +88,7 @@ class Difference(_Record):
         return Difference(value=function(self.value), low=bounds[0], high=bounds[1], blocks=self.blocks)
 
 
-class Comparison(_Record):
+class RouteComparison(_SummaryModel):
     """dllm less ar: settled kept characters per shown answer, and the time that dllm takes, in times of ar's."""
 
     mode: Mode
@@ -97,16 +97,16 @@ class Comparison(_Record):
     times_as_long: Difference | None
 
 
-class Summary(_Record):
+class Summary(_SummaryModel):
     """All that a table or a page shows."""
 
     days: float
     made: float  # Unix seconds
     keys: dict[str, int] = {}
-    routes: tuple[Line, ...] = ()
-    lines: tuple[Line, ...] = ()
+    routes: tuple[RouteTotals, ...] = ()
+    lines: tuple[RouteTotals, ...] = ()
     nothing: tuple[Nothing, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[RouteComparison, ...] = ()
     dropped: int = 0  # answers that were never told
     problem: str = ""
 
@@ -115,7 +115,7 @@ class Summary(_Record):
         return not self.lines and not self.nothing
 
 
-class Row(NamedTuple):
+class ShownAnswer(NamedTuple):
     """A shown answer."""
 
     route: str
@@ -142,7 +142,7 @@ def summary(path: Path | None, days: float, problem: str = "") -> Summary:
 
 def _summary(base: sqlite3.Connection, days: float, now: float, problem: str) -> Summary:
     since = now - days * DAY_S
-    rows = [Row(*found) for found in base.execute(ANSWERS, (since,))]
+    rows = [ShownAnswer(*found) for found in base.execute(ANSWERS, (since,))]
     counts = list(base.execute(COUNTS, (int(since // 3600),)))
     keys = {language or OTHER: count for name, language, count in counts if name == "keys"}
     nothing = [Nothing(reason=reason, count=n, explanation=_explained(reason)) for reason, n in base.execute(REASONS, (since,))]
@@ -168,15 +168,17 @@ def _label(bucket: int | None) -> str:
     return "" if bucket is None else LABELS[bucket]
 
 
-def lines(rows: Iterable[Row], keys: Mapping[str, int], group_of: Callable[[Row], tuple[str, str, str]]) -> Iterator[Line]:
+def lines(
+    rows: Iterable[ShownAnswer], keys: Mapping[str, int], group_of: Callable[[ShownAnswer], tuple[str, str, str]]
+) -> Iterator[RouteTotals]:
     """One line for each group (route, language, bucket), in order."""
-    groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, str], list[ShownAnswer]] = defaultdict(list)
     for row in rows:
         groups[group_of(row)].append(row)
     for (route, language, bucket), found in sorted(groups.items(), key=lambda item: _order(*item[0])):
         kept = sum(row.kept_chars for row in found)
         typed = keys.get(language, 0) if language else sum(keys.values())
-        yield Line(
+        yield RouteTotals(
             route=route,
             language=language,
             bucket=bucket,
@@ -200,7 +202,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(ordered[math.ceil(share * len(ordered)) - 1] for share in SHARES) if ordered else ()
 
 
-def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> Comparison | None:
+def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> RouteComparison | None:
     """What a comparison has shown so far; ``None`` where there was none.
 
     A value is a document's block: those of one block have their route, their user and their minutes in common.
@@ -216,7 +218,7 @@ def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> Comparison
     else:
         difference = _difference(block_differences(_blocks(kept)))
     ratio = _difference(block_differences(_blocks(logs)))
-    return Comparison(
+    return RouteComparison(
         mode=mode,
         answers=sum(count for *_, count in turns),
         kept_chars=difference,
@@ -224,9 +226,9 @@ def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> Comparison
     )
 
 
-def _blocks(turns: Iterable[tuple[str, float]]) -> Iterator[Block]:
+def _blocks(turns: Iterable[tuple[str, float]]) -> Iterator[TimeBlock]:
     for route, value in turns:
-        yield Block("b" if route == "dllm" else "a", value, PROPENSITY)
+        yield TimeBlock("b" if route == "dllm" else "a", value, PROPENSITY)
 
 
 def _difference(values: Iterable[float]) -> Difference | None:

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
-from fimserver.ab.analysis.analysis import Comparison, analyse, headline
+from fimserver.ab.analysis.analysis import ComparisonRow, analyse, headline
 from fimserver.ab.analysis.measures import MEANS, outcome
-from fimserver.ab.schema import Arm, Report, Result, Row
+from fimserver.ab.schema import Arm, PairedRow, Report, Result
 from fimserver.reasons import Reason
 
 
@@ -23,7 +23,7 @@ def row(number, a, b, **fields):
         "lexemes": 5,
         "gold": "abcdefgh",
     }
-    return Row(**named | fields, a=result(**a), b=result(**{"route": "ar"} | b))
+    return PairedRow(**named | fields, a=result(**a), b=result(**{"route": "ar"} | b))
 
 
 def report(*rows, **fields):
@@ -268,7 +268,7 @@ class TestHeadline:
         assert "is not shown to be within 2 points" in analyse(report(*rows)).headline[0]
 
     def test_numbers_are_written_as_people_say_them(self):
-        line = Comparison(
+        line = ComparisonRow(
             "exact", "exact", "share", "higher", "all", 300, 40, "difference", 0.12, 0.103, -0.017, -0.038, 0.004, p=0.12
         )
         (said,) = headline([line])

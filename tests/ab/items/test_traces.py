@@ -7,7 +7,7 @@ import pytest
 
 from bench.make_traces import MADE, make_trace
 from bench.make_traces import main as make_traces
-from fimserver.ab.items.traces import Asked, Change, Close, Open, Patch, Texts, Trace, read_trace, write_trace
+from fimserver.ab.items.traces import Change, Close, Open, Patch, SuggestionRequested, Texts, Trace, read_trace, write_trace
 from fimserver.errors import InputError
 
 HEADER = {"fimserver_trace": 1, "version": "0.1.0", "started": "2026-01-31T12:00:00+00:00"}
@@ -112,7 +112,7 @@ def test_what_is_written_is_read_again(tmp_path):
     events = (
         Open(t=0, doc=1, language="go", name="é.go", text="a\r\nb"),
         Change(t=1.5, doc=1, edits=(Patch(0, 1, 1, 0, "😀\n"), Patch(0, 0, 0, 0, "x"))),
-        Asked(t=2, doc=1, line=1, char=1, invoked=False),
+        SuggestionRequested(t=2, doc=1, line=1, char=1, invoked=False),
         Close(t=3, doc=1),
     )
     trace = Trace("t", events, "2026-01-31T12:00:00+00:00", "0.1.0", "by hand")

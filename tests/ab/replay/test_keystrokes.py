@@ -2,11 +2,11 @@
 
 import pytest
 
-from fimserver.ab.items.client_model import Request, plan
+from fimserver.ab.items.client_model import PlannedRequest, plan
 from fimserver.ab.items.traces import Change, Close, Open, Patch, Trace
 from fimserver.ab.replay.gold import settle
 from fimserver.ab.replay.keystrokes import Accept, accepts, rows, timelines, totals
-from fimserver.ab.replay.replay import Replayed, Shot, Text
+from fimserver.ab.replay.replay import Replayed, ReplayedText, RequestOutcome
 from fimserver.errors import InputError
 
 
@@ -23,7 +23,7 @@ def edited(start, *changes, asked_after=0, at=(0, 0), gap_ms=100.0):
     """What settles at a place of a text, asked after so many of the changes."""
     events = [Open(t=0, doc=1, language="python", text=start)]
     events += [Change(t=gap_ms * n, doc=1, edits=(Patch(*c),)) for n, c in enumerate(changes, start=1)]
-    return settle(Trace("t", tuple(events)), [Request(0, asked_after, 1, *at)])[0]
+    return settle(Trace("t", tuple(events)), [PlannedRequest(0, asked_after, 1, *at)])[0]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_ten_seconds_count_and_no_more():
 
 def test_a_document_that_closes_has_settled():
     events = (*typing("ab").events, Close(t=300, doc=1), Open(t=400, doc=1, language="python", text="other"))
-    assert settle(Trace("t", events), [Request(0, 0, 1, 0, 0)])[0].text == "ab"
+    assert settle(Trace("t", events), [PlannedRequest(0, 0, 1, 0, 0)])[0].text == "ab"
 
 
 def test_settled_text_says_what_stood_around_and_where_later_requests_are():
     trace = typing("abc", start="x = \r\ny\n", at=(0, 4))
-    requests = [Request(0, 0, 1, 0, 4), Request(1, 2, 1, 0, 6), Request(2, 2, 1, 1, 0)]
+    requests = [PlannedRequest(0, 0, 1, 0, 4), PlannedRequest(1, 2, 1, 0, 6), PlannedRequest(2, 2, 1, 1, 0)]
     first, second, third = settle(trace, requests)
     assert (first.before, first.after, first.language) == ("x = ", "\ny\n", "python")
     assert [dict(settled.inside) for settled in (first, second, third)] == [{}, {0: 2}, {}]
@@ -71,15 +71,15 @@ def replayed(trace, answers, endings=None, client="vscode", route="auto"):
     """A replay in which request ``n`` got ``answers[n]``: a text, or a text and how many characters it replaces."""
     shots = []
     for step in plan(trace, client):
-        if isinstance(step.what, Request):
+        if isinstance(step.what, PlannedRequest):
             number = step.what.number
             got = answers.get(number)
-            texts = (Text(*(got if isinstance(got, tuple) else (got, 0))),) if got else ()
+            texts = (ReplayedText(*(got if isinstance(got, tuple) else (got, 0))),) if got else ()
             ending = (endings or {}).get(number, "shown" if texts else "empty")
             facts = {"route": "ar", "model": "nano", "reason": "line", "why": "pinned", "tokens": 3, "forwards": 2}
             key_ms = step.due_ms - 40
             facts = facts if ending in {"shown", "late"} else {}
-            shots.append(Shot(step.what, key_ms, step.due_ms, step.due_ms + 30, ending, texts, facts))
+            shots.append(RequestOutcome(step.what, key_ms, step.due_ms, step.due_ms + 30, ending, texts, facts))
     keys = [(step.due_ms, len(step.what.edits[0].text)) for step in plan(trace, client) if isinstance(step.what, Change)]
     return Replayed(trace, tuple(shots), tuple(keys), 9.0, 0.0, 1.0, client, route)
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from fimserver.ab.items.client_model import Request, plan
-from fimserver.ab.items.traces import Asked, Change, Close, Open, Patch, Trace
+from fimserver.ab.items.client_model import PlannedRequest, plan
+from fimserver.ab.items.traces import Change, Close, Open, Patch, SuggestionRequested, Trace
 from fimserver.ab.replay.keystrokes import rows, timeline, totals
 from fimserver.ab.replay.replay import replay
 from fimserver.errors import FimError, InputError, ModelError
@@ -23,7 +23,7 @@ def trace(*events, text=""):
 
 
 def asked(steps):
-    return [(step.due_ms, step.what.line, step.what.char) for step in steps if isinstance(step.what, Request)]
+    return [(step.due_ms, step.what.line, step.what.char) for step in steps if isinstance(step.what, PlannedRequest)]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,10 @@ def asked(steps):
         pytest.param([key(100, "ab\n", (3, 2))], "vscode", [(140, 4, 0)], id="on a fresh line"),
         pytest.param([key(100), key(60_000)], "vscode", [(140, 0, 1), (2140, 0, 1)], id="long pauses are cut"),
         pytest.param(
-            [key(100), Asked(t=177, doc=1, line=0, char=1), key(200)], "neovim", [(177, 0, 1)], id="as the trace itself says"
+            [key(100), SuggestionRequested(t=177, doc=1, line=0, char=1), key(200)],
+            "neovim",
+            [(177, 0, 1)],
+            id="as the trace itself says",
         ),
     ],
 )
@@ -48,7 +51,10 @@ def test_when_an_editor_asks(events, client, expected):
 
 def test_requests_are_numbered_and_know_what_they_follow():
     steps = plan(trace(key(100), key(300)), "vscode")
-    assert [step.what for step in steps if isinstance(step.what, Request)] == [Request(0, 1, 1, 0, 1), Request(1, 2, 1, 0, 1)]
+    assert [step.what for step in steps if isinstance(step.what, PlannedRequest)] == [
+        PlannedRequest(0, 1, 1, 0, 1),
+        PlannedRequest(1, 2, 1, 0, 1),
+    ]
 
 
 @pytest.fixture
@@ -99,9 +105,9 @@ def test_the_next_key_ends_a_request_as_the_editor_ends_it(client, ending, host)
 
 def test_requests_of_the_trace_are_played_in_place_of_the_editors_own(host):
     host.says("c")
-    what = trace(key(10, "b"), Asked(t=40, doc=1, line=0, char=1, invoked=True), key(200, "c", (0, 1)))
+    what = trace(key(10, "b"), SuggestionRequested(t=40, doc=1, line=0, char=1, invoked=True), key(200, "c", (0, 1)))
     run = play(host, what, speed=None)
-    assert [shot.request for shot in run.shots] == [Request(0, 2, 1, 0, 1, invoked=True)]
+    assert [shot.request for shot in run.shots] == [PlannedRequest(0, 2, 1, 0, 1, invoked=True)]
 
 
 def test_a_replay_records_nothing(host, tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fimserver.ab.analysis.analysis import Comparison, analyse
+from fimserver.ab.analysis.analysis import ComparisonRow, analyse
 from fimserver.ab.report.table import figure, line_of, print_table, probability, progress, three
 from tests.ab.sample import make_report
 
-LINE = Comparison("exact", "exact", "share", "higher", "all", 300, 20, "difference", 0.3, 0.25, -0.05, -0.1, 0.004)
+LINE = ComparisonRow("exact", "exact", "share", "higher", "all", 300, 20, "difference", 0.3, 0.25, -0.05, -0.1, 0.004)
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ from fimserver.cards import MODELS, get_card
 from fimserver.engine.drafters.diffusion import DiffusionDrafter, joint_drafts
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter
-from fimserver.engine.drafters.nets import Block, BlockShape, Heads, HeadsShape, load_net, save_net
+from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, Heads, HeadsShape, load_net, save_net
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
-from fimserver.engine.drafts import Line, ScriptedDrafter, draft_from
+from fimserver.engine.drafts import DecodeState, ScriptedDrafter, draft_from
 from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load, weights_hash
-from fimserver.engine.runtime import Target, make_runtime
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.sampling import choose
 from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
-from fimserver.types import Budget, Request
+from fimserver.types import Deadline, Request
 from tests.tiny import DREAM_CANVAS, make_card, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -42,13 +42,13 @@ def tiny(folder, architecture="qwen2", *, card=None, seed=0, **changes):
 def texts(engine, drafters):
     """What the engine makes of every request with these drafters."""
     engine.speculation.drafters = tuple(drafters)
-    return ["".join(c.text for c in engine.complete(r, Budget())) for r in REQUESTS]
+    return ["".join(c.text for c in engine.complete(r, Deadline())) for r in REQUESTS]
 
 
 def a_line(engine, request=REQUESTS[0]):
     """A line with its prompt in the cache and its first token chosen."""
-    line = engine.line(request, Budget())
-    logits = engine.cache.prefill(line.prompt, Budget(), want_logits=True)
+    line = engine.line(request, Deadline())
+    logits = engine.cache.prefill(line.prompt, Deadline(), want_logits=True)
     line.hidden = engine.cache.network.hidden[0, -1]
     line.ids.append(choose(logits, request.temperature, request.seed, 0))
     return line
@@ -64,20 +64,20 @@ class TestModel:
     @pytest.mark.parametrize("swap", [False, True])
     def test_the_text_is_the_same_with_vocabularies_of_other_sizes(self, pair, swap):
         target, draft = reversed(pair) if swap else pair
-        engine = make_ar(Target(target, PLAIN))
+        engine = make_ar(DraftContext(target, PLAIN))
         plain = texts(engine, [])
         assert texts(engine, [ModelDrafter(draft, target)]) == plain
 
     def test_the_target_as_its_own_draft_model_is_always_right(self, tmp_path):
         loaded = tiny(tmp_path / "target")
         target, draft = make_runtime(loaded, PLAIN), make_runtime(loaded, PLAIN)
-        engine = make_ar(Target(target, PLAIN))
+        engine = make_ar(DraftContext(target, PLAIN))
         drafter = ModelDrafter(draft, target)
         for request in REQUESTS:
             engine.speculation.drafters = ()
             watcher = ScriptedDrafter()
             engine.speculation.drafters = (watcher,)
-            list(engine.complete(request, Budget()))
+            list(engine.complete(request, Deadline()))
             line = a_line(engine, request)
             for size in (1, 4, 6):
                 draft_ids = drafter.propose(line, size)[0].tokens
@@ -85,7 +85,7 @@ class TestModel:
 
     def test_it_reads_the_fim_markers(self, pair):
         target, draft = pair
-        engine = make_ar(Target(target, PLAIN))
+        engine = make_ar(DraftContext(target, PLAIN))
         line = a_line(engine)
         ModelDrafter(draft, target).propose(line, 4)
         markers = {engine.vocabulary.special(name) for name in ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")}
@@ -93,7 +93,7 @@ class TestModel:
 
     def test_its_cache_is_kept_from_call_to_call(self, pair):
         target, draft = pair
-        engine = make_ar(Target(target, PLAIN))
+        engine = make_ar(DraftContext(target, PLAIN))
         line, drafter = a_line(engine), ModelDrafter(draft, target)
         first = drafter.propose(line, 3)[0]
         before = draft.cache.forwards
@@ -123,10 +123,10 @@ class TestModel:
 class TestTrained:
     def test_heads_and_block_do_not_change_the_text(self, nano):
         runtime = nano.runtime(nano.card("ar"))
-        engine = make_ar(Target(runtime, PLAIN))
+        engine = make_ar(DraftContext(runtime, PLAIN))
         plain = texts(engine, [])
         torch.manual_seed(0)
-        block = BlockWindow(Block(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv)
+        block = BlockWindow(BlockNetwork(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv)
         for drafter in (
             HeadsDrafter(Heads(HeadsShape(heads=3)), runtime.network),
             DiffusionDrafter(block, 9, 1, 1),
@@ -137,7 +137,7 @@ class TestTrained:
 
     def test_the_own_canvas_is_right_about_the_next_token(self, nano):
         runtime = nano.runtime(nano.card("ar"))
-        engine = make_ar(Target(runtime, PLAIN))
+        engine = make_ar(DraftContext(runtime, PLAIN))
         drafter = DiffusionDrafter(SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 8, 1, 1)
         for request in REQUESTS:
             line = a_line(engine, request)
@@ -154,7 +154,7 @@ class TestTrained:
         with pytest.raises(LoadError, match="other weights"):
             load_net(Heads, path, "another")
         with pytest.raises(LoadError):
-            load_net(Block, path, "abc")
+            load_net(BlockNetwork, path, "abc")
         with pytest.raises(LoadError, match="cannot be read"):
             load_net(Heads, tmp_path / "none.safetensors", "abc")
         path.write_bytes(path.read_bytes()[:-9])
@@ -172,7 +172,7 @@ class TestDiffusion:
         card = make_card("Dream", loads_as="qwen2", fim=None, canvas=DREAM_CANVAS)
         dream = tiny(tmp_path / "dream", "Dream", card=card)
         target = make_runtime(tiny(tmp_path / "target", vocab_size=8448), PLAIN)
-        engine = make_ar(Target(target, PLAIN))
+        engine = make_ar(DraftContext(target, PLAIN))
         plain = texts(engine, [])
         window = CanvasWindow(make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.size)
         drafter = DiffusionDrafter(window, 6, 2, 2)
@@ -244,25 +244,25 @@ class TestDiffusion:
 
 def a_made_line(temperature=0.0, rule="keyed"):
     request = Request("", "", temperature=temperature)
-    return Line(request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1))
+    return DecodeState(request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1))
 
 
 class TestRegistry:
     @pytest.mark.parametrize("name", ["nope", "ngram,nope", ""])
     def test_an_unknown_name_lists_the_names(self, nano, name):
         with pytest.raises(InputError, match=", ".join(DRAFTERS)):
-            make_drafters(Target(nano.runtime(nano.card("ar")), Settings(drafter=name)))
+            make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter=name)))
 
     def test_what_was_asked_for_and_cannot_be_had_is_an_error(self, tmp_path):
         runtime = make_runtime(tiny(tmp_path / "target"), PLAIN)
         for name in ("heads", "diffusion", "model", "diffusion:self", "model:qwen2.5-coder-7b"):
             with pytest.raises(LoadError):
-                make_drafters(Target(runtime, Settings(drafter=name)))
+                make_drafters(DraftContext(runtime, Settings(drafter=name)))
 
     def test_what_the_card_suggests_and_cannot_be_had_is_left_out(self, tmp_path, caplog):
         drafters = {"default": "ngram,heads,diffusion", "heads": "drafters/heads.safetensors", "diffusion": "self"}
         runtime = make_runtime(tiny(tmp_path / "target", card=make_card("qwen2", drafters=drafters)), PLAIN)
-        assert [d.name for d in make_drafters(Target(runtime, Settings(drafter="auto")))] == ["ngram"]
+        assert [d.name for d in make_drafters(DraftContext(runtime, Settings(drafter="auto")))] == ["ngram"]
         assert caplog.text.count("left out") == 2
 
     def test_a_damaged_file_is_left_out_and_the_target_goes_on(self, tmp_path, caplog):
@@ -272,17 +272,17 @@ class TestRegistry:
         (folder / "drafters").mkdir(exist_ok=True)
         (folder / "drafters" / "heads.safetensors").write_bytes(b"not a file of weights")
         card = card.model_copy(update={"drafters": files})
-        engine = make_ar(Target(make_runtime(load(card, folder, CPU), PLAIN), Settings(drafter="auto")))
+        engine = make_ar(DraftContext(make_runtime(load(card, folder, CPU), PLAIN), Settings(drafter="auto")))
         assert engine.speculation.drafters == ()
         assert "left out" in caplog.text
 
     def test_none_means_none_and_one_row_means_none(self, nano, tmp_path):
-        assert make_drafters(Target(nano.runtime(nano.card("ar")), PLAIN)) == []
+        assert make_drafters(DraftContext(nano.runtime(nano.card("ar")), PLAIN)) == []
         one_row = make_runtime(tiny(tmp_path / "target"), Settings(decode_rows=1))
-        assert make_drafters(Target(one_row, Settings(drafter="ngram"))) == []
+        assert make_drafters(DraftContext(one_row, Settings(drafter="ngram"))) == []
 
     def test_drafters_stand_from_cheap_to_dear(self, nano):
-        target = Target(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:self,ngram"))
+        target = DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:self,ngram"))
         assert [d.name for d in make_drafters(target)] == ["ngram", "diffusion:self"]
 
 
@@ -290,3 +290,9 @@ def test_the_hash_of_weights_tells_weights_apart(tmp_path):
     one, two = make_checkpoint(tmp_path / "a", "qwen2", 0), make_checkpoint(tmp_path / "b", "qwen2", 1)
     assert weights_hash(one) != weights_hash(two)
     assert weights_hash(one) == weights_hash(shutil.copytree(one, tmp_path / "c"))
+
+
+@pytest.mark.parametrize(("net", "name"), [(Heads, "heads"), (BlockNetwork, "block")])
+def test_the_shipped_files_are_of_the_kind_that_their_drafter_reads(net, name):
+    path = MODELS / "nano" / "drafters" / f"{name}.safetensors"
+    load_net(net, path, weights_hash(MODELS / "nano"))

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimserver.cards import MODELS, get_card
-from fimserver.engine.drafters.ngram.drafter import BUILD_TOKENS, NGram
-from fimserver.engine.drafters.ngram.index_cache import Shelf
-from fimserver.engine.drafters.ngram.scoring import MAX_DRAFTS, MAX_NODES, Guess, choose
+from fimserver.engine.drafters.ngram.drafter import BUILD_TOKENS, NGramDrafter
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
+from fimserver.engine.drafters.ngram.scoring import MAX_DRAFTS, MAX_NODES, Match, choose
 from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN
-from fimserver.engine.drafts import Line
+from fimserver.engine.drafts import DecodeState
 from fimserver.engine.prompt import cut_context
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request, Snippet
@@ -28,7 +28,7 @@ def vocabulary():
 
 @pytest.fixture
 def ngram(vocabulary):
-    return NGram(vocabulary)
+    return NGramDrafter(vocabulary)
 
 
 def pick(_logits, _offset):
@@ -39,7 +39,7 @@ def line_of(vocabulary, prefix, suffix="", middle="", *, snippets=(), tokens=448
     """A line as the engine makes it, with so much of the middle decoded."""
     request = Request(prefix, suffix, snippets=tuple(Snippet(f"{i}.py", text) for i, text in enumerate(snippets)))
     context = cut_context(request, CARD.model_copy(update={"prompt_tokens": tokens}), vocabulary)
-    return Line(request, [], list(context.prefix), list(context.suffix), pick, ids=vocabulary.encode(middle))
+    return DecodeState(request, [], list(context.prefix), list(context.suffix), pick, ids=vocabulary.encode(middle))
 
 
 def texts_of(ngram, line, size=24, source=""):
@@ -76,10 +76,12 @@ class TestSources:
         text = "one alpha beta gamma\ntwo alpha delta epsilon\n"
         line = line_of(vocabulary, text + "one alpha", middle=" beta")
         first = ngram.propose(line, 24)[0]
-        other = NGram(vocabulary).propose(line_of(vocabulary, text + "two alpha", middle=" delta"), 24)[0]
+        other = NGramDrafter(vocabulary).propose(line_of(vocabulary, text + "two alpha", middle=" delta"), 24)[0]
         assert vocabulary.decode(first.tokens).startswith(" gamma")
         assert vocabulary.decode(other.tokens).startswith(" epsilon")
-        assert first.grades[0] > NGram(vocabulary).propose(line_of(vocabulary, text + "x", middle=" beta"), 24)[0].grades[0]
+        assert (
+            first.grades[0] > NGramDrafter(vocabulary).propose(line_of(vocabulary, text + "x", middle=" beta"), 24)[0].grades[0]
+        )
 
     def test_the_suffix(self, vocabulary, ngram):
         line = line_of(vocabulary, "x\n", "alpha beta gamma delta\n", middle="alpha beta")
@@ -159,8 +161,8 @@ class TestOtherFiles:
         assert texts_of(ngram, line, source="ngram.open")[0].startswith("(argument):\n    return argument + 7")
 
     def test_drafters_can_share_a_shelf(self, vocabulary):
-        shelf = Shelf(vocabulary)
-        first, second = NGram(vocabulary, shelf), NGram(vocabulary, shelf)
+        shelf = IndexCache(vocabulary)
+        first, second = NGramDrafter(vocabulary, shelf), NGramDrafter(vocabulary, shelf)
         first.propose(line_of(vocabulary, "x", snippets=[self.TEXT]), 24)
         while shelf.build(2000):
             pass
@@ -228,7 +230,7 @@ class TestNewMiddle:
             ngram.observe(line, ended=False)
         for prefix in prefixes:
             line = line_of(vocabulary, prefix, "tail alpha beta")
-            assert ngram.propose(line, 24) == NGram(vocabulary).propose(line, 24)
+            assert ngram.propose(line, 24) == NGramDrafter(vocabulary).propose(line, 24)
 
     def test_a_middle_may_come_token_by_token_or_at_once(self, vocabulary, ngram):
         text = "def first(alpha):\n    return alpha + 1\n\n\ndef second(alpha):\n    return alpha"
@@ -237,7 +239,7 @@ class TestNewMiddle:
         for token in whole.ids:
             grown.ids.append(token)
             ngram.observe(grown, ended=False)
-        assert ngram.propose(grown, 24)[0] == NGram(vocabulary).propose(whole, 24)[0]
+        assert ngram.propose(grown, 24)[0] == NGramDrafter(vocabulary).propose(whole, 24)[0]
 
 
 class TestChoice:
@@ -255,16 +257,16 @@ class TestChoice:
         assert all(d.grades[0] == 0 for d in ngram.propose(line, 24) if d.source == "ngram.file")
 
     def test_guesses_of_one_token_support_each_other(self):
-        alone = choose([Guess(0.3, "ngram.file", [5], 0, 1)], 9)[0]
-        (both,) = choose([Guess(0.3, "ngram.file", [5], 0, 1), Guess(0.3, "ngram.open", [5], 0, 1)], 9)
+        alone = choose([Match(0.3, "ngram.file", [5], 0, 1)], 9)[0]
+        (both,) = choose([Match(0.3, "ngram.file", [5], 0, 1), Match(0.3, "ngram.open", [5], 0, 1)], 9)
         assert both.grades > alone.grades
 
     def test_it_goes_on_with_the_longest_match(self):
-        guesses = [Guess(0.4, "ngram.file", [5, 6], 0, 2), Guess(0.3, "ngram.open", [5, 7], 0, 4)]
+        guesses = [Match(0.4, "ngram.file", [5, 6], 0, 2), Match(0.3, "ngram.open", [5, 7], 0, 4)]
         assert [draft.tokens for draft in choose(guesses, 9)] == [(5, 7), (5, 6)]
 
     def test_gaps_end_drafts(self):
-        guesses = [Guess(0.9, "ngram.file", [5, 6, NO_TOKEN, 7], 0, 9), Guess(0.9, "ngram.open", [NO_TOKEN, 7], 0, 9)]
+        guesses = [Match(0.9, "ngram.file", [5, 6, NO_TOKEN, 7], 0, 9), Match(0.9, "ngram.open", [NO_TOKEN, 7], 0, 9)]
         assert [draft.tokens for draft in choose(guesses, 9)] == [(5, 6)]
 
     @relaxed
@@ -272,8 +274,8 @@ class TestChoice:
     def test_choices_are_valid(self, vocabulary, data, size):
         sources = st.sampled_from(["ngram.file", "ngram.open", "ngram.layout", "ngram.text"])
         rows = st.lists(st.sampled_from([NO_TOKEN, 100, 101, 102]), min_size=1, max_size=30)
-        made = st.builds(Guess, st.floats(0.001, 0.999), sources, rows, st.just(0), st.integers(0, 99))
-        check(NGram(vocabulary), choose(data.draw(st.lists(made, max_size=12)), size), size)
+        made = st.builds(Match, st.floats(0.001, 0.999), sources, rows, st.just(0), st.integers(0, 99))
+        check(NGramDrafter(vocabulary), choose(data.draw(st.lists(made, max_size=12)), size), size)
 
 
 class TestLimits:
@@ -286,10 +288,10 @@ class TestLimits:
         st.lists(st.tuples(code, code, ids, ids, ids, st.lists(code, max_size=3)), min_size=1, max_size=4), st.integers(-1, 40)
     )
     def test_nothing_makes_it_raise_or_propose_what_is_no_text(self, vocabulary, rows, size):
-        ngram = NGram(vocabulary)
+        ngram = NGramDrafter(vocabulary)
         for prefix, suffix, prefix_ids, suffix_ids, ids, snippets in rows:
             request = Request(prefix, suffix, snippets=tuple(Snippet("a", text) for text in snippets))
-            line = Line(request, [], prefix_ids, suffix_ids, pick)
+            line = DecodeState(request, [], prefix_ids, suffix_ids, pick)
             check(ngram, ngram.propose(line, size), max(0, size))
             for start in range(0, len(ids), 3):
                 line.ids += ids[start : start + 3]
@@ -313,7 +315,7 @@ class TestLimits:
     def test_special_tokens_are_never_drafted(self, vocabulary, ngram):
         (eot,) = vocabulary.specials_of(["<|eot|>"])
         prefix = vocabulary.encode("alpha beta gamma")
-        line = Line(Request("", ""), [], [*prefix, eot, *prefix, eot, *prefix], [], pick)
+        line = DecodeState(Request("", ""), [], [*prefix, eot, *prefix, eot, *prefix], [], pick)
         assert not any(eot in draft.tokens for draft in ngram.propose(line, 24))
         line.ids += prefix[:1]
         assert not any(eot in draft.tokens for draft in ngram.propose(line, 24))

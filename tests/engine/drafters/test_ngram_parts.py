@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from fimserver.cards import MODELS, get_card
 from fimserver.engine.drafters.ngram import index_cache as shelf_module
-from fimserver.engine.drafters.ngram.history import RECENT, Recents
-from fimserver.engine.drafters.ngram.index_cache import Shelf
-from fimserver.engine.drafters.ngram.sources import CHUNK_CHARS, SEARCH_CHARS, Elsewhere, chunks
-from fimserver.engine.drafters.ngram.suffix_automaton import CHAIN, NO_TOKEN, Automaton, Reader
-from fimserver.engine.drafters.ngram.text_match import Place, followers
+from fimserver.engine.drafters.ngram.history import RECENT, MiddleHistory
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
+from fimserver.engine.drafters.ngram.sources import CHUNK_CHARS, SEARCH_CHARS, RequestSources, chunks
+from fimserver.engine.drafters.ngram.suffix_automaton import CHAIN, NO_TOKEN, AutomatonCursor, SuffixAutomaton
+from fimserver.engine.drafters.ngram.text_match import SearchText, followers
 from fimserver.engine.drafters.ngram.whitespace import Layout
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request, Snippet
@@ -28,7 +28,7 @@ def vocabulary():
 
 
 def automaton(ids):
-    grown = Automaton()
+    grown = SuffixAutomaton()
     grown.extend(ids)
     return grown
 
@@ -89,11 +89,11 @@ class TestAutomaton:
     @relaxed
     @given(few, few, st.integers(0, 9))
     def test_retelling_gives_the_new_text(self, old, new, revocable):
-        a = Automaton().retell(old, revocable).retell(new, revocable)
+        a = SuffixAutomaton().retell(old, revocable).retell(new, revocable)
         assert columns(a) == columns(automaton(new))
 
     def test_typing_keeps_the_automaton(self):
-        a = Automaton().retell(list(range(100)), 8)
+        a = SuffixAutomaton().retell(list(range(100)), 8)
         a.extend([7, 8, 9], revocable=True)
         assert a.retell([*range(99), 500, 501], 8) is a
         assert a.retell(list(range(50)), 8) is not a
@@ -101,7 +101,7 @@ class TestAutomaton:
     @relaxed
     @given(few, few)
     def test_a_reader_knows_the_longest_end_that_stands_in_the_other_text(self, text, read):
-        reader = Reader(automaton(text), "")
+        reader = AutomatonCursor(automaton(text), "")
         reader.read(read)
         longest = max((n for n in range(1, len(read) + 1) if places(text, read[len(read) - n :])), default=0)
         assert reader.length == longest
@@ -111,8 +111,8 @@ class TestAutomaton:
     @relaxed
     @given(few, few, st.randoms())
     def test_a_reader_bears_with_a_text_that_grows(self, text, read, rng):
-        a = Automaton()
-        reader, left, at = Reader(a, ""), list(text), 0
+        a = SuffixAutomaton()
+        reader, left, at = AutomatonCursor(a, ""), list(text), 0
         while at < len(read):
             if left and rng.random() < 0.5:
                 a.extend([left.pop(0)])
@@ -122,7 +122,7 @@ class TestAutomaton:
             assert not reader.length or places(a.ids, read[at - reader.length : at])
 
     def test_nothing_is_matched_through_a_gap(self):
-        reader = Reader(automaton([1, NO_TOKEN, 2]), "")
+        reader = AutomatonCursor(automaton([1, NO_TOKEN, 2]), "")
         reader.read([1, NO_TOKEN, 2])
         assert reader.length == 1
 
@@ -134,7 +134,7 @@ class TestShelf:
     TEXT = "\n".join(f"def function_{i}(argument):\n    return argument + {i}\n" for i in range(200))
 
     def test_texts_are_read_in_pieces_and_completely(self, vocabulary):
-        shelf = Shelf(vocabulary)
+        shelf = IndexCache(vocabulary)
         (a,) = shelf.want([self.TEXT])
         sizes = [0]
         while shelf.build(100):
@@ -144,19 +144,19 @@ class TestShelf:
         assert vocabulary.decode(a.ids) == self.TEXT
 
     def test_the_same_text_has_the_same_automaton(self, vocabulary):
-        shelf = Shelf(vocabulary)
+        shelf = IndexCache(vocabulary)
         first = shelf.want(["a = 1\n", "b = 2\n"])
         assert shelf.want(["b = 2\n", "a = 1\n"]) == first[::-1]
 
     def test_what_is_wanted_first_is_read_first(self, vocabulary):
-        shelf = Shelf(vocabulary)
+        shelf = IndexCache(vocabulary)
         first, second = shelf.want(["a = 1\n" * 50, "b = 2\n" * 50])
         shelf.build(20)
         assert first.ids
         assert not second.ids
 
     def test_old_texts_make_room_and_wanted_ones_stay(self, vocabulary):
-        shelf = Shelf(vocabulary, max_tokens=500)
+        shelf = IndexCache(vocabulary, max_tokens=500)
         for number in range(20):
             (a,) = shelf.want([f"value_{number} = {number}\n" * 20])
             while shelf.build(100):
@@ -165,7 +165,7 @@ class TestShelf:
             assert shelf.tokens < 700
 
     def test_no_more_is_read_than_there_is_room_for(self, vocabulary):
-        shelf = Shelf(vocabulary, max_tokens=500)
+        shelf = IndexCache(vocabulary, max_tokens=500)
         shelf.want([f"value_{number} = {number}\n" * 20 for number in range(20)])
         while shelf.build(50):
             pass
@@ -173,7 +173,7 @@ class TestShelf:
 
     def test_texts_that_were_never_read_are_forgotten_too(self, vocabulary, monkeypatch):
         monkeypatch.setattr(shelf_module, "MAX_TEXTS", 5)
-        shelf = Shelf(vocabulary)
+        shelf = IndexCache(vocabulary)
         for number in range(50):
             shelf.want([str(number)])
         assert len(shelf._volumes) == 5
@@ -181,7 +181,7 @@ class TestShelf:
     @relaxed
     @given(st.lists(st.text(max_size=60), max_size=5), st.integers(1, 50))
     def test_any_text_can_be_read(self, vocabulary, texts, tokens):
-        shelf = Shelf(vocabulary)
+        shelf = IndexCache(vocabulary)
         shelf.want(texts)
         while shelf.build(tokens):
             pass
@@ -198,14 +198,14 @@ class TestElsewhere:
         assert "".join(chunks("x" * 9001)) == "x" * 9001
 
     def test_the_rest_of_the_file_is_what_the_prompt_does_not_show(self, vocabulary):
-        elsewhere = Elsewhere(vocabulary)
+        elsewhere = RequestSources(vocabulary)
         request = Request("far left\r\nnear left\n", "near right\nfar right\n", snippets=(Snippet("a.py", "other"),))
         near = [vocabulary.encode(text) for text in ("near left\n", "near right\n")]
         elsewhere.open(request, *near, same_start=False, same_suffix=False)
         assert elsewhere.texts() == {"far left\n": "ngram.rest", "far right\n": "ngram.rest", "other": "ngram.open"}
 
     def test_no_more_is_searched_than_there_is_time_for(self, vocabulary):
-        elsewhere = Elsewhere(vocabulary)
+        elsewhere = RequestSources(vocabulary)
         snippets = tuple(Snippet(str(i), "x" * 30_000) for i in range(9))
         elsewhere.open(Request("left", "right", snippets=snippets), [], [], same_start=False, same_suffix=False)
         assert SEARCH_CHARS // 2 < sum(len(place.text) for place in elsewhere.places(["recent"])) <= SEARCH_CHARS
@@ -213,7 +213,7 @@ class TestElsewhere:
 
 class TestRecents:
     def test_the_last_ones_are_there_and_old_ones_go(self):
-        recents = Recents()
+        recents = MiddleHistory()
         for number in range(5 * RECENT):
             recents.remember([1], [1000 + number], str(number))
         there = {token for a in recents.automata for token in a.ids if token >= 1000}
@@ -222,7 +222,7 @@ class TestRecents:
         assert list(recents.texts) == [str(number) for number in range(4 * RECENT, 5 * RECENT)]
 
     def test_the_same_one_is_not_counted_twice(self):
-        recents = Recents()
+        recents = MiddleHistory()
         for _ in range(3):
             recents.remember([1, 2], [3], "")
         assert recents.automata[0].ids == [1, 2, 3, NO_TOKEN]
@@ -272,13 +272,16 @@ class TestLayout:
 
 class TestSpelling:
     def test_a_word_is_completed_from_where_it_stood(self, vocabulary):
-        found = followers("    self.pref", [Place("x = self.prefix_ids + y\n")], vocabulary)
+        found = followers("    self.pref", [SearchText("x = self.prefix_ids + y\n")], vocabulary)
         assert vocabulary.decode(found[0].ids).startswith("ix_ids")
 
     def test_the_longest_and_the_nearest_come_first(self, vocabulary):
-        left, right = Place("call(alpha, one)\ncall(beta, two)\n"), Place("z(beta, three)\nz(beta, four)\n", nearest=True)
+        left, right = (
+            SearchText("call(alpha, one)\ncall(beta, two)\n"),
+            SearchText("z(beta, three)\nz(beta, four)\n", nearest=True),
+        )
         found = followers("z(beta, ", [left, right], vocabulary)
         assert [vocabulary.decode(guess.ids)[:3] for guess in found] == ["thr", "two"]
 
     def test_white_space_is_looked_for_nowhere(self, vocabulary):
-        assert not followers("\n    ", [Place("a\n    b\n    c")], vocabulary)
+        assert not followers("\n    ", [SearchText("a\n    b\n    c")], vocabulary)

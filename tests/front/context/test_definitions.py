@@ -7,7 +7,7 @@ import pytest
 
 from fimserver.front.context.definitions import LOOK_AGAIN_S, MAX_BYTES, Definitions, Worker
 from fimserver.front.context.privacy import Privacy
-from fimserver.front.documents.mirror import Document, Place
+from fimserver.front.documents.mirror import Document, Position
 
 PY = 'class Shape:\n    """A shape."""\n\n    def area(self):\n        return 42\n\n\ndef make(n):\n    return Shape()\n'
 TS = "export interface Shape { area: number }\nexport function make(n: number): Shape {\n  return { area: 42 }\n}\n"
@@ -34,7 +34,7 @@ def sync(root, clock=None, globs=()):
 
 def lookup(definitions, path, text, language):
     document = Document(path.as_uri(), language, 1, text)
-    return definitions.lookup(document.snapshot(Place(0, 0)), path)
+    return definitions.lookup(document.snapshot(Position(0, 0)), path)
 
 
 @pytest.mark.parametrize(

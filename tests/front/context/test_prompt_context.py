@@ -15,10 +15,10 @@ from fimserver.front.context.prompt_context import (
     SUFFIX_CHARS,
     TYPED_CHARS,
     WINDOW_CHARS,
-    Context,
     ContextSource,
+    PromptContext,
 )
-from fimserver.front.documents.mirror import Document, Edit, Place
+from fimserver.front.documents.mirror import Document, Edit, Position
 
 PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
 HEAD = "import os\n\ndef main(items):\n"
@@ -34,13 +34,13 @@ class Editor:
         self.line, self.column = line, len(self.document.lines[line].rstrip("\n"))
         self.before, self.after = "", ""
 
-    def ask(self) -> Context:
-        return self.source.text(self.document.snapshot(Place(self.line, self.column)), self.before, self.after)
+    def ask(self) -> PromptContext:
+        return self.source.text(self.document.snapshot(Position(self.line, self.column)), self.before, self.after)
 
     def replace(self, start, end, text):
         self.document.change(self.document.version + 1, [Edit(start, end, text)], "utf-16")
 
-    def key(self, char) -> Context:
+    def key(self, char) -> PromptContext:
         here = (self.line, self.column)
         right = self.document.lines[self.line][self.column :]
         if not (self.pairs and char in PAIRS.values() and right.startswith(char)):
@@ -49,12 +49,12 @@ class Editor:
         self.line, self.column = (self.line + 1, 0) if char == "\n" else (self.line, self.column + 1)
         return self.ask()
 
-    def backspace(self) -> Context:
+    def backspace(self) -> PromptContext:
         self.column -= 1
         self.replace((self.line, self.column), (self.line, self.column + 1), "")
         return self.ask()
 
-    def write(self, text) -> list[Context]:
+    def write(self, text) -> list[PromptContext]:
         return [self.key(char) for char in text]
 
 
@@ -192,7 +192,7 @@ class TestWindow:
         ("text", "line", "column"), [("", 0, 0), ("x", 0, 1), ("\r\n\r\n", 1, 0), ("\n" * 50_000, 49_999, 0)]
     )
     def test_odd_documents(self, source, text, line, column):
-        snapshot = Document("untitled:x", "plaintext", 1, text).snapshot(Place(line, column))
+        snapshot = Document("untitled:x", "plaintext", 1, text).snapshot(Position(line, column))
         context = source.text(snapshot)
         is_part = context.prefix + context.suffix in text.replace("\r\n", "\n")  # no comparison of long texts by pytest
         assert is_part
@@ -232,7 +232,7 @@ MAIN = "from shapes import make\n\ninvoice = load_invoice(customer_name)\ntotal 
 
 def build(source, root, documents, text=MAIN, **options):
     main = Document((root / "main.py").as_uri(), "python", 1, text)
-    snapshot = main.snapshot(Place(len(main.lines) - 1, 0))
+    snapshot = main.snapshot(Position(len(main.lines) - 1, 0))
     return source.build(source.text(snapshot), snapshot, {main.uri: main, **documents}, **options)
 
 
@@ -278,7 +278,7 @@ class TestSnippets:
 
     def test_without_open_documents_there_are_none(self, tmp_path):
         source = source_of(tmp_path)
-        snapshot = Document("file:///x.py", "python", 1, MAIN).snapshot(Place(0, 0))
+        snapshot = Document("file:///x.py", "python", 1, MAIN).snapshot(Position(0, 0))
         known = source.text(snapshot)
         assert source.build(known, snapshot, {}) is known
 
@@ -326,7 +326,7 @@ class TestSnippets:
     def test_an_excluded_document_gets_nothing(self, tmp_path):
         source, documents = source_of(tmp_path), opened(tmp_path, {"topic.py": TOPIC})
         mine = Document((tmp_path / ".env").as_uri(), "plaintext", 1, MAIN)
-        snapshot = mine.snapshot(Place(0, 0))
+        snapshot = mine.snapshot(Position(0, 0))
         assert not source.build(source.text(snapshot), snapshot, documents).snippets
 
 

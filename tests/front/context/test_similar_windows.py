@@ -6,13 +6,13 @@ from fimserver.front.context.similar_windows import (
     MAX_FILES,
     MAX_SNIPPETS,
     WINDOW_LINES,
+    LineWindow,
+    OpenFile,
     SimilarWindows,
-    Source,
-    Window,
     jaccard,
     settled,
 )
-from fimserver.front.documents.mirror import Document, Place
+from fimserver.front.documents.mirror import Document, Position
 
 QUERY = "invoice = load_invoice(customer_name)\ntotal = invoice.sum_of_positions()\n\n"
 
@@ -28,10 +28,10 @@ OTHER = block("parse_header", "socket_address", "retry_count")
 
 
 def source(name, *blocks, version=1):
-    return Source(f"file:///{name}", name, version, [line for lines in blocks for line in lines])
+    return OpenFile(f"file:///{name}", name, version, [line for lines in blocks for line in lines])
 
 
-def snapshot(text=QUERY, place=Place(2, 0), version=1):  # noqa: B008 - a tuple
+def snapshot(text=QUERY, place=Position(2, 0), version=1):  # noqa: B008 - a tuple
     return Document("file:///me.py", "python", version, text).snapshot(place)
 
 
@@ -49,7 +49,7 @@ def test_the_same_question_has_the_same_answer():
 
 
 def test_the_document_itself_and_files_beyond_the_limit_are_not_looked_at():
-    mine = Source("file:///me.py", "me.py", 1, ABOUT)
+    mine = OpenFile("file:///me.py", "me.py", 1, ABOUT)
     far = source("far.py", ABOUT)
     assert SimilarWindows().choose(snapshot(), [mine]) == ()
     assert SimilarWindows().choose(snapshot(), [*(source(f"{i}.py", OTHER) for i in range(MAX_FILES)), far]) == ()
@@ -60,7 +60,9 @@ def test_the_word_being_typed_changes_nothing():
         SimilarWindows(),
         [source("a.py", ABOUT), source("b.py", block("total", "totally_else", "customer_name"))],
     )
-    seen = {windows.choose(snapshot(QUERY + "totally_else"[:n], Place(3, n)), sources) for n in range(len("totally_else") + 1)}
+    seen = {
+        windows.choose(snapshot(QUERY + "totally_else"[:n], Position(3, n)), sources) for n in range(len("totally_else") + 1)
+    }
     assert len(seen) == 1
 
 
@@ -74,7 +76,7 @@ def test_an_edit_moves_only_the_windows_it_is_in():
     assert windows._read["file:///a.py"][0] is not read[0]
 
 
-W = [Window("u", i) for i in range(9)]
+W = [LineWindow("u", i) for i in range(9)]
 
 
 @pytest.mark.parametrize(

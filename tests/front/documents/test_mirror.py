@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from fimserver.front.documents.mirror import MAX_LINE_CHARS, Document, Edit, Place, column_of, split_lines, units_of
+from fimserver.front.documents.mirror import MAX_LINE_CHARS, Document, Edit, Position, column_of, split_lines, units_of
 
 ENCODINGS = ("utf-8", "utf-16", "utf-32")
 CODECS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
@@ -134,7 +134,7 @@ def test_what_makes_no_sense_makes_the_document_dirty_until_its_whole_text_comes
 
 def test_a_snapshot_keeps_the_text_of_its_moment():
     document = Document("u", "python", 1, "a = 1\nb = 2\n")
-    snapshot = document.snapshot(Place(1, 2))
+    snapshot = document.snapshot(Position(1, 2))
     document.change(2, [Edit((0, 0), (0, 5), "changed")], "utf-16")
     assert snapshot.prefix() == "a = 1\nb "
     assert snapshot.suffix() == "= 2\n"
@@ -142,7 +142,7 @@ def test_a_snapshot_keeps_the_text_of_its_moment():
 
 
 def test_prefix_and_suffix_are_bounded():
-    snapshot = Document("u", "python", 1, "x" * 50 + "\n" + "y" * 50).snapshot(Place(1, 10))
+    snapshot = Document("u", "python", 1, "x" * 50 + "\n" + "y" * 50).snapshot(Position(1, 10))
     assert snapshot.prefix(20) == "x" * 9 + "\n" + "y" * 10
     assert snapshot.suffix(20) == "y" * 20
 

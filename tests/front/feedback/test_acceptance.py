@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fimserver.front.documents.mirror import Document, Edit, Place
+from fimserver.front.documents.mirror import Document, Edit, Position
 from fimserver.front.feedback.acceptance import Acceptance, Counts
 
 TEXT = "compute(b)\nreturn a"
@@ -22,7 +22,7 @@ def typed(acceptance, document, text, at):
 
 def offered(document, text=TEXT):
     acceptance = Acceptance()
-    acceptance.offer("1", document, Place(1, 4), text, "ar")
+    acceptance.offer("1", document, Position(1, 4), text, "ar")
     return acceptance
 
 
@@ -75,7 +75,7 @@ def test_typed_through(document):
     acceptance = offered(document)
     for i, char in enumerate("comp"):
         typed(acceptance, document, char, (1, 4 + i))
-        acceptance.offer(f"again{i}", document, Place(1, 5 + i), TEXT[i + 1 :], "ar")
+        acceptance.offer(f"again{i}", document, Position(1, 5 + i), TEXT[i + 1 :], "ar")
     acceptance.forget("u")
     assert acceptance.counts["ar"] == replace(NOTHING, left=1, typed_chars=4)
 
@@ -83,14 +83,14 @@ def test_typed_through(document):
 def test_something_else_typed(document):
     acceptance = offered(document)
     typed(acceptance, document, "q", (1, 4))
-    acceptance.offer("2", document, Place(1, 5), "other", "dllm")
+    acceptance.offer("2", document, Position(1, 5), "other", "dllm")
     assert acceptance.counts == {"ar": replace(NOTHING, left=1), "dllm": NOTHING}
 
 
 def test_text_that_stood_there_anyway_is_not_acceptance():
     document = Document("u", "python", 1, "foo)\n")
     acceptance = Acceptance()
-    acceptance.offer("1", document, Place(0, 3), ")", "ar")
+    acceptance.offer("1", document, Position(0, 3), ")", "ar")
     typed(acceptance, document, "!", (0, 4))
     acceptance.forget("u")
     assert acceptance.counts["ar"].accepted_chars == 0
@@ -98,9 +98,9 @@ def test_text_that_stood_there_anyway_is_not_acceptance():
 
 def test_an_editor_that_reports_what_it_shows_is_believed(document):
     acceptance = Acceptance()
-    acceptance.offer("1", document, Place(1, 4), TEXT, "ar")
+    acceptance.offer("1", document, Position(1, 4), TEXT, "ar")
     acceptance.reported_shown("1")
-    acceptance.offer("2", document, Place(2, 0), "other", "ar")
+    acceptance.offer("2", document, Position(2, 0), "other", "ar")
     assert acceptance.counts["ar"].shown == 1
     acceptance.reported_shown("2")
     assert acceptance.counts["ar"].shown == 2

@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from fimserver.events import Answer, Told, read_batch
-from fimserver.front.documents.mirror import Document, Edit, Place
+from fimserver.events import AnswerRecord, SuggestionEvent, read_batch
+from fimserver.front.documents.mirror import Document, Edit, Position
 from fimserver.front.feedback.acceptance import Acceptance
 from fimserver.front.feedback.ledger import BATCH_ANSWERS, BATCH_S, Ledger, around, is_key, moved, standing
 
 TEXT = "compute(b)\nreturn a"
-DONE = Answer(number=0, at=0, reason="end", route="ar", model="nano", source="model")
-EMPTY = Answer(number=0, at=0, reason="empty", route="ar")
+DONE = AnswerRecord(number=0, at=0, reason="end", route="ar", model="nano", source="model")
+EMPTY = AnswerRecord(number=0, at=0, reason="empty", route="ar")
 
 
 class Window:
@@ -46,7 +46,7 @@ class Window:
 
     def answer(self, *texts, at=(1, 4), answer=DONE):
         offered = [
-            self.acceptance.offer(f"{answer.source}{self.now}{i}", self.document, Place(*at), text, "ar")
+            self.acceptance.offer(f"{answer.source}{self.now}{i}", self.document, Position(*at), text, "ar")
             for i, text in enumerate(texts)
         ]
         return self.ledger.answered(answer, self.document, [shown for shown in offered if shown])
@@ -151,7 +151,7 @@ def test_a_shadow_is_looked_for_in_the_same_places():
     async def run():
         window = Window()
         entry = window.answer(TEXT)
-        window.ledger.shadowed(entry, Told(route="dllm", model="nano", reason="end"), "compute(c)")
+        window.ledger.shadowed(entry, SuggestionEvent(route="dllm", model="nano", reason="end"), "compute(c)")
         accept(window)
         await window.wait(61)
         window.acceptance.forget("u")
@@ -169,7 +169,7 @@ def test_a_shadow_that_comes_late_is_looked_for_once():
         window = Window()
         entry = window.answer(TEXT)
         await window.wait(11)
-        window.ledger.shadowed(entry, Told(route="dllm", reason="end"), "compute")
+        window.ledger.shadowed(entry, SuggestionEvent(route="dllm", reason="end"), "compute")
         await window.wait(60)
         return window.told[1].shadow
 
@@ -272,7 +272,7 @@ def test_nothing_that_is_told_holds_text():
     async def run():
         window = Window("hunter2 = \n")
         entry = window.answer("hunter2hunter2", at=(0, 10))
-        window.ledger.shadowed(entry, Told(route="dllm", reason="end"), "hunter2")
+        window.ledger.shadowed(entry, SuggestionEvent(route="dllm", reason="end"), "hunter2")
         window.type("hunter2hunter2", (0, 10))
         await window.wait(100)
         return json.dumps([batch.model_dump(mode="json") for batch in window.batches])

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from fimserver.front.config import Config
-from fimserver.front.feedback.live_ab import BLOCK_S, MAX_SHADOWS, QUIET_S, SHADOW_S, Shadows, Trial, Turn
+from fimserver.front.feedback.live_ab import BLOCK_S, MAX_SHADOWS, QUIET_S, SHADOW_S, LiveComparison, RouteTurn, Shadows
 from fimserver.front.session import Session
 from fimserver.reasons import Reason
 from fimserver.types import Decision
-from fimserver.wire import Answer, CompletionBody, Extension, Middle, Usage
+from fimserver.wire import Answer, CompletionBody, EditorHints, Middle, Usage
 
 URI = "file:///work/a.py"
 
@@ -26,7 +26,7 @@ class Clock:
 
 def turns(seed, documents=1, blocks=400):
     clock = Clock()
-    trial = Trial("blocks", seed, clock)
+    trial = LiveComparison("blocks", seed, clock)
     found = []
     for _ in range(blocks):
         found += [trial.turn(f"{number:x}").route for number in range(documents)]
@@ -54,7 +54,7 @@ def test_documents_take_turns_of_their_own():
 
 def test_a_turn_lasts_for_its_block():
     clock = Clock()
-    trial = Trial("shadow", 0, clock)
+    trial = LiveComparison("shadow", 0, clock)
     first = trial.turn("d")
     assert first.until == first.block * BLOCK_S + BLOCK_S
     clock.now += BLOCK_S - 0.1
@@ -65,7 +65,7 @@ def test_a_turn_lasts_for_its_block():
 
 def test_the_first_request_of_each_block_and_document_is_marked():
     clock = Clock()
-    trial = Trial("blocks", 0, clock)
+    trial = LiveComparison("blocks", 0, clock)
     seen = [trial.is_first(document, trial.turn(document)) for document in ("a", "a", "b", "a")]
     clock.now += BLOCK_S
     seen.append(trial.is_first("a", trial.turn("a")))
@@ -73,7 +73,7 @@ def test_the_first_request_of_each_block_and_document_is_marked():
 
 
 def test_without_a_trial_nobody_has_a_turn():
-    assert Trial().turn("d") is None
+    assert LiveComparison().turn("d") is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_comparison_is_switched_on_and_off_while_the_window_is_open():
 @pytest.mark.parametrize(("served", "explained"), [("ar", True), ("dllm", False)])
 def test_the_turn_is_the_reason_for_the_route_where_it_was_served(served, explained):
     usage = Usage(route=served, model="nano", reason=Reason.END, decision=Decision(served, "asked for", bucket=3))
-    said = Trial("blocks").explained(usage, Turn("ar", 7, 8 * BLOCK_S)).decision
+    said = LiveComparison("blocks").explained(usage, RouteTurn("ar", 7, 8 * BLOCK_S)).decision
     assert said.why.startswith("A/B: this document has ar until ") is explained
     assert (said.policy, said.propensity, said.bucket) == (("blocks", 0.5, 3) if explained else ("", 1.0, 3))
 
@@ -135,7 +135,7 @@ class Quiet:
         return Answer(middles=(Middle(text="x", usage=Usage(route="ar", model="nano", reason=reason)),))
 
     def put(self, prompt="a"):
-        body = CompletionBody(prompt=prompt, n=3, fimserver=Extension(route="dllm", deadline_ms=2000))
+        body = CompletionBody(prompt=prompt, n=3, fimserver=EditorHints(route="dllm", deadline_ms=2000))
         self.shadows.put(body, "ar", lambda answer: self.judged.append((prompt, answer)))
 
     async def end(self):

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from fimserver.ab.items.traces import Asked, Change, Close, Open, Texts, read_trace
+from fimserver.ab.items.traces import Change, Close, Open, SuggestionRequested, Texts, read_trace
 from fimserver.front.config import Config
-from fimserver.front.documents.mirror import Document, Edit, Place
+from fimserver.front.documents.mirror import Document, Edit, Position
 from fimserver.front.feedback.ledger import Ledger
-from fimserver.front.feedback.trace_recorder import Recorder, patches
+from fimserver.front.feedback.trace_recorder import TraceRecorder, patches
 from fimserver.front.session import Session
 from tests.editor import Editor
 from tests.hosts import ScriptedHost
@@ -92,10 +92,10 @@ def test_what_an_event_says(session, path, tmp_path):
     session.open(Document(other, "plaintext", 1, ""))
     session.change(uri, 2, [Edit((0, 1), (0, 1), "y")])
     for _ in range(2):  # the menu asks for the same
-        session.recorder.ask(session.documents[uri], Place(0, 2), invoked=False)
+        session.recorder.ask(session.documents[uri], Position(0, 2), invoked=False)
     session.close(uri)
     events = recorded(session, path)
-    assert [type(event) for event in events] == [Open, Open, Change, Asked, Close]
+    assert [type(event) for event in events] == [Open, Open, Change, SuggestionRequested, Close]
     assert [(event.name, event.language) for event in events[:2]] == [("a.py", "python"), ("", "plaintext")]
     assert (events[3].line, events[3].char, events[3].invoked) == (0, 2, False)
     assert [event.doc for event in events] == [1, 2, 1, 1, 1]
@@ -111,8 +111,8 @@ def test_nothing_is_written_over(session, path, tmp_path):
     session.recorder.end()
     before = path.read_bytes()
     for _ in range(2):
-        Recorder(path, lambda _: True).end()
-    Recorder(tmp_path, lambda _: True).end()
+        TraceRecorder(path, lambda _: True).end()
+    TraceRecorder(tmp_path, lambda _: True).end()
     assert path.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["trace.jsonl", "work-2.jsonl", "work-3.jsonl", "work.jsonl"]
 
@@ -124,7 +124,7 @@ def test_files_that_privacy_excludes_are_never_there(name, session, path, tmp_pa
     session.open(Document(uri, "python", 1, "SECRET = 1\n"))
     session.open(Document(fine, "python", 1, ""))
     session.change(uri, 2, [Edit((0, 0), (0, 0), "SECRET")])
-    session.recorder.ask(session.documents[uri], Place(0, 0), invoked=True)
+    session.recorder.ask(session.documents[uri], Position(0, 0), invoked=True)
     session.change(fine, 2, [Edit((0, 0), (0, 0), "x")])
     session.close(uri)
     assert [type(event) for event in recorded(session, path)] == [Open, Change]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fimserver.front.lsp import transport
-from fimserver.front.lsp.transport import Decoder, FramingError, Reader, Writer, encode
+from fimserver.front.lsp.transport import Decoder, FramingError, PipeReader, PipeWriter, encode
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_bodies_come_out_whole_however_they_are_cut(bodies, cuts):
 def test_the_reader_hands_over_bodies_and_the_end():
     out, into = os.pipe()
     got, ended = [], threading.Event()
-    reader = Reader(out, got.extend, lambda problem: ended.set() if problem is None else None)
+    reader = PipeReader(out, got.extend, lambda problem: ended.set() if problem is None else None)
     reader.start()
     os.write(into, encode(b"one") + encode(b"two"))
     os.close(into)
@@ -71,7 +71,7 @@ def test_the_reader_hands_over_bodies_and_the_end():
 def test_a_deaf_editor_stalls_nobody_and_is_noticed(monkeypatch):
     monkeypatch.setattr(transport, "STALL_S", 0.2)
     out, into = os.pipe()
-    writer = Writer(into)
+    writer = PipeWriter(into)
     writer.start()
     started = time.monotonic()
     for _ in range(100):
@@ -89,7 +89,7 @@ def test_a_deaf_editor_stalls_nobody_and_is_noticed(monkeypatch):
 
 def test_what_was_queued_is_written_before_the_end():
     out, into = os.pipe()
-    writer = Writer(into)
+    writer = PipeWriter(into)
     writer.start()
     writer.send(b"last words")
     writer.close(5)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fimserver.front.postprocess.filters import indentation
-from fimserver.front.postprocess.pipeline import FILTERS, Around, Draft, Dropped, distinct, fit, postprocess
+from fimserver.front.postprocess.pipeline import FILTERS, Candidate, Dropped, FilterContext, distinct, fit, postprocess
 from fimserver.front.postprocess.repetition import loops, within
 from fimserver.front.syntax.languages import GRAMMARS
 from fimserver.front.syntax.parser import breaks_syntax
@@ -26,7 +26,7 @@ CUT_SHORT = (Reason.DEADLINE, Reason.LENGTH)
 
 def around_of(language, case):
     prefix, suffix = case["code"].split("█")
-    return Around(
+    return FilterContext(
         prefix,
         suffix,
         language=language if language in GRAMMARS else None,
@@ -47,7 +47,7 @@ def check(language, case):
         assert result.reason == case["reason"]
         assert result.by in FILTERS
     else:
-        assert result == Draft(case["shown"], case.get("replace", 0))
+        assert result == Candidate(case["shown"], case.get("replace", 0))
         if around.reason not in CUT_SHORT:
             assert postprocess(result.text, around) == result
 
@@ -93,7 +93,7 @@ DIRTY = st.lists(st.sampled_from([*PIECES, "\x00", "\x1b", "\u202e", "\ufffd", "
     "".join
 )
 AROUND = st.builds(
-    Around,
+    FilterContext,
     prefix=CODE,
     suffix=CODE,
     language=st.sampled_from([None, "python", "javascript", "ruby"]),
@@ -126,8 +126,8 @@ def test_what_is_shown_can_be_shown(text, around):
 @given(DIRTY, AROUND)
 def test_what_is_shown_would_be_shown_unchanged(text, around):
     result = postprocess(text, around)
-    if isinstance(result, Draft):
-        finished = Around(**{**vars(around), "reason": Reason.END if around.reason in CUT_SHORT else around.reason})
+    if isinstance(result, Candidate):
+        finished = FilterContext(**{**vars(around), "reason": Reason.END if around.reason in CUT_SHORT else around.reason})
         assert postprocess(result.text, finished) == result
 
 
@@ -135,7 +135,7 @@ def test_what_is_shown_would_be_shown_unchanged(text, around):
 def test_what_the_user_gets_holds_what_is_replaced(text, around):
     """The replaced characters come again in the text, in order; so ``prefix + text + suffix[replace:]`` loses nothing."""
     result = postprocess(text, around)
-    if isinstance(result, Draft):
+    if isinstance(result, Candidate):
         gone = iter(result.text)
         assert all(char in gone for char in around.suffix[: result.replace] if not char.isspace())
 
@@ -143,13 +143,13 @@ def test_what_the_user_gets_holds_what_is_replaced(text, around):
 @given(CODE, AROUND)
 def test_what_is_shown_breaks_nothing(text, around):
     result = postprocess(text, around)
-    if isinstance(result, Draft) and not around.single_line and around.reason != Reason.LINE:
+    if isinstance(result, Candidate) and not around.single_line and around.reason != Reason.LINE:
         assert not breaks_syntax(around.language, around.prefix, result.text, around.suffix, result.replace)
 
 
 def test_the_filter_that_dropped_is_named():
-    assert postprocess("a)", Around("x = f(", "\n", language="python")) == Draft("a)")
-    assert postprocess("a)", Around("x = ", "\n", language="python")) == Dropped(Reason.SYNTAX, "syntax_gate")
+    assert postprocess("a)", FilterContext("x = f(", "\n", language="python")) == Candidate("a)")
+    assert postprocess("a)", FilterContext("x = ", "\n", language="python")) == Dropped(Reason.SYNTAX, "syntax_gate")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_filter_that_dropped_is_named():
     ],
 )
 def test_only_the_unit_of_indentation_changes(unit, text, converted):
-    assert indentation(Draft(text), Around("x = ", "", indent_unit=unit)) == Draft(converted)
+    assert indentation(Candidate(text), FilterContext("x = ", "", indent_unit=unit)) == Candidate(converted)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_banded_edit_distance_is_the_edit_distance(a, b, limit):
 
 
 def test_candidates_equal_up_to_blanks_are_one():
-    drafts = [Draft("a = 1"), Draft("b"), Draft("a  =\n1", 1), Draft("c")]
-    assert distinct(drafts) == [Draft("a = 1"), Draft("b"), Draft("c")]
+    drafts = [Candidate("a = 1"), Candidate("b"), Candidate("a  =\n1", 1), Candidate("c")]
+    assert distinct(drafts) == [Candidate("a = 1"), Candidate("b"), Candidate("c")]
     assert distinct([]) == []
 
 
@@ -217,4 +217,4 @@ def test_candidates_equal_up_to_blanks_are_one():
     ],
 )
 def test_what_the_text_has_itself_is_replaced(text, left, right, replaced):
-    assert fit(text, left, right) == Draft(text, replaced)
+    assert fit(text, left, right) == Candidate(text, replaced)

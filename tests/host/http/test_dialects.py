@@ -16,7 +16,7 @@ from fimserver.host.http.dialects import READERS, InfillBody
 from fimserver.host.http.responses import indented
 from fimserver.host.routing.router import Router
 from fimserver.types import Snippet
-from fimserver.wire import CompletionBody, Extension
+from fimserver.wire import CompletionBody, EditorHints
 from tests.hosts import ScriptedHost
 
 PATIENCE_S = 60.0  # nano shares its processor
@@ -335,7 +335,7 @@ def test_the_text_of_a_file_is_never_torn(fields):
 def test_a_raw_prompt_leaves_the_rest_of_a_request():
     got = read("/v1/completions", **ZED, fimserver={"route": "dllm", "path": "mine.py"})
     assert (got.prompt, got.suffix, got.max_tokens, got.stops) == ("def add(a, b):", "\nadd(1, 2)\n", 64, tuple(ZED["stop"]))
-    assert got.fimserver == Extension(route="dllm", path="mine.py")
+    assert got.fimserver == EditorHints(route="dllm", path="mine.py")
 
 
 def test_too_many_files_of_a_raw_prompt_lose_the_farthest():

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fimserver.host.routing.latency import LENGTHS, Cost, Latency, Seen
+from fimserver.host.routing.latency import LENGTHS, LatencyModel, LatencySample, ModelCost
 from fimserver.lengths import BUCKETS
 from fimserver.reasons import Reason
 
@@ -15,18 +15,18 @@ LEXEMES = (4, 12, 23, 46, 100)
 
 def seen(rows=128, row_ms=0.1, passes=10, pass_ms=2.0, tokens=20, reason=Reason.END):
     prefill = rows * row_ms
-    return Seen(rows, prefill, passes, tokens, prefill + passes * pass_ms, reason)
+    return LatencySample(rows, prefill, passes, tokens, prefill + passes * pass_ms, reason)
 
 
 def learned(*answers):
-    cost = Cost()
+    cost = ModelCost()
     for answer in answers:
         cost.learn(answer)
     return cost
 
 
 def test_nothing_is_known_before_a_pass_was_seen():
-    assert not Cost().known
+    assert not ModelCost().known
     assert not learned(seen(passes=0)).known
     assert learned(seen()).known
 
@@ -72,11 +72,11 @@ def test_a_device_that_changes_its_pace_is_known_again_within_thirty_answers(fac
 
 
 def test_its_own_error_is_the_ratio_of_actual_to_predicted():
-    cost = Cost()
+    cost = ModelCost()
     for actual in (1, 2, 2, 2, 4):
         cost.learn(seen(passes=10, pass_ms=actual, rows=0), predicted_ms=20.0)
     assert cost.error() == {"p10": pytest.approx(0.5), "p50": pytest.approx(1.0), "p90": pytest.approx(2.0)}
-    assert Cost().error() == {}
+    assert ModelCost().error() == {}
 
 
 def test_a_model_whose_middles_are_shorter_than_peoples_is_predicted_as_it_is():
@@ -89,13 +89,13 @@ def test_a_model_whose_middles_are_shorter_than_peoples_is_predicted_as_it_is():
 
 def test_it_is_kept_between_runs(tmp_path):
     path = tmp_path / "deep" / "latency.json"
-    first = Latency(path)
+    first = LatencyModel(path)
     for _ in range(LENGTHS + 5):
         first.learn("ar/nano", seen(), predicted_ms=30.0)
     assert first.unsaved == LENGTHS + 5
     first.save()
     assert first.unsaved == 0
-    second = Latency(path)
+    second = LatencyModel(path)
     assert second.cost("ar/nano").dump() == first.cost("ar/nano").dump()
     assert not second.cost("dllm/nano").known
     assert [p.name for p in path.parent.iterdir()] == ["latency.json"]
@@ -128,16 +128,16 @@ def _saved(change):
 def test_a_file_that_cannot_be_used_is_as_good_as_none(tmp_path, text):
     path = tmp_path / "latency.json"
     path.write_text(text)
-    latency = Latency(path)
+    latency = LatencyModel(path)
     assert not latency.cost("ar/nano").known
     latency.learn("ar/nano", seen())
     latency.save()
-    assert Latency(path).cost("ar/nano").known
+    assert LatencyModel(path).cost("ar/nano").known
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path):
     (tmp_path / "file").write_text("")
-    latency = Latency(tmp_path / "file" / "latency.json")
+    latency = LatencyModel(tmp_path / "file" / "latency.json")
     latency.learn("ar/nano", seen())
     latency.save()
     assert latency.cost("ar/nano").known

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from fimserver.host.routing.latency import Latency, Seen
-from fimserver.host.routing.policies import EXPLORED, POLICIES, Facts, Side
-from fimserver.host.routing.router import NO_DEADLINE_MS, Asked, Kept, Router, cost_name, fit
+from fimserver.host.routing.latency import LatencyModel, LatencySample
+from fimserver.host.routing.policies import EXPLORED, POLICIES, PolicyInput, RouteEstimate
+from fimserver.host.routing.router import NO_DEADLINE_MS, KeepCounts, Router, RoutingRequest, cost_name, fit
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Features, Request, other
@@ -27,20 +27,20 @@ def features(**changes):
 
 def facts(dllm=None, ar=None, **changes):
     side = {"ms": 100.0, "in_time": 1.0, "keep": 0.5, "answers": 1e6}
-    sides = {"dllm": Side(**side | (dllm or {})), "ar": Side(**side | (ar or {}))}
-    return Facts(**{"lexemes": 20.0, "chars": 80.0, "sides": sides, "rate": 0.1, "random": random.Random(1)} | changes)
+    sides = {"dllm": RouteEstimate(**side | (dllm or {})), "ar": RouteEstimate(**side | (ar or {}))}
+    return PolicyInput(**{"lexemes": 20.0, "chars": 80.0, "sides": sides, "rate": 0.1, "random": random.Random(1)} | changes)
 
 
 def asked(request=INSIDE, pin="auto", left_ms=NO_DEADLINE_MS, models=MODELS, rows=None, broken=""):
-    return Asked(request, pin, left_ms, models, dict.fromkeys(models, 128) if rows is None else rows, broken)
+    return RoutingRequest(request, pin, left_ms, models, dict.fromkeys(models, 128) if rows is None else rows, broken)
 
 
 def costs(dllm_ms=2.0, ar_ms=2.0):
-    latency = Latency()
+    latency = LatencyModel()
     for name, ms in (("dllm/d", dllm_ms), ("ar/a", ar_ms)):
         for tokens in (5, 15, 30, 60, 100):
             for _ in range(5):
-                latency.learn(name, Seen(64, 6.4, 10, tokens, 6.4 + 10 * ms, Reason.END))
+                latency.learn(name, LatencySample(64, 6.4, 10, tokens, 6.4 + 10 * ms, Reason.END))
     return latency
 
 
@@ -114,7 +114,7 @@ class TestDecisions:
 
     def test_what_was_kept_here_outweighs_what_was_published(self):
         def kept(route, _model):
-            return [Kept(5000.0, 4500.0 if route == "dllm" else 100.0)] * 5
+            return [KeepCounts(5000.0, 4500.0 if route == "dllm" else 100.0)] * 5
 
         decision = Router(costs=costs(), kept=kept).decide(asked(INSIDE))
         assert decision.route == "dllm"
@@ -154,7 +154,7 @@ class TestDecisions:
         before = router.decide(asked(INSIDE)).predicted_ms["ar"]
         decision = router.decide(asked(INSIDE, pin="ar", models={"ar": "a"}))
         for _ in range(30):
-            router.learn(decision, "a", Seen(64, 12.8, 10, 5, 12.8 + 40.0, Reason.END))
+            router.learn(decision, "a", LatencySample(64, 12.8, 10, 5, 12.8 + 40.0, Reason.END))
         assert router.decide(asked(INSIDE)).predicted_ms["ar"] > 1.5 * before
         assert router.costs.cost(cost_name("ar", "a")).error()["p50"] > 1.5
 

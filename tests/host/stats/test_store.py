@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from fimserver.events import Answer, Batch, Standing, Told
+from fimserver.events import AnswerRecord, Batch, Persistence, SuggestionEvent
 from fimserver.host.http.stats_page import page, sentences
-from fimserver.host.routing.router import Kept
+from fimserver.host.routing.router import KeepCounts
 from fimserver.host.stats.store import DAY_S, KEEP_DAYS, KEPT_S, Stats, reading, stats_path
 from fimserver.host.stats.summary import SHARES, Difference, comparison, percentiles, summary
 from fimserver.types import ROUTES
@@ -35,11 +35,11 @@ def answer(number, **changes):
         "at": time.time() - 60, "document": "d0", "language": "python", "route": "ar", "model": "nano", "source": "model",
         "reason": "end", "bucket": 0, "chars": 10, "lexemes": 4, "total_ms": 100.0, "shown": True,
     }  # fmt: skip
-    return Answer.model_validate(known | changes | {"number": number})
+    return AnswerRecord.model_validate(known | changes | {"number": number})
 
 
 def kept(number, chars, **changes):
-    stands = Standing(prefix_chars=0, kept_chars=chars)
+    stands = Persistence(prefix_chars=0, kept_chars=chars)
     known = {"fate": "full" if chars else "left", "accepted_chars": chars, "after_60s": stands}
     return answer(number, **known | changes)
 
@@ -63,8 +63,8 @@ def test_an_answer_that_is_told_again_is_the_same(stats, path):
 
 
 def test_everything_that_was_told_is_in_the_row(stats, path):
-    shadow = Told(
-        route="dllm", model="m", reason="line", chars=3, total_ms=9.0, after_10s=Standing(prefix_chars=1, kept_chars=2)
+    shadow = SuggestionEvent(
+        route="dllm", model="m", reason="line", chars=3, total_ms=9.0, after_10s=Persistence(prefix_chars=1, kept_chars=2)
     )
     stats.add(batch(answer(1, policy="shadow", propensity=0.5, block=7, first=True, shadow=shadow)))
     (found,) = rows(
@@ -189,12 +189,12 @@ def test_what_was_kept_of_each_length_is_at_most_half_a_minute_old(path):
     )
     others = (kept(5, 99, route="dllm", at=now), kept(6, 99, model="other", at=now), kept(7, 99, at=0.0))
     stats.add(batch(*told, *useless, *others))
-    expected = (Kept(2, 1.3), Kept(0, 0), Kept(1, 0), Kept(0, 0), Kept(1, 0.7))
+    expected = (KeepCounts(2, 1.3), KeepCounts(0, 0), KeepCounts(1, 0), KeepCounts(0, 0), KeepCounts(1, 0.7))
     assert stats.kept("ar", "nano") == expected
     stats.add(batch(kept(8, 50, at=now)))  # more than it had: all of it
     assert stats.kept("ar", "nano") == expected
     now += KEPT_S
-    assert stats.kept("ar", "nano")[0] == Kept(3, 2.3)
+    assert stats.kept("ar", "nano")[0] == KeepCounts(3, 2.3)
 
 
 # ---------------------------------------------------------------- what is read off
@@ -302,7 +302,7 @@ def test_a_shadow_is_compared_with_what_was_shown_beside_it(stats, path):
     for block in range(60):
         route, other = ("dllm", "ar") if block % 2 else ("ar", "dllm")
         chars = {"dllm": 9 + block % 3, "ar": 4}
-        shadow = Told(route=other, reason="end", after_60s=Standing(prefix_chars=0, kept_chars=chars[other]))
+        shadow = SuggestionEvent(route=other, reason="end", after_60s=Persistence(prefix_chars=0, kept_chars=chars[other]))
         known = {"policy": "shadow", "propensity": 0.5, "block": block + 1, "route": route, "shadow": shadow}
         stats.add(batch(kept(block, chars[route], **known)))
     found = compared(path, "shadow")

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from heapq import nlargest
 from operator import attrgetter
 
-from fimserver.engine.drafters.ngram.history import Recents
-from fimserver.engine.drafters.ngram.index_cache import Shelf
-from fimserver.engine.drafters.ngram.scoring import DOUBTS, REACH, SPREAD, Guess, choose
-from fimserver.engine.drafters.ngram.sources import Elsewhere
-from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, Automaton, Reader
+from fimserver.engine.drafters.ngram.history import MiddleHistory
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
+from fimserver.engine.drafters.ngram.scoring import DOUBTS, REACH, SPREAD, Match, choose
+from fimserver.engine.drafters.ngram.sources import RequestSources
+from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, AutomatonCursor, SuffixAutomaton
 from fimserver.engine.drafters.ngram.text_match import LONGEST, followers
 from fimserver.engine.drafters.ngram.whitespace import Layout
-from fimserver.engine.drafts import Draft, Line
+from fimserver.engine.drafts import DecodeState, Draft
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import unix_lines
 
@@ -31,27 +31,27 @@ SPELLED_TOKENS = 4  # first tokens of the middle that may be found as text
 _length = attrgetter("length")
 
 
-class NGram:
-    """A drafter without a model. A ``Line`` that was not seen before is a new middle."""
+class NGramDrafter:
+    """A drafter without a model. A ``DecodeState`` that was not seen before is a new middle."""
 
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
 
-    def __init__(self, vocabulary: Vocabulary, shelf: Shelf | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, shelf: IndexCache | None = None) -> None:
         self._vocabulary = vocabulary
         self._banned, self._largest = vocabulary.marker_ids, vocabulary.largest_id
         self._texts: dict[int, str] = {}  # of tokens
-        self.shelf, self._recents, self._layout = shelf or Shelf(vocabulary), Recents(), Layout(vocabulary)
-        self._elsewhere = Elsewhere(vocabulary)
-        self._own, self._suffix, self._suffix_ids = Automaton(), Automaton(), list[int]()
-        self._line: Line | None = None
-        self._readers: list[Reader] = []
-        self._spelled: list[Guess] = []
+        self.shelf, self._recents, self._layout = shelf or IndexCache(vocabulary), MiddleHistory(), Layout(vocabulary)
+        self._elsewhere = RequestSources(vocabulary)
+        self._own, self._suffix, self._suffix_ids = SuffixAutomaton(), SuffixAutomaton(), list[int]()
+        self._line: DecodeState | None = None
+        self._readers: list[AutomatonCursor] = []
+        self._spelled: list[Match] = []
         self._spelled_at = 0  # tokens of the middle there were
         self._seen, self._tail = 0, ""  # tokens of the middle; the last characters before and of it
         self._blank = True  # the last token is white space
 
-    def propose(self, line: Line, size: int) -> list[Draft]:
+    def propose(self, line: DecodeState, size: int) -> list[Draft]:
         """At most 8 drafts of at most 24 tokens in all, none a prefix of another.
 
         A grade says how likely its token is, in tenths, when all tokens before it are right.
@@ -59,7 +59,7 @@ class NGram:
         self._follow(line)
         return choose(self._guesses(), size) if size > 0 else []
 
-    def observe(self, line: Line, *, ended: bool) -> None:
+    def observe(self, line: DecodeState, *, ended: bool) -> None:
         """While there are texts to be read, the end of a middle takes some milliseconds: tell the user first."""
         if ended:
             self._remember(line)
@@ -67,12 +67,12 @@ class NGram:
             self._follow(line)
         self.shelf.build(BUILD_TOKENS_AT_END if ended else BUILD_TOKENS)
 
-    def _remember(self, line: Line) -> None:
+    def _remember(self, line: DecodeState) -> None:
         middle = self._clean(line.ids)  # shorter than what was followed, where a token ended it
         text = unix_lines(line.request.prefix[-LONGEST:]) + "".join(map(self._text, middle))
         self._recents.remember(self._clean(line.prefix[-TAIL_TOKENS:]), middle, text)
 
-    def _follow(self, line: Line) -> None:
+    def _follow(self, line: DecodeState) -> None:
         if line is not self._line or len(line.ids) < self._seen:
             self._open(line)
         new = line.ids[self._seen :]
@@ -80,19 +80,19 @@ class NGram:
             self._seen += len(new)
             self._read(self._clean(new))
 
-    def _open(self, line: Line) -> None:
+    def _open(self, line: DecodeState) -> None:
         self._line, self._seen = line, 0
         prefix, suffix = self._clean(line.prefix), self._clean(line.suffix)
         before, same_suffix = self._own, suffix == self._suffix_ids
         self._own = before.retell(prefix, REVOCABLE_TOKENS)
         if not same_suffix:
-            self._suffix_ids, self._suffix = suffix, Automaton()
+            self._suffix_ids, self._suffix = suffix, SuffixAutomaton()
             self._suffix.extend(suffix)
         self._elsewhere.open(line.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix)
         texts = self._elsewhere.texts()
         sources = [(self._suffix, "ngram.suffix"), *((automaton, "ngram.recent") for automaton in self._recents.automata)]
         sources += zip(self.shelf.want(texts), texts.values(), strict=True)
-        self._readers = [Reader(automaton, kind) for automaton, kind in sources]
+        self._readers = [AutomatonCursor(automaton, kind) for automaton, kind in sources]
         for reader in self._readers:
             reader.read(prefix[-TAIL_TOKENS:])
         self._layout.open(line.request.prefix, line.request.suffix)
@@ -112,7 +112,7 @@ class NGram:
                 if g.ids[g.at] == token and g.at + 1 < len(g.ids)
             ]
 
-    def _guesses(self) -> Iterator[Guess]:
+    def _guesses(self) -> Iterator[Match]:
         own = self._own
         self._blank = not (own.ids and self._text(own.ids[-1]).strip())
         state = own.links[own.last]
@@ -133,7 +133,7 @@ class NGram:
         yield from self._spelled
         yield from self._layout.guesses()
 
-    def _ways(self, automaton: Automaton, state: int, length: int, kind: str, places: int) -> list[Guess]:
+    def _ways(self, automaton: SuffixAutomaton, state: int, length: int, kind: str, places: int) -> list[Match]:
         """How a text went on in the ``places`` where it ended like ``state``."""
         counts, ends, ways = automaton.counts, automaton.ends, automaton.nexts[state]
         if len(ways) > MANY:
@@ -145,7 +145,7 @@ class NGram:
         if length == 1 and self._blank:
             weight = max(weight, places / POOR)
         # Counts are a little off where a state has more than ``CHAIN`` above it.
-        return [Guess(min(SURE, counts[child] / weight), kind, automaton.ids, ends[child], length) for child in children]
+        return [Match(min(SURE, counts[child] / weight), kind, automaton.ids, ends[child], length) for child in children]
 
     def _text(self, token: int) -> str:
         text = self._texts.get(token)

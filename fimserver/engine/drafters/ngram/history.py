@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections import deque
 
-from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, Automaton
+from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, SuffixAutomaton
 
 RECENT = 32  # middles that are remembered at least; twice as many at most
 _MAX_TOKENS = 1024  # of a middle
 
 
-class Recents:
+class MiddleHistory:
     """Two automata, so that old middles can be forgotten: when the young one is full it becomes the old one."""
 
     def __init__(self) -> None:
-        self.automata = (Automaton(), Automaton())  # young, old
+        self.automata = (SuffixAutomaton(), SuffixAutomaton())  # young, old
         self.texts: deque[str] = deque(maxlen=RECENT)  # the newest last
         self._known: deque[tuple[int, ...]] = deque(maxlen=RECENT)
         self._count = 0  # in the young automaton
@@ -28,7 +28,7 @@ class Recents:
         if not middle or ids in self._known:
             return
         if self._count == RECENT:
-            self.automata, self._count = (Automaton(), self.automata[0]), 0
+            self.automata, self._count = (SuffixAutomaton(), self.automata[0]), 0
         self.automata[0].extend(ids)
         self._count += 1
         self._known.append(ids)

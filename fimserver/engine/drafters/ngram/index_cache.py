@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fimserver.engine.drafters.ngram.suffix_automaton import Automaton
+from fimserver.engine.drafters.ngram.suffix_automaton import SuffixAutomaton
 from fimserver.engine.vocabulary import Vocabulary
 
 MAX_TOKENS = 200_000  # on the shelf; half a kilobyte each
@@ -22,11 +22,11 @@ class _Volume:
     """A text, and how much of it its automaton has."""
 
     text: str
-    automaton: Automaton = field(default_factory=Automaton)
+    automaton: SuffixAutomaton = field(default_factory=SuffixAutomaton)
     chars: int = 0
 
 
-class Shelf:
+class IndexCache:
     """Automata by text; the least recently wanted go first. What is wanted is built in the order in which it is wanted."""
 
     def __init__(self, vocabulary: Vocabulary, max_tokens: int = MAX_TOKENS) -> None:
@@ -36,7 +36,7 @@ class Shelf:
         self._unread: deque[_Volume] = deque()  # of the wanted ones
         self.tokens = 0  # in all automata
 
-    def want(self, texts: Iterable[str]) -> list[Automaton]:
+    def want(self, texts: Iterable[str]) -> list[SuffixAutomaton]:
         """The automata of ``texts``, as far as they are built; they grow later. What was wanted before may be forgotten."""
         volumes = [self._volumes.get(text) or _Volume(text) for text in dict.fromkeys(texts) if text]
         for volume in volumes:

@@ -34,7 +34,7 @@ _DOUBTS = {
 DOUBTS = {source: (9.0, *d, *d[-1:] * (REACH + MAX_NODES - len(d))) for source, d in _DOUBTS.items()}
 
 
-class Guess(NamedTuple):
+class Match(NamedTuple):
     """``ids[at:]`` may follow, because it followed ``length`` tokens that stand here, too. ``chance``: of the first."""
 
     chance: float
@@ -58,9 +58,9 @@ _CHANCES = {source: tuple(1 / (1 + doubt) for doubt in doubts) for source, doubt
 _GRADES = {source: tuple(map(grade, chances)) for source, chances in _CHANCES.items()}
 
 
-def choose(guesses: Iterable[Guess], size: int) -> list[Draft]:
+def choose(guesses: Iterable[Match], size: int) -> list[Draft]:
     """Drafts of at most ``size`` tokens, likeliest first, none a prefix of another: the likeliest ``MAX_NODES`` tokens."""
-    by_token: dict[int, list[Guess]] = {}
+    by_token: dict[int, list[Match]] = {}
     for guess in guesses:
         by_token.setdefault(guess.ids[guess.at], []).append(guess)
     by_token.pop(NO_TOKEN, None)
@@ -74,7 +74,7 @@ def choose(guesses: Iterable[Guess], size: int) -> list[Draft]:
     ]
 
 
-def _merged(same: list[Guess]) -> list[Guess]:
+def _merged(same: list[Match]) -> list[Match]:
     """Guesses of one first token support each other. The longest match is continued, and one that then goes on otherwise."""
     miss = 1.0
     for guess in same:
@@ -85,7 +85,7 @@ def _merged(same: list[Guess]) -> list[Guess]:
     return [first._replace(chance=1.0 - miss), *islice(twins, 1)]
 
 
-def _second(guess: Guess) -> int:
+def _second(guess: Match) -> int:
     return guess.ids[guess.at + 1] if guess.at + 1 < len(guess.ids) else NO_TOKEN
 
 
@@ -95,17 +95,17 @@ def _covered(i: int, rows: list[tuple[int, ...]]) -> bool:
     return any(other[:length] == row and (len(other) > length or j < i) for j, other in enumerate(rows) if j != i)
 
 
-def _tokens(guess: Guess, size: int) -> tuple[int, ...]:
+def _tokens(guess: Match, size: int) -> tuple[int, ...]:
     tokens = tuple(guess.ids[guess.at : guess.at + size])
     return tokens[: tokens.index(NO_TOKEN)] if NO_TOKEN in tokens else tokens
 
 
-def _draft(guess: Guess, tokens: tuple[int, ...]) -> Draft:
+def _draft(guess: Match, tokens: tuple[int, ...]) -> Draft:
     known = min(guess.length, REACH)
     return Draft(guess.source, tokens, (grade(guess.chance), *_GRADES[guess.source][known + 1 : known + len(tokens)]))
 
 
-def _share(guesses: list[Guess], rows: list[tuple[int, ...]]) -> list[int]:
+def _share(guesses: list[Match], rows: list[tuple[int, ...]]) -> list[int]:
     """How many tokens of each row to keep: always the token next that is likeliest to be reached."""
     heap = [(-guess.chance, i) for i, guess in enumerate(guesses)]
     lengths, left = [0] * len(heap), MAX_NODES

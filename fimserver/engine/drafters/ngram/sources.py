@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import accumulate, chain, zip_longest
 
-from fimserver.engine.drafters.ngram.text_match import Place
+from fimserver.engine.drafters.ngram.text_match import SearchText
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet, unix_lines
 
@@ -17,7 +17,7 @@ CHUNK_CHARS = 4000  # of the rest of the file
 SEARCH_CHARS = 100_000  # of all texts that are searched for characters
 
 
-class Elsewhere:
+class RequestSources:
     """The texts of the request that is being answered."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -46,10 +46,10 @@ class Elsewhere:
         kinds.pop("", None)
         return kinds
 
-    def places(self, recent: Iterable[str]) -> list[Place]:
+    def places(self, recent: Iterable[str]) -> list[SearchText]:
         """Where characters are looked for: in ``recent`` texts, the file and the snippets, as far as there is time."""
-        first = [*map(Place, recent), Place(self._left), Place(self._right, nearest=True)]
-        places = [*first, *map(Place, self._snippet_texts)]
+        first = [*map(SearchText, recent), SearchText(self._left), SearchText(self._right, nearest=True)]
+        places = [*first, *map(SearchText, self._snippet_texts)]
         chars = accumulate(len(place.text) for place in places)
         return [place for place, so_far in zip(places, chars, strict=True) if so_far <= SEARCH_CHARS]
 

@@ -23,7 +23,7 @@ class _Undo(NamedTuple):
     ends: list[int]  # of the states above, before
 
 
-class Automaton:
+class SuffixAutomaton:
     """``ids``, and of each state: what may follow, its link, its longest length, its latest end, how often it stands there.
 
     ``ends[s]`` is the index of the last token of the most recent place. Amortised O(1) a token.
@@ -120,11 +120,11 @@ class Automaton:
             del column[self.last :]  # its clone, too
         self.last = undo.last
 
-    def retell(self, ids: list[int], revocable: int) -> Automaton:
+    def retell(self, ids: list[int], revocable: int) -> SuffixAutomaton:
         """This automaton over ``ids``, if enough of it can be kept; else a new one. The last ``revocable`` can be rewound."""
         floor = self.floor
         if not floor or self.ids[:floor] != ids[:floor]:
-            fresh = Automaton()
+            fresh = SuffixAutomaton()
             fresh.extend(ids[: max(0, len(ids) - revocable)])
             fresh.extend(ids[len(fresh.ids) :], revocable=True)
             return fresh
@@ -134,12 +134,12 @@ class Automaton:
         return self
 
 
-class Reader:
+class AutomatonCursor:
     """Follows a text and knows the longest end of it that stands in an automaton of another one."""
 
     __slots__ = ("automaton", "kind", "length", "state")
 
-    def __init__(self, automaton: Automaton, kind: str) -> None:
+    def __init__(self, automaton: SuffixAutomaton, kind: str) -> None:
         self.automaton, self.kind = automaton, kind
         self.state = self.length = 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fimserver.engine.drafters.ngram.scoring import Guess
+from fimserver.engine.drafters.ngram.scoring import Match
 from fimserver.engine.vocabulary import Vocabulary
 
 SOURCE = "ngram.text"
@@ -20,16 +20,16 @@ _MAX_GUESSES = 3
 _TOKEN_CHARS = 3
 
 
-class Place(NamedTuple):
+class SearchText(NamedTuple):
     """A text to look into. ``nearest``: its first place is the nearest one, else its last."""
 
     text: str
     nearest: bool = False
 
 
-def followers(tail: str, places: Iterable[Place], vocabulary: Vocabulary) -> list[Guess]:
+def followers(tail: str, places: Iterable[SearchText], vocabulary: Vocabulary) -> list[Match]:
     """What followed the longest ends of ``tail`` in ``places``, no more than one guess each."""
-    found: dict[tuple[int, ...], Guess] = {}
+    found: dict[tuple[int, ...], Match] = {}
     left = list(places) if tail.strip() else []
     for length, chance in _CHANCES.items():
         if length > len(tail):
@@ -40,14 +40,14 @@ def followers(tail: str, places: Iterable[Place], vocabulary: Vocabulary) -> lis
             if at < 0:
                 missed.append(place)
             elif ids := _ids(place.text[at : at + _SHOWN_CHARS + 1], vocabulary):
-                found.setdefault(ids, Guess(chance, SOURCE, ids, 0, length // _TOKEN_CHARS))
+                found.setdefault(ids, Match(chance, SOURCE, ids, 0, length // _TOKEN_CHARS))
                 if len(found) == _MAX_GUESSES:
                     return list(found.values())
         left = missed
     return list(found.values())
 
 
-def _find(place: Place, tail: str) -> int:
+def _find(place: SearchText, tail: str) -> int:
     """Where ``tail`` ends in the text, the very end of it apart; or -1."""
     text = place.text
     start = text.find(tail) if place.nearest else text.rfind(tail, 0, len(text) - 1)

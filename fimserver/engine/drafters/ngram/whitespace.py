@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from fimserver.engine.drafters.ngram.scoring import Guess
+from fimserver.engine.drafters.ngram.scoring import Match
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import unix_lines
 
@@ -56,7 +56,7 @@ class Layout:
             elif self._open:
                 self._open.pop()
 
-    def guesses(self) -> list[Guess]:
+    def guesses(self) -> list[Match]:
         """White space and closers that may come next."""
         if not self._line:
             return self._white(_INDENTS, "\n" * self._joined + self._indent(self._before, []))
@@ -72,14 +72,14 @@ class Layout:
         closers = "".join(reversed(self._open))
         return self._white(_CLOSES, closers + "\n" + self._indent(self._line, []))
 
-    def _white(self, chance: float, text: str) -> list[Guess]:
+    def _white(self, chance: float, text: str) -> list[Match]:
         if text not in self._known:
             if len(self._known) > 1000:
                 self._known.clear()
             # White space is cut otherwise before a word than at an end, so there is a word, which is cut off again.
             self._known[text] = tuple(self._vocabulary.encode(text + "x")[:-1])
         ids = self._known[text]
-        return [Guess(chance, SOURCE, ids, 0, 0)] if ids else []
+        return [Match(chance, SOURCE, ids, 0, 0)] if ids else []
 
     def _indent(self, line: str, open_: list[str]) -> str:
         """White space of the line that follows ``line``."""
