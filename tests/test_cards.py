@@ -8,6 +8,7 @@ from fimserver.cards import (
     Canvas,
     Card,
     Fim,
+    IndexParts,
     Tokenizer,
     default_card,
     get_card,
@@ -40,6 +41,8 @@ WANTED = [
     "nano-draft",
     "qwen2.5-coder-0.5b",
     "qwen2.5-coder-1.5b",
+    "qwen2.5-coder-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct",
     "qwen2.5-coder-3b",
     "qwen2.5-coder-7b",
     "qwen2.5-coder-14b",
@@ -123,6 +126,8 @@ def test_the_largest_present_default_that_fits_wins(tmp_path):
         (("[fim]", "[fim"), "not valid TOML"),
         (('name = "good"', 'name = "other"'), "must equal the file name"),
         (('licence = "MIT"', 'licence = "MIT"\nrevision = "main"'), "revision"),
+        (("[fim]", '[index]\npackages = "p-{number}"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'), "add up to"),
+        (("[fim]", '[index]\npackages = "p"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'), "index.packages"),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_field(change, complaint, tmp_path):
@@ -153,6 +158,6 @@ def test_nano_is_present_and_its_markers_are_those_it_was_trained_with(tmp_path)
 
 def test_every_field_is_explained():
     text = (MODELS / "README.md").read_text()
-    for model in (Card, Tokenizer, Fim, Canvas):
+    for model in (Card, Tokenizer, Fim, Canvas, IndexParts):
         for name in model.model_fields:
             assert f"`{name}`" in text or f"`[{name}]`" in text, name
