@@ -1,0 +1,1 @@
+"""Weight formats: presence, size, hash, and tensors of a checkpoint."""
