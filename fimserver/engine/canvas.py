@@ -45,8 +45,10 @@ class CanvasForward(Protocol):
 class CachedCanvas:
     """Slots after a causal context; each slot's own row predicts it."""
 
-    def __init__(self, cache: PrefixCache, context: Sequence[int]) -> None:
+    def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network | None = None) -> None:
+        """``network``: runs the slots, on the cache's keys and values; ``None``: the cache's own."""
         self.cache = cache
+        self.network = network or cache.network
         self.context = list(context)
         self._before = cache.forwards
 
@@ -63,8 +65,8 @@ class CachedCanvas:
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         start, count = len(self.context), len(slots)
-        every = torch.arange(count, device=self.cache.network.device)
-        return self.cache.rows(slots, start, self.cache.block(start, count), every)
+        every = torch.arange(count, device=self.network.device)
+        return self.cache.rows(slots, start, self.cache.block(start, count), every, self.network)
 
     def settle(self, slots: Sequence[int]) -> None:
         self.context += slots

@@ -153,7 +153,7 @@ class Diffusion:
         context = cut_context(request, self.card, self.vocabulary)
         left, right = canvas_context(context, self.card, self.vocabulary)
         if self.cache is not None:
-            return CachedCanvas(self.cache, left)
+            return CachedCanvas(self.cache, left, self.network)
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
     def warm(self, request: Request, budget: Deadline) -> None:

@@ -62,7 +62,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
     runtime = target.runtime
     card = runtime.loaded.card
     schedule = make_schedule(card, target.settings)
-    return Diffusion(card, runtime.loaded.vocabulary, runtime.network, runtime.cache, schedule)
+    return Diffusion(card, runtime.loaded.vocabulary, runtime.canvas_network, runtime.cache, schedule)
 
 
 ENGINES: Mapping[Route, Callable[[DraftContext], Engine]] = {"dllm": make_dllm, "ar": make_ar}

@@ -7,17 +7,47 @@ to the native class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
 
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.network import NativeNetwork
+from fimserver.engine.network import NativeNetwork, Network
+from fimserver.errors import LoadError
 
-Linear = Callable[[torch.Tensor], torch.Tensor]
+Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
+Wrap = Callable[[int, str, Linear], Linear]  # layer, name of the product (qkv, out, gate_up, down), the product
 PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
+
+
+class Mlp(Protocol):
+    """What a layer does to each row by itself."""
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """Normed hidden states (N, d) to what is added to the residual stream (N, d)."""
+        ...
+
+    def wrapped(self, wrap: Wrap, index: int, /) -> Mlp:
+        """The same with every product replaced by ``wrap(index, name, product)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class GatedMlp:
+    """Dense SwiGLU network (Shazeer, arXiv 2002.05202); gate and up are one product."""
+
+    gate_up: Linear
+    down: Linear
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+    def wrapped(self, wrap: Wrap, index: int, /) -> GatedMlp:
+        return GatedMlp(wrap(index, "gate_up", self.gate_up), wrap(index, "down", self.down))
 
 
 class Layer(NamedTuple):
@@ -29,15 +59,19 @@ class Layer(NamedTuple):
     k_norm: torch.Tensor | None
     out: Linear
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    mlp: Mlp
+
+    def wrapped(self, wrap: Wrap, index: int) -> Layer:
+        """The same layer with every product replaced by ``wrap(index, name, product)``."""
+        qkv, out = wrap(index, "qkv", self.qkv), wrap(index, "out", self.out)
+        return self._replace(qkv=qkv, out=out, mlp=self.mlp.wrapped(wrap, index))
 
 
 def fits(model: Any) -> bool:
     """Whether ``FusedModel`` computes what this model computes."""
     config = model.config
     return (
-        config.model_type in {"qwen2", "qwen3", "llama"}
+        config.model_type in MLPS
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and getattr(config, "pretraining_tp", 1) == 1
@@ -77,16 +111,18 @@ class ModelShape(NamedTuple):
 class Stack:
     """Layers from hidden states to hidden states."""
 
-    def __init__(self, layers: Sequence[Any], sizes: ModelShape, rows: int, *, pack: bool) -> None:
-        self.sizes = sizes
-        self.layers = [_layer(layer, rows, pack=pack) for layer in layers]
+    def __init__(self, layers: Sequence[Layer], sizes: ModelShape) -> None:
+        self.layers, self.sizes = tuple(layers), sizes
+
+    def wrapped(self, wrap: Wrap) -> Stack:
+        """The same layers with every product replaced by ``wrap(layer, name, product)``."""
+        return Stack([layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)], self.sizes)
 
     def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV) -> torch.Tensor:
         """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
         for index, layer in enumerate(self.layers):
             x = x + self._attend(x, layer, rope, bias, kv, index)
-            gate, up = layer.gate_up(self.norm(x, layer.mlp_norm)).chunk(2, -1)
-            x = x + layer.down(F.silu(gate) * up)
+            x = x + layer.mlp(self.norm(x, layer.mlp_norm))
         return x
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -114,26 +150,40 @@ class Stack:
         return layer.out(out.transpose(1, 2).reshape(len(x), -1))
 
 
-class FusedModel:
-    """The same weights as ``model``, decoded at ``rows`` rows a pass. ``full`` stays with the native class."""
+class FusedWeights(NamedTuple):
+    """What a forward pass needs of a model, wherever it was read from."""
 
-    def __init__(self, model: Any, capacity: int, rows: int) -> None:
-        config, body = model.config, model.model
-        self.size = int(model.lm_head.weight.shape[0])
-        self.device = torch.device(body.embed_tokens.weight.device)
+    embed: Callable[[torch.Tensor], torch.Tensor]  # ids (…) -> (…, d)
+    stack: Stack
+    final_norm: torch.Tensor
+    head: Linear
+    vocab_size: int
+    rotary: Callable[[int], tuple[torch.Tensor, torch.Tensor]]  # of so many positions: cosines and sines (T, 1, D)
+
+
+class FusedModel:
+    """A network in few kernels. ``whole`` runs sequences that are not cached."""
+
+    def __init__(self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False) -> None:
+        self.weights, self.whole, self.pack, self.capacity = weights, whole, pack, capacity
+        self.size = weights.vocab_size
+        self.device, self.dtype = weights.final_norm.device, weights.final_norm.dtype
         self.hidden = torch.empty(0)
-        self.embedding, self.final_norm = body.embed_tokens.weight, body.norm.weight
-        self.pack = packs(model, self.device)
-        self.head = linear([model.lm_head], rows, pack=self.pack)
-        self.stack = Stack(body.layers, ModelShape.of(config, body.layers[0]), rows, pack=self.pack)
-        positions = torch.arange(capacity, device=self.device)[None]
-        cos, sin = body.rotary_emb(self.embedding[:1, None], positions)
-        self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (capacity, 1, D)
-        self._native = NativeNetwork(model, self.device)
+        self.stack, self.final_norm = weights.stack, weights.final_norm
+        self.head, self.embed = weights.head, weights.embed
+        self.cos, self.sin = weights.rotary(capacity)
+
+    def wrapped(self, wrap: Wrap) -> FusedModel:
+        """The same network on the same weights, with every product replaced by ``wrap(layer, name, product)``.
+
+        Both read and write the same KV buffer, so that some rows of a text can go through one and some through the other.
+        """
+        weights = self.weights._replace(stack=self.stack.wrapped(wrap))
+        return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         count, rows = ids.shape
-        x: torch.Tensor = self.embedding[ids.flatten()]  # (B * M, d)
+        x = self.embed(ids.flatten())  # (B * M, d)
         x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
         if len(logits_of) == 0:
             return x.new_empty(count, 0, self.size)
@@ -141,12 +191,42 @@ class FusedModel:
         return self.head(self.hidden.flatten(0, 1)).view(count, len(logits_of), -1)
 
     def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        return self._native.full(ids, logits_of)
+        if self.whole is None:
+            raise LoadError("this network has no pass in which every token sees every other: use --network native")
+        return self.whole.full(ids, logits_of)
 
     def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start`` on, for each of ``count`` branches."""
         here = slice(start, start + rows)
         return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
+
+
+def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
+    """The network of a ``…ForCausalLM`` of transformers on the same weights, decoded at ``rows`` rows a pass."""
+    body, device = model.model, torch.device(model.model.embed_tokens.weight.device)
+    pack = packs(model, device)
+    embedding = body.embed_tokens.weight
+
+    def rotary(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = body.rotary_emb(embedding[:1, None], torch.arange(positions, device=device)[None])
+        return cos[0, :, None], sin[0, :, None]
+
+    weights = FusedWeights(
+        lambda ids: embedding[ids],
+        native_stack(model.config, body.layers, rows, pack=pack),
+        body.norm.weight,
+        linear([model.lm_head], rows, pack=pack),
+        int(model.lm_head.weight.shape[0]),
+        rotary,
+    )
+    return FusedModel(weights, capacity, NativeNetwork(model, device), pack=pack)
+
+
+def native_stack(config: Any, layers: Sequence[Any], rows: int, *, pack: bool) -> Stack:
+    """Decoder layers of transformers as products; ``config`` is their model's."""
+    mlp = MLPS[config.model_type]
+    fused = [_layer(layer, mlp(layer.mlp, rows, pack), rows, pack=pack) for layer in layers]
+    return Stack(fused, ModelShape.of(config, layers[0]))
 
 
 def packs(model: Any, device: torch.device) -> bool:
@@ -167,8 +247,8 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat([-high, low], -1) * sin
 
 
-def _layer(layer: Any, rows: int, *, pack: bool) -> Layer:
-    attention, mlp = layer.self_attn, layer.mlp
+def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:
+    attention = layer.self_attn
     q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return Layer(
         layer.input_layernorm.weight,
@@ -177,9 +257,16 @@ def _layer(layer: Any, rows: int, *, pack: bool) -> Layer:
         k_norm.weight if k_norm else None,
         linear([attention.o_proj], rows, pack=pack),
         layer.post_attention_layernorm.weight,
-        linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack),
-        linear([mlp.down_proj], rows, pack=pack),
+        mlp,
     )
+
+
+def _gated_mlp(mlp: Any, rows: int, pack: bool) -> Mlp:
+    return GatedMlp(linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack), linear([mlp.down_proj], rows, pack=pack))
+
+
+# By ``model_type`` of the configuration: what of its layers' ``mlp`` becomes a callable (module, rows, pack).
+MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {"qwen2": _gated_mlp, "qwen3": _gated_mlp, "llama": _gated_mlp}
 
 
 def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:

@@ -1,7 +1,7 @@
 """Knows how rows of token ids become logits. Knows nothing of prompts, canvases or stopping.
 
 ``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it, ``FusedModel`` (in
-``lean.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for tests.
+``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for tests.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from fimserver.engine.kv import KVBuffer
 class Network(Protocol):
     """A decoder-only network with a vocabulary of ``size`` logits on ``device``.
 
-    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embedding`` (V, d) and ``head`` ((N, d) -> (N, V))
-    are for drafters that share them.
+    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and ``head``
+    ((N, d) -> (N, V)) are for drafters that share them.
     """
 
     size: int
     device: torch.device
     hidden: torch.Tensor
-    embedding: torch.Tensor
+    dtype: torch.dtype  # of hidden states
+    embed: Callable[[torch.Tensor], torch.Tensor]
     head: Callable[[torch.Tensor], torch.Tensor]
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,8 @@ class NativeNetwork:
         self.size = int(model.get_output_embeddings().weight.shape[0])
         self.device = device
         self.hidden = torch.empty(0)
-        self.embedding = model.get_input_embeddings().weight
+        self.embed = model.get_input_embeddings()
+        self.dtype = self.embed.weight.dtype
         self.head = model.get_output_embeddings()
         model.get_output_embeddings().register_forward_pre_hook(self._see)
         self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
@@ -89,7 +91,8 @@ class FakeNetwork:
         self.size = size
         self.device = torch.device("cpu")
         self.hidden = torch.empty(0)
-        self.embedding = torch.zeros(size, 1)
+        self.dtype = torch.float32
+        self.embed = lambda ids: torch.zeros(*ids.shape, 1)
         self.head = lambda hidden: torch.zeros(len(hidden), size)
         self.logits = logits
 

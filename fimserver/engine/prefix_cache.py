@@ -57,9 +57,19 @@ class PrefixCache:
         return range(reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk)
 
     @torch.inference_mode()
-    def rows(self, ids: Sequence[int], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next."""
-        return self._run([ids], start, mask, logits_of)[0]
+    def rows(
+        self,
+        ids: Sequence[int],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network | None = None,
+    ) -> torch.Tensor:
+        """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next.
+
+        ``network``: another one that reads the same keys and values; ``None``: the one that made them.
+        """
+        return self._run([ids], start, mask, logits_of, network or self.network)[0]
 
     @torch.inference_mode()
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
@@ -67,12 +77,19 @@ class PrefixCache:
         if len(branches) > 1:
             self.kv.spread(start)
         rows = len(branches[0])
-        return self._run(branches, start, self.causal(start, rows), self._everywhere[:rows])
+        return self._run(branches, start, self.causal(start, rows), self._everywhere[:rows], self.network)
 
-    def _run(self, branches: Sequence[Sequence[int]], start: int, mask: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+    def _run(
+        self,
+        branches: Sequence[Sequence[int]],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network,
+    ) -> torch.Tensor:
         self.kv.start, self.kv.extent = start, mask.shape[1]
         self.forwards += 1
-        return self.network.cached(torch.tensor(branches, device=self.network.device), mask, self.kv, logits_of)
+        return network.cached(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, capacity) for rows at ``start``: each sees what is before it and itself."""

@@ -25,6 +25,12 @@ class Runtime:
     network: Network
     cache: PrefixCache | None
     rows: int
+    canvas: Network | None = None  # runs canvas rows over the same cache; ``None``: the same network does
+
+    @property
+    def canvas_network(self) -> Network:
+        """What runs the rows of a canvas."""
+        return self.canvas or self.network
 
 
 def _no_other(name: str) -> Runtime:
@@ -57,7 +63,5 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))
     if card.prompt_tokens + longest > positions:
         raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
-    network: Network = (
-        fused.FusedModel(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
-    )
+    network: Network = fused.fuse(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
     return Runtime(loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)

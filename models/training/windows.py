@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fimserver.engine.fused import ModelShape, Stack, bias_of, packs
+from fimserver.engine.fused import bias_of, native_stack, packs
 from models.training.corpus import CACHE
 from models.training.holes import cut
 from models.training.rows import Layout, RowMaker, RowStream
@@ -149,8 +149,8 @@ class Writer:
     def __init__(self, target: Target, limit: int = LAYOUT.middle) -> None:
         body, device = target.model.model, target.device
         self.target, self.limit = target, limit
-        sizes = ModelShape.of(target.model.config, body.layers[0])
-        self.stack = Stack(body.layers, sizes, TOGETHER * len(TEMPERATURES), pack=packs(target.model, device))
+        rows, pack = TOGETHER * len(TEMPERATURES), packs(target.model, device)
+        self.stack = native_stack(target.model.config, body.layers, rows, pack=pack)
         self.final_norm = body.norm.weight
         self.stops = torch.tensor(sorted(target.markers), device=device)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
-from fimserver.engine.fused import FusedModel, bias_of
+from fimserver.engine.fused import bias_of, fuse
 from fimserver.engine.kv import KVBuffer
 from fimserver.errors import LoadError
 from models.training import losses
@@ -184,15 +184,15 @@ class TestWhatASlotSees:
             p = int(batch.at[row, place])
             if batch.targets[row, place, 0] == IGNORE:
                 continue
-            network, kv = FusedModel(target.model, 64, 8), KVBuffer(64)
+            network, kv = fuse(target.model, 64, 8), KVBuffer(64)
             kv.start, kv.extent = 0, p
             with torch.inference_mode():
                 mask = torch.ones(p, p, dtype=torch.bool).tril()
                 network.cached(batch.ids[row : row + 1, :p], mask, kv, torch.tensor([p - 1]))
                 hidden = network.hidden[:, 0]
-                token = network.embedding[batch.ids[row, p]][None]
+                token = network.embed(batch.ids[row, p])[None]
                 torch.testing.assert_close(heads(hidden, token)[:, 0], all_heads[row, place], atol=1e-4, rtol=1e-4)
-                x = block.inputs(hidden, network.embedding[slots[row, place]][None], masked[row, place][None])[0]
+                x = block.inputs(hidden, network.embed(slots[row, place])[None], masked[row, place][None])[0]
                 before = [tuple(t[None, :, :p] for t in kv.layer(i)) for i in (0, 1)]
                 torch.testing.assert_close(before[1][0][0], seen.layers[1][0][row, :, :p], atol=1e-4, rtol=1e-4)
                 everything = bias_of(torch.ones(WINDOW + 1, p + WINDOW + 1, dtype=torch.bool), x.dtype)

@@ -16,13 +16,14 @@ class HeadsDrafter:
     inline = True
 
     def __init__(self, net: Heads, network: Network) -> None:
-        self.net, self.network = net.to(network.device, network.embedding.dtype), network
+        self.net, self.network = net.to(network.device, network.dtype), network
 
     @torch.inference_mode()
     def propose(self, line: DecodeState, size: int) -> list[Draft]:
         if line.hidden is None or size < 1:
             return []
-        inputs = self.net(line.hidden[None], self.network.embedding[line.ids[-1]][None])[:size, 0]  # (K, d)
+        last = torch.tensor(line.ids[-1:], device=self.network.device)
+        inputs = self.net(line.hidden[None], self.network.embed(last))[:size, 0]  # (K, d)
         return [draft_from(self.name, self.network.head(inputs), line)]
 
     def observe(self, line: DecodeState, *, ended: bool) -> None:

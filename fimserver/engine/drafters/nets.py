@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from fimserver.engine.fused import LayerKV, ModelShape, Stack
+from fimserver.engine.fused import LayerKV, Stack, native_stack
 from fimserver.errors import LoadError
 
 
@@ -101,8 +101,7 @@ class BlockNetwork(nn.Module):
 
     def stack(self, rows: int, *, pack: bool) -> Stack:
         """The layers as products; in training it is made anew for every step."""
-        layers = list(self.layers)
-        return Stack(layers, ModelShape.of(self.shape.config(), layers[0]), rows, pack=pack)
+        return native_stack(self.shape.config(), list(self.layers), rows, pack=pack)
 
     def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0; where ``masked`` (N, W + 1), blank."""

@@ -110,7 +110,8 @@ def _window(target: DraftContext, what: str) -> DraftWindow:
     if what == "self":
         if runtime.cache is None or card.canvas is None or card.canvas.attention != "cached":
             raise LoadError(f"{card.name} has no canvas on its own cache and cannot draft for itself")
-        return SelfWindow(runtime.cache, runtime.loaded.vocabulary.special(card.canvas.mask), card.canvas.block_tokens)
+        mask = runtime.loaded.vocabulary.special(card.canvas.mask)
+        return SelfWindow(runtime.cache, mask, card.canvas.block_tokens, runtime.canvas_network)
     other = target.other(what)
     if other.loaded.card.canvas is None or other.loaded.card.canvas.attention != "full":
         raise LoadError(f"{what} is no diffusion model with a canvas between prefix and suffix: it cannot draft")

@@ -24,7 +24,7 @@ class BlockWindow:
     """A small network that was trained for the target: it reads the target's hidden state, keys and values."""
 
     def __init__(self, net: BlockNetwork, network: FusedModel, kv: KVBuffer) -> None:
-        self.net = net.to(network.device, network.embedding.dtype)
+        self.net = net.to(network.device, network.dtype)
         self.network, self.kv = network, kv
         self.longest = net.shape.window
         self.stack = net.stack(_ROWS, pack=network.pack)
@@ -34,7 +34,7 @@ class BlockWindow:
         start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
         ids = torch.tensor([line.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
         masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
-        x = self.net.inputs(line.hidden[None], self.network.embedding[ids][None], masked[None])[0]
+        x = self.net.inputs(line.hidden[None], self.network.embed(ids)[None], masked[None])[0]
         everything = x.new_zeros(rows, start + rows)
         borrowed = _Borrowed(self.kv, self.net.shape.borrowed, start)
         out = self.net.run(self.stack, x, self.network.rope(start, rows), everything, borrowed)
@@ -58,15 +58,18 @@ class SelfWindow:
     The row of the last id is causal, so its logits are the target's own word on the first slot.
     """
 
-    def __init__(self, cache: PrefixCache, mask_token: int, longest: int) -> None:
+    def __init__(self, cache: PrefixCache, mask_token: int, longest: int, network: Network | None = None) -> None:
+        """``network``: runs the window, on the cache's keys and values; ``None``: the cache's own."""
         self.cache, self.mask_token, self.longest = cache, mask_token, longest
+        self.network = network or cache.network
 
     def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
         ids = [line.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
         mask = self.cache.causal(start, rows).clone()
         mask[1:, : start + rows] = True
-        logits = self.cache.rows(ids, start, mask, torch.arange(rows, device=self.cache.network.device))
+        every = torch.arange(rows, device=self.network.device)
+        logits = self.cache.rows(ids, start, mask, every, self.network)
         return torch.cat([logits[:1], logits[2:]])
 
 

@@ -137,7 +137,9 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
         if values.get(key) not in {None, 0, "none"}:
             raise LoadError(f"{file.paths[0]}: {architecture}.{key} = {values[key]} is not supported: get another variant")
     if missing := next((key for key in _FIELDS.values() if key not in values), None):
-        raise LoadError(f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get another")
+        raise LoadError(
+            f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get another"
+        )
     fields = {name: values[key] for name, key in _FIELDS.items()}
     heads = int(fields["num_attention_heads"])
     return fields | {

@@ -68,10 +68,12 @@ PRE_TOKENIZERS: Mapping[str, Callable[[Tokenizer], None]] = {
 
 def make_tokenizer(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     """Byte-level BPE from the metadata of the file ``name``. Raises ``LoadError``."""
-    kind, cut = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    kind, cut = metadata.get("tokenizer.ggml.model"), str(metadata.get("tokenizer.ggml.pre"))
     if kind != "gpt2" or cut not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
-        raise LoadError(f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get safetensors")
+        raise LoadError(
+            f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get safetensors"
+        )
     tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
     if not tokens or not merges:
         raise LoadError(f"{name}: the file has no tokens or no merges: get another")
