@@ -6,7 +6,7 @@ The OpenAI ``/v1/completions`` shape, with ``suffix``, and one extension object,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -164,10 +164,11 @@ def read_piece(line: str) -> CompletionChunk | None:
 
 
 class Middle(_Body):
-    """One choice of an answer."""
+    """One choice of an answer. ``index``: its number among the choices of the request."""
 
     text: str
     usage: Usage
+    index: int = 0
 
 
 class Answer(_Body):
@@ -188,18 +189,24 @@ def read_answer(data: bytes) -> Answer:
     """An answer in one piece. Raises ``InputError`` where it is not ours."""
     try:
         got = _Collected.model_validate_json(data)
-        middles = tuple(Middle(text=c.text, usage=u) for c, u in zip(got.choices, got.fimserver, strict=True))
+        middles = tuple(Middle(text=c.text, usage=u, index=c.index) for c, u in zip(got.choices, got.fimserver, strict=True))
     except ValueError:
         raise InputError(NOT_OURS) from None
     return _answer(middles, got.error.get("message", ""))
 
 
-def gather(pieces: Sequence[CompletionChunk]) -> Answer:
-    """The answer that a stream of pieces adds up to."""
-    usages = {piece.index: piece.usage for piece in pieces if piece.usage}
-    texts = {index: "".join(piece.text for piece in pieces if piece.index == index) for index in usages}
-    middles = tuple(Middle(text=texts[index], usage=usage) for index, usage in sorted(usages.items()))
-    return _answer(middles, next((piece.error for piece in pieces if piece.error), ""))
+def gather(chunks: Iterable[CompletionChunk]) -> Answer:
+    """Fold a stream of chunks into an answer: the choices that ended, and the first error."""
+    texts: dict[int, str] = {}
+    usages: dict[int, Usage] = {}
+    message = ""
+    for chunk in chunks:
+        texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
+        if chunk.usage:
+            usages[chunk.index] = chunk.usage
+        message = message or chunk.error
+    middles = tuple(Middle(text=texts[index], usage=usage, index=index) for index, usage in sorted(usages.items()))
+    return _answer(middles, message)
 
 
 def _answer(middles: tuple[Middle, ...], message: str) -> Answer:

@@ -22,7 +22,7 @@ from fimserver.front.session import Session
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.features import features, indent_unit
 from fimserver.reasons import Reason
-from fimserver.types import Features, Snippet, StopRule
+from fimserver.types import Snippet
 from fimserver.wire import Answer, CompletionBody, EditorHints, SnippetBody
 
 # Reasons that would be the same if the same were asked again.
@@ -143,7 +143,7 @@ def question(session: Session, document: Document, ask: CompletionRequest, conte
         n=config.candidates if ask.invoked else 1,
         fimserver=EditorHints(
             route=session.route(document.uri),
-            stop=_stop_rule(config.stop, known),
+            stop=config.stop,
             session=session.session_id,
             document=session.opaque(ask.slot),
             path=session.file_name(document.uri)[:1000],
@@ -162,11 +162,6 @@ def _in_time(session: Session, ask: CompletionRequest, body: CompletionBody, **c
     left_ms = max(1.0, whole_ms - (time.monotonic() - ask.received_s) * 1000)
     known = body.fimserver.model_copy(update={"deadline_ms": left_ms})
     return body.model_copy(update={"fimserver": known, **changes})
-
-
-def _stop_rule(wanted: StopRule, known: Features) -> StopRule:
-    """One line where code stands to the right, whatever the user set for the rest."""
-    return "line" if wanted == "auto" and known.right_text else wanted
 
 
 def _snippet_body(snippet: Snippet) -> SnippetBody:

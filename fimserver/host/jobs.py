@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -103,7 +104,10 @@ def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int 
         return engines.engine(route).fresh_rows(job.request)
     except FimError as error:
         router.rest(route, str(error))
-    except BaseException as error:  # noqa: BLE001 - tokenizers raise a PanicException; the run itself will say why
+    except BaseException as error:
+        # Not ``Exception``: tokenizers raise a PanicException. The run itself reports the error.
+        if _ends_process(error):
+            raise
         log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
     return None
 
@@ -173,7 +177,9 @@ def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, re
             yield _failed(index, usage, _reason_of(error), str(error))
         except GeneratorExit:
             raise
-        except BaseException as error:  # noqa: BLE001 - tokenizers raise a PanicException that is no Exception
+        except BaseException as error:  # not ``Exception``: tokenizers raise a PanicException
+            if _ends_process(error):
+                raise
             fault = fault_of(error)
             log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
             if fault is DeviceFault.MEMORY and attempt == 1 and not said:
@@ -215,6 +221,11 @@ def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage
             )
         if reason:
             return
+
+
+def _ends_process(error: BaseException) -> bool:
+    """Whether an error asks this process to end, such as Ctrl-C, which Python raises in the main thread."""
+    return isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread()
 
 
 def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:

@@ -59,8 +59,6 @@ def test_pieces_and_then_what_it_took():
         (ValueError("canary"), Reason.FAILED),
         (KeyError("canary"), Reason.FAILED),
         (PanicException("canary"), Reason.FAILED),
-        (KeyboardInterrupt("canary"), Reason.FAILED),
-        (SystemExit("canary"), Reason.FAILED),
         (MemoryError("canary"), Reason.OUT_OF_MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory canary"), Reason.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory canary"), Reason.OUT_OF_MEMORY),
@@ -75,6 +73,17 @@ def test_each_failure_has_its_name_and_quotes_only_ourselves(error, reason, capl
     foreign = "get it" not in str(error)
     assert bool(caplog.records) is foreign
     assert all(record.exc_info is None and record.levelno == logging.ERROR for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2)], ids=repr)
+@pytest.mark.parametrize("place", ["complete", "fresh_rows", "warm"])
+def test_the_end_of_the_process_is_not_a_failure_of_the_job(error, place, monkeypatch):
+    def end(*_):
+        raise error
+
+    monkeypatch.setattr(f"fimserver.host.fake.FakeEngine.{place}", end)
+    with pytest.raises(type(error)):
+        run(said("x"), pin="auto", warm=place == "warm")
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no"), MemoryError()], ids=repr)

@@ -27,17 +27,17 @@ from fimserver.host.http.dialects import READERS, props
 from fimserver.host.http.pages import PAGES
 from fimserver.host.http.responses import Shape
 from fimserver.host.jobs import Job
+from fimserver.host.request import request_of
 from fimserver.host.scheduler import Scheduler
 from fimserver.host.stats.prometheus import Metrics
 from fimserver.host.stats.store import Stats
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Deadline, Request
+from fimserver.types import ROUTES, Deadline
 from fimserver.wire import MAX_BODY_BYTES, CompletionBody, CompletionChunk, Usage
 
 GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
 HARD_DEADLINE_MS = 120_000
-CONTEXT_CHARS = 64 * 1024  # each side; what is further away is not even tokenised
 
 
 @dataclass
@@ -140,24 +140,10 @@ Answers = asyncio.Queue[CompletionChunk | None]
 def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
     """A job and the queue that its pieces come out of, both bound to the running loop. Raises ``InputError``."""
     loop, answers, known, settings = asyncio.get_running_loop(), Answers(), body.fimserver, host.settings
-    request = Request(
-        body.prompt[-CONTEXT_CHARS:],
-        (body.suffix or "")[:CONTEXT_CHARS],
-        settings.max_tokens if not body.max_tokens else body.max_tokens,
-        settings.temperature if body.temperature is None else body.temperature,
-        settings.top_p if body.top_p is None else body.top_p,
-        settings.seed if body.seed is None else body.seed,
-        known.stop or settings.stop,
-        known.path,
-        known.repo,
-        tuple(snippet.snippet() for snippet in known.snippets),
-        known.typed_chars,
-        known.features,
-    )
     deadline_ms = known.deadline_ms or settings.deadline_ms or HARD_DEADLINE_MS
     job = Job(
         key=(known.session, f"{known.document}\0idle" if known.idle else known.document or uuid.uuid4().hex),
-        request=request,
+        request=request_of(body, settings),
         pin=_pin(host, body),
         budget=Deadline.of_ms(deadline_ms),
         sink=lambda piece: _put(loop, answers, piece),

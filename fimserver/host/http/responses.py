@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fimserver.reasons import Reason
-from fimserver.wire import DONE, CompletionChunk, Usage, finish_reason, server_sent
+from fimserver.wire import DONE, CompletionChunk, Usage, finish_reason, gather, server_sent
 
-Answer = dict[str, Any]
+JsonObject = dict[str, Any]
 STOP_TYPES = {
     Reason.END: "eos",
     Reason.EMPTY: "eos",
@@ -34,40 +34,36 @@ class Shape(NamedTuple):
     done: bytes = DONE
 
 
-def _texts(pieces: Sequence[CompletionChunk]) -> dict[int, tuple[str, Usage]]:
-    """Each choice that has ended."""
-    ended = {piece.index: piece.usage for piece in pieces if piece.usage}
-    return {i: ("".join(p.text for p in pieces if p.index == i), usage) for i, usage in sorted(ended.items())}
-
-
-def _error(pieces: Sequence[CompletionChunk]) -> Answer:
-    """What the first choice that failed says of it. The status stays 200: an editor has nothing to pop up."""
-    message = next((piece.error for piece in pieces if piece.error), "")
+def _error(message: str) -> JsonObject:
+    """Return the ``error`` field with the first choice's error. The status stays 200: an editor shows no popup for it."""
     return {"error": {"message": message}} if message else {}
 
 
-def _openai(pieces: Sequence[CompletionChunk], request_id: str, _choices: int) -> Answer:
-    ended = _texts(pieces)
-    usages = [usage for _, usage in ended.values()]
+def _openai(chunks: Sequence[CompletionChunk], request_id: str, _choices: int) -> JsonObject:
+    answer = gather(chunks)
+    usages = [middle.usage for middle in answer.middles]
     return {
         "id": request_id,
         "object": "text_completion",
         "created": int(time.time()),
         "model": usages[0].model if usages else "",
-        "choices": [{"index": i, "text": text, "finish_reason": finish_reason(usage)} for i, (text, usage) in ended.items()],
+        "choices": [
+            {"index": middle.index, "text": middle.text, "finish_reason": finish_reason(middle.usage)}
+            for middle in answer.middles
+        ],
         "usage": _counted(usages),
         "fimserver": [usage.model_dump() for usage in usages],
-    } | _error(pieces)
+    } | _error(answer.message)
 
 
-def _counted(usages: Sequence[Usage]) -> Answer:
+def _counted(usages: Sequence[Usage]) -> JsonObject:
     read, written = sum(usage.prefill.rows for usage in usages), sum(usage.tokens for usage in usages)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _mistral(pieces: Sequence[CompletionChunk], request_id: str, choices: int) -> Answer:
+def _mistral(chunks: Sequence[CompletionChunk], request_id: str, choices: int) -> JsonObject:
     """OpenAI's with the text as a message, too: some clients of this address read the one, some the other."""
-    answer = _openai(pieces, request_id, choices) | {"object": "chat.completion"}
+    answer = _openai(chunks, request_id, choices) | {"object": "chat.completion"}
     for choice in answer["choices"]:
         choice["message"] = {"role": "assistant", "content": choice["text"]}
     return answer
@@ -86,23 +82,24 @@ def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
 
 
 def _infill(
-    pieces: Sequence[CompletionChunk], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
-) -> Answer | list[Answer]:
+    chunks: Sequence[CompletionChunk], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
+) -> JsonObject | list[JsonObject]:
     """One object; a list where several choices were asked for."""
-    error = _error(pieces)
+    answer = gather(chunks)
+    error = _error(answer.message)
     found = [
-        _picked({"index": i, "content": indented(text, indent), **_facts(usage), **error}, fields)
-        for i, (text, usage) in _texts(pieces).items()
+        _picked({"index": middle.index, "content": indented(middle.text, indent), **_facts(middle.usage), **error}, fields)
+        for middle in answer.middles
     ]
     return found if choices > 1 else found[0]
 
 
 def _infill_event(piece: CompletionChunk, _request_id: str, *, fields: tuple[str, ...] | None) -> bytes:
     facts = _facts(piece.usage) if piece.usage else {"stop": False}
-    return server_sent(_picked({"index": piece.index, "content": piece.text, **facts, **_error([piece])}, fields))
+    return server_sent(_picked({"index": piece.index, "content": piece.text, **facts, **_error(piece.error)}, fields))
 
 
-def _facts(usage: Usage) -> Answer:
+def _facts(usage: Usage) -> JsonObject:
     """How a middle ended, and what it took."""
     read, written = usage.prefill.rows, usage.tokens
     read_ms, write_ms = usage.prefill.ms, max(0.0, usage.total_ms - usage.prefill.ms)
@@ -126,14 +123,14 @@ def _timings(name: str, tokens: int, ms: float) -> dict[str, float]:
     }
 
 
-def _picked(answer: Answer, fields: tuple[str, ...] | None) -> Answer:
+def _picked(answer: JsonObject, fields: tuple[str, ...] | None) -> JsonObject:
     if fields is None:
         return answer
     found = {field: _at(answer, field) for field in fields}
     return {field: value for field, value in found.items() if value is not None}
 
 
-def _at(answer: Answer, path: str) -> Any:
+def _at(answer: JsonObject, path: str) -> Any:
     value: Any = answer
     for key in path.split("/"):
         value = value.get(key) if isinstance(value, dict) else None

@@ -168,7 +168,8 @@ def fit(request: Request) -> Request:
     if request.features is None:
         return request
     expect = expected(request.features, request)
-    stop = "line" if request.stop == "auto" and expect.multi_line < ONE_LINE else request.stop
+    one_line = request.features.right_text or expect.multi_line < ONE_LINE
+    stop = "line" if request.stop == "auto" and one_line else request.stop
     longest = _quantile(expect.probabilities, 1 - TAIL)
     tokens = request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
     return replace(request, stop=stop, max_tokens=tokens, canvas_tokens=round(expect.lexemes))

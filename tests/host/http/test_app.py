@@ -13,7 +13,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from fimserver.errors import ModelMissingError, NonFiniteError
-from fimserver.host.http import app
+from fimserver.host.request import CONTEXT_CHARS
 from fimserver.host.routing.router import Router
 from fimserver.wire import MAX_BODY_BYTES, read_answer
 from tests.hosts import ScriptedHost
@@ -158,7 +158,7 @@ def test_stop_strings_and_limits(host, client):
 
 
 def test_what_is_far_from_the_cursor_never_reaches_an_engine(host, client):
-    far = app.CONTEXT_CHARS
+    far = CONTEXT_CHARS
     client.completes("p" + "a" * far, suffix="b" * far + "s")
     asked = host.engines.asked[0]
     assert (asked.prefix, asked.suffix) == ("a" * far, "b" * far)
