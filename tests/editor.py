@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fimserver.front.config import from_settings
 from fimserver.front.host_client import open_host_client
-from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.methods import make_server
 from fimserver.front.lsp.transport import Decoder, encode
 from fimserver.settings import Settings
 
@@ -40,7 +40,7 @@ class InProcess:
 
     async def _make(self, url):
         line = open_host_client(url, "", lambda: None)
-        return Server(from_settings(Settings()), line, self._received, self._leave)
+        return make_server(from_settings(Settings()), line, self._received, self._leave)
 
     async def _end(self):
         """As the end of a process would: nothing is left to run, and no connection."""

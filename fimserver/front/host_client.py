@@ -1,4 +1,4 @@
-"""Knows the line to the host: one question, one answer, a reason for every failure. Knows nothing of editors."""
+"""Host client: sends one request to the host and returns one answer, with a reason for every failure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fimserver.wire import Answer, CompletionBody, gather, read_answer, read_pie
 if TYPE_CHECKING:
     import httpx2
 
-GRACE_S = 0.5  # what the host gets after the deadline to answer
+GRACE_S = 0.5  # that the host gets after the deadline to answer
 POLL_S = 0.05
-TELL_S = 2.0
+EVENTS_S = 2.0
 OK, NO_CONTENT = 200, 204
 
 
-Watch = Callable[[tuple[Slot, ...]], None]  # is shown the canvas of each denoising step
+Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,22 @@ class Health:
 
 
 class HostClient(Protocol):
-    """The way to a host: ``HttpHostClient``, or a fake."""
+    """Client of a host: ``HttpHostClient``, or a fake."""
 
-    async def complete(self, body: CompletionBody, *, asked: bool, watch: Watch | None = None) -> Answer:
-        """The host's answer. Never fails; cancelling it stops the host's work. ``asked``: not triggered by typing."""
+    async def complete(self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None) -> Answer:
+        """Return the host's answer. Never raises; cancelling it stops the host's work.
+
+        ``deadline_s`` is of the monotonic clock; the body goes out with the time that is left then. ``asked``: the user
+        asked for it, it was not triggered by typing.
+        """
         ...
 
-    async def tell(self, batch: bytes) -> bool:
-        """Take events to the host: whether they arrived. Never fails, never starts a host."""
+    async def send_events(self, batch: bytes) -> bool:
+        """Send events to the host and return whether they arrived. Never raises, never starts a host."""
         ...
 
     async def health(self) -> Health:
-        """Whether it could answer now, having started it where that is due."""
+        """Return whether the host could answer now; starts it where that is due."""
         ...
 
     def revive(self) -> None:
@@ -60,48 +64,48 @@ class HostClient(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let connections go."""
+        """Close the connections."""
         ...
 
 
 class HttpHostClient:
     """HTTP to a host of our own over its Unix socket, or to one elsewhere.
 
-    The client is made at its first use: the editor's first question is answered before the HTTP library is loaded.
+    The HTTP library is loaded at the first use, so that the editor's first question is answered before that.
     """
 
-    def __init__(self, make_client: Callable[[], httpx2.AsyncClient], hosting: HostProcess | None) -> None:
-        self._make_client, self._hosting = make_client, hosting
+    def __init__(self, make_client: Callable[[], httpx2.AsyncClient], process: HostProcess | None) -> None:
+        self._make_client = make_client
+        self._process = process
 
     @cached_property
     def _client(self) -> httpx2.AsyncClient:
         return self._make_client()
 
-    async def complete(self, body: CompletionBody, *, asked: bool, watch: Watch | None = None) -> Answer:
-        deadline = time.monotonic() + (body.fimserver.deadline_ms or 10_000) / 1000
-        if (reason := await self._host(deadline, asked=asked)) is not None:
-            return failure(reason)
+    async def complete(self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None) -> Answer:
+        if (reason := await self._wait_for_host(deadline_s, asked=asked)) is not None:
+            return failure(reason, self._process.problem if self._process else "")
         import httpx2  # noqa: PLC0415 - see above
 
-        left = max(0.001, deadline - time.monotonic())
-        known = body.fimserver.model_copy(update={"deadline_ms": left * 1000, "preview": watch is not None})
-        body = body.model_copy(update={"fimserver": known, "stream": watch is not None})
+        left_s = max(0.001, deadline_s - time.monotonic())
+        hints = body.fimserver.model_copy(update={"deadline_ms": left_s * 1000, "preview": watch is not None})
+        body = body.model_copy(update={"fimserver": hints, "stream": watch is not None})
         try:
-            async with asyncio.timeout(left + GRACE_S):
-                return await self._ask(body, watch)
+            async with asyncio.timeout(left_s + GRACE_S):
+                return await self._post(body, watch)
         except TimeoutError:
             return failure(Reason.DEADLINE)
         except (httpx2.HTTPError, OSError) as error:
-            return failure(Reason.NO_HOST, self._away(error))
+            return failure(Reason.NO_HOST, self._unreachable(error))
         except InputError as error:
             return failure(Reason.REFUSED, str(error))
 
-    async def _ask(self, body: CompletionBody, watch: Watch | None) -> Answer:
-        """The answer, in one piece or, where someone watches, as it comes."""
-        question = body.model_dump_json(exclude_defaults=True)
+    async def _post(self, body: CompletionBody, watch: Watch | None) -> Answer:
+        """Return the answer, read in one piece or, with a watch, as a stream."""
+        content = body.model_dump_json(exclude_defaults=True)
         if watch is None:
-            return _read(await self._client.post("/v1/completions", content=question))
-        async with self._client.stream("POST", "/v1/completions", content=question) as response:
+            return _read(await self._client.post("/v1/completions", content=content))
+        async with self._client.stream("POST", "/v1/completions", content=content) as response:
             if response.status_code != OK:
                 await response.aread()
                 return _read(response)
@@ -113,33 +117,33 @@ class HttpHostClient:
                         watch(piece.canvas)
         return gather(pieces)
 
-    async def tell(self, batch: bytes) -> bool:
-        if "_client" not in self.__dict__:  # the host was never spoken to
+    async def send_events(self, batch: bytes) -> bool:
+        if "_client" not in self.__dict__:  # nothing was ever asked of the host
             return False
         import httpx2  # noqa: PLC0415 - see above
 
         try:
-            async with asyncio.timeout(TELL_S):
+            async with asyncio.timeout(EVENTS_S):
                 response = await self._client.post("/v1/events", content=batch)
-        except (TimeoutError, httpx2.HTTPError, OSError, RuntimeError):  # the last: the line is closed
+        except (TimeoutError, httpx2.HTTPError, OSError, RuntimeError):  # the last: the client is closed
             return False
         return response.status_code == NO_CONTENT
 
     async def health(self) -> Health:
-        if self._hosting and (reason := self._hosting.state()) is not None:
-            return Health(reason)
+        if self._process and (reason := self._process.state()) is not None:
+            return Health(reason, self._process.problem)
         import httpx2  # noqa: PLC0415 - see above
 
         try:
             response = await self._client.get("/health", timeout=2.0)
         except (httpx2.HTTPError, OSError) as error:
-            return Health(Reason.NO_HOST, self._away(error), url=self._url)
+            return Health(Reason.NO_HOST, self._unreachable(error), url=self._url)
         health = _well(response) if response.status_code == OK else _unwell(response)
         return replace(health, url=self._url)
 
     def revive(self) -> None:
-        if self._hosting:
-            self._hosting.state(asked=True)
+        if self._process:
+            self._process.state(asked=True)
 
     async def close(self) -> None:
         if "_client" in self.__dict__:
@@ -147,32 +151,32 @@ class HttpHostClient:
 
     @property
     def _url(self) -> str:
-        """Of a host elsewhere, without any password; empty for one of our own."""
-        return "" if self._hosting else str(self._client.base_url.copy_with(userinfo=b""))
+        """Address of a host elsewhere, without any password; empty for one of our own."""
+        return "" if self._process else str(self._client.base_url.copy_with(userinfo=b""))
 
-    def _away(self, error: Exception) -> str:
-        """What to say of a host that is not there. One of our own is started again."""
+    def _unreachable(self, error: Exception) -> str:
+        """Return what to tell the user of a host that cannot be reached. One of our own is started again."""
         why = type(error).__name__
-        return why if self._hosting else f"{self._url} does not answer ({why}): is `fimserver serve` running there?"
+        return why if self._process else f"{self._url} does not answer ({why}): is `fimserver serve` running there?"
 
-    async def _host(self, deadline: float, *, asked: bool) -> Reason | None:
-        """Wait for the host until the deadline; ``None`` when it listens."""
-        if self._hosting is None:
+    async def _wait_for_host(self, deadline_s: float, *, asked: bool) -> Reason | None:
+        """Wait for the host until the deadline; return ``None`` when it listens."""
+        if self._process is None:
             return None
-        reason = self._hosting.state(asked=asked)  # a rest ends once for each question, not at every look
+        reason = self._process.state(asked=asked)  # an explicit request resets the circuit breaker once, not at every poll
         while reason is not None:
-            if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline:
+            if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline_s:
                 return reason
             await asyncio.sleep(POLL_S)
-            reason = self._hosting.state()
+            reason = self._process.state()
         return None
 
 
 def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -> HostClient:
-    """The line to ``connect``, or to this user's own host. Raises ``InputError`` for a URL that cannot be one."""
+    """Return a client of the host at ``connect``, or of this user's own. Raises ``InputError`` for a URL that is none."""
     if not connect:
-        hosting = own()
-        return HttpHostClient(lambda: _client("http://localhost", token, str(hosting.path)), hosting)
+        process = own()
+        return HttpHostClient(lambda: _client("http://localhost", token, str(process.path)), process)
     url = urlsplit(connect)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT")
@@ -180,7 +184,7 @@ def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -
 
 
 def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
-    import httpx2  # noqa: PLC0415 - see HttpLine
+    import httpx2  # noqa: PLC0415 - see HttpHostClient
 
     verify = url.startswith("https:")  # else no certificates need to be loaded
     transport = httpx2.AsyncHTTPTransport(uds=socket, verify=verify) if socket else None
@@ -190,7 +194,7 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
 
 
 def _read(response: httpx2.Response) -> Answer:
-    """Raises ``InputError`` for what no host of ours says."""
+    """Read an answer. Raises ``InputError`` for one that is not of fimserver's host."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
     if response.status_code != OK:
@@ -199,7 +203,7 @@ def _read(response: httpx2.Response) -> Answer:
 
 
 def _well(response: httpx2.Response) -> Health:
-    """What a host that can complete says about itself. Another server's answer is not ours."""
+    """Read the health of a host that can complete. Another server's answer is refused."""
     try:
         return Health(None, models={str(route): str(name) for route, name in response.json()["models"].items()})
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -207,7 +211,7 @@ def _well(response: httpx2.Response) -> Health:
 
 
 def _unwell(response: httpx2.Response) -> Health:
-    """What a host that cannot complete says about it."""
+    """Read the health of a host that cannot complete."""
     if response.status_code in {401, 403}:
         return Health(Reason.REFUSED, message_of(response))
     try:
@@ -217,6 +221,7 @@ def _unwell(response: httpx2.Response) -> Health:
 
 
 def message_of(response: httpx2.Response) -> str:
+    """Return the error message in a response."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -224,5 +229,5 @@ def message_of(response: httpx2.Response) -> str:
 
 
 def failure(reason: Reason, message: str = "") -> Answer:
-    """An answer without any middle."""
+    """Return an answer without any middle."""
     return Answer(reason=reason, message=message)

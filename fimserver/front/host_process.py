@@ -50,6 +50,7 @@ class HostProcess:
         self._deaths: deque[float] = deque(maxlen=len(BACK_OFF_S))
         self._not_before = 0.0
         self.starts = 0
+        self.problem = ""  # why the host could not be started, for the user
 
     def state(self, *, asked: bool = False) -> Reason | None:
         """``None`` when the host listens; else why not, having started it where that is due. ``asked`` ends a rest."""

@@ -1,4 +1,4 @@
-"""Knows how a request ended: with suggestions, or with a reason. Knows nothing of how it got there."""
+"""Outcome of a completion request: suggestions, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fimserver.front.documents.mirror import Position
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.wire import CompletionBody, Usage
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Text for the editor. ``replace``: so many characters right of the cursor make way for it."""
+    """An edit for the editor: ``text`` in place of what is between two positions of the snapshot.
 
+    In the common case it is an insertion: both positions are the cursor's.
+    """
+
+    start: Position
+    end: Position
     text: str
-    replace: int
     suggestion_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended, suggestions or not, and what it took. ``by`` names the filter that dropped everything."""
+    """How a request ended, with or without suggestions, and what it took. ``by`` names the filter that dropped all."""
 
     suggestions: tuple[Suggestion, ...] = ()
     reason: Reason = Reason.EMPTY
@@ -31,10 +36,10 @@ class Outcome:
     uri: str = ""
     usage: Usage | None = None
     total_ms: float = 0.0
-    body: CompletionBody | None = field(default=None, repr=False)  # what was asked, for whoever asks the same again
+    body: CompletionBody | None = field(default=None, repr=False)  # of the request that was sent
 
     def explained(self) -> dict[str, Any]:
-        """For a person: what happened and why, without any text of the document."""
+        """Return what happened and why, for a person, without any text of the document."""
         facts = {
             "reason": self.reason,
             "message": self.message or EXPLANATIONS[self.reason],
@@ -47,7 +52,11 @@ class Outcome:
         if self.usage is None:
             return facts
         used = self.usage
-        measured = {"ttftMs": round(used.ttft_ms, 1), "engineMs": round(used.total_ms, 1), "queueMs": round(used.queue_ms, 1)}
+        measured = {
+            "ttftMs": round(used.ttft_ms, 1),
+            "engineMs": round(used.total_ms, 1),
+            "queueMs": round(used.queue_ms, 1),
+        }
         chosen = {
             "route": used.route,
             "model": used.model,

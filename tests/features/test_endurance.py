@@ -142,7 +142,7 @@ def tables(server):
         "result types": len(protocol._result_types),
         "tasks": len(server._tasks),
         "documents": len(session.documents),
-        "running": len(session._running),
+        "running": len(session.running),
         "rhythms": len(session._rhythms),
         "states": len(session.context._states),
         "regions": len(session.context._edits._regions),

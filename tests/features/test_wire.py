@@ -20,8 +20,8 @@ import pytest
 from fimserver.front.config import Config
 from fimserver.front.host_client import Health, failure
 from fimserver.front.lsp import stdio
+from fimserver.front.lsp.methods import make_server
 from fimserver.front.lsp.protocol import Life
-from fimserver.front.lsp.server import Server
 from fimserver.front.lsp.transport import encode
 from fimserver.reasons import Reason
 from fimserver.wire import Answer, Middle, Usage
@@ -305,14 +305,14 @@ class Moody:
     def __init__(self, rng):
         self._rng = rng
 
-    async def complete(self, body, *, asked, watch=None):  # noqa: ARG002 - the shape of a line
+    async def complete(self, body, *, deadline_s, asked, watch=None):  # noqa: ARG002 - the shape of a line
         await asyncio.sleep(self._rng.choice((0, 0, 0.001, 0.01)))
         if self._rng.random() < 0.2:
             return failure(self._rng.choice((Reason.NO_HOST, Reason.FAILED, Reason.RESTING, Reason.LOADING)))
         usage = Usage(route="ar", model="fake", reason=Reason.END, tokens=2)
         return Answer(middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n)
 
-    async def tell(self, batch):  # noqa: ARG002
+    async def send_events(self, batch):  # noqa: ARG002
         return self._rng.random() < 0.5
 
     async def health(self):
@@ -332,7 +332,7 @@ async def play(rng, bodies):
     Returns what was seen.
     """
     ledger, codes = Ledger(), []
-    server = Server(Config(), Moody(rng), ledger.received, codes.append)
+    server = make_server(Config(), Moody(rng), ledger.received, codes.append)
     for body in bodies:
         ledger.ask(body)
         stdio._receive(server, [body])

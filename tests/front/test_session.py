@@ -36,7 +36,7 @@ async def at_once():
 
 async def after(session, slots, act):
     """Start work in slots, act, and say how each ended; ``None`` where it still runs."""
-    asked = [asyncio.ensure_future(session.newest(slot, forever(cleaned=True))) for slot in slots]
+    asked = [asyncio.ensure_future(session.running.run_latest(slot, forever(cleaned=True))) for slot in slots]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     acted = act()
@@ -55,7 +55,9 @@ SLOTS = ("a.py\0inline", "a.py\0menu", "a.py2\0inline")
 @pytest.mark.parametrize(
     ("act", "ends"),
     [
-        pytest.param(lambda s: s.newest("a.py\0inline", at_once()), [Reason.SUPERSEDED, None, None], id="newer in one slot"),
+        pytest.param(
+            lambda s: s.running.run_latest("a.py\0inline", at_once()), [Reason.SUPERSEDED, None, None], id="newer in one slot"
+        ),
         pytest.param(lambda s: s.close("a.py"), [Reason.SUPERSEDED] * 2 + [None], id="one document is closed"),
         pytest.param(lambda s: s.configure(Config(model="ar")), [Reason.SUPERSEDED] * 3, id="other settings"),
         pytest.param(lambda s: s.close("a"), [None] * 3, id="another document is closed"),
@@ -75,7 +77,7 @@ def test_a_cancelled_request_ends_its_work(session):
             finally:
                 stopped.set()
 
-        asked = asyncio.ensure_future(session.newest("a\0inline", work()))
+        asked = asyncio.ensure_future(session.running.run_latest("a\0inline", work()))
         await asyncio.sleep(0.01)
         asked.cancel()
         await asyncio.wait_for(stopped.wait(), 5)
@@ -112,11 +114,11 @@ def test_the_host_is_told_of_suggestions_only_where_the_user_lets_us(wanted):
     class Listening:
         told: list[bytes] = []
 
-        async def tell(self, batch):
+        async def send_events(self, batch):
             self.told.append(batch)
             return True
 
     line = Listening()
     line.told = []
-    assert asyncio.run(Session(Config(stats=wanted), line).tell(b"batch"))
+    assert asyncio.run(Session(Config(stats=wanted), line).send_events(b"batch"))
     assert line.told == ([b"batch"] if wanted else [])

@@ -144,11 +144,6 @@ class Document:
             last += 1
             middle += self.lines[last]
         old, new = self.lines[first : last + 1], split_lines(middle)
-        follows = last + 1 < len(self.lines)
-        if follows and (not middle.endswith(("\n", "\r")) or (middle.endswith("\r") and self.lines[last + 1].startswith("\n"))):
-            last += 1
-            middle += self.lines[last]
-        old, new = self.lines[first : last + 1], split_lines(middle)
         if last + 1 < len(self.lines) and new[-1] == "":
             new.pop()  # only the last line of a document may be without an end
         self.lines[first : last + 1] = new

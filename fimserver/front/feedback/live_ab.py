@@ -1,7 +1,7 @@
-"""Knows a running comparison of the routes: whose turn a document has, and what else to ask once an answer was shown.
+"""Live A/B comparison of the routes: gives each document a route for five minutes, and asks the other route later.
 
-Knows nothing of how answers are made or counted. A coin for each document and five minutes picks the route; the same seed
-and the same document get the same route, whatever happened before.
+A coin for each document and five minutes picks the route; the same seed and the same document get the same route,
+whatever happened before.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fimserver.wire import Answer, CompletionBody, Usage
 Mode = Literal["off", "blocks", "shadow"]
 BLOCK_S = 300
 MAX_SHADOWS = 4  # that wait
-SHADOW_S = 55.0  # an answer older than that is looked at for the last time before its shadow is there
-QUIET_S = 1.0  # without a key or a request: the user looks, or thinks
+SHADOW_S = 55.0  # an older answer is looked at for the last time before its shadow is there
+QUIET_S = 1.0  # without a key or a request: the user reads or thinks
 AGAIN = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
 
 
@@ -34,25 +34,36 @@ class RouteTurn(NamedTuple):
     route: Route
     block: int
     until: float
+    mode: Mode = "blocks"
+
+    def explained(self, usage: Usage) -> Usage:
+        """Return ``usage`` with the comparison as the reason for its route, unless another route served it."""
+        if usage.route != self.route:
+            return usage
+        until = datetime.fromtimestamp(self.until).astimezone()
+        why = f"A/B: this document has {self.route} until {until:%H:%M}"
+        decision = usage.decision or Decision(self.route, "")
+        decision = replace(decision, why=why, policy=self.mode, propensity=PROPENSITY)
+        return usage.model_copy(update={"decision": decision})
 
 
 class LiveComparison:
-    """One window's part in the comparison. ``clock``: Unix seconds."""
+    """Comparison in one window. ``clock`` returns Unix seconds."""
 
     def __init__(self, mode: Mode = "off", seed: int = 0, clock: Callable[[], float] = time.time) -> None:
         self.mode, self._seed, self._clock = mode, seed, clock
         self._asked: dict[str, int] = {}  # the block of each document's last request
 
     def turn(self, document: str) -> RouteTurn | None:
-        """Whose turn a document has, by its opaque name; ``None`` without a trial."""
+        """Return the turn of a document, by its opaque id; ``None`` while no comparison runs."""
         if self.mode == "off":
             return None
         block = int(self._clock() // BLOCK_S)
         coin = hashlib.sha256(f"{self._seed} {document} {block}".encode()).digest()[0] & 1
-        return RouteTurn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S)
+        return RouteTurn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S, self.mode)
 
     def is_first(self, document: str, turn: RouteTurn) -> bool:
-        """Whether this is the first request of its block, which still feels the block before. True once."""
+        """Return whether this is the first request of its block, whose caches the block before filled. True once."""
         is_first = self._asked.get(document) != turn.block
         self._asked[document] = turn.block
         return is_first
@@ -61,33 +72,25 @@ class LiveComparison:
         """The document was closed."""
         self._asked.pop(document, None)
 
-    def explained(self, usage: Usage, turn: RouteTurn) -> Usage:
-        """What a request took, with the trial as the reason for its route. One that another route served stays as it is."""
-        if usage.route != turn.route:
-            return usage
-        until = datetime.fromtimestamp(turn.until).astimezone()
-        why = f"A/B: this document has {turn.route} until {until:%H:%M}"
-        decision = replace(usage.decision or Decision(turn.route, ""), why=why, policy=self.mode, propensity=PROPENSITY)
-        return usage.model_copy(update={"decision": decision})
-
 
 class Shadow(NamedTuple):
-    """A request for the other route, and what is to be done with its answer."""
+    """A request for the other route, and the function that takes its answer."""
 
     body: CompletionBody
     judge: Callable[[Answer], None]
+    deadline_ms: float  # from when it is sent
     asked_s: float  # of the monotonic clock
 
 
 class Shadows:
-    """Requests for the other route, which wait until nothing else is to be done. Few wait; the oldest are given up.
+    """Requests for the other route, sent while the user is idle. At most four wait; the oldest is dropped.
 
-    ``ask`` takes a request to the host, ``quiet_s`` says for how long nothing was to be done.
+    ``ask(body, deadline_ms)`` sends a request to the host; ``quiet_s`` returns for how many seconds the user has been idle.
     """
 
     def __init__(
         self,
-        ask: Callable[[CompletionBody], Awaitable[Answer]],
+        ask: Callable[[CompletionBody, float], Awaitable[Answer]],
         quiet_s: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -96,16 +99,16 @@ class Shadows:
         self._waiting: deque[Shadow] = deque(maxlen=MAX_SHADOWS)
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, body: CompletionBody, route: Route, judge: Callable[[Answer], None]) -> None:
-        """Ask ``route`` the same later, as idle work that any other request ends."""
+    def put(self, body: CompletionBody, route: Route, judge: Callable[[Answer], None], deadline_ms: float) -> None:
+        """Send the same request to ``route`` later, as idle work that any other request ends."""
         known = body.fimserver.model_copy(update={"route": route, "idle": True})
         only = body.model_copy(update={"fimserver": known, "n": 1})
-        self._waiting.append(Shadow(only, judge, self._clock()))
+        self._waiting.append(Shadow(only, judge, deadline_ms, self._clock()))
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._run())
 
     def stop(self) -> None:
-        """Forget them all."""
+        """Drop all of them."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -119,7 +122,7 @@ class Shadows:
             shadow = self._waiting.popleft()
             if self._clock() - shadow.asked_s > SHADOW_S:
                 continue
-            answer = await self._ask(shadow.body)
+            answer = await self._ask(shadow.body, shadow.deadline_ms)
             if answer.middles and answer.middles[0].usage.reason in AGAIN:
                 if len(self._waiting) < MAX_SHADOWS:
                     self._waiting.appendleft(shadow)

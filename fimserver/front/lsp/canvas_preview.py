@@ -1,23 +1,21 @@
-"""Knows how a canvas that is being denoised is told to an editor. Knows nothing of how it is drawn."""
+"""Canvas preview: sends the canvas of each denoising step to the editor."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fimserver.front.documents.mirror import Snapshot
 from fimserver.front.host_client import Watch
 from fimserver.front.lsp import items
+from fimserver.front.lsp.server import Server
 from fimserver.types import Slot
-
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
 
 CANVAS = "fimserver/canvas"
 
 
 def preview(server: Server, snapshot: Snapshot) -> Watch | None:
-    """Who sends each canvas, where the editor wants that. No slots, where some were sent before: it is over."""
+    """Return what sends each canvas, where the editor wants that. A canvas without slots ends the preview."""
     if not server.session.config.preview:
         return None
     at = items.position(snapshot, snapshot.place, server.session.encoding)

@@ -1,25 +1,23 @@
-"""Knows what a user or a plugin may ask for beside completions. Knows nothing of editors."""
+"""Commands and notifications beside completions: what a user or a plugin may ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fimserver.front.lsp.lifecycle import pin
+from fimserver.front.lsp.server import Server
 from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
 
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
-
 
 def explain(server: Server, _: Any = None) -> dict[str, Any]:
-    """Why the last request ended as it did."""
+    """Return why the last request ended as it did."""
     return server.session.last.explained()
 
 
 def stats(server: Server, _: Any = None) -> dict[str, Any]:
-    """What this window counted."""
+    """Return the counts of this window."""
     session = server.session
     return {
         "suggestions": session.acceptance.report(),
@@ -30,12 +28,12 @@ def stats(server: Server, _: Any = None) -> dict[str, Any]:
 
 
 def accepted(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
-    """A suggestion was accepted in full. Run by the editor after it has inserted the text."""
+    """Note that a suggestion was accepted in full. The editor runs it after it has inserted the text."""
     return server.session.acceptance.accept(str(suggestion_id))
 
 
 def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
-    """The user dismissed a suggestion: it is not shown again at that place."""
+    """Note that the user dismissed a suggestion: it is not shown again at that place."""
     shown = server.session.acceptance.find(str(suggestion_id))
     if shown is not None:
         server.session.reject(RejectedText(shown.uri, shown.before, shown.text))
@@ -43,7 +41,7 @@ def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
 
 
 def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> str:
-    """Pin the route, of one document if one is given, or give the choice back with ``auto``. Returns what holds now."""
+    """Pin the route of the window or of one document; ``auto`` removes the pin. Returns what holds now."""
     session = server.session
     if uri is None:
         if route in ("auto", *ROUTES):  # a tuple, as anything may come
@@ -57,7 +55,7 @@ def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> st
 
 
 def toggle(server: Server, on: Any = None, *_: Any) -> bool:
-    """Switch completions on or off, or over. Returns what holds now."""
+    """Switch completions on or off; without an argument to the other. Returns what holds now."""
     pin(server, enabled=on if isinstance(on, bool) else not server.session.config.enabled)
     return server.session.config.enabled
 
@@ -72,8 +70,8 @@ def clear_cache(server: Server, *_: Any) -> int:
 
 def restart(server: Server, *_: Any) -> str:
     """Try the host again, also after it was given up."""
-    server.session.line.revive()
-    server.later(server.status.watch(server))
+    server.session.host.revive()
+    server.later(server.status.watch())
     return "starting"
 
 
@@ -90,17 +88,17 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 
 
 def did_focus(_server: Server, _params: Any) -> None:
-    """Copilot's extension. What is focused shows in the requests."""
+    """Ignore Copilot's extension: the requests say which document has the focus."""
 
 
 def did_show(server: Server, params: Any) -> None:
-    """Copilot's extension: an item is on the screen. From then on only what the editor reports counts as shown."""
+    """Note that an item is on the screen (Copilot's extension). From then on only reported items count as shown."""
     if (suggestion_id := _suggestion_id(params)) is not None:
         server.session.acceptance.reported_shown(suggestion_id)
 
 
 def did_accept_partly(server: Server, params: Any) -> None:
-    """Copilot's extension: so many UTF-16 units of an item were accepted."""
+    """Note how many UTF-16 units of an item were accepted (Copilot's extension)."""
     suggestion_id, length = _suggestion_id(params), _field(params, "acceptedLength")
     if suggestion_id is not None and isinstance(length, int):
         shown = server.session.acceptance.find(suggestion_id)

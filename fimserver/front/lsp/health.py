@@ -1,26 +1,24 @@
-"""Knows what to say to someone who asks whether everything works. Knows nothing of documents."""
+"""Health of a window and of its host, for someone who asks whether everything works."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fimserver import __version__
+from fimserver.front.lsp.server import Server
 from fimserver.paths import log_path
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.wire import CompletionBody, EditorHints
 
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
-
 PROBE = CompletionBody(prompt="def add(a, b):\n    return ", suffix="\n", max_tokens=8)
-PROBE_MS = 3000
+PROBE_S = 3.0
 DONE = frozenset({Reason.END, Reason.LINE, Reason.BLOCK, Reason.LENGTH, Reason.EMPTY})
 
 
 async def examine(server: Server) -> dict[str, Any]:
-    """The state of this window and of its host; where that can complete, a tiny completion is made to prove it."""
-    config, health = server.session.config, await server.session.line.health()
+    """Return the state of this window and of its host; one that can complete has to prove it."""
+    config, health = server.session.config, await server.session.host.health()
     facts = {
         "version": __version__,
         "state": health.reason or "ready",
@@ -35,10 +33,10 @@ async def examine(server: Server) -> dict[str, Any]:
 
 
 async def _probed(server: Server) -> dict[str, Any]:
-    """What came of a tiny completion. One that failed is a state of its own."""
-    known = EditorHints(route=server.session.config.model, deadline_ms=PROBE_MS)
+    """Return what came of a tiny completion. A failure is a state of its own."""
+    body = PROBE.model_copy(update={"fimserver": EditorHints(route=server.session.config.model)})
     started = time.monotonic()
-    answer = await server.session.line.complete(PROBE.model_copy(update={"fimserver": known}), asked=True)
+    answer = await server.session.host.complete(body, deadline_s=started + PROBE_S, asked=True)
     used = answer.middles[0].usage if answer.middles else None
     if used is None or used.reason not in DONE:
         reason = used.reason if used else answer.reason or Reason.FAILED

@@ -1,101 +1,102 @@
-"""Knows the requests for suggestions, for ghost text and for the completion menu. Knows nothing of how they are made.
+"""Handlers of inline completion (ghost text) and of the completion menu.
 
 The snapshot is taken when the message comes, before the first await. No failure becomes a popup: the answer is an empty
-list, and the reason is there for ``fimserver/explain``.
+list, and ``fimserver/explain`` has the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsprotocol import types as lsp
 
 from fimserver.errors import FimError
-from fimserver.front.complete import CompletionRequest, SelectedCompletion, Surface, complete
+from fimserver.front.complete import Services, complete
+from fimserver.front.gate import arrive
 from fimserver.front.lsp import items
 from fimserver.front.lsp.canvas_preview import preview
+from fimserver.front.lsp.server import Server
 from fimserver.front.outcome import Outcome, Suggestion
 from fimserver.front.record import account
+from fimserver.front.request import CompletionRequest, SelectedCompletion, Surface
 from fimserver.reasons import Reason
-
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
 
 log = logging.getLogger("fimserver.front")
 OUT_OF_DATE = frozenset({Reason.SUPERSEDED, Reason.STALE})
 
 
 def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any:
-    """A coroutine, made after the snapshot was taken."""
-    invoked = params.context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
-    ask = _ask(server, params, "inline", invoked=invoked, popup=params.context.selected_completion_info)
-    if ask is None:
+    """Return a coroutine, made after the snapshot was taken."""
+    context = params.context
+    invoked = context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
+    request = _arrived(server, params, "inline", invoked=invoked, popup=context.selected_completion_info)
+    if request is None:
         server.session.note(Outcome(reason=Reason.NOT_OPEN, uri=params.text_document.uri))
         return lsp.InlineCompletionList(items=[])
-    return _inline(server, replace(ask, watch=preview(server, ask.snapshot)))
+    return _inline(server, replace(request, watch=preview(server, request.snapshot)))
 
 
-async def _inline(server: Server, ask: CompletionRequest) -> lsp.InlineCompletionList | None:
-    """``None`` for what is out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
+async def _inline(server: Server, request: CompletionRequest) -> lsp.InlineCompletionList | None:
+    """Answer ``None`` when out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
     try:
-        suggestions = await suggest(server, ask)
+        suggestions = await suggest(server, request)
     finally:
-        if ask.watch:
-            ask.watch(())
+        if request.watch:
+            request.watch(())
     if suggestions is None:
         return None
-    start = ask.popup.start if ask.popup else None
-    return items.inline_list(ask.snapshot, suggestions, server.session.encoding, start, from_line_start=server.from_line_start)
+    encoding = server.session.encoding
+    return items.inline_list(request.snapshot, suggestions, encoding, from_line_start=server.from_line_start)
 
 
 def menu_completion(server: Server, params: lsp.CompletionParams) -> Any:
-    """The same for the completion menu, which opens by itself as often as not, and does not say which."""
-    ask = _ask(server, params, "menu", invoked=False)
-    return _menu(server, ask) if ask else lsp.CompletionList(is_incomplete=False, items=[])
+    """Answer for the completion menu, which does not say whether it opened by itself."""
+    request = _arrived(server, params, "menu", invoked=False)
+    return _menu(server, request) if request else lsp.CompletionList(is_incomplete=False, items=[])
 
 
-async def _menu(server: Server, ask: CompletionRequest) -> lsp.CompletionList:
-    suggestions = await suggest(server, ask) or ()
-    return items.menu_list(ask.snapshot, suggestions, server.session.encoding, insert_replace=server.insert_replace)
+async def _menu(server: Server, request: CompletionRequest) -> lsp.CompletionList:
+    suggestions = await suggest(server, request) or ()
+    encoding = server.session.encoding
+    return items.menu_list(request.snapshot, suggestions, encoding, insert_replace=server.insert_replace)
 
 
-def _ask(
+def _arrived(
     server: Server, params: Any, surface: Surface, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None
 ) -> CompletionRequest | None:
-    """The request with the document as it is now; ``None`` where the document is not open."""
-    document = server.session.documents.get(params.text_document.uri)
+    """Resolve the request with the document as it is now; ``None`` where the document is not open."""
+    session = server.session
+    document = session.documents.get(params.text_document.uri)
     if document is None:
         return None
-    encoding = server.session.encoding
-    place = document.place((params.position.line, params.position.character), encoding)
-    if server.session.recorder:
-        server.session.recorder.ask(document, place, invoked=invoked)
+    place = document.place((params.position.line, params.position.character), session.encoding)
+    if session.recorder:
+        session.recorder.ask(document, place, invoked=invoked)
     selected = None
     if popup is not None:
         start = popup.range.start
-        selected = SelectedCompletion(document.place((start.line, start.character), encoding), popup.text)
-    return CompletionRequest(document.snapshot(place), invoked, time.monotonic(), selected, surface=surface)
+        selected = SelectedCompletion(document.place((start.line, start.character), session.encoding), popup.text)
+    return arrive(session, document, place, invoked=invoked, surface=surface, popup=selected)
 
 
-async def suggest(server: Server, ask: CompletionRequest) -> tuple[Suggestion, ...] | None:
-    """Suggestions for a request, ``None`` where it is out of date. Whatever fails is a reason, never an error."""
-    session, uri = server.session, ask.snapshot.uri
+async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestion, ...] | None:
+    """Return suggestions for a request, ``None`` where it is out of date. A failure is a reason, never an error."""
+    session, uri = server.session, request.uri
     try:
-        outcome = await complete(session, ask)
+        services = Services(session.memory, session.context, session.host, session.running)
+        outcome = await complete(request, services)
     except asyncio.CancelledError:
-        account(session, ask, Outcome(reason=Reason.CANCELLED, uri=uri))
+        account(session, request, Outcome(reason=Reason.CANCELLED, uri=uri))
         raise
     except FimError as error:
         outcome = Outcome(reason=Reason.FAILED, message=str(error), uri=uri)
-        session.note(outcome)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the editor
         log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback may quote text
         outcome = Outcome(reason=Reason.FAILED, message=type(error).__name__, uri=uri)
-        session.note(outcome)
-    account(session, ask, outcome)
-    server.status.after(server, outcome)
+    session.note(outcome)
+    account(session, request, outcome)
+    server.status.after(outcome)
     return None if outcome.reason in OUT_OF_DATE else outcome.suggestions

@@ -1,7 +1,9 @@
-"""Knows how a suggestion looks on the wire, for inline completion and for the completion menu. Knows nothing of models."""
+"""LSP items of suggestions, for inline completion and for the completion menu."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable
 
 from lsprotocol import types as lsp
@@ -16,25 +18,24 @@ FROM_LINE_START = ("Visual Studio Code", "VSCodium", "code-server", "Code - OSS"
 
 
 def inline_list(
-    snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, start: Position | None, *, from_line_start: bool
+    snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, from_line_start: bool
 ) -> lsp.InlineCompletionList:
-    """Always the list form: some clients take nothing else for "no suggestion"."""
-    items = [_inline(snapshot, s, encoding, start, from_line_start=from_line_start) for s in suggestions]
+    """Return items for ghost text, always in the list form: some clients take nothing else for "no suggestion"."""
+    items = [_inline(snapshot, s, encoding, from_line_start=from_line_start) for s in suggestions]
     return lsp.InlineCompletionList(items=items)
 
 
 def _inline(
-    snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, start: Position | None, *, from_line_start: bool
+    snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, from_line_start: bool
 ) -> lsp.InlineCompletionItem:
-    begin = start or snapshot.place
-    lead = ""
+    start, lead = suggestion.start, ""
     if from_line_start:
-        lead = snapshot.lines[begin.line][: begin.column]
-        begin = Position(begin.line, 0)
+        lead = snapshot.lines[start.line][: start.column]
+        start = Position(start.line, 0)
     return lsp.InlineCompletionItem(
         insert_text=lead + suggestion.text,
-        filter_text=snapshot.lines[begin.line][begin.column : snapshot.place.column],
-        range=lsp.Range(position(snapshot, begin, encoding), _end(snapshot, suggestion, encoding)),
+        filter_text=snapshot.lines[start.line][start.column : snapshot.place.column],
+        range=lsp.Range(position(snapshot, start, encoding), position(snapshot, suggestion.end, encoding)),
         command=accepted_command(suggestion),
     )
 
@@ -42,20 +43,19 @@ def _inline(
 def menu_list(
     snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, insert_replace: bool
 ) -> lsp.CompletionList:
-    """The same for clients without ghost text. Incomplete, so that the menu is asked for again at the next key."""
+    """Return items for clients without ghost text. Incomplete, so that the client asks again at the next key."""
     items = [_menu(snapshot, suggestion, encoding, insert_replace=insert_replace) for suggestion in suggestions]
     return lsp.CompletionList(is_incomplete=True, items=items)
 
 
 def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, insert_replace: bool) -> lsp.CompletionItem:
-    before = snapshot.line_before
-    word = before[len(before.rstrip("_" + _WORD)) :]
-    begin = Position(snapshot.place.line, snapshot.place.column - len(word))
+    word = typed_word(snapshot.line_before)
     text = word + suggestion.text
-    start, cursor = position(snapshot, begin, encoding), position(snapshot, snapshot.place, encoding)
-    whole = lsp.Range(start, _end(snapshot, suggestion, encoding))
+    start = position(snapshot, Position(suggestion.start.line, suggestion.start.column - len(word)), encoding)
+    cursor = position(snapshot, snapshot.place, encoding)
+    whole = lsp.Range(start, position(snapshot, suggestion.end, encoding))
     # Never insert without replacing: what the text repeats of the line would stand there twice.
-    splits = insert_replace and not suggestion.replace
+    splits = insert_replace and suggestion.end == snapshot.place
     edit = lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if splits else lsp.TextEdit(whole, text)
     first = text.strip().split("\n", 1)[0]
     return lsp.CompletionItem(
@@ -64,26 +64,38 @@ def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, ins
         kind=lsp.CompletionItemKind.Text,
         filter_text=word or text,
         sort_text="~",  # below what a language's own server offers
-        documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, f"```{snapshot.language}\n{text}\n```"),
+        documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, fenced(text, snapshot.language)),
         text_edit=edit,
         preselect=False,
         command=accepted_command(suggestion),
     )
 
 
-_WORD = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+def typed_word(line_before: str) -> str:
+    """Return the word that ends at the cursor, which clients filter menu items by. Letters of any script count."""
+    start = len(line_before)
+    while start and is_word(line_before[start - 1]):
+        start -= 1
+    return line_before[start:]
+
+
+def is_word(char: str) -> bool:
+    """Whether a character is part of a word: letters, digits, marks on letters, connectors such as ``_``."""
+    return unicodedata.category(char)[0] in "LNM" or unicodedata.category(char) == "Pc"
+
+
+def fenced(text: str, language: str) -> str:
+    """Return text as a Markdown code block, with a fence that is longer than any run of backticks in it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def accepted_command(suggestion: Suggestion) -> lsp.Command:
-    """What the editor runs after a suggestion was accepted in full: the only sign of it that all editors give."""
+    """Return what the editor runs after a full acceptance: the only sign of it that all editors give."""
     return lsp.Command(title="accepted", command=ACCEPTED, arguments=[suggestion.suggestion_id])
 
 
 def position(snapshot: Snapshot, place: Position, encoding: Encoding) -> lsp.Position:
-    """A place on the wire."""
+    """Return a position in the units of the wire."""
     return lsp.Position(place.line, units_of(snapshot.lines[place.line][: place.column], encoding))
-
-
-def _end(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding) -> lsp.Position:
-    row, column = snapshot.place
-    return position(snapshot, Position(row, column + suggestion.replace), encoding)

@@ -1,10 +1,10 @@
-"""Knows how a window begins, changes its settings and ends. Knows nothing of documents."""
+"""Lifecycle handlers: a window starts, changes its settings or folders, and shuts down."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsprotocol import types as lsp
 
@@ -13,16 +13,15 @@ from fimserver.front.context.privacy import path_of
 from fimserver.front.documents.mirror import Encoding
 from fimserver.front.lsp import items
 from fimserver.front.lsp.inline_completion import menu_completion
-
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.server import Server
 
 log = logging.getLogger("fimserver.front")
-ANSWER_S = 5.0  # what an editor gets to answer a question
+ANSWER_S = 5.0  # that an editor gets to answer a request
 ENCODINGS: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
 
 
 def initialize(server: Server, params: lsp.InitializeParams) -> None:
+    """Take over what the editor can do, its folders and its settings."""
     capabilities = params.capabilities
     server.session.encoding = _encoding(capabilities)
     name = params.client_info.name if params.client_info else ""
@@ -32,7 +31,7 @@ def initialize(server: Server, params: lsp.InitializeParams) -> None:
     item = menu.completion_item if menu else None
     server.insert_replace = bool(item and item.insert_replace_support)
     uris = [folder.uri for folder in params.workspace_folders or ()] or [params.root_uri or ""]
-    server.session.look_at([path for path in map(path_of, uris) if path])
+    server.session.set_roots([path for path in map(path_of, uris) if path])
     server.session.start, bad = changed(server.session.config, params.initialization_options)
     if bad:
         log.warning("initializationOptions without effect: %s", ", ".join(bad))
@@ -45,7 +44,7 @@ def initialize(server: Server, params: lsp.InitializeParams) -> None:
 
 
 def _encoding(capabilities: lsp.ClientCapabilities) -> Encoding:
-    """The client's first encoding, as pygls announces it; UTF-16 where we do not know it."""
+    """Return the client's first encoding, as pygls announces it; UTF-16 for an unknown one."""
     offered = (capabilities.general.position_encodings if capabilities.general else None) or ["utf-16"]
     first = offered[0]
     return ENCODINGS.get(getattr(first, "value", first), "utf-16")
@@ -53,7 +52,7 @@ def _encoding(capabilities: lsp.ClientCapabilities) -> Encoding:
 
 def initialized(server: Server, _: lsp.InitializedParams) -> None:
     server.later(pull_configuration(server))
-    server.later(server.status.watch(server))
+    server.later(server.status.watch())
 
 
 def shutdown(server: Server, _: Any = None) -> None:
@@ -64,7 +63,7 @@ def shutdown(server: Server, _: Any = None) -> None:
 def did_change_folders(server: Server, params: lsp.DidChangeWorkspaceFoldersParams) -> None:
     removed = {path_of(folder.uri) for folder in params.event.removed}
     added = [path for folder in params.event.added if (path := path_of(folder.uri))]
-    server.session.look_at([*(root for root in server.session.roots if root not in removed), *added])
+    server.session.set_roots([*(root for root in server.session.roots if root not in removed), *added])
 
 
 def did_change_configuration(server: Server, params: lsp.DidChangeConfigurationParams) -> None:
@@ -84,19 +83,19 @@ async def pull_configuration(server: Server) -> None:
     try:
         async with asyncio.timeout(ANSWER_S):
             answer = await server.workspace_configuration_async(params)
-    except Exception as error:  # noqa: BLE001 - an editor that cannot answer keeps what there is
+    except Exception as error:  # noqa: BLE001 - the settings stay as they are
         log.info("no configuration: %s", type(error).__name__)
         return
     configure(server, answer[0] if answer else None)
 
 
 def configure(server: Server, sent: Any) -> None:
-    """Take over the editor's settings, all of them: what is not among them is as it was at the start.
+    """Apply the editor's settings, all of them: a missing one is as it was at the start.
 
-    What makes no sense is named in the log. A command's pin holds until its own setting changes.
+    Unknown names and values are named in the log. A command's pin holds until its own setting changes.
     """
     if not isinstance(sent, dict):
-        return  # the editor has nothing to say
+        return  # the editor has no settings for us
     session, new = server.session, sent
     session.pins = {name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)}
     session.sent = new
@@ -107,7 +106,7 @@ def configure(server: Server, sent: Any) -> None:
 
 
 def pin(server: Server, **values: Any) -> None:
-    """What a command sets, on top of the settings."""
+    """Apply a command's values on top of the settings."""
     server.session.pins |= values
     _hold(server, changed(server.session.start, server.session.sent)[0])
 
@@ -118,6 +117,6 @@ def _hold(server: Server, config: Config) -> None:
         was_on = server.session.config.enabled
         server.session.configure(config)
         server.status.forget_document()
-        server.status.refresh(server)
+        server.status.refresh()
         if config.enabled and not was_on:
-            server.later(server.status.watch(server))
+            server.later(server.status.watch())

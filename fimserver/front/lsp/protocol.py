@@ -1,8 +1,7 @@
-"""Knows the rules of JSON-RPC and of an LSP server's life: one answer for each request. Knows nothing of completions.
+"""JSON-RPC and the life cycle of a language server: one answer for each request, in front of pygls' dispatcher.
 
-pygls dispatches; around it stands what it leaves open (measured on 2.1.1): requests that cannot
-be parsed are answered, nothing is served before ``initialize`` or after ``shutdown``, errors carry no text or path, and
-handlers see a message in the order of arrival.
+It adds what pygls 2.1.1 leaves open: requests that cannot be parsed are answered, nothing is served before
+``initialize`` or after ``shutdown``, errors carry no text or path, and handlers see messages in the order of arrival.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Knows what a status bar shows: the state of the host, the route, the last latency. Knows nothing of completions."""
+"""Status bar state: the host's last known health, then the current document's, the route and the last latency."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsprotocol import types as lsp
+from pygls.lsp.server import LanguageServer
 
 from fimserver.front.host_client import Health
 from fimserver.front.outcome import Outcome
+from fimserver.front.session import Session
 from fimserver.reasons import EXPLANATIONS, Reason
-
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
 
 log = logging.getLogger("fimserver.front")
 POLL_S = 0.25
@@ -40,18 +40,21 @@ KINDS = {
 
 
 class Status:
-    """What an editor's status bar shows: of the host what was heard last, then of the document that was asked for."""
+    """Status of one window, sent as ``fimserver/status``. ``later`` runs a coroutine beside the messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: LanguageServer, session: Session, later: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._server = server
+        self._session = session
+        self._later = later
         self._shown: dict[str, Any] = {}
         self._health = Health(None)
-        self._document: Reason | None = None  # why the document in hand gets nothing
+        self._document: Reason | None = None  # why the current document gets no suggestions
         self._answered: dict[str, Any] = {}  # route, model and latency of the last suggestion
         self._watches = False
 
-    def refresh(self, server: Server) -> None:
-        """Send ``fimserver/status``, where it is understood and says something new."""
-        config = server.session.config
+    def refresh(self) -> None:
+        """Send ``fimserver/status``, where the editor understands it and something has changed."""
+        config = self._session.config
         state = (self._health.reason or self._document) if config.enabled else Reason.OFF
         message = self._health.message if config.enabled else ""
         facts = {
@@ -64,44 +67,44 @@ class Status:
         }
         if config.status and facts != self._shown:
             self._shown = facts
-            server.protocol.notify("fimserver/status", facts)
+            self._server.protocol.notify("fimserver/status", facts)
 
     def forget_document(self) -> None:
-        """What the document in hand gets has to be seen anew."""
+        """Forget why the current document gets no suggestions: settings have changed."""
         self._document = None
 
-    def after(self, server: Server, outcome: Outcome) -> None:
-        """The state after a request. One that did not get to the model says nothing of it."""
+    def after(self, outcome: Outcome) -> None:
+        """Update the state after a request. One that did not reach the model says nothing about the model."""
         kind = KINDS.get(outcome.reason)
         self._document = outcome.reason if kind == "Inactive" else None
         if outcome.source == "model" or kind in {"Warning", "Error"}:
             self._health = replace(self._health, reason=outcome.reason if kind else None, message=outcome.message)
         if self._health.reason in {Reason.LOADING, Reason.NO_HOST}:
-            server.later(self.watch(server))
+            self._later(self.watch())
         if outcome.suggestions and outcome.usage:
             used = outcome.usage
             self._answered = {"route": used.route, "model": used.model, "latencyMs": round(outcome.total_ms)}
             self._answered["why"] = used.decision.why if used.decision else ""
-        self.refresh(server)
+        self.refresh()
 
-    async def watch(self, server: Server) -> None:
-        """Start the host and show progress until its model is there, or cannot be. Once at a time is enough."""
-        if self._watches or not server.session.config.enabled:
+    async def watch(self) -> None:
+        """Start the host and show progress until its model is loaded, or cannot be. One watch runs at a time."""
+        if self._watches or not self._session.config.enabled:
             return
         self._watches = True
-        progress = Progress(server)
+        progress = Progress(self._server)
         try:
-            await self._watch(server, progress)
+            await self._watch(progress)
         finally:
             self._watches = False
             progress.end(self._health.message or "ready")
 
-    async def _watch(self, server: Server, progress: Progress) -> None:
+    async def _watch(self, progress: Progress) -> None:
         poll_s = POLL_S
         while True:
-            self._health = await server.session.line.health()
-            self.refresh(server)
-            if self._health.reason not in {Reason.LOADING, Reason.NO_HOST} or not server.session.config.enabled:
+            self._health = await self._session.host.health()
+            self.refresh()
+            if self._health.reason not in {Reason.LOADING, Reason.NO_HOST} or not self._session.config.enabled:
                 return
             if self._health.reason is Reason.LOADING:
                 await progress.begin()
@@ -111,10 +114,12 @@ class Status:
 
 
 class Progress:
-    """One progress in the editor, where it can show one."""
+    """Progress of the model's loading in the editor, where it can show one."""
 
-    def __init__(self, server: Server) -> None:
-        self._server, self._token, self._asked = server, "", False
+    def __init__(self, server: LanguageServer) -> None:
+        self._server = server
+        self._token = ""
+        self._asked = False
 
     async def begin(self) -> None:
         window = self._server.client_capabilities.window
@@ -124,7 +129,7 @@ class Progress:
         try:
             async with asyncio.timeout(2):
                 await self._server.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
-        except Exception as error:  # noqa: BLE001 - no progress, then
+        except Exception as error:  # noqa: BLE001 - then there is no progress
             log.info("no progress: %s", type(error).__name__)
             return
         self._token = token

@@ -1,6 +1,6 @@
-"""Knows the process of one window: its pipes, its loop, and when it goes. Knows nothing of messages.
+"""Process of one editor window: its pipes, its event loop, and its end.
 
-The editor outlives us, and we never outlive the editor: the end of its pipe, its death, or its not reading end us.
+It never outlives the editor: the end of the pipe, the editor's death, and an editor that stops reading end it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from fimserver.front.config import from_settings
 from fimserver.front.host_client import open_host_client
 from fimserver.front.host_process import own_hosting
+from fimserver.front.lsp.methods import make_server
 from fimserver.front.lsp.protocol import Life
 from fimserver.front.lsp.server import Server
 from fimserver.front.lsp.transport import PipeReader, PipeWriter, claim_pipes
@@ -32,7 +33,7 @@ def run_stdio(settings: Settings) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log what users type
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    line = open_host_client(settings.connect, settings.token, lambda: own_hosting(settings))
+    host = open_host_client(settings.connect, settings.token, lambda: own_hosting(settings))
     pipe_in, pipe_out = claim_pipes()
     writer = PipeWriter(pipe_out)
     writer.start()
@@ -40,7 +41,7 @@ def run_stdio(settings: Settings) -> int:
     leave = _leaver(writer, endings)
 
     def make() -> Server:
-        server = Server(from_settings(settings), line, writer.send, leave)
+        server = make_server(from_settings(settings), host, writer.send, leave)
         if settings.record:
             endings.append(server.session.record(settings.record).end)
         return server
@@ -50,7 +51,10 @@ def run_stdio(settings: Settings) -> int:
 
 
 def _leaver(writer: PipeWriter, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
-    """Leave at once, whatever threads still do, once what was answered is written. ``endings`` come before that."""
+    """Return a function that ends the process at once, whatever threads do. Answers are written first.
+
+    ``endings`` are called before that.
+    """
     gone = threading.Event()
 
     def leave(code: int) -> None:
@@ -91,7 +95,7 @@ async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, l
 
 
 def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What fails beside the messages is named, without the text that it may quote."""
+    """Log what failed beside the messages, without its message, which may quote text."""
     log.error("a task failed: %s", type(context.get("exception")).__name__)
 
 
@@ -101,7 +105,7 @@ def _receive(server: Server, bodies: list[bytes]) -> None:
 
 
 def _code_at_end(server: Server, problem: str | None) -> int:
-    """0 only where the editor said goodbye first."""
+    """Return 0 only where the editor sent ``shutdown`` first."""
     return 0 if problem is None and server.protocol.life is Life.SHUT_DOWN else 1
 
 

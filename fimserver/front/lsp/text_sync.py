@@ -1,17 +1,15 @@
-"""Knows how documents, notebooks and their edits arrive. Knows nothing of what they are good for."""
+"""Text synchronisation handlers: documents, notebooks and their edits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lsprotocol import types as lsp
 
 from fimserver.front.documents.mirror import Document, Edit
 from fimserver.front.documents.notebooks import Cell
-
-if TYPE_CHECKING:
-    from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.server import Server
 
 
 def did_open(server: Server, params: lsp.DidOpenTextDocumentParams) -> None:
@@ -75,7 +73,7 @@ NAMED_BY = {
 
 
 def bad_params(server: Server, method: str, params: Any) -> None:
-    """What cannot be read leaves its document unknown, or all documents where it does not say which."""
+    """Mark the document of an unreadable change as unknown; all documents where it does not say which."""
     if method not in NAMED_BY:
         return
     named = params.get(NAMED_BY[method]) if isinstance(params, dict) else None
@@ -87,7 +85,7 @@ def bad_params(server: Server, method: str, params: Any) -> None:
 
 
 def lost(server: Server, uris: Iterable[str] | None = None) -> None:
-    """The text of these documents is not known any more; by default that of all."""
+    """Mark the text of documents as unknown; by default of all."""
     documents = server.session.documents
     for uri in documents if uris is None else documents.keys() & uris:
         documents[uri].dirty = True

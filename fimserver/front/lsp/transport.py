@@ -1,4 +1,4 @@
-"""Knows how messages travel over the two pipes of an editor. Knows nothing of what they say.
+"""Transport of messages over the two pipes of an editor.
 
 The framing is strict where leniency would lose step (header grammar, lengths) and lenient where it cannot (case, blanks,
 bare LF). A reader and a writer thread own the pipes, so neither a silent nor a deaf editor can stall the server.

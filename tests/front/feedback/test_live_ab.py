@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from fimserver.front.config import Config
+from fimserver.front.documents.mirror import Document, Position
 from fimserver.front.feedback.live_ab import BLOCK_S, MAX_SHADOWS, QUIET_S, SHADOW_S, LiveComparison, RouteTurn, Shadows
+from fimserver.front.gate import arrive
 from fimserver.front.session import Session
 from fimserver.reasons import Reason
 from fimserver.types import Decision
@@ -63,6 +65,12 @@ def test_a_turn_lasts_for_its_block():
     assert trial.turn("d").block == first.block + 1
 
 
+def route(session):
+    """The route of a request that arrives now."""
+    document = Document(URI, "python", 1, "x = ")
+    return arrive(session, document, Position(0, 4), invoked=False).route
+
+
 def test_the_first_request_of_each_block_and_document_is_marked():
     clock = Clock()
     trial = LiveComparison("blocks", 0, clock)
@@ -89,16 +97,16 @@ def test_without_a_trial_nobody_has_a_turn():
 def test_what_the_user_wants_comes_before_a_turn(config, has_turn):
     session = Session(config, None)
     assert (session.turn(URI) is not None) is has_turn
-    assert session.route(URI) == (session.turn(URI).route if has_turn else config.model)
+    assert route(session) == (session.turn(URI).route if has_turn else config.model)
 
 
 def test_a_comparison_is_switched_on_and_off_while_the_window_is_open():
     async def run():
         session = Session(Config(), None)
-        routes = [session.route(URI)]
+        routes = [route(session)]
         for ab in ("blocks", "off"):
             session.configure(Config(ab=ab))
-            routes.append(session.route(URI))
+            routes.append(route(session))
         return routes
 
     assert [route in {"ar", "dllm"} for route in asyncio.run(run())] == [False, True, False]
@@ -107,7 +115,7 @@ def test_a_comparison_is_switched_on_and_off_while_the_window_is_open():
 @pytest.mark.parametrize(("served", "explained"), [("ar", True), ("dllm", False)])
 def test_the_turn_is_the_reason_for_the_route_where_it_was_served(served, explained):
     usage = Usage(route=served, model="nano", reason=Reason.END, decision=Decision(served, "asked for", bucket=3))
-    said = LiveComparison("blocks").explained(usage, RouteTurn("ar", 7, 8 * BLOCK_S)).decision
+    said = RouteTurn("ar", 7, 8 * BLOCK_S, "blocks").explained(usage).decision
     assert said.why.startswith("A/B: this document has ar until ") is explained
     assert (said.policy, said.propensity, said.bucket) == (("blocks", 0.5, 3) if explained else ("", 1.0, 3))
 
@@ -127,7 +135,7 @@ class Quiet:
         self.now += seconds
         await asyncio.sleep(0)
 
-    async def _ask(self, body):
+    async def _ask(self, body, _deadline_ms):
         self.asked.append((self.now, body))
         reason = self._reasons.pop(0) if self._reasons else Reason.END
         if reason is Reason.NO_HOST:
@@ -135,8 +143,8 @@ class Quiet:
         return Answer(middles=(Middle(text="x", usage=Usage(route="ar", model="nano", reason=reason)),))
 
     def put(self, prompt="a"):
-        body = CompletionBody(prompt=prompt, n=3, fimserver=EditorHints(route="dllm", deadline_ms=2000))
-        self.shadows.put(body, "ar", lambda answer: self.judged.append((prompt, answer)))
+        body = CompletionBody(prompt=prompt, n=3, fimserver=EditorHints(route="dllm"))
+        self.shadows.put(body, "ar", lambda answer: self.judged.append((prompt, answer)), 2000)
 
     async def end(self):
         await asyncio.wait_for(self.shadows._task, 5)

@@ -21,14 +21,14 @@ class NoLine:
     async def close(self):
         pass
 
-    async def tell(self, _):
+    async def send_events(self, _):
         return True
 
 
 def new_session():
     """A window without a loop: nothing is told later."""
     session = Session(Config(), NoLine())
-    session.ledger = Ledger("", session.line.tell, later=lambda *_: None)
+    session.ledger = Ledger("", session.host.send_events, later=lambda *_: None)
     return session
 
 
@@ -41,7 +41,7 @@ def path(tmp_path):
 def session(path, tmp_path):
     """A session that records, with a workspace."""
     session = new_session()
-    session.look_at([tmp_path])
+    session.set_roots([tmp_path])
     session.record(path)
     yield session
     session.recorder.end()

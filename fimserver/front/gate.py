@@ -1,0 +1,88 @@
+"""Gate of a completion: resolves all that holds for a request as it arrives, and says why one is refused."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+from fimserver.front.context.privacy import path_of
+from fimserver.front.documents.mirror import Document, Position, Snapshot
+from fimserver.front.request import CompletionRequest, Limits, SelectedCompletion, Surface, typed_since
+from fimserver.front.session import Session
+from fimserver.reasons import Reason
+
+
+def arrive(
+    session: Session,
+    document: Document,
+    place: Position,
+    *,
+    invoked: bool,
+    surface: Surface = "inline",
+    popup: SelectedCompletion | None = None,
+) -> CompletionRequest:
+    """Resolve a request. What runs later sees the document and the settings as they are now."""
+    uri, snapshot = document.uri, document.snapshot(place)
+    turn = session.turn(uri)
+    request = CompletionRequest(
+        document=document,
+        snapshot=snapshot,
+        surface=surface,
+        invoked=invoked,
+        received_s=time.monotonic(),
+        limits=limits(session, invoked=invoked),
+        refusal=refusal(session, document, snapshot, popup, invoked=invoked),
+        language=session.language(document),
+        route=turn.route if turn else session.wanted(uri),
+        turn=turn,
+        popup=popup,
+        session_id=session.session_id,
+        document_id=session.opaque(uri),
+    )
+    return request if request.refusal is not None else _resolved(session, request)
+
+
+def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest:
+    """Add what only a request that passes needs."""
+    config, uri, snapshot = session.config, request.uri, request.snapshot
+    delay_ms = 0.0 if request.invoked else session.rhythm(uri).delay_ms(request.received_s, config.delay_ms)
+    return replace(
+        request,
+        path=session.file_name(uri),
+        repo=session.repository(uri),
+        rejected=session.rejected_at(uri, snapshot.line_before),
+        cells=session.cells_around(request.document),
+        open_documents=session.documents if config.snippets else {},
+        send_at_s=request.received_s + delay_ms / 1000,
+        prefetch=config.prefetch,
+        slot_id=session.opaque(request.slot),
+    )
+
+
+def limits(session: Session, *, invoked: bool) -> Limits:
+    """Return the limits that the settings ask for. One who asked may wait longer, and gets several candidates."""
+    config = session.config
+    return Limits(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        stop=config.stop,
+        candidates=config.candidates if invoked else 1,
+        deadline_ms=config.invoked_deadline_ms if invoked else config.deadline_ms,
+    )
+
+
+def refusal(
+    session: Session, document: Document, snapshot: Snapshot, popup: SelectedCompletion | None, *, invoked: bool
+) -> Reason | None:
+    """Return why nothing is asked for this document, or at this place; ``None`` for a request that passes."""
+    if not session.config.enabled or document.language in session.config.disabled_languages:
+        return Reason.OFF
+    if document.dirty or document.too_large:
+        return Reason.DIRTY if document.dirty else Reason.TOO_LARGE
+    if (verdict := session.privacy.verdict(path_of(document.uri), document.lines)) is not None:
+        return verdict
+    if popup and not popup.text.startswith(typed_since(popup.start, snapshot)):
+        return Reason.POPUP
+    is_mid_word = re.search(r"\w$", snapshot.line_before) and re.match(r"\w", snapshot.line_after)
+    return Reason.MID_WORD if is_mid_word and not invoked else None

@@ -1,0 +1,74 @@
+"""Shown suggestions: filters the middles of an answer and fits them to the text around the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fimserver.front.documents.mirror import Position
+from fimserver.front.memory import RememberedMiddle
+from fimserver.front.outcome import Suggestion
+from fimserver.front.postprocess.pipeline import Candidate, Dropped, FilterContext, distinct, fit, postprocess
+from fimserver.front.request import CompletionRequest
+from fimserver.front.syntax import parser
+from fimserver.front.syntax.features import indent_unit
+from fimserver.reasons import Reason
+from fimserver.wire import Answer
+
+SURROUNDINGS_CHARS = 20_000  # on each side, for the filters
+_COMPLETE = frozenset({Reason.END, Reason.LINE, Reason.BLOCK})
+
+
+def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[RememberedMiddle, ...], Dropped]:
+    """Return the distinct middles that may be shown, and why the first of the others was dropped."""
+    candidates: list[Candidate] = []
+    middles: list[RememberedMiddle] = []
+    dropped = Dropped(Reason.EMPTY, "")
+    for choice in answer.middles:
+        result = _filter(choice.text, filter_context(request, choice.usage.reason))
+        if isinstance(result, Dropped):
+            dropped = result if dropped.reason is Reason.EMPTY else dropped
+        elif len(distinct([*candidates, result])) > len(candidates):
+            candidates.append(result)
+            middles.append(RememberedMiddle(result.text, choice.usage.reason))
+    return tuple(middles), dropped
+
+
+def _filter(text: str, context: FilterContext) -> Candidate | Dropped:
+    if text.strip():
+        return postprocess(text, context)
+    # A model that ended a middle without text means that nothing belongs there; else something ended it for the model.
+    return Dropped(Reason.EMPTY if context.reason in _COMPLETE else context.reason, "")
+
+
+def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
+    """Return the text of the file around the cursor, not what the model was given of it."""
+    snapshot = request.snapshot
+    return FilterContext(
+        prefix=request.with_popup(snapshot.prefix(SURROUNDINGS_CHARS)),
+        suffix=snapshot.suffix(SURROUNDINGS_CHARS),
+        language=request.language,
+        indent_unit=indent_unit(snapshot.lines),
+        reason=reason,
+        single_line=request.limits.stop == "line",
+        rejected=request.rejected,
+    )
+
+
+def parse_ahead(request: CompletionRequest) -> None:
+    """Parse the text around the cursor for the filters while the model works."""
+    if request.language is not None:
+        context = filter_context(request, Reason.END)
+        parser.read_ahead(request.language, context.prefix, context.suffix)
+
+
+def fitted(request: CompletionRequest, middles: Sequence[RememberedMiddle]) -> tuple[Suggestion, ...]:
+    """Return suggestions as edits: what they repeat of the line is replaced, and the popup's item comes first."""
+    before, after = request.snapshot.line_before, request.snapshot.line_after
+    lead = request.popup.text if request.popup else ""
+    line, column = request.snapshot.place
+    candidates = [fit(middle.text, before, after) for middle in middles]
+    return tuple(
+        Suggestion(request.start, Position(line, column + candidate.replace), lead + candidate.text)
+        for candidate in candidates
+        if candidate.text and candidate.text != after[: candidate.replace]
+    )
