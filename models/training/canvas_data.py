@@ -1,0 +1,151 @@
+"""Training examples of the canvas adapter: files cut the way a cursor cuts them, and canvases over their middles.
+
+Everything about example number n follows from the seed and n, so that a run can be resumed at any step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.training.canvas_model import Canvases
+from models.training.holes import Hole, block, characters, in_line, line_tail, lines
+
+MASK = -1
+NO_TARGET = -100
+CUTS = {"lines": (lines, 0.35), "block": (block, 0.25), "line_tail": (line_tail, 0.2), "in_line": (in_line, 0.1), "characters": (characters, 0.1)}
+CHARS_PER_TOKEN = 8
+SHORT_TOKENS = 12  # a middle below that gives little to predict for the price of its context
+KEEP_SHORT = 0.3
+LATE = 0.1  # share of the canvases that may start anywhere up to the end
+MASK_RATIOS = (0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Token ids of the fill-in-the-middle format of the coder (prefix, suffix, middle: arXiv 2409.12186)."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its middle. ``ids`` is prompt and middle, with the end token if the middle was not cut short."""
+
+    ids: tuple[int, ...]
+    prompt: int  # length of the prompt in tokens
+
+    @property
+    def middle(self) -> tuple[int, ...]:
+        return self.ids[self.prompt :]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One canvas: its first place in the middle, which places are masked, and whether all of them are."""
+
+    start: int
+    masked: tuple[bool, ...]
+
+    @property
+    def draft(self) -> bool:
+        return all(self.masked)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Canvases of one example as tensors. ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text
+    row whose next-token law is the target distribution, or -1 where the text itself is."""
+
+    canvases: Canvases
+    targets: torch.Tensor
+    teacher: torch.Tensor
+
+
+class Examples:
+    """Documents by language, cut and tokenised on demand."""
+
+    def __init__(
+        self,
+        documents: Mapping[str, Sequence[str]],
+        shares: Mapping[str, float],
+        encode: Callable[[str], list[int]],
+        markers: Markers,
+        seed: int,
+        middle_tokens: int = 64,
+    ) -> None:
+        self.documents, self.encode, self.markers = documents, encode, markers
+        self.shares, self.seed, self.middle_tokens = shares, seed, middle_tokens
+
+    def __call__(self, number: int) -> Example:
+        """Example ``number``; its middle has at least one token."""
+        rng = random.Random(f"{self.seed} example {number}")
+        while True:
+            language = rng.choices(list(self.shares), list(self.shares.values()))[0]
+            example = self._cut(rng.choice(self.documents[language]), rng)
+            if example is not None and (len(example.middle) >= SHORT_TOKENS or rng.random() < KEEP_SHORT):
+                return example
+
+    def _cut(self, text: str, rng: random.Random) -> Example | None:
+        kind = rng.choices(list(CUTS), [weight for _, weight in CUTS.values()])[0]
+        start, end = CUTS[kind][0](text, rng)
+        if start >= end:
+            return None
+        hole = Hole(text, start, end, kind)
+        before, after = _log_uniform(rng, 48, 384), _log_uniform(rng, 8, 160)
+        prefix = self.encode(text[max(0, start - before * CHARS_PER_TOKEN) : start])[-before:]
+        suffix = self.encode(text[end : end + after * CHARS_PER_TOKEN])[:after]
+        middle = [*self.encode(hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]), self.markers.end][: self.middle_tokens]
+        prompt = [self.markers.prefix, *prefix, self.markers.suffix, *suffix, self.markers.middle]
+        return Example((*prompt, *middle), len(prompt))
+
+
+def plans(example: Example, count: int, size: int, rng: random.Random) -> list[Plan]:
+    """Half of the canvases all masks, half with masks at random, the first place always one; few reach far over the end."""
+    length = len(example.middle)
+    early = range(max(1, length - size // 2))
+    drafts = rng.sample(early, min(len(early), count // 2))
+    chosen = [Plan(start, (True,) * size) for start in drafts]
+    while len(chosen) < count:
+        ratio = rng.uniform(*MASK_RATIOS)
+        start = rng.randrange(length) if rng.random() < LATE else rng.choice(early)
+        chosen.append(Plan(start, (True, *(rng.random() < ratio for _ in range(size - 1)))))
+    return chosen
+
+
+def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu") -> Work:
+    """Rows, masks and targets of canvases that follow one text (rows keep the next-token shift)."""
+    rows = [row for plan in chosen for row in _rows(example, plan, end)]
+    ids, positions, targets, teacher = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
+    owner = torch.arange(len(chosen), device=device).repeat_interleave(torch.tensor([len(p.masked) for p in chosen], device=device))
+    starts = torch.tensor([example.prompt + p.start for p in chosen], device=device)[owner]
+    text = torch.arange(len(example.ids), device=device)[None] < starts[:, None]
+    return Work(Canvases(ids, positions, torch.cat([text, owner[:, None] == owner], 1)), targets, teacher)
+
+
+def _rows(example: Example, plan: Plan, end: int) -> list[tuple[int, int, int, int]]:
+    """Id, position, target and teacher row of each place. Behind the end of the middle all is masked and nothing taught."""
+    middle, size = example.middle, len(plan.masked)
+    ended = [i for i, token in enumerate(middle) if token == end]
+    known_until = ended[0] if ended else len(middle)
+    shown = [not masked and plan.start + i < known_until for i, masked in enumerate(plan.masked)]
+    result = []
+    for i in range(size):
+        place = plan.start + i
+        following = place + 1
+        open_place = following < len(middle) and (i + 1 == size or not shown[i + 1])
+        leading = not any(shown)
+        target = middle[following] if open_place else NO_TARGET
+        teacher = example.prompt + place if open_place and leading else -1
+        result.append((middle[place] if shown[i] else MASK, example.prompt + place, target, teacher))
+    return result
+
+
+def _log_uniform(rng: random.Random, low: int, high: int) -> int:
+    return round(low * (high / low) ** rng.random())
