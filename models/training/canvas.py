@@ -59,7 +59,7 @@ class Run:
             values = self.trainer.step(self.progress.step)
             now = time.monotonic()
             self.progress = Progress(
-                self.progress.step + 1, self.progress.places + int(values["places"]), self.progress.minutes + (now - last) / 60
+                self.progress.step + 1, self.progress.places + int(values["taught"]), self.progress.minutes + (now - last) / 60
             )
             last = now
             if self.progress.step % 10 == 0:
@@ -118,7 +118,9 @@ def load(trainer: Trainer, base: str, path: Path) -> Progress:
     return Progress(**json.loads(metadata["progress"]))
 
 
-def frequent_tokens(documents: Mapping[str, Sequence[str]], encode: Callable[[str], list[int]], count: int, size: int) -> torch.Tensor:
+def frequent_tokens(
+    documents: Mapping[str, Sequence[str]], encode: Callable[[str], list[int]], count: int, size: int
+) -> torch.Tensor:
     """The ``count`` most frequent tokens of the start of each language's documents, sorted by id."""
     counts = Counter[int]()
     for texts in documents.values():
@@ -136,7 +138,9 @@ def read_documents(corpus: Path) -> dict[str, list[str]]:
     """Training documents by language. Raises ``SystemExit`` where the corpus has not been built."""
     missing = [name for name, _ in CORPUS.values() if not (corpus / name).exists()]
     if missing:
-        raise SystemExit(f"{corpus / missing[0]} is not there: run `python -m models.training.corpus` and `…canvas_corpus` first")
+        raise SystemExit(
+            f"{corpus / missing[0]} is not there: run `python -m models.training.corpus` and `…canvas_corpus` first"
+        )
     return {language: (corpus / name).read_text("utf-8").split(SEPARATOR) for language, (name, _) in CORPUS.items()}
 
 
@@ -164,7 +168,9 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
 
     documents = read_documents(args.corpus)
     examples = Examples(documents, {name: share for name, (_, share) in CORPUS.items()}, encode, markers, recipe.seed)
-    held_out = Examples({"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)}, {"python": 1.0}, encode, markers, 0)
+    held_out = Examples(
+        {"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)}, {"python": 1.0}, encode, markers, 0
+    )
     args.folder.mkdir(parents=True, exist_ok=True)
     development = Development(coder, held_out, args.spans, args.folder / f"spans-{base[:12]}-{args.spans}.json")
     frequent = frequent_tokens(documents, encode, recipe.words, len(coder.head)).to(args.device)
@@ -186,7 +192,9 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=48, help="development spans")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in asdict(Recipe()).items():
-        kind: dict[str, Any] = {"action": "store_true"} if isinstance(default, bool) else {"type": type(default), "default": default}
+        kind: dict[str, Any] = (
+            {"action": "store_true"} if isinstance(default, bool) else {"type": type(default), "default": default}
+        )
         parser.add_argument(f"--{name.replace('_', '-')}", **kind)
     args = parser.parse_args()
     recipe = Recipe(**{name: getattr(args, name) for name in asdict(Recipe())})

@@ -1,7 +1,7 @@
 """JavaScript and TypeScript sources of the canvas adapter's corpus, from npm packages with a permissive licence.
 
-Usage: ``npm pack`` each package of ``npm.txt`` into a folder, then ``python -m models.training.canvas_corpus --packages FOLDER``.
-The Python part is that of ``models.training.corpus``.
+Usage: ``cd FOLDER; xargs -n1 npm pack < …/models/training/npm.txt``, then ``python -m models.training.canvas_corpus
+--packages FOLDER``. The Python part is that of ``models.training.corpus``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from models.training.corpus import CACHE, PERMISSIVE, SEPARATOR, Document, NearDuplicates, Source, at_most, check_source, clean, wanted
+from models.training.corpus import (
+    CACHE,
+    PERMISSIVE,
+    SEPARATOR,
+    Document,
+    NearDuplicates,
+    Source,
+    at_most,
+    check_source,
+    clean,
+    wanted,
+)
 
 NAMES = re.compile(r"\.(ts|tsx|js|jsx|mjs|cjs)$")
 SKIP = re.compile(r"(\.min\.|\.d\.(m|c)?ts$|/(dist|umd|bundles?|fesm[0-9]*|node_modules|compiled)/|/_?(cjs|commonjs)/)")
@@ -27,7 +38,7 @@ def read_package(path: Path) -> tuple[Source, list[Document]]:
         members = {m.name.partition("/")[2]: m for m in package.getmembers() if m.isfile()}
         about = json.loads(_text(package, members["package.json"]))
         name, licence = str(about["name"]), str(about.get("license"))
-        check_source(name, licence if PERMISSIVE.search(licence) else f"{licence}")
+        check_source(name, licence)
         names = [n for n in sorted(members) if NAMES.search(n) and not SKIP.search(f"/{n}")]
         sources = [n for n in names if n.startswith(("src/", "lib/"))] or names
         documents = [Document(name, n, _text(package, members[n])) for n in sources]

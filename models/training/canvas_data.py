@@ -5,6 +5,7 @@ Everything about example number n follows from the seed and n, so that a run can
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from models.training.holes import Hole, block, characters, in_line, line_tail, l
 
 MASK = -1
 NO_TARGET = -100
-CUTS = {"lines": (lines, 0.35), "block": (block, 0.25), "line_tail": (line_tail, 0.2), "in_line": (in_line, 0.1), "characters": (characters, 0.1)}
+CUTS = {
+    "lines": (lines, 0.35),
+    "block": (block, 0.25),
+    "line_tail": (line_tail, 0.2),
+    "in_line": (in_line, 0.1),
+    "characters": (characters, 0.1),
+}
 CHARS_PER_TOKEN = 8
 SHORT_TOKENS = 12  # a middle below that gives little to predict for the price of its context
 KEEP_SHORT = 0.3
@@ -60,8 +67,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """Canvases of one example as tensors. ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text
-    row whose next-token law is the target distribution, or -1 where the text itself is."""
+    """Canvases of one example as tensors.
+
+    ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text row whose next-token law is the target
+    distribution, or -1 where the text itself is the target.
+    """
 
     canvases: Canvases
     targets: torch.Tensor
@@ -123,7 +133,9 @@ def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu"
     """Rows, masks and targets of canvases that follow one text (rows keep the next-token shift)."""
     rows = [row for plan in chosen for row in _rows(example, plan, end)]
     ids, positions, targets, teacher = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
-    owner = torch.arange(len(chosen), device=device).repeat_interleave(torch.tensor([len(p.masked) for p in chosen], device=device))
+    owner = torch.arange(len(chosen), device=device).repeat_interleave(
+        torch.tensor([len(p.masked) for p in chosen], device=device)
+    )
     starts = torch.tensor([example.prompt + p.start for p in chosen], device=device)[owner]
     text = torch.arange(len(example.ids), device=device)[None] < starts[:, None]
     return Work(Canvases(ids, positions, torch.cat([text, owner[:, None] == owner], 1)), targets, teacher)
@@ -148,4 +160,4 @@ def _rows(example: Example, plan: Plan, end: int) -> list[tuple[int, int, int, i
 
 
 def _log_uniform(rng: random.Random, low: int, high: int) -> int:
-    return round(low * (high / low) ** rng.random())
+    return round(low * math.exp(rng.random() * math.log(high / low)))

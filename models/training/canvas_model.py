@@ -52,7 +52,9 @@ class Canvases:
 class Adapter(torch.nn.Module):
     """Low-rank branches of all products and the embedding of the mask; fp32 masters."""
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]], layers: int, mask: torch.Tensor, ranks: Mapping[str, int], scale: float) -> None:
+    def __init__(
+        self, sizes: Mapping[str, tuple[int, int]], layers: int, mask: torch.Tensor, ranks: Mapping[str, int], scale: float
+    ) -> None:
         """``sizes`` (in, out) of each product; ``mask`` (d,) is what the mask's embedding starts as."""
         super().__init__()
         self.scale = scale
@@ -114,7 +116,7 @@ class Coder:
         """SHA-256 of the frozen weights in memory."""
         digest = hashlib.sha256()
         for tensor in self.tensors():
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def adapter(self, ranks: Mapping[str, int], scale: float, seed: int) -> Adapter:
@@ -139,7 +141,7 @@ class Coder:
             return self._attention(q, keys, values, self._bias(mask))
 
         x = self.embedding[torch.tensor(ids, device=self.device)]
-        hidden = self._run(x, positions, attend, lambda index, name, rows: self._frozen(index, name, rows))
+        hidden = self._run(x, positions, attend, self._frozen)
         return Clean(torch.stack(stored), hidden)
 
     def denoise(self, adapter: Adapter, texts: Sequence[Clean], canvases: Sequence[Canvases]) -> torch.Tensor:
@@ -152,7 +154,7 @@ class Coder:
 
         def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             outs = []
-            parts = zip(q.split(counts), k.split(counts), v.split(counts), texts, biases, strict=True)
+            parts = zip(*(torch.split(t, counts) for t in (q, k, v)), texts, biases, strict=True)
             for q_part, k_part, v_part, text, bias in parts:
                 keys = torch.cat([text.kv[index, 0], k_part.transpose(0, 1)], 1)
                 values = torch.cat([text.kv[index, 1], v_part.transpose(0, 1)], 1)
@@ -170,11 +172,13 @@ class Coder:
         """Logits (N, V) in fp32, or those of some words alone."""
         return F.linear(hidden, self.head if words is None else self.head[words]).float()
 
-    def _run(self, x: torch.Tensor, positions: torch.Tensor, attend: Callable[..., torch.Tensor], product: Product) -> torch.Tensor:
+    def _run(
+        self, x: torch.Tensor, positions: torch.Tensor, attend: Callable[..., torch.Tensor], product: Product
+    ) -> torch.Tensor:
         cos, sin = (t[0, :, None] for t in self._rope(x[None], positions[None]))  # (N, 1, D)
         for index, layer in enumerate(self.layers):
             qkv = product(index, "qkv", self._norm(x, layer.input_norm)).view(len(x), -1, self.head_dim)
-            q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)
+            q, k, v = torch.split(qkv, [self.heads, self.kv_heads, self.kv_heads], 1)
             out = attend(index, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
             x = x + product(index, "out", out)
             gate, up = product(index, "gate_up", self._norm(x, layer.mlp_norm)).chunk(2, -1)
@@ -196,7 +200,9 @@ class Coder:
     def _attention(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Rows (M, heads, D) over keys and values (kv heads, extent, D); returns (M, heads * D)."""
         rows = len(q)
-        grouped = q.view(rows, self.kv_heads, -1, self.head_dim).permute(1, 2, 0, 3).reshape(1, self.kv_heads, -1, self.head_dim)
+        grouped = (
+            q.view(rows, self.kv_heads, -1, self.head_dim).permute(1, 2, 0, 3).reshape(1, self.kv_heads, -1, self.head_dim)
+        )
         out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=bias[None])
         return out.view(self.kv_heads, -1, rows, self.head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
 

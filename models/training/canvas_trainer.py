@@ -65,13 +65,14 @@ class Trainer:
 
     def step(self, number: int) -> dict[str, float]:
         """One update. Raises ``FloatingPointError`` when the gradient is zero or not finite."""
-        documents = self._documents(number)
-        size = self.recipe.block(number)
+        documents, size = self._documents(number), self.recipe.block(number)
         examples = {n: self.examples(n) for n in documents}
         texts = {n: self.texts.get(n) or self.coder.clean(e.ids) for n, e in examples.items()}
         self.texts = {n: t for n, t in (self.texts | texts).items() if n >= documents[0]}
         works = [
-            work(e, plans(e, self.recipe.rows // size, size, self._rng(number, n)), self.examples.markers.end, self.coder.device)
+            work(
+                e, plans(e, self.recipe.rows // size, size, self._rng(number, n)), self.examples.markers.end, self.coder.device
+            )
             for n, e in examples.items()
         ]
         losses = self.losses(list(texts.values()), works, number)
@@ -116,15 +117,15 @@ class Trainer:
             "infill": text_loss[~leading].mean().detach(),
             "first_right": right[first].mean(),
             "infill_right": right[~leading].mean(),
-            "places": chosen.sum(),
+            "taught": chosen.sum(),
         }
 
     def _words(self, targets: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Tokens that are scored, what is added to the logits of those drawn to represent the rest, and how many are not drawn."""
-        known = torch.cat([self.frequent, targets]).unique()
+        known = torch.unique(torch.cat([self.frequent, targets]))
         size = len(self.coder.head)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + number)
-        drawn = torch.randint(size, (self.recipe.sampled_words,), generator=generator).unique().to(known.device)
+        drawn = torch.unique(torch.randint(size, (self.recipe.sampled_words,), generator=generator)).to(known.device)
         drawn = drawn[~torch.isin(drawn, known)]
         shift = torch.zeros(len(known) + len(drawn), device=known.device)
         shift[len(known) :] = math.log(max(1, size - len(known)) / max(1, len(drawn)))

@@ -1,0 +1,252 @@
+"""Training of the canvas adapter: only canvas rows carry it, the base is never touched, and a run can be cut off anywhere."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from models.training.canvas import Run, load, save
+from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Markers, Plan, plans, work
+from models.training.canvas_eval import Development, greedy
+from models.training.canvas_model import Canvases, Coder
+from models.training.canvas_trainer import Recipe, Trainer
+
+VOCABULARY = 132
+MARKERS = Markers(prefix=128, suffix=129, middle=130, end=131)
+RECIPE = Recipe(
+    rows=32, blocks="8,16", attention_rank=4, mlp_rank=2, lr=3e-3, warmup_steps=2, lag=2, words=100, sampled_words=20
+)
+CODE = "".join(f"def area_{i}(width, height):\n    total = width * {i}\n    return total + height\n\n\n" for i in range(30))
+
+
+def encode(text):
+    return list(text.encode("ascii"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2ForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    text = torch.tensor(encode(CODE))
+    for step in range(60):  # long enough to know the code by heart, so that its law is worth learning
+        rows = torch.stack([text[i * 97 + step : i * 97 + step + 96] for i in range(12)])
+        model(input_ids=rows, labels=rows).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def coder(model):
+    return Coder(model, "cpu", torch.float32)
+
+
+def make_examples(seed=1):
+    return Examples({"python": [CODE]}, {"python": 1.0}, encode, MARKERS, seed, middle_tokens=40)
+
+
+def make_trainer(coder, recipe=RECIPE):
+    return Trainer(coder, make_examples(), torch.arange(20, 120), recipe)
+
+
+def stirred(adapter):
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return adapter
+
+
+def an_example(middle=20):
+    ids = [MARKERS.prefix, *encode("def f(x):"), MARKERS.suffix, *encode("\nend"), MARKERS.middle]
+    return Example((*ids, *encode("return x + 12345 * yzw"[:middle]), MARKERS.end), len(ids))
+
+
+def denoised(coder, adapter, example, chosen):
+    rows = work(example, chosen, MARKERS.end)
+    with torch.no_grad():
+        return coder.denoise(adapter, [coder.clean(example.ids)], [rows.canvases])
+
+
+class TestTheNetwork:
+    def test_text_is_what_the_native_class_makes_of_it(self, model, coder):
+        ids = encode(CODE[:200])
+        logits = coder.logits(coder.clean(ids).hidden)
+        torch.testing.assert_close(logits, model(input_ids=torch.tensor([ids])).logits[0], atol=1e-4, rtol=1e-4)
+
+    def test_text_may_be_read_in_pieces(self, coder):
+        ids = encode(CODE[:60])
+        whole, first = coder.clean(ids), coder.clean(ids[:40])
+        rest = coder.clean(ids[40:], first.kv)
+        torch.testing.assert_close(rest.hidden, whole.hidden[40:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(rest.kv, whole.kv, atol=1e-4, rtol=1e-4)
+
+    def test_a_new_adapter_changes_nothing_but_the_masks(self, coder):
+        ids = encode(CODE[:50])
+        rows, text = torch.arange(40, 50), coder.clean(ids[:40])
+        mask = torch.ones(10, 50, dtype=torch.bool).tril(40)
+        canvas = Canvases(torch.tensor(ids)[rows], rows, mask)
+        with torch.no_grad():
+            fresh = coder.denoise(coder.adapter(RECIPE.ranks(), 1.0, 0), [text], [canvas])
+            torch.testing.assert_close(fresh, coder.clean(ids).hidden[40:], atol=1e-4, rtol=1e-4)
+            changed = coder.denoise(stirred(coder.adapter(RECIPE.ranks(), 1.0, 0)), [text], [canvas])
+        assert not torch.allclose(changed, fresh, atol=1e-2)
+
+    def test_a_canvas_sees_the_text_before_it_and_itself_alone(self, coder):
+        adapter, example = stirred(coder.adapter(RECIPE.ranks(), 1.0, 0)), an_example()
+        canvas, other = Plan(5, (True,) * 8), Plan(2, (True, False, True, True))
+        alone = denoised(coder, adapter, example, [canvas])
+        torch.testing.assert_close(denoised(coder, adapter, example, [canvas, other])[:8], alone, atol=1e-5, rtol=1e-5)
+        ids = list(example.ids)
+        ids[example.prompt + 5] = 7  # a token that the canvas covers
+        changed = Example(tuple(ids), example.prompt)
+        torch.testing.assert_close(denoised(coder, adapter, changed, [canvas]), alone, atol=1e-5, rtol=1e-5)
+        ids[example.prompt + 4] = 7  # one before it
+        changed = Example(tuple(ids), example.prompt)
+        assert not torch.allclose(denoised(coder, adapter, changed, [canvas]), alone, atol=1e-3)
+
+    def test_a_later_token_is_seen_by_the_masks_before_it(self, coder):
+        adapter, example = stirred(coder.adapter(RECIPE.ranks(), 1.0, 0)), an_example()
+        masks, known = Plan(5, (True,) * 8), Plan(5, (*(True,) * 7, False))
+        one, two = (denoised(coder, adapter, example, [plan]) for plan in (masks, known))
+        assert not torch.allclose(one[0], two[0], atol=1e-4)
+
+
+class TestRows:
+    def test_the_first_place_is_always_a_mask(self):
+        example = an_example()
+        for seed in range(20):
+            for plan in plans(example, 8, 8, random.Random(seed)):
+                rows = work(example, [plan], MARKERS.end)
+                assert rows.canvases.ids[0] == MASK
+
+    def test_each_row_predicts_the_place_after_it(self):
+        example, plan = an_example(), Plan(3, (True, False, True, True))
+        rows = work(example, [plan], MARKERS.end)
+        middle = example.middle
+        assert rows.canvases.ids.tolist() == [MASK, middle[4], MASK, MASK]
+        assert rows.canvases.positions.tolist() == [example.prompt + 3 + i for i in range(4)]
+        assert rows.targets.tolist() == [NO_TARGET, middle[5], middle[6], middle[7]]
+        assert rows.teacher.tolist() == [-1] * 4  # a later token is visible: the frozen law is no target
+
+    def test_leading_masks_learn_the_law_of_the_text_row_at_their_place(self):
+        example = an_example()
+        rows = work(example, [Plan(3, (True,) * 4)], MARKERS.end)
+        assert rows.teacher.tolist() == [example.prompt + 3 + i for i in range(4)]
+
+    def test_the_end_is_learned_and_nothing_behind_it(self):
+        example = an_example(middle=6)
+        rows = work(example, [Plan(4, (True, False, False, False, True))], MARKERS.end)
+        assert rows.canvases.ids.tolist() == [MASK, example.middle[5], MASK, MASK, MASK]
+        assert rows.targets.tolist() == [NO_TARGET, MARKERS.end, *[NO_TARGET] * 3]
+
+    def test_examples_follow_from_seed_and_number(self):
+        assert make_examples()(7) == make_examples()(7)
+        assert make_examples()(7) != make_examples(seed=2)(7)
+        assert make_examples()(7) != make_examples()(8)
+        for number in range(30):
+            example = make_examples()(number)
+            assert example.ids[example.prompt - 1] == MARKERS.middle
+            assert 1 <= len(example.middle) <= 40
+
+
+class TestTraining:
+    def test_it_learns_and_leaves_the_base_as_it_is(self, coder):
+        before, trainer = coder.fingerprint(), make_trainer(coder)
+        losses = [trainer.step(number)["infill"] for number in range(40)]
+        assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+        assert coder.fingerprint() == before
+
+    def test_a_run_that_was_cut_off_goes_on_to_the_bit(self, coder, tmp_path):
+        whole = make_trainer(coder)
+        for number in range(6):
+            whole.step(number)
+        part = make_trainer(coder)
+        for number in range(4):
+            part.step(number)
+        run = Run(part, None, tmp_path, "base")
+        save(part, replace(run.progress, step=4), "base", tmp_path / "state.safetensors")
+        resumed = make_trainer(coder)
+        progress = load(resumed, "base", tmp_path / "state.safetensors")
+        assert progress.step == 4
+        for number in range(4, 6):
+            resumed.step(number)
+        for name, value in whole.adapter.state_dict().items():
+            assert torch.equal(value, resumed.adapter.state_dict()[name]), name
+        for name, value in whole.average.state_dict().items():
+            assert torch.equal(value, resumed.average.state_dict()[name]), name
+
+    def test_a_checkpoint_of_other_weights_is_refused(self, coder, tmp_path):
+        trainer = make_trainer(coder)
+        trainer.step(0)
+        save(trainer, Run(trainer, None, tmp_path, "a").progress, "a" * 64, tmp_path / "state.safetensors")
+        with pytest.raises(ValueError, match="use its own base"):
+            load(trainer, "b" * 64, tmp_path / "state.safetensors")
+
+    def test_a_changed_base_is_not_saved_over(self, model, tmp_path):
+        coder = Coder(model, "cpu", torch.float32)
+        trainer = make_trainer(coder)
+        run = Run(trainer, None, tmp_path, "base")
+        coder.layers = [coder.layers[0]._replace(down=coder.layers[0].down + 1e-3), *coder.layers[1:]]
+        with pytest.raises(RuntimeError, match="frozen weights have changed"):
+            run.checkpoint(measure=False)
+        assert not (tmp_path / "state.safetensors").exists()
+
+    @pytest.mark.parametrize("spoil", [0.0, float("nan")])
+    def test_a_dead_or_broken_gradient_is_an_error(self, coder, monkeypatch, spoil):
+        trainer = make_trainer(coder)
+        losses = trainer.losses
+
+        def spoiled(*args):
+            found = losses(*args)
+            return found | {"loss": found["loss"] * spoil}
+
+        monkeypatch.setattr(trainer, "losses", spoiled)
+        with pytest.raises(FloatingPointError, match="gradient"):
+            trainer.step(0)
+
+    def test_a_shuffled_teacher_teaches_nothing_about_places(self, coder, tmp_path):
+        results = []
+        for shuffled in (False, True):
+            trainer = make_trainer(coder, replace(RECIPE, shuffled_teacher=shuffled))
+            for number in range(60):
+                trainer.step(number)
+            development = Development(coder, make_examples(seed=9), 6, tmp_path / "spans.json")
+            results.append(development.measure(trainer.adapter)["infill_loss"])
+        assert results[0] < results[1] - 0.5
+
+    def test_the_rate_rises_and_falls(self):
+        recipe = Recipe(lr=1.0, warmup_steps=4, decay_from=10, decay_steps=5)
+        assert [recipe.rate(n) for n in (0, 3, 9, 10, 12, 15)] == [0.25, 1.0, 1.0, 1.0, 0.6, 0.0]
+
+
+class TestDevelopment:
+    def test_greedy_text_is_the_native_class_text(self, model, coder):
+        example = an_example()
+        own = greedy(coder, example, 5)
+        ids = list(example.ids[: example.prompt])
+        for _ in range(5):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        assert list(own.ids) == ids
+
+    def test_the_spans_are_kept(self, coder, tmp_path):
+        development = Development(coder, make_examples(seed=9), 3, tmp_path / "spans.json")
+        again = Development(coder, make_examples(seed=9), 3, tmp_path / "spans.json")
+        assert development.own == again.own
+        measured = development.measure(coder.adapter(RECIPE.ranks(), 1.0, 0))
+        survival = [measured[f"survival_{i}"] for i in range(1, 8)]
+        assert survival == sorted(survival, reverse=True)
+        assert measured["tokens_a_cycle"] == pytest.approx(2 + sum(survival))
