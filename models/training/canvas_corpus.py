@@ -16,7 +16,6 @@ from pathlib import Path
 
 from models.training.corpus import (
     CACHE,
-    PERMISSIVE,
     SEPARATOR,
     Document,
     NearDuplicates,
