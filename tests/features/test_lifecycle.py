@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from fimserver.front.lsp.status import POLL_S
+from fimserver.front.lsp.stdio import WATCH_S, EditorProcess
 from fimserver.front.lsp.transport import encode
 from tests.editor import Editor
 
@@ -263,3 +264,75 @@ def test_it_reads_nothing_but_the_editors_pipe_and_keeps_no_descriptor_of_it_for
         fds = Path(f"/proc/{editor.link.process.pid}/fd")
         assert (fds / "0").readlink() == Path(os.devnull)
         assert (fds / "1").readlink() == (fds / "2").readlink()
+
+
+# ---------------------------------------------------------------- clients of other versions
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        pytest.param({"trace": "compact"}, id="an unknown trace"),
+        pytest.param({"capabilities": {"workspace": {"symbol": {"symbolKind": {"valueSet": [200]}}}}}, id="an unknown kind"),
+        pytest.param({"clientInfo": {"version": "1"}}, id="a client without a name"),
+    ],
+)
+def test_a_hello_with_unknown_values_is_taken(hello, connected, host):
+    connected.start(**hello)
+    host.says("a + b")
+    connected.open(URI, CODE)
+    assert connected.ask(URI, 1, 11)
+
+
+@pytest.mark.parametrize("context", [{"triggerKind": 0}, {"triggerKind": 9}, {}, None, "typing"])
+def test_a_request_with_an_unknown_trigger_is_answered(context, editor, host):
+    host.says("a + b")
+    editor.open(URI, CODE)
+    params = editor.params(URI, 1, 11) | {"context": context}
+    assert editor.call("textDocument/inlineCompletion", params)["items"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"textDocument": {"uri": URI, "version": None}, "contentChanges": [{"text": CODE}]}, id="null"),
+        pytest.param({"textDocument": {"uri": URI}, "contentChanges": [{"text": CODE}]}, id="absent"),
+        pytest.param(
+            {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [{"text": CODE, "range": None}]}, id="no range"
+        ),
+        pytest.param({"textDocument": {"uri": URI, "version": 0}, "contentChanges": [{"text": CODE}]}, id="older"),
+    ],
+)
+def test_a_whole_text_is_a_known_text(change, editor, host):
+    host.says("a + b")
+    editor.open(URI, "x = 1\n")
+    editor.notify("textDocument/didChange", change)
+    assert editor.ask(URI, 1, 11)
+
+
+def test_an_edit_of_a_document_without_versions_is_applied(editor, host):
+    host.says("a + b")
+    editor.open(URI, "def add(a, b):\n    retur \n", version=5)
+    at = {"line": 1, "character": 9}
+    change = {"range": {"start": at, "end": at}, "rangeLength": None, "text": "n"}
+    editor.notify("textDocument/didChange", {"textDocument": {"uri": URI, "version": None}, "contentChanges": [change]})
+    assert editor.ask(URI, 1, 11)
+
+
+@pytest.mark.parametrize("pid", [2**22 + 1, 4194303, 2**40])
+def test_an_editor_in_another_namespace_is_served(pid, host):
+    host.says("a + b")
+    with Editor("pipes", host.url) as editor:
+        editor.start(processId=pid)
+        time.sleep(1.5 * WATCH_S)  # a round of looking for the process
+        editor.open(URI, CODE)
+        assert editor.ask(URI, 1, 11)
+        closes_the_pipe(editor)
+        assert editor.link.process.wait(10) == 1
+
+
+def test_a_process_is_gone_only_after_it_was_seen():
+    alive = [False, True, True, False]
+    process = EditorProcess(lambda _pid: alive.pop(0))
+    assert [process.is_gone(7) for _ in range(4)] == [False, False, False, True]
+    assert not process.is_gone(None)

@@ -22,6 +22,8 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams, JsonRpcMeth
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
+from fimserver.front.lsp.tolerance import filled_in, structured
+
 log = logging.getLogger("fimserver.front")
 Send = Callable[[bytes], None]
 Id = int | str
@@ -120,19 +122,19 @@ class Protocol(LanguageServerProtocol):
             self.leave(0 if self.life is Life.SHUT_DOWN else 1)
             return
         try:
-            structured = self._structured(method, message, is_request=is_request)
+            call = self._structured(method, message, is_request=is_request)
         except Exception:  # noqa: BLE001 - cattrs raises many kinds
             self.on_bad_params(method, message.get("params"))
             if is_request:
                 self._refuse(message["id"], Code.PARAMS)
             return
-        if is_request and not hasattr(structured, "id"):  # the method of a notification
+        if is_request and not hasattr(call, "id"):  # the method of a notification
             self.on_bad_params(method, message.get("params"))
             self._refuse(message["id"], Code.REQUEST)
             return
         if method == lsp.SHUTDOWN:
             self.life = Life.SHUT_DOWN
-        self.handle_message(structured)
+        self.handle_message(call)
         if method == lsp.INITIALIZE and hasattr(self, "server_capabilities"):  # else it failed, and may be tried again
             self.life = Life.RUNNING
 
@@ -140,9 +142,8 @@ class Protocol(LanguageServerProtocol):
         """The message as a type of lsprotocol; methods of our own keep their parameters as they are."""
         kind = self.get_message_type(method)
         message = {**message, "jsonrpc": "2.0"}
-        if method == lsp.TEXT_DOCUMENT_INLINE_COMPLETION and isinstance(message.get("params"), dict):
-            automatic = {"triggerKind": lsp.InlineCompletionTriggerKind.Automatic.value}
-            message["params"] = {"context": automatic, **message["params"]}
+        if "params" in message:
+            message["params"] = filled_in(method, message["params"])
         if kind is None:
             from pygls.protocol.json_rpc import JsonRPCNotification, JsonRPCRequestMessage  # noqa: PLC0415
 
@@ -150,7 +151,7 @@ class Protocol(LanguageServerProtocol):
             if is_request:
                 return JsonRPCRequestMessage(id=message["id"], method=method, jsonrpc="2.0", params=params)
             return JsonRPCNotification(method=method, jsonrpc="2.0", params=params)
-        return self._converter.structure(message, kind)
+        return structured(self._converter, message, kind)
 
     def _answered(self, message: dict[str, Any]) -> None:
         """The editor's answer to a request of ours. What we did not ask is ignored."""

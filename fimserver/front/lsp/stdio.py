@@ -74,8 +74,14 @@ async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, l
     loop = asyncio.get_running_loop()
     server = make()
 
+    editor = EditorProcess()
+
     def received(bodies: list[bytes]) -> None:
-        loop.call_soon_threadsafe(_receive, server, bodies)
+        loop.call_soon_threadsafe(receive, bodies)
+
+    def receive(bodies: list[bytes]) -> None:
+        _receive(server, bodies)
+        editor.is_gone(server.process_id)  # it is seen as soon as it has named itself
 
     def ended(problem: str | None) -> None:
         if problem:
@@ -90,7 +96,7 @@ async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, l
         await asyncio.sleep(WATCH_S)
         if writer.stuck:
             leave(1)
-        if _orphaned(server.process_id):
+        if editor.is_gone(server.process_id):
             leave(_code_at_end(server, None))
 
 
@@ -109,14 +115,31 @@ def _code_at_end(server: Server, problem: str | None) -> int:
     return 0 if problem is None and server.protocol.life is Life.SHUT_DOWN else 1
 
 
-def _orphaned(pid: int | None) -> bool:
-    """Whether the editor that named itself is gone."""
-    if pid is None or pid <= 0:
-        return False
+class EditorProcess:
+    """Editor's process, by the id that it gave. One that was never seen is not watched.
+
+    In a container or a sandbox the id may be of another namespace; the end of the pipe still ends the server.
+    """
+
+    def __init__(self, exists: Callable[[int], bool] | None = None) -> None:
+        self._exists = exists or process_exists
+        self._seen = False
+
+    def is_gone(self, pid: int | None) -> bool:
+        """Whether the process was seen before and no longer exists."""
+        if pid is None or pid <= 0:
+            return False
+        exists = self._exists(pid)
+        self._seen = self._seen or exists
+        return self._seen and not exists
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this namespace has an id."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
+    except (ProcessLookupError, OverflowError):
         return False
-    return False
+    except PermissionError:
+        return True
+    return True

@@ -10,6 +10,7 @@ from lsprotocol import types as lsp
 from fimserver.front.documents.mirror import Document, Edit
 from fimserver.front.documents.notebooks import Cell
 from fimserver.front.lsp.server import Server
+from fimserver.front.lsp.tolerance import NO_VERSION
 
 
 def did_open(server: Server, params: lsp.DidOpenTextDocumentParams) -> None:
@@ -18,7 +19,17 @@ def did_open(server: Server, params: lsp.DidOpenTextDocumentParams) -> None:
 
 
 def did_change(server: Server, params: lsp.DidChangeTextDocumentParams) -> None:
-    server.session.change(params.text_document.uri, params.text_document.version, [_edit(c) for c in params.content_changes])
+    _change(server, params.text_document, params.content_changes)
+
+
+def _change(
+    server: Server,
+    named: lsp.VersionedTextDocumentIdentifier,
+    changes: Iterable[lsp.TextDocumentContentChangeEvent],
+) -> None:
+    document = server.session.documents.get(named.uri)
+    version = document.version if document and named.version == NO_VERSION else named.version
+    server.session.change(named.uri, version, [_edit(change) for change in changes])
 
 
 def _edit(change: lsp.TextDocumentContentChangeEvent) -> Edit:
@@ -55,7 +66,7 @@ def did_change_notebook(server: Server, params: lsp.DidChangeNotebookDocumentPar
         for gone in cells.structure.did_close or ():
             server.session.close(gone.uri)
     for edited in cells.text_content or ():
-        server.session.change(edited.document.uri, edited.document.version, [_edit(change) for change in edited.changes])
+        _change(server, edited.document, edited.changes)
 
 
 def did_close_notebook(server: Server, params: lsp.DidCloseNotebookDocumentParams) -> None:
