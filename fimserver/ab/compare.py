@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from fimserver import __version__
 from fimserver.ab.analysis.analysis import analyse
-from fimserver.ab.arms.arm import Runner, open_arms, settings_of_arm, without_token
+from fimserver.ab.arms.arm import Runner, settings_of_arm, without_token
+from fimserver.ab.arms.open import open_arms
 from fimserver.ab.items.spans import Cut, cut_spans, read_spans
 from fimserver.ab.items.traces import Trace, read_trace
 from fimserver.ab.replay.keystrokes import rows as rows_of_replay

@@ -38,7 +38,7 @@ def test_a_repository_becomes_a_report_a_page_and_a_table(repo, tmp_path):
     out = tmp_path / "out"
     done = invoked("--a", "dllm", "--b", "ar", "--repo", repo, "--limit", 4, "--seed", 3, "--max-tokens", 4, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "A dllm against B ar: 4 items" in done.output
+    assert "A dllm (nano) against B ar (nano): 4 items" in done.output
     report = read_report(out / "report.json")
     assert (len(report.rows), report.finished, report.source["kind"]) == (4, True, "repo")
     assert report.source["seed"] == 3

@@ -1,20 +1,20 @@
-"""Knows which numbers a comparison comes to, by strata, and how to say them. Knows nothing of tables and pages.
+"""Analysis of a report: every number of a comparison, over all items and by strata.
 
-Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x faster"), of speeds B
+Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x as fast"), of speeds B
 over A. Intervals are of 95 %, by a cluster bootstrap over ``PairedRow.group``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Literal
 
 import numpy as np
 
-from fimserver.ab.analysis.measures import ALL, MEANS, TIMES, YES_OR_NO, Better, Measure, pairs, strata
+from fimserver.ab.analysis.comparison_row import ComparisonRow
+from fimserver.ab.analysis.headline import headline
+from fimserver.ab.analysis.measures import ALL, MEANS, TIMES, YES_OR_NO, Measure, pairs, strata
 from fimserver.ab.analysis.statistics import (
     MIN_CLUSTERS,
     Bootstrap,
@@ -44,36 +44,9 @@ from fimserver.ab.schema import PairedRow, Report
 PERCENTILES = (50, 90, 95, 99)
 BOUNDED = frozenset({50, 95})  # percentiles that get intervals: there is too little behind the others
 PRIMARY = frozenset({"first_ms_p95", "exact"})
-MARGIN = 0.02  # a kept share that is lower by less is not inferior
 FEW_GROUPS = 10
 
 Draw = Callable[[tuple[str, ...]], Bootstrap]
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One line of the table. ``None``: there is none, or it cannot be said."""
-
-    metric: str
-    label: str
-    unit: str  # of a, b and a difference; a "share" is between 0 and 1
-    better: Better
-    stratum: str  # "all", "warm", "kind:line", "bucket:9-16", "language:python"
-    n: int  # pairs, those that both arms have a number for
-    groups: int
-    effect: Literal["difference", "ratio"]
-    a: float | None = None
-    b: float | None = None
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    a_low: float | None = None
-    a_high: float | None = None
-    b_low: float | None = None
-    b_high: float | None = None
-    p: float | None = None  # exact sign test; of the whole only, as strata describe
-    p_holm: float | None = None  # corrected for all that were tested
-    primary: bool = False  # what a claim rests on; the others describe
 
 
 @dataclass(frozen=True)
@@ -192,68 +165,3 @@ def _notes(report: Report, rows: Sequence[PairedRow], comparisons: Sequence[Comp
         line = whole.get(f"{measure.metric}_ratio")
         if line is None or line.n < len(rows):
             yield f"times of {measure.label} are of {line.n if line else 0} of {len(rows)} items: those that both arms answered"
-
-
-def headline(comparisons: Sequence[ComparisonRow]) -> tuple[str, ...]:
-    """What was found, in up to three sentences, the arm that is ahead first."""
-    whole = {line.metric: line for line in comparisons if line.stratum == ALL}
-    kept = whole.get("kept_share")
-    sayings = (
-        _speed_sentence(whole["answer_ms_ratio"], kept) if "answer_ms_ratio" in whole else "",
-        _exact_sentence(whole["exact"]) if "exact" in whole else "",
-        _value_sentence(whole["chars_per_s_300"]) if "chars_per_s_300" in whole else "",
-    )
-    return tuple(saying for saying in sayings if saying)
-
-
-def _speed_sentence(line: ComparisonRow, kept: ComparisonRow | None) -> str:
-    lead, other, ratio, shown = _ratio(line)
-    if not shown:
-        return f"No difference in the time to an answer is shown: {lead} was {ratio} faster than {other}{_unseen_ratio(line)}."
-    worst = None if kept is None else kept.low if lead == "B" else kept.high and -kept.high
-    held = worst is not None and worst > -MARGIN
-    verb = "is" if held else "is not shown to be"
-    return f"{lead} answered {ratio} faster than {other}; its kept share {verb} within {100 * MARGIN:.0f} points of {other}'s."
-
-
-def _exact_sentence(line: ComparisonRow) -> str:
-    if line.a is None or line.b is None or line.value is None:
-        return ""
-    lead, other, sign = ("B", "A", 1) if line.value > 0 else ("A", "B", -1)
-    ends = [line.low, line.high][::sign]
-    low, high = (None if end is None else 100 * sign * end for end in ends)
-    shares = f"{100 * max(line.a, line.b):.1f} % against {100 * min(line.a, line.b):.1f} % of {other}"
-    p = "" if line.p is None else ", p < 0.001" if line.p < 0.001 else f", p = {line.p:.2g}"
-    said = f"{lead} was exact on {shares} (difference {100 * abs(line.value):.1f} points{_bounds(low, high)}{p})"
-    if low is None or high is None:
-        return f"{said}, of too few groups to say more."
-    return f"{said}." if low > 0 else f"{said}: no difference shown, less than {(high - low) / 2:.1f} points could not be seen."
-
-
-def _value_sentence(line: ComparisonRow) -> str:
-    if line.value is None or line.value <= 0:
-        return ""
-    lead, other, ratio, shown = _ratio(line)
-    said = f"{lead} kept {ratio} as many characters per second as {other}, with 300 ms to read each suggestion"
-    return f"{said}." if shown else f"{said}: no difference shown{_unseen_ratio(line)}."
-
-
-def _ratio(line: ComparisonRow) -> tuple[str, str, str, bool]:
-    """Who is ahead, who is not, by how much, and whether the interval says so."""
-    value = line.value or 1.0
-    ends = (line.low, line.high)
-    lead, other = ("B", "A") if value >= 1 else ("A", "B")
-    if lead == "A":
-        value, ends = 1 / value, (1 / line.high if line.high else None, 1 / line.low if line.low else None)
-    low = ends[0]
-    return lead, other, f"{value:.2f}x{_bounds(*ends, digits=2)}", low is not None and low > 1
-
-
-def _unseen_ratio(line: ComparisonRow) -> str:
-    if not line.low or not line.high:
-        return ", of too few groups to say more"
-    return f", less than {math.sqrt(line.high / line.low):.2f}x could not be seen"
-
-
-def _bounds(low: float | None, high: float | None, digits: int = 1) -> str:
-    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"

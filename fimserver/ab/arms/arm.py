@@ -1,6 +1,6 @@
-"""Knows how one of two configurations is asked: an engine in this process, or a host by its URL. Knows nothing of scores.
+"""Arm of a comparison: its specification, its settings and the answers it gives.
 
-A specification is a route, a URL, or neither, and settings behind commas: ``dllm``, ``ar,drafter=none``,
+A specification is a route, a URL, or neither, and settings after commas: ``dllm``, ``ar,drafter=none``,
 ``auto,policy=bandit``, ``card=dreamon-7b``, ``http://gpu-box:8765,model=ar``.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
@@ -16,12 +16,9 @@ from fimserver.cards import get_card
 from fimserver.cursor import make_request
 from fimserver.errors import CardError, FimError, InputError
 from fimserver.front.syntax.features import features
-from fimserver.settings import ENGINE_SETTINGS, Settings, read_settings
+from fimserver.settings import Settings, read_settings
 from fimserver.types import ROUTES, Request
 from fimserver.wire import CompletionChunk, Usage
-
-if TYPE_CHECKING:
-    from fimserver.engine.engines import ModelPool
 
 CONTEXT_CHARS = 64 * 1024  # each side, as in the host
 OF_A_REQUEST = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadline_ms", "model")
@@ -98,37 +95,10 @@ def _of_card(name: str) -> dict[str, str]:
     return {f"{route}_card": name for route in routes} | ({"model": routes[0]} if len(routes) == 1 else {})
 
 
-def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Runner]:
-    """Both arms; models that both can use are loaded once. Raises ``FimError``."""
-    shared: list[ModelPool] = []
-    first, second = (_open(read_spec(text), flags, shared) for text in texts)
-    return first, second
-
-
 def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
     """The settings of an arm: those of the command, changed. Raises ``InputError``."""
     spec = read_spec(text)
     return read_settings(**flags | spec.changes | ({"connect": spec.url} if spec.url else {}))
-
-
-def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runner:
-    settings = read_settings(**flags | spec.changes)
-    if spec.url:
-        from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415 - the HTTP library, where an arm is remote
-
-        return RemoteArm(spec.text, spec.url, settings)
-    from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch, where an arm is local
-    from fimserver.engine.engines import ModelPool  # noqa: PLC0415
-
-    models = next((models for models in shared if _same_host(models.settings, settings)), None)
-    if models is None:
-        models = ModelPool(settings, shares=shared)
-        shared.append(models)
-    return LocalArm(spec.text, settings, models)
-
-
-def _same_host(one: Settings, other: Settings) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in ENGINE_SETTINGS)
 
 
 def request_of(span: Span, settings: Settings) -> Request:

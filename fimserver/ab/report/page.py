@@ -15,11 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from fimserver.ab.analysis.analysis import Analysis, ComparisonRow
+from fimserver.ab.analysis.analysis import Analysis
+from fimserver.ab.analysis.comparison_row import ComparisonRow
 from fimserver.ab.analysis.measures import ALL, outcome
 from fimserver.ab.analysis.value import Estimate
 from fimserver.ab.report import charts
-from fimserver.ab.report.table import LEGEND, figure, line_of, three
+from fimserver.ab.report.table import LEGEND, described, figure, line_of, three
 from fimserver.ab.schema import SIDES, PairedRow, Report, Side
 
 _PAIRS = 20
@@ -75,7 +76,7 @@ def _words(report: Report, analysis: Analysis) -> dict[str, Any]:
     source = " ".join(str(report.source[name]) for name in ("kind", "name") if name in report.source)
     parts = (f"{analysis.n:,} items of {analysis.groups:,} groups", source, report.created[:10], f"fimserver {report.version}")
     return {
-        "specs": {side: report.arms[side].spec for side in SIDES},
+        "specs": {side: described(report.arms[side]) for side in SIDES},
         "summary": " \N{MIDDLE DOT} ".join(part for part in parts if part),
         "headline": analysis.headline,
         "notes": list(dict.fromkeys((*report.notes, *analysis.notes))),

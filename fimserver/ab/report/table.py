@@ -1,4 +1,4 @@
-"""Knows how the numbers of a comparison are written, and the table of them on a terminal. Knows nothing of HTML."""
+"""Table of a comparison on a terminal, and how its numbers are written."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fimserver.ab.analysis.analysis import Analysis, ComparisonRow
+from fimserver.ab.analysis.analysis import Analysis
+from fimserver.ab.analysis.comparison_row import ComparisonRow
 from fimserver.ab.analysis.measures import ALL
-from fimserver.ab.schema import Report
+from fimserver.ab.schema import Arm, Report
 
 LEGEND = "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the same time. Points (pts) are of 100 %."
 _UNITS = {"ms": " ms", "share": " %"}  # what stands behind a number; others are in the label
@@ -118,7 +119,7 @@ def print_table(console: Console, report: Report, analysis: Analysis) -> None:
 
     Where there is little room, columns go; numbers are never broken. Where nobody but a file looks on, no frame is drawn.
     """
-    specs = " against ".join(f"{side.upper()} {arm.spec}" for side, arm in report.arms.items())
+    specs = " against ".join(f"{side.upper()} {described(arm)}" for side, arm in report.arms.items())
     _say(console, f"{specs}: {analysis.n:,} items of {analysis.groups:,} groups", bold=True)
     for sentence in analysis.headline:
         _say(console, sentence)
@@ -128,6 +129,16 @@ def print_table(console: Console, report: Report, analysis: Analysis) -> None:
         _say(console, LEGEND)
     for note in dict.fromkeys((*report.notes, *analysis.notes)):
         _say(console, f"Note: {note}")
+
+
+def described(arm: Arm) -> str:
+    """Return an arm's specification and its models: ``dllm (nano)``, ``auto (dllm dreamon-7b, ar nano)``."""
+    models = [name for name in arm.models.values() if name]
+    if not models:
+        return arm.spec
+    if len(set(models)) == 1:
+        return f"{arm.spec} ({models[0]})"
+    return f"{arm.spec} ({', '.join(f'{route} {name}' for route, name in arm.models.items())})"
 
 
 def _silent(row: ComparisonRow) -> bool:

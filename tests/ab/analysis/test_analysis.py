@@ -1,11 +1,15 @@
 import json
 import random
+import re
 from dataclasses import asdict
 
 import pytest
 
-from fimserver.ab.analysis.analysis import ComparisonRow, analyse, headline
+from fimserver.ab.analysis.analysis import analyse
+from fimserver.ab.analysis.comparison_row import ComparisonRow
+from fimserver.ab.analysis.headline import headline
 from fimserver.ab.analysis.measures import MEANS, outcome
+from fimserver.ab.report.table import line_of
 from fimserver.ab.schema import Arm, PairedRow, Report, Result
 from fimserver.reasons import Reason
 
@@ -230,27 +234,62 @@ def random_rows(seed, speedup, rate_a, rate_b, count=240):
         yield row(i, a, b, group=f"file{i % 40}")  # fmt: skip
 
 
+def numbers(text):
+    return [float(number) for number in re.findall(r"[-+]?\d+\.?\d*", text)]
+
+
 class TestHeadline:
-    def test_a_faster_and_better_arm_is_named_first_with_its_interval(self):
+    def test_a_faster_and_better_b_is_told_with_its_interval(self):
         speed, exact, value = analyse(report(*random_rows(1, 1.8, 0.2, 0.5))).headline
         assert speed.startswith("B answered 1.8")
-        assert "is within 2 points of A's" in speed
+        assert "the kept share of B, the faster one, is within 2 points of A's" in speed
         assert exact.startswith("B was exact on ")
         assert "p < 0.001" in exact
         assert value.startswith("B kept ")
         assert "no difference" not in (speed + exact + value)
 
-    def test_the_other_way_round_it_says_the_same_of_the_other(self):
+    def test_a_slower_and_worse_b_is_told_in_the_same_words(self):
         speed, exact, value = analyse(report(*random_rows(1, 1 / 1.8, 0.5, 0.2))).headline
-        assert speed.startswith("A answered 1.")
-        assert exact.startswith("A was exact on ")
-        assert value.startswith("A kept ")
+        assert speed.startswith("B answered 0.")
+        assert "the kept share of A, the faster one" in speed
+        assert exact.startswith("B was exact on ")
+        assert value.startswith("B kept 0.")
+        assert "no difference" not in (speed + exact + value)
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize(("speedup", "rate_a", "rate_b"), [(1.8, 0.2, 0.5), (0.6, 0.5, 0.2), (1.0, 0.3, 0.3)])
+    def test_its_signs_and_bounds_are_those_of_the_table(self, seed, speedup, rate_a, rate_b):
+        analysis = analyse(report(*random_rows(seed, speedup, rate_a, rate_b)))
+        lines = {line.metric: line_of(line) for line in analysis.comparisons if line.stratum == "all"}
+        for sentence, metric in zip(analysis.headline, ("answer_ms_ratio", "exact", "chars_per_s_300"), strict=True):
+            said = sentence.split("(")[1] if metric == "exact" else sentence
+            assert numbers(said)[:3] == pytest.approx(numbers(lines[metric].effect + lines[metric].interval), abs=0.0051)
 
     def test_no_difference_is_said_in_so_many_words_with_what_could_not_be_seen(self):
         speed, exact, value = analyse(report(*random_rows(2, 1.0, 0.3, 0.3))).headline
-        assert speed.startswith("No difference in the time to an answer is shown")
-        assert "no difference shown, less than" in exact
-        assert "no difference shown, less than" in value
+        assert all("no difference shown, less than" in sentence for sentence in (speed, exact, value))
+        assert "faster" not in speed
+
+    @pytest.mark.parametrize("groups", [1, 2, 5])
+    def test_too_few_groups_are_counted_and_nothing_is_claimed(self, groups):
+        rows = [row(i, {"answer_ms": 90 + i, "saved_keys": 2}, {"answer_ms": 30, "saved_keys": 3}) for i in range(groups)]
+        speed, exact, value = analyse(report(*rows)).headline
+        for sentence in (speed, exact, value):
+            assert f"{groups} groups are too few for an interval (6 are needed)" in sentence
+            assert "No difference" not in sentence
+
+    def test_many_groups_are_never_called_too_few(self):
+        rows = [
+            row(
+                i,
+                {"answer_ms": 90, "saved_keys": 9.0 * (i == 0), "prefix_chars": 4 * (i == 0)},
+                {"answer_ms": 30, "saved_keys": 1.0},
+            )
+            for i in range(44)
+        ]
+        sentences = " ".join(analyse(report(*rows)).headline)
+        assert "too few" not in sentences
+        assert "allow no interval" in sentences
 
     def test_arms_that_never_differ_still_have_a_width(self):
         same = {"answer_ms": 50.0, "exact": False, "saved_keys": 1.0}
@@ -273,7 +312,7 @@ class TestHeadline:
         )
         (said,) = headline([line])
         assert said == (
-            "A was exact on 12.0 % against 10.3 % of B (difference 1.7 points [-0.4, 3.8], p = 0.12): "
+            "B was exact on 10.3 % against 12.0 % of A (-1.7 points [-3.8, 0.4], p = 0.12): "
             "no difference shown, less than 2.1 points could not be seen."
         )
 

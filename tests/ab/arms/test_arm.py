@@ -2,7 +2,8 @@
 
 import pytest
 
-from fimserver.ab.arms.arm import open_arms, read_spec, request_of, settings_of_arm, without_token
+from fimserver.ab.arms.arm import read_spec, request_of, settings_of_arm, without_token
+from fimserver.ab.arms.open import open_arms
 from fimserver.ab.arms.remote import RemoteArm
 from fimserver.ab.items.spans import Span
 from fimserver.errors import InputError

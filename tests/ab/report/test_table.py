@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fimserver.ab.analysis.analysis import ComparisonRow, analyse
-from fimserver.ab.report.table import figure, line_of, print_table, probability, progress, three
+from fimserver.ab.analysis.analysis import analyse
+from fimserver.ab.analysis.comparison_row import ComparisonRow
+from fimserver.ab.report.table import described, figure, line_of, print_table, probability, progress, three
+from fimserver.ab.schema import Arm
 from tests.ab.sample import make_report
 
 LINE = ComparisonRow("exact", "exact", "share", "higher", "all", 300, 20, "difference", 0.3, 0.25, -0.05, -0.1, 0.004)
@@ -68,15 +70,16 @@ def test_a_file_gets_plain_text(found):
 
 def test_it_says_what_was_found(found):
     report, analysis = found
+    names = "A dllm (made-up-canvas) against B ar,drafter=none (made-up-drafted): 120 items of 20 groups"
     text = " ".join(printed((report.model_copy(update={"notes": ("stopped early",)}), analysis), 80).split())
-    for sentence in (*analysis.headline, "A dllm against B ar,drafter=none: 120 items of 20 groups", "Note: stopped early"):
+    for sentence in (*analysis.headline, names, "Note: stopped early"):
         assert sentence in text
 
 
 def test_markup_in_a_name_is_text(found):
     report, analysis = found
     arms = {side: arm.model_copy(update={"spec": "[red]x[/red] [/]"}) for side, arm in report.arms.items()}
-    assert "A [red]x[/red] [/] against" in printed((report.model_copy(update={"arms": arms}), analysis), 140)
+    assert "A [red]x[/red] [/] (made-up-canvas) against" in printed((report.model_copy(update={"arms": arms}), analysis), 140)
 
 
 def test_an_empty_report_has_a_note_and_no_table():
@@ -148,3 +151,24 @@ def test_progress_counts_on_a_terminal_only(terminal):
         bar.update(task, completed=2)
     assert ("spans [x]" in file.getvalue()) == terminal
     assert ("2/3" in file.getvalue()) == terminal
+
+
+@pytest.mark.parametrize(
+    ("spec", "models", "wanted"),
+    [
+        ("dllm", {"dllm": "nano"}, "dllm (nano)"),
+        ("auto", {"dllm": "nano", "ar": "nano"}, "auto (nano)"),
+        ("auto", {"dllm": "dreamon-7b", "ar": "nano"}, "auto (dllm dreamon-7b, ar nano)"),
+        ("http://box:8765", {}, "http://box:8765"),
+    ],
+)
+def test_an_arm_is_named_with_its_models(spec, models, wanted):
+    assert described(Arm(spec=spec, models=models)) == wanted
+
+
+def test_the_first_line_names_both_models(found):
+    report, analysis = found
+    first = printed((report, analysis), 200).split("\n")[0]
+    for arm in report.arms.values():
+        assert arm.models
+        assert described(arm) in first
