@@ -1,4 +1,4 @@
--- Knows what Neovim gives to Lua. From the checkout: luacheck --config editors/nvim/.luacheckrc editors/nvim
+-- Globals of Neovim. From the checkout: luacheck --config editors/nvim/.luacheckrc editors/nvim
 std = 'luajit'
 read_globals = { vim = { other_fields = true, fields = {
   g = { read_only = false, other_fields = true },

@@ -1,4 +1,4 @@
-"""Knows how to make up a report that looks like a real one. Knows nothing of any model: every number is drawn."""
+"""Makes up a report that looks like a real one; every number is drawn from a seed."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Knows how to open a file in a headless Chromium, and what it complained of. Knows nothing of what to expect."""
+"""Opens files in a headless Chromium and collects its complaints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows what a test asks of a real editor, whichever it is. Knows no editor."""
+"""The protocol that drivers of real editors implement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows how to drive a real Neovim: keys in, ghost text, buffer, screen and messages out. Knows nothing of what to expect.
+"""Driver of a real Neovim: keys in; ghost text, buffer, screen and messages out.
 
 Nothing sleeps for luck: every wait polls a condition each 10 ms until a deadline.
 """

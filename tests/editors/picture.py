@@ -1,4 +1,4 @@
-"""Knows how what a Neovim draws becomes a picture: the events of its UI, cells with colours, a Chromium. Knows no test."""
+"""Turns what a Neovim draws into a picture: UI events, cells with colours, a screenshot by Chromium."""
 
 from __future__ import annotations
 

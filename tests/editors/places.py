@@ -1,4 +1,4 @@
-"""Knows where a model may have something to say, and how to get there. Knows nothing of what it says.
+"""Files and cursor positions at which a model probably has a suggestion.
 
 Where it says nothing of use, the next place is tried: no test depends on the text.
 """

@@ -78,6 +78,17 @@ def test_switched_off_from_the_menu_nothing_is_asked(editor):
     until(editor, bool)
 
 
+def test_a_setting_that_changes_while_the_server_starts_is_not_lost(editor):
+    until(editor, bool)
+    editor.command("FIM: Restart")
+    editor.call("set", "fimserver.enabled", False)
+    try:
+        editor.wait("off in the status", lambda: "completions are off" in editor.status(), 20)
+    finally:
+        editor.call("set", "fimserver.enabled", None)
+    editor.wait("on", lambda: "ready" in editor.status(), 20)
+
+
 def test_a_canvas_that_is_denoised_is_drawn_where_that_is_wanted(editor, host):
     release = []
 
@@ -88,16 +99,18 @@ def test_a_canvas_that_is_denoised_is_drawn_where_that_is_wanted(editor, host):
         yield "one + two"
 
     host.engines.script = script
-    editor.call("set", "fimserver.preview", True)
+    editor.set("fimserver.deadlineMs", 10_000)  # a busy machine takes a while to draw it
+    editor.set("fimserver.preview", True)
     try:
         editor.open("preview.py")
         editor.type("x = ")
         editor.wait("the canvas", lambda: editor.page.evaluate(DRAWN) == '"one""▒▒"', 20)
         release.append(True)
-        assert editor.settle().text == "one + two"
+        assert editor.wait("the suggestion", editor.ghost).text == "one + two"  # drawn a moment after the answer
         assert editor.page.evaluate(DRAWN) == ""
     finally:
         editor.call("set", "fimserver.preview", False)
+        editor.call("set", "fimserver.deadlineMs", None)
 
 
 # ---------------------------------------------------------------- pages

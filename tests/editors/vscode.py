@@ -1,6 +1,6 @@
-"""Knows how to drive a real VS Code in a headless Chromium: keys in, ghost text, document and status bar out.
+"""Driver of a real VS Code in a headless Chromium: keys in; ghost text, document and status bar out.
 
-Knows nothing of what to expect. Nothing sleeps for luck: every wait polls a condition until a deadline.
+Every wait polls a condition until a deadline.
 """
 
 from __future__ import annotations
@@ -171,6 +171,18 @@ class VSCode:
 
     def _opened(self, path: Path) -> int:
         return sum(row["method"] == "textDocument/didOpen" and row["uri"] == path.as_uri() for row in self._traffic())
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a setting to another value, and wait until the server was given it."""
+        before = self._configured()
+        self.call("set", name, value)
+        self.wait(f"the server to take over {name}", lambda: self._configured() > before)
+
+    def _configured(self) -> int:
+        """How often the server asked for its settings and was answered."""
+        rows = self._traffic()
+        answered = {row["id"] for row in rows if row["from"] == "editor" and row["method"] is None}
+        return sum(row["method"] == "workspace/configuration" and row["id"] in answered for row in rows)
 
     def press(self, keys: str) -> None:
         self._mark = len(self._asked())

@@ -1,4 +1,4 @@
-"""Knows what passes between an editor and its language server, and when. Knows nothing of what it means.
+"""Wiretap between an editor and its language server: writes down which message passed, and when.
 
 ``python wiretap.py FOLDER COMMAND …`` runs the command in its place: bytes pass unchanged, and a file in FOLDER, named after
 the process that asked, gets a JSON line for each message with its time, without text of documents.

@@ -1,4 +1,4 @@
---- Knows how Neovim starts the server, and for which buffers. Knows nothing of what it answers.
+--- Configuration of the server: its command, and the buffers that it is attached to.
 
 local server = require('fimserver.server')
 

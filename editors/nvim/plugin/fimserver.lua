@@ -1,4 +1,4 @@
---- Knows what must be there before anybody asks. Knows nothing of what it does.
+--- Loaded at start: enables the server and defines `:Fim`.
 
 if vim.g.loaded_fimserver or vim.fn.has('nvim-0.11') == 0 then
   return

@@ -1,5 +1,4 @@
-// Knows how one fimserver process is spoken to.
-// Knows nothing of when it is started, or what is shown of it.
+// The language client of one fimserver process: what it is told at start, and where its messages go.
 
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';

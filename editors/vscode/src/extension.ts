@@ -1,5 +1,4 @@
-// Knows what belongs together: every command, and who is told what.
-// Knows nothing of how anything is done.
+// Activation: registers commands and connects the session with what is shown of it.
 
 import * as vscode from 'vscode';
 import { openWalkthrough, openWalkthroughOnce, tryCompletion } from './firstUse';

@@ -1,5 +1,4 @@
-// Knows where the program fimserver may lie, and which place comes first.
-// Knows nothing of VS Code, and never runs anything.
+// Finds the program fimserver: candidate places in order, without running anything.
 
 import { accessSync, constants, statSync } from 'node:fs';
 import { posix, win32 } from 'node:path';

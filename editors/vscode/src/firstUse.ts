@@ -1,5 +1,4 @@
-// Knows what a person sees who has never used fimserver: the walkthrough, and a first completion.
-// Knows nothing of programs and servers.
+// First use: the walkthrough, and a first completion.
 
 import * as vscode from 'vscode';
 

@@ -1,5 +1,4 @@
-// Knows what is to be known of this machine and window to find and run the program.
-// Knows nothing of which place comes first, or of what the program is for.
+// Facts of this machine and window that are needed to find and run the program: folders, environment, token.
 
 import { homedir } from 'node:os';
 import * as vscode from 'vscode';

@@ -1,5 +1,4 @@
-// Knows what can be done from the status bar item, and how a route or a program is chosen.
-// Knows nothing of how it is carried out.
+// The menu of the status bar item, and the choice of a route and of a program.
 
 import * as vscode from 'vscode';
 import type { Session } from './session';

@@ -1,5 +1,4 @@
-// Knows how facts, and what to do about them, read as a page.
-// Knows nothing of what the facts are.
+// Renders facts and advice as a page.
 
 import STYLE from '../media/page.css';
 

@@ -1,5 +1,4 @@
-// Knows how a canvas is drawn behind the cursor while the model denoises it, and when it goes.
-// Knows nothing of where canvases come from.
+// Draws a canvas after the cursor while the model denoises it.
 
 import * as vscode from 'vscode';
 
@@ -11,26 +10,38 @@ const COLOURS = { masked: 'editorLineNumber.foreground', fresh: 'charts.green', 
 
 export function showCanvases(onCanvas: vscode.Event<Canvas | undefined>): vscode.Disposable {
   const type = vscode.window.createTextEditorDecorationType({});
-  const clear = (): void => { vscode.window.visibleTextEditors.forEach((editor) => { editor.setDecorations(type, []); }); };
+  let latest: Canvas | undefined;
+  const show = (canvas: Canvas | undefined): void => {
+    latest = canvas;
+    vscode.window.visibleTextEditors.forEach((editor) => { editor.setDecorations(type, drawn(editor, latest)); });
+  };
+  const again = (): void => { if (latest) show(latest); };
   return vscode.Disposable.from(
     type,
-    onCanvas((canvas) => { if (canvas) draw(type, canvas); else clear(); }),
-    vscode.workspace.onDidChangeTextDocument(clear),
-    vscode.window.onDidChangeTextEditorSelection(clear),
-    vscode.window.onDidChangeActiveTextEditor(clear),
-    vscode.window.onDidChangeWindowState(({ focused }) => { if (!focused) clear(); }),
+    onCanvas(show),
+    vscode.workspace.onDidChangeTextDocument(({ document, contentChanges }) => {
+      if (contentChanges.length > 0 && isOf(latest, document)) show(undefined); // it is of the text before
+    }),
+    // The cursor's event may come after the canvas that was asked for at its new place, so the canvas is kept.
+    vscode.window.onDidChangeTextEditorSelection(again),
+    vscode.window.onDidChangeActiveTextEditor(again),
+    vscode.window.onDidChangeWindowState(again),
   );
 }
 
-function draw(type: vscode.TextEditorDecorationType, { uri, position, slots }: Canvas): void {
-  const editor = vscode.window.activeTextEditor;
-  if (editor?.document.uri.toString() !== vscode.Uri.parse(uri).toString()) return;
-  const at = new vscode.Position(position.line, position.character);
-  if (!vscode.window.state.focused || !editor.selection.active.isEqual(at)) return; // it is of an earlier request
-  editor.setDecorations(type, firstLine(slots).map(({ tone, text }) => ({
+/** What an editor shows of a canvas: nothing unless its cursor is where the canvas is. */
+function drawn(editor: vscode.TextEditor, canvas: Canvas | undefined): vscode.DecorationOptions[] {
+  if (!canvas || editor !== vscode.window.activeTextEditor || !vscode.window.state.focused) return [];
+  const at = new vscode.Position(canvas.position.line, canvas.position.character);
+  if (!isOf(canvas, editor.document) || !editor.selection.active.isEqual(at)) return [];
+  return firstLine(canvas.slots).map(({ tone, text }) => ({
     range: new vscode.Range(at, at),
     renderOptions: { after: { contentText: text, color: new vscode.ThemeColor(COLOURS[tone]) } },
-  })));
+  }));
+}
+
+function isOf(canvas: Canvas | undefined, document: vscode.TextDocument): boolean {
+  return canvas !== undefined && document.uri.toString() === vscode.Uri.parse(canvas.uri).toString();
 }
 
 /** The first line of a canvas, neighbours of one tone together. Spaces are hard: decorations swallow others. */

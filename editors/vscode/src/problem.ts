@@ -1,5 +1,4 @@
-// Knows what can be wrong with the program, and what a person does about it.
-// Knows nothing of how it is found out or shown.
+// Problems with the program, each with a title and advice.
 
 export const MINIMUM = '0.1.0';
 export type Problem = Readonly<{ title: string; advice: string }>;

@@ -1,5 +1,4 @@
-// Knows the pages that a user may ask for: doctor, the last answer, statistics.
-// Knows nothing of how a page is drawn.
+// Pages on demand: doctor, the last answer, statistics.
 
 import { mkdir, readFile } from 'node:fs/promises';
 import * as vscode from 'vscode';

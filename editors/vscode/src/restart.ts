@@ -1,5 +1,4 @@
-// Knows how often, how soon and for how long something may be tried.
-// Knows nothing of what is tried.
+// Limits for restarts: how often, how soon, for how long.
 
 /** Says no to more than `most` restarts `withinMs`. */
 export class Limiter {

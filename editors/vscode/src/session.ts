@@ -1,5 +1,4 @@
-// Knows which fimserver this window uses, whether it runs, and what it said of itself last.
-// Knows nothing of what is shown of it.
+// The session of a window: the program in use, its process, its last status.
 
 import { execFile } from 'node:child_process';
 import * as vscode from 'vscode';
@@ -90,7 +89,10 @@ export class Session {
     if (this.client !== client) return; // it died meanwhile
     const version = client.initializeResult?.serverInfo?.version;
     if (isOld(version)) await this.end().then(() => { this.give(old(version)); });
-    else this.version = version;
+    else {
+      this.version = version;
+      await this.tellSettings(); // what changed while it started
+    }
     this.changes.fire();
   }
 

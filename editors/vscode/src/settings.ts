@@ -1,5 +1,4 @@
-// Knows what the user set for fimserver, and which of it the server is told.
-// Knows nothing of programs and connections.
+// User settings: reading, changing, and the part that is sent to the server.
 
 import * as vscode from 'vscode';
 

@@ -1,5 +1,4 @@
-// Knows how the state of fimserver reads in the status bar, and when a problem is said aloud.
-// Knows nothing of where a state comes from.
+// The status bar item, and one notice for each new problem.
 
 import * as vscode from 'vscode';
 import type { Problem } from './problem';

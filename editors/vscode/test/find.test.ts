@@ -1,5 +1,4 @@
-// Knows where the program is to be found, place by place.
-// Knows nothing of real files.
+// Search for the program, place by place, with made-up files.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,5 +1,4 @@
-// Knows how often something may be started again.
-// Knows nothing of what is started.
+// Limits of restarts.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

@@ -1,5 +1,4 @@
-// Knows how states, canvases and pages read.
-// Knows nothing of VS Code.
+// Text of states, canvases and pages.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

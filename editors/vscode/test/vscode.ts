@@ -1,2 +1,2 @@
-// Stands for VS Code where only pure functions are called.
+// Replaces the module vscode in unit tests, which call pure functions only.
 export {};

@@ -1,4 +1,4 @@
---- Knows the subcommands of `:Fim`. Knows nothing of what stands behind them.
+--- Subcommands of `:Fim`.
 
 local server = require('fimserver.server')
 

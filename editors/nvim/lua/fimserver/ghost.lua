@@ -1,5 +1,4 @@
---- Knows the ghost text at the cursor: what of it is still to come, and how to take a piece of it.
---- Knows nothing of where it came from.
+--- The ghost text at the cursor: what is left of it, and acceptance of a part.
 
 local api = vim.api
 local M = {}

@@ -1,4 +1,4 @@
---- Knows how to find out what keeps ghost text away. Knows nothing of how to put it right.
+--- `:checkhealth fimserver`: finds out why there is no ghost text.
 
 local health = vim.health
 local server = require('fimserver.server')

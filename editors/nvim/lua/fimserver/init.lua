@@ -1,4 +1,4 @@
---- Knows what mappings, statuslines and scripts may call. Knows nothing of how it is done.
+--- Public functions, for mappings, statuslines and scripts.
 
 local ghost = require('fimserver.ghost')
 local server = require('fimserver.server')

@@ -1,5 +1,4 @@
---- Knows the server: its program, its clients, and what they last said of themselves.
---- Knows nothing of ghost text.
+--- The server: its program, its clients, and their last status.
 
 local M = { disabled = false } -- by the user, for this session
 
