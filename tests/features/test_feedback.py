@@ -102,6 +102,11 @@ def test_switched_on_again_the_status_does_not_stay_off(connected, host):
     connected.wait_for(lambda e: e.notifications[-1]["params"].get("state") == "ready")
 
 
+def test_a_window_that_starts_switched_off_has_a_status(connected):
+    connected.start(options={"status": True, "enabled": False})
+    connected.wait_for(lambda e: any(n["params"].get("state") == "off" for n in e.notifications))
+
+
 def test_an_editor_that_did_not_say_so_gets_no_status(editor, host):
     suggested(editor, host)
     assert not [n for n in editor.notifications if n["method"] == "fimserver/status"]

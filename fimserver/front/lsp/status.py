@@ -89,7 +89,10 @@ class Status:
 
     async def watch(self) -> None:
         """Start the host and show progress until its model is loaded, or cannot be. One watch runs at a time."""
-        if self._watches or not self._session.config.enabled:
+        if not self._session.config.enabled:
+            self.refresh()  # an editor that started switched off has had no status yet
+            return
+        if self._watches:
             return
         self._watches = True
         progress = Progress(self._server)
