@@ -189,23 +189,6 @@ def gguf_files(card: Card) -> tuple[str, ...]:
     return tuple(name for name in card.files if name.endswith(".gguf"))
 
 
-# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.
-# Only OSI-approved licences and pinned revisions may stand here (tests/test_cards.py).
-DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
-    "ar": ((72, "qwen2.5-coder-32b"), (34, "qwen2.5-coder-14b"), (18, "qwen2.5-coder-7b"), (5, "qwen2.5-coder-1.5b"),
-           (2, "qwen2.5-coder-0.5b"), (0, "nano")),
-    "dllm": ((20, "dreamon-7b"), (0, "nano")),
-}  # fmt: skip
-
-
-def default_card(route: Route, gpu_gib: float, models_dir: Path) -> Card:
-    """The largest default that fits and whose files are here; nano is always here."""
-    for needed_gib, name in DEFAULTS[route]:
-        if gpu_gib >= needed_gib and is_present(card := get_card(name), models_dir):
-            return card
-    return get_card("nano")
-
-
 def _tuples(value: object) -> object:
     """TOML arrays as tuples, so that validation can be strict and cards immutable."""
     if isinstance(value, list):

@@ -20,7 +20,8 @@ from fimserver.errors import FimError, InputError, NonFiniteError
 from fimserver.options import settings_of, settings_options
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Chunk
+from fimserver.store.verbs import models
+from fimserver.types import Chunk
 
 
 class _Group(click.Group):
@@ -31,7 +32,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except FimError as error:
             click.echo(f"fimserver: {error}", err=True)
-            sys.exit(2 if isinstance(error, InputError) else 1)
+            sys.exit(error.exit_code)
         except BrokenPipeError:  # the reader of our output went away
             sys.stderr.close()
             sys.exit(0)
@@ -154,38 +155,6 @@ def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]
     return row | {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
 
 
-@main.group(invoke_without_command=True)
-@settings_options
-@click.pass_context
-def models(context: click.Context, /, **flags: Any) -> None:
-    """List the model cards: route, size, licence, present or not, where."""
-    context.obj = settings = settings_of(flags)
-    if context.invoked_subcommand is None:
-        from fimserver import render  # noqa: PLC0415
-        from fimserver.cards import read_cards  # noqa: PLC0415
-
-        cards = list(read_cards().values())
-        defaults: dict[str, str] = {route: settings.card(route) or _default_name(route, settings) for route in ROUTES}
-        render.make_console().print(render.models_table(cards, settings, defaults))
-        click.echo(
-            "* default of the route on a GPU with room for it; a licence in yellow is not OSI-approved and never a default"
-        )
-
-
-@models.command()
-@click.argument("name")
-@click.pass_obj
-def get(settings: Settings, name: str) -> None:
-    """Download a pinned revision and verify it. The only command that uses the network."""
-    from fimserver.cards import get_card  # noqa: PLC0415
-    from fimserver.download import get_model  # noqa: PLC0415
-
-    card = get_card(name)
-    folder = settings.models_dir / name
-    files = get_model(card, folder)
-    click.echo(f"{name}: {len(files)} files verified in {folder}")
-
-
 @main.command()
 @settings_options
 def host(**flags: Any) -> None:
@@ -247,6 +216,7 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
 
 
 main.add_command(ab)
+main.add_command(models)
 
 
 def _log_to_stderr() -> None:
@@ -259,13 +229,6 @@ def _models(settings: Settings) -> Any:
     from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - imports torch
 
     return ModelPool(settings)
-
-
-def _default_name(route: Any, settings: Settings) -> str:
-    """The default without asking the GPU, so that listing stays quick: the best that is present."""
-    from fimserver.cards import default_card  # noqa: PLC0415
-
-    return default_card(route, float("inf"), settings.models_dir).name
 
 
 if __name__ == "__main__":

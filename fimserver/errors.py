@@ -5,13 +5,17 @@ FimError
 ├── CardError            a model card is wrong
 ├── ModelError           a model cannot be used
 │   ├── ModelMissingError    it is not on this machine
+│   ├── DeviceError          the device that was asked for is not there
+│   ├── DownloadError        its files cannot be fetched
+│   │   ├── SourceError          one source cannot give them; another may
+│   │   └── DiskFullError        there is no room for them
 │   └── LoadError            its files are damaged or do not fit the card
 └── NonFiniteError       a model produced NaN or infinity: nothing of it is shown
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -20,13 +24,19 @@ if TYPE_CHECKING:
 class FimError(Exception):
     """The message is one line and says what to do."""
 
+    exit_code: ClassVar[int] = 1  # of the command line; 2 is for a command or an input that cannot be used
+
 
 class InputError(FimError):
     """What the caller gave cannot be used."""
 
+    exit_code = 2
+
 
 class CardError(FimError):
-    """A model card is wrong."""
+    """A model card is wrong, or there is none of that name."""
+
+    exit_code = 2
 
 
 class ModelError(FimError):
@@ -35,6 +45,24 @@ class ModelError(FimError):
 
 class ModelMissingError(ModelError):
     """The model is not on this machine."""
+
+
+class DeviceError(ModelError):
+    """The device that was asked for is not on this machine."""
+
+    exit_code = 2
+
+
+class DownloadError(ModelError):
+    """The files of a model cannot be fetched."""
+
+
+class SourceError(DownloadError):
+    """A source cannot give the files of a model; another one may."""
+
+
+class DiskFullError(DownloadError):
+    """There is no room on the disk. What was fetched is kept."""
 
 
 class LoadError(ModelError):

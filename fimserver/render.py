@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from fimserver.cards import Card, is_present, model_folder
 from fimserver.cursor import CursorPosition
-from fimserver.settings import Settings
 from fimserver.types import Chunk, Completion, Drafting, Round, unix_lines
 
 AROUND = 3  # lines shown above and below
@@ -73,24 +70,6 @@ def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
     if fell:
         text.append(" ✗ ", QUIET).append(_visible("".join(map(piece, fell))), REJECTED)
     return text.append(" → ", QUIET).append(_visible(piece(made.token)), FRESH)
-
-
-def models_table(cards: list[Card], settings: Settings, defaults: dict[str, str]) -> Table:
-    """What there is, what is here, and where."""
-    table = Table("name", "routes", "size", "licence", "here", "where", box=None, pad_edge=False)
-    for card in cards:
-        present = is_present(card, settings.models_dir)
-        chosen = [route for route, name in defaults.items() if name == card.name]
-        where = str(model_folder(card, settings.models_dir)) if present else card.hub or ""
-        table.add_row(
-            Text(card.name, "bold" if chosen else ""),
-            " ".join(f"{route}*" if route in chosen else route for route in card.routes),
-            f"{card.parameters_m / 1000:.1f}B" if card.parameters_m >= 1000 else f"{card.parameters_m:.0f}M",
-            Text(card.licence, "" if card.osi else "yellow"),
-            Text("yes", "green") if present else Text("no", QUIET),
-            Text(where, QUIET),
-        )
-    return table
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -23,6 +23,9 @@ BASE = {
     "lengths",
     "events",
     "confidence_sequence",
+    "defaults",
+    "keystrokes",
+    "machine",
 }
 
 
@@ -74,6 +77,9 @@ class TestEveryModule:
             "cards": {"types", "errors"},
             "wire": {"types", "errors", "reasons"},
             "paths": {"settings", "errors"},
+            "machine": set(),
+            "keystrokes": {"paths"},
+            "defaults": {"cards", "keystrokes", "machine", "settings", "types"},
             "engine": BASE | {"engine"},
             "front": BASE - {"cards", "hashing"} | {"front"},
             "host": BASE | {"engine", "host"},

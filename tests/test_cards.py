@@ -3,14 +3,12 @@
 import pytest
 
 from fimserver.cards import (
-    DEFAULTS,
     MODELS,
     Canvas,
     Card,
     Fim,
     IndexParts,
     Tokenizer,
-    default_card,
     get_card,
     is_present,
     read_card,
@@ -85,34 +83,6 @@ def test_a_shipped_card_is_sound(card):
     assert set(files) <= set(card.files)
     if card.canvas:
         assert card.canvas.schedule in SCHEDULES
-
-
-@pytest.mark.parametrize("route", DEFAULTS)
-def test_defaults_are_open_source_serve_their_route_and_fall_with_memory(route):
-    needs = [needed for needed, _ in DEFAULTS[route]]
-    assert needs == sorted(needs, reverse=True)
-    assert needs[-1] == 0
-    for needed, name in DEFAULTS[route]:
-        card = get_card(name)
-        assert card.osi
-        assert card.revision or name in SHIPPED
-        assert route in card.routes
-        assert needed == 0 or card.weights_gib * 1.1 <= needed
-
-
-def test_without_downloads_the_default_is_nano(tmp_path):
-    assert default_card("ar", 80, tmp_path).name == "nano"
-    assert default_card("dllm", 80, tmp_path).name == "nano"
-
-
-def test_the_largest_present_default_that_fits_wins(tmp_path):
-    for name in ("qwen2.5-coder-7b", "qwen2.5-coder-0.5b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / "model.safetensors").write_bytes(b"")
-    assert default_card("ar", 24, tmp_path).name == "qwen2.5-coder-7b"
-    assert default_card("ar", 8, tmp_path).name == "qwen2.5-coder-0.5b"
-    assert default_card("ar", 1, tmp_path).name == "nano"
 
 
 @pytest.mark.parametrize(

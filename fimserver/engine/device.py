@@ -6,19 +6,25 @@ import os
 
 import torch
 
-from fimserver.errors import LoadError
+from fimserver.errors import DeviceError
+from fimserver.machine import Machine, free_ram_gib
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA GPU when there is one. Raises ``LoadError``."""
+    """``auto`` is the first CUDA GPU when there is one. Raises ``DeviceError``."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise LoadError("device cuda: this machine has no usable CUDA GPU; use --device cpu")
+        raise DeviceError("device cuda: this machine has no usable CUDA GPU; use --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def free_gib(device: torch.device) -> float:
-    """Free memory of a GPU; 0 for the CPU, on which only nano is quick."""
+    """Free memory of a GPU; 0 for the CPU."""
     return torch.cuda.mem_get_info(device)[0] / 2**30 if device.type == "cuda" else 0.0
+
+
+def free_machine(device: torch.device) -> Machine:
+    """Free memory here, as far as models on this device can use it."""
+    return Machine(free_gib(device), free_ram_gib())
 
 
 def ram_gib() -> float:

@@ -10,9 +10,10 @@ from typing import Protocol
 
 import torch
 
-from fimserver.cards import Card, default_card, get_card, model_folder
+from fimserver.cards import Card, get_card, model_folder
+from fimserver.defaults import default_card
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.device import free_gib, pick_device
+from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.load import load
@@ -85,7 +86,7 @@ class ModelPool:
         self.device = pick_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self._free_gib = free_gib(self.device)  # before anything of ours is there
+        self._free = free_machine(self.device)  # before anything of ours is there
         self._cards: dict[Route, Card] = {}
         alike = (models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in LOADING))
         self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
@@ -95,8 +96,8 @@ class ModelPool:
         """The card that a route uses, chosen once. Raises ``CardError`` when the card that was asked for does not serve it."""
         if route not in self._cards:
             name = self.settings.card(route)
-            room = self._free_gib - sum(card.weights_gib for card in self._cards.values())
-            card = get_card(name) if name else default_card(route, room, self.settings.models_dir)
+            taken = sum(card.weights_gib for card in self._cards.values())
+            card = get_card(name) if name else default_card(route, self._free.less(taken), self.settings)
             if route not in card.routes:
                 raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
             self._cards[route] = card

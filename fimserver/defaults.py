@@ -1,0 +1,98 @@
+"""Default models: which of those on this machine serves a route, and which one would serve it best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fimserver.cards import Card, get_card, is_present
+from fimserver.keystrokes import measured_ms
+from fimserver.machine import Machine
+from fimserver.settings import Settings
+from fimserver.types import Route
+
+KEYSTROKE_MS = 1000.0  # of a single-line answer, where no deadline is set: later than that people have typed on
+UNMEASURED_M = 500.0  # parameters, in millions, that any CPU carries; larger ones have to be measured first
+CPU_GIB = 4.0  # of free memory for the smallest coder; larger ones in proportion to their weights
+
+# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.
+# Only OSI-approved licences and pinned revisions may stand here (tests/test_defaults.py).
+DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
+    "ar": (
+        (72, "qwen2.5-coder-32b"),
+        (34, "qwen2.5-coder-14b"),
+        (18, "qwen2.5-coder-7b"),
+        (5, "qwen2.5-coder-1.5b"),
+        (5, "qwen2.5-coder-1.5b-instruct"),
+        (2, "qwen2.5-coder-0.5b"),
+        (2, "qwen2.5-coder-0.5b-instruct"),
+        (0, "nano"),
+    ),
+    "dllm": ((20, "dreamon-7b"), (0, "nano")),
+}
+# The same without a GPU, largest first.
+CPU_DEFAULTS: Mapping[Route, tuple[str, ...]] = {
+    "ar": ("qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-0.5b-instruct", "nano"),
+    "dllm": ("nano",),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model and why it is the one."""
+
+    card: Card
+    why: str
+
+
+def default_card(route: Route, machine: Machine, settings: Settings) -> Card:
+    """The largest default that is on this disk and fits this machine; nano is always here."""
+    return choose(route, machine, settings).card
+
+
+def choose(route: Route, machine: Machine, settings: Settings, *, wanted: bool = False) -> Choice:
+    """The default, and why. ``wanted``: as if all models were on this disk."""
+    reasons: list[str] = []
+    for name in _candidates(route, machine):
+        card = get_card(name)
+        if not wanted and not is_present(card, settings.models_dir):
+            continue
+        if complaint := _complaint(card, machine, settings):
+            reasons.append(f"{name} {complaint}")
+        else:
+            return Choice(card, "; ".join([_praise(card, machine), *reasons]))
+    return Choice(get_card("nano"), "; ".join(["shipped with fimserver", *reasons]))
+
+
+def _candidates(route: Route, machine: Machine) -> tuple[str, ...]:
+    if machine.gpu_gib <= 0:
+        return CPU_DEFAULTS[route]
+    return tuple(name for needed_gib, name in DEFAULTS[route] if machine.gpu_gib >= needed_gib)
+
+
+def _complaint(card: Card, machine: Machine, settings: Settings) -> str:
+    """Why a model is not used on a CPU; empty if it is."""
+    if machine.gpu_gib > 0 or card.name == "nano":
+        return ""
+    needed_gib = cpu_gib(card)
+    if machine.ram_gib < needed_gib:
+        return f"needs {needed_gib:.0f} GiB of free memory, here are {machine.ram_gib:.1f}"
+    known_ms, limit_ms = measured_ms("cpu").get(card.name), settings.deadline_ms or KEYSTROKE_MS
+    if known_ms is None:
+        return "" if card.parameters_m <= UNMEASURED_M else "was not measured here: fimserver doctor --calibrate"
+    return "" if known_ms <= limit_ms else f"takes {known_ms:.0f} ms a keystroke here, {limit_ms:.0f} are allowed"
+
+
+def _praise(card: Card, machine: Machine) -> str:
+    if machine.gpu_gib > 0:
+        return f"the largest that fits into {machine.gpu_gib:.0f} GiB of free GPU memory"
+    known_ms = measured_ms("cpu").get(card.name)
+    if card.name == "nano":
+        return "shipped with fimserver"
+    speed = f"{known_ms:.0f} ms a keystroke, measured here" if known_ms else "not measured here yet"
+    return f"the largest for a CPU with {machine.ram_gib:.0f} GiB of free memory ({speed})"
+
+
+def cpu_gib(card: Card) -> float:
+    """Free memory that a model should find on a CPU, its loading included."""
+    return max(CPU_GIB, CPU_GIB * card.parameters_m / UNMEASURED_M / 1.5)

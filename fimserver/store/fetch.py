@@ -1,0 +1,21 @@
+"""One way to a model: a link to what another program has on this disk, else a download from the card's sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fimserver.cards import Card, is_present, model_folder
+from fimserver.store.discovery import discover, match
+from fimserver.store.download import Watch, get_model
+from fimserver.store.links import link
+from fimserver.store.sources import sources_of
+
+
+def fetch(card: Card, models_dir: Path, watch: Watch, url: str = "") -> Path:
+    """Where the model is now. With ``url`` nothing else is looked at. Raises ``InputError`` and ``DownloadError``."""
+    is_ours = model_folder(card, models_dir) == models_dir / card.name
+    if not url and is_ours and not is_present(card, models_dir) and (found := match(card, discover())):
+        link(card, found.path, models_dir)
+        watch.say(f"{found.owner} has it on this disk ({found.path}): linked, nothing is downloaded")
+        return models_dir / card.name
+    return get_model(card, models_dir, lambda card, work: sources_of(card, work, url), watch)

@@ -1,0 +1,107 @@
+"""Commands of `fimserver models`: list, get, add, rm.
+
+These are the only ones that use the network (`get`), and nothing is fetched without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fimserver.options import settings_of
+from fimserver.settings import Settings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+INTERRUPTED = 130  # as shells say of a program that Ctrl-C ended
+
+
+def _models_dir(command: Command) -> Command:
+    help_text = "Folder of downloaded models. [default: the setting models_dir]"
+    return click.option("--models-dir", type=click.Path(file_okay=False), help=help_text)(command)
+
+
+def _settings(models_dir: str | None) -> Settings:
+    """Settings, with the option of the verb or of the group on top."""
+    given = models_dir or (click.get_current_context().find_object(str) or None)
+    return settings_of({"models_dir": given})
+
+
+@click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object a model.")
+@_models_dir
+@click.pass_context
+def models(context: click.Context, /, models_dir: str | None, *, as_json: bool) -> None:
+    """List models: on this disk, in other programs, and those to get; size, licence, routes, whether they fit, speed."""
+    context.obj = models_dir or ""
+    if context.invoked_subcommand is not None:
+        return
+    from fimserver.store import catalogue, listing  # noqa: PLC0415 - the other verbs need no listing
+
+    settings = _settings(models_dir)
+    entries = catalogue.entries(settings)
+    if as_json:
+        click.echo(json.dumps([entry.as_json() for entry in entries], indent=1))
+    else:
+        click.echo(listing.text(entries, catalogue.caches(), is_terminal=sys.stdout.isatty()))
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--from", "url", metavar="URL", default="", help="Fetch from this URL (of the file, or of a folder, with / at the end)."
+)
+@_models_dir
+def get(name: str, url: str, models_dir: str | None) -> None:
+    """Fetch a model: from this disk where another program has it, else from the hub, else from the Python index.
+
+    Whatever the source, the files must have the hashes of the card or those that the hub announces. A download that was
+    interrupted goes on where it stopped. Nothing is installed, and nothing that could be code is fetched.
+    """
+    from fimserver.cards import get_card  # noqa: PLC0415
+    from fimserver.store.fetch import fetch  # noqa: PLC0415 - imports the hub's library
+    from fimserver.store.progress import ProgressBar  # noqa: PLC0415
+
+    card, settings = get_card(name), _settings(models_dir)
+    try:
+        with ProgressBar() as bar:
+            where = fetch(card, settings.models_dir, bar, url)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; what came is kept: fimserver models get {name} goes on from there", err=True)
+        sys.exit(INTERRUPTED)
+    click.echo(f"{name} is ready in {where}")
+
+
+@models.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--as", "name", metavar="NAME", default="", help="Which model the folder holds, by the name of its card.")
+@_models_dir
+def add(path: Path, name: str, models_dir: str | None) -> None:
+    """Use a model that is on this disk, without copying it: a link to PATH, under the name of its card.
+
+    PATH is a GGUF file that a card knows by its hash, or a folder with config.json and safetensors (of Hugging Face's cache,
+    for example). `fimserver models` lists what Hugging Face, Ollama, LM Studio and llama.cpp have here.
+    """
+    from fimserver.store.links import add as add_link  # noqa: PLC0415
+
+    card = add_link(path, _settings(models_dir).models_dir, name)
+    click.echo(f"{card.name} is ready: a link to {path}")
+
+
+@models.command("rm")
+@click.argument("name")
+@_models_dir
+def remove(name: str, models_dir: str | None) -> None:
+    """Remove a model that was fetched or added, and what an interrupted download left. What a link leads to stays.
+
+    NAME may be `caches`: the packed weights and other things that are made again when they are needed.
+    """
+    from fimserver.store import catalogue, links  # noqa: PLC0415
+    from fimserver.store.sizes import size_text  # noqa: PLC0415
+
+    freed = catalogue.clear_caches() if name == "caches" else links.remove(name, _settings(models_dir).models_dir)
+    click.echo(f"removed {name}: {size_text(freed)} free")

