@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Sequence
 
 LIMITS = (8, 16, 32, 64)  # lexemes; the last bucket has no limit
 LABELS = ("1-8", "9-16", "17-32", "33-64", "65+")
@@ -25,8 +26,8 @@ def lexemes(text: str) -> int:
     return sum(1 for _ in _LEXEME.finditer(text.replace("\r\n", "\n")))
 
 
-def common_prefix(left: str, right: str) -> int:
-    """Characters that are equal from the start."""
+def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
+    """How many leading items of two sequences are equal: characters, lines or tokens."""
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 

@@ -5,7 +5,6 @@ A filter gets a draft and what is around it, and gives back the draft, another o
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from dataclasses import replace
@@ -14,13 +13,12 @@ from functools import partial
 from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
-from fimserver.front.syntax.brackets import CLOSERS, closers_for, debt, partners
+from fimserver.front.syntax.brackets import CLOSERS, debt, partners
 from fimserver.front.syntax.crop import WINDOW_CHARS
-from fimserver.front.syntax.features import columns, opens_block
+from fimserver.front.syntax.features import columns
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
 from fimserver.reasons import Reason
 
-_TRIES = 12  # shorter texts that the syntax gate looks at
 _CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
 # Invisible characters and those that change the direction of text (arXiv 2111.00169), line separators, half characters.
@@ -77,51 +75,11 @@ def unfinished(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     return Reason.UNFINISHED if begun else draft
 
 
-def leading(draft: Candidate, around: FilterContext) -> Candidate | Reason:
-    """On a blank line no newline comes first, and the indentation that is there is not given again; elsewhere no blank twice."""
-    text, left = draft.text, around.left
-    if left.strip():
-        return replace(draft, text=text.lstrip(" ")) if left[-1] in " \t" and text.strip() else draft
-    line = re.sub(r"^(?:[ \t]*\n)+", "", text)
-    if line == text or around.right.strip():
-        return draft
-    if not line.startswith(left):
-        return draft  # a line that begins left of the cursor cannot stand here
-    return replace(draft, text=line.removeprefix(left))
-
-
 def trailing(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """No blanks at the end, unless text follows there."""
     if _CLOSING_REST.match(around.right):
         return replace(draft, text=draft.text.rstrip())
     return replace(draft, text=draft.text.rstrip(" \t")) if around.right[0] in " \t" else draft
-
-
-def indentation(draft: Candidate, around: FilterContext) -> Candidate | Reason:
-    """Indentation in the document's unit: tabs become spaces or spaces tabs, and nothing is made even."""
-    first, *more = draft.text.split("\n")
-    lines = more if around.left.strip() else [first, *more]  # behind text the first line has no indentation
-    if around.indent_unit != "\t":
-        lines = [_to_spaces(line, around.indent_unit) for line in lines]
-    elif width := _space_unit([line for line in lines if line.startswith(" ") and line.strip()]):
-        lines = [_to_tabs(line, width) for line in lines]
-    return replace(draft, text="\n".join([first, *lines] if around.left.strip() else lines))
-
-
-def _space_unit(lines: list[str]) -> int:
-    """4 or 2, the widest unit that all indentation is made of; 0 if there is none."""
-    width = math.gcd(*(len(line) - len(line.lstrip(" ")) for line in lines))
-    return next((unit for unit in (4, 2) if width and width % unit == 0), 0)
-
-
-def _to_tabs(line: str, width: int) -> str:
-    body = line.lstrip(" ")
-    return "\t" * ((len(line) - len(body)) // width) + body
-
-
-def _to_spaces(line: str, unit: str) -> str:
-    body = line.lstrip("\t")
-    return unit * (len(line) - len(body)) + body
 
 
 # --- limits
@@ -186,33 +144,7 @@ def _closes_below(word: str, around: FilterContext) -> bool:
     return bool(around.below) and around.below[0].split()[0] == word
 
 
-# --- the gate, and what is left
-
-
-def syntax_gate(draft: Candidate, around: FilterContext) -> Candidate | Reason:
-    """Drop what breaks the file, or cut it to its first lines that do not."""
-    if not draft.text.strip() or not _breaks(draft, around):
-        return draft
-    lines = draft.text.split("\n")
-    for count in range(len(lines) - 1, max(0, len(lines) - 1 - _TRIES), -1):
-        text = "\n".join(lines[:count]).rstrip()
-        shorter = suffix_overlap(Candidate(text), around)
-        if text.strip() and isinstance(shorter, Candidate) and not _breaks(shorter, around):
-            return shorter
-    return Reason.SYNTAX
-
-
-def _breaks(draft: Candidate, around: FilterContext) -> bool:
-    """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
-    test = partial(parser.breaks_syntax, around.language, around.prefix, suffix=around.suffix, replace=draft.replace)
-    if not test(middle=draft.text):
-        return False
-    if not (around.single_line or around.reason == Reason.LINE):
-        return True
-    closers = closers_for(parser.code_only(around.language, draft.text))
-    words = CLOSING_WORDS.get(around.language or "", ())
-    endings = [closers, *(["\n" + word + closers for word in words] if opens_block(around.language, draft.text) else [])]
-    return all(test(middle=draft.text + ending) for ending in endings if ending)
+# --- what is left
 
 
 def no_op(draft: Candidate, around: FilterContext) -> Candidate | Reason:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fimserver.front.postprocess import filters, repetition
+from fimserver.front.postprocess import filters, indentation, repetition
 from fimserver.front.postprocess.candidate import Candidate, Dropped, Filter, FilterContext
 from fimserver.front.postprocess.repetition import fit
+from fimserver.front.postprocess.syntax_gate import syntax_gate
 from fimserver.reasons import Reason
 from fimserver.types import unix_lines
 
@@ -19,15 +20,15 @@ FILTERS: Mapping[str, Filter] = {
     "line_ends": filters.line_ends,
     "control": filters.control,
     "unfinished": filters.unfinished,  # before blanks are trimmed: a newline at the end says that the line is whole
-    "leading": filters.leading,
+    "leading": indentation.leading,
     "trailing": filters.trailing,
-    "indentation": filters.indentation,  # before lines are compared with those around
+    "indentation": indentation.indentation,  # before lines are compared with those around
     "one_line": filters.one_line,
     "suffix_overlap": repetition.suffix_overlap,
     "duplicate": repetition.duplicate,
     "repetition": repetition.repetition,
     "scope": filters.scope,
-    "syntax_gate": filters.syntax_gate,
+    "syntax_gate": syntax_gate,
     "no_op": filters.no_op,
     "rejected": filters.rejected,
 }

@@ -10,11 +10,11 @@ _TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*])")
 
 def window(prefix: str, suffix: str) -> tuple[str, str]:
     """The text near the cursor, cut before top-level lines, or at least before lines, so that no block is torn."""
-    if len(prefix) > WINDOW_CHARS:
+    if len(prefix) >= WINDOW_CHARS:
         prefix = prefix[-WINDOW_CHARS:]
         top = _TOP_LEVEL.search(prefix)
         prefix = prefix[(top.end() if top else prefix.find("\n") + 1) :]
-    if len(suffix) > WINDOW_CHARS:
+    if len(suffix) >= WINDOW_CHARS:
         suffix = suffix[:WINDOW_CHARS]
         tops = [match.end() for match in _TOP_LEVEL.finditer(suffix)]
         suffix = suffix[: (tops[-1] if tops else suffix.rfind("\n") + 1)]

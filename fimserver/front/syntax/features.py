@@ -62,8 +62,8 @@ def columns(line: str, tab: int = TAB_COLUMNS) -> int:
     return len(blanks.expandtabs(tab))
 
 
-def indent_unit(lines: Sequence[str]) -> str:
-    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before. 4 if it has none."""
+def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
+    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before; else ``default``."""
     steps: Counter[str] = Counter()
     before = ""
     for line in lines[:UNIT_LINES]:
@@ -72,7 +72,7 @@ def indent_unit(lines: Sequence[str]) -> str:
             step = blanks.removeprefix(before) if blanks.startswith(before) else ""
             steps.update([step] if step in _UNITS else [])
             before = blanks
-    return steps.most_common(1)[0][0] if steps else "    "
+    return steps.most_common(1)[0][0] if steps else default
 
 
 def opens_block(language: str | None, line: str) -> bool:

@@ -1,5 +1,6 @@
 """Knows the names of languages and what tree-sitter's grammars call the things that we ask about. Knows no parser."""
 
+import re
 from collections.abc import Mapping
 
 # LSP language ids that are not our own names.
@@ -76,6 +77,10 @@ BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
     "bash": (r"\b(?:then|do|else)$",),
 }
 
+# What a language is indented by where a file does not show it yet. Without an entry: what the model writes.
+INDENTATION: Mapping[str, str] = {"go": "\t", "makefile": "\t"}
+_MAKEFILES = re.compile(r"(?:gnu)?makefile(?:\.\w+)?|.*\.mk", re.IGNORECASE)
+
 COMMENT_KINDS = frozenset({"comment", "line_comment", "block_comment", "html_comment", "js_comment", "doc_comment"})
 STRING_KINDS = frozenset(
     {
@@ -150,6 +155,11 @@ IMPORT_QUERIES: Mapping[str, str] = {
     "c": _C,
     "cpp": _C,
 }
+
+
+def is_makefile(language_id: str, path: str = "") -> bool:
+    """Whether recipes of make need their tabs, whatever else the file is indented by."""
+    return language_id.lower() in {"make", "makefile"} or bool(_MAKEFILES.fullmatch(path.rsplit("/", 1)[-1]))
 
 
 def language_of(language_id: str, path: str = "") -> str | None:

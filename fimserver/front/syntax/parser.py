@@ -34,6 +34,7 @@ __all__ = [
     "language_of",
     "place",
     "read_ahead",
+    "tree_with",
 ]
 
 FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
@@ -99,7 +100,7 @@ def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "st
         return "code"
     prefix, suffix = window(prefix, suffix)
     at, line = len(_encode(prefix)), prefix.rsplit("\n", 1)[-1]
-    root = _edited(language, prefix, "x", suffix, 0).root_node
+    root = tree_with(language, prefix, "x", suffix, 0).root_node
     node = root.descendant_for_byte_range(at, at + 1)
     while node is not None and not node.is_error:
         if node.type in languages.COMMENT_KINDS:
@@ -181,7 +182,7 @@ def _tree(language: str, text: str) -> Tree:
     return Parser(_grammar(language)).parse(_encode(text))
 
 
-def _edited(language: str, prefix: str, middle: str, suffix: str, replace: int) -> Tree:
+def tree_with(language: str, prefix: str, middle: str, suffix: str, replace: int = 0) -> Tree:
     """The tree with the middle in it, made from the one without it."""
     old, new, gone = _encode(prefix), _encode(middle), _encode(suffix[:replace])
     start, old_end, new_end = len(old), len(old) + len(gone), len(old) + len(new)
@@ -208,7 +209,7 @@ def _point(text: bytes) -> Point:
 
 def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace: int) -> int:
     start = len(_encode(prefix))
-    root = _edited(language, prefix, middle, suffix, replace).root_node
+    root = tree_with(language, prefix, middle, suffix, replace).root_node
     return _damage(root, start, start + len(_encode(middle)))
 
 

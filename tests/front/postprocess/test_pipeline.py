@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimserver.front.postprocess.filters import indentation
+from fimserver.front.postprocess.indentation import indentation
 from fimserver.front.postprocess.pipeline import FILTERS, Candidate, Dropped, FilterContext, distinct, fit, postprocess
 from fimserver.front.postprocess.repetition import loops, within
 from fimserver.front.syntax.languages import GRAMMARS

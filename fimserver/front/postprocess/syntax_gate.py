@@ -1,0 +1,94 @@
+"""Syntax gate: drops a text that breaks the file, or cuts it to its first lines that do not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import takewhile
+
+from fimserver.front.postprocess.candidate import Candidate, FilterContext
+from fimserver.front.postprocess.repetition import suffix_overlap
+from fimserver.front.syntax import parser
+from fimserver.front.syntax.brackets import closers_for
+from fimserver.front.syntax.features import opens_block
+from fimserver.front.syntax.languages import CLOSING_WORDS
+from fimserver.front.syntax.python_compiler import Crop, crop_of
+from fimserver.reasons import Reason
+
+_TRIES = 12  # shorter texts that are looked at
+_DECORATOR = re.compile(r"\s*@[^\n]*\n")
+# What may follow a header that has no body yet, for Python to compile it.
+_BODIES = ("pass", "pass\n{}finally: pass", "case _: pass")
+
+
+def syntax_gate(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
+    """Drop what breaks the file, or cut it to its first lines that do not."""
+    if not candidate.text.strip() or not _breaks(candidate, context):
+        return candidate
+    lines = candidate.text.split("\n")
+    most = min(len(lines) - 1, _error_line(candidate, context))
+    for count in range(most, max(0, most - _TRIES), -1):
+        text = "\n".join(lines[:count]).rstrip()
+        shorter = suffix_overlap(Candidate(text), context)
+        if text.strip() and isinstance(shorter, Candidate) and not _breaks(shorter, context):
+            return shorter
+    return Reason.SYNTAX
+
+
+def _breaks(candidate: Candidate, context: FilterContext) -> bool:
+    """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
+    endings = [""]
+    if context.single_line or context.reason == Reason.LINE:
+        closers = closers_for(parser.code_only(context.language, candidate.text))
+        words = CLOSING_WORDS.get(context.language or "", ())
+        opens = opens_block(context.language, candidate.text)
+        endings += [closers] if closers else []
+        endings += ["\n" + word + closers for word in words if opens]
+    texts = (replace(candidate, text=candidate.text + ending) for ending in endings)
+    return all(_breaks_tree(text, context) or _breaks_python(text, context) for text in texts)
+
+
+def _breaks_tree(candidate: Candidate, context: FilterContext) -> bool:
+    return parser.breaks_syntax(context.language, context.prefix, candidate.text, context.suffix, candidate.replace)
+
+
+def _breaks_python(candidate: Candidate, context: FilterContext) -> bool:
+    """Whether Python compiles what is around the cursor, and does not with the text there. A header alone may be shown."""
+    crop = _crop(candidate, context)
+    if crop is None or crop.error_line(candidate.text) is None:
+        return False
+    header = _DECORATOR.sub("", candidate.text.strip("\n"))
+    if "\n" in header or context.right[candidate.replace :].strip():
+        return True
+    return all(crop.error_line(text) is not None for text in _with_bodies(candidate.text, context))
+
+
+def _with_bodies(text: str, context: FilterContext) -> list[str]:
+    """A text that ends in a header, with what may be below it."""
+    line = (context.left + text).rsplit("\n", 1)[-1]
+    blanks = line[: len(line) - len(line.lstrip(" \t"))]
+    deeper = blanks + ("\t" if blanks.endswith("\t") else "    ")
+    return [f"{text}\n{deeper}{body.format(blanks)}" for body in _BODIES]
+
+
+def _error_line(candidate: Candidate, context: FilterContext) -> int:
+    """The first line that Python does not compile: the lines before it may be good. A large number if it says nothing."""
+    crop = _crop(candidate, context)
+    line = None if crop is None else crop.error_line(candidate.text)
+    return len(candidate.text) if line is None else max(1, line)
+
+
+def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
+    """What compiles around the cursor: with nothing there, with a statement, a name, or the first line of the text."""
+    if context.language != "python":
+        return None
+    is_blank = not context.left.strip() and not context.right.strip()
+    known = crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"))
+    if known is not None:
+        return known.without(candidate.replace)
+    lines = candidate.text.split("\n")
+    first = 1 + sum(1 for _ in takewhile(lambda line: not line.strip(), lines))
+    if first >= len(lines):
+        return None
+    head = "\n".join(lines[:first])
+    return crop_of(context.prefix, context.suffix[candidate.replace :], (head, *_with_bodies(head, context)))

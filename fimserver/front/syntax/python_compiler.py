@@ -1,0 +1,164 @@
+"""Python's own compiler, asked about the statements around the cursor.
+
+tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole file takes too
+long to compile between two keys, so that it is cut down to the statements that decide: headers of the functions and classes
+around the cursor, and the statement before and behind it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from tree_sitter import Node
+
+from fimserver.front.syntax.crop import window
+from fimserver.front.syntax.parser import tree_with
+
+_WHOLE_ROWS = 120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
+_MOST_ROWS = 400  # of any other statement; what is longer is not judged
+_HEADER = "async def _():"
+_COMPILERS_ERRORS = (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError)
+
+
+class Crop(NamedTuple):
+    """Text before and behind the cursor that compiles on its own with some middle between them."""
+
+    before: str
+    after: str
+
+    def without(self, count: int) -> Crop:
+        """The crop without the first ``count`` characters behind the cursor."""
+        return self._replace(after=self.after[count:])
+
+    def error_line(self, middle: str) -> int | None:
+        """The line, from 0, of ``middle`` where Python sees the first error; ``None`` if all of it compiles."""
+        line = _error_line(self.before + middle + self.after)
+        return None if line is None else max(0, line - self.before.count("\n"))
+
+
+@lru_cache(maxsize=8)
+def crop_of(prefix: str, suffix: str, fillers: Sequence[str]) -> Crop | None:
+    """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does."""
+    prefix, suffix = window(prefix, suffix)
+    prefix = _with_header(prefix) if prefix[:1] in {" ", "\t"} else prefix
+    for filler in fillers:
+        crop = _cut(prefix, filler, suffix)
+        if crop is not None and crop.error_line(filler) is None:
+            return crop
+    return None
+
+
+@lru_cache(maxsize=64)
+def _error_line(text: str) -> int | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an escape sequence that Python does not know is none of our business
+            compile(text, "<crop>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return (error.lineno or 1) - 1
+    except _COMPILERS_ERRORS:
+        return 0
+    return None
+
+
+def _cut(prefix: str, filler: str, suffix: str) -> Crop | None:
+    """The text cut down to the statements around the cursor; ``None`` where one of them is too long to compile."""
+    data = (prefix + filler + suffix).encode("utf-8", "replace")
+    start = len(prefix.encode("utf-8", "replace"))
+    end = start + len(filler.encode("utf-8", "replace"))
+    kept = _Cutter(data, start, end).around(tree_with("python", prefix, filler, suffix).root_node)
+    if kept is None:
+        return None
+    before, after = (part.decode("utf-8", "replace") for part in kept)
+    return Crop(before.lstrip("\ufeff"), after)
+
+
+def _with_header(prefix: str) -> str:
+    """A text that begins in a function or class whose header is too far above: from its outermost line on, with a header."""
+    lines = prefix.split("\n")
+    widths = [len(line) - len(line.lstrip()) if line.strip() else len(prefix) for line in lines[:-1]]
+    outermost = min(widths, default=0)
+    starts = (
+        i for i, width in enumerate(widths) if width == outermost and (lines[i][width].isalpha() or lines[i][width] == "@")
+    )
+    start = next(starts, None)
+    return prefix if start is None or not outermost else "\n".join([_HEADER, *lines[start:]])
+
+
+class _Cutter(NamedTuple):
+    """Bytes of a text and the span in them that takes the cursor's place."""
+
+    data: bytes
+    start: int
+    end: int
+
+    def around(self, block: Node) -> tuple[bytes, bytes] | None:
+        """Of the statements of a block, what is around the cursor: the one there, the one before, the one behind."""
+        children = [child for child in block.children if child.type != "comment"]
+        before = [child for child in children if child.end_byte < self.start]
+        after = [child for child in children if child.start_byte > self.end]
+        touched = children[len(before) : len(children) - len(after)]
+        first, last = (touched[0].start_byte, touched[-1].end_byte) if touched else (self.start, self.end)
+        inner = self._within(touched, first, last)
+        above = self._tail(before[-1]) if before else b""
+        # Above a docstring and imports from __future__ nothing may be: they are kept together.
+        seen = after[: 3 if block.type == "module" and len(before) < 2 else 1]
+        below = self._heads(seen)
+        if inner is None or above is None or below is None:
+            return None
+        gap = before[-1].end_byte if before else self._line_start(min(first, self.start))
+        begin = b"pass\n" if len(before) > 1 and block.type == "module" and b"__future__" not in above else b""
+        return (
+            begin + above + self.data[gap:first] + inner[0],
+            inner[1] + self.data[last : after[0].start_byte if after else max(last, block.end_byte)] + below,
+        )
+
+    def _within(self, nodes: Sequence[Node], first: int, last: int) -> tuple[bytes, bytes] | None:
+        """The statements that the cursor touches, around it."""
+        if len(nodes) == 1 and _rows(nodes[0]) > _WHOLE_ROWS and (body := _body(nodes[0])) is not None:
+            inside = self._line_start(body.start_byte)
+            if self.start >= inside > nodes[0].start_byte and (kept := self.around(body)) is not None:
+                return self.data[first:inside] + kept[0], kept[1]
+        if sum(map(_rows, nodes)) > _MOST_ROWS:
+            return None
+        return self.data[first : self.start], self.data[self.end : max(last, self.end)]
+
+    def _tail(self, node: Node) -> bytes | None:
+        """A statement before the cursor, of a long function or class only the header and the last statement."""
+        begin = self._line_start(node.start_byte)
+        body = _body(node)
+        if _rows(node) <= _WHOLE_ROWS or body is None:
+            return self.data[begin : node.end_byte] if _rows(node) <= _MOST_ROWS else None
+        inside = self._line_start(body.start_byte)
+        statements = [child for child in body.children if child.type != "comment"]
+        if inside <= node.start_byte or not statements:
+            return None
+        last = self._tail(statements[-1])
+        return None if last is None else self.data[begin:inside] + last
+
+    def _heads(self, nodes: Sequence[Node]) -> bytes | None:
+        heads = [self._head(node) for node in nodes]
+        return None if None in heads else b"\n".join(head for head in heads if head is not None)
+
+    def _head(self, node: Node) -> bytes | None:
+        """A statement behind the cursor, of a long function or class only the header."""
+        if _rows(node) <= _WHOLE_ROWS:
+            return self.data[node.start_byte : node.end_byte]
+        body = _body(node)
+        return None if body is None else self.data[node.start_byte : body.start_byte] + b"pass"
+
+    def _line_start(self, at: int) -> int:
+        return self.data.rfind(b"\n", 0, at) + 1
+
+
+def _rows(node: Node) -> int:
+    return node.end_point.row - node.start_point.row + 1
+
+
+def _body(node: Node) -> Node | None:
+    """The block of a function or class, decorated or not."""
+    inner = node.child_by_field_name("definition") or node
+    return inner.child_by_field_name("body") if inner.type in {"function_definition", "class_definition"} else None
