@@ -11,6 +11,7 @@ from fimserver.front.postprocess.pipeline import Candidate, Dropped, FilterConte
 from fimserver.front.request import CompletionRequest
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.features import indent_unit
+from fimserver.front.syntax.languages import is_makefile
 from fimserver.reasons import Reason
 from fimserver.wire import Answer
 
@@ -47,11 +48,18 @@ def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
         prefix=request.with_popup(snapshot.prefix(SURROUNDINGS_CHARS)),
         suffix=snapshot.suffix(SURROUNDINGS_CHARS),
         language=request.language,
-        indent_unit=indent_unit(snapshot.lines),
+        indent_unit=_indent_unit(request),
         reason=reason,
         single_line=request.limits.stop == "line",
         rejected=request.rejected,
     )
+
+
+def _indent_unit(request: CompletionRequest) -> str:
+    """Return what the file is indented by, empty where it does not show it yet. Recipes of make need tabs in any case."""
+    if is_makefile(request.document.language, request.path):
+        return "\t"
+    return indent_unit(request.snapshot.lines, default="")
 
 
 def parse_ahead(request: CompletionRequest) -> None:

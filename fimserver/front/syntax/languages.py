@@ -78,7 +78,7 @@ BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 # What a language is indented by where a file does not show it yet. Without an entry: what the model writes.
-INDENTATION: Mapping[str, str] = {"go": "\t", "makefile": "\t"}
+INDENTATION: Mapping[str, str] = {"go": "\t"}
 _MAKEFILES = re.compile(r"(?:gnu)?makefile(?:\.\w+)?|.*\.mk", re.IGNORECASE)
 
 COMMENT_KINDS = frozenset({"comment", "line_comment", "block_comment", "html_comment", "js_comment", "doc_comment"})

@@ -43,7 +43,7 @@ class Crop(NamedTuple):
 def crop_of(prefix: str, suffix: str, fillers: Sequence[str]) -> Crop | None:
     """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does."""
     prefix, suffix = window(prefix, suffix)
-    prefix = _with_header(prefix) if prefix[:1] in {" ", "\t"} else prefix
+    prefix = _with_header(prefix) if prefix.lstrip("\n")[:1] in {" ", "\t"} else prefix
     for filler in fillers:
         crop = _cut(prefix, filler, suffix)
         if crop is not None and crop.error_line(filler) is None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fimserver.front.syntax.features import features, indent_unit
-from fimserver.front.syntax.languages import GRAMMARS
+from fimserver.front.syntax.languages import GRAMMARS, is_makefile
 
 
 def at(language, marked):
@@ -88,6 +88,28 @@ def test_only_what_is_near_counts():
 )
 def test_the_unit_of_indentation_is_the_most_common_step(text, unit):
     assert indent_unit(text.splitlines(keepends=True)) == unit
+
+
+def test_a_file_without_indentation_has_the_unit_that_is_asked_for():
+    assert indent_unit(["a\n", "b\n"], default="") == ""
+    assert indent_unit(["a {\n", "\tb\n"], default="") == "\t"
+
+
+@pytest.mark.parametrize(
+    ("language_id", "path", "is_one"),
+    [
+        ("makefile", "", True),
+        ("make", "a/b", True),
+        ("plaintext", "src/Makefile", True),
+        ("", "GNUmakefile", True),
+        ("", "rules.mk", True),
+        ("", "Makefile.am", True),
+        ("python", "makefile_tools.py", False),
+        ("cmake", "CMakeLists.txt", False),
+    ],
+)
+def test_recipes_of_make_are_known_by_language_or_name(language_id, path, is_one):
+    assert is_makefile(language_id, path) is is_one
 
 
 @given(st.sampled_from([None, *GRAMMARS]), st.text("ab1 \n\t()[]{}:;='\"#/<>", max_size=60), st.text('a \n)}"', max_size=20))
