@@ -10,12 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
-from tree_sitter import Node
-
 from fimserver.front.syntax.crop import window
-from fimserver.front.syntax.parser import tree_with
+from fimserver.front.syntax.parser import Node, tree_with
 
 _WHOLE_ROWS = 120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
 _MOST_ROWS = 400  # of any other statement; what is longer is not judged
@@ -104,10 +103,8 @@ class _Cutter(NamedTuple):
         first, last = (touched[0].start_byte, touched[-1].end_byte) if touched else (self.start, self.end)
         inner = self._within(touched, first, last)
         above = self._tail(before[-1]) if before else b""
-        # Above a docstring and imports from __future__ nothing may be: they are kept together.
-        seen = after[: 3 if block.type == "module" and len(before) < 2 else 1]
-        below = self._heads(seen)
-        if inner is None or above is None or below is None:
+        below = b"\n".join(map(self._head, self._next(after)))
+        if inner is None or above is None:
             return None
         gap = before[-1].end_byte if before else self._line_start(min(first, self.start))
         begin = b"pass\n" if len(before) > 1 and block.type == "module" and b"__future__" not in above else b""
@@ -130,8 +127,10 @@ class _Cutter(NamedTuple):
         """A statement before the cursor, of a long function or class only the header and the last statement."""
         begin = self._line_start(node.start_byte)
         body = _body(node)
-        if _rows(node) <= _WHOLE_ROWS or body is None:
-            return self.data[begin : node.end_byte] if _rows(node) <= _MOST_ROWS else None
+        if _rows(node) <= (_WHOLE_ROWS if body else _MOST_ROWS):
+            return self.data[begin : node.end_byte]
+        if body is None:
+            return None
         inside = self._line_start(body.start_byte)
         statements = [child for child in body.children if child.type != "comment"]
         if inside <= node.start_byte or not statements:
@@ -139,16 +138,18 @@ class _Cutter(NamedTuple):
         last = self._tail(statements[-1])
         return None if last is None else self.data[begin:inside] + last
 
-    def _heads(self, nodes: Sequence[Node]) -> bytes | None:
-        heads = [self._head(node) for node in nodes]
-        return None if None in heads else b"\n".join(head for head in heads if head is not None)
+    def _next(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """The next statement; with a docstring and imports from __future__ the one after them, as nothing may be above these."""
+        texts = (self.data[node.start_byte : node.end_byte] for node in nodes)
+        first = sum(1 for _ in takewhile(lambda text: text[:1] in b"\"'" or text.startswith(b"from __future__"), texts))
+        return nodes[: first + 1]
 
-    def _head(self, node: Node) -> bytes | None:
-        """A statement behind the cursor, of a long function or class only the header."""
+    def _head(self, node: Node) -> bytes:
+        """A statement behind the cursor, of a long one as much as what is before it can depend on."""
         if _rows(node) <= _WHOLE_ROWS:
             return self.data[node.start_byte : node.end_byte]
         body = _body(node)
-        return None if body is None else self.data[node.start_byte : body.start_byte] + b"pass"
+        return b"pass" if body is None else self.data[node.start_byte : body.start_byte] + b"pass"
 
     def _line_start(self, at: int) -> int:
         return self.data.rfind(b"\n", 0, at) + 1
