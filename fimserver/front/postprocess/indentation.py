@@ -43,11 +43,19 @@ def _first_blanks(text: str, context: FilterContext) -> str:
     blanks, left = _blanks(text), context.left
     if not left:
         return "" if _is_stray(text, context) else blanks
+    if not _is_level(columns(left), context) and _is_level(columns(left + blanks), context):
+        return blanks  # the cursor is within the indentation
     above = _code_above(context).rsplit("\n", 1)[-1]
     if not opens_block(context.language, above) or columns(left) > columns(above):
         return ""
     # The editor did not indent the first line of a block. Models count from the margin, rarely from the cursor.
     return blanks.removeprefix(left) or blanks
+
+
+def _is_level(width: int, context: FilterContext) -> bool:
+    """Whether a block around the cursor is indented by so many columns: one of the lines above, or the next one."""
+    widths = [columns(line) for line in [*context.above, *context.below[:1]]]
+    return width in widths
 
 
 def _is_stray(text: str, context: FilterContext) -> bool:

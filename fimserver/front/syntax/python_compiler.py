@@ -7,6 +7,7 @@ around the cursor, and the statement before and behind it.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -78,11 +79,9 @@ def _cut(prefix: str, filler: str, suffix: str) -> Crop | None:
 def _with_header(prefix: str) -> str:
     """A text that begins in a function or class whose header is too far above: from its outermost line on, with a header."""
     lines = prefix.split("\n")
-    widths = [len(line) - len(line.lstrip()) if line.strip() else len(prefix) for line in lines[:-1]]
-    outermost = min(widths, default=0)
-    starts = (
-        i for i, width in enumerate(widths) if width == outermost and (lines[i][width].isalpha() or lines[i][width] == "@")
-    )
+    widths = {i: len(line) - len(line.lstrip()) for i, line in enumerate(lines[:-1]) if line.strip()}
+    outermost = min(widths.values(), default=0)
+    starts = (i for i, width in widths.items() if width == outermost and re.match(r"[\w@]", lines[i][width:]))
     start = next(starts, None)
     return prefix if start is None or not outermost else "\n".join([_HEADER, *lines[start:]])
 
