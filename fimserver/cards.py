@@ -73,6 +73,15 @@ class Canvas(_Strict):
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
     forbidden: tuple[str, ...] = ()
+    adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone
+
+    @model_validator(mode="after")
+    def _adapter_has_its_layout(self) -> Canvas:
+        if self.attention == "cached" and self.shift != (self.adapter is not None):
+            raise ValueError("a cached canvas has `shift` with an `adapter`, and not without")
+        if self.adapter is not None and self.attention != "cached":
+            raise ValueError("`adapter` is for the attention 'cached'")
+        return self
 
     @model_validator(mode="after")
     def _length_has_its_tokens(self) -> Canvas:
@@ -174,6 +183,12 @@ def model_folder(card: Card, models_dir: Path) -> Path:
     """Where the files of a model are, or would be."""
     shipped = MODELS / card.name
     return shipped if shipped.is_dir() else models_dir / card.name
+
+
+def adapter_path(folder: Path, name: str) -> Path:
+    """Where the file of a canvas adapter is: in ``adapters`` beside the weights, or in the package."""
+    beside = folder / "adapters" / name
+    return beside if beside.is_file() else MODELS / "adapters" / name
 
 
 def is_present(card: Card, models_dir: Path) -> bool:

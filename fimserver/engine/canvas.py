@@ -1,4 +1,4 @@
-"""Knows the two ways in which a canvas looks at its context. Knows nothing of schedules.
+"""Knows the ways in which a canvas looks at its context. Knows nothing of schedules.
 
 ``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone (exact).
 ``FullCanvas``: every position sees every other, so each step runs the whole sequence (the Dream family).
@@ -67,6 +67,44 @@ class CachedCanvas:
         start, count = len(self.context), len(slots)
         every = torch.arange(count, device=self.network.device)
         return self.cache.rows(slots, start, self.cache.block(start, count), every, self.network)
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self.context += slots
+
+
+class ShiftedCanvas:
+    """Slots after a causal context, read by a network that keeps the next-token shift: the row before a slot predicts it.
+
+    Slots with nothing masked to their left are text: causal rows. The rows from the first mask on see the context and each
+    other. So the first masked slot is always predicted by text alone.
+    """
+
+    def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network, mask_token: int) -> None:
+        self.cache, self.network, self.mask_token = cache, network, mask_token
+        self.context = list(context)
+        self._before = cache.forwards
+        self._first = torch.empty(0)
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.forwards - self._before
+
+    @property
+    def prefilled(self) -> Prefill:
+        return self.cache.prefilled
+
+    def open(self, budget: Deadline) -> bool:
+        logits = self.cache.prefill(self.context, budget, want_logits=True)
+        self._first = self._first if logits is None else logits
+        return logits is not None
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        start, count = len(self.context), len(slots)
+        known = next((i for i, token in enumerate(slots) if token == self.mask_token), count)
+        mask = self.cache.block(start, count).clone()
+        mask[:known] = self.cache.causal(start, known)[:, : start + count]
+        rows = torch.arange(count - 1, device=self.network.device)
+        return torch.cat([self._first[None], self.cache.rows(slots, start, mask, rows, self.network)])
 
     def settle(self, slots: Sequence[int]) -> None:
         self.context += slots

@@ -15,7 +15,7 @@ import torch
 
 from fimserver.cards import Canvas as CanvasCard
 from fimserver.cards import Card
-from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas
+from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
 from fimserver.engine.canvas_length import search_length
 from fimserver.engine.device import wait_for
 from fimserver.engine.network import Network
@@ -152,6 +152,8 @@ class Diffusion:
         """The context of a request, ready to be looked at by slots."""
         context = cut_context(request, self.card, self.vocabulary)
         left, right = canvas_context(context, self.card, self.vocabulary)
+        if self.cache is not None and self.canvas_card.shift:
+            return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
             return CachedCanvas(self.cache, left, self.network)
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)

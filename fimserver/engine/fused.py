@@ -173,12 +173,12 @@ class FusedModel:
         self.head, self.embed = weights.head, weights.embed
         self.cos, self.sin = weights.rotary(capacity)
 
-    def wrapped(self, wrap: Wrap) -> FusedModel:
+    def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
         """The same network on the same weights, with every product replaced by ``wrap(layer, name, product)``.
 
-        Both read and write the same KV buffer, so that some rows of a text can go through one and some through the other.
+        ``embed``: other embeddings of ids; ``None``: the same. Both read and write the same KV buffer, so that some rows of a text can go through one and some through the other.
         """
-        weights = self.weights._replace(stack=self.stack.wrapped(wrap))
+        weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
 
     def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:

@@ -89,7 +89,7 @@ def verify_file(loaded: Loaded, name: str) -> str:
 
 def weights_hash(folder: Path) -> str:
     """One SHA-256 that says which weights these are: of the file, or of the shards' hashes."""
-    hashes = [sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    hashes = [sha256(path) for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

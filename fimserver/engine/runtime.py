@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+from fimserver.cards import adapter_path
 from fimserver.engine import fused
-from fimserver.engine.load import Loaded
+from fimserver.engine.adapter import CanvasNetwork, load_adapter
+from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.engine.prefix_cache import PrefixCache
@@ -25,12 +28,19 @@ class Runtime:
     network: Network
     cache: PrefixCache | None
     rows: int
-    canvas: Network | None = None  # runs canvas rows over the same cache; ``None``: the same network does
 
-    @property
+    @cached_property
     def canvas_network(self) -> Network:
-        """What runs the rows of a canvas."""
-        return self.canvas or self.network
+        """What runs the rows of a canvas, over the same cache. Raises ``LoadError`` where the card's adapter does not fit."""
+        card = self.loaded.card
+        if card.canvas is None or card.canvas.adapter is None:
+            return self.network
+        if not isinstance(self.network, fused.FusedModel):
+            raise LoadError(f"{card.name}: a canvas adapter needs our own forward pass: use --network auto")
+        path = adapter_path(self.loaded.folder, card.canvas.adapter)
+        adapter = load_adapter(path, weights_hash(self.loaded.folder))
+        adapter.check_block(card.canvas.block_tokens)
+        return CanvasNetwork(self.network, adapter, self.loaded.vocabulary.special(card.canvas.mask))
 
 
 def _no_other(name: str) -> Runtime:

@@ -52,9 +52,10 @@ class Run:
         self.base, self.fingerprint = base, trainer.coder.fingerprint()
         self.progress, self.stopped = Progress(), False
 
-    def go(self, minutes: float, max_steps: int, every_minutes: float) -> None:
+    def go(self, minutes: float, max_steps: int, every_minutes: float, measure_every: int) -> None:
         """Train until the time is up, ``max_steps`` is reached, or a signal asks for the end."""
         started = saved = last = time.monotonic()
+        saves = 0
         while not self.stopped and time.monotonic() - started < minutes * 60 and not 0 < max_steps <= self.progress.step:
             values = self.trainer.step(self.progress.step)
             now = time.monotonic()
@@ -65,8 +66,8 @@ class Run:
             if self.progress.step % 10 == 0:
                 self.log(values)
             if now - saved > every_minutes * 60:
-                saved = now
-                self.checkpoint(measure=True)
+                saved, saves = now, saves + 1
+                self.checkpoint(measure=saves % measure_every == 0)
         self.checkpoint(measure=max_steps == 0)
 
     def checkpoint(self, *, measure: bool) -> None:
@@ -187,6 +188,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--max-steps", type=int, default=0, help="end before the budget; 0: no limit")
     parser.add_argument("--checkpoint-minutes", type=float, default=8)
+    parser.add_argument("--measure-every", type=int, default=3, help="checkpoints from one measurement to the next")
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--folder", type=Path, default=CACHE / "canvas", help="checkpoint and log")
     parser.add_argument("--spans", type=int, default=48, help="development spans")
@@ -202,7 +204,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, run.stop)
     run.log({"threads": torch.get_num_threads(), **({} if run.progress.step else run.development.measure(run.trainer.average))})
-    run.go(args.minutes, args.max_steps, args.checkpoint_minutes)
+    run.go(args.minutes, args.max_steps, args.checkpoint_minutes, args.measure_every)
 
 
 if __name__ == "__main__":

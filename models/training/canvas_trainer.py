@@ -36,16 +36,20 @@ class Recipe:
     words: int = 12_288  # frequent tokens that every step scores
     sampled_words: int = 6_144  # others, drawn anew at each step
     clip: float = 1.0
-    average: float = 0.99
+    average: float = 0.95
     shuffled_teacher: bool = False  # control: each row learns what belongs to another
 
     def ranks(self) -> dict[str, int]:
         ranks = {"qkv": self.attention_rank, "out": self.attention_rank, "gate_up": self.mlp_rank, "down": self.mlp_rank}
         return {name: rank for name, rank in ranks.items() if rank}
 
+    def sizes(self) -> tuple[int, ...]:
+        """Canvas sizes, each once."""
+        return tuple(sorted({int(size) for size in self.blocks.split(",")}))
+
     def block(self, step: int) -> int:
-        sizes = [int(size) for size in self.blocks.split(",")]
-        return sizes[step % len(sizes)]
+        sizes = self.blocks.split(",")
+        return int(sizes[step % len(sizes)])
 
     def rate(self, step: int) -> float:
         falling = (self.decay_from + self.decay_steps - step) / self.decay_steps if self.decay_steps else 1.0

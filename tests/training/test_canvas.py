@@ -7,9 +7,15 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from fimserver.engine.adapter import CanvasNetwork, load_adapter
+from fimserver.engine.canvas import ShiftedCanvas
+from fimserver.engine.fused import fuse
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.types import Deadline
 from models.training.canvas import Run, load, save
 from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Markers, Plan, plans, work
 from models.training.canvas_eval import Development, greedy
+from models.training.canvas_export import export
 from models.training.canvas_model import Canvases, Coder
 from models.training.canvas_trainer import Recipe, Trainer
 
@@ -231,6 +237,29 @@ class TestTraining:
     def test_the_rate_rises_and_falls(self):
         recipe = Recipe(lr=1.0, warmup_steps=4, decay_from=10, decay_steps=5)
         assert [recipe.rate(n) for n in (0, 3, 9, 10, 12, 15)] == [0.25, 1.0, 1.0, 1.0, 0.6, 0.0]
+
+
+class TestExport:
+    def test_the_engine_computes_what_was_trained(self, model, coder, tmp_path):
+        """The exported file on the engine's own network gives the logits of the training's."""
+        trainer = make_trainer(coder)
+        for number in range(5):
+            trainer.step(number)
+        save(trainer, Run(trainer, None, tmp_path, "base").progress, "a" * 64, tmp_path / "state.safetensors")
+        export(tmp_path / "state.safetensors", tmp_path / "adapter.safetensors", "adapter")
+        adapter = load_adapter(tmp_path / "adapter.safetensors", "a" * 64)
+        assert adapter.blocks == (8, 16)
+        example, mask_token = an_example(), 127
+        frozen = fuse(model, 128, 8)
+        cache = PrefixCache(frozen, 128, 32)
+        canvas = ShiftedCanvas(cache, example.ids[: example.prompt + 3], CanvasNetwork(frozen, adapter, mask_token), mask_token)
+        assert canvas.open(Deadline())
+        plan = Plan(3, (True, True, False, True, True, False, True, True))
+        slots = [mask_token if masked else example.middle[3 + i] for i, masked in enumerate(plan.masked)]
+        trained = coder.logits(denoised(coder, trainer.adapter, example, [plan]))
+        torch.testing.assert_close(canvas.predict(slots)[1:], trained[:-1], atol=0.1, rtol=0.05)  # the file is in bf16
+        untouched = coder.logits(denoised(coder, coder.adapter(RECIPE.ranks(), 1.0, 0), example, [plan]))
+        assert not torch.allclose(untouched[:-1], trained[:-1], atol=0.5)
 
 
 class TestDevelopment:

@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from fimserver.cards import Card
+from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.drafters.diffusion import DiffusionDrafter, DraftWindow
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter, check_tokens
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net
 from fimserver.engine.drafters.ngram.drafter import NGramDrafter
-from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
+from fimserver.engine.drafters.windows import AdapterWindow, BlockWindow, CanvasWindow, SelfWindow
 from fimserver.engine.drafts import Drafter
 from fimserver.engine.fused import FusedModel
 from fimserver.engine.load import verify_file, weights_hash
@@ -110,6 +111,8 @@ def _window(target: DraftContext, what: str) -> DraftWindow:
     if what == "self":
         if runtime.cache is None or card.canvas is None or card.canvas.attention != "cached":
             raise LoadError(f"{card.name} has no canvas on its own cache and cannot draft for itself")
+        if isinstance(runtime.canvas_network, CanvasNetwork):
+            return AdapterWindow(runtime.cache, runtime.canvas_network)
         mask = runtime.loaded.vocabulary.special(card.canvas.mask)
         return SelfWindow(runtime.cache, mask, card.canvas.block_tokens, runtime.canvas_network)
     other = target.other(what)

@@ -1,4 +1,4 @@
-"""Knows the three kinds of window that diffusion can draft in. Knows nothing of denoising steps."""
+"""Knows the kinds of window that diffusion can draft in. Knows nothing of denoising steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fimserver.cards import Card
+from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.canvas import FullCanvas
 from fimserver.engine.drafters.nets import BlockNetwork
 from fimserver.engine.drafts import DecodeState
@@ -71,6 +72,30 @@ class SelfWindow:
         every = torch.arange(rows, device=self.network.device)
         logits = self.cache.rows(ids, start, mask, every, self.network)
         return torch.cat([logits[:1], logits[2:]])
+
+
+class AdapterWindow:
+    """The target's own canvas through its adapter: the last token as text, then as many masks as the adapter knows.
+
+    The row before a slot predicts it, so the first slot is the target's own word.
+    """
+
+    def __init__(self, cache: PrefixCache, network: CanvasNetwork) -> None:
+        self.cache, self.network = cache, network
+        self.longest = max(network.adapter.blocks) + 1
+
+    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        start, mask_token = len(line.prompt) + len(line.ids) - 1, self.network.mask_token
+        known = next((i for i, slot in enumerate(slots) if slot is None), len(slots))
+        needed = max(1, len(slots) - known - 1)
+        block = min(size for size in self.network.adapter.blocks if size >= needed)
+        canvas = [mask_token if slot is None else slot for slot in slots[known : known + block]]
+        ids = [line.ids[-1], *(slot for slot in slots[:known] if slot is not None), *canvas]
+        ids += [mask_token] * (known + 1 + block - len(ids))
+        mask = self.cache.causal(start, len(ids))[:, : start + len(ids)].clone()
+        mask[known + 1 :] = True
+        logits_of = torch.arange(len(slots), device=self.network.device)
+        return self.cache.rows(ids, start, mask, logits_of, self.network)
 
 
 class CanvasWindow:
