@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.store.verbs import models
 from fimserver.types import Chunk
+
+if TYPE_CHECKING:
+    from fimserver.cursor import CursorPosition
 
 
 class _Group(click.Group):
@@ -64,16 +67,16 @@ def main(context: click.Context, /, **flags: Any) -> None:
 
 
 @main.command()
-@click.argument("place", metavar="FILE:LINE:COL", required=False)
+@click.argument("places", metavar="FILE:LINE:COL", nargs=-1)
 @click.option("--spans", type=click.Path(path_type=Path), help="JSONL of id, prefix, suffix; one JSON line out for each.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a place instead of a picture.")
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
 @click.option("--explain", is_flag=True, help="Say why this route.")
 @click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what stood.")
 @settings_options
 def complete(
-    place: str | None,
+    places: tuple[str, ...],
     spans: Path | None,
     limit: int | None,
     as_json: bool,
@@ -82,28 +85,35 @@ def complete(
     trace: bool,
     **flags: Any,
 ) -> None:
-    """Fill the middle at a cursor. Lines and columns count from 1."""
+    """Fill the middle at a cursor, or at several, one after the other. Lines and columns count from 1."""
     settings = settings_of(flags)
-    if (place is None) == (spans is None):
+    if bool(places) == (spans is not None):
         raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
     if spans is not None and (as_json or show_steps or trace):
         raise InputError("--spans always writes JSON lines: leave --json, --show-steps and --trace out")
     if spans is not None:
         _complete_spans(settings, spans, limit)
-    elif place is not None:
-        _complete_place(settings, place, as_json=as_json, show_steps=show_steps, explain=explain, trace=trace)
+        return
+    from fimserver.cursor import read_place  # noqa: PLC0415 - the other verbs need no places
+
+    read, models = [read_place(spec) for spec in places], _models(settings)
+    for number, place in enumerate(read):
+        if number and not as_json:
+            click.echo()
+        _complete_place(settings, models, place, as_json=as_json, show_steps=show_steps, explain=explain, trace=trace)
 
 
-def _complete_place(settings: Settings, spec: str, *, as_json: bool, show_steps: bool, explain: bool, trace: bool) -> None:
+def _complete_place(
+    settings: Settings, models: Any, place: CursorPosition, *, as_json: bool, show_steps: bool, explain: bool, trace: bool
+) -> None:
     from fimserver import render  # noqa: PLC0415 - after the input is known to be good
     from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.cursor import make_request, read_place  # noqa: PLC0415
+    from fimserver.cursor import make_request  # noqa: PLC0415
     from fimserver.front.syntax.features import features  # noqa: PLC0415
     from fimserver.front.syntax.languages import language_of  # noqa: PLC0415
 
-    place = read_place(spec)
     console, steps = render.make_console(), render.make_console(stderr=as_json)
-    models, count = _models(settings), 0
+    count = 0
 
     def draw(chunk: Chunk) -> None:
         nonlocal count

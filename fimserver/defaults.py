@@ -79,7 +79,8 @@ def _complaint(card: Card, machine: Machine, settings: Settings) -> str:
         return f"needs {needed_gib:.0f} GiB of free memory, here are {machine.ram_gib:.1f}"
     known_ms, limit_ms = measured_ms("cpu").get(card.name), settings.deadline_ms or KEYSTROKE_MS
     if known_ms is None:
-        return "" if card.parameters_m <= UNMEASURED_M else "was not measured here: fimserver doctor --calibrate"
+        is_small = card.parameters_m <= UNMEASURED_M
+        return "" if is_small else "is used once its speed here is measured: fimserver doctor --calibrate"
     return "" if known_ms <= limit_ms else f"takes {known_ms:.0f} ms a keystroke here, {limit_ms:.0f} are allowed"
 
 

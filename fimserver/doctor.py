@@ -11,7 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
-from fimserver.cards import Card, is_present, read_cards
+from fimserver.cards import Card, get_card, is_present, read_cards
+from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
@@ -19,10 +20,13 @@ from fimserver.engine.engines import ModelPool, make_ar
 from fimserver.engine.runtime import DraftContext
 from fimserver.errors import FimError
 from fimserver.host.calibrate import calibrate, samples
+from fimserver.host.keystroke import keystroke_ms
 from fimserver.host.routing.latency import LatencyModel, ModelCost
 from fimserver.host.routing.router import Router, cost_name
+from fimserver.keystrokes import keep_ms
 from fimserver.paths import latency_path
 from fimserver.settings import Settings
+from fimserver.store.advice import best_models
 from fimserver.types import Deadline, Request, Route
 
 if TYPE_CHECKING:
@@ -53,6 +57,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
     yield Finding("device", describe(models.device))
     yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
+    for advice in best_models(settings, models.free):
+        yield Finding(f"best {advice.route}", advice.text())
     yield Finding("present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir)))
     for route in ("ar", "dllm"):
         yield _try_route(models, route)
@@ -74,9 +80,19 @@ def _try_route(models: ModelPool, route: Route) -> Finding:
         answer = "".join(chunk.text for chunk in engine.complete(KNOWN, Deadline()))
         right = answer.startswith(KNOWN_ANSWER)
         said = "right answer" if right else f"WRONG answer {answer!r} to a known question"
-        return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {_speed(engine):.0f} tokens/s", right)
+        speed = f"{_speed(engine):.0f} tokens/s" + (
+            f", {_keystroke(models, engine):.0f} ms a keystroke" if route == "ar" else ""
+        )
+        return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {speed}", right)
     except FimError as error:
         return Finding(route, str(error), ok=False)
+
+
+def _keystroke(models: ModelPool, engine: Engine) -> float:
+    """Measured, and kept for the choice of defaults."""
+    ms = keystroke_ms(engine)
+    keep_ms(models.device.type, engine.card.name, ms)
+    return ms
 
 
 def examine_drafters(models: ModelPool) -> Iterator[Finding]:
@@ -118,8 +134,24 @@ def calibrated(settings: Settings) -> Iterator[Finding]:
         for _ in calibrate(models, router):
             pass
     latency.save()
+    yield from _keystrokes(models)
     for route, model in models.served().items():
         yield Finding(f"cost {route}", f"{model}: {_cost(latency.cost(cost_name(route, model)))}")
+
+
+def _keystrokes(models: ModelPool) -> Iterator[Finding]:
+    """The keystroke of every model that is here and could be the default of the ar route."""
+    settings = models.settings
+    names = CPU_DEFAULTS["ar"] if models.device.type == "cpu" else tuple(name for _, name in DEFAULTS["ar"])
+    for name in names:
+        if not is_present(get_card(name), settings.models_dir):
+            continue
+        try:
+            pool = ModelPool(settings.model_copy(update={"ar_card": name}), (models,))
+            yield Finding("keystroke", f"{name}: {_keystroke(pool, pool.engine('ar')):.0f} ms")
+        except FimError as error:
+            yield Finding("keystroke", str(error), ok=False)
+    yield Finding("default", f"{choose('ar', models.free, settings).card.name}, {choose('ar', models.free, settings).why}")
 
 
 def _cost(cost: ModelCost) -> str:

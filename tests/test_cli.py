@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.cli import main
+from fimserver.keystrokes import measured_ms
 from fimserver.reasons import Reason
 
 FIELDS = {"middle", "route", "model", "tokens", "forwards", "ttft_ms", "total_ms", "reason"}
@@ -45,6 +46,20 @@ def test_json_has_every_field_and_the_same_text(route, source):
     assert answer["route"] == route
     assert answer["forwards"] >= 1
     assert 0 < answer["ttft_ms"] <= answer["total_ms"]
+
+
+def test_several_places_are_completed_in_order(source, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text("import \n")
+    options = ("--model", "ar", "--max-tokens", 4)
+    result = run("complete", f"{source}:6:16", f"{other}:1:8", *options)
+    assert result.exit_code == 0
+    assert result.stdout.count("forward passes") == 2
+    assert result.stdout.index("open(path)") < result.stdout.index("    1 │ import ", 40)
+    answers = [
+        json.loads(line) for line in run("complete", f"{source}:6:16", f"{other}:1:8", *options, "--json").stdout.splitlines()
+    ]
+    assert [answer["route"] for answer in answers] == ["ar", "ar"]
 
 
 def test_steps_show_masks_falling_to_none(source):
@@ -152,6 +167,10 @@ def test_errors_are_one_line_with_the_right_code(arguments, code, complaint, sou
     assert result.stdout == ""
 
 
+def _device():
+    return "cuda" if _has_gpu() else "cpu"
+
+
 def _has_gpu():
     import torch
 
@@ -204,9 +223,13 @@ def test_a_model_that_is_not_there_ends_a_spans_run_with_one_line(tmp_path):
 def test_doctor_reports_machine_and_routes():
     result = run("doctor", "--json")
     findings = {f["name"]: f for f in json.loads(result.stdout)}
-    assert {"fimserver", "device", "fits", "present", "ar", "dllm", "rows", "ngram", "auto"} <= set(findings)
+    assert {"fimserver", "device", "fits", "best ar", "best dllm", "present", "ar", "dllm", "rows", "ngram", "auto"} <= set(
+        findings
+    )
     assert "tokens a pass" in findings["ngram"]["value"]
     assert "tokens/s" in findings["ar"]["value"]
+    assert "ms a keystroke" in findings["ar"]["value"]
+    assert measured_ms(_device())["nano"] > 0
     assert result.exit_code == (0 if all(f["ok"] for f in findings.values()) else 1)
 
 

@@ -86,7 +86,7 @@ class ModelPool:
         self.device = pick_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self._free = free_machine(self.device)  # before anything of ours is there
+        self.free = free_machine(self.device)  # before anything of ours is there
         self._cards: dict[Route, Card] = {}
         alike = (models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in LOADING))
         self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
@@ -97,7 +97,7 @@ class ModelPool:
         if route not in self._cards:
             name = self.settings.card(route)
             taken = sum(card.weights_gib for card in self._cards.values())
-            card = get_card(name) if name else default_card(route, self._free.less(taken), self.settings)
+            card = get_card(name) if name else default_card(route, self.free.less(taken), self.settings)
             if route not in card.routes:
                 raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
             self._cards[route] = card

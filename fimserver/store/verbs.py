@@ -51,6 +51,21 @@ def models(context: click.Context, /, models_dir: str | None, *, as_json: bool) 
 
 
 @models.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object a route.")
+@_models_dir
+def best(models_dir: str | None, *, as_json: bool) -> None:
+    """Say which model would serve this machine best on each route, why, and what gets it. Fetches nothing."""
+    from fimserver.machine import this_machine  # noqa: PLC0415
+    from fimserver.store.advice import best_models  # noqa: PLC0415
+
+    advice = best_models(_settings(models_dir), this_machine())
+    if as_json:
+        click.echo(json.dumps([item.as_json() for item in advice], indent=1))
+    else:
+        click.echo("\n".join(f"{item.route}: {item.text()}" for item in advice))
+
+
+@models.command()
 @click.argument("name")
 @click.option(
     "--from", "url", metavar="URL", default="", help="Fetch from this URL (of the file, or of a folder, with / at the end)."
