@@ -40,7 +40,7 @@ class Services:
 async def complete(request: CompletionRequest, services: Services) -> Outcome:
     """Return suggestions for a cursor, or the reason why there are none."""
     if request.refusal is not None:
-        outcome = Outcome(reason=request.refusal)
+        outcome = Outcome(reason=request.refusal, message=request.refusal_message)
     else:
         outcome = await services.running.run_latest(request.slot, _complete(request, services))
     return replace(outcome, uri=request.uri, total_ms=(time.monotonic() - request.received_s) * 1000)

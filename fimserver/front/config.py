@@ -1,12 +1,13 @@
-"""Knows what an editor may set, live. Knows nothing of how an editor sends it.
+"""Settings of one editor window, which an editor may change at any time.
 
-The same names in ``initializationOptions`` and in the settings section ``fimserver``, in camelCase or with underscores.
-A value that makes no sense is left out and named; the others hold.
+The names are the same in ``initializationOptions`` and in the settings section ``fimserver``, in camelCase or with
+underscores. A value that cannot be used is left out and named; the others hold.
 """
 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pathspec import GitIgnoreSpec
@@ -16,9 +17,12 @@ from pydantic.alias_generators import to_camel
 from fimserver.settings import Settings
 from fimserver.types import Route, StopRule
 
+EDITOR_SETTINGS = frozenset({"path", "args", "connect"})  # of the VS Code extension: how it starts the server
+MAX_NAME_CHARS = 60
+
 
 class Config(BaseModel):
-    """What holds for one editor window."""
+    """Settings that hold for one editor window."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
@@ -54,7 +58,7 @@ class Config(BaseModel):
 
 
 def from_settings(settings: Settings) -> Config:
-    """The user's own options as the start of a window's."""
+    """Return the user's own options as the start of a window's."""
     same = ("model", "ab", "seed", "max_tokens", "temperature", "stop")
     config = Config(**{name: getattr(settings, name) for name in same}, stats=settings.stats == "on")
     if settings.deadline_ms is None:
@@ -64,25 +68,51 @@ def from_settings(settings: Settings) -> Config:
 
 
 def changed(config: Config, sent: Any) -> tuple[Config, tuple[str, ...]]:
-    """``config`` with what an editor sent on top, and the names of what could not be used."""
+    """Return ``config`` with what an editor sent on top, and the names of what could not be used."""
+    config, problems = _changed(config, sent)
+    return config, tuple(problems)
+
+
+def setting_problems(sent: Any) -> tuple[str, ...]:
+    """Return a line for each name or value among an editor's settings that has no effect. Quotes no value."""
     if not isinstance(sent, dict):
-        return config, ()
-    values = {_name(key): value for key, value in sent.items() if value is not None and _name(key) in Config.model_fields}
-    bad: list[str] = []
+        return ()
+    unknown = [str(key) for key in sent if _name(str(key)) not in Config.model_fields and key not in EDITOR_SETTINGS]
+    return tuple(
+        [_unknown_name(key) for key in unknown]
+        + [f"{to_camel(name)}: {problem}; it stays as it was" for name, problem in _changed(Config(), sent)[1].items()]
+    )
+
+
+def _unknown_name(key: str) -> str:
+    names = [to_camel(name) for name in Config.model_fields]
+    close = get_close_matches(key.lower(), [name.lower() for name in names], n=1)
+    meant = next((name for name in names if close and name.lower() == close[0]), "")
+    return f"{key[:MAX_NAME_CHARS]!a}: there is no such setting" + (f"; did you mean {meant}?" if meant else "")
+
+
+def _changed(config: Config, sent: Any) -> tuple[Config, dict[str, str]]:
+    """Return ``config`` with what was sent on top, and what is wrong with each value that could not be used."""
+    if not isinstance(sent, dict):
+        return config, {}
+    named = {_name(str(key)): value for key, value in sent.items()}
+    values = {name: value for name, value in named.items() if value is not None and name in Config.model_fields}
+    problems: dict[str, str] = {}
     while True:
         try:
-            return Config.model_validate(config.model_dump() | values), tuple(bad)
+            return Config.model_validate(config.model_dump() | values), problems
         except ValidationError as error:
-            name = str(error.errors(include_url=False, include_input=False)[0]["loc"][0])
-            bad.append(_name(name))
-            del values[_name(name)]
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = _name(str(first["loc"][0]))
+            problems[name] = first["msg"].removeprefix("Value error, ")
+            del values[name]
 
 
 def named(sent: dict[str, Any], name: str) -> Any:
-    """The value that an editor sent for a field, in whichever spelling."""
-    return next((value for key, value in sent.items() if _name(key) == name), None)
+    """Return the value that an editor sent for a field, in either spelling."""
+    return next((value for key, value in sent.items() if _name(str(key)) == name), None)
 
 
 def _name(key: str) -> str:
-    """``maxTokens`` or ``max_tokens`` as the name of a field."""
+    """Return the name of a field that is spelled ``maxTokens`` or ``max_tokens``."""
     return "".join("_" + char.lower() if char.isupper() else char for char in key)

@@ -25,6 +25,7 @@ def arrive(
     """Resolve a request. What runs later sees the document and the settings as they are now."""
     uri, snapshot = document.uri, document.snapshot(place)
     turn = session.turn(uri)
+    reason, message = refusal(session, document, snapshot, popup, invoked=invoked)
     request = CompletionRequest(
         document=document,
         snapshot=snapshot,
@@ -32,7 +33,8 @@ def arrive(
         invoked=invoked,
         received_s=time.monotonic(),
         limits=limits(session, invoked=invoked),
-        refusal=refusal(session, document, snapshot, popup, invoked=invoked),
+        refusal=reason,
+        refusal_message=message,
         language=session.language(document),
         route=turn.route if turn else session.wanted(uri),
         turn=turn,
@@ -74,15 +76,19 @@ def limits(session: Session, *, invoked: bool) -> Limits:
 
 def refusal(
     session: Session, document: Document, snapshot: Snapshot, popup: SelectedCompletion | None, *, invoked: bool
-) -> Reason | None:
-    """Return why nothing is asked for this document, or at this place; ``None`` for a request that passes."""
+) -> tuple[Reason | None, str]:
+    """Return why nothing is asked for this document, or at this place; ``None`` for a request that passes.
+
+    The message is more exact than the reason's own, or empty.
+    """
+    path = path_of(document.uri)
     if not session.config.enabled or document.language in session.config.disabled_languages:
-        return Reason.OFF
+        return Reason.OFF, ""
     if document.dirty or document.too_large:
-        return Reason.DIRTY if document.dirty else Reason.TOO_LARGE
-    if (verdict := session.privacy.verdict(path_of(document.uri), document.lines)) is not None:
-        return verdict
+        return Reason.DIRTY if document.dirty else Reason.TOO_LARGE, ""
+    if (verdict := session.privacy.verdict(path, document.lines)) is not None:
+        return verdict, session.privacy.why(path)
     if popup and not popup.text.startswith(typed_since(popup.start, snapshot)):
-        return Reason.POPUP
+        return Reason.POPUP, ""
     is_mid_word = re.search(r"\w$", snapshot.line_before) and re.match(r"\w", snapshot.line_after)
-    return Reason.MID_WORD if is_mid_word and not invoked else None
+    return Reason.MID_WORD if is_mid_word and not invoked else None, ""

@@ -84,7 +84,7 @@ class HttpHostClient:
 
     async def complete(self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None) -> Answer:
         if (reason := await self._wait_for_host(deadline_s, asked=asked)) is not None:
-            return failure(reason, self._process.problem if self._process else "")
+            return failure(reason, self._problem(reason))
         import httpx2  # noqa: PLC0415 - see above
 
         left_s = max(0.001, deadline_s - time.monotonic())
@@ -131,7 +131,7 @@ class HttpHostClient:
 
     async def health(self) -> Health:
         if self._process and (reason := self._process.state()) is not None:
-            return Health(reason, self._process.problem)
+            return Health(reason, self._problem(reason))
         import httpx2  # noqa: PLC0415 - see above
 
         try:
@@ -148,6 +148,13 @@ class HttpHostClient:
     async def close(self) -> None:
         if "_client" in self.__dict__:
             await self._client.aclose()
+
+    def _problem(self, reason: Reason) -> str:
+        """Return why the host could not be started, if that is known."""
+        problem = self._process.problem if self._process else ""
+        if reason is Reason.LOADING or not problem:
+            return ""
+        return f"{problem}; ask explicitly to try again" if reason is Reason.RESTING else problem
 
     @property
     def _url(self) -> str:

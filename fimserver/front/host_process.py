@@ -24,6 +24,7 @@ BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third start after a
 DEATHS_WINDOW_S = 180.0
 LOST_RACE_S = 1.0  # after a child that found the lock taken: whoever holds it will listen soon
 MAX_LOG_BYTES = 1 << 20
+HOST_LOG_HINT = "its log says why, and so does fimserver doctor"
 
 
 class Child(Protocol):
@@ -56,6 +57,7 @@ class HostProcess:
         """``None`` when the host listens; else why not, having started it where that is due. ``asked`` ends a rest."""
         if self._serving(self.path):
             self._was_up = True
+            self.problem = ""
             return None
         now = self._clock()
         self._note_deaths(now)
@@ -64,9 +66,16 @@ class HostProcess:
         if self._resting(now):
             return Reason.RESTING
         if self._child is None and now >= self._next_start():
-            self._child = self._spawn()
-            self.starts += 1
+            self._start(now)
         return Reason.LOADING if self._child is not None else Reason.NO_HOST
+
+    def _start(self, now: float) -> None:
+        self.starts += 1
+        try:
+            self._child = self._spawn()
+        except OSError as error:
+            self.problem = f"the model host cannot be started: {error.strerror or type(error).__name__}"
+            self._deaths.append(now)
 
     def _note_deaths(self, now: float) -> None:
         """A host that listened and does no more has died, and so has a child that ended badly."""
@@ -74,6 +83,8 @@ class HostProcess:
         if code is not None:
             self._child = None
             self._not_before = now + LOST_RACE_S
+        if code:
+            self.problem = f"the model host ended with exit code {code}: {HOST_LOG_HINT}"
         if self._was_up or code:
             self._deaths.append(now)
             self._was_up = False

@@ -51,6 +51,7 @@ class CompletionRequest:
     received_s: float
     limits: Limits
     refusal: Reason | None = None
+    refusal_message: str = ""
     language: str | None = None  # our name of it; ``None`` for plain text
     path: str = ""  # as the model may see it
     repo: str = ""

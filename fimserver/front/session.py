@@ -54,6 +54,7 @@ class Session:
         self.start = config  # the settings where the editor says nothing
         self.pins: dict[str, Any] = {}  # settings of commands, on top of the editor's
         self.sent: dict[str, Any] = {}  # the editor's settings
+        self.setting_problems: tuple[str, ...] = ()  # names and values among them that have no effect
         self.routes: dict[str, Route] = {}  # pinned by the user, by document
         self.session_id = uuid.uuid4().hex
         self.encoding: Encoding = "utf-16"

@@ -8,7 +8,7 @@ from fimserver.host.fake import FakeEngines
 from tests.editor import Editor
 from tests.hosts import ScriptedHost
 
-ALWAYS = {"version", "state", "message", "enabled", "setRoute", "models", "host", "log"}
+ALWAYS = {"version", "state", "message", "enabled", "setRoute", "models", "host", "log", "settings"}
 PROVED = {"route", "model", "roundTripMs", "engineMs", "tokens"}
 
 
@@ -76,3 +76,18 @@ def test_a_host_elsewhere_that_is_away_is_nothing_to_wait_for():
         told = [n["params"] for n in editor.notifications if n["params"].get("state") == "no_host"]
     assert {(state["busy"], state["kind"]) for state in told} == {(False, "Warning")}
     assert "hunter2" not in str(told)
+
+
+def test_a_setting_without_effect_is_said_once_and_listed(caplog, host):
+    with Editor("process", host.url) as editor:
+        editor.start()
+        for _ in range(3):
+            sent = {"modle": "ar", "maxTokens": -1, "delayMs": 50}
+            editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": sent}})
+        said = editor.call("fimserver/health")["settings"]
+        assert [line.split(":")[0] for line in said] == ["'modle'", "maxTokens"]
+        logged = [record.getMessage() for record in caplog.records if "setting" in record.getMessage()]
+        assert len(logged) == 2
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": {"model": "ar"}}})
+        assert editor.call("fimserver/health")["settings"] == []
+        assert not [n for n in editor.notifications if n["method"].startswith("window/show")]

@@ -101,3 +101,23 @@ def test_is_serving(what, tmp_path):
         if what == "live":
             listener.listen()
         assert is_serving(path) is (what == "live")
+
+
+def test_a_host_that_cannot_be_started_is_a_reason_and_no_error():
+    def spawn():
+        raise OSError(28, "No space left on device")
+
+    hosting = HostProcess(Path("unused"), spawn, lambda _: False, lambda: 100.0)
+    assert hosting.state() is Reason.NO_HOST
+    assert hosting.problem == "the model host cannot be started: No space left on device"
+
+
+@pytest.mark.parametrize("code", [1, 2, -9])
+def test_the_exit_code_of_a_host_that_fails_is_said_until_one_listens(code):
+    world = World()
+    world.hosting.state()
+    world.code = code
+    world.hosting.state()
+    assert f"exit code {code}" in world.hosting.problem
+    world.comes_up()
+    assert world.hosting.problem == ""

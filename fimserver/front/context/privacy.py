@@ -65,7 +65,26 @@ class _Ignored(NamedTuple):
 
     looked_s: float
     stamp: tuple[tuple[int, int], ...]
+    rules: _Rules
+
+
+class _Rules(NamedTuple):
+    """Rules of one folder; ``files`` has the name of the file that each is from."""
+
     spec: GitIgnoreSpec
+    files: tuple[str, ...]
+
+
+class _Verdict(NamedTuple):
+    """Why a file gets no completions, as a code and as a sentence."""
+
+    reason: Reason
+    why: str
+
+
+PRIVATE_NAME = "files of this name may hold secrets"
+EXCLUDE_SETTING = "the setting exclude names it"
+GENERATED_NAME = "files of this name are generated"
 
 
 class Privacy:
@@ -81,7 +100,7 @@ class Privacy:
         self._source = frozenset(SOURCE.split())
         self._globs = GitIgnoreSpec.from_lines([re.sub(r"^(!?)~/", rf"\1{Path.home().as_posix()}/", glob) for glob in globs])
         self._clock = clock
-        self._names: dict[Path, tuple[float, Reason | None]] = {}
+        self._names: dict[Path, tuple[float, _Verdict | None]] = {}
         self._folders: dict[Path, _Ignored] = {}
 
     def verdict(self, path: Path | None, lines: Sequence[str]) -> Reason | None:
@@ -90,17 +109,26 @@ class Privacy:
 
     def by_name(self, path: Path | None) -> Reason | None:
         """The part of the verdict that needs no text. A link is judged by its own name and by its target's."""
+        verdict = self._by_name(path)
+        return verdict.reason if verdict else None
+
+    def why(self, path: Path | None) -> str:
+        """Return which list or file excludes a file by its name; an empty string where none does."""
+        verdict = self._by_name(path)
+        return verdict.why if verdict else ""
+
+    def _by_name(self, path: Path | None) -> _Verdict | None:
         if path is None:
             return None
         now = self._clock()
-        until, reason = self._names.get(path, (now, None))
+        until, verdict = self._names.get(path, (now, None))
         if until <= now:
             if len(self._names) >= _MAX_NAMES:
                 self._names.clear()
             real = Path(os.path.realpath(path))
-            reason = self._judge(Path(os.path.normpath(path))) or self._judge(real)
-            self._names[path] = (now + LOOK_AGAIN_S, reason)
-        return reason
+            verdict = self._judge(Path(os.path.normpath(path))) or self._judge(real)
+            self._names[path] = (now + LOOK_AGAIN_S, verdict)
+        return verdict
 
     def root_of(self, path: Path) -> Path | None:
         """The innermost workspace root around a path, which may be absent from the disk."""
@@ -111,43 +139,48 @@ class Privacy:
         root = self.root_of(path)
         return path.name if root is None else path.relative_to(root).as_posix()
 
-    def _judge(self, path: Path) -> Reason | None:
+    def _judge(self, path: Path) -> _Verdict | None:
         whole, root = _posix(path), self.root_of(path)
         inside = _posix(path if root is None else path.relative_to(root))
         is_source = path.suffix.lower() in self._source
         if self._always.match_file(whole.lower()) or (not is_source and self._usually.match_file(inside.lower())):
-            return Reason.EXCLUDED
+            return _Verdict(Reason.EXCLUDED, PRIVATE_NAME)
         if self._globs.match_file(inside) or self._globs.match_file(whole):
-            return Reason.EXCLUDED
-        if root is not None and self._is_ignored(root, inside.split("/")):
-            return Reason.EXCLUDED
-        return Reason.GENERATED if self._generated.match_file(path.name.lower()) else None
+            return _Verdict(Reason.EXCLUDED, EXCLUDE_SETTING)
+        if root is not None and (file := self._ignored_by(root, inside.split("/"))):
+            return _Verdict(Reason.EXCLUDED, f"a rule in {file} names it")
+        is_generated = self._generated.match_file(path.name.lower())
+        return _Verdict(Reason.GENERATED, GENERATED_NAME) if is_generated else None
 
-    def _is_ignored(self, root: Path, parts: Sequence[str]) -> bool:
-        """As git decides: the innermost file that has a rule decides, but nothing inside an ignored folder comes back."""
+    def _ignored_by(self, root: Path, parts: Sequence[str]) -> str:
+        """Return the name of the ignore file that excludes a path, or an empty string.
+
+        As in git, the innermost file that has a rule decides, but nothing inside an ignored folder comes back.
+        """
         folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts))]
-        specs = [self._rules_of(folder) for folder in folders]
+        rules = [self._rules_of(folder) for folder in folders]
         for depth in range(1, len(parts) + 1):
-            decided = None
-            for above, spec in enumerate(specs[:depth]):
+            decided = ""
+            for above, (spec, files) in enumerate(rules[:depth]):
                 name = "/".join(parts[above:depth]) + ("/" if depth < len(parts) else "")
-                if (include := spec.check_file(name).include) is not None:
-                    decided = include
+                check = spec.check_file(name)
+                if check.include is not None and check.index is not None:
+                    decided = files[check.index] if check.include else ""
             if decided:
-                return True
-        return False
+                return decided
+        return ""
 
-    def _rules_of(self, folder: Path) -> GitIgnoreSpec:
+    def _rules_of(self, folder: Path) -> _Rules:
         now, known = self._clock(), self._folders.get(folder)
         if known and now < known.looked_s + LOOK_AGAIN_S:
-            return known.spec
+            return known.rules
         files = [folder / name for name in IGNORE_FILES]
         stamp = tuple(_stamp(file) for file in files)
-        spec = known.spec if known and known.stamp == stamp else _read_rules(files, stamp)
+        rules = known.rules if known and known.stamp == stamp else _read_rules(files, stamp)
         if len(self._folders) >= _MAX_NAMES:
             self._folders.clear()
-        self._folders[folder] = _Ignored(now, stamp, spec)
-        return spec
+        self._folders[folder] = _Ignored(now, stamp, rules)
+        return rules
 
 
 def path_of(uri: str) -> Path | None:
@@ -190,16 +223,18 @@ def _stamp(file: Path) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else (0, 0)
 
 
-def _read_rules(files: Iterable[Path], stamp: Sequence[tuple[int, int]]) -> GitIgnoreSpec:
-    lines: list[str] = []
+def _read_rules(files: Iterable[Path], stamp: Sequence[tuple[int, int]]) -> _Rules:
+    lines: list[tuple[str, str]] = []
     for file, (mtime, _) in zip(files, stamp, strict=True):
         if mtime:
             try:
                 with file.open("rb") as stream:
-                    lines += stream.read(_MAX_IGNORE_BYTES).decode("utf-8", "replace").splitlines()
+                    text = stream.read(_MAX_IGNORE_BYTES).decode("utf-8", "replace")
+                lines += [(line, file.name) for line in text.splitlines()]
             except OSError:
                 continue
-    return GitIgnoreSpec.from_lines(tame for line in lines if _compiles(tame := _tamed(line)))
+    rules = [(tame, name) for line, name in lines if _compiles(tame := _tamed(line))]
+    return _Rules(GitIgnoreSpec.from_lines(tame for tame, _ in rules), tuple(name for _, name in rules))
 
 
 def _tamed(line: str) -> str:

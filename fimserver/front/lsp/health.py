@@ -27,6 +27,7 @@ async def examine(server: Server) -> dict[str, Any]:
         "setRoute": config.model,
         "models": dict(health.models),
         "host": health.url,
+        "settings": list(server.session.setting_problems),
         "log": "" if health.url else str(log_path("host.log")),
     }
     return facts if health.reason else facts | await _probed(server)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lsprotocol import types as lsp
 
-from fimserver.front.config import Config, changed, named
+from fimserver.front.config import Config, changed, named, setting_problems
 from fimserver.front.context.privacy import path_of
 from fimserver.front.documents.mirror import Encoding
 from fimserver.front.lsp import items
@@ -32,9 +32,8 @@ def initialize(server: Server, params: lsp.InitializeParams) -> None:
     server.insert_replace = bool(item and item.insert_replace_support)
     uris = [folder.uri for folder in params.workspace_folders or ()] or [params.root_uri or ""]
     server.session.set_roots([path for path in map(path_of, uris) if path])
-    server.session.start, bad = changed(server.session.config, params.initialization_options)
-    if bad:
-        log.warning("initializationOptions without effect: %s", ", ".join(bad))
+    server.session.start, _ = changed(server.session.config, params.initialization_options)
+    note_problems(server, params.initialization_options)
     server.session.configure(server.session.start)
     has_ghost_text = bool(text and text.inline_completion)
     wanted = server.session.config.menu
@@ -99,10 +98,17 @@ def configure(server: Server, sent: Any) -> None:
     session, new = server.session, sent
     session.pins = {name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)}
     session.sent = new
-    config, bad = changed(session.start, new)
-    if bad:
-        log.warning("settings without effect: %s", ", ".join(bad))
-    _hold(server, config)
+    note_problems(server, new)
+    _hold(server, changed(session.start, new)[0])
+
+
+def note_problems(server: Server, sent: Any) -> None:
+    """Log settings that have no effect, each once; the health page lists them."""
+    known, problems = server.session.setting_problems, setting_problems(sent)
+    for problem in problems:
+        if problem not in known:
+            log.warning("setting %s", problem)
+    server.session.setting_problems = problems
 
 
 def pin(server: Server, **values: Any) -> None:

@@ -253,3 +253,27 @@ def test_masking_twice_changes_nothing():
     for _ in range(50):
         text = "\n".join(f'{name} = "{rng.choice(SECRETS)}"' for name in rng.choices(["key", "password", "x"], k=6))
         assert mask_secrets(mask_secrets(text)) == mask_secrets(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (".env", "secrets"),
+        ("credentials.json", "secrets"),
+        ("notes/a.txt", "setting exclude"),
+        ("build/a.py", ".gitignore"),
+        ("private.py", ".fimignore"),
+        ("deep/local.py", ".gitignore"),
+        ("deep/kept.py", ""),
+        ("work.py", ""),
+    ],
+)
+def test_the_list_or_file_that_excludes_is_named(name, why, tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".gitignore").write_text("build/\n(((\nkept.py\n")
+    (tmp_path / ".fimignore").write_text("# ours\nprivate.py\n!deep/kept.py\n")
+    (tmp_path / "deep/.gitignore").write_text("local.py\n")
+    privacy = Privacy([tmp_path], ["notes/*"])
+    said = privacy.why(tmp_path / name)
+    assert why in said
+    assert bool(said) is bool(why)
