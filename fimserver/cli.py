@@ -166,13 +166,14 @@ def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]
 
 
 @main.command()
+@click.option("--socket", "path", type=click.Path(path_type=Path), help="Path of the socket; else that of these settings.")
 @settings_options
-def host(**flags: Any) -> None:
+def host(path: Path | None, **flags: Any) -> None:
     """Own the models and serve this user's editors. The language server starts it when it needs one."""
     from fimserver.host.listen import run_host  # noqa: PLC0415
 
     _log_to_stderr()
-    sys.exit(run_host(settings_of(flags)))
+    sys.exit(run_host(settings_of(flags), path))
 
 
 @main.command()
@@ -187,10 +188,11 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
     settings = settings_of(flags)
     token = settings.token or make_token()
 
-    def bound() -> None:
+    def bound(urls: tuple[str, ...]) -> None:
         if not settings.token:
             click.echo(f"FIMSERVER_TOKEN={token}")
-        click.echo(f"serving http://{address} (fimserver --connect http://{address})", err=True)
+        for url in urls:
+            click.echo(f"serving {url} (fimserver --connect {url})", err=True)
 
     sys.exit(run_tcp(settings, address, token, frozenset(hosts), bound))
 

@@ -1,4 +1,4 @@
-"""Knows where the sockets, locks and logs of this user are. Knows nothing of what is in them.
+"""Paths of this user's sockets, locks, logs and data.
 
 Hosts with different models or devices have different sockets, so that windows share a host only where they mean the same.
 """
@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import tempfile
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -15,15 +19,56 @@ from fimserver import __version__
 from fimserver.errors import InputError
 from fimserver.settings import ENGINE_SETTINGS, HOST_SETTINGS, Settings
 
+MAX_SOCKET_BYTES = 103  # of a path; macOS has the lower limit, 104 with the NUL at the end
+LONGEST_NAME = "host-0123456789ab.sock"
+
 
 def runtime_folder() -> Path:
-    """A folder that only this user can enter. Raises ``InputError`` where someone else owns it."""
-    folder = platformdirs.user_runtime_path("fimserver")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owners = folder.stat().st_uid, folder.parent.stat().st_uid
-    if owners[0] != os.getuid() or owners[1] not in {0, os.getuid()}:
-        raise InputError(f"{folder} belongs to another user: set XDG_RUNTIME_DIR to a folder of yours")
-    folder.chmod(0o700)
+    """A folder that only this user can enter, with paths short enough for a socket.
+
+    The system's runtime folder, or else one of our own in the folder of temporary files. Raises ``InputError`` where there
+    is none.
+    """
+    problem = ""
+    for folder in _runtime_folders():
+        if len(os.fsencode(folder / LONGEST_NAME)) > MAX_SOCKET_BYTES:
+            problem = problem or f"{folder} is too long for a socket"
+            continue
+        try:
+            return private_folder(folder)
+        except InputError as error:
+            problem = problem or str(error)
+        except OSError as error:
+            problem = problem or f"{folder}: {error.strerror or error}"
+    raise InputError(f"{problem}: set XDG_RUNTIME_DIR to a folder of yours")
+
+
+def _runtime_folders() -> list[Path]:
+    """Candidates, best first. An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it."""
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    with warnings.catch_warnings(action="ignore"):  # platformdirs warns where it falls back
+        usual = given / "fimserver" if given.is_absolute() else platformdirs.user_runtime_path("fimserver")
+    name = f"fimserver-{os.getuid()}"
+    return list(dict.fromkeys([usual, Path(tempfile.gettempdir()) / name, Path("/tmp") / name]))  # noqa: S108 - checked below
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder, and its missing parents, that only this user may enter.
+
+    Raises ``InputError`` where it belongs to another user, ``OSError`` where it cannot be made.
+    """
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        with suppress(FileExistsError):
+            missing.mkdir(mode=0o700)
+    found, parent = folder.lstat(), folder.parent.stat()
+    if found.st_uid != os.getuid() or parent.st_uid not in {0, os.getuid()}:
+        raise InputError(f"{folder} belongs to another user")
+    if not stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{folder} is no folder")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written to")
     return folder
 
 
@@ -43,12 +88,22 @@ def data_path(name: str) -> Path:
 
 
 def latency_path(settings: Settings) -> Path:
-    """What the models of these settings have cost on this machine."""
+    """Measured costs of the models of these settings on this machine."""
     return data_path(f"latency-{_digest(settings, ENGINE_SETTINGS)}.json")
 
 
 def log_path(name: str) -> Path:
-    """A log file in the user's log folder."""
+    """A log file in the user's log folder. Opening it fails where that folder cannot be made: work goes on without."""
     folder = platformdirs.user_log_path("fimserver")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / name
+
+
+def log_problem(name: str) -> str:
+    """Why a log file cannot be written, or an empty string."""
+    try:
+        with log_path(name).open("ab"):
+            return ""
+    except OSError as error:
+        return f"{log_path(name)}: {error.strerror or error}: set XDG_STATE_HOME to a folder of yours"

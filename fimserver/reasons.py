@@ -30,6 +30,8 @@ class Reason(StrEnum):
     LOADING = "loading"
     NO_MODEL = "no_model"
     NO_HOST = "no_host"
+    BUSY = "busy"
+    PAUSED = "paused"
     RESTING = "resting"
     REFUSED = "refused"
     OUT_OF_MEMORY = "out_of_memory"
@@ -67,6 +69,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",
+    Reason.BUSY: "the host has too many requests waiting: try again in a moment",
+    Reason.PAUSED: "the host is paused and gave its memory back: ask explicitly to go on",
     Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
     Reason.RESTING: "the model host died three times in three minutes: ask explicitly to try again",
     Reason.REFUSED: "the host refused the request: check --connect and its token",

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from fimserver.errors import InputError
-from fimserver.types import StopRule
+from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS, RoutePin, StopRule
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
@@ -27,12 +28,30 @@ ENGINE_SETTINGS = (
 HOST_SETTINGS = (*ENGINE_SETTINGS, "policy")
 
 
+def _url(text: str) -> str:
+    """A base URL without the ``/v1`` that other servers want there."""
+    if not text:
+        return ""
+    url = urlsplit(text.strip())
+    if url.scheme not in {"http", "https"} or not url.hostname or url.port == 0:
+        raise ValueError("give http://HOST:PORT")
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
+
+
+def _token(text: str) -> str:
+    """A token that an HTTP header can carry; files and shells add a line end."""
+    text = text.strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("use printable ASCII characters: it is sent in an HTTP header")
+    return text
+
+
 class Settings(BaseSettings):
     """One frozen tree. The description of a field is also the help text of its flag."""
 
-    model_config = SettingsConfigDict(env_prefix="FIMSERVER_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="FIMSERVER_", env_ignore_empty=True, extra="forbid", frozen=True)
 
-    model: Literal["auto", "dllm", "ar"] = Field("auto", description="Route: diffusion (dllm), autoregressive (ar), or auto.")
+    model: RoutePin = Field("auto", description="Route: diffusion (dllm), autoregressive (ar), or auto.")
     ab: Literal["off", "blocks", "shadow"] = Field(
         "off", description="Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
     )
@@ -46,15 +65,17 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
     quantize: Literal["none", "int8"] = Field("none", description="Weight format; int8 needs `pip install fimserver[int8]`.")
-    threads: int = Field(0, ge=0, description="CPU threads; 0: as many as this process may use.")
-    max_tokens: int = Field(64, ge=1, le=1024, description="Longest middle, in tokens.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as many as this process may use.")
+    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS, description="Longest middle, in tokens.")
     stats: Literal["on", "off"] = Field(
         "on", description="Count what becomes of suggestions, in lengths and hashes, never text."
     )
-    deadline_ms: float | None = Field(None, gt=0, description="Answer with what is good by then, in milliseconds.")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
+    deadline_ms: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_MS, description="Answer with what is good by then, in milliseconds."
+    )
+    temperature: float = Field(0.0, ge=0, le=MAX_TEMPERATURE, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")
-    seed: int = Field(0, ge=0, lt=2**62, description="Same seed, same text, at any temperature.")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="Same seed, same text, at any temperature.")
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
     schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
     threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the schedules threshold and leftmost ask for.")
@@ -75,12 +96,18 @@ class Settings(BaseSettings):
     prefill_rows: int = Field(
         0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128."
     )
-    connect: str = Field("", description="URL of a host elsewhere; empty: this machine's own, started when needed.")
-    token: str = Field("", description="Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN.")
+    connect: Annotated[str, AfterValidator(_url)] = Field(
+        "", description="URL of a host elsewhere; empty: this machine's own, started when needed."
+    )
+    token: Annotated[str, AfterValidator(_token)] = Field(
+        "", description="Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN."
+    )
     record: Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
         None, description="Write a keystroke trace of this window to this file, with text; empty: none."
     )
-    idle_exit_minutes: float = Field(60.0, gt=0, description="A host that nobody uses for so long exits, in minutes.")
+    idle_exit_minutes: float = Field(
+        60.0, gt=0, le=525_600, description="A host that nobody uses for so long exits, in minutes."
+    )
     network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
 
     @classmethod
@@ -106,7 +133,9 @@ def read_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        raise InputError(f"option {name} ({_source(name, flags)}): {first['msg']}, got {first['input']!r}") from None
+        given = "" if name == "token" else f", got {first['input']!r}"
+        problem = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"option {name} ({_source(name, flags)}): {problem}{given}") from None
     except ValueError as error:  # config.toml is not TOML
         raise InputError(f"{CONFIG_FILE}: {error}") from None
 

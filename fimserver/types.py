@@ -10,7 +10,12 @@ from fimserver.reasons import Reason
 
 Route = Literal["dllm", "ar"]
 ROUTES: tuple[Route, ...] = ("dllm", "ar")
+RoutePin = Literal["auto", "dllm", "ar"]  # a route that was asked for, or the policy's choice
 StopRule = Literal["auto", "line", "block", "none"]
+MAX_TOKENS = 1024  # of one middle
+MAX_DEADLINE_MS = 120_000.0
+MAX_TEMPERATURE = 2.0
+SEEDS = 2**62  # seeds are 0 to this
 
 
 def other(route: Route) -> Route:

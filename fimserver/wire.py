@@ -1,6 +1,6 @@
-"""Knows the shape of a request and of an answer between front and host. Knows nothing of sockets.
+"""Wire format between front and host: a completion request, its answer, and the events of a stream.
 
-The OpenAI ``/v1/completions`` shape, with ``suffix``, and one extension object, ``fimserver``, for what an editor knows.
+The shape is OpenAI's ``/v1/completions`` with ``suffix``, and one extension object, ``fimserver``, for what an editor adds.
 """
 
 from __future__ import annotations
@@ -10,88 +10,146 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fimserver.errors import InputError, first_problem
+from fimserver.errors import InputError
+from fimserver.json_body import RequestBody, read_json
 from fimserver.reasons import Reason
-from fimserver.types import Decision, Drafting, Features, Prefill, Slot, Snippet, StopRule
+from fimserver.types import (
+    MAX_DEADLINE_MS,
+    MAX_TOKENS,
+    SEEDS,
+    Decision,
+    Drafting,
+    Features,
+    Prefill,
+    RoutePin,
+    Slot,
+    Snippet,
+    StopRule,
+)
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_CHOICES = 8
-MAX_STOPS = 16
-NOT_OURS = "what answered is no host of fimserver: is --connect right?"
+MAX_STOPS = 256
+MAX_STOP_CHARS = 4000
+MAX_FILES = 64
+MAX_FILE_CHARS = 64 * 1024
+MAX_PATH_CHARS = 1000
+NOT_OURS = "the server that answered is no host of fimserver: check --connect"
+
 Id = Annotated[str, Field(max_length=200)]
-Stop = Annotated[str, Field(max_length=200)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True)
+def _only_entry(value: Any) -> Any:
+    """OpenAI takes a list of prompts; a list of one is that prompt."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-class SnippetBody(_Body):
-    """A piece of another file."""
+def _stop_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
-    path: Annotated[str, Field(max_length=1000)]
-    text: Annotated[str, Field(max_length=64 * 1024)]
+
+def _seed(value: int | None) -> int | None:
+    """Any integer as one of our seeds; -1 (llama.cpp) means that none was given."""
+    return None if value is None or value == -1 else value % SEEDS
+
+
+def _token_limit(value: int | None) -> int | None:
+    """Clamp to our own limit, as other servers do; -1 (llama.cpp, LM Studio) means that none was given."""
+    return None if value is None or value == -1 else min(value, MAX_TOKENS)
+
+
+def _deadline_ms(value: float | None) -> float | None:
+    return None if value is None else min(value, MAX_DEADLINE_MS)
+
+
+Text = Annotated[str, BeforeValidator(_only_entry)]
+Stops = Annotated[
+    tuple[Annotated[str, Field(max_length=MAX_STOP_CHARS)], ...],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_stop_list),
+]
+Seed = Annotated[int | None, AfterValidator(_seed)]
+TokenLimit = Annotated[int | None, Field(ge=-1), AfterValidator(_token_limit)]
+DeadlineMs = Annotated[float | None, Field(gt=0, allow_inf_nan=False), AfterValidator(_deadline_ms)]
+Temperature = Annotated[float | None, Field(ge=0, le=2)]
+TopP = Annotated[float | None, Field(ge=0, le=1)]
+
+
+class SnippetBody(RequestBody):
+    """A part of another file."""
+
+    path: Annotated[str, Field(max_length=MAX_PATH_CHARS)]
+    text: Annotated[str, Field(max_length=MAX_FILE_CHARS)]
 
     def snippet(self) -> Snippet:
         return Snippet(self.path, self.text)
 
 
-class EditorHints(_Body):
-    """What an editor knows. ``document`` and ``session`` are opaque ids: the newest request of a pair wins."""
+class EditorHints(RequestBody):
+    """What an editor adds. ``document`` and ``session`` are opaque ids: the newest request of a pair replaces the older."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    route: Literal["auto", "dllm", "ar"] = "auto"
+    route: RoutePin = "auto"
     stop: StopRule | None = None
-    deadline_ms: float | None = Field(None, gt=0, le=120_000)
+    deadline_ms: DeadlineMs = None
     session: Id = ""
     document: Id = ""
-    path: Annotated[str, Field(max_length=1000)] = ""
+    path: Annotated[str, Field(max_length=MAX_PATH_CHARS)] = ""
     repo: Id = ""
-    snippets: tuple[SnippetBody, ...] = Field((), max_length=64)
+    snippets: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)
     typed_chars: int = Field(0, ge=0, le=64 * 1024)
     features: Features | None = None
-    idle: bool = False  # only while nothing else is to be done
-    preview: bool = False  # a stream also has the canvas of each denoising step
+    idle: bool = False  # run it only while nothing else waits
+    explicit: bool = False  # the user asked for it; it ends a pause of the host
+    preview: bool = False  # a stream also carries the canvas of each denoising step
 
 
-class CompletionBody(_Body):
-    """``POST /v1/completions``. ``max_tokens`` 0 only warms the cache. Fields that we do not know are ignored."""
+class StreamOptions(RequestBody):
+    """OpenAI's options of a stream."""
+
+    include_usage: bool = False
+
+
+class CompletionBody(RequestBody):
+    """``POST /v1/completions``. ``max_tokens`` 0 only fills the prefix cache. Unknown fields are ignored."""
 
     model: Id = "auto"
-    prompt: str
-    suffix: str | None = None
-    max_tokens: int | None = Field(None, ge=0, le=1024)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**62)
-    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
+    prompt: Text
+    suffix: Text | None = None
+    max_tokens: TokenLimit = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    seed: Seed = None
+    stop: Stops = ()
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    echo: Literal[False] = False
     fimserver: EditorHints = EditorHints()
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Strings that end a middle; they are not part of it."""
-        stops = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        return tuple(stop for stop in stops if stop)
+        """Strings that end a middle and are not part of it."""
+        return tuple(stop for stop in self.stop if stop)
 
 
 def read_body(data: bytes) -> CompletionBody:
-    """Raises ``InputError`` that names the field."""
-    try:
-        return CompletionBody.model_validate_json(data)
-    except ValidationError as error:
-        raise InputError(first_problem(error, "body")) from None
+    """A completion request. Raises ``InputError`` that names the field."""
+    return read_json(CompletionBody, data)
 
 
-class Usage(_Body):
-    """What a choice took, measured by the host."""
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
-    route: Literal["dllm", "ar"]
-    model: str
+
+class Usage(_Frozen):
+    """What a choice took, measured by the host. ``route`` is empty where the request never ran."""
+
+    route: Literal["", "dllm", "ar"] = ""
+    model: str = ""
     reason: Reason
     tokens: int = 0
     forwards: int = 0
@@ -103,22 +161,22 @@ class Usage(_Body):
     drafting: Drafting | None = None  # of the ar route
 
 
-# Ends of lines to many a reader, httpx among them, that JSON leaves as they are.
+# Line ends for many readers, httpx among them; JSON leaves them as they are.
 LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
 
 
 def server_sent(event: dict[str, Any]) -> bytes:
-    """An event of a stream, which is one line."""
-    said = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return b"data: " + said.translate(LINE_ENDS).encode("utf-8", "replace") + b"\n\n"
+    """Encode an event of a stream as one line."""
+    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return b"data: " + data.translate(LINE_ENDS).encode("utf-8", "replace") + b"\n\n"
 
 
-class _Choice(_Body):
+class _Choice(_Frozen):
     index: int = 0
     text: str = ""
 
 
-class CompletionChunk(_Body):
+class CompletionChunk(_Frozen):
     """One event of a stream: text that was added to a choice, a canvas to look at, or how a choice ended."""
 
     index: int = 0
@@ -126,13 +184,18 @@ class CompletionChunk(_Body):
     canvas: tuple[Slot, ...] = ()
     usage: Usage | None = None
     error: str = ""
+    model: str = ""  # whose text it is
 
-    def sse(self, request_id: str) -> bytes:
-        """As a server-sent event in the OpenAI shape."""
+    def sse(self, request_id: str, created: int = 0) -> bytes:
+        """As a server-sent event in the OpenAI shape. ``created``: Unix seconds of the request; 0 leaves it out."""
         choice: dict[str, Any] = {"index": self.index, "text": self.text, "finish_reason": finish_reason(self.usage)}
         event: dict[str, Any] = {"id": request_id, "object": "text_completion", "choices": [choice]}
+        if created:
+            event["created"] = created
+        if model := self.usage.model if self.usage else self.model:
+            event["model"] = model
         if self.usage:
-            event |= {"model": self.usage.model, "fimserver": self.usage.model_dump()}
+            event["fimserver"] = self.usage.model_dump()
         if self.canvas:
             event["canvas"] = [asdict(slot) for slot in self.canvas]
         if self.error:
@@ -151,7 +214,7 @@ class _Event(BaseModel):
 
 
 def read_piece(line: str) -> CompletionChunk | None:
-    """What a line of a stream says, ``None`` where it is no event with a choice. Raises ``InputError`` where it is not ours."""
+    """Parse a line of a stream; ``None`` unless it has a choice. Raises ``InputError`` for another server's event."""
     if not line.startswith("data: {"):
         return None
     try:
@@ -163,7 +226,7 @@ def read_piece(line: str) -> CompletionChunk | None:
     return CompletionChunk(index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error)
 
 
-class Middle(_Body):
+class Middle(_Frozen):
     """One choice of an answer. ``index``: its number among the choices of the request."""
 
     text: str
@@ -171,22 +234,22 @@ class Middle(_Body):
     index: int = 0
 
 
-class Answer(_Body):
-    """What came back: middles, or the reason why there are none."""
+class Answer(_Frozen):
+    """Middles, or the reason why there are none."""
 
     middles: tuple[Middle, ...] = ()
     reason: Reason | None = None
     message: str = ""
 
 
-class _Collected(_Body):
+class _Collected(_Frozen):
     choices: tuple[_Choice, ...]
     fimserver: tuple[Usage, ...]
     error: dict[str, str] = Field(default_factory=dict)
 
 
 def read_answer(data: bytes) -> Answer:
-    """An answer in one piece. Raises ``InputError`` where it is not ours."""
+    """Parse an answer in one piece. Raises ``InputError`` for another server's."""
     try:
         got = _Collected.model_validate_json(data)
         middles = tuple(Middle(text=c.text, usage=u, index=c.index) for c, u in zip(got.choices, got.fimserver, strict=True))
@@ -214,7 +277,7 @@ def _answer(middles: tuple[Middle, ...], message: str) -> Answer:
 
 
 def finish_reason(usage: Usage | None) -> str | None:
-    """OpenAI's word for it: ``length`` where the limit cut the middle, else ``stop``."""
+    """OpenAI's word: ``length`` where a limit cut the middle, else ``stop``."""
     if usage is None:
         return None
     return "length" if usage.reason in {Reason.LENGTH, Reason.DEADLINE} else "stop"

@@ -14,7 +14,9 @@ import uvicorn
 
 from fimserver.front.host_process import is_serving
 from fimserver.host.fake import FakeEngines
-from fimserver.host.http.app import Host, make_app
+from fimserver.host.http.app import make_app
+from fimserver.host.http.connections import Connection
+from fimserver.host.http.state import Host
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.settings import Settings
@@ -30,7 +32,7 @@ class ScriptedHost:
         self._listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on: 40 ms an answer
         self._listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(make_app(self.host), log_config=None, access_log=False, lifespan="off", http="httptools")
+        config = uvicorn.Config(make_app(self.host), log_config=None, access_log=False, lifespan="off", http=Connection)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
 

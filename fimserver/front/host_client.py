@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 GRACE_S = 0.5  # that the host gets after the deadline to answer
 POLL_S = 0.05
 EVENTS_S = 2.0
-OK, NO_CONTENT = 200, 204
+OK, NO_CONTENT, TOO_MANY = 200, 204, 429
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
@@ -204,6 +204,8 @@ def _read(response: httpx2.Response) -> Answer:
     """Read an answer. Raises ``InputError`` for one that is not of fimserver's host."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
+    if response.status_code == TOO_MANY:
+        return failure(Reason.BUSY, message_of(response))
     if response.status_code != OK:
         return failure(Reason.BAD_INPUT, message_of(response))
     return read_answer(response.content)

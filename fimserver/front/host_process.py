@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from fimserver.paths import log_path, socket_path
 from fimserver.reasons import Reason
@@ -116,23 +116,32 @@ def is_serving(path: Path) -> bool:
 
 def own_hosting(settings: Settings) -> HostProcess:
     """The host that serves these settings on this machine."""
-    return HostProcess(socket_path(settings), lambda: spawn_host(settings))
+    path = socket_path(settings)
+    return HostProcess(path, lambda: spawn_host(settings, path))
 
 
-def spawn_host(settings: Settings) -> subprocess.Popen[bytes]:
+def spawn_host(settings: Settings, path: Path) -> subprocess.Popen[bytes]:
     """Start a host that outlives this window. It gets no pipe of the editor, and its folder is no workspace."""
-    log = log_path("host.log")
-    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
-        log.unlink()
-    with log.open("ab") as file:
+    with _log_file() as file:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", "fimserver.cli", "host", *_flags(settings)],
+            [sys.executable, "-P", "-m", "fimserver.cli", "host", "--socket", str(path), *_flags(settings)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             cwd="/",
             start_new_session=True,
         )
+
+
+def _log_file() -> BinaryIO:
+    """The host's log, or nothing where it cannot be written: a host without a log is better than none."""
+    log = log_path("host.log")
+    try:
+        if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+            log.unlink()
+        return log.open("ab")
+    except OSError:
+        return Path(os.devnull).open("ab")
 
 
 def _flags(settings: Settings) -> list[str]:

@@ -25,7 +25,7 @@ def account(session: Session, request: CompletionRequest, outcome: Outcome) -> N
     record = answer_record(session, request, outcome)
     entry = session.ledger.answered(record, request.document if is_open else None, offered)
     wants_shadow = session.trial.mode == "shadow" and entry.answer.shown and entry.answer.block
-    if wants_shadow and outcome.body and outcome.usage and is_open:
+    if wants_shadow and outcome.body and outcome.usage and outcome.usage.route and is_open:
         judge = partial(_judge, session, request, entry)
         session.shadows.put(outcome.body, other(outcome.usage.route), judge, request.limits.deadline_ms)
 

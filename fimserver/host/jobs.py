@@ -14,7 +14,7 @@ from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.routing.latency import LatencySample
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Deadline, Decision, Request, Route, ms_since, other
+from fimserver.types import ROUTES, Deadline, Decision, Request, Route, RoutePin, ms_since, other
 from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Job:
 
     key: Key
     request: Request
-    pin: Literal["auto", "dllm", "ar"]
+    pin: RoutePin
     budget: Deadline
     sink: Sink
     choices: int = 1
@@ -56,6 +56,11 @@ class Job:
     superseded: bool = False
     overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
     received: float = field(default_factory=time.perf_counter)
+
+    @property
+    def route(self) -> Literal["", "dllm", "ar"]:
+        """The route that was asked for; empty where it is the policy's choice."""
+        return "" if self.pin == "auto" else self.pin
 
     def cancel(self, *, superseded: bool = False) -> None:
         """Stop within one forward pass."""
@@ -192,6 +197,7 @@ def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, re
 
 
 def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage: Usage) -> Iterator[CompletionChunk]:
+    assert usage.route
     engine = engines.engine(usage.route)
     if job.warm:
         engine.warm(request, job.budget)
@@ -216,9 +222,8 @@ def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage
         }
         canvas = chunk.canvas if job.preview and index == 0 else ()
         if added or reason or canvas:
-            yield CompletionChunk(
-                index=index, text=added, canvas=canvas, usage=usage.model_copy(update=measured) if reason else None
-            )
+            ended = usage.model_copy(update=measured) if reason else None
+            yield CompletionChunk(index=index, text=added, canvas=canvas, usage=ended, model=usage.model)
         if reason:
             return
 

@@ -1,9 +1,8 @@
-"""Knows the sockets of a host, its single instance, and when it goes. Knows nothing of requests."""
+"""Life of a host: it listens, loads its models, serves, and ends when nobody uses it."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import secrets
@@ -13,19 +12,23 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
-from fimserver.errors import InputError
+from fimserver.cards import get_card
 from fimserver.host.calibrate import Background
-from fimserver.host.http.app import Host, make_app
+from fimserver.host.http.app import make_app
+from fimserver.host.http.auth import allowed_name
+from fimserver.host.http.connections import Connection, quiet_loop
+from fimserver.host.http.state import Host
 from fimserver.host.jobs import EngineSource
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
+from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.host.stats.store import Stats, stats_path
 from fimserver.paths import latency_path, socket_path
+from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Route
 
@@ -33,13 +36,17 @@ log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
 BACKLOG = 128
 POLL_S = 0.05
+SOCKET_CHECK_S = 1.0
+USELESS_EXIT_S = 60.0  # a host that has no model serves nobody: it only says why for a while
 SAVE_EVERY = 20  # answers
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def load_models(settings: Settings) -> EngineSource:
     """Models with the engines of the wanted routes; others follow when they are asked for. Raises ``FimError``."""
-    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - the host listens before torch is there
+    for route in routes(settings):
+        if name := settings.card(route):
+            get_card(name)  # before torch takes its memory for a name that no card has
+    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - the host listens before torch is imported
 
     models = ModelPool(settings)
     for route in routes(settings):
@@ -55,63 +62,33 @@ def routes(settings: Settings) -> tuple[Route, ...]:
 def run_host(settings: Settings, path: Path | None = None) -> int:
     """Serve a Unix socket that only this user may use, until idle for long. 0 at once if another host does.
 
-    ``settings.model`` says what to load first; which route a request takes is the asking window's business.
-    Raises ``InputError`` where there cannot be one.
+    ``settings.model`` says what to load first; each window says which route a request takes.
+    Raises ``InputError`` where there cannot be a socket.
     """
-    path = path or socket_path(settings)
-    lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+    own = UnixSocket(path or socket_path(settings))
+    if not own.acquire():
         log.warning("another host serves this socket")
         return 0
-    path.unlink(missing_ok=True)
     try:
         anyone = settings.model_copy(update={"model": "auto"})
-        return _serve(anyone, _bind(path), load=settings, idle_exit_s=settings.idle_exit_minutes * 60)
+        idle_exit_s = settings.idle_exit_minutes * 60
+        return _serve(anyone, own.bind(), load=settings, own=own, idle_exit_s=idle_exit_s)
     finally:
-        path.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _bind(path: Path) -> socket.socket:
-    mask = os.umask(0o177)
-    try:
-        return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours") from None
-    finally:
-        os.umask(mask)
-
-
-def _bound(listener: socket.socket, address: Any) -> socket.socket:
-    try:
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        own.close()
 
 
 def run_tcp(
-    settings: Settings, address: str, token: str, allowed_hosts: frozenset[str], bound: Callable[[], None] = lambda: None
+    settings: Settings,
+    address: str,
+    token: str,
+    allowed_hosts: frozenset[str],
+    bound: Callable[[tuple[str, ...]], None] = lambda _: None,
 ) -> int:
-    """Serve TCP to whoever has the token. ``bound`` is called when the address is ours. Raises ``InputError``."""
-    name, _, port = address.rpartition(":")
-    name = name.strip("[]") or "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"--listen {address!r}: give HOST:PORT, for example 127.0.0.1:8765")
-    try:
-        family, kind, proto, _, where = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bound(listener, where)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"--listen {address}: {getattr(error, 'strerror', None) or 'not the name of a machine'}") from None
-    bound()
-    names = frozenset(map(str.lower, allowed_hosts | {name}))
-    return _serve(settings, listener, token=token, allowed_hosts=names | LOOPBACK)
+    """Serve TCP to clients that have the token. ``bound`` gets the URLs when the address is ours. Raises ``InputError``."""
+    names = frozenset(map(allowed_name, allowed_hosts))
+    listener, name = bind_tcp(address)
+    bound(urls(listener, name))
+    return _serve(settings, listener, token=token, allowed_hosts=names | own_names(name))
 
 
 def make_token() -> str:
@@ -126,6 +103,7 @@ def _serve(
     load: Settings | None = None,
     token: str = "",
     allowed_hosts: frozenset[str] = frozenset(),
+    own: UnixSocket | None = None,
     idle_exit_s: float = 0.0,
 ) -> int:
     lost = False
@@ -141,7 +119,13 @@ def _serve(
     host = Host(settings, scheduler, token, allowed_hosts, stats)
     server = uvicorn.Server(
         uvicorn.Config(
-            make_app(host), log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+            make_app(host),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=Connection,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=1,
         )
     )
     if threading.current_thread() is threading.main_thread():
@@ -149,31 +133,70 @@ def _serve(
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     listener.listen(BACKLOG)  # before anything imports torch: who connects now waits for the loop, not for a start
     scheduler.start()
-    asyncio.run(_until_told(server, listener, host, background, idle_exit_s))
+    asyncio.run(_until_told(server, listener, Watch(server, host, background, own, idle_exit_s)))
     scheduler.close(0.5)
     router.costs.save()
     return DEVICE_LOST if lost else 0
 
 
-async def _until_told(
-    server: uvicorn.Server, listener: socket.socket, host: Host, background: Background, idle_exit_s: float
-) -> None:
-    watch = asyncio.ensure_future(_watch(server, host, background, idle_exit_s))
+async def _until_told(server: uvicorn.Server, listener: socket.socket, watch: Watch) -> None:
+    quiet_loop(asyncio.get_running_loop())
+    watching = asyncio.ensure_future(watch.run())
     await server.serve(sockets=[listener])
-    watch.cancel()
+    watching.cancel()
 
 
-async def _watch(server: uvicorn.Server, host: Host, background: Background, idle_exit_s: float) -> None:
-    """End an idle host, and one that hangs. Whatever ends it, end its jobs too, so that it need not wait for them."""
-    costs = host.scheduler.router.costs
-    while not server.should_exit:
-        background.step(time.monotonic() - host.last_used)
-        if costs.unsaved >= SAVE_EVERY:
-            await asyncio.to_thread(costs.save)
-        if host.scheduler.hangs:
-            log.error("the device does not answer")
-            os._exit(DEVICE_LOST)
-        if idle_exit_s and not any(host.scheduler.depth) and time.monotonic() >= host.last_used + idle_exit_s:
-            server.should_exit = True
-        await asyncio.sleep(POLL_S)
-    host.scheduler.close(0)
+class Watch:
+    """Looks after a running host: idle work, its socket, and the reasons to end it."""
+
+    def __init__(
+        self, server: uvicorn.Server, host: Host, background: Background, own: UnixSocket | None, idle_exit_s: float
+    ) -> None:
+        self._server, self._host, self._background = server, host, background
+        self._own, self._idle_exit_s = own, idle_exit_s
+        self._next_look = 0.0
+
+    async def run(self) -> None:
+        """Until the host ends. Its jobs end first, so that nothing waits for them."""
+        scheduler = self._host.scheduler
+        costs = scheduler.router.costs
+        while not self._server.should_exit:
+            self._background.step(time.monotonic() - self._host.last_used)
+            if costs.unsaved >= SAVE_EVERY:
+                await asyncio.to_thread(costs.save)
+            if scheduler.hangs:
+                log.error("the device does not answer")
+                os._exit(DEVICE_LOST)
+            await self._keep_socket()
+            if self._is_idle():
+                self._server.should_exit = True
+            await asyncio.sleep(POLL_S)
+        scheduler.close(0)
+
+    def _is_idle(self) -> bool:
+        if not self._idle_exit_s or any(self._host.scheduler.depth):
+            return False
+        useless = self._host.scheduler.state is Reason.NO_MODEL
+        limit_s = min(self._idle_exit_s, USELESS_EXIT_S) if useless else self._idle_exit_s
+        return time.monotonic() >= self._host.last_used + limit_s
+
+    async def _keep_socket(self) -> None:
+        """Listen again where the socket was removed, or end where another host took its place."""
+        if self._own is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + SOCKET_CHECK_S
+        if self._own.is_intact or not self._server.started:
+            return
+        listener = self._own.recovered()
+        if listener is None:
+            log.warning("the socket was removed and another host serves: this one ends")
+            self._server.should_exit = True
+            return
+        listener.listen(BACKLOG)
+        config, state = self._server.config, self._server.server_state
+        served = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config=config, server_state=state, app_state={}), sock=listener, backlog=BACKLOG
+        )
+        old, self._server.servers = self._server.servers, [served]
+        for server in old:
+            server.close()

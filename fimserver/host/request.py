@@ -10,14 +10,17 @@ CONTEXT_CHARS = 64 * 1024  # on each side of the cursor; text further away is ne
 
 
 def request_of(body: CompletionBody, settings: Settings) -> Request:
-    """Return the request for an engine; a field that the body leaves out takes its value from ``settings``."""
+    """Return the request for an engine; a field that the body leaves out takes its value from ``settings``.
+
+    ``top_p`` 0 leaves only the likeliest token, so it is greedy decoding.
+    """
     hints = body.fimserver
     return Request(
         prefix=body.prompt[-CONTEXT_CHARS:],
         suffix=(body.suffix or "")[:CONTEXT_CHARS],
         max_tokens=body.max_tokens or settings.max_tokens,
-        temperature=settings.temperature if body.temperature is None else body.temperature,
-        top_p=settings.top_p if body.top_p is None else body.top_p,
+        temperature=0.0 if body.top_p == 0 else settings.temperature if body.temperature is None else body.temperature,
+        top_p=body.top_p or settings.top_p,
         seed=settings.seed if body.seed is None else body.seed,
         stop=hints.stop or settings.stop,
         path=hints.path,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from fimserver.errors import FimError
 from fimserver.host.jobs import DeviceLostError, EngineSource, Job, Key, run_job, where
 from fimserver.host.routing.router import Router
-from fimserver.reasons import Reason
+from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import Route
 from fimserver.wire import CompletionChunk, Usage
 
@@ -83,7 +83,7 @@ class Scheduler:
         """Put a job in. What it makes pointless is answered at once, or stops within one forward pass."""
         with self._changed:
             refusal = self._refusal(job)
-            dropped = [] if refusal else [self._waiting.pop(key) for key in self._pointless(job)]
+            dropped = {} if refusal else {key: self._waiting.pop(key) for key in self._pointless(job)}
             if not refusal:
                 if self._running and (self._running.key == job.key or self._running.idle):
                     self._running.cancel(superseded=True)
@@ -91,9 +91,13 @@ class Scheduler:
                 self._changed.notify()
         if refusal:
             answer(job, refusal)
-        for old in dropped:
+        for key, old in dropped.items():
+            pushed_out = not (key == job.key or old.idle)
             old.cancel(superseded=True)
-            answer(old, Reason.SUPERSEDED)
+            if pushed_out:
+                answer(old, Reason.BUSY, EXPLANATIONS[Reason.BUSY])
+            else:
+                answer(old, Reason.SUPERSEDED)
 
     def withdraw(self, job: Job) -> None:
         """Nobody waits for the job any more."""
@@ -176,6 +180,5 @@ class Scheduler:
 
 def answer(job: Job, reason: Reason, error: str = "") -> None:
     """End a job that never ran."""
-    route = "ar" if job.pin == "auto" else job.pin
-    job.sink(CompletionChunk(usage=Usage(route=route, model="", reason=reason), error=error))
+    job.sink(CompletionChunk(usage=Usage(route=job.route, reason=reason), error=error))
     job.sink(None)

@@ -1,6 +1,7 @@
 """The sockets of a host: private, one of a kind, taken over from the dead, and gone when it goes."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,10 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver import cli, paths
-from fimserver.errors import InputError
+from fimserver.errors import InputError, ModelMissingError
 from fimserver.host import listen
 from fimserver.host.fake import FakeEngines
+from fimserver.host.http.auth import header_name
 from fimserver.host.listen import run_host, run_tcp
+from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.paths import socket_path
 from fimserver.settings import Settings
 
@@ -192,7 +195,7 @@ def test_serve_never_runs_without_a_token(given, monkeypatch):
 
     def run_tcp(_settings, *how):
         seen.append(how[:-1])
-        how[-1]()  # the address is ours
+        how[-1](("http://127.0.0.1:1",))  # the address is ours
         return 0
 
     monkeypatch.setattr(listen, "run_tcp", run_tcp)
@@ -203,6 +206,105 @@ def test_serve_never_runs_without_a_token(given, monkeypatch):
     assert (address, hosts) == ("127.0.0.1:1", {"box"})
     assert token == given or (not given and len(token) >= 32)
     assert (token in result.stdout) is not given
+
+
+@pytest.mark.parametrize("lost", ["socket", "socket and lock", "folder", "replaced by a file"])
+def test_a_host_whose_socket_is_gone_binds_again(runtime, monkeypatch, lost):
+    monkeypatch.setattr(listen, "SOCKET_CHECK_S", 0.05)
+    with Hosted(monkeypatch, "x") as hosted:
+        if lost == "folder":
+            shutil.rmtree(hosted.path.parent)
+        else:
+            hosted.path.unlink()
+        if lost == "socket and lock":
+            hosted.path.with_suffix(".lock").unlink()
+        if lost == "replaced by a file":
+            hosted.path.touch()
+        until(lambda: connects(hosted.path))
+        with client(hosted.path) as http:
+            assert http.post("/v1/completions", json={"prompt": "a"}).json()["choices"][0]["text"] == "x"
+        assert stat.S_IMODE(hosted.path.stat().st_mode) == 0o600
+        assert run_host(hosted.settings) == 0  # it has the lock still, or again
+    assert not hosted.path.exists()
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by a signal"])
+def test_a_host_never_removes_the_socket_of_another(runtime, monkeypatch, ends):
+    monkeypatch.setattr(listen, "SOCKET_CHECK_S", 0.05 if ends == "by itself" else FOREVER)
+    with Hosted(monkeypatch) as old:
+        shutil.rmtree(old.path.parent)
+        heir = UnixSocket(old.path)
+        assert heir.acquire()
+        with heir.bind() as listener:
+            listener.listen()
+            if ends == "by a signal":
+                old._servers[0].should_exit = True
+            assert old.ends() == 0
+            assert connects(old.path)
+            heir.close()
+
+
+def test_a_host_without_a_model_says_why_for_a_while_and_goes(runtime, monkeypatch):
+    monkeypatch.setattr(listen, "USELESS_EXIT_S", 0.5)
+
+    def load_models(_):
+        raise ModelMissingError("get it")
+
+    with Hosted(monkeypatch) as hosted:
+        pass
+    monkeypatch.setattr(listen, "load_models", load_models)
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run_host(hosted.settings)))
+    thread.start()
+    until(lambda: connects(hosted.path))
+    with client(hosted.path) as http:
+        until(lambda: http.get("/health").json()["status"] == "no_model")
+    thread.join(PATIENCE_S)
+    assert codes == [0]
+
+
+def test_a_card_that_does_not_exist_is_told_before_torch_is_loaded():
+    code = "from fimserver.host.listen import load_models\nfrom fimserver.settings import Settings\nimport sys\n"
+    code += (
+        "try:\n    load_models(Settings(ar_card='nope'))\nexcept Exception as error:\n    print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert "nope" in done.stdout
+    assert done.stdout.strip().endswith("False")
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "shown"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", ["http://127.0.0.1:{}"]),
+        (":0", "127.0.0.1", ["http://127.0.0.1:{}"]),
+        ("0", "127.0.0.1", ["http://127.0.0.1:{}"]),
+        ("localhost:0", "localhost", ["http://localhost:{}"]),
+        ("[::1]:0", "::1", ["http://[::1]:{}"]),
+        ("::1:0", "::1", ["http://[::1]:{}"]),
+        ("0.0.0.0:0", "0.0.0.0", ["http://127.0.0.1:{}", f"http://{socket.gethostname().lower()}:{{}}"]),  # noqa: S104
+        ("[::]:0", "::", ["http://[::1]:{}", f"http://{socket.gethostname().lower()}:{{}}"]),
+    ],
+)
+def test_the_addresses_that_are_shown_can_be_used(address, name, shown):
+    try:
+        listener, got = bind_tcp(address)
+    except InputError:
+        pytest.skip("no IPv6 here")
+    with listener:
+        assert got == name
+        port = listener.getsockname()[1]
+        assert port > 0
+        assert list(urls(listener, name)) == [url.format(port) for url in shown]
+        for url in urls(listener, name):
+            assert header_name(url.removeprefix("http://")) in own_names(name)
 
 
 # Real processes, with the real nano model where there is one.

@@ -202,7 +202,8 @@ def test_a_full_queue_drops_the_oldest_and_never_for_idle_work(world, monkeypatc
     assert not any(ask.answered for ask in waiting)
     last = world.asks("d")
     assert [ask.answered for ask in waiting] == [True, False]
-    assert waiting[0].reason is Reason.SUPERSEDED
+    assert waiting[0].reason is Reason.BUSY
+    assert waiting[0].pieces[-1].error
     world.lets_go()
     assert [ask.reason for ask in (running, waiting[1], last)] == [Reason.END] * 3
 

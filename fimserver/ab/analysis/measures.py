@@ -28,6 +28,8 @@ _ENDINGS: Mapping[str, Outcome] = {
     Reason.LOADING: "error",
     Reason.NO_MODEL: "error",
     Reason.NO_HOST: "error",
+    Reason.BUSY: "error",
+    Reason.PAUSED: "error",
     Reason.RESTING: "error",
     Reason.REFUSED: "error",
     Reason.OUT_OF_MEMORY: "error",

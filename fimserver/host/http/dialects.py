@@ -1,146 +1,151 @@
-"""Knows the shapes in which other clients ask for a middle. Knows nothing of engines.
+"""Request bodies of other clients, read as a completion request.
 
 llama.cpp's ``/infill`` (llama.vim, llama.vscode), Mistral's ``fim/completions`` (Continue, Zed, minuet), OpenAI's
-``/v1/completions`` with a raw FIM prompt (Zed, cursortab, Continue, llm-ls). None of them says which document is meant:
-llama.vim's ``id_slot`` is 0 for everybody. So no request takes another's place; hanging up stops one.
+``/v1/completions`` with a raw FIM prompt (Zed, cursortab, Continue, llm-ls). None of them names the document: llama.vim's
+``id_slot`` is 0 for everybody. So no request replaces another; hanging up stops one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from fimserver import __version__
 from fimserver.cards import read_cards
-from fimserver.errors import InputError, first_problem
+from fimserver.host.http.errors import error_response
 from fimserver.host.http.fim_prompts import read_raw
-from fimserver.host.http.responses import MISTRAL, OPENAI, Shape, llama_cpp
+from fimserver.host.http.responses import Shape, llama_cpp, mistral, openai
+from fimserver.host.http.state import Host
+from fimserver.json_body import RequestBody, read_json
 from fimserver.reasons import EXPLANATIONS
-from fimserver.wire import MAX_CHOICES, MAX_STOPS, CompletionBody, EditorHints, Id, SnippetBody, Stop, read_body
+from fimserver.types import MAX_DEADLINE_MS
+from fimserver.wire import (
+    MAX_CHOICES,
+    MAX_FILE_CHARS,
+    MAX_FILES,
+    MAX_PATH_CHARS,
+    CompletionBody,
+    EditorHints,
+    Id,
+    Seed,
+    SnippetBody,
+    Stops,
+    Temperature,
+    Text,
+    TokenLimit,
+    TopP,
+    read_body,
+)
 
-if TYPE_CHECKING:
-    from fimserver.host.http.app import Host
-
-MAX_FILES = 64
-MAX_FILE_CHARS = 64 * 1024
+MAX_INDENT = 1000
 NO_SUFFIX = "<|endoftext|>"  # what Continue's provider for Inception sends where nothing follows
 Reader = Callable[[bytes], tuple[CompletionBody, Shape]]
-Milliseconds = Annotated[float | None, Field(ge=-1, le=120_000)]
+Milliseconds = Annotated[float, Field(ge=-1, allow_inf_nan=False)]  # -1: our own default
 
 
-class _DialectBody(BaseModel):
-    """Fields that we do not know are ignored."""
+class _Extra(RequestBody):
+    """A part of another file. What else it carries (llama.vim: a time) is ignored."""
 
-    model_config = ConfigDict(frozen=True)
-
-
-class _Extra(_DialectBody):
-    """A part of another file. What else is said of it (llama.vim: a time) is ignored."""
-
-    filename: Annotated[str, Field(max_length=1000)] = ""
-    text: Annotated[str, Field(max_length=MAX_FILE_CHARS)]
+    filename: str = ""
+    text: str
 
 
-class InfillBody(_DialectBody):
-    """``POST /infill``. The two times together are the deadline, from when the request is there.
+class InfillBody(RequestBody):
+    """``POST /infill``. The two times together are the deadline, counted from the arrival of the request.
 
-    llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and leaves ``t_max_prompt_ms``
-    alone. -1 means our own default. ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` mean nothing here; ``top_k``
-    does where it is 1.
+    llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and ignores ``t_max_prompt_ms``.
+    ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` are ignored; ``top_k`` counts where it is 1.
     """
 
     model: Id = "auto"
-    input_prefix: str = ""
-    prompt: str = ""  # of the cursor's line, behind the prefix
-    input_suffix: str = ""
-    input_extra: tuple[_Extra, ...] = Field((), max_length=MAX_FILES)
-    n_predict: int = Field(-1, ge=-1, le=1024)  # 0 only warms the cache
-    n_indent: int = Field(0, ge=0, le=1000)  # of an answer in one piece
+    input_prefix: Text = ""
+    prompt: Text = ""  # of the cursor's line, after the prefix
+    input_suffix: Text = ""
+    input_extra: tuple[_Extra, ...] = ()
+    n_predict: TokenLimit = None  # 0 only fills the prefix cache
+    n_indent: Annotated[int, Field(ge=0), AfterValidator(lambda value: min(value, MAX_INDENT))] = 0  # of a whole answer
     n_cmpl: int = Field(1, ge=1, le=MAX_CHOICES)
-    temperature: float | None = Field(None, ge=0, le=2)
+    temperature: Temperature = None
     top_k: int = Field(0, ge=-1)
-    top_p: float | None = Field(None, gt=0, le=1)
-    seed: int = Field(-1, ge=-1, lt=2**62)
-    stop: Stop | Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS)] | None = None
-    t_max_prompt_ms: Milliseconds = None
-    t_max_predict_ms: Milliseconds = None
+    top_p: TopP = None
+    seed: Seed = None
+    stop: Stops = ()
+    t_max_prompt_ms: Milliseconds = 0.0
+    t_max_predict_ms: Milliseconds = 0.0
     stream: bool = False
     response_fields: Annotated[tuple[Id, ...], Field(max_length=64)] | None = None
 
     @property
     def deadline_ms(self) -> float | None:
-        """``None`` where there is none: a warm-up's times are not meant for it, as llama.vim sends 1."""
-        if self.n_predict == 0 or (self.t_max_predict_ms or 0) <= 0:
+        """``None`` where there is none: the times of a cache warm-up (llama.vim sends 1) are not meant for it."""
+        if self.n_predict == 0 or self.t_max_predict_ms <= 0:
             return None
-        return min(120_000.0, (self.t_max_predict_ms or 0) + max(0.0, self.t_max_prompt_ms or 0))
+        return min(MAX_DEADLINE_MS, self.t_max_predict_ms + max(0.0, self.t_max_prompt_ms))
+
+    @property
+    def snippets(self) -> tuple[SnippetBody, ...]:
+        """The last files, as llama.vim's ring ends with the newest. One that is empty or very large is left out."""
+        files = [extra for extra in self.input_extra if 0 < len(extra.text) <= MAX_FILE_CHARS]
+        return tuple(SnippetBody(path=file.filename[-MAX_PATH_CHARS:], text=file.text) for file in files[-MAX_FILES:])
 
 
 class FimBody(CompletionBody):
     """``POST /v1/fim/completions``: OpenAI's fields, the seed by Mistral's name."""
 
-    random_seed: int | None = Field(None, ge=0, lt=2**62)
+    random_seed: Seed = None
 
 
 def _infill(data: bytes) -> tuple[CompletionBody, Shape]:
-    try:
-        asked = InfillBody.model_validate_json(data)
-    except ValidationError as error:
-        raise InputError(first_problem(error, "body")) from None
-    known = EditorHints(
-        deadline_ms=asked.deadline_ms,
-        snippets=tuple(SnippetBody(path=extra.filename, text=extra.text) for extra in asked.input_extra if extra.text),
-        idle=asked.n_predict == 0,
-    )
+    asked = read_json(InfillBody, data)
+    hints = EditorHints(deadline_ms=asked.deadline_ms, snippets=asked.snippets, idle=asked.n_predict == 0)
     body = CompletionBody(
         model=asked.model,
         prompt=asked.input_prefix + asked.prompt,
         suffix=asked.input_suffix,
-        max_tokens=asked.n_predict if asked.n_predict >= 0 else None,
+        max_tokens=asked.n_predict,
         temperature=0.0 if asked.top_k == 1 else asked.temperature,
         top_p=asked.top_p,
-        seed=asked.seed if asked.seed >= 0 else None,
+        seed=asked.seed,
         stop=asked.stop,
         n=asked.n_cmpl,
         stream=asked.stream,
-        fimserver=known,
+        fimserver=hints,
     )
     return body, llama_cpp(asked.response_fields, asked.n_indent)
 
 
 def _fim(data: bytes) -> tuple[CompletionBody, Shape]:
-    try:
-        body = FimBody.model_validate_json(data)
-    except ValidationError as error:
-        raise InputError(first_problem(error, "body")) from None
-    return plain(body.model_copy(update={"seed": body.seed if body.random_seed is None else body.random_seed})), MISTRAL
+    body = read_json(FimBody, data)
+    body = body.model_copy(update={"seed": body.seed if body.random_seed is None else body.random_seed})
+    return plain(body), mistral(include_usage=body.stream_options.include_usage)
 
 
 def _completions(data: bytes) -> tuple[CompletionBody, Shape]:
-    return plain(read_body(data)), OPENAI
+    body = read_body(data)
+    return plain(body), openai(include_usage=body.stream_options.include_usage)
 
 
 def plain(body: CompletionBody) -> CompletionBody:
-    """The same request with prefix and suffix apart, where its prompt is a raw FIM prompt.
+    """Split a raw FIM prompt into prefix and suffix.
 
-    It is never taken for one where a suffix is given; nor where the suffix is empty and the caller is one of ours, who
-    sends the text of a file.
+    A prompt with a suffix is never taken for one; nor is one with an empty suffix from our own front, which sends the text
+    of a file.
     """
-    known = body.fimserver
+    hints = body.fimserver
     if body.suffix == NO_SUFFIX:
         body = body.model_copy(update={"suffix": ""})
-    if body.suffix or (body.suffix is not None and known != EditorHints()):
+    if body.suffix or (body.suffix is not None and hints != EditorHints()):
         return body
     if (raw := read_raw(body.prompt)) is None:
         return body
     files = tuple(SnippetBody(path=path, text=text[:MAX_FILE_CHARS]) for path, text in raw.files[-MAX_FILES:])
-    found = {"path": known.path or raw.path, "repo": known.repo or raw.repo[:200], "snippets": known.snippets or files}
-    return body.model_copy(
-        update={"prompt": raw.prefix, "suffix": raw.suffix, "fimserver": known.model_copy(update=found)},
-    )
+    found = {"path": hints.path or raw.path, "repo": hints.repo or raw.repo[:200], "snippets": hints.snippets or files}
+    hints = hints.model_copy(update=found)
+    return body.model_copy(update={"prompt": raw.prefix, "suffix": raw.suffix, "fimserver": hints})
 
 
 READERS: Mapping[str, Reader] = {
@@ -152,11 +157,10 @@ READERS: Mapping[str, Reader] = {
 
 
 async def props(host: Host, _: HttpRequest) -> Response:
-    """What llama.cpp tells of itself, as far as clients ask: how long a prompt may be. 503 as ``/health``."""
+    """llama.cpp's properties, as far as clients read them: how long a prompt may be. 503 as ``/health``."""
     state = host.scheduler.state
     if state is not None:
-        message = host.scheduler.problem or EXPLANATIONS[state]
-        return JSONResponse({"error": {"message": message, "type": "unavailable_error", "code": 503}}, 503)
+        return error_response(503, host.scheduler.problem or EXPLANATIONS[state])
     cards, names = read_cards(), list(dict.fromkeys(host.scheduler.served.values()))
     lengths = [cards[name].prompt_tokens + cards[name].max_new_tokens for name in names if name in cards]
     settings = {"default_generation_settings": {"n_ctx": min(lengths)}} if lengths else {}

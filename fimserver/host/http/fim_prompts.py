@@ -1,4 +1,4 @@
-"""Knows raw FIM prompts: prefix, suffix and files, written into one text with the markers of a model. Knows no model.
+"""Raw FIM prompts: prefix, suffix and files, written into one text with the markers of a model.
 
 A text is such a prompt if it is one from its first character to its last, and in one way only:
 
@@ -40,6 +40,8 @@ FAMILIES = (
     Family("<fim_prefix>", "<fim_suffix>", "<fim_middle>", ("<repo_name>", "<reponame>"), ("<file_sep>", "<filename>")),
     Family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
     Family("<PRE> ", " <SUF>", " <MID>"),  # CodeLlama; the blanks are the template's
+    Family("<PRE>", "<SUF>", "<MID>"),  # the same from clients that leave the blanks out
+    Family("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
     Family("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
     Family("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
     Family("[PREFIX]", "[SUFFIX]", ""),  # Codestral
@@ -47,7 +49,7 @@ FAMILIES = (
 
 
 class RawPrompt(NamedTuple):
-    """What a raw prompt says. ``files`` are path and text of other files, in their order."""
+    """Parts of a raw prompt. ``files`` are path and text of other files, in their order."""
 
     prefix: str
     suffix: str
@@ -81,7 +83,7 @@ def _read(prompt: str, family: Family) -> RawPrompt | None:
 
 
 def _with_files(raw: RawPrompt, header: str, family: Family) -> RawPrompt:
-    """The same with what stands before it. A last file without text is the one that is being edited."""
+    """Add what the header names. A last file without text is the one that is being edited."""
     if not header:
         return raw
     marked = re.split(f"({'|'.join(map(re.escape, family.repos + family.files))})", header)[1:]
@@ -93,6 +95,6 @@ def _with_files(raw: RawPrompt, header: str, family: Family) -> RawPrompt:
 
 
 def _file(body: str) -> tuple[str, str]:
-    """A path in the first line, the text behind it."""
+    """Split a path in the first line from the text after it."""
     path, _, text = body.partition("\n")
     return (path.strip(), text) if len(path) <= PATH_CHARS else ("", body)

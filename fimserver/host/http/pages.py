@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 
+from fimserver.host.http.state import Host
 from fimserver.host.stats.summary import Summary, summary
-
-if TYPE_CHECKING:
-    from fimserver.host.http.app import Host
 
 DAYS = 30
 PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}

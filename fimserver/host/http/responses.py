@@ -1,13 +1,12 @@
-"""Knows the shapes in which clients read a middle: OpenAI's, Mistral's, llama.cpp's. Knows nothing of how they asked.
+"""JsonObjects in the shapes that clients read: OpenAI's, Mistral's, llama.cpp's.
 
-A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` are what had to be read:
-what was in the cache is not among it.
+A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count what had to be computed:
+tokens that were in the cache are not among them.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,26 +25,37 @@ STOP_TYPES = {
 }
 
 
-class Shape(NamedTuple):
-    """``event``: a piece of a stream, given the request's id; ``whole``: all pieces, given that and how many choices."""
+class Stamp(NamedTuple):
+    """What all events of one answer share. ``created`` is in Unix seconds."""
 
-    event: Callable[[CompletionChunk, str], bytes]
-    whole: Callable[[Sequence[CompletionChunk], str, int], Any]
-    done: bytes = DONE
+    request_id: str
+    created: int
+
+
+class Shape(NamedTuple):
+    """How an answer is written.
+
+    ``event``: one chunk of a stream; ``whole``: all chunks in one piece, given how many choices were asked for; ``end``:
+    what follows the last event, given the usage of each choice.
+    """
+
+    event: Callable[[CompletionChunk, Stamp], bytes]
+    whole: Callable[[Sequence[CompletionChunk], Stamp, int], Any]
+    end: Callable[[Sequence[Usage], Stamp], bytes]
 
 
 def _error(message: str) -> JsonObject:
-    """Return the ``error`` field with the first choice's error. The status stays 200: an editor shows no popup for it."""
+    """The ``error`` field with the first choice's error. The status stays 200: an editor shows no dialog for it."""
     return {"error": {"message": message}} if message else {}
 
 
-def _openai(chunks: Sequence[CompletionChunk], request_id: str, _choices: int) -> JsonObject:
+def _openai(chunks: Sequence[CompletionChunk], stamp: Stamp, _choices: int) -> JsonObject:
     answer = gather(chunks)
     usages = [middle.usage for middle in answer.middles]
     return {
-        "id": request_id,
+        "id": stamp.request_id,
         "object": "text_completion",
-        "created": int(time.time()),
+        "created": stamp.created,
         "model": usages[0].model if usages else "",
         "choices": [
             {"index": middle.index, "text": middle.text, "finish_reason": finish_reason(middle.usage)}
@@ -56,33 +66,58 @@ def _openai(chunks: Sequence[CompletionChunk], request_id: str, _choices: int) -
     } | _error(answer.message)
 
 
+def _openai_event(chunk: CompletionChunk, stamp: Stamp) -> bytes:
+    return chunk.sse(stamp.request_id, stamp.created)
+
+
+def _openai_end(usages: Sequence[Usage], stamp: Stamp, kind: str, *, include_usage: bool) -> bytes:
+    """``[DONE]``, after an event without choices that counts tokens where the client asked for it."""
+    if not include_usage:
+        return DONE
+    model = usages[0].model if usages else ""
+    event = {"id": stamp.request_id, "object": kind, "created": stamp.created, "model": model, "choices": []}
+    return server_sent(event | {"usage": _counted(usages)}) + DONE
+
+
+def openai(*, include_usage: bool = False) -> Shape:
+    """JsonObjects of ``/v1/completions``."""
+    end = partial(_openai_end, kind="text_completion", include_usage=include_usage)
+    return Shape(_openai_event, _openai, end)
+
+
 def _counted(usages: Sequence[Usage]) -> JsonObject:
     read, written = sum(usage.prefill.rows for usage in usages), sum(usage.tokens for usage in usages)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
-def _mistral(chunks: Sequence[CompletionChunk], request_id: str, choices: int) -> JsonObject:
-    """OpenAI's with the text as a message, too: some clients of this address read the one, some the other."""
-    answer = _openai(chunks, request_id, choices) | {"object": "chat.completion"}
+def _mistral(chunks: Sequence[CompletionChunk], stamp: Stamp, choices: int) -> JsonObject:
+    """OpenAI's answer with each text as a message, too: some clients of this address read the one, some the other."""
+    answer = _openai(chunks, stamp, choices) | {"object": "chat.completion"}
     for choice in answer["choices"]:
         choice["message"] = {"role": "assistant", "content": choice["text"]}
     return answer
 
 
-def _mistral_event(piece: CompletionChunk, request_id: str) -> bytes:
-    event = json.loads(piece.sse(request_id).removeprefix(b"data: "))
+def _mistral_event(chunk: CompletionChunk, stamp: Stamp) -> bytes:
+    event = json.loads(_openai_event(chunk, stamp).removeprefix(b"data: "))
     event["object"] = "chat.completion.chunk"
-    event["choices"][0]["delta"] = {"role": "assistant", "content": piece.text}
+    event["choices"][0]["delta"] = {"role": "assistant", "content": chunk.text}
     return server_sent(event)
 
 
+def mistral(*, include_usage: bool = False) -> Shape:
+    """JsonObjects of ``/v1/fim/completions``."""
+    end = partial(_openai_end, kind="chat.completion.chunk", include_usage=include_usage)
+    return Shape(_mistral_event, _mistral, end)
+
+
 def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
-    """Answers of ``/infill``. ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key."""
-    return Shape(partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), b"")
+    """JsonObjects of ``/infill``. ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key."""
+    return Shape(partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), lambda *_: b"")
 
 
 def _infill(
-    chunks: Sequence[CompletionChunk], _request_id: str, choices: int, *, fields: tuple[str, ...] | None, indent: int
+    chunks: Sequence[CompletionChunk], _stamp: Stamp, choices: int, *, fields: tuple[str, ...] | None, indent: int
 ) -> JsonObject | list[JsonObject]:
     """One object; a list where several choices were asked for."""
     answer = gather(chunks)
@@ -94,9 +129,9 @@ def _infill(
     return found if choices > 1 else found[0]
 
 
-def _infill_event(piece: CompletionChunk, _request_id: str, *, fields: tuple[str, ...] | None) -> bytes:
-    facts = _facts(piece.usage) if piece.usage else {"stop": False}
-    return server_sent(_picked({"index": piece.index, "content": piece.text, **facts, **_error(piece.error)}, fields))
+def _infill_event(chunk: CompletionChunk, _stamp: Stamp, *, fields: tuple[str, ...] | None) -> bytes:
+    facts = _facts(chunk.usage) if chunk.usage else {"stop": False}
+    return server_sent(_picked({"index": chunk.index, "content": chunk.text, **facts, **_error(chunk.error)}, fields))
 
 
 def _facts(usage: Usage) -> JsonObject:
@@ -145,7 +180,3 @@ def indented(text: str, least: int) -> str:
             break
         kept += "\n" + line
     return kept
-
-
-OPENAI = Shape(CompletionChunk.sse, _openai)
-MISTRAL = Shape(_mistral_event, _mistral)

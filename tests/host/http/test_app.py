@@ -119,7 +119,7 @@ def test_a_stream_has_the_shape_of_openai(client):
         [{"index": 0, "text": "y", "finish_reason": None}],
         [{"index": 0, "text": "", "finish_reason": "stop"}],
     ]
-    assert [event.get("model") for event in events] == [None, None, "fake"]
+    assert [event.get("model") for event in events] == ["fake"] * 3
     assert events[-1]["fimserver"]["reason"] == "end"
 
 

@@ -1,0 +1,130 @@
+"""Guard of a host: clean addresses, allowed names, the token, and one answer for every failure inside."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import re
+import time
+from urllib.parse import urlsplit
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fimserver.errors import InputError
+from fimserver.host.http.errors import error_response
+from fimserver.host.http.pages import PAGES
+from fimserver.host.http.state import Host
+from fimserver.host.jobs import where
+
+log = logging.getLogger("fimserver.host")
+_BEARER = re.compile(r"\s*(?:bearer\s+)?(.*?)\s*", re.IGNORECASE | re.DOTALL)
+_PRINTABLE = re.compile(r"[^!-~]")
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
+
+
+class Guard:
+    """ASGI middleware in front of the endpoints."""
+
+    def __init__(self, app: ASGIApp, host: Host) -> None:
+        self._app, self._host = app, host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = dict(scope) | {"path": clean_path(scope["path"])}
+        if (response := refusal(self._host, HttpRequest(scope))) is not None:
+            await response(scope, receive, send)
+            return
+        self._host.last_used = time.monotonic()
+        await self._answered(scope, receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run an endpoint. A failure that nobody foresaw is a 500; its message may quote the user's text."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:  # noqa: BLE001 - the server's own handler logs a traceback with its message
+            log.error("%s", where(error))  # noqa: TRY400
+            if not begun:
+                await error_response(500, "something failed: the log of the host names the place")(scope, receive, send)
+
+
+def clean_path(path: str) -> str:
+    """An address without doubled slashes and without one at the end: clients join base URLs in every way."""
+    return re.sub("/+", "/", path).rstrip("/") or "/"
+
+
+def refusal(host: Host, request: HttpRequest) -> Response | None:
+    """Why a request over TCP is not served: it comes from a web page, or without the token."""
+    if not host.token:
+        return None
+    if "origin" in request.headers:
+        return error_response(403, "requests of web pages are not served")
+    called = header_name(request.headers.get("host", ""))
+    if called not in host.allowed_hosts and called != _own_address(request):
+        name = _PRINTABLE.sub("?", called)[:100]
+        return error_response(403, f"the Host header names another machine ({name!r}): start with --allow-host NAME")
+    given = _token(request)
+    if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), host.token.encode()):
+        message = "the token is missing or wrong: set FIMSERVER_TOKEN for fimserver; others send Authorization: Bearer TOKEN"
+        return error_response(401, message, {"WWW-Authenticate": "Bearer"})
+    return None
+
+
+def _token(request: HttpRequest) -> str:
+    match = _BEARER.fullmatch(request.headers.get("authorization", ""))
+    given = match[1] if match else ""
+    if request.url.path in PAGES:  # a browser can give the token in the address only
+        given = given or request.query_params.get("token", "")
+    return given
+
+
+def _own_address(request: HttpRequest) -> str:
+    """The IP address that this connection reached us at. A name that a web page rebinds is never an address."""
+    server = request.scope.get("server")
+    try:
+        return str(ipaddress.ip_address(server[0])) if server else ""
+    except ValueError:
+        return ""
+
+
+def header_name(host_header: str) -> str:
+    """A Host header without its port. Starlette's own reading takes a malformed one for the address we listen on."""
+    name, _, port = host_header.lower().rpartition(":")
+    name = name if port.isdecimal() else host_header.lower()
+    return name[1:-1] if name.startswith("[") and name.endswith("]") else name
+
+
+def allowed_name(given: str) -> str:
+    """A value of --allow-host as a Host header has it, without scheme, port and brackets. Raises ``InputError``."""
+    text = given.strip().lower()
+    try:
+        if "://" in text:
+            text = urlsplit(text).netloc.rpartition("@")[2]
+        text = text.removesuffix("/")
+        if _is_address(bare := text.strip("[]")):
+            return bare
+        name = header_name(text)
+        if _is_address(name) or _NAME.fullmatch(name):
+            return name
+    except ValueError:
+        pass
+    raise InputError(f"--allow-host {given!r} is no name: give the name that clients use, for example gpu-box")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

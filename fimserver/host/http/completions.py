@@ -1,0 +1,158 @@
+"""Completion endpoint: a request body becomes a job, and the job's chunks become the answer.
+
+Every request is answered at its deadline at the latest, whatever the engine does; hanging up stops the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from fimserver.cards import read_cards
+from fimserver.errors import FimError, InputError
+from fimserver.host.http.dialects import READERS
+from fimserver.host.http.errors import error_response
+from fimserver.host.http.responses import Shape, Stamp
+from fimserver.host.http.state import Host
+from fimserver.host.jobs import Job
+from fimserver.host.request import request_of
+from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.types import MAX_DEADLINE_MS, ROUTES, Deadline, RoutePin
+from fimserver.wire import MAX_BODY_BYTES, CompletionBody, CompletionChunk, Usage
+
+GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
+BODY_S = 30.0  # for a body to arrive
+Answers = asyncio.Queue[CompletionChunk | None]
+
+
+async def completions(host: Host, request: HttpRequest) -> Response:
+    """Fill a middle, streamed or in one piece, asked and answered in the shape of the address."""
+    try:
+        body, shape = READERS[request.url.path](await read_request(request))
+        job, answers = make_job(host, body)
+    except FimError as error:
+        return error_response(400, str(error))
+    except TimeoutError:
+        return error_response(408, "the body did not arrive in time")
+    except ClientDisconnect:
+        return Response(status_code=400)  # which nobody reads
+    stamp = Stamp(f"cmpl-{uuid.uuid4().hex}", int(time.time()))
+    chunks = _chunks(host, job, answers)
+    if body.stream:
+        return StreamingResponse(_stream(chunks, stamp, shape), media_type="text/event-stream")
+    gone = asyncio.ensure_future(_gone(request, host, job))
+    try:
+        found = [chunk async for chunk in chunks]
+    finally:
+        gone.cancel()
+    if any(chunk.usage and chunk.usage.reason is Reason.BUSY for chunk in found):
+        return error_response(429, EXPLANATIONS[Reason.BUSY], {"Retry-After": "1"})
+    return JSONResponse(shape.whole(found, stamp, body.n))
+
+
+async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The body. Raises ``InputError`` if it is too large, ``TimeoutError`` if it does not arrive."""
+    data = bytearray()
+    async with asyncio.timeout(BODY_S):
+        async for part in request.stream():
+            data += part
+            if len(data) > limit:
+                raise InputError(f"the body is larger than {limit >> 20} MiB")
+    return bytes(data)
+
+
+def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
+    """A job, and the queue that its chunks arrive in, bound to the running loop. Raises ``InputError``."""
+    loop, answers, hints = asyncio.get_running_loop(), Answers(), body.fimserver
+    document = f"{hints.document}\0idle" if hints.idle else hints.document or uuid.uuid4().hex
+    job = Job(
+        key=(hints.session, document),
+        request=request_of(body, host.settings),
+        pin=_pin(host, body),
+        budget=Deadline.of_ms(hints.deadline_ms or host.settings.deadline_ms or MAX_DEADLINE_MS),
+        sink=lambda chunk: _put(loop, answers, chunk),
+        choices=body.n,
+        stops=body.stops,
+        warm=body.max_tokens == 0,
+        idle=hints.idle,
+        preview=hints.preview and body.stream,
+    )
+    return job, answers
+
+
+def _put(loop: asyncio.AbstractEventLoop, answers: Answers, chunk: CompletionChunk | None) -> None:
+    """From the engine thread into the loop, which may be gone."""
+    try:
+        loop.call_soon_threadsafe(answers.put_nowait, chunk)
+    except RuntimeError:
+        return
+
+
+def _pin(host: Host, body: CompletionBody) -> RoutePin:
+    """The route that the caller, or else the user, wants. Raises ``InputError`` for a model that is not served here."""
+    pin = body.fimserver.route
+    if body.model in {"", "auto", "fimserver"}:
+        return host.settings.model if pin == "auto" else pin
+    for route in ROUTES:
+        if body.model in {route, host.scheduler.served.get(route)}:
+            return route if pin == "auto" else pin
+    served = ", ".join(dict.fromkeys(["auto", *ROUTES, *host.scheduler.served.values()]))
+    what = "is served only when the host is started with it" if body.model in read_cards() else "is not known"
+    raise InputError(f"model {body.model!r} {what}: use one of {served}")
+
+
+async def _chunks(host: Host, job: Job, answers: Answers) -> AsyncIterator[CompletionChunk]:
+    """Chunks until the end or the deadline. Leaving early withdraws the job."""
+    host.scheduler.submit(job)
+    ended = False
+    try:
+        while (chunk := await _next(answers, job)) is not None:
+            if chunk.usage:
+                ended = True
+                host.metrics.observe(chunk.usage)
+            yield chunk
+        if not ended:  # the deadline came before the engine ended any choice
+            yield _late(host, job)
+    finally:
+        host.scheduler.withdraw(job)
+
+
+async def _next(answers: Answers, job: Job) -> CompletionChunk | None:
+    assert job.budget.deadline is not None  # make_job sets one
+    try:
+        left = max(0.0, job.budget.deadline - time.monotonic()) + GRACE_MS / 1000
+        return await asyncio.wait_for(answers.get(), left) if answers.empty() else answers.get_nowait()
+    except TimeoutError:
+        return None
+
+
+def _late(host: Host, job: Job) -> CompletionChunk:
+    """The end of a request whose time was up before it ended: while models are loaded, that is why."""
+    loading = host.scheduler.state is Reason.LOADING
+    reason = Reason.LOADING if loading else Reason.DEADLINE
+    usage = Usage(route=job.route, reason=reason)
+    host.metrics.observe(usage)
+    return CompletionChunk(usage=usage, error=EXPLANATIONS[reason] if loading else "")
+
+
+async def _stream(chunks: AsyncIterator[CompletionChunk], stamp: Stamp, shape: Shape) -> AsyncIterator[bytes]:
+    """Server-sent events, one for each chunk."""
+    usages = []
+    async for chunk in chunks:
+        if chunk.usage:
+            usages.append(chunk.usage)
+        yield shape.event(chunk, stamp)
+    yield shape.end(usages, stamp)
+
+
+async def _gone(request: HttpRequest, host: Host, job: Job) -> None:
+    """Withdraw the job when the caller hangs up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    host.scheduler.withdraw(job)

@@ -1,0 +1,27 @@
+"""State that the endpoints of a host share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from fimserver.host.scheduler import Scheduler
+from fimserver.host.stats.prometheus import Metrics
+from fimserver.host.stats.store import Stats
+from fimserver.settings import Settings
+
+
+@dataclass
+class Host:
+    """A host as its endpoints see it. ``allowed_hosts`` and ``token`` are set on TCP only."""
+
+    settings: Settings
+    scheduler: Scheduler
+    token: str = ""
+    allowed_hosts: frozenset[str] = frozenset()
+    stats: Stats = field(default_factory=Stats)
+    metrics: Metrics = field(init=False)
+    last_used: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.scheduler)
