@@ -133,20 +133,20 @@ def _serve(
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     listener.listen(BACKLOG)  # before anything imports torch: who connects now waits for the loop, not for a start
     scheduler.start()
-    asyncio.run(_until_told(server, listener, Watch(server, host, background, own, idle_exit_s)))
+    asyncio.run(_until_told(server, listener, HostWatch(server, host, background, own, idle_exit_s)))
     scheduler.close(0.5)
     router.costs.save()
     return DEVICE_LOST if lost else 0
 
 
-async def _until_told(server: uvicorn.Server, listener: socket.socket, watch: Watch) -> None:
+async def _until_told(server: uvicorn.Server, listener: socket.socket, watch: HostWatch) -> None:
     quiet_loop(asyncio.get_running_loop())
     watching = asyncio.ensure_future(watch.run())
     await server.serve(sockets=[listener])
     watching.cancel()
 
 
-class Watch:
+class HostWatch:
     """Looks after a running host: idle work, its socket, and the reasons to end it."""
 
     def __init__(
