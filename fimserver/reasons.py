@@ -8,6 +8,10 @@ class Reason(StrEnum):
 
     # where a middle ended
     END = "end"
+    SUFFIX = "suffix"
+    SCOPE = "scope"
+    STATEMENT = "statement"
+    REPEATED = "repeated"
     LINE = "line"
     BLOCK = "block"
     LENGTH = "length"
@@ -51,6 +55,10 @@ class Reason(StrEnum):
 
 EXPLANATIONS: dict[Reason, str] = {
     Reason.END: "the model said that the middle is complete",
+    Reason.SUFFIX: "the text had reached what is after the cursor",
+    Reason.SCOPE: "the block or the brackets that the cursor is in were closed",
+    Reason.STATEMENT: "one line was meant, and its statement is complete",
+    Reason.REPEATED: "a line came a second time",
     Reason.LINE: "the stop rule: one line",
     Reason.BLOCK: "the stop rule: the block ended",
     Reason.LENGTH: "the token limit",
@@ -87,3 +95,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.REJECTED: "it was dismissed at this place before",
     Reason.UNFINISHED: "time was up before any part could stand on its own",
 }
+
+# A middle that ended so is whole: the model said so, or a rule found its end.
+ENDED = frozenset(
+    {Reason.END, Reason.SUFFIX, Reason.SCOPE, Reason.STATEMENT, Reason.REPEATED, Reason.LINE, Reason.BLOCK},
+)

@@ -6,7 +6,7 @@ The text depends on prompt, seed and weights alone: not on what was cached, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState
@@ -53,6 +53,7 @@ class Autoregressive:
         """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
         started, pace = time.perf_counter(), self.speculation.pace
         line, output, rounds = self.line(request, budget), Output(self.vocabulary, request), list[Round]()
+        line.useful = lambda draft: self._useful(line, output, draft)
         forwards, rested, prefill = self.cache.forwards, pace.switched_off, Prefill()
 
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
@@ -65,10 +66,12 @@ class Autoregressive:
                 prefill = prefill if rounds else self.cache.prefilled._replace(ms=ms_since(started))
                 rounds.append(made)
                 text, reason = self._take(line, output, made)
-                yield (last := chunk(text, reason or budget.spent(), made))
-                if last.reason:
+                if reason := reason or budget.spent():
+                    text += output.rest()
+                yield chunk(text, reason, made)
+                if reason:
                     return
-            yield chunk("", budget.spent())
+            yield chunk(output.rest(), budget.spent())
         finally:
             self.speculation.observe(line, ended=True)
 
@@ -88,6 +91,7 @@ class Autoregressive:
         for count in range(first, len(line.ids)):
             if line.ids[count] in self.stops:
                 del line.ids[count:]
+                text += output.rest()
                 return text, Reason.END if output.text.strip() else Reason.EMPTY
             text += output.show(line.ids[: count + 1])
             reason = output.reason or (Reason.LENGTH if count + 1 >= self._limit(line.request) else None)
@@ -95,6 +99,12 @@ class Autoregressive:
                 del line.ids[count + 1 :]
                 return text, reason
         return text, None
+
+    def _useful(self, line: DecodeState, output: Output, draft: Sequence[int]) -> int:
+        """How many tokens of a draft can be of use: none after the one with which the middle would end."""
+        stop = next((n for n, token in enumerate(draft) if token in self.stops), len(draft))
+        useful = output.useful(line.ids, draft[:stop])
+        return useful if useful < stop else min(stop + 1, len(draft))
 
     def _limit(self, request: Request) -> int:
         return min(request.max_tokens, self.card.max_new_tokens)

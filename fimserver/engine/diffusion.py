@@ -189,7 +189,8 @@ class Diffusion:
             if output.reason or not self._goes_on(state, done, request):
                 break
             canvas.settle(state.slots)
-        yield Chunk("", len(done), canvas.forwards, self._reason(output, state, done, request, budget), prefill=prefill)
+        rest = output.rest()
+        yield Chunk(rest, len(done), canvas.forwards, self._reason(output, state, done, request, budget), prefill=prefill)
 
     def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)

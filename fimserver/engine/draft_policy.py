@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fimserver.engine.drafts import Draft
+from fimserver.engine.drafts import Draft, cut_draft
 from fimserver.engine.pass_cost import PassCosts, Shape
 
 _PRIOR_WEIGHT = 2.0  # a grade is first believed to be what it says, in tenths
@@ -90,7 +90,7 @@ class DraftPolicy:
                 if expected / ms > best_rate:
                     best, best_rate = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
         cut = min(best.shape[1] - 1, room)
-        return best._replace(drafts=tuple(_cut(draft, cut) for draft in best.drafts if cut > 0))
+        return best._replace(drafts=tuple(cut_draft(draft, cut) for draft in best.drafts if cut > 0))
 
     def asks(self, name: str, so_far: DraftPlan) -> bool:
         """Whether asking this drafter too is likely to give more tokens per millisecond than ``so_far``."""
@@ -140,8 +140,3 @@ def agreed(draft: Sequence[int], said: Sequence[int]) -> int:
         if drafted != token:
             return place
     return min(len(draft), len(said))
-
-
-def _cut(draft: Draft, size: int) -> Draft:
-    marginals = None if draft.marginals is None else draft.marginals[:size]
-    return draft._replace(tokens=draft.tokens[:size], grades=draft.grades[:size], marginals=marginals)

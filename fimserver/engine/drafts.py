@@ -31,6 +31,7 @@ class DecodeState:
     pick: Pick
     budget: Deadline = field(default_factory=Deadline)
     ids: list[int] = field(default_factory=list)  # of the middle so far; the last one has not been through the network
+    useful: Callable[[Sequence[int]], int] = len  # how many tokens of a draft can be of use
     hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
 
 
@@ -56,6 +57,14 @@ def draft_from(source: str, logits: torch.Tensor, line: DecodeState, after: int 
     tokens = tuple(token for token, _ in picked)
     laws = [law for _, law in picked if law is not None]
     return Draft(source, tokens, grades(logits, tokens), torch.stack(laws) if laws else None)
+
+
+def cut_draft(draft: Draft, size: int) -> Draft:
+    """The first ``size`` tokens of a draft."""
+    if size >= len(draft.tokens):
+        return draft
+    marginals = None if draft.marginals is None else draft.marginals[:size]
+    return draft._replace(tokens=draft.tokens[:size], grades=draft.grades[:size], marginals=marginals)
 
 
 def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:

@@ -1,17 +1,22 @@
-"""Knows how ids become text that may be shown, and where the caller's stop rule cuts it. Knows nothing of networks."""
+"""Text of a growing list of token ids: what of it can be shown, and where the middle ends."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fimserver.around import Around
+from fimserver.endings import RULES, Endings
 from fimserver.engine.vocabulary import Vocabulary
+from fimserver.languages import language_of_path
 from fimserver.reasons import Reason
-from fimserver.types import Request, StopRule
+from fimserver.types import Request, StopRule, unix_lines
 
 _CLOSERS = " \t)]}>\"'`:,;"
 _OPENERS = (":", ",", "(", "[", "{", "\\", '"""', "'''", "=>", "->")
 
 
 def stop_rule(request: Request) -> StopRule:
-    """``auto`` means one line where code stands right of the cursor, or left of it and opens nothing; else no rule."""
+    """``auto`` means one line where code is right of the cursor, or left of it and opens nothing; else no limit."""
     if request.stop != "auto":
         return request.stop
     left = request.prefix.rsplit("\n", 1)[-1].strip()
@@ -19,50 +24,48 @@ def stop_rule(request: Request) -> StopRule:
     return "line" if right or (left and not left.endswith(_OPENERS)) else "none"
 
 
-def indentation(line: str) -> int:
-    """Width of the blanks that a line starts with."""
-    return len(line) - len(line.lstrip(" \t"))
+def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | None:
+    """The rules that end the middle of a request; ``None`` where the caller wants all that the model writes."""
+    if request.stop == "none":
+        return None
+    language = (request.features and request.features.language) or language_of_path(request.path) or ""
+    return Endings(Around(unix_lines(request.prefix), unix_lines(request.suffix), language), stop_rule(request), rules)
 
 
 class Output:
-    """The text of a growing list of ids. Incomplete characters wait; the stop rule cuts."""
+    """The text of a growing list of ids. Incomplete characters wait, and so does what a rule may still take back."""
 
     def __init__(self, vocabulary: Vocabulary, request: Request) -> None:
         self._vocabulary = vocabulary
-        self._rule = stop_rule(request)
-        line = request.prefix.rsplit("\n", 1)[-1]
-        # After a header the block is its body, which is indented further than the header.
-        self._indent = indentation(line.expandtabs()) + int(line.rstrip().endswith(":"))
+        self._endings = make_endings(request)
+        self._whole = ""
         self.text = ""
         self.reason: Reason | None = None
 
-    def show(self, ids: list[int]) -> str:
-        """Text that the ids add to what was shown before; sets ``reason`` when the stop rule ends it."""
-        text = self._vocabulary.decode(ids).rstrip("\ufffd")
-        if (end := self._end(text)) is not None:
-            text = text[:end]
-            self.reason = Reason.LINE if self._rule == "line" else Reason.BLOCK
-        if self._rule == "block":  # a line that may yet turn out to lie outside waits
-            text = text.rstrip() if "\n" in text[len(text.rstrip()) :] else text
+    def show(self, ids: Sequence[int]) -> str:
+        """Text that the ids add to what was shown before; sets ``reason`` when a rule ends the middle."""
+        self._whole = text = self._decode(ids)
+        if self._endings is not None and (end := self._endings.end(text)):
+            self.reason = end.reason
+            return self._shown(text[: end.chars])
+        return self._shown(text[: self._endings.settled(text)] if self._endings else text)
+
+    def rest(self) -> str:
+        """Text that was held back and is part of the middle after all, as nothing follows it."""
+        return "" if self.reason else self._shown(self._whole.rstrip("\n") if self._endings else self._whole)
+
+    def useful(self, ids: Sequence[int], draft: Sequence[int]) -> int:
+        """How many tokens of a draft after ``ids`` can become text: up to the one with which the middle would end."""
+        endings = self._endings
+        if endings is None or endings.peek(self._decode([*ids, *draft])) is None:
+            return len(draft)
+        sizes = range(1, len(draft))
+        return next((n for n in sizes if endings.peek(self._decode([*ids, *draft[:n]]))), len(draft))
+
+    def _shown(self, text: str) -> str:
         added = text[len(self.text) :]
         self.text = text if len(text) > len(self.text) else self.text
         return added
 
-    def _end(self, text: str) -> int | None:
-        """Offset at which the stop rule ends ``text``, if it does."""
-        if self._rule == "line":
-            visible = len(text) - len(text.lstrip())
-            newline = text.find("\n", visible)
-            return newline if newline >= 0 and text.strip() else None
-        if self._rule == "block":
-            return self._dedent(text)
-        return None
-
-    def _dedent(self, text: str) -> int | None:
-        """Where a line begins (its newline) that lies outside the block that the cursor is in."""
-        offset = 0
-        for i, line in enumerate(text.split("\n")):
-            if i > 0 and line.strip() and indentation(line.expandtabs()) < self._indent:
-                return offset - 1
-            offset += len(line) + 1
-        return None
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._vocabulary.decode(ids).rstrip("\ufffd")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from fimserver.engine.draft_policy import DraftPlan, DraftPolicy, agreed
-from fimserver.engine.drafts import DecodeState, Draft, Drafter
+from fimserver.engine.drafts import DecodeState, Draft, Drafter, cut_draft
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
@@ -86,7 +86,8 @@ class Speculation:
 
     def _ask(self, drafter: Drafter, line: DecodeState, size: int) -> list[Draft]:
         started = time.perf_counter()
-        drafts = drafter.propose(line, size)
+        # Cut after the token that would end the middle: the length depends on kept tokens alone, so every rule stays exact.
+        drafts = [cut_draft(draft, line.useful(draft.tokens)) for draft in drafter.propose(line, size)]
         self.pace.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
         return drafts
 

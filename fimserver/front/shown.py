@@ -12,11 +12,11 @@ from fimserver.front.request import CompletionRequest
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.features import indent_unit
 from fimserver.front.syntax.languages import is_makefile
-from fimserver.reasons import Reason
+from fimserver.reasons import ENDED, Reason
 from fimserver.wire import Answer
 
 SURROUNDINGS_CHARS = 20_000  # on each side, for the filters
-_COMPLETE = frozenset({Reason.END, Reason.LINE, Reason.BLOCK})
+_COMPLETE = ENDED
 
 
 def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[RememberedMiddle, ...], Dropped]:

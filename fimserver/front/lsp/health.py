@@ -8,12 +8,12 @@ from typing import Any
 from fimserver import __version__
 from fimserver.front.lsp.server import Server
 from fimserver.paths import log_path
-from fimserver.reasons import EXPLANATIONS, Reason
+from fimserver.reasons import ENDED, EXPLANATIONS, Reason
 from fimserver.wire import CompletionBody, EditorHints
 
 PROBE = CompletionBody(prompt="def add(a, b):\n    return ", suffix="\n", max_tokens=8)
 PROBE_S = 3.0
-DONE = frozenset({Reason.END, Reason.LINE, Reason.BLOCK, Reason.LENGTH, Reason.EMPTY})
+DONE = ENDED | {Reason.LENGTH, Reason.EMPTY}
 
 
 async def examine(server: Server) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 import re
 from collections.abc import Mapping
 
+from fimserver.languages import CLOSING_WORDS, COLON_BLOCKS, COMMENT_MARKS, CONTINUING_WORDS, language_of_path
+
+__all__ = ["CLOSING_WORDS", "COLON_BLOCKS", "COMMENT_MARKS", "CONTINUING_WORDS", "language_of"]
+
 # LSP language ids that are not our own names.
 _IDS: Mapping[str, str] = {
     "javascriptreact": "javascript",
@@ -15,15 +19,6 @@ _IDS: Mapping[str, str] = {
     "jsonc": "json",
     "golang": "go",
 }
-_EXTENSIONS: Mapping[str, str] = {
-    "py": "python", "pyi": "python", "pyw": "python",
-    "js": "javascript", "mjs": "javascript", "cjs": "javascript", "jsx": "javascript",
-    "ts": "typescript", "mts": "typescript", "cts": "typescript", "tsx": "tsx",
-    "go": "go", "rs": "rust", "java": "java",
-    "c": "c", "h": "c", "cpp": "cpp", "cc": "cpp", "cxx": "cpp", "hpp": "cpp", "hh": "cpp", "hxx": "cpp",
-    "cs": "c_sharp", "rb": "ruby", "rake": "ruby", "lua": "lua", "sh": "bash", "bash": "bash", "zsh": "bash",
-    "json": "json", "yaml": "yaml", "yml": "yaml", "html": "html", "htm": "html", "css": "css",
-}  # fmt: skip
 # Ids for "the editor does not know": only here may the file name speak.
 _UNSURE = frozenset({"", "plaintext", "text"})
 
@@ -48,26 +43,9 @@ GRAMMARS: Mapping[str, tuple[str, str]] = {
     "css": ("tree_sitter_css", "language"),
 }
 
-COMMENT_MARKS: Mapping[str, str] = {
-    "python": "#", "ruby": "#", "bash": "#", "yaml": "#", "lua": "--",
-    "javascript": "//", "typescript": "//", "tsx": "//", "go": "//", "rust": "//",
-    "java": "//", "c": "//", "cpp": "//", "c_sharp": "//",
-}  # fmt: skip
-
 # What fits in where an expression is missing: a name, but data has none.
 FILLERS: Mapping[str, str] = {"json": "0"}
 
-# Words that end a block, and words that go on with the statement whose block has just ended.
-CLOSING_WORDS: Mapping[str, tuple[str, ...]] = {
-    "ruby": ("end",),
-    "lua": ("end", "until"),
-    "bash": ("fi", "done", "esac"),
-}
-CONTINUING_WORDS = frozenset(
-    {"else", "elif", "elsif", "elseif", "except", "finally", "catch", "rescue", "ensure", "when", "then", "do", "while"},
-)
-# Ends of a line that opens a block without a bracket: beyond ":", which means it in these languages only.
-COLON_BLOCKS = frozenset({"python", "yaml"})
 BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
     "ruby": (
         r"^(?:def|class|module|if|unless|while|until|case|begin|else|elsif|rescue|ensure|when)\b",
@@ -167,5 +145,4 @@ def language_of(language_id: str, path: str = "") -> str | None:
     name = _IDS.get(language_id.lower(), language_id.lower())
     if name in GRAMMARS:
         return name
-    extension = path.rsplit("/", 1)[-1].rpartition(".")[2].lower()
-    return _EXTENSIONS.get(extension) if language_id.lower() in _UNSURE else None
+    return language_of_path(path) if language_id.lower() in _UNSURE else None

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from fimserver.reasons import Reason
+from fimserver.reasons import ENDED, Reason
 from fimserver.wire import DONE, CompletionChunk, Usage, finish_reason, gather, server_sent
 
 JsonObject = dict[str, Any]
-STOP_TYPES = {
+STOP_TYPES = dict.fromkeys(ENDED, "word") | {
     Reason.END: "eos",
     Reason.EMPTY: "eos",
-    Reason.LINE: "word",
-    Reason.BLOCK: "word",
     Reason.LENGTH: "limit",
     Reason.DEADLINE: "limit",
 }

@@ -1,0 +1,239 @@
+"""Rules that decide, while a middle is written, where it ends: by the text around it, by brackets, indentation and lines.
+
+``Endings`` reads the middle as it grows, a line at a time, so a token costs microseconds. It looks at text alone; strings
+and comments are found by ``scan``. Rules that may need the rest of a line before they can decide hold that line back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from fimserver.around import LOOP_LINES, TRY_WORDS, Around, columns, first_word, lexemes_of, line_at, loops, telling
+from fimserver.languages import CLOSING_WORDS, CONTINUING_WORDS, SEMICOLONS
+from fimserver.progress import Progress, advance, begin, content_of
+from fimserver.reasons import Reason
+from fimserver.scan import CLOSES, Mark, ScanState, scan, state_after
+from fimserver.types import StopRule
+
+RULES = frozenset({"suffix", "scope", "statement", "repetition"})
+LONG_CHARS = 20  # a line this long is not there a second time by chance
+_LOOP_CHARS = 60  # of a line before it is searched for loops
+_WORD = re.compile(r"\w+")
+_FINAL = frozenset({"return", "raise", "break", "continue", "pass", "throw", "goto", "yield"})
+
+
+class End(NamedTuple):
+    """So many characters of the text are the middle, and why it ends there."""
+
+    chars: int
+    reason: Reason
+
+
+class Endings:
+    """Where the middle of one request ends. ``end`` is given the text again and again, as it grows."""
+
+    def __init__(self, around: Around, stop: StopRule, rules: frozenset[str] = RULES) -> None:
+        """``stop``: ``line`` for one line, ``block`` and ``none`` for more. ``rules``: those that are switched on."""
+        self.around, self.one_line, self.rules = around, stop == "line", rules
+        self._scope_reason = Reason.BLOCK if stop == "block" else Reason.SCOPE
+        self._progress = begin(around)
+
+    def end(self, text: str) -> End | None:
+        """Where the middle ends if it is known by now; ``text`` begins with what was given before."""
+        self._progress, end = self._read(text)
+        return end
+
+    def peek(self, text: str) -> End | None:
+        """As ``end``, for a text that may not come."""
+        return self._read(text)[1]
+
+    def settled(self, text: str) -> int:
+        """Characters of ``text``, as last given to ``end``, that no rule can take back."""
+        progress = self._progress
+        line = text[progress.start :]
+        content = line.strip()
+        below = self.around.below if "suffix" in self.rules else ()
+        if progress.joined:
+            return len(text[: progress.joined_at].rstrip())
+        fresh = progress.start > 0 or not self.around.left.strip()
+        if fresh and content and any(other.strip().startswith(content) for other in below):
+            return len(text[: progress.start].rstrip())
+        if "repetition" in self.rules and content and progress.lines and progress.lines[-1].strip().startswith(content):
+            return len(text[: progress.start].rstrip())
+        if "scope" in self.rules and self._is_outside(progress, line) and self._is_begun(progress, line):
+            return len(text[: progress.start].rstrip())
+        rest = text.rstrip()
+        return len(rest) if "\n" in text[len(rest) :] else len(text)
+
+    def _read(self, text: str) -> tuple[Progress, End | None]:
+        progress = self._progress
+        while True:
+            newline = text.find("\n", progress.start)
+            line = text[progress.start : newline if newline >= 0 else len(text)]
+            if end := self._line(progress, text, line, whole=newline >= 0):
+                return progress, end
+            if newline < 0:
+                return progress, None
+            progress = advance(progress, self.around, line, self.rules)
+
+    def _line(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+        """Where the middle ends by what is known of one line."""
+        if progress.closing and not line.strip():
+            return End(len(text[: progress.start].rstrip()), self._scope_reason) if whole else None
+        found = [
+            self._leaves(progress, text, line, whole=whole) if "scope" in self.rules else None,
+            self._marks(progress, line),
+            self._joins(progress, text, line, whole=whole) if "suffix" in self.rules else None,
+            self._repeats(progress, text, line, whole=whole) if "repetition" in self.rules else None,
+            self._one_line(progress, text, line, whole=whole) if self.one_line else None,
+        ]
+        return min((end for end in found if end), default=None, key=lambda end: end.chars)
+
+    # --- the text has joined the suffix
+
+    def _joins(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+        """The line repeats the rest of the cursor's line, or is the next line of the suffix."""
+        around, content = self.around, line.strip()
+        if not content:
+            return None
+        if not progress.lines and around.left.strip():
+            return self._joins_right(line, whole=whole)
+        end = End(len(text[: progress.start].rstrip()), Reason.SUFFIX)
+        if progress.joined and whole and content == line_at(around.below, progress.joined):
+            return End(len(text[: progress.joined_at].rstrip()), Reason.SUFFIX)
+        if not around.below or len(progress.state.open) > len(around.state.open) - progress.closed:
+            return None
+        if len(content) >= LONG_CHARS and telling(content):
+            others = around.below if whole else around.below[:1]
+            return end if any(content == other.strip() for other in others) else None
+        same = whole and content == around.below[0].strip()
+        return end if same and self._cannot_be_twice(progress, line) else None
+
+    def _cannot_be_twice(self, progress: Progress, line: str) -> bool:
+        """Whether a short line that is below cannot come before it too: it ends its block, or goes on with a statement."""
+        word, below = first_word(line), self.around.below
+        last = len(below) == 1 or word in _FINAL or word in CONTINUING_WORDS
+        return last and (columns(line) == columns(below[0]) or not progress.lines)
+
+    def _joins_right(self, line: str, *, whole: bool) -> End | None:
+        """The line goes on into what is right of the cursor: all of it, and not in a bracket of its own."""
+        around, right = self.around, self.around.right
+        if not right or (not whole and not telling(right)):
+            return None
+        at = line.find(right) if telling(right) else len(line.rstrip()) - len(right)
+        if at < 0 or not line.startswith(right, at) or (at and (line[at - 1] + right[0]).isidentifier()):
+            return None
+        kept = line[:at].rstrip() if around.suffix[0].isspace() else line[:at]
+        opened = state_after(kept, around.language, around.state).open
+        return End(len(kept), Reason.SUFFIX) if opened == around.state.open else None
+
+    # --- the scope has closed
+
+    def _leaves(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+        """The line is outside of the block that the cursor is in."""
+        content = line.strip()
+        if not self._is_outside(progress, line) or content[0] in CLOSES:  # ``_marks`` looks at brackets
+            return None
+        if not whole and self._is_begun(progress, line):
+            return None
+        word = first_word(content)
+        stays = bool(word) and self._stays(word, columns(line), outside=self._is_left_of(progress, line))
+        return None if stays else End(len(text[: progress.start].rstrip()), self._scope_reason)
+
+    def _is_outside(self, progress: Progress, line: str) -> bool:
+        """Whether the indentation of a line, or what the line before closed, puts it outside of the block."""
+        if not line.strip() or not progress.lines or progress.state.inside or progress.limit is None:
+            return False
+        if len(progress.state.open) > len(self.around.state.open) - progress.closed:
+            return False  # within a bracket of the middle
+        follows = progress.deeper and columns(line) == progress.limit and bool(self.around.left.strip())
+        return self._is_left_of(progress, line) or follows
+
+    def _is_left_of(self, progress: Progress, line: str) -> bool:
+        return progress.closing or (progress.limit is not None and columns(line) < progress.limit)
+
+    def _is_begun(self, progress: Progress, line: str) -> bool:
+        """Whether the line may yet become one that goes on with the block: all of it is the start of a word that does."""
+        outside, words = self._is_left_of(progress, line), CLOSING_WORDS.get(self.around.language, ())
+        if not outside:
+            words = (*words, *CONTINUING_WORDS)
+        elif columns(line) in self.around.tries:
+            words = (*words, *TRY_WORDS)
+        return any(word.startswith(line.strip()) for word in words)
+
+    def _stays(self, word: str, width: int, *, outside: bool) -> bool:
+        """Whether a line that begins with ``word`` goes on with the block, or closes it where the suffix does not."""
+        if word in CLOSING_WORDS.get(self.around.language, ()):
+            return first_word(self.around.next_line) != word
+        if outside:
+            return word in TRY_WORDS and width in self.around.tries
+        return word in CONTINUING_WORDS
+
+    def _marks(self, progress: Progress, line: str) -> End | None:
+        """The line closes a bracket or a string that the suffix closes, or is one statement and complete."""
+        around = self.around
+        closed, state = progress.closed, progress.state
+        for mark in scan(line, around.language, state):
+            base = len(around.state.open) - closed
+            if mark.char in CLOSES and len(state.open) <= base:
+                if "scope" in self.rules and self._is_suffixs(mark, state, closed, line):
+                    return self._before(progress, line, mark.offset)
+                closed += len(mark.state.open) < base
+            elif state.inside and state.inside == around.state.inside == mark.char and not progress.lines:
+                if "suffix" in self.rules and around.right.startswith(mark.char):
+                    return End(progress.start + mark.offset, Reason.SUFFIX)
+            elif mark.char == ";" and "statement" in self.rules and self._completes(progress, mark):
+                return End(progress.start + mark.offset + 1, Reason.STATEMENT)
+            state = mark.state
+        return None
+
+    def _is_suffixs(self, mark: Mark, state: ScanState, closed: int, line: str) -> bool:
+        """Whether a closing bracket without partner in the middle is one that the suffix has."""
+        around, following = self.around, self.around.next_line
+        if line.lstrip()[:1] == mark.char and columns(line) == columns(following):
+            return following.lstrip().startswith(mark.char)  # brackets too far away to be counted make no difference here
+        if closed < around.missing:
+            return False
+        if state.open and state.open[-1] == CLOSES[mark.char]:
+            return True
+        return (around.right or following.strip()).startswith(mark.char)
+
+    def _before(self, progress: Progress, line: str, at: int) -> End:
+        """The middle ends before a bracket of the suffix; before its whole line where nothing else is left of it."""
+        reason = Reason.SUFFIX if self.around.right.startswith(line[at]) and not progress.lines else self._scope_reason
+        before = line[:at]
+        lone = progress.lines and not before.strip()
+        return End(progress.start - 1 if lone else progress.start + len(before.rstrip(" \t") or before), reason)
+
+    def _completes(self, progress: Progress, mark: Mark) -> bool:
+        """Whether a semicolon ends the only statement that is meant."""
+        around = self.around
+        return (
+            self.one_line
+            and around.language in SEMICOLONS
+            and not around.right
+            and not progress.lines
+            and mark.state.open == around.state.open
+            and "(" not in mark.state.open[-1:]
+        )
+
+    # --- lines come again, or one is enough
+
+    def _repeats(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+        if len(line) >= _LOOP_CHARS and loops(lexemes_of(line[-400:])):
+            return End(len(text), Reason.REPEATED)
+        if not whole or not line.strip():
+            return None
+        lines = [*progress.lines, content_of(progress, self.around, line)]
+        for size in range(1, min(LOOP_LINES, len(lines)) + 1):
+            every = [*self.around.above, *lines] if size > 1 else lines
+            block = every[-size:]
+            if block == every[-2 * size : -size] and len(set(block)) >= min(2, size) and all(map(telling, set(block) - {""})):
+                chars = sum(len(each) + 1 for each in lines[: len(lines) - size]) - len(self.around.left)
+                return End(len(text[: max(0, chars)].rstrip()), Reason.REPEATED)
+        return None
+
+    def _one_line(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+        """The end of the first line that is not blank."""
+        return End(progress.start + len(line), Reason.LINE) if whole and (text[: progress.start] + line).strip() else None

@@ -1,0 +1,86 @@
+"""State of a middle between two of its lines: what the rules that end it need to know of the lines before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from fimserver.around import Around, columns, first_word
+from fimserver.languages import CLOSING_WORDS
+from fimserver.scan import CLOSES, START, ScanState, scan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of the middle before the line that is being written."""
+
+    start: int = 0  # offset of that line
+    lines: tuple[str, ...] = ()  # whole lines before it, the first with what is left of the cursor
+    state: ScanState = START
+    deeper: bool = False  # a line was indented further than the block
+    closed: int = 0  # brackets of the prefix that the middle has closed
+    limit: int | None = None  # columns of the block that the cursor is in
+    closing: bool = False  # the last line closed the block
+    joined: int = 0  # lines of the suffix that the last lines repeat
+    joined_at: int = 0  # offset of the first of them
+
+
+def begin(around: Around) -> Progress:
+    """The state before the first line."""
+    return Progress(state=around.state, limit=_limit(around.left))
+
+
+def content_of(progress: Progress, around: Around, line: str) -> str:
+    """A line of the middle as the file has it: the first one begins with what is left of the cursor."""
+    return line if progress.lines else around.left + line
+
+
+def advance(progress: Progress, around: Around, line: str, rules: frozenset[str]) -> Progress:
+    """The state after a whole line of the middle, given without its newline."""
+    content = content_of(progress, around, line)
+    state, closed = progress.state, progress.closed
+    for mark in scan(line + "\n", around.language, state):
+        closed += mark.char in CLOSES and len(mark.state.open) < len(around.state.open) - closed
+        state = mark.state
+    limit = columns(content) if progress.limit is None and content.strip() else progress.limit
+    deeper = bool(content.strip()) and limit is not None and columns(content) > limit
+    closing = _closes_block(progress, around, state, closed) or _is_closing_word(progress, around, content, limit)
+    return replace(
+        progress,
+        start=progress.start + len(line) + 1,
+        lines=(*progress.lines, content),
+        state=state,
+        closed=closed,
+        limit=limit,
+        deeper=progress.deeper or deeper,
+        closing=(closing or (progress.closing and not content.strip())) and "scope" in rules,
+        **_joined(progress, around, content, rules),
+    )
+
+
+def _closes_block(before: Progress, around: Around, state: ScanState, closed: int) -> bool:
+    """Whether a line closed a brace that was open at the cursor, and opened none."""
+    left_open = len(around.state.open) - closed
+    return closed > before.closed and len(state.open) == left_open and around.state.open[left_open] == "{"
+
+
+def _is_closing_word(before: Progress, around: Around, content: str, limit: int | None) -> bool:
+    """Whether a line is outside of the block and ends it with a word."""
+    words = CLOSING_WORDS.get(around.language, ())
+    return bool(before.lines) and limit is not None and columns(content) < limit and first_word(content) in words
+
+
+def _joined(before: Progress, around: Around, content: str, rules: frozenset[str]) -> dict[str, int]:
+    """Whether the line is the next one of the suffix, and where it begins. A blank line changes nothing."""
+    if not content.strip() or "suffix" not in rules or not around.below:
+        return {}
+    same = content.strip() == around.below[0].strip() and columns(content) == columns(around.below[0])
+    fresh = bool(before.lines) or not around.left.strip()
+    free = len(before.state.open) <= len(around.state.open) - before.closed
+    return {"joined": int(same and fresh and free), "joined_at": before.start}
+
+
+def _limit(left: str) -> int | None:
+    """Columns of the block that the cursor is in; after a header it is the header's body. ``None``: the first line says."""
+    if not left:
+        return None
+    return columns(left) + int(left.rstrip().endswith(":"))

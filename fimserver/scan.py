@@ -1,0 +1,115 @@
+"""Scanner of strings, comments and brackets that can stop and go on at any line: fast, without a parser, for any language.
+
+It reads what the marks of a language say and nothing else, so it can be wrong about a regular expression or a heredoc;
+strings of one line end with their line at the latest, so that such an error does not spread.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fimserver.languages import COMMENT_MARKS
+
+CLOSES = {")": "(", "]": "[", "}": "{"}
+OPENS = {opener: closer for closer, opener in CLOSES.items()}
+_BLOCK_COMMENTS = frozenset({"javascript", "typescript", "tsx", "go", "rust", "java", "c", "cpp", "c_sharp", "css"})
+_BACKTICKS = frozenset({"javascript", "typescript", "tsx", "go"})
+_RUST_CHARACTER = r"'(?:\\[^']*|[^'\\\n])'"
+_INSIDE = {
+    '"': re.compile(r'\\.|\n|"', re.DOTALL),
+    "'": re.compile(r"\\.|\n|'", re.DOTALL),
+    '"""': re.compile(r'\\.|"""', re.DOTALL),
+    "'''": re.compile(r"\\.|'''", re.DOTALL),
+    "`": re.compile(r"\\.|`", re.DOTALL),
+    "/*": re.compile(r"\*/"),
+    "//": re.compile(r"\n"),
+}
+
+
+class ScanState(NamedTuple):
+    """``inside``: empty in code, else the mark of the string or comment that the text is in. ``open``: brackets, outermost first."""
+
+    inside: str = ""
+    open: tuple[str, ...] = ()
+
+
+START = ScanState()
+
+
+class Mark(NamedTuple):
+    """A bracket, a semicolon, or where a string or comment begins or ends, with the state after it."""
+
+    offset: int
+    char: str
+    state: ScanState
+
+
+def scan(text: str, language: str, state: ScanState, start: int = 0, end: int | None = None) -> Iterator[Mark]:
+    """The marks of ``text[start:end]`` when it begins in ``state``; the last one has the state at the end."""
+    end = len(text) if end is None else end
+    code, comment = _code(language), COMMENT_MARKS.get(language, "")
+    while start < end:
+        match = (_INSIDE[state.inside] if state.inside else code).search(text, start, end)
+        if match is None:
+            return
+        start, char = match.end(), match[0]
+        if char[0] == "\\" or (len(char) > 1 and char[0] == "'" != char[1]):
+            continue  # an escaped character, or a character of Rust
+        state = ScanState("", state.open) if state.inside else _entered("//" if char == comment else char, state.open)
+        yield Mark(match.start(), char, state)
+
+
+def _entered(mark: str, open_: tuple[str, ...]) -> ScanState:
+    """The state after a mark in code."""
+    if mark in OPENS:
+        return ScanState("", (*open_, mark))
+    if mark in CLOSES:
+        return ScanState("", open_[:-1] if open_[-1:] == (CLOSES[mark],) else open_)
+    return ScanState(mark if mark in _INSIDE else "", open_)
+
+
+def state_after(text: str, language: str, state: ScanState = START) -> ScanState:
+    """The state at the end of ``text``."""
+    for mark in scan(text, language, state):
+        state = mark.state
+    return state
+
+
+def lone_closers(text: str, language: str, state: ScanState) -> list[str]:
+    """The closing brackets of ``text`` whose partners are before it, in order. ``state.open`` does not count."""
+    lone: list[str] = []
+    depth = 0
+    for mark in scan(text, language, ScanState(state.inside)):
+        if mark.char in CLOSES and len(mark.state.open) == depth:
+            lone.append(mark.char)
+        depth = len(mark.state.open)
+    return lone
+
+
+def unanswered(open_: tuple[str, ...], lone: list[str]) -> int:
+    """How many of the brackets ``open_`` the lone closers after them leave open."""
+    closed = 0
+    for opener, closer in zip(reversed(open_), lone, strict=False):
+        if OPENS[opener] != closer:
+            break
+        closed += 1
+    return len(open_) - closed
+
+
+@functools.cache
+def _code(language: str) -> re.Pattern[str]:
+    """What the scanner looks for in code."""
+    marks = [r"[()\[\]{};]"]
+    if comment := COMMENT_MARKS.get(language):
+        marks.insert(0, r"(?<![$\w])#" if comment == "#" else re.escape(comment))
+    if language in _BLOCK_COMMENTS:
+        marks.insert(0, r"/\*")
+    if language == "python":
+        marks += ['"""', "'''"]
+    if language in _BACKTICKS:
+        marks.append("`")
+    marks += [_RUST_CHARACTER] if language == "rust" else ["'"]
+    return re.compile("|".join([*marks, '"']))
