@@ -38,7 +38,7 @@ def syntax_gate(candidate: Candidate, context: FilterContext) -> Candidate | Rea
 def _breaks(candidate: Candidate, context: FilterContext) -> bool:
     """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
     endings = [""]
-    if context.single_line or context.reason == Reason.LINE:
+    if context.single_line or context.reason in {Reason.LINE, Reason.STATEMENT}:
         closers = closers_for(parser.code_only(context.language, candidate.text))
         words = CLOSING_WORDS.get(context.language or "", ())
         opens = opens_block(context.language, candidate.text)
