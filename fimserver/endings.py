@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from fimserver.around import LOOP_LINES, TRY_WORDS, Around, columns, first_word, lexemes_of, line_at, loops, telling
 from fimserver.languages import CLOSING_WORDS, CONTINUING_WORDS, SEMICOLONS
-from fimserver.progress import Progress, advance, begin, content_of
+from fimserver.middle_state import MiddleState, advance, begin, content_of
 from fimserver.reasons import Reason
-from fimserver.scan import CLOSES, Mark, ScanState, scan, state_after
+from fimserver.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
 from fimserver.types import StopRule
 
 RULES = frozenset({"suffix", "scope", "statement", "repetition"})
@@ -66,7 +66,7 @@ class Endings:
         rest = text.rstrip()
         return len(rest) if "\n" in text[len(rest) :] else len(text)
 
-    def _read(self, text: str) -> tuple[Progress, End | None]:
+    def _read(self, text: str) -> tuple[MiddleState, End | None]:
         progress = self._progress
         while True:
             newline = text.find("\n", progress.start)
@@ -77,7 +77,7 @@ class Endings:
                 return progress, None
             progress = advance(progress, self.around, line, self.rules)
 
-    def _line(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+    def _line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """Where the middle ends by what is known of one line."""
         if progress.closing and not line.strip():
             return End(len(text[: progress.start].rstrip()), self._scope_reason) if whole else None
@@ -92,7 +92,7 @@ class Endings:
 
     # --- the text has joined the suffix
 
-    def _joins(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+    def _joins(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """The line repeats the rest of the cursor's line, or is the next line of the suffix."""
         around, content = self.around, line.strip()
         if not content:
@@ -110,7 +110,7 @@ class Endings:
         same = whole and content == around.below[0].strip()
         return end if same and self._cannot_be_twice(progress, line) else None
 
-    def _cannot_be_twice(self, progress: Progress, line: str) -> bool:
+    def _cannot_be_twice(self, progress: MiddleState, line: str) -> bool:
         """Whether a short line that is below cannot come before it too: it ends its block, or goes on with a statement."""
         word, below = first_word(line), self.around.below
         last = len(below) == 1 or word in _FINAL or word in CONTINUING_WORDS
@@ -130,7 +130,7 @@ class Endings:
 
     # --- the scope has closed
 
-    def _leaves(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+    def _leaves(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """The line is outside of the block that the cursor is in."""
         content = line.strip()
         if not self._is_outside(progress, line) or content[0] in CLOSES:  # ``_marks`` looks at brackets
@@ -141,7 +141,7 @@ class Endings:
         stays = bool(word) and self._stays(word, columns(line), outside=self._is_left_of(progress, line))
         return None if stays else End(len(text[: progress.start].rstrip()), self._scope_reason)
 
-    def _is_outside(self, progress: Progress, line: str) -> bool:
+    def _is_outside(self, progress: MiddleState, line: str) -> bool:
         """Whether the indentation of a line, or what the line before closed, puts it outside of the block."""
         if not line.strip() or not progress.lines or progress.state.inside or progress.limit is None:
             return False
@@ -150,10 +150,10 @@ class Endings:
         follows = progress.deeper and columns(line) == progress.limit and bool(self.around.left.strip())
         return self._is_left_of(progress, line) or follows
 
-    def _is_left_of(self, progress: Progress, line: str) -> bool:
+    def _is_left_of(self, progress: MiddleState, line: str) -> bool:
         return progress.closing or (progress.limit is not None and columns(line) < progress.limit)
 
-    def _is_begun(self, progress: Progress, line: str) -> bool:
+    def _is_begun(self, progress: MiddleState, line: str) -> bool:
         """Whether the line may yet become one that goes on with the block: all of it is the start of a word that does."""
         outside, words = self._is_left_of(progress, line), CLOSING_WORDS.get(self.around.language, ())
         if not outside:
@@ -170,7 +170,7 @@ class Endings:
             return word in TRY_WORDS and width in self.around.tries
         return word in CONTINUING_WORDS
 
-    def _marks(self, progress: Progress, line: str) -> End | None:
+    def _marks(self, progress: MiddleState, line: str) -> End | None:
         """The line closes a bracket or a string that the suffix closes, or is one statement and complete."""
         around = self.around
         closed, state = progress.closed, progress.state
@@ -188,7 +188,7 @@ class Endings:
             state = mark.state
         return None
 
-    def _is_suffixs(self, mark: Mark, state: ScanState, closed: int, line: str) -> bool:
+    def _is_suffixs(self, mark: SyntaxMark, state: ScanState, closed: int, line: str) -> bool:
         """Whether a closing bracket without partner in the middle is one that the suffix has."""
         around, following = self.around, self.around.next_line
         if line.lstrip()[:1] == mark.char and columns(line) == columns(following):
@@ -199,14 +199,14 @@ class Endings:
             return True
         return (around.right or following.strip()).startswith(mark.char)
 
-    def _before(self, progress: Progress, line: str, at: int) -> End:
+    def _before(self, progress: MiddleState, line: str, at: int) -> End:
         """The middle ends before a bracket of the suffix; before its whole line where nothing else is left of it."""
         reason = Reason.SUFFIX if self.around.right.startswith(line[at]) and not progress.lines else self._scope_reason
         before = line[:at]
         lone = progress.lines and not before.strip()
         return End(progress.start - 1 if lone else progress.start + len(before.rstrip(" \t") or before), reason)
 
-    def _completes(self, progress: Progress, mark: Mark) -> bool:
+    def _completes(self, progress: MiddleState, mark: SyntaxMark) -> bool:
         """Whether a semicolon ends the only statement that is meant."""
         around = self.around
         return (
@@ -220,7 +220,7 @@ class Endings:
 
     # --- lines come again, or one is enough
 
-    def _repeats(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+    def _repeats(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         if len(line) >= _LOOP_CHARS and loops(lexemes_of(line[-400:])):
             return End(len(text), Reason.REPEATED)
         if not whole or not line.strip():
@@ -234,6 +234,6 @@ class Endings:
                 return End(len(text[: max(0, chars)].rstrip()), Reason.REPEATED)
         return None
 
-    def _one_line(self, progress: Progress, text: str, line: str, *, whole: bool) -> End | None:
+    def _one_line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """The end of the first line that is not blank."""
         return End(progress.start + len(line), Reason.LINE) if whole and (text[: progress.start] + line).strip() else None

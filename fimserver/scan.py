@@ -39,7 +39,7 @@ class ScanState(NamedTuple):
 START = ScanState()
 
 
-class Mark(NamedTuple):
+class SyntaxMark(NamedTuple):
     """A bracket, a semicolon, or where a string or comment begins or ends, with the state after it."""
 
     offset: int
@@ -47,7 +47,7 @@ class Mark(NamedTuple):
     state: ScanState
 
 
-def scan(text: str, language: str, state: ScanState, start: int = 0, end: int | None = None) -> Iterator[Mark]:
+def scan(text: str, language: str, state: ScanState, start: int = 0, end: int | None = None) -> Iterator[SyntaxMark]:
     """The marks of ``text[start:end]`` when it begins in ``state``; the last one has the state at the end."""
     end = len(text) if end is None else end
     code, comment = _code(language), COMMENT_MARKS.get(language, "")
@@ -59,7 +59,7 @@ def scan(text: str, language: str, state: ScanState, start: int = 0, end: int | 
         if char[0] == "\\" or (len(char) > 1 and char[0] == "'" != char[1]):
             continue  # an escaped character, or a character of Rust
         state = ScanState("", state.open) if state.inside else _entered("//" if char == comment else char, state.open)
-        yield Mark(match.start(), char, state)
+        yield SyntaxMark(match.start(), char, state)
 
 
 def _entered(mark: str, open_: tuple[str, ...]) -> ScanState:

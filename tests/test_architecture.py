@@ -25,7 +25,7 @@ BASE = {
     "languages",
     "scan",
     "around",
-    "progress",
+    "middle_state",
     "endings",
     "events",
     "confidence_sequence",

@@ -10,7 +10,7 @@ from fimserver.scan import CLOSES, START, ScanState, scan
 
 
 @dataclass(frozen=True)
-class Progress:
+class MiddleState:
     """What is known of the middle before the line that is being written."""
 
     start: int = 0  # offset of that line
@@ -24,17 +24,17 @@ class Progress:
     joined_at: int = 0  # offset of the first of them
 
 
-def begin(around: Around) -> Progress:
+def begin(around: Around) -> MiddleState:
     """The state before the first line."""
-    return Progress(state=around.state, limit=_limit(around.left))
+    return MiddleState(state=around.state, limit=_limit(around.left))
 
 
-def content_of(progress: Progress, around: Around, line: str) -> str:
+def content_of(progress: MiddleState, around: Around, line: str) -> str:
     """A line of the middle as the file has it: the first one begins with what is left of the cursor."""
     return line if progress.lines else around.left + line
 
 
-def advance(progress: Progress, around: Around, line: str, rules: frozenset[str]) -> Progress:
+def advance(progress: MiddleState, around: Around, line: str, rules: frozenset[str]) -> MiddleState:
     """The state after a whole line of the middle, given without its newline."""
     content = content_of(progress, around, line)
     state, closed = progress.state, progress.closed
@@ -57,19 +57,19 @@ def advance(progress: Progress, around: Around, line: str, rules: frozenset[str]
     )
 
 
-def _closes_block(before: Progress, around: Around, state: ScanState, closed: int) -> bool:
+def _closes_block(before: MiddleState, around: Around, state: ScanState, closed: int) -> bool:
     """Whether a line closed a brace that was open at the cursor, and opened none."""
     left_open = len(around.state.open) - closed
     return closed > before.closed and len(state.open) == left_open and around.state.open[left_open] == "{"
 
 
-def _is_closing_word(before: Progress, around: Around, content: str, limit: int | None) -> bool:
+def _is_closing_word(before: MiddleState, around: Around, content: str, limit: int | None) -> bool:
     """Whether a line is outside of the block and ends it with a word."""
     words = CLOSING_WORDS.get(around.language, ())
     return bool(before.lines) and limit is not None and columns(content) < limit and first_word(content) in words
 
 
-def _joined(before: Progress, around: Around, content: str, rules: frozenset[str]) -> dict[str, int]:
+def _joined(before: MiddleState, around: Around, content: str, rules: frozenset[str]) -> dict[str, int]:
     """Whether the line is the next one of the suffix, and where it begins. A blank line changes nothing."""
     if not content.strip() or "suffix" not in rules or not around.below:
         return {}
