@@ -25,7 +25,7 @@ def _private_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def nano_models() -> ModelPool:
-    return ModelPool(Settings(device="cpu", threads=1))
+    return ModelPool(Settings(device="cpu", threads=1, dllm_card="nano", ar_card="nano"))
 
 
 @pytest.fixture
