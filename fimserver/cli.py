@@ -8,23 +8,18 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fimserver import __version__
 from fimserver.ab.verbs import ab
-from fimserver.errors import FimError, InputError, NonFiniteError
+from fimserver.complete_verb import complete
+from fimserver.errors import FimError, InputError
 from fimserver.options import settings_of, settings_options
-from fimserver.reasons import Reason
-from fimserver.settings import Settings
 from fimserver.store.verbs import models
-from fimserver.types import Chunk
-
-if TYPE_CHECKING:
-    from fimserver.cursor import CursorPosition
 
 
 class _Group(click.Group):
@@ -64,105 +59,6 @@ def main(context: click.Context, /, **flags: Any) -> None:
     if sys.stdin.isatty():
         click.echo("fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help", err=True)
     sys.exit(run_stdio(settings_of(flags)))
-
-
-@main.command()
-@click.argument("places", metavar="FILE:LINE:COL", nargs=-1)
-@click.option("--spans", type=click.Path(path_type=Path), help="JSONL of id, prefix, suffix; one JSON line out for each.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a place instead of a picture.")
-@click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
-@click.option("--explain", is_flag=True, help="Say why this route.")
-@click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what stood.")
-@settings_options
-def complete(
-    places: tuple[str, ...],
-    spans: Path | None,
-    limit: int | None,
-    as_json: bool,
-    show_steps: bool,
-    explain: bool,
-    trace: bool,
-    **flags: Any,
-) -> None:
-    """Fill the middle at a cursor, or at several, one after the other. Lines and columns count from 1."""
-    settings = settings_of(flags)
-    if bool(places) == (spans is not None):
-        raise InputError("give either FILE:LINE:COL or --spans FILE.jsonl")
-    if spans is not None and (as_json or show_steps or trace):
-        raise InputError("--spans always writes JSON lines: leave --json, --show-steps and --trace out")
-    if spans is not None:
-        _complete_spans(settings, spans, limit)
-        return
-    from fimserver.cursor import read_place  # noqa: PLC0415 - the other verbs need no places
-
-    read, models = [read_place(spec) for spec in places], _models(settings)
-    for number, place in enumerate(read):
-        if number and not as_json:
-            click.echo()
-        _complete_place(settings, models, place, as_json=as_json, show_steps=show_steps, explain=explain, trace=trace)
-
-
-def _complete_place(
-    settings: Settings, models: Any, place: CursorPosition, *, as_json: bool, show_steps: bool, explain: bool, trace: bool
-) -> None:
-    from fimserver import render  # noqa: PLC0415 - after the input is known to be good
-    from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.cursor import make_request  # noqa: PLC0415
-    from fimserver.front.syntax.features import features  # noqa: PLC0415
-    from fimserver.front.syntax.languages import language_of  # noqa: PLC0415
-
-    console, steps = render.make_console(), render.make_console(stderr=as_json)
-    count = 0
-
-    def draw(chunk: Chunk) -> None:
-        nonlocal count
-        count += 1
-        if trace and chunk.round:
-            steps.print(render.trace_line(chunk.round, models.piece("ar"), count))
-        elif show_steps and (chunk.reason is None or chunk.text):
-            steps.print(render.step_line(chunk, count))
-
-    request = make_request(place.prefix, place.suffix, settings, place.path.name)
-    known = features(language_of("", place.path.name), place.prefix, place.suffix)
-    request = replace(request, features=known)
-    completion = run(models, request, settings, draw if show_steps or trace else None)
-    if as_json:
-        click.echo(json.dumps(asdict(completion), ensure_ascii=False))
-        return
-    console.print(render.in_place(place, completion), end="")
-    console.print(render.summary(completion))
-    if explain:
-        console.print(completion.why)
-
-
-def _complete_spans(settings: Settings, path: Path, limit: int | None) -> None:
-    from fimserver.cursor import read_spans  # noqa: PLC0415
-
-    models, failed = None, 0
-    for span in read_spans(path, limit):
-        models = models or _models(settings)
-        row = _complete_span(models, span, settings)
-        failed += "error" in row
-        click.echo(json.dumps(row, ensure_ascii=False))
-    if failed:
-        click.echo(f"fimserver: {failed} rows failed: see their `error` field", err=True)
-        sys.exit(1)
-
-
-def _complete_span(models: Any, span: Any, settings: Settings) -> dict[str, Any]:
-    """The answer to one row. A model that cannot be loaded ends the run; a row that fails says why."""
-    from fimserver.complete import complete as run  # noqa: PLC0415
-    from fimserver.cursor import make_request  # noqa: PLC0415
-
-    row: dict[str, Any] = {"id": span.span_id, "completion": "", "ms": 0.0}
-    if span.problem:
-        return row | {"reason": Reason.BAD_INPUT, "error": span.problem}
-    try:
-        done = run(models, make_request(span.prefix, span.suffix, settings), settings)
-    except NonFiniteError as error:
-        return row | {"reason": Reason.NON_FINITE, "error": str(error)}
-    return row | {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
 
 
 @main.command()
@@ -227,6 +123,7 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
 
 
+main.add_command(complete)
 main.add_command(ab)
 main.add_command(models)
 
@@ -235,12 +132,6 @@ def _log_to_stderr() -> None:
     import logging  # noqa: PLC0415 - beside its only use
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-
-
-def _models(settings: Settings) -> Any:
-    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - imports torch
-
-    return ModelPool(settings)
 
 
 if __name__ == "__main__":

@@ -1,59 +1,178 @@
-"""Knows one completion from request to answer, timed. Knows nothing of terminals or of engines' insides."""
+"""One completion for a person or a script: asked for as an editor does, worked off as a host does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from fimserver.cursor import line_end
+from fimserver.errors import FimError, InputError, ModelError, NonFiniteError
+from fimserver.front.syntax.features import features
+from fimserver.host.jobs import EngineSource, Job, run_job
+from fimserver.host.request import CONTEXT_CHARS
 from fimserver.host.routing.latency import LatencyModel
-from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest
+from fimserver.host.routing.router import Router
 from fimserver.paths import latency_path
+from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
-from fimserver.types import Chunk, Completion, Deadline, Decision, Request, ms_since
+from fimserver.types import ROUTES, Chunk, Completion, Deadline, Request, Route, ms_since
+from fimserver.wire import CompletionBody, CompletionChunk, EditorHints, Usage, gather
 
 if TYPE_CHECKING:
-    from fimserver.engine.engines import ModelPool
+    from fimserver.engine.engines import Engine
 
-CHARS_PER_ROW = 3  # of a prompt that nothing was read of yet
-Watch = Callable[[Chunk], None]
+# Errors of an answer that ended with a reason to fail.
+FAILURES: Mapping[Reason, type[FimError]] = {
+    Reason.NO_MODEL: ModelError,
+    Reason.BAD_INPUT: InputError,
+    Reason.NON_FINITE: NonFiniteError,
+    Reason.OUT_OF_MEMORY: ModelError,
+    Reason.LOADING: ModelError,
+    Reason.FAILED: FimError,
+}
 
 
-def complete(models: ModelPool, request: Request, settings: Settings, watch: Watch | None = None) -> Completion:
-    """Fill one middle. ``watch`` sees every chunk as it comes. Raises ``FimError``."""
-    decision = _decision(models, request, settings)
-    engine = models.engine(decision.route)
-    budget, started = Deadline.of_ms(settings.deadline_ms), time.perf_counter()
-    text, first_ms, chunk = "", 0.0, None
-    for chunk in engine.complete(request, budget):
-        first_ms = first_ms or (ms_since(started) if chunk.text else 0.0)
-        text += chunk.text
-        if watch:
-            watch(chunk)
-    assert chunk is not None  # engines end with a chunk that has the reason
-    assert chunk.reason is not None
-    total_ms = ms_since(started)
-    middle = text.replace("\n", line_end(request))
-    return Completion(
-        middle,
-        decision.route,
-        engine.card.name,
-        chunk.tokens,
-        chunk.forwards,
-        first_ms or total_ms,
-        total_ms,
-        chunk.reason,
-        chunk.drafting,
-        decision.why,
+class TimedMiddle(NamedTuple):
+    """The first choice of an answer. Times are milliseconds at the caller, from the request on."""
+
+    text: str
+    usage: Usage
+    first_ms: float  # to the first text; to the end where there was none
+    total_ms: float
+    error: str = ""
+
+
+def text_body(prefix: str, suffix: str, settings: Settings, *, path: str = "", language: str | None = None) -> CompletionBody:
+    """Return the request of an editor for a text that is no file here, such as a row of a benchmark.
+
+    ``language`` is our name of it, ``None`` for plain text.
+    """
+    prefix, suffix = valid_unicode(prefix[-CONTEXT_CHARS:]), valid_unicode(suffix[:CONTEXT_CHARS])
+    hints = EditorHints(
+        route=settings.model,
+        stop=settings.stop,
+        deadline_ms=settings.deadline_ms,
+        path=valid_unicode(path)[-1000:],
+        features=features(language, prefix, suffix),
+    )
+    return CompletionBody(
+        prompt=prefix,
+        suffix=suffix,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+        stream=True,
+        fimserver=hints,
     )
 
 
-def _decision(models: ModelPool, request: Request, settings: Settings) -> Decision:
-    """As the host would choose, from what it has learned; a model that is not chosen is not loaded."""
+def valid_unicode(text: str) -> str:
+    """Return text that JSON in UTF-8 can carry: a lone surrogate becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if not text.isascii() else text
+
+
+def complete(
+    engines: EngineSource,
+    request: Request,
+    settings: Settings,
+    watch: Callable[[CompletionChunk], None] | None = None,
+) -> TimedMiddle:
+    """Fill one middle in this process. ``watch`` gets every chunk, canvases too. Raises ``FimError``.
+
+    Models are loaded before the time of ``settings.deadline_ms`` begins.
+    """
+    for route in ROUTES if settings.model == "auto" else (settings.model,):
+        engines.engine(route)
+    job = Job(
+        key=("", ""),
+        request=request,
+        pin=settings.model,
+        budget=Deadline.of_ms(settings.deadline_ms),
+        sink=lambda _chunk: None,
+        preview=watch is not None,
+    )
     router = Router(settings.policy, LatencyModel(latency_path(settings)), seed=settings.seed)
-    left = settings.deadline_ms or NO_DEADLINE_MS
-    served = models.served() if settings.model == "auto" else {settings.model: ""}
-    chars = len(request.prefix) + len(request.suffix)
-    rows = {route: min(chars // CHARS_PER_ROW, models.card(route).prompt_tokens) for route in served}
-    return router.decide(RoutingRequest(request, settings.model, left, served, rows))
+    return checked(timed(watched(run_job(engines, job, router), watch)))
+
+
+def watched(chunks: Iterable[CompletionChunk], watch: Callable[[CompletionChunk], None] | None) -> Iterator[CompletionChunk]:
+    """Pass chunks on, each shown to ``watch`` first."""
+    for chunk in chunks:
+        if watch:
+            watch(chunk)
+        yield chunk
+
+
+def timed(chunks: Iterable[CompletionChunk]) -> TimedMiddle:
+    """Fold a stream into its first choice and measure it. Raises ``FimError`` where the stream ended too soon."""
+    started, first_ms = time.perf_counter(), 0.0
+
+    def stamped() -> Iterator[CompletionChunk]:
+        nonlocal first_ms
+        for chunk in chunks:
+            first_ms = first_ms or (ms_since(started) if chunk.text else 0.0)
+            yield chunk
+
+    answer = gather(stamped())
+    total_ms = ms_since(started)
+    if not answer.middles:
+        raise FimError(answer.message or "an answer came without its end: run the command again")
+    middle = answer.middles[0]
+    return TimedMiddle(middle.text, middle.usage, first_ms or total_ms, total_ms, answer.message)
+
+
+def checked(middle: TimedMiddle) -> TimedMiddle:
+    """Return the middle, or raise the ``FimError`` of an answer that failed."""
+    if failure := FAILURES.get(middle.usage.reason):
+        raise failure(middle.error or EXPLANATIONS[middle.usage.reason])
+    return middle
+
+
+def finished(middle: TimedMiddle) -> Completion:
+    """Return a completion for the terminal and for JSON."""
+    usage = middle.usage
+    return Completion(
+        middle=middle.text,
+        route=usage.route,
+        model=usage.model,
+        tokens=usage.tokens,
+        forwards=usage.forwards,
+        ttft_ms=middle.first_ms,
+        total_ms=middle.total_ms,
+        reason=usage.reason,
+        drafting=usage.drafting,
+        why=usage.decision.why if usage.decision else "",
+    )
+
+
+class WatchedEngines:
+    """Engines that show every chunk to ``watch``: a job does not pass on the rounds of speculative decoding."""
+
+    def __init__(self, engines: EngineSource, watch: Callable[[Chunk], None]) -> None:
+        self._engines, self._watch = engines, watch
+
+    def engine(self, route: Route) -> Engine:
+        return WatchedEngine(self._engines.engine(route), self._watch)
+
+    def served(self) -> Mapping[Route, str]:
+        return self._engines.served()
+
+
+class WatchedEngine:
+    """One of ``WatchedEngines``."""
+
+    def __init__(self, engine: Engine, watch: Callable[[Chunk], None]) -> None:
+        self.card = engine.card
+        self._engine, self._watch = engine, watch
+
+    def warm(self, request: Request, budget: Deadline) -> None:
+        self._engine.warm(request, budget)
+
+    def fresh_rows(self, request: Request) -> int:
+        return self._engine.fresh_rows(request)
+
+    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
+        for chunk in self._engine.complete(request, budget):
+            self._watch(chunk)
+            yield chunk

@@ -1,18 +1,26 @@
-"""Knows how ``FILE:LINE:COL`` and a row of a spans file become a request. Knows nothing of models."""
+"""Cursor on the command line: ``FILE:LINE:COL`` as the request of an editor, and what the editor shows of the answer."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from fimserver.complete import TimedMiddle
 from fimserver.errors import InputError
+from fimserver.front.context.privacy import Privacy
+from fimserver.front.context.prompt_context import ContextSource
+from fimserver.front.documents.mirror import Document, Position
+from fimserver.front.request import CompletionRequest, Limits, completion_body
+from fimserver.front.shown import filtered, fitted
+from fimserver.front.syntax.languages import language_of
+from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Request
+from fimserver.wire import Answer, CompletionBody, Middle
 
+MAX_DEADLINE_MS = 120_000.0  # of a request without a deadline
 MAX_BYTES = 64 << 20
 _PLACE = re.compile(r"^(?P<file>.+?):(?P<line>\d+)(?::(?P<column>\d+))?$", re.DOTALL)
 
@@ -23,6 +31,7 @@ class CursorPosition:
 
     path: Path
     line: int
+    column: int
     prefix: str
     suffix: str
 
@@ -34,12 +43,13 @@ def read_place(spec: str) -> CursorPosition:
         raise InputError(f"{spec!r} is not FILE:LINE:COL; lines and columns count from 1")
     path, line = Path(match["file"]), int(match["line"])
     text = read_text(path)
-    offset = _offset(text, line, int(match["column"]) if match["column"] else None, path)
-    return CursorPosition(path, line, text[:offset], text[offset:])
+    start, column = _start(text, line, int(match["column"]) if match["column"] else None, path)
+    offset = start + column - 1
+    return CursorPosition(path, line, column, text[:offset], text[offset:])
 
 
 def read_text(path: Path) -> str:
-    """A text file as it is, line ends and all. Raises ``InputError``."""
+    """Return the text of a file with its own line ends, without a byte order mark. Raises ``InputError``."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB: complete a smaller file")
@@ -47,7 +57,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text: convert it, or choose another file") from None
     if "\0" in text:
@@ -55,8 +65,8 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _offset(text: str, line: int, column: int | None, path: Path) -> int:
-    """Character offset of a place. Only LF, CRLF and CR end a line."""
+def _start(text: str, line: int, column: int | None, path: Path) -> tuple[int, int]:
+    """Return the offset of a line and the column in it, the line's end where none is given. LF, CRLF and CR end a line."""
     starts = [0, *(m.end() for m in re.finditer(r"\r\n|\r|\n", text))]
     if not 1 <= line <= len(starts):
         raise InputError(f"{path} has lines 1 to {len(starts)}; line {line} is outside")
@@ -66,63 +76,65 @@ def _offset(text: str, line: int, column: int | None, path: Path) -> int:
     column = width + 1 if column is None else column
     if not 1 <= column <= width + 1:
         raise InputError(f"{path}: line {line} has columns 1 to {width + 1}; column {column} is outside")
-    return start + column - 1
+    return start, column
 
 
-def make_request(prefix: str, suffix: str, settings: Settings, path: str = "") -> Request:
-    """A request with the options of the user."""
-    return Request(
-        prefix,
-        suffix,
-        settings.max_tokens,
-        settings.temperature,
-        settings.top_p,
-        settings.seed,
-        settings.stop,
-        path,
+def editor_request(place: CursorPosition, settings: Settings) -> CompletionRequest:
+    """Return the request of an editor that has this file open, and no other, and the current folder as its workspace."""
+    path = place.path.resolve()
+    privacy = Privacy([Path.cwd()])
+    root = privacy.root_of(path)
+    document = Document(path.as_uri(), "", 0, place.prefix + place.suffix)
+    limits = Limits(
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        stop=settings.stop,
+        candidates=1,
+        deadline_ms=settings.deadline_ms or MAX_DEADLINE_MS,
+    )
+    return CompletionRequest(
+        document=document,
+        snapshot=document.snapshot(Position(place.line - 1, place.column - 1)),
+        surface="inline",
+        invoked=True,
+        received_s=time.monotonic(),
+        limits=limits,
+        language=language_of("", path.name),
+        path=privacy.shown(path),
+        repo=root.name if root else "",
+        route=settings.model,
     )
 
 
-def line_end(request: Request) -> str:
-    """The line end that most lines around the cursor have."""
-    text = request.prefix[-100_000:] + request.suffix[:100_000]
+def editor_body(request: CompletionRequest, settings: Settings) -> CompletionBody:
+    """Return what the editor sends to a host. Snippets of other open files are left out: none is open here."""
+    body = completion_body(request, ContextSource((), Privacy(())).text(request.snapshot))
+    sampling = {"top_p": settings.top_p, "seed": settings.seed, "stream": True}
+    return body.with_hints(deadline_ms=settings.deadline_ms).model_copy(update=sampling)
+
+
+class Shown(NamedTuple):
+    """What the editor shows of a middle: ``text`` instead of ``replaced`` characters right of the cursor.
+
+    Without text, ``hidden`` is the reason why nothing is shown.
+    """
+
+    text: str
+    replaced: int
+    hidden: Reason | None
+
+
+def shown_of(request: CompletionRequest, middle: TimedMiddle) -> Shown:
+    """Pass a middle through the filters of the editor."""
+    answer = Answer(middles=(Middle(text=middle.text, usage=middle.usage),))
+    middles, dropped = filtered(request, answer)
+    suggestions = fitted(request, middles)
+    if not suggestions:
+        return Shown("", 0, Reason.NO_OP if middles else dropped.reason)
+    edit = suggestions[0]
+    return Shown(edit.text, edit.end.column - edit.start.column, None)
+
+
+def line_end(text: str) -> str:
+    """Return the line end that most lines of a text have."""
     return "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\n"
-
-
-@dataclass(frozen=True)
-class SpanRow:
-    """A row of a spans file, or what is wrong with it."""
-
-    span_id: Any
-    prefix: str = ""
-    suffix: str = ""
-    problem: str = ""
-
-
-def read_spans(path: Path, limit: int | None) -> Iterator[SpanRow]:
-    """Rows ``{"id", "prefix", "suffix"}`` of a JSONL file; a bad row says so and does not end the rest."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    with file:
-        rows = (row for row in enumerate(file, 1) if row[1].strip())
-        for count, (number, line) in enumerate(rows):
-            if limit is not None and count >= limit:
-                return
-            yield _span(line, f"{path}:{number}")
-
-
-def _span(line: bytes, where: str) -> SpanRow:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except ValueError:
-        return SpanRow(None, problem=f"{where}: not JSON in UTF-8")
-    if not isinstance(row, dict):
-        return SpanRow(None, problem=f"{where}: not an object")
-    for name in ("prefix", "suffix"):
-        if not isinstance(row.get(name), str):
-            return SpanRow(row.get("id"), problem=f"{where}: {name!r} is missing or not a string")
-    if "id" not in row:
-        return SpanRow(None, problem=f"{where}: 'id' is missing")
-    return SpanRow(row["id"], row["prefix"], row["suffix"])

@@ -1,17 +1,18 @@
-"""Knows what to ask of a machine before trusting it with models. Knows nothing of terminals."""
+"""Examination of a machine: what it can run, a completion on each route, and what each drafter brings."""
 
 from __future__ import annotations
 
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
 from fimserver.cards import Card, get_card, is_present, read_cards
+from fimserver.complete import complete
 from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib
@@ -27,7 +28,7 @@ from fimserver.keystrokes import keep_ms
 from fimserver.paths import latency_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
-from fimserver.types import Deadline, Request, Route
+from fimserver.types import Request, Route
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
@@ -77,13 +78,14 @@ def _try_route(models: ModelPool, route: Route) -> Finding:
         started = time.perf_counter()
         engine = models.engine(route)
         loaded_s = time.perf_counter() - started
-        answer = "".join(chunk.text for chunk in engine.complete(KNOWN, Deadline()))
-        right = answer.startswith(KNOWN_ANSWER)
-        said = "right answer" if right else f"WRONG answer {answer!r} to a known question"
-        speed = f"{_speed(engine):.0f} tokens/s" + (
-            f", {_keystroke(models, engine):.0f} ms a keystroke" if route == "ar" else ""
-        )
-        return Finding(route, f"{engine.card.name}: {said}, loaded in {loaded_s:.1f} s, {speed}", right)
+        settings = models.settings.model_copy(update={"model": route, "deadline_ms": None})
+        answer = complete(models, KNOWN, settings).text
+        is_right = answer.startswith(KNOWN_ANSWER)
+        verdict = "right answer" if is_right else f"WRONG answer {answer!r} to a known question"
+        speed = _tokens_per_s(models, settings)
+        keystroke = f", {_keystroke(models, engine):.0f} ms a keystroke" if route == "ar" else ""
+        facts = f"{engine.card.name}: {verdict}, loaded in {loaded_s:.1f} s, {speed:.0f} tokens/s{keystroke}"
+        return Finding(route, facts, is_right)
     except FimError as error:
         return Finding(route, str(error), ok=False)
 
@@ -117,13 +119,28 @@ def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Fin
     except FimError as error:
         asked_for = name in target.settings.drafter.split(",")
         return Finding(name, f"not used: {error}", ok=not asked_for)
-    speculation = engine.speculation
-    speculation.drafters = tuple(made)
+    engine.speculation.drafters = tuple(made)
+    settings = target.settings.model_copy(update={"model": "ar", "deadline_ms": None})
     requests = [replace(request, max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
-    rounds = [chunk.round for request in requests for chunk in engine.complete(request, Deadline()) if chunk.round]
-    drafted, stood = sum(r.drafted for r in rounds), sum(r.accepted for r in rounds)
-    rate = (len(rounds) + stood) / len(rounds)
-    return Finding(name, f"{stood} of {drafted} drafted tokens stood: {rate:.2f} tokens a pass")
+    usages = [complete(OneEngine(engine), request, settings).usage for request in requests]
+    counts = [usage.drafting for usage in usages if usage.drafting]
+    rounds, drafted = sum(count.rounds for count in counts), sum(count.drafted for count in counts)
+    accepted = sum(sum(count.accepted) for count in counts)
+    rate = (rounds + accepted) / rounds if rounds else 0.0
+    return Finding(name, f"{accepted} of {drafted} drafted tokens accepted: {rate:.2f} tokens a pass")
+
+
+@dataclass(frozen=True)
+class OneEngine:
+    """The engine of the ar route alone."""
+
+    ar: Autoregressive
+
+    def engine(self, route: Route) -> Engine:  # noqa: ARG002 - the shape of an EngineSource
+        return self.ar
+
+    def served(self) -> Mapping[Route, str]:
+        return {"ar": self.ar.card.name}
 
 
 def calibrated(settings: Settings) -> Iterator[Finding]:
@@ -161,12 +178,8 @@ def _cost(cost: ModelCost) -> str:
     return f"{row * 1000:.0f} us a prompt row, {step:.1f} ms a pass, {tokens:.1f} tokens a pass; actual / predicted: {error}"
 
 
-def _speed(engine: Engine) -> float:
-    """Tokens a second of a longer completion, prompt warm."""
+def _tokens_per_s(models: ModelPool, settings: Settings) -> float:
+    """Return the speed of a longer completion whose prompt is in the cache."""
     request = Request("def fibonacci(n):\n    ", "\n", max_tokens=48, stop="none", temperature=0.8)
-    tokens, started = 0, time.perf_counter()
-    for seed in range(4):
-        for chunk in engine.complete(Request(**(asdict(request) | {"seed": seed})), Deadline()):
-            count = chunk.tokens
-        tokens += count
-    return tokens / (time.perf_counter() - started)
+    middles = [complete(models, replace(request, seed=seed), settings) for seed in range(4)]
+    return sum(middle.usage.tokens for middle in middles) / (sum(middle.total_ms for middle in middles) / 1000)

@@ -1,25 +1,25 @@
-"""Knows how a completion looks on a terminal. Knows nothing of how it came about."""
+"""Completions and models as they are drawn on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from fimserver.cursor import CursorPosition
-from fimserver.types import Chunk, Completion, Drafting, Round, unix_lines
+from fimserver.types import Completion, Drafting, Round, Slot, unix_lines
 
 AROUND = 3  # lines shown above and below
 INSERTED, MASKED, FRESH, QUIET, REJECTED = "bold green", "bright_black", "bold yellow", "bright_black", "strike red"
 
 
-def in_place(place: CursorPosition, completion: Completion) -> Text:
-    """The lines around the cursor with the middle where it belongs."""
+def in_place(place: CursorPosition, inserted: str, replaced: int = 0) -> Text:
+    """Return the lines around the cursor with ``inserted`` instead of ``replaced`` characters right of the cursor."""
     text = Text()
     above = _lines(place.prefix)
-    below = _lines(place.suffix)
-    middle = _lines(completion.middle)
+    below = _lines(place.suffix[replaced:])
+    middle = _lines(inserted)
     shown: list[list[tuple[str, str]]] = [[(line, "")] for line in above[-AROUND - 1 :]]
     shown[-1].append((middle[0], INSERTED))
     shown += [[(line, INSERTED)] for line in middle[1:]]
@@ -35,7 +35,7 @@ def in_place(place: CursorPosition, completion: Completion) -> Text:
 
 
 def summary(completion: Completion) -> Text:
-    """One line: route, model, what it took, why it ended."""
+    """Return one line: route, model, tokens, passes, times, and why it ended."""
     return Text.assemble(
         (f"{completion.route} ", "bold"),
         f"{completion.model} · {completion.tokens} tokens · {completion.forwards} forward passes · "
@@ -47,28 +47,28 @@ def summary(completion: Completion) -> Text:
 def _drafted(drafting: Drafting | None) -> str:
     if not drafting or not drafting.drafted:
         return ""
-    return f" · {sum(drafting.accepted)} of {drafting.drafted} drafted tokens stood"
+    return f" · {sum(drafting.accepted)} of {drafting.drafted} drafted tokens accepted"
 
 
-def step_line(chunk: Chunk, number: int) -> Text:
-    """One denoising step, or one token: what is there, what just came, what is still masked."""
+def step_line(added: str, canvas: Sequence[Slot], number: int) -> Text:
+    """Return one denoising step, or one token: committed slots, those of this step, masked ones."""
     text = Text(f"{number:4d} │ ", style=QUIET)
-    for slot in chunk.canvas:
+    for slot in canvas:
         style = FRESH if slot.fresh else INSERTED
         text.append("▒▒", MASKED) if slot.masked else text.append(_visible(slot.text), style)
-    if not chunk.canvas:
-        text.append(_visible(chunk.text), FRESH)
+    if not canvas:
+        text.append(_visible(added), FRESH)
     return text
 
 
 def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
-    """One round of speculative decoding: what stood, what fell, and what the target said itself."""
+    """Return one round of speculative decoding: accepted tokens, rejected ones, and the target's own."""
     branches, rows = made.shape
     text = Text(f"{number:4d} │ {branches}x{rows:<2} {made.source or 'plain':15} │ ", style=QUIET)
-    stood, fell = made.draft[: made.accepted], made.draft[made.accepted :]
-    text.append(_visible("".join(map(piece, stood))), INSERTED)
-    if fell:
-        text.append(" ✗ ", QUIET).append(_visible("".join(map(piece, fell))), REJECTED)
+    accepted, rejected = made.draft[: made.accepted], made.draft[made.accepted :]
+    text.append(_visible("".join(map(piece, accepted))), INSERTED)
+    if rejected:
+        text.append(" ✗ ", QUIET).append(_visible("".join(map(piece, rejected))), REJECTED)
     return text.append(" → ", QUIET).append(_visible(piece(made.token)), FRESH)
 
 

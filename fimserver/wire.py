@@ -135,6 +135,10 @@ class CompletionBody(RequestBody):
         """Strings that end a middle and are not part of it."""
         return tuple(stop for stop in self.stop if stop)
 
+    def with_hints(self, **changes: Any) -> CompletionBody:
+        """Return the same request with some of the editor's hints changed."""
+        return self.model_copy(update={"fimserver": self.fimserver.model_copy(update=changes)})
+
 
 def read_body(data: bytes) -> CompletionBody:
     """A completion request. Raises ``InputError`` that names the field."""

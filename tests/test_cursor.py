@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fimserver.cursor import line_end, read_place, read_spans
+from fimserver.cursor import line_end, read_place
 from fimserver.errors import InputError
-from fimserver.types import Request
+from fimserver.spans import read_spans
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,11 @@ from fimserver.types import Request
         ("\tx = 1", "1:2", "\t", "x = 1"),
         ("a = '😀'", "1:7", "a = '😀", "'"),
         ("a\x0cb\u2028c\n", "1:6", "a\x0cb\u2028c", "\n"),
-        ("\ufeffa", "1:2", "\ufeff", "a"),
+        ("\ufeffa", "1:1", "", "a"),  # a byte order mark is no column
+        ("\ufeffab", "1:2", "a", "b"),
+        ("\ufeffab", "1", "ab", ""),
+        ("\ufeffa\r\nb", "2:2", "a\r\nb", ""),
+        ("a\ufeffb", "1:3", "a\ufeff", "b"),
     ],
 )
 def test_a_place_cuts_the_file_there(text, place, prefix, suffix, tmp_path):
@@ -77,7 +81,7 @@ def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path):
 
 @pytest.mark.parametrize(("text", "end"), [("a\nb\n", "\n"), ("a\r\nb\r\n", "\r\n"), ("", "\n"), ("a\r\nb\nc\n", "\n")])
 def test_the_line_end_is_that_of_the_file(text, end):
-    assert line_end(Request(text, "")) == end
+    assert line_end(text) == end
 
 
 def test_bad_rows_of_a_spans_file_say_so_and_do_not_end_the_rest(tmp_path):

@@ -7,21 +7,19 @@ A specification is a route, a URL, or neither, and settings after commas: ``dllm
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
 from fimserver.cards import get_card
-from fimserver.cursor import make_request
-from fimserver.errors import CardError, FimError, InputError
-from fimserver.front.syntax.features import features
+from fimserver.complete import TimedMiddle, text_body
+from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings, read_settings
-from fimserver.types import ROUTES, Request
-from fimserver.wire import CompletionChunk, Usage
+from fimserver.types import ROUTES
+from fimserver.wire import CompletionBody, Usage
 
-CONTEXT_CHARS = 64 * 1024  # each side, as in the host
-OF_A_REQUEST = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadline_ms", "model")
+REQUEST_SETTINGS = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadline_ms", "model")
 
 
 class ArmSpec(NamedTuple):
@@ -76,7 +74,7 @@ def read_spec(text: str) -> ArmSpec:
             changes[name.replace("-", "_")] = value
         else:
             raise InputError(f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none")
-    if url and (wrong := [name for name in changes if name not in (*OF_A_REQUEST, "token")]):
+    if url and (wrong := [name for name in changes if name not in (*REQUEST_SETTINGS, "token")]):
         raise InputError(f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started")
     return ArmSpec(without_token(text), url, changes)
 
@@ -101,15 +99,12 @@ def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
     return read_settings(**flags | spec.changes | ({"connect": spec.url} if spec.url else {}))
 
 
-def request_of(span: Span, settings: Settings) -> Request:
-    """A request as an editor would make it."""
-    prefix, suffix = span.prefix[-CONTEXT_CHARS:], span.suffix[:CONTEXT_CHARS]
-    known = features(span.language or None, prefix, suffix)
-    return replace(make_request(prefix, suffix, settings, span.group), features=known)
+def body_of(span: Span, settings: Settings, session: str = "") -> CompletionBody:
+    """Return the request of an editor for a span. ``session``: the host then drops an earlier request of it."""
+    body = text_body(span.prefix, span.suffix, settings, path=span.group, language=span.language or None)
+    return body.with_hints(session=session, document=session)
 
 
-def filled(text: str, last: CompletionChunk | None, first_ms: float, answer_ms: float) -> ArmAnswer:
-    """Raises ``FimError`` where an answer broke off."""
-    if last is None or last.usage is None:
-        raise FimError("an answer came without its end")
-    return ArmAnswer(text, last.usage, first_ms or answer_ms, answer_ms)
+def answer_of(middle: TimedMiddle) -> ArmAnswer:
+    """Return the answer of an arm. One that failed is an answer, too: its usage has the reason."""
+    return ArmAnswer(middle.text, middle.usage, middle.first_ms, middle.total_ms)

@@ -1,4 +1,4 @@
-"""Knows an arm that runs in this process, asked in the way of the host. Knows nothing of what it is compared with."""
+"""Arm in this process: engines whose requests are jobs, as in a host."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
-from fimserver.ab.arms.arm import ArmAnswer, filled, request_of
+from fimserver.ab.arms.arm import ArmAnswer, answer_of, body_of
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
+from fimserver.complete import timed
 from fimserver.host.calibrate import calibrate
 from fimserver.host.jobs import Job, run_job
+from fimserver.host.request import request_of
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.paths import latency_path
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Deadline, Request, ms_since
+from fimserver.types import ROUTES, Deadline, Request
 from fimserver.wire import CompletionChunk
 
 if TYPE_CHECKING:
@@ -39,17 +41,11 @@ class LocalArm:
         self.arm = Arm(spec=spec, models=served, version=__version__, settings=told)
 
     def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
-        request = request_of(span, self._settings)
+        request = self._request(span)
         self._models.clear()
         if warm:
             self._run(request, Deadline(), only_warm=True)
-        started = time.perf_counter()
-        text, first_ms, last = "", 0.0, None
-        for piece in self._run(request, Deadline.of_ms(self._settings.deadline_ms)):
-            text += piece.text
-            first_ms = first_ms or (ms_since(started) if piece.text else 0.0)
-            last = piece
-        return filled(text, last, first_ms, ms_since(started))
+        return answer_of(timed(self._run(request, Deadline.of_ms(self._settings.deadline_ms))))
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
         self._models.clear()
@@ -61,13 +57,16 @@ class LocalArm:
 
         timer = threading.Timer(after_ms / 1000, call_off)
         timer.start()
-        for _ in self._run(request_of(span, self._settings), budget):
+        for _ in self._run(self._request(span), budget):
             pass
         ended = time.perf_counter()
         timer.cancel()
         return (ended - called_off[0]) * 1000 if 0 < called_off[0] < ended else None
 
     def close(self) -> None: ...
+
+    def _request(self, span: Span) -> Request:
+        return request_of(body_of(span, self._settings), self._settings)
 
     def _run(self, request: Request, budget: Deadline, *, only_warm: bool = False) -> Iterator[CompletionChunk]:
         job = Job(("ab", "ab"), request, self._settings.model, budget, lambda _piece: None, warm=only_warm)

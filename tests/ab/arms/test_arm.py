@@ -2,11 +2,12 @@
 
 import pytest
 
-from fimserver.ab.arms.arm import read_spec, request_of, settings_of_arm, without_token
+from fimserver.ab.arms.arm import body_of, read_spec, settings_of_arm, without_token
 from fimserver.ab.arms.open import open_arms
 from fimserver.ab.arms.remote import RemoteArm
 from fimserver.ab.items.spans import Span
 from fimserver.errors import InputError
+from fimserver.host.request import request_of
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from tests.hosts import ScriptedHost
@@ -71,7 +72,8 @@ def test_an_arm_changes_the_settings_of_the_command():
 
 
 def test_a_request_is_made_as_an_editor_would():
-    request = request_of(SPAN, Settings(max_tokens=9))
+    settings = Settings(max_tokens=9)
+    request = request_of(body_of(SPAN, settings), settings)
     assert (request.prefix, request.suffix, request.max_tokens, request.path) == (SPAN.prefix, SPAN.suffix, 9, "x.py")
     assert request.features.language == "python"
     assert request.features.blank_line
