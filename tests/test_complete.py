@@ -96,7 +96,7 @@ def test_the_engine_gets_the_same_request_from_both(name, text, line, column, fo
 @pytest.fixture(scope="module")
 def nano():
     """A host with the shipped model."""
-    settings = Settings(device="cpu")
+    settings = Settings(device="cpu", threads=1, ar_card="nano", dllm_card="nano")
 
     def load():
         pool = ModelPool(settings)
