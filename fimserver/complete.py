@@ -28,6 +28,8 @@ FAILURES: Mapping[Reason, type[FimError]] = {
     Reason.NON_FINITE: NonFiniteError,
     Reason.OUT_OF_MEMORY: ModelError,
     Reason.LOADING: ModelError,
+    Reason.BUSY: ModelError,
+    Reason.PAUSED: ModelError,
     Reason.FAILED: FimError,
 }
 

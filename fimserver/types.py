@@ -156,7 +156,7 @@ class Completion:
     """A finished request and what it took."""
 
     middle: str
-    route: Route
+    route: Literal["", "dllm", "ar"]  # empty where it never ran
     model: str
     tokens: int
     forwards: int
