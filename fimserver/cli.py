@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,33 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     from fimserver.stats_view import show_stats  # noqa: PLC0415 - sqlite and more
 
     show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
+
+
+@main.command()
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True, max=1440), default=10, show_default=True, help="At most."
+)
+def pause(minutes: float) -> None:
+    """Unload the models of this user's hosts until an explicit completion, `fimserver resume`, or the limit."""
+    from fimserver.pause import pause_hosts  # noqa: PLC0415 - loads the HTTP client
+
+    _echo_each(pause_hosts(minutes))
+
+
+@main.command()
+def resume() -> None:
+    """End a pause: this user's hosts load their models again."""
+    from fimserver.pause import resume_hosts  # noqa: PLC0415
+
+    _echo_each(resume_hosts())
+
+
+def _echo_each(lines: Iterable[str]) -> None:
+    line = ""
+    for line in lines:
+        click.echo(line)
+    if not line:
+        click.echo("no host is running")
 
 
 main.add_command(complete)

@@ -6,6 +6,10 @@ answer may be garbage, so the process has to go and be started again.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
+import sys
 from enum import Enum
 
 import torch
@@ -29,6 +33,10 @@ def fault_of(error: BaseException) -> DeviceFault:
 
 
 def free_memory() -> None:
-    """Give back what the allocator holds and nobody uses."""
+    """Give unused memory of the allocators back to the system and the device."""
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":  # glibc keeps what was freed; other C libraries have no such call
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -120,6 +120,7 @@ def completion_body(request: CompletionRequest, context: PromptContext) -> Compl
         snippets=tuple(_snippet_body(snippet) for snippet in context.snippets),
         typed_chars=0 if request.popup else context.typed_chars,
         features=features(request.language, prefix, context.suffix),
+        explicit=request.invoked,
     )
     return CompletionBody(
         prompt=_valid_unicode(prefix),

@@ -52,7 +52,8 @@ class Job:
     stops: tuple[str, ...] = ()
     warm: bool = False
     idle: bool = False
-    preview: bool = False  # canvases are wanted, too
+    explicit: bool = False  # the user asked for it, so it ends a pause
+    preview: bool = False  # the canvas of each step is wanted, too
     superseded: bool = False
     overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
     received: float = field(default_factory=time.perf_counter)

@@ -1,6 +1,6 @@
-"""Knows whose turn it is on a device: the newest request of a document wins, idle work yields. Knows nothing of HTTP.
+"""Queue of a host: the newest request of a document wins, idle work yields, a pause gives memory back.
 
-One thread owns the engines. Everything else only puts jobs in and takes them out.
+One thread owns the engines. All other threads only put jobs in and take them out.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HANG_S = 30.0
 class Scheduler:
     """A queue with at most one waiting and one running job for each document.
 
-    ``load`` runs on the engine thread before the first job; until it returns, jobs wait. ``on_device_lost`` is called
-    on the engine thread when the process has to go; what is asked until then is answered at once.
+    ``load`` runs on the engine thread before the first job, and again after a pause; until it returns, jobs wait.
+    ``on_device_lost`` is called on the engine thread when the process has to end; requests until then are answered at once.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Scheduler:
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._closed = False
+        self._paused_until: float | None = None  # monotonic seconds
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -90,7 +91,7 @@ class Scheduler:
                 self._waiting[job.key] = job
                 self._changed.notify()
         if refusal:
-            answer(job, refusal)
+            answer(job, refusal, EXPLANATIONS[refusal] if refusal is Reason.PAUSED else "")
         for key, old in dropped.items():
             pushed_out = not (key == job.key or old.idle)
             old.cancel(superseded=True)
@@ -109,10 +110,35 @@ class Scheduler:
         if waits:
             answer(job, Reason.CANCELLED)
 
+    def pause(self, seconds: float) -> None:
+        """Unload the models after the running job, until an explicit job or the limit, and answer what waits."""
+        with self._changed:
+            self._paused_until = time.monotonic() + seconds
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+            self._changed.notify()
+        for job in waiting:
+            answer(job, Reason.PAUSED, EXPLANATIONS[Reason.PAUSED])
+
+    def resume(self) -> None:
+        """End a pause: the models are loaded again."""
+        with self._changed:
+            self._paused_until = None
+            self._changed.notify()
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds that a pause goes on at most; 0 where there is none."""
+        return 0.0 if self._paused_until is None else max(0.0, self._paused_until - time.monotonic())
+
     def _refusal(self, job: Job) -> Reason | None:
-        """Why a job is not taken: the host closes, or a warm-up comes behind the request that it was for."""
+        """Why a job is not taken: the host closes or is paused, or a warm-up comes after the request that it was for."""
         if self._closed:
             return Reason.CANCELLED
+        if self.paused_s:
+            if not job.explicit:
+                return Reason.PAUSED
+            self._paused_until = None
         rivals = (self._waiting.get(job.key), self._running)
         late = job.warm and any(rival is not None and rival.key == job.key and not rival.warm for rival in rivals)
         return Reason.SUPERSEDED if late else None
@@ -127,6 +153,15 @@ class Scheduler:
         return keys if job.idle else keys + left[: max(0, len(left) + 1 - MAX_WAITING)]
 
     def _run(self) -> None:
+        while self._served_until_pause():
+            self._unload()
+            self._wait_for_resume()
+        while (job := self._next()) is not None:
+            answer(job, self.state or Reason.FAILED, self.problem)
+            self._done()
+
+    def _served_until_pause(self) -> bool:
+        """Load the models and work until a pause (true), or until no job can run any more."""
         try:
             engines = self._load()
         except FimError as error:
@@ -136,12 +171,25 @@ class Scheduler:
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
             self.served, self.state = engines.served(), None
-            self._work(engines)
-        while (job := self._next()) is not None:
-            answer(job, self.state or Reason.FAILED, self.problem)
-            self._done()
+            return self._work(engines)
+        return False
 
-    def _work(self, engines: EngineSource) -> None:
+    def _unload(self) -> None:
+        """Give memory back; nothing refers to the engines any more."""
+        from fimserver.engine.faults import free_memory  # noqa: PLC0415 - the host listens before torch is imported
+
+        self.state = Reason.PAUSED
+        free_memory()
+
+    def _wait_for_resume(self) -> None:
+        with self._changed:
+            while self.paused_s and not self._closed:
+                self._changed.wait(self.paused_s)
+            self._paused_until = None
+            self.state = Reason.LOADING
+
+    def _work(self, engines: EngineSource) -> bool:
+        """Run jobs until a pause (true), the end of the host, or the loss of the device."""
         while (job := self._next()) is not None:
             try:
                 for piece in run_job(engines, job, self.router):
@@ -155,19 +203,20 @@ class Scheduler:
                     log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
                     answer(job, Reason.FAILED, self.problem)
                 self._on_device_lost()
-                return
+                return False
             finally:
                 self._done()
+        return not self._closed
 
     def _fail(self, state: Reason, problem: str) -> None:
         self.problem, self.state = problem, state
 
     def _next(self) -> Job | None:
-        """The oldest waiting job, idle ones last; ``None`` when the host closes."""
+        """The oldest waiting job, idle ones last; ``None`` when the host closes or pauses."""
         with self._changed:
-            while not self._waiting and not self._closed:
+            while not (self._waiting or self._closed or (self.paused_s and self.state is None)):
                 self._changed.wait()
-            if self._closed:
+            if self._closed or (self.paused_s and self.state is None):
                 return None
             key = next((key for key, job in self._waiting.items() if not job.idle), next(iter(self._waiting)))
             self._running = self._waiting.pop(key)

@@ -1,6 +1,8 @@
 """Whose turn it is: the newest request of a document wins, idle work yields, and everyone is answered once."""
 
 import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -344,3 +346,73 @@ def test_a_job_that_runs_on_long_after_its_end_is_a_hang(world, monkeypatch):
     ask.job.cancel()
     assert not world.scheduler.hangs  # seen for the first time
     assert world.scheduler.hangs
+
+
+class Paused(World):
+    """A world that counts how often its models are loaded, and knows whether they are still in memory."""
+
+    def __init__(self):
+        super().__init__(self._load, steps=1)
+        self.loads, self.alive = 0, lambda: None
+        self.lets_go()
+
+    def _load(self):
+        self.loads += 1
+        engines = FakeEngines(self._script)
+        self.alive = weakref.ref(engines)
+        return engines
+
+    def until(self, true):
+        end = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def paused():
+    with Paused() as world:
+        assert world.asks("a").reason is Reason.END
+        world.scheduler.pause(60)
+        world.until(lambda: world.scheduler.state is Reason.PAUSED)
+        yield world
+
+
+def test_a_pause_forgets_the_models_and_says_so(paused):
+    paused.until(lambda: paused.alive() is None)
+    for how in ({}, {"idle": True}, {"warm": True}):
+        ask = paused.asks("b", **how)
+        assert ask.answered
+        assert ask.reason is Reason.PAUSED
+        assert ask.pieces[-1].error
+    assert paused.loads == 1
+
+
+@pytest.mark.parametrize("ended", ["by an explicit request", "by resume", "by the limit"])
+def test_a_pause_ends_and_the_models_are_loaded_again(paused, ended):
+    if ended == "by an explicit request":
+        ask = Ask("b")
+        ask.job.explicit = True
+        paused.scheduler.submit(ask.job)
+        assert ask.reason is Reason.END
+    elif ended == "by resume":
+        paused.scheduler.resume()
+    else:
+        paused.scheduler.pause(0.05)
+    paused.until(lambda: paused.scheduler.state is None)
+    assert paused.asks("c").reason is Reason.END
+    assert paused.loads == 2
+
+
+def test_a_pause_answers_what_waits_and_lets_the_running_one_end(world):
+    running, waiting = world.runs("a"), world.asks("b")
+    world.scheduler.pause(60)
+    assert waiting.reason is Reason.PAUSED
+    assert not running.answered
+    world.lets_go()
+    assert running.reason is Reason.END
+
+
+def test_a_paused_host_can_be_closed(paused):
+    paused.scheduler.close(PATIENCE_S)
+    assert paused.asks("b").reason is Reason.CANCELLED

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,9 +24,13 @@ from fimserver.host.http.dialects import READERS, props
 from fimserver.host.http.errors import error_response, unknown_address
 from fimserver.host.http.pages import PAGES
 from fimserver.host.http.state import Host
+from fimserver.json_body import RequestBody, read_json
 from fimserver.reasons import EXPLANATIONS
 from fimserver.types import ROUTES
 
+PAUSE_MINUTES = 10.0
+MAX_PAUSE_MINUTES = 1440.0
+MAX_PAUSE_BYTES = 1 << 20
 Handler = Callable[[Host, HttpRequest], Awaitable[Response]]
 
 
@@ -47,6 +52,8 @@ def make_app(host: Host) -> Starlette:
             Endpoint("/props", bound(props)),
             *(Endpoint(path, bound(completions), methods=["POST"]) for path in READERS),
             Endpoint("/v1/events", bound(events), methods=["POST"]),
+            Endpoint("/v1/pause", bound(pause), methods=["POST"]),
+            Endpoint("/v1/resume", bound(resume), methods=["POST"]),
             *(Endpoint(path, bound(page), methods=["GET"]) for path, page in PAGES.items()),
         ],
         middleware=[Middleware(Guard, host=host)],
@@ -90,6 +97,32 @@ async def model(host: Host, request: HttpRequest) -> Response:
 async def metrics(host: Host, _: HttpRequest) -> Response:
     """Counters for Prometheus."""
     return Response(host.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+class PauseBody(RequestBody):
+    """``POST /v1/pause``: for how long at most."""
+
+    minutes: float = Field(PAUSE_MINUTES, gt=0, le=MAX_PAUSE_MINUTES)
+
+
+async def pause(host: Host, request: HttpRequest) -> Response:
+    """Unload the models and give their memory back, until an explicit request, ``/v1/resume`` or the limit."""
+    try:
+        asked = read_json(PauseBody, await read_request(request, MAX_PAUSE_BYTES) or b"{}")
+    except FimError as error:
+        return error_response(400, str(error))
+    except TimeoutError:
+        return error_response(408, "the body did not arrive in time")
+    except ClientDisconnect:
+        return Response(status_code=400)  # which nobody reads
+    host.scheduler.pause(asked.minutes * 60)
+    return JSONResponse({"status": "paused", "minutes": asked.minutes})
+
+
+async def resume(host: Host, _: HttpRequest) -> Response:
+    """End a pause."""
+    host.scheduler.resume()
+    return JSONResponse({"status": host.scheduler.state or "ok"})
 
 
 async def events(host: Host, request: HttpRequest) -> Response:

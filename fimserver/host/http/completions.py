@@ -81,6 +81,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         stops=body.stops,
         warm=body.max_tokens == 0,
         idle=hints.idle,
+        explicit=hints.explicit,
         preview=hints.preview and body.stream,
     )
     return job, answers
