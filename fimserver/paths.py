@@ -21,6 +21,7 @@ from fimserver.settings import ENGINE_SETTINGS, HOST_SETTINGS, Settings
 
 MAX_SOCKET_BYTES = 103  # of a path; macOS has the lower limit, 104 with the NUL at the end
 LONGEST_NAME = "host-0123456789ab.sock"
+MODELS_CHANGED = "models-changed"
 
 
 def runtime_folder() -> Path:
@@ -85,6 +86,21 @@ def _digest(settings: Settings, names: tuple[str, ...]) -> str:
 def data_path(name: str) -> Path:
     """A file in the user's data folder, which may not exist yet."""
     return platformdirs.user_data_path("fimserver") / name
+
+
+def models_stamp() -> int:
+    """Changes whenever models were fetched, linked or removed on this machine."""
+    try:
+        return data_path(MODELS_CHANGED).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def models_changed() -> None:
+    """Let hosts that run know that other models are here."""
+    path = data_path(MODELS_CHANGED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(str(os.getpid()), "ascii")
 
 
 def latency_path(settings: Settings) -> Path:

@@ -13,7 +13,7 @@ MANIFEST = json.loads((FOLDER / "package.json").read_text("utf-8"))
 SETTINGS = MANIFEST["contributes"]["configuration"]["properties"]
 OWN = {"path", "args", "connect"}  # of the extension, not of the server
 CHOOSING = {"path", "args", "connect", "model", "routes"}  # a program, a host or a model
-MAX_SETTINGS, MAX_LINES = 15, 600
+MAX_SETTINGS, MAX_LINES = 15, 640
 
 
 def test_settings_are_few_and_described():
@@ -56,3 +56,17 @@ def test_it_is_of_this_version_and_thin():
     code = [line for line in sources if line and not line.startswith(("//", "/*", "*"))]
     assert MANIFEST["version"] == __version__
     assert len(code) <= MAX_LINES
+
+
+def test_the_first_steps_offer_a_coder_with_its_size_and_only_a_button_starts_it():
+    from fimserver.cards import get_card
+    from fimserver.store.sizes import size_text
+
+    steps = {step["id"]: step for step in MANIFEST["contributes"]["walkthroughs"][0]["steps"]}
+    assert "command:fimserver.getModel" in steps["coder"]["description"]
+    page = (FOLDER / steps["coder"]["media"]["markdown"]).read_text("utf-8")
+    for name in ("qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"):
+        assert f"`{name}` | {size_text(get_card(name).download_bytes)}" in page
+    code = {path.name: path.read_text("utf-8") for path in FOLDER.glob("src/*.ts")}
+    assert [name for name, text in code.items() if "'get'" in text] == ["model.ts"]
+    assert "modal: true" in code["model.ts"]

@@ -27,7 +27,7 @@ from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.host.stats.store import Stats, stats_path
-from fimserver.paths import latency_path, socket_path
+from fimserver.paths import latency_path, models_stamp, socket_path
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Route
@@ -35,6 +35,7 @@ from fimserver.types import ROUTES, Route
 log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
 BACKLOG = 128
+CHANGED_EXIT_S = 2.0  # of idleness, when models came or went: the next request starts a host that chooses among them
 POLL_S = 0.05
 SOCKET_CHECK_S = 1.0
 USELESS_EXIT_S = 60.0  # a host that has no model serves nobody: it only says why for a while
@@ -155,6 +156,7 @@ class HostWatch:
         self._server, self._host, self._background = server, host, background
         self._own, self._idle_exit_s = own, idle_exit_s
         self._next_look = 0.0
+        self._models = models_stamp()
 
     async def run(self) -> None:
         """Until the host ends. Its jobs end first, so that nothing waits for them."""
@@ -178,6 +180,8 @@ class HostWatch:
             return False
         useless = self._host.scheduler.state is Reason.NO_MODEL
         limit_s = min(self._idle_exit_s, USELESS_EXIT_S) if useless else self._idle_exit_s
+        if models_stamp() != self._models:
+            limit_s = min(limit_s, CHANGED_EXIT_S)
         return time.monotonic() >= self._host.last_used + limit_s
 
     async def _keep_socket(self) -> None:

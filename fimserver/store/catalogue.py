@@ -22,7 +22,7 @@ from fimserver.store.discovery import Found, discover, may_match
 from fimserver.types import ROUTES
 
 GPU_SPARE = 1.2  # a fifth more than the weights
-CACHES = ("packed",)  # folders below the user's cache folder that are made again when they are needed
+CACHES = ("int8",)  # folders below the user's cache folder that are made again when they are needed
 DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 UNKNOWN_WEIGHTS = "16-bit"  # of safetensors that are not here: nearly all are, and the size is reckoned so
 QUANTISATION = re.compile(r"[-.](i?q\d\w*|bf16|f16|f32)(-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from fimserver.options import settings_of
+from fimserver.paths import models_changed
 from fimserver.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -88,6 +89,7 @@ def get(name: str, url: str, models_dir: str | None) -> None:
     except KeyboardInterrupt:
         click.echo(f"stopped; what came is kept: fimserver models get {name} goes on from there", err=True)
         sys.exit(INTERRUPTED)
+    models_changed()
     click.echo(f"{name} is ready in {where}")
 
 
@@ -104,6 +106,7 @@ def add(path: Path, name: str, models_dir: str | None) -> None:
     from fimserver.store.links import add as add_link  # noqa: PLC0415
 
     card = add_link(path, _settings(models_dir).models_dir, name)
+    models_changed()
     click.echo(f"{card.name} is ready: a link to {path}")
 
 
@@ -119,4 +122,5 @@ def remove(name: str, models_dir: str | None) -> None:
     from fimserver.store.sizes import size_text  # noqa: PLC0415
 
     freed = catalogue.clear_caches() if name == "caches" else links.remove(name, _settings(models_dir).models_dir)
+    models_changed()
     click.echo(f"removed {name}: {size_text(freed)} free")

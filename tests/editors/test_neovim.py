@@ -8,6 +8,9 @@ import time
 import pytest
 
 from fimserver import __version__
+from fimserver.machine import this_machine
+from fimserver.settings import Settings
+from fimserver.store.advice import best_models
 from tests.editors.editor import Ghost
 from tests.editors.neovim import PLUGIN, Neovim, why_not
 from tests.hosts import OwnHosts, ScriptedHost
@@ -302,6 +305,25 @@ def test_health_of_what_is_well(nvim, host):
         assert fact in report
     assert "WARNING" not in report
     assert "ERROR" not in report
+
+
+def test_health_offers_the_coder_that_fits_with_its_size_and_fetches_nothing(user, tmp_path):
+    with Neovim(tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}) as nvim:
+        nvim.open("main.py")
+        report = nvim.health()
+    best = next(item for item in best_models(Settings(models_dir=tmp_path), this_machine()) if item.route == "ar")
+    assert best.here or f"{best.name}, {best.as_json()['size']} to download; run :Fim get, or {best.command}" in report
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_getting_a_model_asks_first(user, tmp_path):
+    with Neovim(tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}) as nvim:
+        nvim.open("main.py")
+        nvim.lua("asked = {}; vim.fn.confirm = function(text) table.insert(asked, text); return 2 end")
+        nvim.command("Fim get")
+        asked = nvim.lua("return asked")
+    assert not asked or asked[0].startswith("Download ")
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_health_of_a_missing_program_says_what_to_do(user, tmp_path):

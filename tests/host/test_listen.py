@@ -126,6 +126,16 @@ def test_a_path_that_no_socket_can_have_is_said(runtime):
         run_host(Settings(), runtime / ("s" * 200))
 
 
+def test_models_came_so_an_idle_host_makes_way(runtime, monkeypatch):
+    monkeypatch.setattr(listen, "CHANGED_EXIT_S", 0.1)
+    with Hosted(monkeypatch) as hosted:
+        with client(hosted.path) as http:
+            assert http.get("/v1/models").status_code == 200
+        paths.models_changed()
+        assert hosted.ends() == 0
+    assert not hosted.path.exists()
+
+
 def test_nobody_uses_it_so_it_goes(runtime, monkeypatch):
     with Hosted(monkeypatch, minutes=A_MOMENT) as hosted:
         assert hosted.ends() == 0

@@ -4,6 +4,7 @@ import * as vscode from 'vscode';
 import { openWalkthrough, openWalkthroughOnce, tryCompletion } from './firstUse';
 import { askForToken } from './machine';
 import { chooseProgram, chooseRoute, showMenu, toggleCompletions } from './menu';
+import { offerModel } from './model';
 import { showCanvases } from './preview';
 import { doctor, explain, statistics } from './report';
 import { Session } from './session';
@@ -34,6 +35,7 @@ function commands(here: Session, context: vscode.ExtensionContext, log: vscode.L
     explainLast: () => explain(here),
     showStatistics: () => statistics(here, context.globalStorageUri),
     runDoctor: () => doctor(here),
+    getModel: () => offerModel(here),
     clearRemembered: () => vscode.commands.executeCommand('fimserver.clearCache'),
     restartServer: () => { here.restart(); },
     showLog: () => { log.show(); },

@@ -15,7 +15,7 @@ const CHOOSE = entry('folder-opened', 'Choose the program…', 'chooseProgram');
 const REPAIRS = [CHOOSE, entry('book', 'How to install', 'openWalkthrough')];
 const ANSWERS = [entry('question', 'Explain the last answer', 'explainLast'), entry('graph', 'Statistics', 'showStatistics')];
 const UPKEEP = [
-  entry('refresh', 'Restart', 'restartServer'), entry('pulse', 'Doctor', 'runDoctor'),
+  entry('cloud-download', 'Get a model…', 'getModel'), entry('pulse', 'Doctor', 'runDoctor'), entry('refresh', 'Restart', 'restartServer'),
   entry('output', 'Show log', 'showLog'), entry('gear', 'Settings', 'openSettings'),
 ];
 

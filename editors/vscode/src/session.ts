@@ -45,11 +45,11 @@ export class Session {
   }
 
   /** Run a verb of the program to its end. What fails is not thrown: it is said in the output. */
-  async run(words: readonly string[], timeout: number): Promise<{ isGood: boolean; output: string }> {
+  async run(words: readonly string[], timeout: number, more = options()): Promise<{ isGood: boolean; output: string }> {
     const [program, how] = [this.found?.program, { ...(await surroundings(this.secrets)), timeout }];
     if (!program) return { isGood: false, output: this.problem?.title ?? 'fimserver is starting' };
     return await new Promise((resolve) => {
-      execFile(program, [...words, ...options()], how, (error, stdout, stderr) => {
+      execFile(program, [...words, ...more], how, (error, stdout, stderr) => {
         resolve({ isGood: !error, output: `${stdout}${stderr}`.trimEnd() || (error?.message ?? '') });
       });
     });

@@ -64,6 +64,17 @@ local function check_host(client, version)
   health.ok(times:format(it.model, it.route, echo_ms, it.roundTripMs))
 end
 
+--- Offers the coder that fits this machine, with its size. Fetches nothing.
+local function check_model()
+  local best = server.best()
+  if best and best.here then
+    health.info(('the best coder for this machine is here: %s'):format(best.name))
+  elseif best then
+    local offer = 'a better model for this machine: %s, %s to download; run :Fim get, or %s in a shell'
+    health.info(offer:format(best.name, best.size, best.command))
+  end
+end
+
 ---@param client? vim.lsp.Client
 ---@param buf integer
 local function check_ghost(client, buf)
@@ -100,6 +111,7 @@ function M.check()
     check_buffer(client, buf)
     check_host(client, version)
   end
+  if version then check_model() end
   expect(client or not version, 'no server runs', 'open a file, or run :Fim enable')
   check_ghost(client, buf)
   check_tab(buf)

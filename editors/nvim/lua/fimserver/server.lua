@@ -34,6 +34,34 @@ function M.cmd(verb)
   return words
 end
 
+---@class fimserver.Advice What `fimserver models best` says of a route.
+---@field route 'dllm'|'ar'
+---@field name string
+---@field here boolean whether it is on this machine
+---@field size string
+---@field why string
+---@field command string what gets it
+
+--- The command with a verb of `models`, without options.
+---@param ... string
+---@return string[]
+function M.models_cmd(...)
+  local cmd = M.cmd('models')
+  local at = vim.iter(ipairs(cmd)):find(function(_, word) return vim.startswith(word, '--') end)
+  return vim.list_extend(vim.list_slice(cmd, 1, at and at - 1 or #cmd), { ... })
+end
+
+--- The coder that would serve this machine best; nothing where the host is elsewhere or the program does not say.
+---@return fimserver.Advice?
+function M.best()
+  if vim.list_contains(M.cmd('models'), '--connect') then return nil end
+  local ok, run = pcall(vim.system, M.models_cmd('best', '--json'), { text = true, timeout = 5000 })
+  local out = ok and run:wait() or { code = 1 }
+  local read, all = pcall(vim.json.decode, out.code == 0 and out.stdout or '')
+  local is_coder = function(advice) return advice.route == 'ar' end
+  return read and vim.iter(all):find(is_coder) or nil
+end
+
 ---@return string? # a sentence where the program can not be started
 function M.missing()
   local cmd = vim.lsp.config.fimserver.cmd
