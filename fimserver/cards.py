@@ -72,6 +72,7 @@ class Canvas(_Strict):
     initial_tokens: int = Field(default=16, ge=1, le=256)
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
+    broadcast: bool = True  # an end or delete token takes every masked slot to its right along
     forbidden: tuple[str, ...] = ()
     adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone
 

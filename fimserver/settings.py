@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")
     seed: int = Field(0, ge=0, lt=SEEDS, description="Same seed, same text, at any temperature.")
     stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
-    schedule: str = Field("", description="Which slots a denoising step commits; empty: as the card says.")
+    schedule: str = Field(
+        "", description="Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says."
+    )
     threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the schedules threshold and leftmost ask for.")
     drafter: str = Field(
         "auto",

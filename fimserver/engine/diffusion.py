@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,7 +23,7 @@ from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt import canvas_context, cut_context
 from fimserver.engine.sampling import SlotProposals, draw
-from fimserver.engine.schedules import Schedule
+from fimserver.engine.schedules import Schedule, Step
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
@@ -59,47 +59,55 @@ class Tokens:
 
 
 @dataclass
-class State:
-    """A canvas being denoised, changed in place. ``fresh`` are the places that the last step committed."""
+class CanvasState:
+    """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
+
+    ``confidence``: for each filled slot the probability of its token when it was committed.
+    """
 
     slots: list[int]
     fresh: frozenset[int] = frozenset()
     expansions_left: int = 0
+    confidence: dict[int, float] = field(default_factory=dict)
 
 
 class Denoiser:
     """One block of slots, from all masked to none."""
 
-    def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int) -> None:
-        self.tokens, self.schedule, self.max_slots = tokens, schedule, max_slots
+    def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int, *, broadcast: bool = True) -> None:
+        """``broadcast``: an end or delete token takes every masked slot to its right along."""
+        self.tokens, self.schedule, self.max_slots, self.broadcast = tokens, schedule, max_slots, broadcast
 
     def run(
-        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, budget: Deadline, block: int = 0
-    ) -> Iterator[State]:
-        """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when the budget is spent."""
-        state = State([self.tokens.mask] * slots, expansions_left=self.max_slots)
+        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, deadline: Deadline, block: int = 0
+    ) -> Iterator[CanvasState]:
+        """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when time is up."""
+        state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
         generator: torch.Generator | None = None
-        for _ in range(MAX_STEPS):
+        for index in range(MAX_STEPS):
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
-            if not masked or budget.spent():
+            if not masked or deadline.spent():
                 return
             logits = predict(state.slots)[masked].float()  # (n, V)
             generator = generator or torch.Generator(logits.device).manual_seed(request.seed + block)
             self._forbid(logits, masked, state)
-            candidates = draw(logits, request.temperature, request.top_p, generator)
-            rows = self._eligible(candidates.tokens)
-            chosen = self.schedule(SlotProposals(*(values[rows] for values in candidates)))
-            self._commit(state, {masked[rows[i]]: int(candidates.tokens[rows[i]]) for i in chosen})
+            propose = functools.partial(_propose, logits, request, generator)
+            may_commit = functools.partial(self._may_commit, masked[0])
+            step = Step(index, masked, dict(state.confidence), propose, may_commit, generator)
+            commit = self.schedule(step)
+            chosen = step.chosen(commit.fill)
+            self._remask(state, commit.remask, masked[0])
+            self._commit(state, chosen)
             yield state
 
-    def _eligible(self, tokens: torch.Tensor) -> list[int]:
-        """Rows that may be committed: an end only at the leftmost mask.
+    def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
+        """An end may be committed only at the leftmost mask.
 
         Far to the right an end is always likely; committing those first makes every middle shorter than the model thinks.
         """
-        return [i for i, token in enumerate(tokens.tolist()) if i == 0 or token != self.tokens.end]
+        return slot == leftmost or token != self.tokens.end
 
-    def _forbid(self, logits: torch.Tensor, masked: list[int], state: State) -> None:
+    def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
         """Special tokens never; expansion only with room; no end left of a word that is already there."""
         logits[:, list(self.tokens.forbidden)] = -torch.inf
         full = len(state.slots) >= self.max_slots or state.expansions_left == 0
@@ -110,29 +118,46 @@ class Denoiser:
             early = [row for row, i in enumerate(masked) if words and i < words[-1]]
             logits[early, self.tokens.end] = -torch.inf
 
-    def _commit(self, state: State, chosen: dict[int, int]) -> None:
-        """Write the chosen tokens; an end or a delete takes every masked slot to its right along."""
-        for i, token in chosen.items():
+    def _remask(self, state: CanvasState, slots: Sequence[int], first: int) -> None:
+        """Mask slots again. What is left of the first mask has been shown and stays."""
+        for slot in slots:
+            if slot > first and state.confidence.pop(slot, None) is not None:
+                state.slots[slot] = self.tokens.mask
+
+    def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]]) -> None:
+        """Write the chosen tokens; with ``broadcast`` an end or a delete takes every masked slot to its right along."""
+        for i, (token, probability) in chosen.items():
             state.slots[i] = token
-        for terminator in (t for t in (self.tokens.end, self.tokens.delete) if t is not None):
-            first = min((i for i, token in chosen.items() if token == terminator), default=len(state.slots))
-            rest = state.slots[first:]
-            state.slots[first:] = [terminator if token == self.tokens.mask else token for token in rest]
+            state.confidence[i] = probability
+        for terminator in (t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast):
+            first = min((i for i, (token, _) in chosen.items() if token == terminator), default=len(state.slots))
+            for i in range(first, len(state.slots)):
+                if state.slots[i] == self.tokens.mask:
+                    state.slots[i] = terminator
+                    state.confidence[i] = state.confidence[first]
         state.fresh = frozenset(chosen)
         if self.tokens.expand is not None:
             self._resize(state)
 
-    def _resize(self, state: State) -> None:
+    def _resize(self, state: CanvasState) -> None:
         """An expand token becomes two masks, a deleted slot goes (DreamOn); right to left, so that places stay true."""
         for i in reversed(range(len(state.slots))):
             if state.slots[i] == self.tokens.delete:
                 del state.slots[i]
                 state.fresh = frozenset(j - (j > i) for j in state.fresh if j != i)
+                state.confidence = {j - (j > i): p for j, p in state.confidence.items() if j != i}
             elif state.slots[i] == self.tokens.expand:
                 roomy = state.expansions_left > 0 and len(state.slots) < self.max_slots
                 state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
                 state.expansions_left -= int(roomy)
                 state.fresh = frozenset(j + int(roomy and j > i) for j in state.fresh if j != i)
+                state.confidence = {j + int(roomy and j > i): p for j, p in state.confidence.items() if j != i}
+
+
+def _propose(logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]) -> SlotProposals:
+    """Draw tokens for some rows of (n, V) logits."""
+    some = logits if len(rows) == len(logits) else logits[list(rows)]
+    return draw(some, request.temperature, request.top_p, generator)
 
 
 class Diffusion:
@@ -158,9 +183,9 @@ class Diffusion:
             return CachedCanvas(self.cache, left, self.network)
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
-    def warm(self, request: Request, budget: Deadline) -> None:
+    def warm(self, request: Request, deadline: Deadline) -> None:
         """Make the context ready where it can be kept, so that ``complete`` starts at once."""
-        self.open_canvas(request).open(budget)
+        self.open_canvas(request).open(deadline)
 
     def fresh_rows(self, request: Request) -> int:
         """Rows of the prompt that are not in the cache; none where every step reads all of it."""
@@ -172,16 +197,16 @@ class Diffusion:
             )
         )
 
-    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
         started = time.perf_counter()
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
         done: list[int] = []  # settled ids of this and earlier blocks
-        state, prefill = State([]), Prefill()
-        while canvas.open(budget) and budget.spent() is None:
+        state, prefill = CanvasState([]), Prefill()
+        while canvas.open(deadline) and deadline.spent() is None:
             prefill = prefill if done else self._prefill(canvas, started)
             settled = list(done)
-            for state in self._block(canvas, len(done), request, budget):
+            for state in self._block(canvas, len(done), request, deadline):
                 done = (settled + self._settled(state.slots))[: self.limit(request)]
                 yield Chunk(output.show(done), len(done), canvas.forwards, None, self._view(settled, state))
                 if output.reason:
@@ -190,30 +215,31 @@ class Diffusion:
                 break
             canvas.settle(state.slots)
         rest = output.rest()
-        yield Chunk(rest, len(done), canvas.forwards, self._reason(output, state, done, request, budget), prefill=prefill)
+        yield Chunk(rest, len(done), canvas.forwards, self._reason(output, state, done, request, deadline), prefill=prefill)
 
     def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)
         return canvas.prefilled._replace(ms=ms_since(started))
 
-    def _block(self, canvas: CanvasForward, done: int, request: Request, budget: Deadline) -> Iterator[State]:
+    def _block(self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline) -> Iterator[CanvasState]:
         limit = self.limit(request)
-        slots = self._slots(canvas, request.canvas_tokens, limit, budget)
-        denoiser = Denoiser(self.tokens, self.schedule, limit if self.canvas_card.length == "expand" else slots)
-        return denoiser.run(canvas.predict, slots, request, budget, block=done)
+        slots = self._slots(canvas, request.canvas_tokens, limit, deadline)
+        most = limit if self.canvas_card.length == "expand" else slots
+        denoiser = Denoiser(self.tokens, self.schedule, most, broadcast=self.canvas_card.broadcast)
+        return denoiser.run(canvas.predict, slots, request, deadline, block=done)
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""
         return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
 
-    def _slots(self, canvas: CanvasForward, expected: int, limit: int, budget: Deadline) -> int:
+    def _slots(self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline) -> int:
         """Slots to start with. What is expected only helps where the length is found out anyway."""
         match self.canvas_card.length:
             case "end":
                 return self.canvas_card.block_tokens
             case "search":
                 return search_length(
-                    canvas, self.tokens.mask, self.tokens.forbidden, limit, budget, at_least=expected // SHORTER
+                    canvas, self.tokens.mask, self.tokens.forbidden, limit, deadline, at_least=expected // SHORTER
                 )
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)
@@ -225,16 +251,16 @@ class Diffusion:
                 return slots[:i]
         return slots
 
-    def _goes_on(self, state: State, done: list[int], request: Request) -> bool:
+    def _goes_on(self, state: CanvasState, done: list[int], request: Request) -> bool:
         """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
         finished = self.tokens.mask not in state.slots and self.tokens.end not in state.slots
         return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
 
-    def _reason(self, output: Output, state: State, done: list[int], request: Request, budget: Deadline) -> Reason:
+    def _reason(self, output: Output, state: CanvasState, done: list[int], request: Request, deadline: Deadline) -> Reason:
         if output.reason:
             return output.reason
         unfinished = self.tokens.mask in state.slots or not state.fresh or self._goes_on(state, done, request)
-        if unfinished and (spent := budget.spent()):
+        if unfinished and (spent := deadline.spent()):
             return spent
         if self.tokens.mask in state.slots:
             return Reason.LENGTH
@@ -243,7 +269,7 @@ class Diffusion:
         unended = self.canvas_card.length == "end" and self.tokens.end not in state.slots
         return Reason.LENGTH if unended and len(done) >= self.limit(request) else Reason.END
 
-    def _view(self, settled: list[int], state: State) -> tuple[Slot, ...]:
+    def _view(self, settled: list[int], state: CanvasState) -> tuple[Slot, ...]:
         """The canvas as text, slot by slot, up to its end."""
         slots = [Slot(self._piece(token), masked=False) for token in settled]
         for i, token in enumerate(state.slots):

@@ -19,7 +19,7 @@ from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
-from fimserver.engine.schedules import SCHEDULES, Schedule
+from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import CardError, InputError
@@ -70,9 +70,13 @@ ENGINES: Mapping[Route, Callable[[DraftContext], Engine]] = {"dllm": make_dllm, 
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
-    """The schedule that was asked for, or the card's."""
-    name = settings.schedule or (card.canvas.schedule if card.canvas else "threshold")
-    return SCHEDULES[name](settings.threshold) if name in {"threshold", "leftmost"} else SCHEDULES[name]()
+    """The schedule that was asked for, or the card's. Raises ``InputError``, or ``CardError`` where the card names no schedule."""
+    if settings.schedule:
+        return read_schedule(settings.schedule, level=settings.threshold)
+    try:
+        return read_schedule(card.canvas.schedule if card.canvas else "threshold", level=settings.threshold)
+    except InputError as error:
+        raise CardError(f"{card.name}: canvas.schedule: {error}") from None
 
 
 class ModelPool:
@@ -80,8 +84,8 @@ class ModelPool:
 
     def __init__(self, settings: Settings, shares: Sequence[ModelPool] = ()) -> None:
         """``shares``: their loaded weights are used where these settings would load the same."""
-        if settings.schedule and settings.schedule not in SCHEDULES:
-            raise InputError(f"no schedule named {settings.schedule!r}: use one of {', '.join(SCHEDULES)}")
+        if settings.schedule:
+            read_schedule(settings.schedule)
         self.settings = settings
         self.device = pick_device(settings.device)
         if settings.threads:

@@ -1,26 +1,98 @@
-"""Knows which masked slots a denoising step commits. Knows nothing of models or of the canvas.
+"""Denoising schedules: which masked slots a step commits, and which committed ones it masks again.
 
-A schedule gets the proposals for n masked slots, from left to right, and returns the indices (into those n) to commit: at least one.
+A schedule is a function of a ``Step``. ``SCHEDULES`` names those there are; a name may be followed by options, as in
+``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first parameter.
+
+Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes whatever
+``torch.topk`` returns, so a canvas with many ties (DreamOn at temperature 0.2 and ``top_p`` 0.9, where one token may be all
+that is left of a slot's distribution) can be filled in another order there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
+from fimserver.engine.options import read_options
 from fimserver.engine.sampling import SlotProposals
+from fimserver.errors import InputError
 
-Schedule = Callable[[SlotProposals], list[int]]
+
+class Commit(NamedTuple):
+    """Slots that take the token proposed for them, and filled slots that become masks again."""
+
+    fill: Sequence[int]
+    remask: Sequence[int] = ()
+
+
+class Step:
+    """One denoising step as a schedule sees it.
+
+    ``index`` counts the steps of a block from 0. ``masked``: the masked slots from left to right; ``committed``: the filled
+    ones, with the probability that their token had then. Tokens are drawn when ``proposals`` is first looked at; a schedule
+    that chooses without looking leaves the tokens of other slots undrawn.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        masked: Sequence[int],
+        committed: Mapping[int, float],
+        draw: Callable[[Sequence[int]], SlotProposals],
+        may_commit: Callable[[int, int], bool] = lambda slot, token: True,  # noqa: ARG005 - the seam
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """``draw``: proposals for some rows of ``masked``. ``may_commit``: whether a slot may take a token in this step."""
+        self.index, self.masked, self.committed, self.generator = index, tuple(masked), committed, generator
+        self._draw, self._may_commit = draw, may_commit
+
+    @classmethod
+    def of(cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None) -> Step:
+        """A step with these proposals for the slots 0 to n - 1, for tests of schedules."""
+        return cls(index, range(len(proposals.tokens)), committed or {}, lambda rows: _rows(proposals, rows))
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The slot of each row of ``proposals``: the masked ones that may take their token in this step."""
+        return tuple(self.masked[row] for row in self._eligible)
+
+    @cached_property
+    def proposals(self) -> SlotProposals:
+        """A token for each of ``slots``, with its probability, margin and entropy."""
+        return _rows(self._drawn, self._eligible)
+
+    def chosen(self, slots: Sequence[int]) -> dict[int, tuple[int, float]]:
+        """Token and probability for some of the masked slots, as far as these may take them; drawn now if not before."""
+        rows = [self.masked.index(slot) for slot in slots]
+        some = _rows(self._drawn, rows) if "_drawn" in self.__dict__ else self._draw(rows)
+        found = zip(slots, some.tokens.tolist(), some.probability.tolist(), strict=True)
+        return {slot: (token, probability) for slot, token, probability in found if self._may_commit(slot, token)}
+
+    @cached_property
+    def _drawn(self) -> SlotProposals:
+        return self._draw(range(len(self.masked)))
+
+    @cached_property
+    def _eligible(self) -> list[int]:
+        pairs = zip(self.masked, self._drawn.tokens.tolist(), strict=True)
+        return [row for row, (slot, token) in enumerate(pairs) if self._may_commit(slot, token)]
+
+
+Schedule = Callable[[Step], Commit]
 
 
 def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
-    """All slots whose probability reaches ``level``, at most ``limit``, and always the best (Fast-dLLM, 2505.22618)."""
+    """All slots whose probability reaches ``level``, at most ``limit``, and always the best (Fast-dLLM, arXiv 2505.22618)."""
 
-    def commit(candidates: SlotProposals) -> list[int]:
-        order = _best_first(candidates.probability)[:limit]
-        passed = [i for i in order if float(candidates.probability[i]) >= level]
-        return passed or order[:1]
+    def commit(step: Step) -> Commit:
+        probability = step.proposals.probability
+        order = _best_first(probability)[:limit]
+        passed = [i for i in order if float(probability[i]) >= level]
+        return _fill(step, passed or order[:1])
 
     return commit
 
@@ -28,9 +100,10 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
 def leftmost(level: float = 0.9) -> Schedule:
     """The leftmost slot, and with it all others whose probability reaches ``level``: what is shown grows at every step."""
 
-    def commit(candidates: SlotProposals) -> list[int]:
-        sure = [i for i in _best_first(candidates.probability) if i > 0 and float(candidates.probability[i]) >= level]
-        return [0, *sure]
+    def commit(step: Step) -> Commit:
+        probability = step.proposals.probability
+        sure = [i for i in _best_first(probability) if i > 0 and float(probability[i]) >= level]
+        return _fill(step, [0, *sure])
 
     return commit
 
@@ -38,43 +111,59 @@ def leftmost(level: float = 0.9) -> Schedule:
 def factor(f: float = 1.0) -> Schedule:
     """The first r slots with confidence of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
 
-    def commit(candidates: SlotProposals) -> list[int]:
-        order = _best_first(candidates.probability)
+    def commit(step: Step) -> Commit:
+        probability = step.proposals.probability
+        order = _best_first(probability)
         rank = 1
-        while rank < len(order) and float(candidates.probability[order[rank]]) >= 1 - f / (rank + 2):
+        while rank < len(order) and float(probability[order[rank]]) >= 1 - f / (rank + 2):
             rank += 1
-        return order[:rank]
+        return _fill(step, order[:rank])
 
     return commit
 
 
 def entropy_bound(gamma: float = 0.1) -> Schedule:
-    """The k slots of lowest entropy with the sum of all but the largest at most ``gamma`` (EB-sampler, 2505.24857)."""
+    """The k slots of lowest entropy with the sum of all but the largest at most ``gamma`` (EB-sampler, arXiv 2505.24857)."""
 
-    def commit(candidates: SlotProposals) -> list[int]:
-        order = _best_first(-candidates.entropy)
-        total, k = float(candidates.entropy[order[0]]), 1
+    def commit(step: Step) -> Commit:
+        entropies = step.proposals.entropy
+        order = _best_first(-entropies)
+        total, k = float(entropies[order[0]]), 1
         while k < len(order) and total <= gamma:
-            total += float(candidates.entropy[order[k]])
+            total += float(entropies[order[k]])
             k += 1
-        return order[:k]
+        return _fill(step, order[:k])
 
     return commit
 
 
 def entropy(count: int = 1) -> Schedule:
     """The ``count`` slots of lowest entropy (Dream)."""
-    return lambda candidates: _best_first(-candidates.entropy)[:count]
+    return lambda step: _fill(step, _best_first(-step.proposals.entropy)[:count])
 
 
 def margin(count: int = 1) -> Schedule:
     """The ``count`` slots with the largest gap between the two likeliest tokens (Dream, top-k margin)."""
-    return lambda candidates: _best_first(candidates.margin)[:count]
+    return lambda step: _fill(step, _best_first(step.proposals.margin)[:count])
 
 
 def fixed(count: int = 1) -> Schedule:
     """The ``count`` likeliest slots (LLaDA, low-confidence remasking)."""
-    return lambda candidates: _best_first(candidates.probability)[:count]
+    return lambda step: _fill(step, _best_first(step.proposals.probability)[:count])
+
+
+def random(steps: int = 16) -> Schedule:
+    """Slots at random, all filled after ``steps`` steps (Dream's ``origin``): which ones is drawn before their tokens are."""
+
+    def commit(step: Step) -> Commit:
+        times = torch.linspace(1, 1e-3, steps + 1)
+        last = step.index >= steps - 1
+        chance = 1.0 if last else 1 - float(times[step.index + 1] / times[step.index])
+        device = step.generator.device if step.generator else "cpu"
+        drawn = torch.rand(len(step.masked), generator=step.generator, device=device) < chance
+        return Commit([slot for slot, taken in zip(step.masked, drawn.tolist(), strict=True) if taken])
+
+    return commit
 
 
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
@@ -85,7 +174,30 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "entropy": entropy,
     "margin": margin,
     "fixed": fixed,
+    "random": random,
 }
+
+
+def read_schedule(spec: str, schedules: Mapping[str, Callable[..., Schedule]] = SCHEDULES, **defaults: float) -> Schedule:
+    """The schedule of ``NAME``, ``NAME:NUMBER`` or ``NAME:NUMBER,option=value``.
+
+    ``defaults`` are used for parameters of these names that the spec leaves out. Raises ``InputError``.
+    """
+    name, _, text = spec.partition(":")
+    if name not in schedules:
+        raise InputError(f"no schedule named {name!r}: use one of {', '.join(schedules)}, as in threshold:0.9 or fixed:4")
+    parameters = inspect.signature(schedules[name]).parameters
+    known = {key: value for key, value in defaults.items() if key in parameters}
+    return schedules[name](**known | read_options(f"schedule {name}", text, schedules[name]))
+
+
+def _fill(step: Step, rows: Sequence[int]) -> Commit:
+    slots = step.slots
+    return Commit([slots[row] for row in rows])
+
+
+def _rows(proposals: SlotProposals, rows: Sequence[int]) -> SlotProposals:
+    return SlotProposals(*(values[list(rows)] for values in proposals))
 
 
 def _best_first(confidence: torch.Tensor) -> list[int]:
