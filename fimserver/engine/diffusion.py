@@ -23,7 +23,7 @@ from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt import canvas_context, cut_context
 from fimserver.engine.sampling import SlotProposals, draw
-from fimserver.engine.schedules import Schedule, Step
+from fimserver.engine.schedules import DenoisingStep, Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
@@ -93,7 +93,7 @@ class Denoiser:
             self._forbid(logits, masked, state)
             propose = functools.partial(_propose, logits, request, generator)
             may_commit = functools.partial(self._may_commit, masked[0])
-            step = Step(index, masked, dict(state.confidence), propose, may_commit, generator)
+            step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
             commit = self.schedule(step)
             chosen = step.chosen(commit.fill)
             self._remask(state, commit.remask, masked[0])

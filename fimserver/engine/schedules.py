@@ -1,6 +1,6 @@
 """Denoising schedules: which masked slots a step commits, and which committed ones it masks again.
 
-A schedule is a function of a ``Step``. ``SCHEDULES`` names those there are; a name may be followed by options, as in
+A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` names those there are; a name may be followed by options, as in
 ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first parameter.
 
 Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes whatever
@@ -29,7 +29,7 @@ class Commit(NamedTuple):
     remask: Sequence[int] = ()
 
 
-class Step:
+class DenoisingStep:
     """One denoising step as a schedule sees it.
 
     ``index`` counts the steps of a block from 0. ``masked``: the masked slots from left to right; ``committed``: the filled
@@ -51,7 +51,7 @@ class Step:
         self._draw, self._may_commit = draw, may_commit
 
     @classmethod
-    def of(cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None) -> Step:
+    def of(cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None) -> DenoisingStep:
         """A step with these proposals for the slots 0 to n - 1, for tests of schedules."""
         return cls(index, range(len(proposals.tokens)), committed or {}, lambda rows: _rows(proposals, rows))
 
@@ -82,13 +82,13 @@ class Step:
         return [row for row, (slot, token) in enumerate(pairs) if self._may_commit(slot, token)]
 
 
-Schedule = Callable[[Step], Commit]
+Schedule = Callable[[DenoisingStep], Commit]
 
 
 def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
     """All slots whose probability reaches ``level``, at most ``limit``, and always the best (Fast-dLLM, arXiv 2505.22618)."""
 
-    def commit(step: Step) -> Commit:
+    def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
         order = _best_first(probability)[:limit]
         passed = [i for i in order if float(probability[i]) >= level]
@@ -100,7 +100,7 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
 def leftmost(level: float = 0.9) -> Schedule:
     """The leftmost slot, and with it all others whose probability reaches ``level``: what is shown grows at every step."""
 
-    def commit(step: Step) -> Commit:
+    def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
         sure = [i for i in _best_first(probability) if i > 0 and float(probability[i]) >= level]
         return _fill(step, [0, *sure])
@@ -111,7 +111,7 @@ def leftmost(level: float = 0.9) -> Schedule:
 def factor(f: float = 1.0) -> Schedule:
     """The first r slots with confidence of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
 
-    def commit(step: Step) -> Commit:
+    def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
         order = _best_first(probability)
         rank = 1
@@ -125,7 +125,7 @@ def factor(f: float = 1.0) -> Schedule:
 def entropy_bound(gamma: float = 0.1) -> Schedule:
     """The k slots of lowest entropy with the sum of all but the largest at most ``gamma`` (EB-sampler, arXiv 2505.24857)."""
 
-    def commit(step: Step) -> Commit:
+    def commit(step: DenoisingStep) -> Commit:
         entropies = step.proposals.entropy
         order = _best_first(-entropies)
         total, k = float(entropies[order[0]]), 1
@@ -155,7 +155,7 @@ def fixed(count: int = 1) -> Schedule:
 def random(steps: int = 16) -> Schedule:
     """Slots at random, all filled after ``steps`` steps (Dream's ``origin``): which ones is drawn before their tokens are."""
 
-    def commit(step: Step) -> Commit:
+    def commit(step: DenoisingStep) -> Commit:
         times = torch.linspace(1, 1e-3, steps + 1)
         last = step.index >= steps - 1
         chance = 1.0 if last else 1 - float(times[step.index + 1] / times[step.index])
@@ -191,7 +191,7 @@ def read_schedule(spec: str, schedules: Mapping[str, Callable[..., Schedule]] = 
     return schedules[name](**known | read_options(f"schedule {name}", text, schedules[name]))
 
 
-def _fill(step: Step, rows: Sequence[int]) -> Commit:
+def _fill(step: DenoisingStep, rows: Sequence[int]) -> Commit:
     slots = step.slots
     return Commit([slots[row] for row in rows])
 

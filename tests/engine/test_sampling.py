@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fimserver.engine.sampling import SlotProposals, choose, draw, keep_top_p, keyed_gumbel
-from fimserver.engine.schedules import SCHEDULES, Commit, Step
+from fimserver.engine.schedules import SCHEDULES, Commit, DenoisingStep
 from fimserver.errors import NonFiniteError
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def candidates(probability, entropy=None, margin=None):
     ],
 )
 def test_schedules(name, options, given, committed):
-    assert SCHEDULES[name](**options)(Step.of(given)) == Commit(committed)
+    assert SCHEDULES[name](**options)(DenoisingStep.of(given)) == Commit(committed)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -88,5 +88,5 @@ def test_every_schedule_commits_at_least_one_and_never_twice(name):
     generator = torch.Generator().manual_seed(3)
     for n in (1, 2, 7, 33):
         p = torch.rand(n, 50, generator=generator).softmax(-1)
-        chosen = SCHEDULES[name]()(Step.of(draw(p.log()))).fill
+        chosen = SCHEDULES[name]()(DenoisingStep.of(draw(p.log()))).fill
         assert int(name != "random") <= len(chosen) == len(set(chosen)) <= n

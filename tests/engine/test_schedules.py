@@ -9,7 +9,7 @@ from fimserver.engine.diffusion import Denoiser, Tokens
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.sampling import draw
-from fimserver.engine.schedules import SCHEDULES, Commit, Step, read_schedule
+from fimserver.engine.schedules import SCHEDULES, Commit, DenoisingStep, read_schedule
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request
@@ -64,7 +64,7 @@ def test_the_setting_threshold_is_the_level_unless_the_schedule_says_another(nan
     proposals = draw(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]]))  # 0.73, 0.95, 0.88
     for schedule, level, slots in [("threshold", 0.9, [1]), ("threshold", 0.8, [1, 2]), ("threshold:0.7", 0.9, [1, 2, 0])]:
         made = make_schedule(card, Settings(schedule=schedule, threshold=level))
-        assert made(Step.of(proposals)).fill == slots
+        assert made(DenoisingStep.of(proposals)).fill == slots
 
 
 def test_a_toy_from_outside_sees_the_step_and_fills_a_middle(nano, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_random_schedule_draws_slots_before_tokens():
         return draw(flat(rows), 1.0, 1.0, generator)
 
     generator = torch.Generator().manual_seed(4)
-    step = Step(0, range(8), {}, propose, generator=generator)
+    step = DenoisingStep(0, range(8), {}, propose, generator=generator)
     fill = read_schedule("random:2")(step).fill
     assert not drawn
     chosen = step.chosen(fill)
