@@ -8,7 +8,7 @@ from fimserver.cards import Card, is_present, model_folder
 from fimserver.store.discovery import discover, match
 from fimserver.store.download import Watch, get_model
 from fimserver.store.links import link
-from fimserver.store.sources import sources_of
+from fimserver.store.registry import sources_of
 
 
 def fetch(card: Card, models_dir: Path, watch: Watch, url: str = "") -> Path:

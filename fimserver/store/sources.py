@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from fimserver.cards import Card
-from fimserver.errors import InputError
 
 ANSWER_S = 5.0  # a source that has not answered by then is named, and the next one is tried
 STALL_S = 30.0  # of silence in the middle of a file
@@ -66,24 +64,3 @@ def pinned_files(card: Card) -> tuple[ModelFile, ...]:
     """The files that the card names with size and hash; empty where the hub has to be asked."""
     names = [name for name in card.files if name.endswith(".gguf")]
     return tuple(ModelFile(name, card.download_bytes, card.files[name]) for name in names)
-
-
-def sources_of(card: Card, work: Path, url: str = "") -> list[Source]:
-    """The sources of a card in the order they are tried: only ``url`` if one is given, else hub, then Python index.
-
-    ``work`` is a folder for what a source needs for itself. Raises ``InputError`` where there is none.
-    """
-    from fimserver.store.hub import HubSource  # noqa: PLC0415 - the hub's library takes a while to import
-    from fimserver.store.index import IndexSource  # noqa: PLC0415
-    from fimserver.store.url import UrlSource  # noqa: PLC0415
-
-    if url:
-        return [UrlSource(card, url)]
-    sources: list[Source] = []
-    if card.hub:
-        sources.append(HubSource(card))
-    if card.index:
-        sources.append(IndexSource(card, card.index, work))
-    if not sources:
-        raise InputError(f"{card.name} is shipped with fimserver: nothing to download")
-    return sources

@@ -14,7 +14,7 @@ import pytest
 from fimserver.errors import DiskFullError, DownloadError, InputError
 from fimserver.store import download, transfer
 from fimserver.store.download import get_model
-from fimserver.store.sources import sources_of
+from fimserver.store.registry import sources_of
 from tests.store.conftest import DATA, NAME
 from tests.store.servers import serving
 
@@ -163,7 +163,7 @@ from pathlib import Path
 from fimserver.cards import Card
 from fimserver.store.download import get_model
 from fimserver.store.progress import ProgressBar
-from fimserver.store.sources import sources_of
+from fimserver.store.registry import sources_of
 card = Card.model_validate_json(Path(sys.argv[3]).read_text())
 with ProgressBar() as bar:
     get_model(card, Path(sys.argv[1]), lambda card, work: sources_of(card, work, sys.argv[2]), bar)

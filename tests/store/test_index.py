@@ -8,7 +8,7 @@ import pytest
 from fimserver.errors import DownloadError
 from fimserver.store import index, transfer
 from fimserver.store.download import get_model
-from fimserver.store.sources import sources_of
+from fimserver.store.registry import sources_of
 from tests.store.conftest import DATA, NAME, PART_BYTES
 from tests.store.servers import serving, simple_index, wheel
 

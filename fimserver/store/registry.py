@@ -1,0 +1,29 @@
+"""Sources of a card, in the order they are tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fimserver.cards import Card
+from fimserver.errors import InputError
+from fimserver.store.hub import HubSource
+from fimserver.store.index import IndexSource
+from fimserver.store.sources import Source
+from fimserver.store.url import UrlSource
+
+
+def sources_of(card: Card, work: Path, url: str = "") -> list[Source]:
+    """The sources of a card in the order they are tried: only ``url`` if one is given, else hub, then Python index.
+
+    ``work`` is a folder for what a source needs for itself. Raises ``InputError`` where there is none.
+    """
+    if url:
+        return [UrlSource(card, url)]
+    sources: list[Source] = []
+    if card.hub:
+        sources.append(HubSource(card))
+    if card.index:
+        sources.append(IndexSource(card, card.index, work))
+    if not sources:
+        raise InputError(f"{card.name} is shipped with fimserver: nothing to download")
+    return sources
