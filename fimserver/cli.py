@@ -1,4 +1,4 @@
-"""Knows the verbs of the command line and their exit codes. Knows nothing of what the verbs do.
+"""Verbs of the command line and their exit codes.
 
 Exit codes: 0 done, 1 a model or a row failed, 2 the command or its input cannot be used.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a model or a row failed, 2 the command or its input cannot
 from __future__ import annotations
 
 import gc
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,13 @@ from fimserver.store.verbs import models
 
 
 class _Group(click.Group):
-    """Turns our errors into one line and an exit code."""
+    """The command line: our errors are one line and an exit code, and any terminal's encoding will do."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a character that the terminal lacks is a question mark
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     POPUP = "popup"
     REJECTED = "rejected"
     UNFINISHED = "unfinished"
+    CUT_OFF = "cut_off"
 
 
 EXPLANATIONS: dict[Reason, str] = {
@@ -94,6 +95,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.POPUP: "it does not extend what is selected in the completion popup",
     Reason.REJECTED: "it was dismissed at this place before",
     Reason.UNFINISHED: "time was up before any part could stand on its own",
+    Reason.CUT_OFF: "the token limit came before any part could stand on its own",
 }
 
 # A middle that ended so is whole: the model said so, or a rule found its end.

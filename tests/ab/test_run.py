@@ -134,6 +134,15 @@ def test_an_arm_that_breaks_off_is_named_and_nothing_is_lost(tmp_path):
     assert len(journal(tmp_path).rows) == 9
 
 
+@pytest.mark.parametrize("breaks", ["a", "b"])
+def test_ctrl_c_within_an_item_passes_through_and_the_item_is_no_row(tmp_path, breaks):
+    broken = {"error": KeyboardInterrupt(), "fails_at": "s9"}
+    both = [Scripted(name, [], **(broken if breaks == name else {})) for name in "ab"]
+    with pytest.raises(KeyboardInterrupt):
+        list(run(RunPlan(spans(12), 0, warm=False), tuple(both), journal(tmp_path)))
+    assert [row.item for row in journal(tmp_path).rows] == [f"s{n}" for n in range(9)]
+
+
 def test_the_fingerprint_is_of_what_is_compared():
     facts = {"arms": ["a", "b"], "spans": ["s1"]}
     assert fingerprint(facts) == fingerprint(dict(reversed(facts.items())))

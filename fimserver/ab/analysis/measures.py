@@ -39,6 +39,7 @@ _ENDINGS: Mapping[str, Outcome] = {
         (
             *(Reason.OFF, Reason.NOT_OPEN, Reason.DIRTY, Reason.TOO_LARGE, Reason.EXCLUDED, Reason.GENERATED, Reason.MID_WORD),
             *(Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.NO_OP, Reason.POPUP, Reason.REJECTED),
+            Reason.CUT_OFF,
         ),
         "withheld",
     ),

@@ -67,12 +67,13 @@ def unfinished(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     whole, newline, _ = draft.text.rpartition("\n")
     if newline and whole.strip():
         return replace(draft, text=whole)
+    nothing = Reason.UNFINISHED if around.reason is Reason.DEADLINE else Reason.CUT_OFF
     text = draft.text.rstrip()
     if re.search(r"\w$", text):
-        return Reason.UNFINISHED
+        return nothing
     inside = partial(parser.place, around.language, suffix=around.suffix)
     begun = inside(prefix=around.prefix + text) == "string" != inside(prefix=around.prefix)
-    return Reason.UNFINISHED if begun else draft
+    return nothing if begun else draft
 
 
 def trailing(draft: Candidate, around: FilterContext) -> Candidate | Reason:

@@ -58,7 +58,16 @@ PUT = f"INSERT OR REPLACE INTO answers VALUES ({', '.join(':' + name for name in
 COUNT = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
 LENGTHS = " ".join(f"WHEN lexemes <= {limit} THEN {bucket}" for bucket, limit in enumerate(LIMITS))
 # Answers that turned out to be of no use count for the length that was expected.
-USELESS = (Reason.EMPTY, Reason.BLANK, Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.UNFINISHED)
+USELESS = (
+    Reason.EMPTY,
+    Reason.BLANK,
+    Reason.CONTROL,
+    Reason.DUPLICATE,
+    Reason.REPETITION,
+    Reason.SYNTAX,
+    Reason.UNFINISHED,
+    Reason.CUT_OFF,
+)
 KEPT = f"""
 SELECT CASE WHEN chars = 0 THEN bucket {LENGTHS} ELSE {len(LIMITS)} END AS length,
 COUNT(*), SUM(MIN(1.0, (accepted_chars + typed_chars) * 1.0 / MAX(1, chars))) FROM answers

@@ -152,6 +152,8 @@ def test_predictions_are_by_arm_and_by_the_route_that_served():
         ({"text": "", "reason": "no_host"}, "error"),
         ({"shown": False, "reason": "duplicate"}, "withheld"),
         ({"shown": False, "text": "", "reason": "unfinished"}, "late"),
+        ({"shown": False, "text": "", "reason": "cut_off"}, "withheld"),  # by the token limit, not by time
+        ({"shown": False, "text": "return va", "reason": "cut_off"}, "withheld"),
     ],
 )
 def test_every_request_has_one_outcome(fields, ended):

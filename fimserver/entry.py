@@ -1,0 +1,15 @@
+"""Entry point of the ``fimserver`` command: Ctrl-C while modules are being imported ends without a traceback."""
+
+import sys
+
+INTERRUPTED = 130  # the exit code of shells for Ctrl-C
+
+
+def run() -> None:
+    """Run the command line. Raises ``SystemExit``."""
+    try:
+        from fimserver.cli import main  # noqa: PLC0415 - the import is what Ctrl-C may interrupt
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
