@@ -101,8 +101,8 @@ class ShiftedCanvas:
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         start, count = len(self.context), len(slots)
         known = next((i for i, token in enumerate(slots) if token == self.mask_token), count)
-        mask = self.cache.block(start, count).clone()
-        mask[:known] = self.cache.causal(start, known)[:, : start + count]
+        mask = self.cache.causal(start, count).clone()  # with its extent, so that text has the bits of plain decoding
+        mask[known:, : start + count] = True
         rows = torch.arange(count - 1, device=self.network.device)
         return torch.cat([self._first[None], self.cache.rows(slots, start, mask, rows, self.network)])
 

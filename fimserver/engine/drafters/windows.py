@@ -92,8 +92,8 @@ class AdapterWindow:
         canvas = [mask_token if slot is None else slot for slot in slots[known : known + block]]
         ids = [line.ids[-1], *(slot for slot in slots[:known] if slot is not None), *canvas]
         ids += [mask_token] * (known + 1 + block - len(ids))
-        mask = self.cache.causal(start, len(ids))[:, : start + len(ids)].clone()
-        mask[known + 1 :] = True
+        mask = self.cache.causal(start, len(ids)).clone()
+        mask[known + 1 :, : start + len(ids)] = True
         logits_of = torch.arange(len(slots), device=self.network.device)
         return self.cache.rows(ids, start, mask, logits_of, self.network)
 

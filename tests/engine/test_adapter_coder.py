@@ -1,0 +1,79 @@
+"""A canvas adapter on the 0.5B coder itself, where its weights are on this machine."""
+
+import pytest
+import torch
+
+from fimserver.cards import get_card, is_present, model_folder
+from fimserver.engine.adapter import CanvasAdapter, CanvasNetwork
+from fimserver.engine.canvas import ShiftedCanvas
+from fimserver.engine.engines import make_ar
+from fimserver.engine.load import load
+from fimserver.engine.runtime import DraftContext, make_runtime
+from fimserver.settings import Settings
+from fimserver.types import Deadline, Request
+from tests.engine.test_autoregressive import text_of
+
+CARD = get_card("qwen2.5-coder-0.5b-instruct")
+MODELS_DIR = Settings().models_dir  # before the tests get folders of their own
+PRODUCTS = {"qkv": (896, 1152), "out": (896, 896), "gate_up": (896, 9728), "down": (4864, 896)}
+REQUEST = Request("import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ", "\n", max_tokens=12)
+
+pytestmark = pytest.mark.skipif(
+    not is_present(CARD, MODELS_DIR), reason=f"{CARD.name} is not in {MODELS_DIR}: `fimserver models get {CARD.name}`"
+)
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return make_runtime(load(CARD, model_folder(CARD, MODELS_DIR), torch.device("cpu"), "int8"), Settings())
+
+
+@pytest.fixture(scope="module")
+def network(runtime):
+    generator = torch.Generator().manual_seed(1)
+    branches = {
+        f"{layer}.{name}": (torch.randn(4, size_in, generator=generator) * 0.03, torch.randn(size_out, 4, generator=generator))
+        for layer in range(24)
+        for name, (size_in, size_out) in PRODUCTS.items()
+    }
+    adapter = CanvasAdapter("", (8, 16), (0.05, 1.0), torch.randn(896, generator=generator) * 0.02, branches)
+    return CanvasNetwork(runtime.network, adapter, runtime.loaded.vocabulary.special("<|fim_pad|>"))
+
+
+def test_text_and_logits_of_the_ar_route_do_not_notice_the_canvas(runtime, network):
+    engine = make_ar(DraftContext(runtime, Settings(drafter="none")))
+    prompt, text = engine.prompt(REQUEST), text_of(engine, REQUEST)
+    logits = runtime.cache.prefill(prompt, Deadline(), want_logits=True).clone()
+    canvas = ShiftedCanvas(runtime.cache, prompt, network, network.mask_token)
+    assert canvas.open(Deadline())
+    before = [t[:, : len(prompt)].clone() for i in range(24) for t in runtime.cache.kv.layer(i)]
+    canvas.predict([network.mask_token] * 8)
+    assert all(
+        torch.equal(old, new[:, : len(prompt)])
+        for old, new in zip(before, (t for i in range(24) for t in runtime.cache.kv.layer(i)), strict=True)
+    )
+    assert torch.equal(runtime.cache.prefill(prompt, Deadline(), want_logits=True), logits)
+    assert text_of(engine, REQUEST) == text
+
+
+def test_a_cached_canvas_is_an_uncached_one_to_the_bit(runtime, network):
+    prompt = make_ar(DraftContext(runtime, Settings(drafter="none"))).prompt(REQUEST)
+    canvas = ShiftedCanvas(runtime.cache, prompt, network, network.mask_token)
+    slots = [40, 41, *[network.mask_token] * 3, 42, *[network.mask_token] * 2]
+    canvas.open(Deadline())
+    cached = canvas.predict(slots).clone()
+    runtime.cache.clear()
+    canvas.open(Deadline())
+    assert torch.equal(canvas.predict(slots), cached)
+
+
+def test_the_next_token_has_the_logits_of_plain_decoding_to_the_bit(runtime, network):
+    prompt = make_ar(DraftContext(runtime, Settings(drafter="none"))).prompt(REQUEST)
+    canvas = ShiftedCanvas(runtime.cache, prompt, network, network.mask_token)
+    assert canvas.open(Deadline())
+    known = []
+    for token in (40, 41, 42, 43):
+        known.append(token)
+        decoded = runtime.cache.branches([[token]], len(prompt) + len(known) - 1)[0, -1].clone()
+        slots = [*known, *[network.mask_token] * (8 - len(known))]
+        assert torch.equal(canvas.predict(slots)[len(known)], decoded)
