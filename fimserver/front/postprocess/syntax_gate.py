@@ -58,7 +58,8 @@ def _breaks_python(candidate: Candidate, context: FilterContext) -> bool:
     if crop is None or crop.error_line(candidate.text) is None:
         return False
     header = _DECORATOR.sub("", candidate.text.strip("\n"))
-    if "\n" in header or context.right[candidate.replace :].strip():
+    is_header = "\n" not in header and opens_block("python", parser.code_only("python", header))
+    if not is_header or context.right[candidate.replace :].strip():
         return True
     return all(crop.error_line(text) is not None for text in _with_bodies(candidate.text, context))
 

@@ -4,8 +4,8 @@ import re
 
 WINDOW_CHARS = 20_000  # of each side of the cursor
 
-# Where a window may begin or end: before a line that is not indented and closes nothing.
-_TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*])")
+# Where a window may begin or end: before a line that is not indented and closes nothing. A quote there ends a docstring.
+_TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*\"'`])")
 
 
 def window(prefix: str, suffix: str) -> tuple[str, str]:

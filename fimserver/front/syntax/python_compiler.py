@@ -2,7 +2,8 @@
 
 tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole file takes too
 long to compile between two keys, so that it is cut down to the statements that decide: headers of the functions and classes
-around the cursor, and the statement before and behind it.
+around the cursor, and the statement before and behind it. What depends on the whole of a long function is not seen, such as a
+value returned from an async generator.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import re
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import NamedTuple
 
-from fimserver.front.syntax.crop import window
+from fimserver.front.syntax.crop import WINDOW_CHARS, window
 from fimserver.front.syntax.parser import Node, tree_with
 
 _WHOLE_ROWS = 120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
 _MOST_ROWS = 400  # of any other statement; what is longer is not judged
-_HEADER = "async def _():"
+_HEADERS = ("class _:", "async def _():")
+# A line that is a statement at the margin and hardly a line of a docstring: where the text begins too far above.
+_STATEMENT = re.compile(
+    r"^(?:(?:async def|def|class)[ ]\w+[(:]|@\w|(?:if|for|while|with|try)\b[^\n]*:$|from[ ]\S+[ ]import\b|import[ ]\w+$"
+    r"|[\w.]+(?:[ ]*:[^\n=]*)?[ ]*[-+|]?=)",
+    re.MULTILINE,
+)
 _COMPILERS_ERRORS = (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
@@ -42,10 +49,12 @@ class Crop(NamedTuple):
 @lru_cache(maxsize=8)
 def crop_of(prefix: str, suffix: str, fillers: Sequence[str]) -> Crop | None:
     """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does."""
-    prefix, suffix = window(prefix, suffix)
-    prefix = _with_header(prefix) if prefix.lstrip("\n")[:1] in {" ", "\t"} else prefix
-    for filler in fillers:
-        crop = _cut(prefix, filler, suffix)
+    statement = _STATEMENT.search(prefix) if len(prefix) >= WINDOW_CHARS else None
+    prefix, suffix = window(prefix[statement.start() :] if statement else prefix, suffix)
+    is_inside = prefix.lstrip("\n")[:1] in {" ", "\t"}
+    texts = [_with_header(prefix, header) for header in _HEADERS] if is_inside else [prefix]
+    for text, filler in product(texts, fillers):
+        crop = _cut(text, filler, suffix)
         if crop is not None and crop.error_line(filler) is None:
             return crop
     return None
@@ -76,14 +85,14 @@ def _cut(prefix: str, filler: str, suffix: str) -> Crop | None:
     return Crop(before.lstrip("\ufeff"), after)
 
 
-def _with_header(prefix: str) -> str:
+def _with_header(prefix: str, header: str) -> str:
     """A text that begins in a function or class whose header is too far above: from its outermost line on, with a header."""
     lines = prefix.split("\n")
     widths = {i: len(line) - len(line.lstrip()) for i, line in enumerate(lines[:-1]) if line.strip()}
     outermost = min(widths.values(), default=0)
     starts = (i for i, width in widths.items() if width == outermost and re.match(r"[\w@]", lines[i][width:]))
     start = next(starts, None)
-    return prefix if start is None or not outermost else "\n".join([_HEADER, *lines[start:]])
+    return prefix if start is None or not outermost else "\n".join([header, *lines[start:]])
 
 
 class _Cutter(NamedTuple):

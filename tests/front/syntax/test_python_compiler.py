@@ -19,7 +19,7 @@ LONG_CLASS = "class A:\n" + "".join(
     f"    @property\n    def method_{i}(self):\n        for x in self:\n            print(x)\n        return {i}\n\n"
     for i in range(60)
 )
-LONG_FUNCTION = "async def f(x):\n    global q\n" + "".join(
+LONG_FUNCTION = "def f(x):\n    global q\n" + "".join(
     f"    if x:\n        y = {i}\n    else:\n        y = [\n        1,\n    ]\n" for i in range(80)
 )
 FILE = (
