@@ -54,6 +54,7 @@ def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest
         path=session.file_name(uri),
         repo=session.repository(uri),
         rejected=session.rejected_at(uri, snapshot.line_before),
+        is_cell=session.notebooks.holds(uri) or session.file_name(uri).endswith(".ipynb"),
         cells=session.cells_around(request.document),
         open_documents=session.documents if config.snippets else {},
         send_at_s=request.received_s + delay_ms / 1000,

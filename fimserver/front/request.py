@@ -61,6 +61,7 @@ class CompletionRequest:
     watch: Watch | None = None  # receives the canvas of each denoising step
     rejected: frozenset[str] = frozenset()  # texts that the user dismissed here
     cells: tuple[str, str] = ("", "")  # text of a notebook's other cells, before and after
+    is_cell: bool = False  # of a notebook
     open_documents: Mapping[str, Document] = field(default_factory=dict)  # that snippets may come from
     send_at_s: float = 0.0  # while someone types, not sent earlier
     prefetch: bool = False

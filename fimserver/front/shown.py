@@ -52,6 +52,7 @@ def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
         reason=reason,
         single_line=request.limits.stop == "line",
         rejected=request.rejected,
+        is_cell=request.is_cell,
     )
 
 

@@ -57,6 +57,10 @@ _SAYS_GENERATED = re.compile(
     r"|^\s*@generated\b",
     re.IGNORECASE,
 )
+_LONG_LINE = 500  # characters
+_COMMENT = re.compile(r"\s*(?://|/?\*|#|--|<!--)")
+# The checked part of a text may end within a literal.
+_LITERAL = re.compile(r""""(?:\\.|[^"\\\n])*+(?:"|$)|'(?:\\.|[^'\\\n])*+(?:'|$)|`(?:\\.|[^`\\\n])*+(?:`|$)""")
 _CONTROL = dict.fromkeys([*range(8), *range(14, 27), *range(28, 32), 127, 0xFFFD])
 
 
@@ -205,9 +209,16 @@ def by_content(lines: Sequence[str]) -> Reason | None:
     text = "".join(head)
     controls = size - len(text.translate(_CONTROL))
     is_binary = "\0" in text or controls > max(8, size // 50)
-    is_minified = size > 2000 and size > 500 * len(head)
+    is_minified = size > 2000 and _is_minified(head)
     says_so = any(_SAYS_GENERATED.match(line[:400]) for line in head[:40])
     return Reason.GENERATED if is_binary or is_minified or says_so else None
+
+
+def _is_minified(lines: Sequence[str]) -> bool:
+    """Whether half of the lines of code are long. A comment is no code, and a literal counts as nothing, however long it is."""
+    code = [line for line in lines if line.strip() and not _COMMENT.match(line)]
+    is_long = [len(line) > _LONG_LINE and len(_LITERAL.sub("", line)) > _LONG_LINE for line in code]
+    return bool(code) and 2 * sum(is_long) >= len(code)
 
 
 def _posix(path: PurePath) -> str:

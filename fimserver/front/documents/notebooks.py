@@ -46,6 +46,10 @@ class Notebooks:
             self._notebook_of.pop(uri, None)
         return gone
 
+    def holds(self, uri: str) -> bool:
+        """Whether a document is a cell of an open notebook."""
+        return uri in self._notebook_of
+
     def cells_of(self, notebook: str) -> list[str]:
         """Uris of the cells of a notebook; none where it is not open."""
         return [cell.uri for cell in self._cells.get(notebook, [])]

@@ -27,6 +27,7 @@ class FilterContext:
     """What a text is filtered by. A filter sees it with one kind of line end, the newline.
 
     ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this place.
+    ``is_cell``: the text is a cell of a notebook.
     """
 
     prefix: str
@@ -37,6 +38,7 @@ class FilterContext:
     single_line: bool = False
     special: tuple[str, ...] = ()
     rejected: frozenset[str] = frozenset()
+    is_cell: bool = False
 
     @cached_property
     def left(self) -> str:

@@ -21,7 +21,14 @@ from fimserver.reasons import Reason
 
 _CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
+# Emoji and letters of some scripts are joined by a hidden character; within names of code it would be a trap.
+_JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 # Invisible characters and those that change the direction of text (arXiv 2111.00169), line separators, half characters.
+# As the tokenizers of coders write them. No language has them, but a file about language models may.
+_SPECIAL = re.compile(
+    r"<\|(?:end_?of_?text|fim_\w{1,20}|im_(?:start|end)|file_sep(?:arator)?|repo_name|eot_id|begin_of_text|mask|pad|expand|delete"
+    r"|code_(?:prefix|middle|suffix))\|>|<\uff5c[^\uff5c\s]{1,30}\uff5c>|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:EOT|file_sep|repo_name)>"
+)
 _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
 
 
@@ -29,8 +36,10 @@ _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
 
 
 def special_tokens(draft: Candidate, around: FilterContext) -> Candidate | Reason:
-    """Cut where the tokenizer's text for a special token begins."""
+    """Cut where a special token begins: one of ``special``, or a well-known one that the file itself does not have."""
     found = [at for token in around.special if token and (at := draft.text.find(token)) >= 0]
+    known = (match for match in _SPECIAL.finditer(draft.text) if match[0] not in around.prefix + around.suffix)
+    found += [match.start() for match in known]
     return replace(draft, text=draft.text[: min(found)]) if found else draft
 
 
@@ -46,7 +55,8 @@ def line_ends(draft: Candidate, _: FilterContext) -> Candidate | Reason:
 
 def control(draft: Candidate, around: FilterContext) -> Candidate | Reason:
     """Drop text with control characters, and with hidden ones that the file does not use."""
-    for char in set(draft.text) - {"\n", "\t"}:
+    text = _JOINED.sub("", draft.text)
+    for char in set(text) - {"\n", "\t"}:
         kind = unicodedata.category(char)
         if kind == "Cc" or (kind in _HIDDEN and (kind == "Cs" or char not in around.prefix + around.suffix)):
             return Reason.CONTROL

@@ -18,6 +18,7 @@ from fimserver.reasons import Reason
 _CLOSING_REST = re.compile(r"\s*[)\]}\"'`;>]*\s*[:{;,]?\s*$")
 # (longest period, tokens it must have filled at the end): the limits of Copilot's repetition filter.
 _PERIODS = ((1, 10), (10, 30), (20, 45), (30, 60))
+_LOOPING_CHARS, _LOOP_CHARS = 60, 10  # of a word
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
 _MANY_LINES = 3
 _TELLING_CHARS = 4  # word characters without which a line says nothing
@@ -211,7 +212,9 @@ def repetition(candidate: Candidate, context: FilterContext) -> Candidate | Reas
     end = next((end for i in range(len(lines)) if (end := _loop_at(lines, i))), 0)
     if end:
         candidate = fit("\n".join(lines[:end])[len(context.left) :].rstrip(), context.left, context.right)
-    return Reason.REPETITION if loops(_TOKEN.findall(candidate.text)) else candidate
+    tokens = _TOKEN.findall(candidate.text)
+    is_loop = loops(tokens) or (bool(tokens) and _is_looping_word(tokens[-1]))
+    return Reason.REPETITION if is_loop else candidate
 
 
 def _loop_at(lines: Sequence[str], start: int) -> int:
@@ -227,12 +230,18 @@ def _loop_at(lines: Sequence[str], start: int) -> int:
     return 0
 
 
+def _is_looping_word(word: str) -> bool:
+    """Whether a word that ends a text is a few letters over and over. Digits may be a number or a hash."""
+    end = word[-_LOOPING_CHARS:]
+    return len(end) == _LOOPING_CHARS and end.isalpha() and _period(end) <= _LOOP_CHARS
+
+
 def loops(tokens: Sequence[str]) -> bool:
     """Whether the last tokens are one short sequence over and over: the shortest period, by Knuth, Morris and Pratt."""
     return any(len(tokens) >= span and _period(tokens[-span:]) <= longest for longest, span in _PERIODS)
 
 
-def _period(tokens: Sequence[str]) -> int:
+def _period(tokens: Sequence[object]) -> int:
     border = [0] * len(tokens)
     for i in range(1, len(tokens)):
         k = border[i - 1]

@@ -12,6 +12,7 @@ from fimserver.front.syntax import parser
 from fimserver.front.syntax.brackets import closers_for
 from fimserver.front.syntax.features import opens_block
 from fimserver.front.syntax.languages import CLOSING_WORDS
+from fimserver.front.syntax.magics import is_other_language, without_magics
 from fimserver.front.syntax.python_compiler import Crop, crop_of
 from fimserver.reasons import Reason
 
@@ -44,8 +45,22 @@ def _breaks(candidate: Candidate, context: FilterContext) -> bool:
         opens = opens_block(context.language, candidate.text)
         endings += [closers] if closers else []
         endings += ["\n" + word + closers for word in words if opens]
-    texts = (replace(candidate, text=candidate.text + ending) for ending in endings)
-    return all(_breaks_tree(text, context) or _breaks_python(text, context) for text in texts)
+    return all(_breaks_file(replace(candidate, text=candidate.text + ending), context) for ending in endings)
+
+
+def _breaks_file(candidate: Candidate, context: FilterContext) -> bool:
+    plain = _plain(candidate, context)
+    return plain is not None and (_breaks_tree(*plain) or _breaks_python(*plain))
+
+
+def _plain(candidate: Candidate, context: FilterContext) -> tuple[Candidate, FilterContext] | None:
+    """The text and what is around it in plain Python; ``None`` for a cell of a notebook in another language."""
+    if not context.is_cell or context.language != "python":
+        return candidate, context
+    if is_other_language(context.prefix + candidate.text):
+        return None
+    prefix, text, suffix = without_magics(context.prefix, candidate.text, context.suffix)
+    return replace(candidate, text=text), replace(context, prefix=prefix, suffix=suffix)
 
 
 def _breaks_tree(candidate: Candidate, context: FilterContext) -> bool:
@@ -74,7 +89,8 @@ def _with_bodies(text: str, context: FilterContext) -> list[str]:
 
 def _error_line(candidate: Candidate, context: FilterContext) -> int:
     """The first line that Python does not compile: the lines before it may be good. A large number if it says nothing."""
-    crop = _crop(candidate, context)
+    plain = _plain(candidate, context)
+    crop = _crop(*plain) if plain else None
     line = None if crop is None else crop.error_line(candidate.text)
     return len(candidate.text) if line is None else max(1, line)
 
@@ -84,7 +100,7 @@ def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
     if context.language != "python":
         return None
     is_blank = not context.left.strip() and not context.right.strip()
-    known = crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"))
+    known = crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"), is_cell=context.is_cell)
     if known is not None:
         return known.without(candidate.replace)
     lines = candidate.text.split("\n")
@@ -92,4 +108,5 @@ def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
     if first >= len(lines):
         return None
     head = "\n".join(lines[:first])
-    return crop_of(context.prefix, context.suffix[candidate.replace :], (head, *_with_bodies(head, context)))
+    fillers = (head, *_with_bodies(head, context))
+    return crop_of(context.prefix, context.suffix[candidate.replace :], fillers, is_cell=context.is_cell)

@@ -8,6 +8,7 @@ value returned from an async generator.
 
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Crop(NamedTuple):
 
     before: str
     after: str
+    flags: int = 0  # of the compiler
 
     def without(self, count: int) -> Crop:
         """The crop without the first ``count`` characters behind the cursor."""
@@ -42,30 +44,34 @@ class Crop(NamedTuple):
 
     def error_line(self, middle: str) -> int | None:
         """The line, from 0, of ``middle`` where Python sees the first error; ``None`` if all of it compiles."""
-        line = _error_line(self.before + middle + self.after)
+        line = _error_line(self.before + middle + self.after, self.flags)
         return None if line is None else max(0, line - self.before.count("\n"))
 
 
 @lru_cache(maxsize=8)
-def crop_of(prefix: str, suffix: str, fillers: Sequence[str]) -> Crop | None:
-    """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does."""
+def crop_of(prefix: str, suffix: str, fillers: Sequence[str], *, is_cell: bool = False) -> Crop | None:
+    """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does.
+
+    In a cell of a notebook ``await`` is allowed outside of functions.
+    """
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if is_cell else 0
     statement = _STATEMENT.search(prefix) if len(prefix) >= WINDOW_CHARS else None
     prefix, suffix = window(prefix[statement.start() :] if statement else prefix, suffix)
     is_inside = prefix.lstrip("\n")[:1] in {" ", "\t"}
     texts = [_with_header(prefix, header) for header in _HEADERS] if is_inside else [prefix]
     for text, filler in product(texts, fillers):
-        crop = _cut(text, filler, suffix)
+        crop = _cut(text, filler, suffix, flags)
         if crop is not None and crop.error_line(filler) is None:
             return crop
     return None
 
 
 @lru_cache(maxsize=64)
-def _error_line(text: str) -> int | None:
+def _error_line(text: str, flags: int) -> int | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an escape sequence that Python does not know is none of our business
-            compile(text, "<crop>", "exec", dont_inherit=True)
+            compile(text, "<crop>", "exec", flags, dont_inherit=True)
     except SyntaxError as error:
         return (error.lineno or 1) - 1
     except _COMPILERS_ERRORS:
@@ -73,7 +79,7 @@ def _error_line(text: str) -> int | None:
     return None
 
 
-def _cut(prefix: str, filler: str, suffix: str) -> Crop | None:
+def _cut(prefix: str, filler: str, suffix: str, flags: int = 0) -> Crop | None:
     """The text cut down to the statements around the cursor; ``None`` where one of them is too long to compile."""
     data = (prefix + filler + suffix).encode("utf-8", "replace")
     start = len(prefix.encode("utf-8", "replace"))
@@ -82,7 +88,7 @@ def _cut(prefix: str, filler: str, suffix: str) -> Crop | None:
     if kept is None:
         return None
     before, after = (part.decode("utf-8", "replace") for part in kept)
-    return Crop(before.lstrip("\ufeff"), after)
+    return Crop(before.lstrip("\ufeff"), after, flags)
 
 
 def _with_header(prefix: str, header: str) -> str:

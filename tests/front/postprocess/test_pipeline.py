@@ -35,6 +35,7 @@ def around_of(language, case):
         single_line=case.get("single_line", False),
         special=tuple(case.get("special", ())),
         rejected=frozenset(case.get("rejected", ())),
+        is_cell=case.get("is_cell", False),
     )
 
 

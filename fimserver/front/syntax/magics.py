@@ -1,0 +1,27 @@
+"""IPython magics: commands in the Python of a notebook cell (``%time``, ``!pip``, ``%%bash``, ``name?``) that are no Python."""
+
+from __future__ import annotations
+
+import re
+
+# Of ``x = !ls`` and ``x = %sql …`` too. The line is kept as long as it was.
+_MAGIC = re.compile(r"^([ \t]*)(?:(?:[\w, ]+=[ \t]*)?(?:!|%%?\w)|\?{1,2}\w)[^\n]*|^([ \t]*)[\w.]+\?{1,2}[ \t]*$", re.MULTILINE)
+_OTHER_LANGUAGE = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun|python3?|memit)\b)\w")
+
+
+def is_other_language(text: str) -> bool:
+    """Whether a cell begins with a magic that has the rest of it read by something else than Python."""
+    return _OTHER_LANGUAGE.match(text) is not None
+
+
+def without_magics(prefix: str, middle: str, suffix: str) -> tuple[str, str, str]:
+    """The three parts of a cell with a number in the place of every magic, and blanks in the place of what it is given."""
+    text = prefix + middle + suffix
+    plain = _MAGIC.sub(_number, text)
+    end = len(prefix) + len(middle)
+    return plain[: len(prefix)], plain[len(prefix) : end], plain[end:]
+
+
+def _number(match: re.Match[str]) -> str:
+    blanks = match[1] if match[1] is not None else match[2]
+    return f"{blanks}0".ljust(len(match[0]))
