@@ -1,5 +1,7 @@
 """What Python's compiler says of a crop is what it says of the whole file."""
 
+import warnings
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,9 @@ from fimserver.front.syntax.python_compiler import crop_of
 
 def compiles(text):
     try:
-        compile(text, "file", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(text, "file", "exec", dont_inherit=True)
     except SyntaxError:
         return False
     return True
