@@ -133,6 +133,8 @@ class _Cutter(NamedTuple):
             inside = self._line_start(body.start_byte)
             if self.start >= inside > nodes[0].start_byte and (kept := self.around(body)) is not None:
                 return self.data[first:inside] + kept[0], kept[1]
+            if self.end <= body.start_byte:  # in the header
+                return self.data[first : self.start], self.data[self.end : body.start_byte] + b"pass"
         if sum(map(_rows, nodes)) > _MOST_ROWS:
             return None
         return self.data[first : self.start], self.data[self.end : max(last, self.end)]
