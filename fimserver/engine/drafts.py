@@ -75,9 +75,13 @@ def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:
 
 
 class Drafter(Protocol):
-    """Anything that guesses what comes next."""
+    """Anything that guesses what comes next.
+
+    ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread and a time limit.
+    """
 
     name: str
+    inline: bool
 
     def propose(self, line: DecodeState, size: int) -> list[Draft]:
         """Drafts of at most ``size`` tokens, the likeliest first; none where it has no idea."""

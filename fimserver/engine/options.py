@@ -18,7 +18,7 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
-        name, value = (name.strip(), value.strip()) if equals else (next(iter(parameters), ""), part)
+        name, value = (name.strip(), value.strip()) if equals else (_first(maker), part)
         if name not in parameters or name in found:
             known = ", ".join(f"{name}={default!r}" for name, default in parameters.items()) or "no options"
             raise InputError(f"{owner} does not understand {part!r}: it takes {known}")
@@ -30,3 +30,10 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
         if isinstance(found[name], int | float) and not found[name] > 0:
             raise InputError(f"{owner}: {name} must be above 0, got {value}")
     return found
+
+
+def _first(maker: Callable[..., object]) -> str:
+    """The first parameter that may be given without its name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD,)
+    names = (name for name, p in inspect.signature(maker).parameters.items() if p.kind in kinds and p.default is not p.empty)
+    return next(names, "")

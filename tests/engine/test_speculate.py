@@ -215,6 +215,7 @@ class TestFaults:
         plain, _ = ids_of(engine, REQUESTS[0])
 
         class Sleepy:
+            inline = False
             name = "sleepy"
 
             def propose(self, line, size):  # noqa: ARG002

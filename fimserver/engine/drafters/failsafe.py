@@ -27,7 +27,7 @@ class FailsafeDrafter:
     def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
         self.name, self.drafter, self.limit_s = name or drafter.name, drafter, limit_s
         self.failures = 0
-        self._inline = bool(getattr(drafter, "inline", False))
+        self.inline = drafter.inline
         self._worker = _Worker(self.name)
 
     @property
@@ -44,7 +44,7 @@ class FailsafeDrafter:
         if self.off:
             return None
         try:
-            return work() if self._inline else self._worker.run(work, self.limit_s)
+            return work() if self.inline else self._worker.run(work, self.limit_s)
         except concurrent.futures.TimeoutError:
             self.failures = FAILURES  # its thread may hold its state for ever
             log.warning("drafter %s gave no answer in %.2f s and is left out", self.name, self.limit_s)

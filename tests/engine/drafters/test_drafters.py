@@ -12,6 +12,7 @@ from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter
 from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, Heads, HeadsShape, load_net, save_net
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
+from fimserver.engine.drafters.window_kinds import WINDOWS
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
 from fimserver.engine.drafts import DecodeState, ScriptedDrafter, draft_from
 from fimserver.engine.engines import make_ar
@@ -284,6 +285,58 @@ class TestRegistry:
     def test_drafters_stand_from_cheap_to_dear(self, nano):
         target = DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:self,ngram"))
         assert [d.name for d in make_drafters(target)] == ["ngram", "diffusion:self"]
+
+    def test_options_belong_to_their_drafter(self, nano):
+        spec = "ngram,diffusion:self,steps=2,tokens=5,drafts=3,first=ngram"
+        settings = Settings(drafter=spec, draft_tokens=9)
+        _, guarded = make_drafters(DraftContext(nano.runtime(nano.card("ar")), settings))
+        drafter = guarded.drafter
+        assert (drafter.size, drafter.steps, drafter.drafts, drafter.first.name) == (5, 2, 3, "ngram")
+
+    def test_the_old_settings_are_the_defaults_of_the_options(self, nano):
+        settings = Settings(drafter="diffusion:self,steps=2", draft_tokens=9, draft_steps=4)
+        (guarded,) = make_drafters(DraftContext(nano.runtime(nano.card("ar")), settings))
+        assert (guarded.drafter.size, guarded.drafter.steps) == (9, 2)
+
+    @pytest.mark.parametrize(
+        ("spec", "complaint"),
+        [
+            ("ngram,steps=2", "drafter ngram does not understand 'steps=2': it takes no options"),
+            ("diffusion:self,step=2", "it takes tokens=16, steps=1, drafts=1, first=''"),
+            ("diffusion:self,steps=two", "steps='two' is no int"),
+            ("diffusion:self,steps=0", "steps must be above 0"),
+        ],
+    )
+    def test_an_option_that_cannot_be_is_named_with_what_could(self, spec, complaint, nano):
+        with pytest.raises(InputError, match=complaint):
+            make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter=spec)))
+
+    def test_a_toy_drafter_from_outside_has_options_of_its_own(self, nano, monkeypatch):
+        def make_parrot(context, what, *, times: int = 2):
+            return ScriptedDrafter([int(what)] * times)
+
+        monkeypatch.setitem(DRAFTERS, "parrot", make_parrot)
+        settings = Settings(drafter="parrot:7,times=3,ngram")
+        ngram, parrot = make_drafters(DraftContext(nano.runtime(nano.card("ar")), settings))
+        assert (ngram.name, parrot.drafter.middle) == ("ngram", [7, 7, 7])
+        engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), settings))
+        plain = make_ar(DraftContext(nano.runtime(nano.card("ar")), PLAIN))
+        request = Request("def f(a):\n    return ", "\n", max_tokens=8, stop="none")
+        texts = ["".join(chunk.text for chunk in each.complete(request, Deadline())) for each in (engine, plain)]
+        assert texts[0] == texts[1] != ""
+
+    def test_a_toy_window_from_outside_is_drafted_in(self, nano, monkeypatch):
+        class Always:
+            """Says one token everywhere."""
+
+            longest = 8
+
+            def predict(self, line, slots):  # noqa: ARG002 - the seam
+                return torch.nn.functional.one_hot(torch.full((len(slots),), 7), 8192).float()
+
+        monkeypatch.setitem(WINDOWS, "toy", lambda *_: Always())
+        (guarded,) = make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:toy,tokens=3")))
+        assert [draft.tokens for draft in guarded.propose(a_made_line(), 5)] == [(7, 7, 7)]
 
 
 def test_the_hash_of_weights_tells_weights_apart(tmp_path):
