@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.cli import main
+from fimserver.host.fake import FakeEngines
 from fimserver.keystrokes import measured_ms
 from fimserver.reasons import Reason
 
@@ -188,6 +189,39 @@ def test_spans_give_a_line_each_in_order(tmp_path):
     for answer in answers:
         assert set(answer) >= FIELDS | {"id", "completion", "ms"}
         assert answer["completion"] == answer["middle"]
+
+
+def test_rows_of_humaneval_infilling_give_completions_by_task_and_scores(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    row = {
+        "prompt": "def f(a, b):\n    return ",
+        "suffix": "\n",
+        "canonical_solution": "a + b",
+        "entry_point": "f",
+        "test": "…",
+    }
+    path.write_text("".join(json.dumps(row | {"task_id": f"T/{i}"}) + "\n" for i in range(2)))
+    result = run("complete", "--spans", path, "--language", "python", "--model", "ar", "--max-tokens", 8)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [a["task_id"] for a in answers] == ["T/0", "T/1"]
+    for answer in answers:
+        assert answer["exact"] == (answer["completion"].rstrip() == "a + b")
+        assert 0 <= answer["similarity"] <= 1
+        assert {"first_line", "tokens", "reason"} <= set(answer)
+    exact = sum(a["exact"] for a in answers) / 2
+    assert f"2 spans: exact {exact:.1%}, first line right" in result.stderr
+
+
+def test_the_language_of_a_row_is_its_own_before_that_of_the_command(tmp_path):
+    path = tmp_path / "spans.jsonl"
+    rows = [{"language": "go"}, {"path": "a.rs"}, {}, {"language": "", "path": "a.py"}]
+    path.write_text("".join(json.dumps({"id": i, "prefix": "x", "suffix": ""} | row) + "\n" for i, row in enumerate(rows)))
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        engines = FakeEngines(lambda request, _route: seen.append(request.features.language) or iter(["x"]))
+        patch.setattr("fimserver.engine.engines.ModelPool", lambda _settings: engines)
+        run("complete", "--spans", path, "--language", "python", "--model", "ar")
+    assert seen == ["go", "rust", "python", "python"]
 
 
 def test_a_bad_span_is_reported_and_the_others_are_done(tmp_path):

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fimserver.ab.items.cuts import KINDS, Hole, holes
 from fimserver.errors import InputError
 from fimserver.front.context.privacy import Privacy
 from fimserver.front.syntax import parser
 from fimserver.reasons import Reason
+from fimserver.spans import ID, MIDDLE, PREFIX
 
 FILE_BYTES = 2**20
 GIT_S = 60.0
@@ -202,14 +203,14 @@ def _walk(folder: Path) -> list[str]:
 
 
 class _Row(BaseModel):
-    """One line of a file of spans; what it says beyond this is ignored."""
+    """One line of a file of spans; other fields are ignored. HumanEval-Infilling's names are taken as well."""
 
     model_config = ConfigDict(frozen=True)
 
-    prefix: str
-    middle: str
+    prefix: str = Field(validation_alias=AliasChoices(*PREFIX))
+    middle: str = Field(validation_alias=AliasChoices(*MIDDLE))
     suffix: str
-    id: str = ""
+    id: str = Field("", validation_alias=AliasChoices(*ID))
     group: str = ""
     path: str = ""
     kind: str = "span"

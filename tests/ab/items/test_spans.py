@@ -367,6 +367,12 @@ class TestFileOfSpans:
         text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
         return read_spans(write(tmp_path, {"spans.jsonl": text}) / "spans.jsonl", limit)
 
+    def test_rows_of_humaneval_infilling_are_read_by_their_own_names(self, tmp_path):
+        row = {"task_id": "SingleLineInfilling/1", "prompt": "x = ", "canonical_solution": "1", "suffix": "\n", "test": "…"}
+        path = write(tmp_path, {"spans.jsonl": json.dumps(row) + "\n"}) / "spans.jsonl"
+        (span,) = read_spans(path, 5).spans
+        assert (span.item, span.prefix, span.middle, span.suffix) == ("SingleLineInfilling/1", "x = ", "1", "\n")
+
     def test_rows_become_spans(self, tmp_path):
         full = {"id": "one", "path": "a/b.py", "kind": "line", "language": "Python", "extra": 1}
         cut = self.read(tmp_path, self.ROW | full, "", self.ROW, self.ROW | {"group": "g", "path": "c.rs"}, "")
