@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.nn import functional as F
 
+from fimserver.engine.attention import attend, fold_bias
 from fimserver.engine.kv import KVBuffer
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.errors import LoadError
@@ -111,15 +112,19 @@ class ModelShape(NamedTuple):
 class Stack:
     """Layers from hidden states to hidden states."""
 
-    def __init__(self, layers: Sequence[Layer], sizes: ModelShape) -> None:
-        self.layers, self.sizes = tuple(layers), sizes
+    def __init__(self, layers: Sequence[Layer], sizes: ModelShape, *, bf16_attention: bool = False) -> None:
+        """``bf16_attention``: passes of many rows attend in bf16, whatever the type of the hidden states."""
+        self.layers, self.sizes, self.bf16_attention = tuple(layers), sizes, bf16_attention
 
     def wrapped(self, wrap: Wrap) -> Stack:
         """The same layers with every product replaced by ``wrap(layer, name, product)``."""
-        return Stack([layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)], self.sizes)
+        layers = [layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)]
+        return Stack(layers, self.sizes, bf16_attention=self.bf16_attention)
 
     def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV) -> torch.Tensor:
         """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
+        bias = fold_bias(bias, self.sizes.heads // self.sizes.kv_heads, bf16=self.bf16_attention)
+        rope = rope[0], _signed(rope[1])
         for index, layer in enumerate(self.layers):
             x = x + self._attend(x, layer, rope, bias, kv, index)
             x = x + layer.mlp(self.norm(x, layer.mlp_norm))
@@ -139,15 +144,14 @@ class Stack:
     ) -> torch.Tensor:
         heads, kv_heads, head_dim, _, scale = self.sizes
         qkv = layer.qkv(self.norm(x, layer.input_norm)).view(len(x), -1, head_dim)  # (B * M, q + k + v heads, D)
-        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
+        qk = qkv[:, : heads + kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self.norm(q, layer.q_norm), self.norm(k, layer.k_norm)
-        qk = _rotate(torch.cat([q, k], 1), *rope)
-        q, k = qk[:, :heads], qk[:, heads:]
-        q, k, v = (t.view(-1, bias.shape[-2], *t.shape[1:]).transpose(1, 2) for t in (q, k, v))  # (B, heads, M, D)
-        keys, values = kv.update(k, v, index)
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, scale=scale, enable_gqa=True)
-        return layer.out(out.transpose(1, 2).reshape(len(x), -1))
+            qk = torch.cat([self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1)
+        rows = bias.shape[-2] * kv_heads // heads
+        rotated = _rotate(qk, *rope).view(-1, rows, heads + kv_heads, head_dim)
+        v = qkv[:, heads + kv_heads :].view(-1, rows, kv_heads, head_dim)
+        keys, values = kv.update(rotated[:, :, heads:].transpose(1, 2), v.transpose(1, 2), index)
+        return layer.out(attend(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1))
 
 
 class FusedWeights(NamedTuple):
@@ -242,9 +246,16 @@ def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding, half-split convention; x (M, heads, D)."""
-    low, high = x.chunk(2, -1)
-    return x * cos + torch.cat([-high, low], -1) * sin
+    """Rotary position embedding, half-split convention; x (M, heads, D), ``sin`` with its first half negated."""
+    halves = x.reshape(*x.shape[:-1], 2, -1)
+    swapped = halves.flip(-2).view(x.shape)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+def _signed(sin: torch.Tensor) -> torch.Tensor:
+    """Sines (…, D) as ``_rotate`` takes them."""
+    low, high = sin.chunk(2, -1)
+    return torch.cat([-low, high], -1)
 
 
 def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:

@@ -14,6 +14,8 @@ from fimserver.engine.kv import KVBuffer, common_prefix
 from fimserver.engine.network import Network
 from fimserver.types import Deadline, Prefill
 
+BLOCK = 512  # keys that torch's attention reads at a time on a CPU
+
 
 class PrefixCache:
     """A KV buffer, the prompt tokens in it, and the passes that were run."""
@@ -92,8 +94,12 @@ class PrefixCache:
         return network.cached(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, capacity) for rows at ``start``: each sees what is before it and itself."""
-        return self._causal[start : start + count]
+        """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.
+
+        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after it.
+        """
+        extent = min(-(-(start + count) // BLOCK) * BLOCK, self.capacity)
+        return self._causal[start : start + count, :extent]
 
     def block(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, start + count) for a canvas at ``start``: each row sees all before it and the whole canvas."""
