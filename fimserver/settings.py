@@ -64,7 +64,10 @@ class Settings(BaseSettings):
         platformdirs.user_data_path("fimserver") / "models", description="Folder that `models get` downloads into."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
-    quantize: Literal["none", "int8"] = Field("none", description="Weight format; int8 needs `pip install fimserver[int8]`.")
+    quantize: Literal["auto", "none", "bf16", "int8"] = Field(
+        "auto",
+        description="Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs `fimserver[int8]`.",
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as many as this process may use.")
     max_tokens: int = Field(64, ge=1, le=MAX_TOKENS, description="Longest middle, in tokens.")
     stats: Literal["on", "off"] = Field(

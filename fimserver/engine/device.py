@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -25,6 +27,13 @@ def free_gib(device: torch.device) -> float:
 def free_machine(device: torch.device) -> Machine:
     """Free memory here, as far as models on this device can use it."""
     return Machine(free_gib(device), free_ram_gib())
+
+
+def device_map(weights_gib: float, device: torch.device, free: list[float] | None = None) -> str | Mapping[str, Any]:
+    """One device when the weights fit with a fifth to spare, else accelerate's ``auto`` (several GPUs, then CPU)."""
+    if free is None:
+        free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]
+    return {"": device} if device.type == "cpu" or weights_gib * 1.2 <= free[0] else "auto"
 
 
 def ram_gib() -> float:

@@ -52,7 +52,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
     runtime = target.runtime
     if runtime.cache is None:
         raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
-    costs = measure_costs(runtime.cache, runtime.rows)
+    costs = measure_costs(runtime.cache, runtime.rows, draft=runtime.can_draft)
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)

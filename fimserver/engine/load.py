@@ -1,6 +1,6 @@
-"""Knows how the files of a checkpoint become a network that can be trusted. Knows nothing of prompts or decoding.
+"""Load a model: find its files, verify them, build the network in the arithmetic asked for, and probe it.
 
-Local files, safetensors, transformers' own classes, no remote code. Whatever does not fit is an error, never a warning.
+Local files, no remote code. Whatever does not fit is an error, never a warning.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,59 +19,110 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import platformdirs
 import torch
-import transformers
-from safetensors import SafetensorError
 
 from fimserver.cards import Card
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.fused import FusedModel, FusedWeights
+from fimserver.engine.int8 import is_exact
+from fimserver.engine.int8_model import int8_weights
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.weights.arithmetic import choose
+from fimserver.engine.weights.checkpoint import Checkpoint
+from fimserver.engine.weights.formats import WeightFormat, format_of
+from fimserver.engine.weights.int8_cache import can_quantize, int8_checkpoint
 from fimserver.errors import LoadError, ModelMissingError
 from fimserver.hashing import sha256
+from fimserver.types import Deadline
 
 MANIFEST = "manifest.json"
-transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 _HASHES = platformdirs.user_cache_path("fimserver") / "hashes.json"
 _HARMLESS = "rotary_emb.inv_freq"  # a buffer that old checkpoints stored; it is computed
-_QWEN2_FIELDS = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-    "tie_word_embeddings",
-    "hidden_act",
-]
+_PROBE_TEXT = "def add(a, b):\n    return a + b\n"
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checked model with its vocabulary."""
+    """A checked model with its vocabulary: transformers' class, or the weights of our own pass in int8.
+
+    ``model`` is a …ForCausalLM of transformers, ``None`` where there are ``weights``.
+    """
 
     card: Card
     folder: Path
-    model: Any  # a …ForCausalLM of transformers
+    model: Any
     vocabulary: Vocabulary
     device: torch.device
     dtype: torch.dtype
+    positions: int  # the longest text that the network was made for
+    weights: FusedWeights | None = None
 
 
 def load(card: Card, folder: Path, device: torch.device, quantize: str = "none") -> Loaded:
-    """Read, verify and probe one model. Raises ``ModelMissingError`` or ``LoadError``."""
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    """Read, verify and probe one model. ``quantize``: none, bf16, int8 or auto.
+
+    Raises ``ModelMissingError`` or ``LoadError``.
+    """
+    weight_format = format_of(card, folder)
+    if weight_format is None:
         hint = f"run `fimserver models get {card.name}`" if card.hub else "reinstall fimserver"
         raise ModelMissingError(f"{card.name} is not in {folder}: {hint}")
     verify_files(card, folder)
-    vocabulary = Vocabulary(read_tokenizer(folder, card), card)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model = _read_model(card, folder, device, dtype)
-    if quantize == "int8":
+    arithmetic = choose(quantize, card.parameters_m, device)
+    if arithmetic == "int8" and device.type == "cpu" and not _is_full(card):
+        loaded = _load_int8(card, folder, weight_format, asked=quantize == "int8")
+        if loaded is not None:
+            return loaded
+        arithmetic = "none"
+    return _load_native(card, folder, weight_format, device, arithmetic)
+
+
+def _load_native(card: Card, folder: Path, weight_format: WeightFormat, device: torch.device, arithmetic: str) -> Loaded:
+    checkpoint = weight_format.read(card, folder)
+    if _is_full(card):
+        checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
+    vocabulary = Vocabulary(checkpoint.tokenizer(), card)
+    dtype = torch.float32 if device.type == "cpu" and arithmetic != "bf16" else torch.bfloat16
+    model = _native(card, folder, checkpoint, device, dtype)
+    if arithmetic == "int8":
         _quantize_int8(model)
-    loaded = Loaded(card, folder, model, vocabulary, device, dtype)
-    check_vocabulary(loaded)
+    positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
+    loaded = Loaded(card, folder, model, vocabulary, device, dtype, positions)
+    check_vocabulary(card, vocabulary, int(model.get_input_embeddings().weight.shape[0]))
     probe(loaded)
     return loaded
+
+
+def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: bool) -> Loaded | None:
+    """Our own pass in int8. ``None`` where it does not fit and nobody ``asked`` for it. Raises ``LoadError``."""
+    if not is_exact():
+        raise LoadError("int8: this processor or this build of torch has no exact int8 products; use --quantize none or bf16")
+
+    def read() -> Checkpoint:
+        checkpoint = weight_format.read(card, folder)
+        if not can_quantize(checkpoint.config):
+            raise _UnfitError(f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize none")
+        return checkpoint
+
+    try:
+        kept = int8_checkpoint(files_hash(weight_format.files(card, folder)), read)
+    except _UnfitError:
+        if asked:
+            raise
+        return None
+    vocabulary = Vocabulary(kept.tokenizer, card)
+    check_vocabulary(card, vocabulary, len(kept.tensors["embedding"]))
+    weights, cpu = int8_weights(kept), torch.device("cpu")
+    loaded = Loaded(card, folder, None, vocabulary, cpu, torch.float32, kept.shape.positions, weights)
+    _probe_int8(loaded)
+    return loaded
+
+
+class _UnfitError(LoadError):
+    """A network that the int8 pass does not compute."""
+
+
+def _is_full(card: Card) -> bool:
+    return card.canvas is not None and card.canvas.attention == "full"
 
 
 def verify_files(card: Card, folder: Path) -> None:
@@ -89,8 +140,28 @@ def verify_file(loaded: Loaded, name: str) -> str:
 
 def weights_hash(folder: Path) -> str:
     """One SHA-256 that says which weights these are: of the file, or of the shards' hashes."""
-    hashes = [sha256(path) for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf"))]
+    return files_hash(sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf")))
+
+
+def files_hash(paths: Sequence[Path]) -> str:
+    """The same of some files; each is hashed once per size and modification time."""
+    known = _read_json(_HASHES)
+    hashes = []
+    for path in paths:
+        if _key(path) not in known:
+            known[_key(path)] = sha256(path)
+            _write_json(_HASHES, known)
+        hashes.append(str(known[_key(path)]))
+    return _joined(hashes)
+
+
+def _joined(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
@@ -100,8 +171,7 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
         path = folder / name
         if not path.is_file():
             raise LoadError(f"{card.name}: {path} is missing: {_again(card)}")
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        key = _key(path)
         if known.get(key) == wanted:
             continue
         if sha256(path) != wanted:
@@ -113,7 +183,7 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
 def probe(loaded: Loaded) -> None:
     """One forward pass. Its logits must be finite; on a dllm card, a suffix token must reach the canvas."""
     card, vocabulary, model = loaded.card, loaded.vocabulary, loaded.model
-    text = vocabulary.encode("def add(a, b):\n    return a + b\n")
+    text = vocabulary.encode(_PROBE_TEXT)
     # The suffix stands first in the layout of a cached canvas, last in that of a full one.
     suffix, canvas = (-1, 0) if card.canvas and card.canvas.attention == "full" else (0, -1)
     ids = torch.tensor([text, text], device=loaded.device)
@@ -121,66 +191,42 @@ def probe(loaded: Loaded) -> None:
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits
     if not bool(torch.isfinite(logits).all()):
-        raise LoadError(f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}")
+        raise _not_finite(card)
     if card.canvas and torch.equal(logits[0, canvas], logits[1, canvas]):
         raise LoadError(f"{card.name}: the canvas does not see the suffix; this model needs another fimserver version")
 
 
-def check_vocabulary(loaded: Loaded) -> None:
-    """Every id that text or a prompt can produce must have an embedding."""
-    rows = int(loaded.model.get_input_embeddings().weight.shape[0])
-    too_large = [text for text, i in loaded.vocabulary.specials.items() if i >= rows]
-    if too_large or loaded.vocabulary.largest_id >= rows:
-        what = f"token {too_large[0]!r}" if too_large else f"token id {loaded.vocabulary.largest_id}"
-        raise LoadError(f"{loaded.card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?")
+def _probe_int8(loaded: Loaded) -> None:
+    """The same without a canvas of its own kind: logits must be finite."""
+    assert loaded.weights is not None
+    text = loaded.vocabulary.encode(_PROBE_TEXT)
+    logits = PrefixCache(FusedModel(loaded.weights, 32), 32, 32).prefill(text, Deadline(), want_logits=True)
+    if logits is None or not bool(torch.isfinite(logits).all()):
+        raise _not_finite(loaded.card)
 
 
-def device_map(card: Card, device: torch.device, free: list[float]) -> str | Mapping[str, Any]:
-    """One device when the weights fit with a fifth to spare, else accelerate's ``auto`` (several GPUs, then CPU)."""
-    if device.type == "cpu" or card.weights_gib * 1.2 <= free[0]:
-        return {"": device}
-    return "auto"
+def _not_finite(card: Card) -> LoadError:
+    return LoadError(f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}")
 
 
-def _read_model(card: Card, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]
+def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
+    """Every id that text or a prompt can produce must be one of the ``rows`` of the embedding."""
+    too_large = [text for text, i in vocabulary.specials.items() if i >= rows]
+    if too_large or vocabulary.largest_id >= rows:
+        what = f"token {too_large[0]!r}" if too_large else f"token id {vocabulary.largest_id}"
+        raise LoadError(f"{card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?")
+
+
+def _native(card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError  # noqa: PLC0415 - transformers' part of the program, not that of int8
+
     try:
-        result: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=_read_config(card, folder),
-            dtype=dtype,
-            device_map=device_map(card, device, free),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are listed, and refused, with the others
-        )
+        model, info = checkpoint.native(device, dtype)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise LoadError(f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {_again(card)}") from None
-    model, info = result
     for problem in _problems(info):
         raise LoadError(f"{card.name}: {problem}: {_again(card)}")
     return model.eval().requires_grad_(False)
-
-
-def _read_config(card: Card, folder: Path) -> Any:
-    """The native configuration. Families that transformers does not know are rebuilt from known fields."""
-    raw = _read_json(folder / "config.json")
-    if raw.get("model_type") != card.architecture:
-        raise LoadError(
-            f"{card.name}: config.json says {raw.get('model_type')!r}, the card {card.architecture!r}: another model's files?"
-        )
-    if card.loads_as == "qwen2":
-        fields = {name: raw[name] for name in _QWEN2_FIELDS if name in raw}
-        rope = {"rope_type": "default", "rope_theta": float(raw.get("rope_theta", 1e6))}
-        config: Any = transformers.Qwen2Config(**fields, rope_parameters=rope)
-    else:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if card.canvas and card.canvas.attention == "full":
-        config.is_causal = False  # every position sees every other (create_causal_mask)
-    return config
 
 
 def _problems(info: Mapping[str, Any]) -> Iterator[str]:

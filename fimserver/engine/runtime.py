@@ -16,6 +16,8 @@ from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 
+ALIKE_ROWS = 4  # tried out in ``pass_cost.py`` for each model
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -28,6 +30,11 @@ class Runtime:
     network: Network
     cache: PrefixCache | None
     rows: int
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether a pass may have several rows with the bits of plain decoding."""
+        return self.rows > 1 or self.loaded.weights is not None
 
     @cached_property
     def canvas_network(self) -> Network:
@@ -61,17 +68,31 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
         return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
-    use_lean = settings.network != "native" and fused.fits(loaded.model)
+    use_lean = loaded.weights is not None or (settings.network != "native" and fused.fits(loaded.model))
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
     on_cpu = loaded.device.type == "cpu"
-    rows = settings.decode_rows or (1 if on_cpu and not use_lean else 8)
+    one_row = attends_alike(loaded.weights) if loaded.weights is not None else on_cpu and not use_lean
+    rows = settings.decode_rows or (1 if one_row else 8)
     chunk = settings.prefill_rows or (64 if on_cpu and use_lean else 128)
     longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
-    drafts = MOST_ROWS if rows > 1 else 1
+    drafts = MOST_ROWS if rows > 1 or loaded.weights is not None else 1
     capacity = -(-(card.prompt_tokens + longest + drafts) // chunk) * chunk
-    positions = int(getattr(loaded.model.config, "max_position_embeddings", capacity))
-    if card.prompt_tokens + longest > positions:
-        raise LoadError(f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {positions}")
-    network: Network = fused.fuse(loaded.model, capacity, rows) if use_lean else NativeNetwork(loaded.model, loaded.device)
-    return Runtime(loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if rows > 1 else 1), rows)
+    if card.prompt_tokens + longest > loaded.positions:
+        raise LoadError(
+            f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {loaded.positions}"
+        )
+    network = _network(loaded, capacity, rows, fused_pass=use_lean)
+    return Runtime(loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1), rows)
+
+
+def attends_alike(weights: fused.FusedWeights) -> bool:
+    """Whether one row attends with the bits of many: a few rows in all, those of query heads included, run other kernels."""
+    sizes = weights.stack.sizes
+    return sizes.heads // sizes.kv_heads >= ALIKE_ROWS
+
+
+def _network(loaded: Loaded, capacity: int, rows: int, *, fused_pass: bool) -> Network:
+    if loaded.weights is not None:
+        return fused.FusedModel(loaded.weights, capacity)
+    return fused.fuse(loaded.model, capacity, rows) if fused_pass else NativeNetwork(loaded.model, loaded.device)

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fimserver.engine import fused
+from fimserver.engine.device import device_map
 from fimserver.engine.engines import ModelPool, make_ar
-from fimserver.engine.load import device_map, load
+from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.hashing import sha256
@@ -195,9 +196,9 @@ def test_every_family_loads_strictly(architecture, tmp_path):
 def test_a_model_larger_than_one_gpu_is_spread_by_accelerate():
     gpu = torch.device("cuda")
     small, large = make_card("qwen2", parameters_m=7000.0), make_card("qwen2", parameters_m=70000.0)
-    assert device_map(small, gpu, [24.0]) == {"": gpu}
-    assert device_map(large, gpu, [80.0, 80.0]) == "auto"
-    assert device_map(large, CPU, [0.0]) == {"": CPU}
+    assert device_map(small.weights_gib, gpu, [24.0]) == {"": gpu}
+    assert device_map(large.weights_gib, gpu, [80.0, 80.0]) == "auto"
+    assert device_map(large.weights_gib, CPU, [0.0]) == {"": CPU}
 
 
 def test_a_model_that_accelerate_offloads_decodes_the_same(folder):

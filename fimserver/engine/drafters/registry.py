@@ -75,7 +75,7 @@ def make_drafters(context: DraftContext) -> list[Drafter]:
     Raises ``InputError`` on an unknown name or option, ``LoadError`` where a drafter that was asked for cannot be had.
     """
     asked, card = context.settings.drafter, context.runtime.loaded.card
-    if context.runtime.rows == 1 or asked == "none":
+    if not context.runtime.can_draft or asked == "none":
         return []
     if asked not in {"auto", "mix"}:
         return [make(context, spec) for spec in _ordered(split_specs(asked))]

@@ -1,1 +1,1 @@
-"""Weight formats: presence, size, hash, and tensors of a checkpoint."""
+"""Weight formats: where the files of a checkpoint are, and how they become tensors."""

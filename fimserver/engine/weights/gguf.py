@@ -10,8 +10,12 @@ from typing import Any
 
 import gguf
 import torch
+import transformers
 from gguf.quants import dequantize
 
+from fimserver.cards import Card
+from fimserver.engine.weights.checkpoint import Checkpoint
+from fimserver.engine.weights.gguf_tokenizer import make_tokenizer
 from fimserver.errors import LoadError
 
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -189,3 +193,34 @@ def _split_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
     """Put interleaved rotary pairs of each head (2 i, 2 i + 1) back to (i, i + D / 2)."""
     pairs = rows.view(heads, -1, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def open_checkpoint(card: Card, path: Path) -> Checkpoint:
+    """A GGUF file, with all of its shards, as a checkpoint. Raises ``LoadError``."""
+    file = read_gguf(path)
+    if file.architecture != card.architecture:
+        raise LoadError(f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong file?")
+    fields = config_fields(file)
+    config = transformers.AutoConfig.for_model(**fields)
+    return Checkpoint(
+        config,
+        file.rows,
+        lambda: make_tokenizer(file.metadata, path.name),
+        lambda device, dtype: _read_model(file, config, device, dtype),
+    )
+
+
+def _read_model(file: GGUFFile, config: Any, device: torch.device | str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    with torch.device("meta"):
+        native: Any = type(transformers.AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+    model, info = native.from_pretrained(
+        None,
+        config=config,
+        state_dict={name: file.tensor(name).to(dtype) for name in file.tensors},
+        dtype=dtype,
+        device_map={"": torch.device(device)},
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    return model, info

@@ -1,0 +1,108 @@
+"""The arithmetic of a model's products: fp32, bf16 or int8, chosen by a short measurement that is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+import torch
+from torch.nn import functional as F
+
+from fimserver.engine.attention import multiplies_bf16
+from fimserver.engine.int8 import Int8Linear, is_exact, quantize_weight
+
+Arithmetic = Literal["none", "bf16", "int8"]
+log = logging.getLogger("fimserver.engine")
+CHOICE_FILE = platformdirs.user_cache_path("fimserver") / "arithmetic.json"
+SMALL_M = 100.0  # million parameters: below, products are not what costs
+_SIZE, _MATRICES = (2048, 1024), 8
+_PASSES = ((1, 4.0), (64, 1.0))  # rows, weight: a completion decodes more often than it prefills
+
+
+def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | None = None) -> Arithmetic:
+    """What ``--quantize`` asks for; for ``auto``, what is fastest here. ``none`` is the device's plain type."""
+    if wanted in {"none", "bf16", "int8"}:
+        return wanted  # type: ignore[return-value]
+    if device.type != "cpu" or parameters_m < SMALL_M:
+        return "none"
+    path, key = kept or CHOICE_FILE, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}"
+    known = _read(path)
+    if known.get(key) not in {"none", "bf16", "int8"}:
+        known[key] = measure()
+        _write(path, known)
+    return known[key]  # type: ignore[return-value]
+
+
+def measure() -> Arithmetic:
+    """The arithmetic whose products take least time on this processor, of those that it computes exactly or natively."""
+    costs = {name: _cost(make) for name, make in _candidates().items()}
+    log.info("milliseconds of products by arithmetic: %s", {name: round(ms, 2) for name, ms in costs.items()})
+    return min(costs, key=lambda name: costs[name])
+
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _candidates() -> dict[Arithmetic, Callable[[torch.Tensor], Product]]:
+    made: dict[Arithmetic, Callable[[torch.Tensor], Product]] = {"none": lambda w: lambda x: F.linear(x, w)}
+    if multiplies_bf16():
+        made["bf16"] = _bf16
+    if is_exact():
+        made["int8"] = lambda w: Int8Linear(*quantize_weight([w]))
+    return made
+
+
+def _bf16(weight: torch.Tensor) -> Product:
+    half = weight.bfloat16()
+    return lambda x: F.linear(x.bfloat16(), half)
+
+
+def _cost(make: Callable[[torch.Tensor], Product]) -> float:
+    """Weighted milliseconds of passes over matrices that do not fit the caches together."""
+    products = [make(torch.randn(_SIZE)) for _ in range(_MATRICES)]
+    total = 0.0
+    with torch.inference_mode():
+        for rows, weight in _PASSES:
+            x = torch.randn(rows, _SIZE[1])
+            total += weight * min(_once(products, x) for _ in range(4))
+    return total
+
+
+def _once(products: list[Product], x: torch.Tensor) -> float:
+    started = time.perf_counter()
+    for product in products:
+        product(x)
+    return 1000 * (time.perf_counter() - started)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return "unknown processor"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write(path: Path, value: dict[str, str]) -> None:
+    """Best effort: without a writable cache the measurement is made at every start."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(value), "utf-8")
+        part.replace(path)
+    except OSError:
+        pass

@@ -1,0 +1,126 @@
+"""Checkpoints in the layout of the hub: safetensors, ``config.json`` and tokenizer files; native classes, no remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+
+from fimserver.cards import Card
+from fimserver.engine.device import device_map
+from fimserver.engine.vocabulary import read_tokenizer
+from fimserver.engine.weights.checkpoint import Checkpoint
+from fimserver.errors import LoadError
+
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+ROWS_AT_ONCE = 8192
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+)
+_OPTIONAL = ("tie_word_embeddings", "hidden_act")
+# Fields of other families' configurations that change the positions or the reach of attention, with their harmless values.
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "rope_scaling": (None,),
+    "use_sliding_window": (None, False),
+    "use_mrope": (None, False),
+    "partial_rotary_factor": (None, 1.0),
+}
+
+
+def open_checkpoint(card: Card, folder: Path) -> Checkpoint:
+    """A folder's configuration and tensors. Raises ``LoadError``."""
+    config = read_config(card, folder)
+
+    def native(device: torch.device | str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+        return _read_model(card, folder, config, device, dtype)
+
+    return Checkpoint(config, _Tensors(card, folder).pieces, lambda: read_tokenizer(folder, card), native)
+
+
+def read_config(card: Card, folder: Path) -> Any:
+    """The native configuration. Families that transformers does not know are rebuilt from known fields."""
+    try:
+        raw = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raw = {}
+    if not isinstance(raw, dict) or raw.get("model_type") != card.architecture:
+        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        raise LoadError(f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: another model's files?")
+    if card.loads_as == "qwen2":
+        return transformers.Qwen2Config(**_qwen2_fields(card, raw))
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise LoadError(f"{card.name}: config.json in {folder} cannot be read ({line}): get the model again") from None
+
+
+def _qwen2_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Qwen2's configuration from those of a family that has its tensors. Raises ``LoadError``."""
+    if missing := next((name for name in _SIZES if name not in raw), None):
+        raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as qwen2")
+    for name, harmless in _REFUSED.items():
+        if raw.get(name) not in harmless:
+            raise LoadError(f"{card.name}: config.json has {name} = {raw[name]!r}, which is not supported here")
+    if raw.get("sliding_window") and raw.get("use_sliding_window", True):
+        raise LoadError(f"{card.name}: config.json has a sliding window, which is not supported here")
+    rope = dict(raw.get("rope_parameters") or {})
+    theta = rope.pop("rope_theta", raw.get("rope_theta"))
+    if theta is None or rope.pop("rope_type", "default") != "default" or rope:
+        raise LoadError(f"{card.name}: config.json has no plain rope_theta: its positions are not supported here")
+    known = {name: raw[name] for name in (*_SIZES, *_OPTIONAL) if name in raw}
+    return known | {"rope_parameters": {"rope_type": "default", "rope_theta": float(theta)}}
+
+
+class _Tensors:
+    """Tensors of all safetensors files of a folder, by name."""
+
+    def __init__(self, card: Card, folder: Path) -> None:
+        self.card, self.folder = card, folder
+
+    def pieces(self, name: str) -> Iterator[torch.Tensor]:
+        tensor = self._find(name)
+        for start in range(0, len(tensor), ROWS_AT_ONCE):
+            yield tensor[start : start + ROWS_AT_ONCE].float()
+
+    def _find(self, name: str) -> torch.Tensor:
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    if name in file.keys():  # noqa: SIM118 - not a mapping
+                        found: torch.Tensor = file.get_tensor(name)
+                        return found
+            except (SafetensorError, OSError) as error:
+                raise LoadError(f"{self.card.name}: {path} cannot be read ({error}): get the model again") from None
+        raise LoadError(f"{self.card.name}: the checkpoint lacks tensor {name}: get the model again")
+
+
+def _read_model(
+    card: Card, folder: Path, config: Any, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Any, dict[str, Any]]:
+    result: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        device_map=device_map(card.weights_gib, torch.device(device)),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are listed, and refused, with the others
+    )
+    model, info = result
+    return model, info
