@@ -14,6 +14,7 @@ from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.hashing import sha256
+from fimserver.machine import Machine
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request
 from tests.tiny import CONFIGS, DREAM_CANVAS, copy_checkpoint, make_card, make_checkpoint
@@ -220,9 +221,9 @@ def test_the_second_route_gets_what_room_the_first_has_left(tmp_path, monkeypatc
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(b"")
-    monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 23.0)
+    monkeypatch.setattr("fimserver.engine.engines.free_machine", lambda _: Machine(23.0, 0.0))
     models = ModelPool(Settings(models_dir=tmp_path, device="cpu"))
     assert models.card("dllm").name == "dreamon-7b"
     assert models.card("ar").name == "qwen2.5-coder-1.5b"
-    monkeypatch.setattr("fimserver.engine.engines.free_gib", lambda _: 1.0)
+    monkeypatch.setattr("fimserver.engine.engines.free_machine", lambda _: Machine(1.0, 0.0))
     assert models.card("ar").name == "qwen2.5-coder-1.5b"
