@@ -29,6 +29,10 @@ class Reason(StrEnum):
     EXCLUDED = "excluded"
     GENERATED = "generated"
     MID_WORD = "mid_word"
+    ON_DEMAND = "on_demand"
+    SNOOZED = "snoozed"
+    BATTERY = "battery"
+    ENOUGH = "enough"
     # it could not be made
     BAD_INPUT = "bad_input"
     LOADING = "loading"
@@ -75,6 +79,10 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.EXCLUDED: "the file may hold secrets, or .gitignore or .fimignore names it",
     Reason.GENERATED: "the file is generated, minified or not text",
     Reason.MID_WORD: "the cursor is inside a word: ask explicitly to complete here",
+    Reason.ON_DEMAND: "the setting trigger is onDemand: ask explicitly to complete here",
+    Reason.SNOOZED: "suggestions are snoozed for a while: ask explicitly to complete here",
+    Reason.BATTERY: "the machine runs on battery or saves power, and the setting battery is off: ask explicitly",
+    Reason.ENOUGH: "the last minute has shown as many suggestions as the setting shownPerMinute allows: ask explicitly",
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",

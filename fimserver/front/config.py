@@ -19,6 +19,7 @@ from fimserver.types import Route, StopRule
 
 EDITOR_SETTINGS = frozenset({"path", "args", "connect"})  # of the VS Code extension: how it starts the server
 MAX_NAME_CHARS = 60
+Trigger = Literal["automatic", "onDemand"]
 
 
 class Config(BaseModel):
@@ -27,6 +28,8 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
     enabled: bool = True
+    trigger: Trigger = "automatic"  # onDemand: nothing unless it is asked for
+    triggers: dict[str, Trigger] = {}  # by LSP language id
     model: Literal["auto", "dllm", "ar"] = "auto"
     routes: dict[str, Route] = {}  # by LSP language id, where a language wants one of its own
     ab: Literal["off", "blocks", "shadow"] = "off"  # compare the routes while working
@@ -37,6 +40,9 @@ class Config(BaseModel):
     deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of a request that typing triggered
     invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of one that was asked for
     delay_ms: float = Field(120.0, ge=0, le=2000)  # longest wait for the next key
+    calm_delay_ms: float = Field(400.0, ge=0, le=5000)  # added after dismissals and while deleting or moving
+    shown_per_minute: int = Field(0, ge=0, le=1000)  # suggestions that were not asked for; 0: no limit
+    battery: Literal["ignore", "save", "off"] = "save"  # on battery or while the system saves power
     candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
     menu: Literal["auto", "always", "never"] = "auto"  # completion menu: where there is no ghost text, always, never
     prefetch: bool = True

@@ -12,6 +12,8 @@ from fimserver.front.request import CompletionRequest, Limits, SelectedCompletio
 from fimserver.front.session import Session
 from fimserver.reasons import Reason
 
+POWER_SAVING_DELAY_MS = 300.0
+
 
 def arrive(
     session: Session,
@@ -26,6 +28,8 @@ def arrive(
     uri, snapshot = document.uri, document.snapshot(place)
     turn = session.turn(uri)
     reason, message = refusal(session, document, snapshot, popup, invoked=invoked)
+    if reason is None and not invoked:
+        reason = unasked_refusal(session, document)
     request = CompletionRequest(
         document=document,
         snapshot=snapshot,
@@ -48,7 +52,7 @@ def arrive(
 def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest:
     """Add what only a request that passes needs."""
     config, uri, snapshot = session.config, request.uri, request.snapshot
-    delay_ms = 0.0 if request.invoked else session.rhythm(uri).delay_ms(request.received_s, config.delay_ms)
+    delay_ms = 0.0 if request.invoked else _delay_ms(session, request)
     return replace(
         request,
         path=session.file_name(uri),
@@ -58,9 +62,30 @@ def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest
         cells=session.cells_around(request.document),
         open_documents=session.documents if config.snippets else {},
         send_at_s=request.received_s + delay_ms / 1000,
-        prefetch=config.prefetch,
+        prefetch=config.prefetch and not session.saves_power,
+        saves_power=session.saves_power,
         slot_id=session.opaque(request.slot),
     )
+
+
+def _delay_ms(session: Session, request: CompletionRequest) -> float:
+    """Return how long an automatic request waits: for the next key, longer where nobody seems to want it."""
+    config, place = session.config, request.snapshot.place
+    delay_ms = session.rhythm(request.uri).delay_ms(request.received_s, config.delay_ms)
+    if session.calm.why_wait(request.uri, request.snapshot.revision, place, request.received_s):
+        delay_ms += config.calm_delay_ms
+    return delay_ms + (POWER_SAVING_DELAY_MS if session.saves_power else 0.0)
+
+
+def unasked_refusal(session: Session, document: Document) -> Reason | None:
+    """Return why nothing is suggested that was not asked for; ``None`` where something may be."""
+    if session.trigger(document) == "onDemand":
+        return Reason.ON_DEMAND
+    if session.is_snoozed:
+        return Reason.SNOOZED
+    if session.config.battery == "off" and session.saves_power:
+        return Reason.BATTERY
+    return Reason.ENOUGH if session.calm.is_full(session.config.shown_per_minute, time.monotonic()) else None
 
 
 def limits(session: Session, *, invoked: bool) -> Limits:

@@ -24,7 +24,8 @@ def account(session: Session, request: CompletionRequest, outcome: Outcome) -> N
         return
     record = answer_record(session, request, outcome)
     entry = session.ledger.answered(record, request.document if is_open else None, offered)
-    wants_shadow = session.trial.mode == "shadow" and entry.answer.shown and entry.answer.block
+    may_shadow = session.trial.mode == "shadow" and not request.saves_power
+    wants_shadow = may_shadow and entry.answer.shown and entry.answer.block
     if wants_shadow and outcome.body and outcome.usage and outcome.usage.route and is_open:
         judge = partial(_judge, session, request, entry)
         session.shadows.put(outcome.body, other(outcome.usage.route), judge, request.limits.deadline_ms)

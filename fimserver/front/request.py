@@ -65,6 +65,7 @@ class CompletionRequest:
     open_documents: Mapping[str, Document] = field(default_factory=dict)  # that snippets may come from
     send_at_s: float = 0.0  # while someone types, not sent earlier
     prefetch: bool = False
+    saves_power: bool = False
     session_id: str = ""
     slot_id: str = ""  # of document and surface: the host answers the newest of each
     document_id: str = ""

@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fimserver.front.config import Config
+from fimserver.front.calm import Calm
+from fimserver.front.config import Config, Trigger
 from fimserver.front.context.definitions import Definitions, Worker
 from fimserver.front.context.privacy import Privacy, path_of
 from fimserver.front.context.prompt_context import ContextSource
 from fimserver.front.debounce import TypingRhythm
 from fimserver.front.documents.mirror import Document, Edit, Encoding
 from fimserver.front.documents.notebooks import Notebooks
-from fimserver.front.feedback.acceptance import Acceptance
+from fimserver.front.energy import Energy
+from fimserver.front.feedback.acceptance import Acceptance, ShownSuggestion
 from fimserver.front.feedback.ledger import Ledger
 from fimserver.front.feedback.live_ab import LiveComparison, RouteTurn, Shadows
 from fimserver.front.host_client import HostClient
@@ -63,7 +65,10 @@ class Session:
         self.memory = Memory()
         self.running = Running()
         self.ledger = Ledger(self.opaque(""), self.send_events)
-        self.acceptance = Acceptance(self.ledger.shown, self.ledger.settled)
+        self.acceptance = Acceptance(self._shown, self._settled)
+        self.calm = Calm()
+        self.energy = Energy()
+        self.snoozed_until_s = 0.0  # monotonic clock
         self.trial = LiveComparison(config.ab, config.seed)
         self.shadows = Shadows(self._ask_shadow, self.running.quiet_s)
         self.recorder: TraceRecorder | None = None  # where keystrokes are recorded
@@ -81,6 +86,24 @@ class Session:
 
     async def _ask_shadow(self, body: CompletionBody, deadline_ms: float) -> Answer:
         return await self.host.complete(body, deadline_s=time.monotonic() + deadline_ms / 1000, asked=False)
+
+    def _shown(self, shown: ShownSuggestion) -> None:
+        self.calm.shown(time.monotonic())
+        self.ledger.shown(shown)
+
+    def _settled(self, shown: ShownSuggestion) -> None:
+        self.calm.settled(was_used=any(shown.kept))
+        self.ledger.settled(shown)
+
+    @property
+    def is_snoozed(self) -> bool:
+        """Whether suggestions that were not asked for are off for a while."""
+        return time.monotonic() < self.snoozed_until_s
+
+    @property
+    def saves_power(self) -> bool:
+        """Whether the machine runs on battery or saves power, and the user cares."""
+        return self.config.battery != "ignore" and self.energy.power != "mains"
 
     def set_roots(self, roots: Sequence[Path]) -> None:
         """Set the folders of the workspace."""
@@ -117,6 +140,7 @@ class Session:
         if self.recorder:
             self.recorder.change(document, edits, self.encoding)
         document.change(version, edits, self.encoding)
+        self.calm.edited(uri, only_deleted=all(edit.start is not None and not edit.text for edit in edits))
         self.running.used()
         self.rhythm(uri).key(self.running.last_used_s)
         self.context.edited(document, max((edit.start[0] for edit in edits if edit.start), default=0))
@@ -129,6 +153,7 @@ class Session:
             self.recorder.close(uri)
         self.documents.pop(uri, None)
         self._rhythms.pop(uri, None)
+        self.calm.forget(uri)
         self.memory.forget(uri)
         self.acceptance.forget(uri)
         self.ledger.forget(uri)
@@ -152,6 +177,10 @@ class Session:
         document = self.documents.get(uri)
         by_language = self.config.routes.get(document.language) if document else None
         return self.routes.get(uri) or by_language or self.config.model
+
+    def trigger(self, document: Document) -> Trigger:
+        """Return when suggestions are made in a document: its language's setting, or the window's."""
+        return self.config.triggers.get(document.language) or self.config.trigger
 
     def turn(self, uri: str) -> RouteTurn | None:
         """Return a document's turn in the comparison; ``None`` where none runs, or the user wants one route."""
@@ -188,6 +217,7 @@ class Session:
 
     def reject(self, rejected: RejectedText) -> None:
         """Note a dismissal: the text, and the rest of it once its start is typed, is not shown there again."""
+        self.calm.dismissed(time.monotonic())
         self.rejected[rejected] = None
         while len(self.rejected) > MAX_REJECTED:
             del self.rejected[next(iter(self.rejected))]

@@ -36,6 +36,8 @@ function commands(here: Session, context: vscode.ExtensionContext, log: vscode.L
     showStatistics: () => statistics(here, context.globalStorageUri),
     runDoctor: () => doctor(here),
     getModel: () => offerModel(here),
+    completeNow: () => vscode.commands.executeCommand('editor.action.inlineSuggest.trigger'),
+    notNow: () => vscode.commands.executeCommand('fimserver.snooze').then(() => vscode.commands.executeCommand('editor.action.inlineSuggest.hide')),
     clearRemembered: () => vscode.commands.executeCommand('fimserver.clearCache'),
     restartServer: () => { here.restart(); },
     showLog: () => { log.show(); },

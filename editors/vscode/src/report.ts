@@ -13,6 +13,8 @@ const REMEDIES: Readonly<Record<string, Remedy>> = {
   no_host: ['Restart', 'restartServer'],
 };
 const LINKS = ['chooseProgram', ...Object.values(REMEDIES).map(([, command]) => command)].map((name) => `fimserver.${name}`);
+const OTHERS = ['GitHub.copilot', 'Continue.continue', 'ggml-org.llama-vscode', 'TabbyML.vscode-tabby', 'Codeium.codeium',
+  'TabNine.tabnine-vscode', 'supermaven.supermaven', 'HuggingFace.huggingface-vscode', 'twinny.twinny'];
 const panels = new Map<string, vscode.WebviewPanel>();
 
 let examining: ReturnType<Session['run']> | undefined; // once at a time: it loads models
@@ -68,7 +70,9 @@ function editorRows(): Row[] {
   const isOn = vscode.workspace.getConfiguration('editor').get<boolean>('inlineSuggest.enabled');
   const trust = vscode.workspace.isTrusted ? 'trusted' : 'restricted: its .venv and its Python environment are not used';
   const ghost = isOn ? ['✓', 'on'] as const : ['✗', 'off: set editor.inlineSuggest.enabled'] as const;
-  return [['', 'VS Code', vscode.version], [ghost[0], 'inline suggestions', ghost[1]], ['', 'workspace', trust]];
+  const others = OTHERS.filter((id) => vscode.extensions.getExtension(id)?.isActive);
+  const rivals = others.map((id): Row => ['✗', 'another one', `${id} shows ghost text too: disable one of them`]);
+  return [['', 'VS Code', vscode.version], [ghost[0], 'inline suggestions', ghost[1]], ['', 'workspace', trust], ...rivals];
 }
 
 /** What the server says to a request, with a verdict on its state and what to do about it. */

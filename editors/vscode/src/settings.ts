@@ -3,7 +3,7 @@
 import * as vscode from 'vscode';
 
 const TOLD = ['enabled', 'model', 'routes', 'maxTokens', 'delayMs', 'deadlineMs', 'exclude', 'disabledLanguages', 'snippets',
-  'prefetch', 'preview', 'stats'];
+  'prefetch', 'preview', 'stats', 'trigger', 'triggers', 'battery', 'calmDelayMs', 'shownPerMinute'];
 const sent = new Set<string>();
 
 export function setting<T>(name: string, otherwise: T): T {

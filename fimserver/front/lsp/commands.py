@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +11,8 @@ from fimserver.front.lsp.lifecycle import pin
 from fimserver.front.lsp.server import Server
 from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
+
+SNOOZE_MINUTES, MAX_SNOOZE_MINUTES = 10.0, 24 * 60.0
 
 
 def explain(server: Server, _: Any = None) -> dict[str, Any]:
@@ -60,6 +64,17 @@ def toggle(server: Server, on: Any = None, *_: Any) -> bool:
     return server.session.config.enabled
 
 
+def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
+    """Make no suggestions for a while unless they are asked for; 0 ends that. Returns the minutes that are left."""
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    wanted = min(max(float(minutes), 0.0), MAX_SNOOZE_MINUTES) if is_number else SNOOZE_MINUTES
+    server.session.snoozed_until_s = time.monotonic() + 60 * wanted
+    server.session.running.stop()
+    server.status.renew()
+    asyncio.get_running_loop().call_later(60 * wanted + 0.01, server.status.renew)
+    return wanted
+
+
 def clear_cache(server: Server, *_: Any) -> int:
     """Forget suggestions and dismissals. Returns how many places were forgotten."""
     count = len(server.session.memory)
@@ -80,6 +95,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "rejected": rejected,
     "setRoute": set_route,
     "toggle": toggle,
+    "snooze": snooze,
     "stats": lambda server, *_: stats(server),
     "explain": lambda server, *_: explain(server),
     "clearCache": clear_cache,

@@ -122,7 +122,6 @@ def _hold(server: Server, config: Config) -> None:
     if config != server.session.config:
         was_on = server.session.config.enabled
         server.session.configure(config)
-        server.status.forget_document()
-        server.status.refresh()
+        server.status.renew()
         if config.enabled and not was_on:
             server.later(server.status.watch())

@@ -27,6 +27,10 @@ KINDS = {
     Reason.GENERATED: "Inactive",
     Reason.TOO_LARGE: "Inactive",
     Reason.NOT_OPEN: "Inactive",
+    Reason.ON_DEMAND: "Inactive",
+    Reason.SNOOZED: "Inactive",
+    Reason.BATTERY: "Inactive",
+    Reason.ENOUGH: "Inactive",
     Reason.LOADING: "Warning",
     Reason.NO_HOST: "Warning",
     Reason.DIRTY: "Warning",
@@ -55,7 +59,10 @@ class Status:
     def refresh(self) -> None:
         """Send ``fimserver/status``, where the editor understands it and something has changed."""
         config = self._session.config
-        state = (self._health.reason or self._document) if config.enabled else Reason.OFF
+        state = self._health.reason or self._document
+        if state is None and self._session.is_snoozed:
+            state = Reason.SNOOZED
+        state = state if config.enabled else Reason.OFF
         message = self._health.message if config.enabled else ""
         facts = {
             "kind": KINDS.get(state, "Normal") if state else "Normal",
@@ -63,15 +70,17 @@ class Status:
             "busy": state is Reason.LOADING or (state is Reason.NO_HOST and not self._health.url),
             "message": message or (EXPLANATIONS[state] if state else ""),
             "setRoute": config.model,
+            **({"power": self._session.energy.power} if self._session.saves_power else {}),
             **self._answered,
         }
         if config.status and facts != self._shown:
             self._shown = facts
             self._server.protocol.notify("fimserver/status", facts)
 
-    def forget_document(self) -> None:
-        """Forget why the current document gets no suggestions: settings have changed."""
+    def renew(self) -> None:
+        """Send the status after settings changed, which may have been why the current document got no suggestions."""
         self._document = None
+        self.refresh()
 
     def after(self, outcome: Outcome) -> None:
         """Update the state after a request. One that did not reach the model says nothing about the model."""

@@ -41,6 +41,11 @@ function COMMANDS.toggle()
   COMMANDS[off and 'enable' or 'disable']()
 end
 
+function COMMANDS.snooze(minutes)
+  server.tell('snooze', tonumber(minutes) or 10)
+  require('fimserver.ghost').hide(false)
+end
+
 function COMMANDS.route(route)
   if route and not vim.list_contains(ROUTES, route) then
     return say(('no route %s: auto, dllm or ar'):format(route))

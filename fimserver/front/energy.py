@@ -1,0 +1,89 @@
+"""Energy: whether the machine runs on battery or saves power, as Linux and macOS say, read in the background."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+Power = Literal["mains", "battery", "saving"]
+READ_EVERY_S = 30.0
+PMSET_S = 2.0
+SYS = Path("/sys")
+
+
+class Energy:
+    """Power state of this machine. Reading it may take a while, so that the last one read is returned at once."""
+
+    def __init__(
+        self,
+        read: Callable[[], Power] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        run: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
+        self._read = read or read_power
+        self._clock = clock
+        self._run = run or _in_thread
+        self._power: Power = "mains"
+        self._read_s: float | None = None
+
+    @property
+    def power(self) -> Power:
+        """The power state that was read last; ``mains`` until then, and where the system does not say."""
+        now_s = self._clock()
+        if self._read_s is None or now_s - self._read_s >= READ_EVERY_S:
+            self._read_s = now_s
+            self._run(self._refresh)
+        return self._power
+
+    def _refresh(self) -> None:
+        try:
+            self._power = self._read()
+        except (OSError, ValueError, subprocess.SubprocessError):
+            self._power = "mains"
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="energy", daemon=True).start()
+
+
+def read_power() -> Power:
+    """Return the power state of this machine."""
+    if sys.platform == "darwin":
+        return from_pmset(_pmset("batt"), _pmset())
+    return from_sysfs(SYS)
+
+
+def from_sysfs(root: Path) -> Power:
+    """Return what Linux says: the platform profile, then the power supplies. A battery of a mouse does not count."""
+    if _text(root / "firmware/acpi/platform_profile") in {"low-power", "quiet"}:
+        return "saving"
+    supplies = list((root / "class/power_supply").glob("*"))
+    if any(_text(supply / "type") != "Battery" and _text(supply / "online") == "1" for supply in supplies):
+        return "mains"
+    own = [supply for supply in supplies if _text(supply / "type") == "Battery" and _text(supply / "scope") != "Device"]
+    return "battery" if any(_text(supply / "status") == "Discharging" for supply in own) else "mains"
+
+
+def from_pmset(batt: str, settings: str) -> Power:
+    """Return what macOS says with ``pmset -g batt`` and ``pmset -g``."""
+    fields = (line.split() for line in settings.splitlines())
+    if ["lowpowermode", "1"] in fields:
+        return "saving"
+    return "battery" if "'Battery Power'" in batt else "mains"
+
+
+def _pmset(*topic: str) -> str:
+    command = ["/usr/bin/pmset", "-g", *topic]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PMSET_S, check=True).stdout  # noqa: S603
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace").strip()
+    except OSError:
+        return ""
