@@ -148,7 +148,7 @@ class Fleet:
 
         engine = make_ar(DraftContext(base, settings, other))
         if FLAT in spec.knobs:
-            engine.speculation.pace.costs = _Flat(engine.speculation.pace.costs.ms)
+            engine.speculation.policy.costs = _Flat(engine.speculation.policy.costs.ms)
         return Ours(spec.text, engine, [cache for cache in caches if cache], ours="R" not in spec.knobs)
 
 
@@ -190,10 +190,10 @@ class Ours:
         return Answer(said, total_ms, passes, len(rounds) - 1, sum(made.drafted for made in rounds))
 
     def about(self) -> dict[str, Any]:
-        drafters, pace = self.engine.speculation.drafters, self.engine.speculation.pace
+        drafters, policy = self.engine.speculation.drafters, self.engine.speculation.policy
         failed = [drafter.name for drafter in drafters if isinstance(drafter, FailsafeDrafter) and drafter.failures]
-        costs = {f"{branches}x{rows}": round(ms, 3) for (branches, rows), ms in pace.costs.ms.items()}
-        about = {"drafters": [drafter.name for drafter in drafters], "not_asked": pace.switched_off, "pass_ms": costs}
+        costs = {f"{branches}x{rows}": round(ms, 3) for (branches, rows), ms in policy.costs.ms.items()}
+        about = {"drafters": [drafter.name for drafter in drafters], "not_asked": policy.switched_off, "pass_ms": costs}
         return about | ({"warning": f"failed while it drafted: {', '.join(failed)}"} if failed else {})
 
     def close(self) -> None:

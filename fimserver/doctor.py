@@ -105,7 +105,7 @@ def examine_drafters(models: ModelPool) -> Iterator[Finding]:
     except FimError as error:
         yield Finding("drafters", str(error), ok=False)
         return
-    costs = engine.speculation.pace.costs
+    costs = engine.speculation.policy.costs
     rows, ms = costs.plain[1], costs.ms
     more = (f"{r} {ms[b, r] / ms[costs.plain]:.2f}x" for b, r in sorted(ms) if b == 1 and r > rows)
     yield Finding("rows", f"a pass of {rows} rows takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}")

@@ -32,78 +32,78 @@ class Autoregressive:
 
     def prompt(self, request: Request) -> list[int]:
         """Token ids that the middle follows."""
-        return self.line(request, Deadline()).prompt
+        return self.decode_state(request, Deadline()).prompt
 
-    def line(self, request: Request, budget: Deadline) -> DecodeState:
+    def decode_state(self, request: Request, deadline: Deadline) -> DecodeState:
         """The request as decoding and drafters see it, nothing decoded yet."""
         context = cut_context(request, self.card, self.vocabulary)
         prompt = fim_prompt(context, self.fim, self.vocabulary)
         prefix = [*context.prefix, *context.typed]
-        return DecodeState(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), budget)
+        return DecodeState(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline)
 
-    def warm(self, request: Request, budget: Deadline) -> None:
+    def warm(self, request: Request, deadline: Deadline) -> None:
         """Bring the prompt into the cache, so that ``complete`` starts at once."""
-        self.cache.prefill(self.prompt(request), budget, want_logits=False)
+        self.cache.prefill(self.prompt(request), deadline, want_logits=False)
 
     def fresh_rows(self, request: Request) -> int:
         """Rows of the prompt that are not in the cache."""
         return self.cache.fresh_rows(self.prompt(request))
 
-    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
-        started, pace = time.perf_counter(), self.speculation.pace
-        line, output, rounds = self.line(request, budget), Output(self.vocabulary, request), list[Round]()
-        line.useful = lambda draft: self._useful(line, output, draft)
-        forwards, rested, prefill = self.cache.forwards, pace.switched_off, Prefill()
+        started, policy = time.perf_counter(), self.speculation.policy
+        state, output, rounds = self.decode_state(request, deadline), Output(self.vocabulary, request), list[Round]()
+        state.useful = lambda draft: self._useful(state, output, draft)
+        forwards, rested, prefill = self.cache.forwards, policy.switched_off, Prefill()
 
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
             used = self.cache.forwards - forwards
-            drafting = Drafting.of(rounds, pace.switched_off - rested) if reason else None
-            return Chunk(text, len(line.ids), used, reason, round=made, drafting=drafting, prefill=prefill)
+            drafting = Drafting.of(rounds, policy.switched_off - rested) if reason else None
+            return Chunk(text, len(state.ids), used, reason, round=made, drafting=drafting, prefill=prefill)
 
         try:
-            for made in self._rounds(line, budget):
+            for made in self._rounds(state, deadline):
                 prefill = prefill if rounds else self.cache.prefilled._replace(ms=ms_since(started))
                 rounds.append(made)
-                text, reason = self._take(line, output, made)
-                if reason := reason or budget.spent():
+                text, reason = self._take(state, output, made)
+                if reason := reason or deadline.spent():
                     text += output.rest()
                 yield chunk(text, reason, made)
                 if reason:
                     return
-            yield chunk(output.rest(), budget.spent())
+            yield chunk(output.rest(), deadline.spent())
         finally:
-            self.speculation.observe(line, ended=True)
+            self.speculation.observe(state, ended=True)
 
-    def _rounds(self, line: DecodeState, budget: Deadline) -> Iterator[Round]:
+    def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round]:
         """The pass over the prompt, then rounds of drafting and verifying until time is up."""
-        logits = self.cache.prefill(line.prompt, budget, want_logits=True)
+        logits = self.cache.prefill(state.prompt, deadline, want_logits=True)
         if logits is None:
             return
-        line.hidden = self.cache.network.hidden[0, -1]
-        yield self.speculation.begin(line, logits)
-        while not budget.spent():
-            yield self.speculation.round(line, self._limit(line.request) - len(line.ids) - 1)
+        state.hidden = self.cache.network.hidden[0, -1]
+        yield self.speculation.begin(state, logits)
+        while not deadline.spent():
+            yield self.speculation.round(state, self._limit(state.request) - len(state.ids) - 1)
 
-    def _take(self, line: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
+    def _take(self, state: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
         """Text of the tokens that a round gave, and why the middle ends with them; what lies beyond its end is dropped."""
-        text, first = "", len(line.ids) - made.accepted - 1
-        for count in range(first, len(line.ids)):
-            if line.ids[count] in self.stops:
-                del line.ids[count:]
+        text, first = "", len(state.ids) - made.accepted - 1
+        for count in range(first, len(state.ids)):
+            if state.ids[count] in self.stops:
+                del state.ids[count:]
                 text += output.rest()
                 return text, Reason.END if output.text.strip() else Reason.EMPTY
-            text += output.show(line.ids[: count + 1])
-            reason = output.reason or (Reason.LENGTH if count + 1 >= self._limit(line.request) else None)
+            text += output.show(state.ids[: count + 1])
+            reason = output.reason or (Reason.LENGTH if count + 1 >= self._limit(state.request) else None)
             if reason:
-                del line.ids[count + 1 :]
+                del state.ids[count + 1 :]
                 return text, reason
         return text, None
 
-    def _useful(self, line: DecodeState, output: Output, draft: Sequence[int]) -> int:
+    def _useful(self, state: DecodeState, output: Output, draft: Sequence[int]) -> int:
         """How many tokens of a draft can be of use: none after the one with which the middle would end."""
         stop = next((n for n, token in enumerate(draft) if token in self.stops), len(draft))
-        useful = output.useful(line.ids, draft[:stop])
+        useful = output.useful(state.ids, draft[:stop])
         return useful if useful < stop else min(stop + 1, len(draft))
 
     def _limit(self, request: Request) -> int:

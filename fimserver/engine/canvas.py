@@ -29,8 +29,8 @@ class CanvasForward(Protocol):
         """What ``open`` ran; without its time."""
         ...
 
-    def open(self, budget: Deadline) -> bool:
-        """Make the context ready; ``False`` when the budget ran out first."""
+    def open(self, deadline: Deadline) -> bool:
+        """Make the context ready; ``False`` when the deadline ran out first."""
         ...
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
@@ -60,8 +60,8 @@ class CachedCanvas:
     def prefilled(self) -> Prefill:
         return self.cache.prefilled
 
-    def open(self, budget: Deadline) -> bool:
-        return self.cache.prefill(self.context, budget, want_logits=False) is not None
+    def open(self, deadline: Deadline) -> bool:
+        return self.cache.prefill(self.context, deadline, want_logits=False) is not None
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         start, count = len(self.context), len(slots)
@@ -93,8 +93,8 @@ class ShiftedCanvas:
     def prefilled(self) -> Prefill:
         return self.cache.prefilled
 
-    def open(self, budget: Deadline) -> bool:
-        logits = self.cache.prefill(self.context, budget, want_logits=True)
+    def open(self, deadline: Deadline) -> bool:
+        logits = self.cache.prefill(self.context, deadline, want_logits=True)
         self._first = self._first if logits is None else logits
         return logits is not None
 
@@ -119,8 +119,8 @@ class FullCanvas:
         self.forwards = 0
         self.prefilled = Prefill()
 
-    def open(self, budget: Deadline) -> bool:
-        return budget.spent() is None
+    def open(self, deadline: Deadline) -> bool:
+        return deadline.spent() is None
 
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> torch.Tensor:

@@ -27,7 +27,7 @@ def search_length(
     mask: int,
     forbidden: Sequence[int],
     limit: int,
-    budget: Deadline,
+    deadline: Deadline,
     patience: int = 3,
     at_least: int = 0,
 ) -> int:
@@ -38,7 +38,7 @@ def search_length(
     tried = [n for n in LENGTHS if at_least <= n <= limit] or [min(limit, LENGTHS[-1])]
     best, best_score, worse = tried[0], -1.0, 0
     for slots in tried:
-        if budget.spent() or worse >= patience:
+        if deadline.spent() or worse >= patience:
             break
         logits = canvas.predict([mask] * slots).float().clone()
         logits[:, list(forbidden)] = -torch.inf

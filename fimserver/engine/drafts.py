@@ -29,7 +29,7 @@ class DecodeState:
     prefix: list[int]  # the code left of the middle, without markers
     suffix: list[int]  # the code right of it
     pick: Pick
-    budget: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
     ids: list[int] = field(default_factory=list)  # of the middle so far; the last one has not been through the network
     useful: Callable[[Sequence[int]], int] = len  # how many tokens of a draft can be of use
     hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
@@ -48,15 +48,15 @@ class Draft(NamedTuple):
     marginals: torch.Tensor | None = None
 
 
-def draft_from(source: str, logits: torch.Tensor, line: DecodeState, after: int = 0) -> Draft:
-    """The draft that logits (n, V) of n independent places give, the first of them ``after`` tokens behind the line.
+def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int = 0) -> Draft:
+    """The draft that logits (n, V) of n independent places give, the first of them ``after`` tokens behind the state.
 
     A token's grade is its probability in tenths.
     """
-    picked = [line.pick(row, len(line.ids) + after + i) for i, row in enumerate(logits)]
+    picked = [state.pick(row, len(state.ids) + after + i) for i, row in enumerate(logits)]
     tokens = tuple(token for token, _ in picked)
-    laws = [law for _, law in picked if law is not None]
-    return Draft(source, tokens, grades(logits, tokens), torch.stack(laws) if laws else None)
+    distributions = [distribution for _, distribution in picked if distribution is not None]
+    return Draft(source, tokens, grades(logits, tokens), torch.stack(distributions) if distributions else None)
 
 
 def cut_draft(draft: Draft, size: int) -> Draft:
@@ -83,12 +83,12 @@ class Drafter(Protocol):
     name: str
     inline: bool
 
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
         """Drafts of at most ``size`` tokens, the likeliest first; none where it has no idea."""
         ...
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
-        """``line.ids`` grew, or the middle ``ended``."""
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
+        """``state.ids`` grew, or the middle ``ended``."""
         ...
 
 
@@ -102,13 +102,13 @@ class ScriptedDrafter:
         self.middle = list(middle)
         self.seen: list[int] = []
 
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
-        done = len(line.ids)
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
+        done = len(state.ids)
         tokens = tuple(self.middle[done : done + size])
         return [Draft(self.name, tokens, (0,) * len(tokens))] if tokens else []
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:  # noqa: ARG002 - the seam
-        self.seen = list(line.ids)
+    def observe(self, state: DecodeState, *, ended: bool) -> None:  # noqa: ARG002 - the seam
+        self.seen = list(state.ids)
 
 
 class RandomDrafter:
@@ -121,7 +121,7 @@ class RandomDrafter:
         self.random = random.Random(seed)
         self.vocabulary = vocabulary
 
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:  # noqa: ARG002 - the seam
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:  # noqa: ARG002 - the seam
         drafts: list[Draft] = []
         for _ in range(self.random.randrange(4)):
             shared = drafts[-1].tokens[: self.random.randrange(3)] if drafts else ()
@@ -131,5 +131,5 @@ class RandomDrafter:
             drafts.append(Draft(self.name, tokens, tuple(self.random.randrange(10) for _ in tokens)))
         return drafts
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Nothing to learn."""

@@ -1,7 +1,7 @@
-"""Knows how drafted tokens are verified so that the text keeps the target's law. Knows nothing of models or of drafters.
+"""Knows how drafted tokens are verified so that the text keeps the target's distribution. Knows nothing of models or of drafters.
 
 A rule gets the target's probabilities p behind each drafted token, the probabilities q that each token was drawn from, and
-``uniform``, its only source of chance. What it emits, completed by the target itself, has the target's joint law.
+``uniform``, its only source of chance. What it emits, completed by the target itself, has the target's joint distribution.
 Probabilities are compared as ``u < ratio``, so that NaN never accepts.
 """
 
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The law of each row of (n, V) logits, (n, V) float64; at temperature 0 one-hot, the first of equals.
+    """The distribution of each row of (n, V) logits, (n, V) float64; at temperature 0 one-hot, the first of equals.
 
     Raises ``NonFiniteError`` on NaN or +infinity, and on a row that is all -infinity.
     """
@@ -43,30 +43,30 @@ def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return ((logits - best) / temperature).softmax(-1)
 
 
-def token_rule(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
+def verify_tokens(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
     """Each token in turn stands with min(1, p/q); the first that falls is replaced (arXiv 2211.17192, algorithm 1).
 
-    ``target`` (n+1, V); ``draft`` (n, V), row i the law that ``tokens[i]`` was drawn from given the tokens before it, at a
+    ``target`` (n+1, V); ``draft`` (n, V), row i the distribution that ``tokens[i]`` was drawn from given the tokens before it, at a
     length that may depend on these but not on the token cut off there. Or ``draft`` is ``None``, a one-hot q: exact for
     any tokens of any length, however they were chosen, but they stand with p alone.
-    A row of ``draft`` that cannot be a law, or gave a token it forbids, ends the draft before that token.
-    Raises ``NonFiniteError`` if a row of ``target`` is no law.
+    A row of ``draft`` that cannot be a distribution, or gave a token it forbids, ends the draft before that token.
+    Raises ``NonFiniteError`` if a row of ``target`` is no distribution.
     """
     return recursive_rejection((target,), (draft,), (tokens,), uniform)
 
 
-def block_rule(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
+def verify_block(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
     """The longest part of the draft that stands as a block (arXiv 2403.10444); never shorter on average.
 
-    Arguments, conditions and errors as ``token_rule``. A prefix of weight w = min(1, w' p/q) stands, itself or as part of
+    Arguments, conditions and errors as ``verify_tokens``. A prefix of weight w = min(1, w' p/q) stands, itself or as part of
     a longer one, with chance w: the longer ones have sum(min(w p, q)) of it, and the draft may end at any prefix, since
     the rest is settled there. From the end backwards, since the paper draws all its numbers independently.
     """
-    _require_laws(target)
+    _require_distributions(target)
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
     weights = [1.0]
     for depth, token in enumerate(tokens):
-        p = _law(target[depth])
+        p = _distribution(target[depth])
         q = _proposal(draft, depth, token, p)
         if q is None:
             break
@@ -97,31 +97,31 @@ def recursive_rejection(
     """At each depth the surviving drafts are tried in turn, each against what the one before it left of the target.
 
     SpecInfer (arXiv 2305.09781), SpecTr (arXiv 2310.15141). K >= 1 drafts of any lengths n_k: ``targets[k]``
-    (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise as ``token_rule``. ``branch`` is one
+    (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise as ``verify_tokens``. ``branch`` is one
     draft that begins with the accepted tokens; where several do, they share cache and rows, so any of them would do.
 
-    Exact if each row of q is the law of its token given all that the rule looks at before it: every draft's tokens at lesser
-    depths, and the earlier drafts' tokens at this one. By induction: p' is the law that the next token must still have;
-    x ~ q stands with min(1, p'/q), and if it falls, norm(max(p'-q, 0)) is the law that the token must still have. Choosing
-    a survivor looks at no deeper token, so that the deeper tokens keep the laws that their rows say.
+    Exact if each row of q is the distribution of its token given all that the rule looks at before it: every draft's tokens at lesser
+    depths, and the earlier drafts' tokens at this one. By induction: p' is the distribution that the next token must still have;
+    x ~ q stands with min(1, p'/q), and if it falls, norm(max(p'-q, 0)) is the distribution that the token must still have. Choosing
+    a survivor looks at no deeper token, so that the deeper tokens keep the distributions that their rows say.
 
-    - Independent chains, and tokens that are independent given the prefix (one-pass drafters): each row is its token's law,
+    - Independent chains, and tokens that are independent given the prefix (one-pass drafters): each row is its token's distribution,
       whichever draft survives. Two chains that happen on the same token are both tried; p' has none of a rejected token.
     - Deterministic drafts, children distinct or not: q one-hot; x stands with p'(x), else p' loses x and nothing more.
     - Siblings drawn without replacement: if q is what was left when the token was drawn.
     - One *drawn* token that several drafts share is one draw, not several: all but the first of these drafts must give it
       as one-hot, or p' would be lowered a second time by a draw that never was.
 
-    Survivors that have ended (or whose q is no law) while others go on have no child here: trying nothing leaves p' as it
+    Survivors that have ended (or whose q is no distribution) while others go on have no child here: trying nothing leaves p' as it
     is, so only the others are tried, and if none stands the token comes from what they left, not from p, which they have
     had their share of. If one stands, those that ended before it are out. If all have ended, p' is p: the bonus token.
     """
     for target in targets:
-        _require_laws(target)
+        _require_distributions(target)
     alive = list(range(len(targets)))  # the drafts that begin with the accepted tokens
     depth = 0
     while True:
-        p = _law(targets[alive[0]][depth])
+        p = _distribution(targets[alive[0]][depth])
         going = {k: tokens[k][depth] for k in alive if depth < len(tokens[k])}
         proposals = {k: (x, q) for k, x in going.items() if (q := _proposal(drafts[k], depth, x, p)) is not None}
         token, rest = _try_in_turn(p, proposals, uniform)
@@ -146,7 +146,7 @@ def _try_in_turn(
 
 
 def _proposal(draft: torch.Tensor | None, depth: int, token: int, p: torch.Tensor) -> torch.Tensor | None:
-    """The law q that ``token`` was drawn from, (V,) like ``p``; ``None`` if there cannot have been such a draw."""
+    """The distribution q that ``token`` was drawn from, (V,) like ``p``; ``None`` if there cannot have been such a draw."""
     if not 0 <= token < len(p):
         return None
     if draft is None:
@@ -155,11 +155,11 @@ def _proposal(draft: torch.Tensor | None, depth: int, token: int, p: torch.Tenso
         return None
     q = draft[depth].to(p)
     total = float(q.sum())
-    is_law = abs(total - 1) <= ROUNDING and bool((q >= 0).all())
-    return q / total if is_law and float(q[token]) > 0 else None
+    is_distribution = abs(total - 1) <= ROUNDING and bool((q >= 0).all())
+    return q / total if is_distribution and float(q[token]) > 0 else None
 
 
-def _law(row: torch.Tensor) -> torch.Tensor:
+def _distribution(row: torch.Tensor) -> torch.Tensor:
     """A checked row of the target, float64 with sum 1."""
     row = row.double()
     return row / row.sum()
@@ -173,7 +173,7 @@ def sample(weights: torch.Tensor, uniform: Uniform) -> int:
     return int(support[bisect_right((cumulative / cumulative[-1]).cpu().numpy(), uniform())])
 
 
-def _require_laws(target: torch.Tensor) -> None:
+def _require_distributions(target: torch.Tensor) -> None:
     """Raise ``NonFiniteError`` unless every row of (n, V) is finite and not negative, and has a sum."""
     total = require_finite(target.sum(-1, dtype=torch.float64))
     if not bool((target >= 0).all()) or not bool((total > 0).all()):

@@ -27,75 +27,75 @@ class Speculation:
 
     def __init__(self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts) -> None:
         self.cache, self.drafters, self.verifier = cache, tuple(drafters), verifier
-        self.pace = DraftPolicy(costs)
+        self.policy = DraftPolicy(costs)
 
-    def begin(self, line: DecodeState, logits: torch.Tensor) -> Round:
+    def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
         """The first token, from the logits (V,) of the prompt's last row."""
-        token, branch = self.verifier.accept(logits[None, None], (), line)
-        line.ids += token
-        self.observe(line, ended=False)
+        token, branch = self.verifier.accept(logits[None, None], (), state)
+        state.ids += token
+        self.observe(state, ended=False)
         return Round((1, 1), "", (), 0, token[branch], 0)
 
     @torch.inference_mode()
-    def round(self, line: DecodeState, room: int) -> Round:
-        """One pass of the target: ``line.ids`` grows by 1 to ``room`` + 1 tokens. Raises ``NonFiniteError``."""
-        plan = self.propose(line, room)
+    def round(self, state: DecodeState, room: int) -> Round:
+        """One pass of the target: ``state.ids`` grows by 1 to ``room`` + 1 tokens. Raises ``NonFiniteError``."""
+        plan = self.propose(state, room)
         started = time.perf_counter()
-        logits = self.verify(line, plan)
-        tokens, branch = self.verifier.accept(logits, plan.drafts, line)
-        self.pace.learn(plan, tokens, 1000 * (time.perf_counter() - started))
-        self.commit(line, tokens, branch)
+        logits = self.verify(state, plan)
+        tokens, branch = self.verifier.accept(logits, plan.drafts, state)
+        self.policy.learn(plan, tokens, 1000 * (time.perf_counter() - started))
+        self.commit(state, tokens, branch)
         return _record(plan, tokens, branch)
 
-    def propose(self, line: DecodeState, room: int) -> DraftPlan:
+    def propose(self, state: DecodeState, room: int) -> DraftPlan:
         """Ask the drafters, the cheap ones first, as long as asking pays."""
-        size = min(room, self.pace.costs.longest - 1)
+        size = min(room, self.policy.costs.longest - 1)
         if not self.verifier.adaptive:
-            return self._fixed(line, size)
+            return self._fixed(state, size)
         drafts: list[Draft] = []
-        plan = DraftPlan(self.pace.costs.plain, (), 1.0)
+        plan = DraftPlan(self.policy.costs.plain, (), 1.0)
         for drafter in self.drafters if size > 0 else ():
-            if self.pace.asks(drafter.name, plan):
-                drafts += self._ask(drafter, line, size)
-                plan = self.pace.plan(drafts, size)
+            if self.policy.asks(drafter.name, plan):
+                drafts += self._ask(drafter, state, size)
+                plan = self.policy.plan(drafts, size)
         return plan
 
-    def verify(self, line: DecodeState, plan: DraftPlan) -> torch.Tensor:
+    def verify(self, state: DecodeState, plan: DraftPlan) -> torch.Tensor:
         """Logits (B, M, V) of one pass over the last id and the drafts after it, idle rows filled up with token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
-        last = line.ids[-1]
-        return self.cache.branches([[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(line))
+        last = state.ids[-1]
+        return self.cache.branches([[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state))
 
-    def commit(self, line: DecodeState, tokens: list[int], branch: int) -> None:
+    def commit(self, state: DecodeState, tokens: list[int], branch: int) -> None:
         """Keep the rows of what stands; all others will be overwritten. Let the drafters know."""
-        position, rows = self._position(line), len(tokens)
+        position, rows = self._position(state), len(tokens)
         self.cache.kv.adopt(branch, position, position + rows)
-        line.hidden = self.cache.network.hidden[branch, rows - 1]
-        line.ids += tokens
-        self.observe(line, ended=False)
+        state.hidden = self.cache.network.hidden[branch, rows - 1]
+        state.ids += tokens
+        self.observe(state, ended=False)
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
         for drafter in self.drafters:
-            drafter.observe(line, ended=ended)
+            drafter.observe(state, ended=ended)
 
-    def _position(self, line: DecodeState) -> int:
+    def _position(self, state: DecodeState) -> int:
         """Where the last id belongs, which has not been through the network."""
-        return len(line.prompt) + len(line.ids) - 1
+        return len(state.prompt) + len(state.ids) - 1
 
-    def _ask(self, drafter: Drafter, line: DecodeState, size: int) -> list[Draft]:
+    def _ask(self, drafter: Drafter, state: DecodeState, size: int) -> list[Draft]:
         started = time.perf_counter()
         # Cut after the token that would end the middle: the length depends on kept tokens alone, so every rule stays exact.
-        drafts = [cut_draft(draft, line.useful(draft.tokens)) for draft in drafter.propose(line, size)]
-        self.pace.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
+        drafts = [cut_draft(draft, state.useful(draft.tokens)) for draft in drafter.propose(state, size)]
+        self.policy.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
         return drafts
 
-    def _fixed(self, line: DecodeState, size: int) -> DraftPlan:
+    def _fixed(self, state: DecodeState, size: int) -> DraftPlan:
         """Always the same drafters and the same size: what was drawn may not decide what is verified (DSpark, 3.2.2)."""
-        shape = min(self.pace.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1]))
+        shape = min(self.policy.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1]))
         size = min(size, shape[1] - 1)
-        drafts = [draft for drafter in self.drafters for draft in self._ask(drafter, line, size)] if size > 0 else []
+        drafts = [draft for drafter in self.drafters for draft in self._ask(drafter, state, size)] if size > 0 else []
         return DraftPlan(shape, tuple(drafts[: shape[0]]), 1.0)
 
 

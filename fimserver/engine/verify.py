@@ -16,11 +16,11 @@ from fimserver.engine.drafts import DecodeState, Draft, Pick
 from fimserver.engine.rejection_sampling import (
     Uniform,
     Verdict,
-    block_rule,
     probabilities,
     recursive_rejection,
     sample,
-    token_rule,
+    verify_block,
+    verify_tokens,
 )
 from fimserver.engine.sampling import choose, hashed, require_finite
 from fimserver.types import Request
@@ -34,7 +34,7 @@ class Accepted(NamedTuple):
 
 
 class Verifier(Protocol):
-    """One rule of acceptance. ``adaptive``: drafts may be cut by what they say without changing the law of the text."""
+    """One rule of acceptance. ``adaptive``: drafts may be cut by what they say without changing the distribution of the text."""
 
     adaptive: bool
 
@@ -42,7 +42,7 @@ class Verifier(Protocol):
         """How a token is chosen from logits in this request, by drafters and by the target."""
         ...
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         """From logits (B, M, V) of a pass over the last id and the drafts after it, a branch each."""
         ...
 
@@ -55,13 +55,13 @@ class GumbelMaxVerifier:
     def picker(self, request: Request) -> Pick:
         return lambda logits, offset: (choose(logits, request.temperature, request.seed, offset), None)
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         require_finite(logits)
-        chosen = logits.argmax(-1).tolist() if line.request.temperature <= 0 else None
+        chosen = logits.argmax(-1).tolist() if state.request.temperature <= 0 else None
         alive = list(range(len(drafts)))
         branch, tokens = 0, list[int]()
         for row in range(logits.shape[1]):
-            token = chosen[branch][row] if chosen else line.pick(logits[branch, row], len(line.ids) + row)[0]
+            token = chosen[branch][row] if chosen else state.pick(logits[branch, row], len(state.ids) + row)[0]
             tokens.append(token)
             alive = [b for b in alive if row < len(drafts[b].tokens) and drafts[b].tokens[row] == token]
             if not alive:
@@ -74,7 +74,7 @@ Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence
 
 
 class RejectionSampler:
-    """Accept with min(1, p / q), else the residual: the law of the text is the target's, whatever the drafts."""
+    """Accept with min(1, p / q), else the residual: the distribution of the text is the target's, whatever the drafts."""
 
     adaptive = False
 
@@ -87,17 +87,17 @@ class RejectionSampler:
         def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - the seam
             if request.temperature <= 0:
                 return int(logits.argmax()), None
-            law = probabilities(logits[None], request.temperature)[0]
-            return sample(law, draws.random), law
+            distribution = probabilities(logits[None], request.temperature)[0]
+            return sample(distribution, draws.random), distribution
 
         return pick
 
-    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], line: DecodeState) -> Accepted:
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         targets = [
-            probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], line.request.temperature)
+            probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], state.request.temperature)
             for b in range(len(drafts) or 1)
         ]
-        uniform = random.Random(hashed(line.request.seed, f"accept/{len(line.ids)}")).random
+        uniform = random.Random(hashed(state.request.seed, f"accept/{len(state.ids)}")).random
         if not drafts:
             return Accepted([sample(targets[0][0], uniform)], 0)
         verdict = self.rule(targets, [d.marginals for d in drafts], [d.tokens for d in drafts], uniform)
@@ -111,7 +111,7 @@ def _first(rule: Callable[..., Verdict]) -> Rule:
 
 VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
     "keyed": GumbelMaxVerifier,
-    "token": lambda: RejectionSampler(_first(token_rule)),
-    "block": lambda: RejectionSampler(_first(block_rule)),
+    "token": lambda: RejectionSampler(_first(verify_tokens)),
+    "block": lambda: RejectionSampler(_first(verify_block)),
     "recursive": lambda: RejectionSampler(recursive_rejection),
 }

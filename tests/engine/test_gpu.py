@@ -26,7 +26,7 @@ def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
 
 
 def test_rows_are_the_same_bits_in_every_shape_that_is_used(engine):
-    cache, costs = engine.cache, engine.speculation.pace.costs
+    cache, costs = engine.cache, engine.speculation.policy.costs
     prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]
     cache.prefill(prompt, Deadline(), want_logits=False)
     idle = [0] * (costs.plain[1] - 1)

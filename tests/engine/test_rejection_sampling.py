@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fimserver.engine.rejection_sampling import Verdict, block_rule, probabilities, recursive_rejection, token_rule
+from fimserver.engine.rejection_sampling import Verdict, probabilities, recursive_rejection, verify_block, verify_tokens
 from fimserver.errors import NonFiniteError
 
 EXACT = 1e-12
@@ -23,7 +23,7 @@ def alone(rule):
     return lambda targets, drafts, tokens, uniform: rule(targets[0], drafts[0], tokens[0], uniform)
 
 
-RULES = {"token": alone(token_rule), "block": alone(block_rule), "recursive": recursive_rejection}
+RULES = {"token": alone(verify_tokens), "block": alone(verify_block), "recursive": recursive_rejection}
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
@@ -340,7 +340,7 @@ def test_no_bonus_while_others_had_their_share():
         verdict = recursive_rejection(targets, drafts, tokens, uniform)
         ended = targets[verdict.branch][verdict.accepted :][:1]
         survivors = [t for t in tokens if t == tokens[verdict.branch][: verdict.accepted]]
-        return verdict._replace(token=token_rule(ended, None, (), uniform).token) if survivors else verdict
+        return verdict._replace(token=verify_tokens(ended, None, (), uniform).token) if survivors else verdict
 
     target, draft = laws(PAIRS["dense"], 3, 2)
     drafted = list(independent(chain(draft, 1), chain(draft, 2)))
@@ -519,7 +519,7 @@ def careless(rule):
         if verdict.accepted == len(tokens[verdict.branch]) or uniform() >= 0.02:
             return verdict
         depth = verdict.accepted + 1
-        return Verdict(depth, token_rule(targets[verdict.branch][depth:][:1], None, (), uniform).token, verdict.branch)
+        return Verdict(depth, verify_tokens(targets[verdict.branch][depth:][:1], None, (), uniform).token, verdict.branch)
 
     return wrong
 

@@ -142,9 +142,9 @@ class TestTheLogitsAreTheSameBits:
         engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="none")))
         prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]
         cache.prefill(prompt, Deadline(), want_logits=False)
-        idle = [0] * (engine.speculation.pace.costs.plain[1] - 1)
+        idle = [0] * (engine.speculation.policy.costs.plain[1] - 1)
         one_by_one = [cache.branches([[chain[i], *idle]], len(prompt) + i)[0, 0] for i in range(24)]
-        for branches, rows in engine.speculation.pace.costs.ms:
+        for branches, rows in engine.speculation.policy.costs.ms:
             others = [[9] * rows for _ in range(branches - 1)]
             logits = cache.branches([*others, chain[:rows]], len(prompt))[-1]
             assert torch.equal(logits, torch.stack(one_by_one[:rows])), (branches, rows)

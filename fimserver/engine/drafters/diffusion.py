@@ -19,8 +19,8 @@ class DraftWindow(Protocol):
 
     longest: int
 
-    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        """Logits (n, V of the target) about each of n slots after ``line.ids``; ``None`` is a masked slot."""
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        """Logits (n, V of the target) about each of n slots after ``state.ids``; ``None`` is a masked slot."""
         ...
 
 
@@ -37,34 +37,34 @@ class DiffusionDrafter:
         self.window, self.size, self.steps, self.drafts, self.first = window, size, steps, drafts, first
 
     @torch.inference_mode()
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
         size = min(size, self.size, self.window.longest)
         if size < 1:
             return []
-        best, logits = self.denoise(line, size)
+        best, logits = self.denoise(state, size)
         if best.marginals is not None:  # drawn: only draws that know nothing of each other keep recursive rejection exact
-            return [best, *(self.denoise(line, size)[0] for _ in range(self.drafts - 1))]
+            return [best, *(self.denoise(state, size)[0] for _ in range(self.drafts - 1))]
         return joint_drafts(best, logits, self.drafts)
 
-    def denoise(self, line: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
+    def denoise(self, state: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
         """A window filled from the left; a slot that is filled stays. Also the logits (n, V) that its own slots came from."""
-        draft, rows = self._given(line, size // 2), list[torch.Tensor]()
+        draft, rows = self._given(state, size // 2), list[torch.Tensor]()
         for step in range(self.steps):
             known = len(draft.tokens)
             end = max(known + 1, -(-size * (step + 1) // self.steps))
             slots = [*draft.tokens, *[None] * (size - known)]
-            rows.append(self.window.predict(line, slots)[known:end])
-            draft = joined(draft, draft_from(self.name, rows[-1], line, known))
+            rows.append(self.window.predict(state, slots)[known:end])
+            draft = joined(draft, draft_from(self.name, rows[-1], state, known))
             if len(draft.tokens) == size:
                 break
         return draft, torch.cat(rows)
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
         if self.first:
-            self.first.observe(line, ended=ended)
+            self.first.observe(state, ended=ended)
 
-    def _given(self, line: DecodeState, size: int) -> Draft:
-        drafts = self.first.propose(line, size) if self.first else []
+    def _given(self, state: DecodeState, size: int) -> Draft:
+        drafts = self.first.propose(state, size) if self.first else []
         return drafts[0] if drafts else Draft(self.name, (), ())
 
 
@@ -74,11 +74,11 @@ def joined(one: Draft, two: Draft) -> Draft:
     if one.marginals is not None or two.marginals is not None:
         some = one.marginals if one.marginals is not None else two.marginals
         assert some is not None
-        marginals = torch.cat([_law(part, some) for part in (one, two)])
+        marginals = torch.cat([_distribution(part, some) for part in (one, two)])
     return Draft(two.source, one.tokens + two.tokens, one.grades + two.grades, marginals)
 
 
-def _law(draft: Draft, like: torch.Tensor) -> torch.Tensor:
+def _distribution(draft: Draft, like: torch.Tensor) -> torch.Tensor:
     if draft.marginals is not None:
         return draft.marginals
     tokens = torch.tensor(draft.tokens, dtype=torch.long, device=like.device)
@@ -90,13 +90,13 @@ def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
 
     The others differ from ``best`` in one place each, where the second choice is most likely to be reached and right.
     ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's scores would, where tokens
-    are drawn, change the law of the text (reference: specdec.md 3.2).
+    are drawn, change the distribution of the text (reference: specdec.md 3.2).
     """
     first = len(best.tokens) - len(logits)
     tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]
-    laws = logits.float().softmax(-1)
-    right = laws.gather(-1, tokens)[:, 0]
-    second = laws.scatter(-1, tokens, 0.0).max(-1)
+    distributions = logits.float().softmax(-1)
+    right = distributions.gather(-1, tokens)[:, 0]
+    second = distributions.scatter(-1, tokens, 0.0).max(-1)
     reached = torch.cat([right.new_ones(1), right.cumprod(0)[:-1]])
     places = (reached * second.values).topk(min(count - 1, len(tokens))).indices.tolist()
     return [best, *(_instead(best, first + i, int(second.indices[i]), float(second.values[i])) for i in places)]

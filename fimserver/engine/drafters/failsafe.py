@@ -34,11 +34,11 @@ class FailsafeDrafter:
     def off(self) -> bool:
         return self.failures >= FAILURES
 
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
-        return self._run(lambda: self.drafter.propose(line, size)) or []
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
+        return self._run(lambda: self.drafter.propose(state, size)) or []
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
-        self._run(lambda: self.drafter.observe(line, ended=ended))
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
+        self._run(lambda: self.drafter.observe(state, ended=ended))
 
     def _run(self, work: Callable[[], T]) -> T | None:
         if self.off:

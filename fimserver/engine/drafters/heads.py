@@ -19,12 +19,12 @@ class HeadsDrafter:
         self.net, self.network = net.to(network.device, network.dtype), network
 
     @torch.inference_mode()
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
-        if line.hidden is None or size < 1:
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
+        if state.hidden is None or size < 1:
             return []
-        last = torch.tensor(line.ids[-1:], device=self.network.device)
-        inputs = self.net(line.hidden[None], self.network.embed(last))[:size, 0]  # (K, d)
-        return [draft_from(self.name, self.network.head(inputs), line)]
+        last = torch.tensor(state.ids[-1:], device=self.network.device)
+        inputs = self.net(state.hidden[None], self.network.embed(last))[:size, 0]  # (K, d)
+        return [draft_from(self.name, self.network.head(inputs), state)]
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
-        """Nothing to keep: the hidden state comes with the line."""
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
+        """Nothing to keep: the hidden state comes with the state."""

@@ -34,35 +34,44 @@ class ModelDrafter:
         self._rows: list[int] = []  # tokens of the middle whose rows are in the cache
 
     @torch.inference_mode()
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
-        if size < 1 or not self._read_prompt(line):
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
+        if size < 1 or not self._read_prompt(state):
             return []
-        kept = min(common_prefix(self._rows, line.ids), len(line.ids) - 1)
-        row = self._feed(line.ids[kept:], len(line.prompt) + kept)
-        self._rows = list(line.ids)
-        tokens, laws, rows, sure = list[int](), list[torch.Tensor](), list[torch.Tensor](), 1.0
+        kept = min(common_prefix(self._rows, state.ids), len(state.ids) - 1)
+        row = self._feed(state.ids[kept:], len(state.prompt) + kept)
+        self._rows = list(state.ids)
+        tokens, distributions, rows, sure = list[int](), list[torch.Tensor](), list[torch.Tensor](), 1.0
         while True:
-            token, law = line.pick(row, len(line.ids) + len(tokens))
+            token, distribution = state.pick(row, len(state.ids) + len(tokens))
             tokens.append(token)
             rows.append(row)
-            laws += [] if law is None else [law]
-            sure *= 1.0 if law is not None else float(row.softmax(-1)[token])  # what was drawn may not decide the length
-            if len(tokens) == size or sure < _STOP_BELOW or line.budget.spent():
+            distributions += [] if distribution is None else [distribution]
+            sure *= (
+                1.0 if distribution is not None else float(row.softmax(-1)[token])
+            )  # what was drawn may not decide the length
+            if len(tokens) == size or sure < _STOP_BELOW or state.deadline.spent():
                 break
-            row = self._feed([token], len(line.prompt) + len(self._rows))
+            row = self._feed([token], len(state.prompt) + len(self._rows))
             self._rows.append(token)
-        return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens), torch.stack(laws) if laws else None)]
+        return [
+            Draft(
+                self.name,
+                tuple(tokens),
+                grades(torch.stack(rows), tokens),
+                torch.stack(distributions) if distributions else None,
+            )
+        ]
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Nothing to do: the next call compares what was said with what is in the cache."""
 
-    def _read_prompt(self, line: DecodeState) -> bool:
+    def _read_prompt(self, state: DecodeState) -> bool:
         """Bring the prompt into the small model's cache; whether there was time for it."""
-        if line.prompt is not self._prompt:
+        if state.prompt is not self._prompt:
             self._rows = []
-            if self.cache.prefill(line.prompt, line.budget, want_logits=False) is None:
+            if self.cache.prefill(state.prompt, state.deadline, want_logits=False) is None:
                 return False
-            self._prompt = line.prompt
+            self._prompt = state.prompt
         return True
 
     def _feed(self, ids: list[int], start: int) -> torch.Tensor:

@@ -30,12 +30,12 @@ class BlockWindow:
         self.longest = net.shape.window
         self.stack = net.stack(_ROWS, pack=network.pack)
 
-    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        assert line.hidden is not None  # the pass over the prompt has given it
-        start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
-        ids = torch.tensor([line.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        assert state.hidden is not None  # the pass over the prompt has given it
+        start, rows = len(state.prompt) + len(state.ids) - 1, len(slots) + 1
+        ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
         masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
-        x = self.net.inputs(line.hidden[None], self.network.embed(ids)[None], masked[None])[0]
+        x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
         everything = x.new_zeros(rows, start + rows)
         borrowed = _Borrowed(self.kv, self.net.shape.borrowed, start)
         out = self.net.run(self.stack, x, self.network.rope(start, rows), everything, borrowed)
@@ -64,9 +64,9 @@ class SelfWindow:
         self.cache, self.mask_token, self.longest = cache, mask_token, longest
         self.network = network or cache.network
 
-    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        start, rows = len(line.prompt) + len(line.ids) - 1, len(slots) + 1
-        ids = [line.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        start, rows = len(state.prompt) + len(state.ids) - 1, len(slots) + 1
+        ids = [state.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
         mask = self.cache.causal(start, rows).clone()
         mask[1:, : start + rows] = True
         every = torch.arange(rows, device=self.network.device)
@@ -84,13 +84,13 @@ class AdapterWindow:
         self.cache, self.network = cache, network
         self.longest = max(network.adapter.blocks) + 1
 
-    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        start, mask_token = len(line.prompt) + len(line.ids) - 1, self.network.mask_token
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        start, mask_token = len(state.prompt) + len(state.ids) - 1, self.network.mask_token
         known = next((i for i, slot in enumerate(slots) if slot is None), len(slots))
         needed = max(1, len(slots) - known - 1)
         block = min(size for size in self.network.adapter.blocks if size >= needed)
         canvas = [mask_token if slot is None else slot for slot in slots[known : known + block]]
-        ids = [line.ids[-1], *(slot for slot in slots[:known] if slot is not None), *canvas]
+        ids = [state.ids[-1], *(slot for slot in slots[:known] if slot is not None), *canvas]
         ids += [mask_token] * (known + 1 + block - len(ids))
         mask = self.cache.causal(start, len(ids)).clone()
         mask[known + 1 :, : start + len(ids)] = True
@@ -109,9 +109,9 @@ class CanvasWindow:
         self.shift = card.canvas.shift
         self.longest = card.canvas.max_tokens
 
-    def predict(self, line: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        ids = (token if token < self.size else 0 for token in line.ids)  # a row of padding may have no embedding there
-        context = PromptTokens((*line.prefix, *ids), tuple(line.suffix))
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        ids = (token if token < self.size else 0 for token in state.ids)  # a row of padding may have no embedding there
+        context = PromptTokens((*state.prefix, *ids), tuple(state.suffix))
         left, right = canvas_context(context, self.card, self.vocabulary)
         canvas = FullCanvas(self.network, left, right, shift=self.shift)
         logits = canvas.predict([self.mask_token if slot is None else slot for slot in slots])

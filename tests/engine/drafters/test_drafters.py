@@ -48,7 +48,7 @@ def texts(engine, drafters):
 
 def a_line(engine, request=REQUESTS[0]):
     """A line with its prompt in the cache and its first token chosen."""
-    line = engine.line(request, Deadline())
+    line = engine.decode_state(request, Deadline())
     logits = engine.cache.prefill(line.prompt, Deadline(), want_logits=True)
     line.hidden = engine.cache.network.hidden[0, -1]
     line.ids.append(choose(logits, request.temperature, request.seed, 0))

@@ -44,59 +44,59 @@ class NGramDrafter:
         self.shelf, self._recents, self._layout = shelf or IndexCache(vocabulary), MiddleHistory(), Layout(vocabulary)
         self._elsewhere = RequestSources(vocabulary)
         self._own, self._suffix, self._suffix_ids = SuffixAutomaton(), SuffixAutomaton(), list[int]()
-        self._line: DecodeState | None = None
+        self._state: DecodeState | None = None
         self._readers: list[AutomatonCursor] = []
         self._spelled: list[Match] = []
         self._spelled_at = 0  # tokens of the middle there were
         self._seen, self._tail = 0, ""  # tokens of the middle; the last characters before and of it
         self._blank = True  # the last token is white space
 
-    def propose(self, line: DecodeState, size: int) -> list[Draft]:
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
         """At most 8 drafts of at most 24 tokens in all, none a prefix of another.
 
         A grade says how likely its token is, in tenths, when all tokens before it are right.
         """
-        self._follow(line)
+        self._follow(state)
         return choose(self._guesses(), size) if size > 0 else []
 
-    def observe(self, line: DecodeState, *, ended: bool) -> None:
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
         """While there are texts to be read, the end of a middle takes some milliseconds: tell the user first."""
         if ended:
-            self._remember(line)
+            self._remember(state)
         else:
-            self._follow(line)
+            self._follow(state)
         self.shelf.build(BUILD_TOKENS_AT_END if ended else BUILD_TOKENS)
 
-    def _remember(self, line: DecodeState) -> None:
-        middle = self._clean(line.ids)  # shorter than what was followed, where a token ended it
-        text = unix_lines(line.request.prefix[-LONGEST:]) + "".join(map(self._text, middle))
-        self._recents.remember(self._clean(line.prefix[-TAIL_TOKENS:]), middle, text)
+    def _remember(self, state: DecodeState) -> None:
+        middle = self._clean(state.ids)  # shorter than what was followed, where a token ended it
+        text = unix_lines(state.request.prefix[-LONGEST:]) + "".join(map(self._text, middle))
+        self._recents.remember(self._clean(state.prefix[-TAIL_TOKENS:]), middle, text)
 
-    def _follow(self, line: DecodeState) -> None:
-        if line is not self._line or len(line.ids) < self._seen:
-            self._open(line)
-        new = line.ids[self._seen :]
+    def _follow(self, state: DecodeState) -> None:
+        if state is not self._state or len(state.ids) < self._seen:
+            self._open(state)
+        new = state.ids[self._seen :]
         if new:
             self._seen += len(new)
             self._read(self._clean(new))
 
-    def _open(self, line: DecodeState) -> None:
-        self._line, self._seen = line, 0
-        prefix, suffix = self._clean(line.prefix), self._clean(line.suffix)
+    def _open(self, state: DecodeState) -> None:
+        self._state, self._seen = state, 0
+        prefix, suffix = self._clean(state.prefix), self._clean(state.suffix)
         before, same_suffix = self._own, suffix == self._suffix_ids
         self._own = before.retell(prefix, REVOCABLE_TOKENS)
         if not same_suffix:
             self._suffix_ids, self._suffix = suffix, SuffixAutomaton()
             self._suffix.extend(suffix)
-        self._elsewhere.open(line.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix)
+        self._elsewhere.open(state.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix)
         texts = self._elsewhere.texts()
         sources = [(self._suffix, "ngram.suffix"), *((automaton, "ngram.recent") for automaton in self._recents.automata)]
         sources += zip(self.shelf.want(texts), texts.values(), strict=True)
         self._readers = [AutomatonCursor(automaton, kind) for automaton, kind in sources]
         for reader in self._readers:
             reader.read(prefix[-TAIL_TOKENS:])
-        self._layout.open(line.request.prefix, line.request.suffix)
-        self._tail, self._spelled, self._spelled_at = unix_lines(line.request.prefix[-LONGEST:]), [], -1
+        self._layout.open(state.request.prefix, state.request.suffix)
+        self._tail, self._spelled, self._spelled_at = unix_lines(state.request.prefix[-LONGEST:]), [], -1
 
     def _read(self, tokens: list[int]) -> None:
         self._own.extend(tokens, revocable=True)
