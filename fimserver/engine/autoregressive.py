@@ -1,4 +1,4 @@
-"""Knows the ar route: a FIM prompt, rounds of decoding, and where the middle ends. Knows nothing of drafts (``speculate.py``).
+"""Autoregressive route: reads a FIM prompt, decodes in rounds, and stops where the middle ends.
 
 The text depends on prompt, seed and weights alone: not on what was cached, and not on what was drafted.
 """
@@ -20,37 +20,37 @@ from fimserver.types import Chunk, Deadline, Drafting, Prefill, Request, Round, 
 
 
 class Autoregressive:
-    """Fill-in-the-middle from left to right."""
+    """Fills a middle from left to right, several tokens a pass where drafts are right."""
 
     def __init__(self, card: Card, vocabulary: Vocabulary, speculation: Speculation) -> None:
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
         self.card, self.fim, self.vocabulary, self.speculation = card, card.fim, vocabulary, speculation
         self.cache = speculation.cache
-        # The stops of the card among them. Any special token is no text: a model that emits one has finished.
+        # All special tokens, the card's stops among them: none is text, so a model that emits one has finished.
         self.stops = vocabulary.marker_ids
 
     def prompt(self, request: Request) -> list[int]:
-        """Token ids that the middle follows."""
+        """Token ids of the prompt."""
         return self.decode_state(request, Deadline()).prompt
 
     def decode_state(self, request: Request, deadline: Deadline) -> DecodeState:
-        """The request as decoding and drafters see it, nothing decoded yet."""
+        """The state of decoding before the first token."""
         context = cut_context(request, self.card, self.vocabulary)
         prompt = fim_prompt(context, self.fim, self.vocabulary)
         prefix = [*context.prefix, *context.typed]
         return DecodeState(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
-        """Bring the prompt into the cache, so that ``complete`` starts at once."""
+        """Prefill the prompt, so that ``complete`` starts at once."""
         self.cache.prefill(self.prompt(request), deadline, want_logits=False)
 
     def fresh_rows(self, request: Request) -> int:
-        """Rows of the prompt that are not in the cache."""
+        """How many tokens a prefill of the prompt would compute now."""
         return self.cache.fresh_rows(self.prompt(request))
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Chunks of the middle, one for each pass; the last one has a reason. Raises ``NonFiniteError``."""
+        """Yield a chunk for each pass; the last one carries the reason. Raises ``NonFiniteError``."""
         started, policy = time.perf_counter(), self.speculation.policy
         state, output, rounds = self.decode_state(request, deadline), Output(self.vocabulary, request), list[Round]()
         state.useful = lambda draft: self._useful(state, output, draft)
@@ -76,7 +76,7 @@ class Autoregressive:
             self.speculation.observe(state, ended=True)
 
     def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round]:
-        """The pass over the prompt, then rounds of drafting and verifying until time is up."""
+        """Prefill the prompt, then draft and verify until time is up."""
         logits = self.cache.prefill(state.prompt, deadline, want_logits=True)
         if logits is None:
             return
@@ -86,7 +86,7 @@ class Autoregressive:
             yield self.speculation.round(state, self._limit(state.request) - len(state.ids) - 1)
 
     def _take(self, state: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
-        """Text of the tokens that a round gave, and why the middle ends with them; what lies beyond its end is dropped."""
+        """Text of a round's tokens, and the reason if the middle ends with them. Tokens after the end are dropped from ``state``."""
         text, first = "", len(state.ids) - made.accepted - 1
         for count in range(first, len(state.ids)):
             if state.ids[count] in self.stops:

@@ -1,7 +1,8 @@
-"""Knows the ways in which a canvas looks at its context. Knows nothing of schedules.
+"""Canvases: how the slots of the dllm route see their context and get their logits.
 
 ``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone (exact).
-``FullCanvas``: every position sees every other, so each step runs the whole sequence (the Dream family).
+``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``: every position sees every
+other, so each step runs the whole sequence (the Dream family).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fimserver.types import Deadline, Prefill
 
 
 class CanvasForward(Protocol):
-    """Where slots get their logits from."""
+    """Gives logits for the slots of a canvas."""
 
     @property
     def forwards(self) -> int:
@@ -26,11 +27,11 @@ class CanvasForward(Protocol):
 
     @property
     def prefilled(self) -> Prefill:
-        """What ``open`` ran; without its time."""
+        """What ``open`` computed, without its time."""
         ...
 
     def open(self, deadline: Deadline) -> bool:
-        """Make the context ready; ``False`` when the deadline ran out first."""
+        """Prefill the context; ``False`` if time was up before the end."""
         ...
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
@@ -38,7 +39,7 @@ class CanvasForward(Protocol):
         ...
 
     def settle(self, slots: Sequence[int]) -> None:
-        """Make finished slots part of the left context, before a next block."""
+        """Append finished slots to the left context, before the next block."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Knows how many slots a canvas starts with when the model was not trained to find out. Knows nothing of decoding.
+"""Canvas length for models that were not trained to find it: how many slots to start with.
 
 Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by the bias
 that every n has, is highest near the right length.
@@ -18,7 +18,7 @@ LENGTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
 def bias(slots: int) -> float:
-    """Expected mean confidence of ``slots`` masks that does not come from the hole (CAL, fitted on Dream)."""
+    """Mean confidence of ``slots`` masks that does not depend on the context (CAL, fitted on Dream)."""
     return 1.00 * math.exp(-1.77 * slots) + 0.56 * math.exp(-0.06 * slots) + 0.24
 
 
@@ -31,7 +31,7 @@ def search_length(
     patience: int = 3,
     at_least: int = 0,
 ) -> int:
-    """The best of ``LENGTHS`` up to ``limit``, one forward each; gives up after ``patience`` worse ones in a row.
+    """Try ``LENGTHS`` up to ``limit``, one forward each; stop after ``patience`` worse ones in a row. Returns the best.
 
     ``at_least``: shorter ones are not tried.
     """

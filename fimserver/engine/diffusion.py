@@ -1,4 +1,4 @@
-"""Knows the denoising loop of the dllm route: propose, commit, grow or shrink, stop. Knows nothing of attention.
+"""Diffusion route: the denoising loop that proposes, commits, grows or shrinks a canvas, and stops.
 
 Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by tokens that
 expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
@@ -30,7 +30,7 @@ from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, Request, Slot, ms_since
 
 MAX_STEPS = 256
-SHORTER = 4  # a middle is seldom so many times shorter than expected
+SHORTER = 4  # the length search does not try less than the expected length divided by this
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Diffusion:
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
-        """The context of a request, ready to be looked at by slots."""
+        """The canvas of a request, with its context on both sides."""
         context = cut_context(request, self.card, self.vocabulary)
         left, right = canvas_context(context, self.card, self.vocabulary)
         if self.cache is not None and self.canvas_card.shift:
@@ -184,11 +184,11 @@ class Diffusion:
         return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
-        """Make the context ready where it can be kept, so that ``complete`` starts at once."""
+        """Prefill the context where it can be cached, so that ``complete`` starts at once."""
         self.open_canvas(request).open(deadline)
 
     def fresh_rows(self, request: Request) -> int:
-        """Rows of the prompt that are not in the cache; none where every step reads all of it."""
+        """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
         return (
             0
             if self.cache is None
@@ -198,7 +198,7 @@ class Diffusion:
         )
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """A chunk after every step; text is what is settled from the left. Raises ``NonFiniteError``."""
+        """Yield a chunk after every step, with the text that is committed left to right. Raises ``NonFiniteError``."""
         started = time.perf_counter()
         canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
         done: list[int] = []  # settled ids of this and earlier blocks
@@ -233,7 +233,7 @@ class Diffusion:
         return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
 
     def _slots(self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline) -> int:
-        """Slots to start with. What is expected only helps where the length is found out anyway."""
+        """Number of slots to start with."""
         match self.canvas_card.length:
             case "end":
                 return self.canvas_card.block_tokens

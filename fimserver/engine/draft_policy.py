@@ -1,7 +1,7 @@
-"""Knows which drafts are worth verifying, and which drafter is worth asking. Knows nothing of how either is done.
+"""Draft policy: which drafters to ask in a round, and how many of their tokens to verify.
 
-Everything is learned online: what a drafter's grade is worth, what its proposals cost and bring, what a pass costs. What is
-chosen changes the time and never the text.
+Acceptance rates by grade, the cost of asking and the cost of passes are measured while serving. The policy changes how long
+an answer takes, never its text.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 from fimserver.engine.drafts import Draft, cut_draft
 from fimserver.engine.pass_cost import PassCosts, Shape
 
-_PRIOR_WEIGHT = 2.0  # a grade is first believed to be what it says, in tenths
-_MEMORY = 200.0  # tries after which old ones begin to fade
+_PRIOR_WEIGHT = 2.0  # tries that the prior counts for: a grade of n is first taken as a chance of n tenths
+_MEMORY = 200.0  # number of tries after which older ones lose weight
 _SMOOTHING = 0.2
-_TRIALS = 3  # a drafter is asked so often before it is judged
-_RETRIAL = 32  # and after so many rounds again
-_CHEAP = 0.05  # of a pass: not worth a thought
+_TRIALS = 3  # times a drafter is asked before its cost decides
+_RETRIAL = 32  # rounds after which a drafter that did not pay is tried again
+_CHEAP = 0.05  # share of a pass's time below which a drafter is always asked
 
 
 class DraftPlan(NamedTuple):
-    """The drafts of one pass, cut to its shape, and the tokens that it is expected to give."""
+    """The drafts to verify in one pass, cut to its shape, and the expected number of tokens."""
 
     shape: Shape
     drafts: tuple[Draft, ...]
@@ -31,13 +31,13 @@ class DraftPlan(NamedTuple):
 
 
 class Survival:
-    """How often a token with this grade from this source was what the target said, given that those before it were."""
+    """Acceptance rate of tokens by source and grade, given that all tokens before were accepted."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], list[float]] = {}
 
     def along(self, draft: Draft) -> list[float]:
-        """For each token the chance that it and all before it stand."""
+        """For each token the chance that it and all before it are accepted."""
         alive, chances = 1.0, []
         for grade in draft.grades:
             right, tried = self._seen.get((draft.source, grade)) or self._of(draft.source, grade)
@@ -46,7 +46,7 @@ class Survival:
         return chances
 
     def learn(self, draft: Draft, accepted: int) -> None:
-        """The first ``accepted`` tokens were right, the next one, if there is one, was not."""
+        """Count the first ``accepted`` tokens as accepted and the next one, if any, as rejected."""
         for place, grade in enumerate(draft.grades[: accepted + 1]):
             seen = self._of(draft.source, grade)
             fade = min(1.0, _MEMORY / (seen[1] + 1))
@@ -60,7 +60,7 @@ class Survival:
 
 @dataclass
 class DrafterCost:
-    """What asking one drafter costs and brings."""
+    """Cost of asking one drafter, and the tokens that it is expected to bring."""
 
     ms: float = 0.0
     expected: float = 1.0
@@ -69,7 +69,7 @@ class DrafterCost:
 
 
 class DraftPolicy:
-    """Chooses, per round, which drafters to ask and which shape to verify."""
+    """Chooses for each round which drafters to ask and which shape to verify."""
 
     def __init__(self, costs: PassCosts) -> None:
         self.costs = costs
@@ -77,8 +77,8 @@ class DraftPolicy:
         self.accounts: dict[str, DrafterCost] = defaultdict(DrafterCost)
         self.switched_off = 0  # times that a drafter was not asked because it would not have paid
 
-    def plan(self, drafts: Sequence[Draft], room: int) -> DraftPlan:
-        """The shape and the drafts with the most tokens per millisecond. ``room``: most tokens that can be of use."""
+    def plan(self, drafts: Sequence[Draft], max_draft_tokens: int) -> DraftPlan:
+        """Choose shape and drafts with the most expected tokens per millisecond, using at most ``max_draft_tokens`` tokens."""
         costs = self.costs.ms
         best, best_rate = DraftPlan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
         ranked = sorted(((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0]))
@@ -86,10 +86,10 @@ class DraftPolicy:
         for shape, ms in costs.items():
             branches, rows = shape
             if branches <= len(gains):
-                expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, room)])
+                expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, max_draft_tokens)])
                 if expected / ms > best_rate:
                     best, best_rate = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
-        cut = min(best.shape[1] - 1, room)
+        cut = min(best.shape[1] - 1, max_draft_tokens)
         return best._replace(drafts=tuple(cut_draft(draft, cut) for draft in best.drafts if cut > 0))
 
     def asks(self, name: str, so_far: DraftPlan) -> bool:
@@ -104,7 +104,7 @@ class DraftPolicy:
         return pays
 
     def asked(self, name: str, ms: float, drafts: Sequence[Draft]) -> None:
-        """A drafter took ``ms`` to propose these."""
+        """Record that a drafter took ``ms`` to propose these drafts."""
         account = self.accounts[name]
         expected = 1.0 + max((sum(self.survival.along(draft)) for draft in drafts), default=0.0)
         share = 1.0 if account.asked == 0 else _SMOOTHING
@@ -114,7 +114,7 @@ class DraftPolicy:
         account.rested = 0
 
     def learn(self, plan: DraftPlan, new: Sequence[int], ms: float) -> None:
-        """A pass gave the tokens ``new`` and took ``ms``."""
+        """Record that a pass took ``ms`` and gave the tokens ``new``."""
         self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:
             self.survival.learn(draft, agreed(draft.tokens, new))
@@ -135,7 +135,7 @@ def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
 
 
 def agreed(draft: Sequence[int], said: Sequence[int]) -> int:
-    """How many leading tokens of a draft the target said too."""
+    """Number of leading draft tokens that equal the target's."""
     for place, (drafted, token) in enumerate(zip(draft, said, strict=False)):
         if drafted != token:
             return place

@@ -1,7 +1,6 @@
-"""Knows what a drafter is asked and what it may answer. Knows nothing of how drafts are verified.
+"""Drafts and the seam of drafters: the state that a drafter sees, and what it may propose.
 
-``Drafter`` is the seam; ``ScriptedDrafter`` and ``RandomDrafter`` are its fakes. What a drafter proposes can cost time, and
-never changes the text.
+``ScriptedDrafter`` and ``RandomDrafter`` are its fakes. A proposal can cost time; it never changes the text.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ import torch
 from fimserver.types import Deadline, Request
 
 # (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from.
-# ``None`` in their place: the token follows from the logits, nothing was drawn (temperature 0, or the keyed rule).
+# ``None`` in their place: the token follows from the logits and nothing was drawn (temperature 0, or keyed noise).
 Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor | None]]
 
 
 @dataclass
 class DecodeState:
-    """One request in progress, as drafters may see it. ``ids`` grows; the rest stays."""
+    """One request being decoded, as drafters see it. ``ids`` grows; the rest stays."""
 
     request: Request
-    prompt: list[int]  # all that stands in the cache before the middle, markers and all
+    prompt: list[int]  # all tokens before the middle, with markers
     prefix: list[int]  # the code left of the middle, without markers
     suffix: list[int]  # the code right of it
     pick: Pick
@@ -38,8 +37,8 @@ class DecodeState:
 class Draft(NamedTuple):
     """Tokens that may follow ``DecodeState.ids``, first to last.
 
-    ``grades``: for each token a small number that says how much its drafter trusts it; what a grade is worth is learned
-    (``pace.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from, where they were drawn.
+    ``grades``: for each token a small number, higher where its drafter is surer; acceptance by grade is measured
+    (``draft_policy.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from, where they were drawn.
     """
 
     source: str
@@ -49,7 +48,7 @@ class Draft(NamedTuple):
 
 
 def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int = 0) -> Draft:
-    """The draft that logits (n, V) of n independent places give, the first of them ``after`` tokens behind the state.
+    """Draft a token from each row of logits (n, V); the first is for the position ``after`` tokens after ``state.ids``.
 
     A token's grade is its probability in tenths.
     """
@@ -75,7 +74,7 @@ def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:
 
 
 class Drafter(Protocol):
-    """Anything that guesses what comes next.
+    """Proposes tokens that may come next.
 
     ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread and a time limit.
     """
@@ -84,16 +83,16 @@ class Drafter(Protocol):
     inline: bool
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
-        """Drafts of at most ``size`` tokens, the likeliest first; none where it has no idea."""
+        """Drafts of at most ``size`` tokens, the likeliest first; may be empty."""
         ...
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """``state.ids`` grew, or the middle ``ended``."""
+        """Called when ``state.ids`` has grown, and once when the middle has ``ended``."""
         ...
 
 
 class ScriptedDrafter:
-    """Proposes from a middle that it was told; with the true one it is an oracle. ``seen``: the middle so far."""
+    """Proposes from a given middle; with the true one it is an oracle. ``seen``: the middle so far."""
 
     name = "scripted"
     inline = True
@@ -132,4 +131,4 @@ class RandomDrafter:
         return drafts
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Nothing to learn."""
+        """Do nothing."""

@@ -1,7 +1,7 @@
-"""Knows in which order a model wants suffix, prefix and markers, and how much of them fits.
+"""FIM prompts: the order of suffix, prefix and markers that a model expects, and how much of the text fits.
 
-Knows nothing of files. The cuts are anchored: while someone types, the start of the prompt stays where it is, so that
-the KV cache stays good; it moves in steps of a quarter of the budget.
+Cuts are anchored: while someone types, the start of the prompt stays where it is, so that the KV cache stays valid; it moves
+in steps of a quarter of what fits.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.types import Request, unix_lines
 
-CHARS_PER_TOKEN = 8  # an upper bound that real code keeps; bounds what is tokenised
+CHARS_PER_TOKEN = 8  # above what code has on average; bounds how much text is tokenised
 SNIPPETS_SHARE = 0.25  # of the prompt, at most
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids around the cursor, within the budget of the card."""
+    """Token ids around the cursor, within the card's ``prompt_tokens``."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     header: tuple[int, ...] = ()  # repository, other files and file, where the family has tokens for them
-    typed: tuple[int, ...] = ()  # the end of the prefix, where it goes behind the middle token
+    typed: tuple[int, ...] = ()  # the end of the prefix, where the layout puts it after the middle token
 
 
 def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> PromptTokens:
@@ -43,7 +43,7 @@ def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: i
 
 
 def _split_typed(request: Request, card: Card) -> tuple[str, str]:
-    """The prefix, and the end of it that goes behind the middle token (EFIM: the KV cache survives typing)."""
+    """Split off the end of the prefix that goes after the middle token (EFIM, so that typing keeps the KV cache valid)."""
     allowed = card.fim is not None and card.fim.typed_after_middle
     typed_chars = min(request.typed_chars, len(request.prefix), card.prompt_tokens // 4) if allowed else 0
     cut = len(request.prefix) - typed_chars
@@ -51,7 +51,7 @@ def _split_typed(request: Request, card: Card) -> tuple[str, str]:
 
 
 def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[int]:
-    """Repository, snippets and file name behind their tokens. A family with both tokens saw no file without repository."""
+    """Repository, snippets and file name, each after its token. Families with both tokens never saw a file without repository."""
     fim = card.fim
     header: list[int] = []
     if fim and fim.repo and (request.repo or request.snippets):

@@ -1,8 +1,8 @@
-"""Knows how drafted tokens are verified so that the text keeps the target's distribution. Knows nothing of models or of drafters.
+"""Rejection sampling for drafted tokens: what is emitted has the target's distribution, whatever was drafted.
 
-A rule gets the target's probabilities p behind each drafted token, the probabilities q that each token was drawn from, and
-``uniform``, its only source of chance. What it emits, completed by the target itself, has the target's joint distribution.
-Probabilities are compared as ``u < ratio``, so that NaN never accepts.
+A rule gets the target's probabilities p after each drafted token, the probabilities q that each token was drawn from, and
+``uniform``, its only source of chance. Its output, completed by the target itself, has the target's joint distribution.
+Comparisons are written ``u < ratio``, so that NaN never accepts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDING = 1e-4
 
 
 class Verdict(NamedTuple):
-    """``accepted`` tokens of draft ``branch`` stand; ``token`` follows them, from the residual or as the bonus."""
+    """So many tokens of draft ``branch`` are accepted; ``token`` follows, from the residual or as the bonus token."""
 
     accepted: int
     token: int
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The distribution of each row of (n, V) logits, (n, V) float64; at temperature 0 one-hot, the first of equals.
+    """Softmax of each row of (n, V) logits in float64; at temperature 0 one-hot at the first maximum.
 
     Raises ``NonFiniteError`` on NaN or +infinity, and on a row that is all -infinity.
     """
@@ -44,19 +44,19 @@ def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def verify_tokens(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
-    """Each token in turn stands with min(1, p/q); the first that falls is replaced (arXiv 2211.17192, algorithm 1).
+    """Accept each token in turn with min(1, p/q) and replace the first rejected one (arXiv 2211.17192, algorithm 1).
 
     ``target`` (n+1, V); ``draft`` (n, V), row i the distribution that ``tokens[i]`` was drawn from given the tokens before it, at a
     length that may depend on these but not on the token cut off there. Or ``draft`` is ``None``, a one-hot q: exact for
-    any tokens of any length, however they were chosen, but they stand with p alone.
-    A row of ``draft`` that cannot be a distribution, or gave a token it forbids, ends the draft before that token.
+    any tokens of any length, however they were chosen, but they are accepted with p alone.
+    A row of ``draft`` that is no distribution, or gives its token no probability, ends the draft before that token.
     Raises ``NonFiniteError`` if a row of ``target`` is no distribution.
     """
     return recursive_rejection((target,), (draft,), (tokens,), uniform)
 
 
 def verify_block(target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform) -> Verdict:
-    """The longest part of the draft that stands as a block (arXiv 2403.10444); never shorter on average.
+    """Accept the longest prefix of the draft as a block (arXiv 2403.10444); never shorter on average than token by token.
 
     Arguments, conditions and errors as ``verify_tokens``. A prefix of weight w = min(1, w' p/q) stands, itself or as part of
     a longer one, with chance w: the longer ones have sum(min(w p, q)) of it, and the draft may end at any prefix, since
@@ -82,7 +82,7 @@ def verify_block(target: torch.Tensor, draft: torch.Tensor | None, tokens: Seque
 
 
 def _block_rest(weight: float, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """What follows a block that ends here, (V,), and the chance that it ends here if no longer one stands."""
+    """Distribution (V,) of the token after a block that ends here, and the chance of that if no longer one is accepted."""
     rest = (weight * p - q).clamp(min=0)
     mass = float(rest.sum())
     return (rest, mass / (1 - weight + mass)) if mass > 0 else (p, 0.0)
@@ -94,7 +94,7 @@ def recursive_rejection(
     tokens: Sequence[Sequence[int]],
     uniform: Uniform,
 ) -> Verdict:
-    """At each depth the surviving drafts are tried in turn, each against what the one before it left of the target.
+    """Try the surviving drafts in turn at each depth, each against what the one before it left of the target.
 
     SpecInfer (arXiv 2305.09781), SpecTr (arXiv 2310.15141). K >= 1 drafts of any lengths n_k: ``targets[k]``
     (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise as ``verify_tokens``. ``branch`` is one
@@ -134,7 +134,7 @@ def recursive_rejection(
 def _try_in_turn(
     p: torch.Tensor, proposals: Mapping[int, tuple[int, torch.Tensor]], uniform: Uniform
 ) -> tuple[int | None, torch.Tensor]:
-    """The first token that stands, if any, and what the ones before it left of ``p``, (V,)."""
+    """The first accepted token, if any, and what the ones before it left of ``p``, (V,)."""
     for token, q in proposals.values():
         if uniform() < float(p[token]) / float(q[token]):
             return token, p
@@ -166,7 +166,7 @@ def _distribution(row: torch.Tensor) -> torch.Tensor:
 
 
 def sample(weights: torch.Tensor, uniform: Uniform) -> int:
-    """One token in proportion to (V,) ``weights``, from one number (inverse CDF); never one without weight."""
+    """Draw a token in proportion to (V,) ``weights`` from one number (inverse CDF); never one of weight 0."""
     # Only tokens with weight: a parallel cumsum need not be monotone, so searching all could land on one without.
     support = weights.nonzero().squeeze(-1)
     cumulative = weights[support].double().cumsum(0)

@@ -1,4 +1,4 @@
-"""Knows how a token is chosen from logits. Knows nothing of where they come from."""
+"""Choosing tokens from logits: keyed Gumbel noise for decoding, seeded draws for a canvas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def require_finite(logits: torch.Tensor) -> torch.Tensor:
 
 
 def hashed(seed: int, what: int | str) -> int:
-    """64 bits that are as good as drawn for each seed and use of it."""
+    """64 pseudorandom bits for a seed and a purpose."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{what}".encode(), digest_size=8).digest(), "big")
 
 

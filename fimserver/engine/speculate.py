@@ -1,8 +1,7 @@
-"""Knows the loop of speculative decoding: propose, verify, accept, observe (Leviathan et al., arXiv 2211.17192).
+"""Speculative decoding: propose, verify, accept, observe (Leviathan et al., arXiv 2211.17192).
 
-Knows nothing of how drafts are made or of what is done with the text. What comes out does not depend on the drafts: every
-round runs shapes of equal bits (``costs.py``) on branches that are copies of the text (``kv.py``), and its rule keeps the
-text, or its law, whatever was drafted (``verify.py``).
+The text does not depend on drafts: every pass has a shape whose logits keep their bits (``pass_cost.py``), branches are copies
+of the text's rows (``kv.py``), and the verifier keeps the text, or its distribution, whatever was drafted (``verify.py``).
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
 from fimserver.types import Round
 
-FIXED = (3, 8)  # branches and rows of a rule whose drafts may not be cut by what they say
+FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive
 
 
 class Speculation:
-    """The target, its drafters from cheap to dear, and the rule between them. Without drafters: plain decoding."""
+    """The verified model, its drafters from cheap to costly, and the verifier. Without drafters: plain decoding."""
 
     def __init__(self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts) -> None:
         self.cache, self.drafters, self.verifier = cache, tuple(drafters), verifier
         self.policy = DraftPolicy(costs)
 
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
-        """The first token, from the logits (V,) of the prompt's last row."""
+        """Choose the first token from the logits (V,) of the prompt's last row."""
         token, branch = self.verifier.accept(logits[None, None], (), state)
         state.ids += token
         self.observe(state, ended=False)
         return Round((1, 1), "", (), 0, token[branch], 0)
 
     @torch.inference_mode()
-    def round(self, state: DecodeState, room: int) -> Round:
-        """One pass of the target: ``state.ids`` grows by 1 to ``room`` + 1 tokens. Raises ``NonFiniteError``."""
-        plan = self.propose(state, room)
+    def round(self, state: DecodeState, max_draft_tokens: int) -> Round:
+        """Run one pass: ``state.ids`` grows by 1 to ``max_draft_tokens`` + 1 tokens. Raises ``NonFiniteError``."""
+        plan = self.propose(state, max_draft_tokens)
         started = time.perf_counter()
         logits = self.verify(state, plan)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
@@ -47,9 +46,9 @@ class Speculation:
         self.commit(state, tokens, branch)
         return _record(plan, tokens, branch)
 
-    def propose(self, state: DecodeState, room: int) -> DraftPlan:
-        """Ask the drafters, the cheap ones first, as long as asking pays."""
-        size = min(room, self.policy.costs.longest - 1)
+    def propose(self, state: DecodeState, max_draft_tokens: int) -> DraftPlan:
+        """Ask the drafters, cheap ones first, as long as that is expected to pay."""
+        size = min(max_draft_tokens, self.policy.costs.longest - 1)
         if not self.verifier.adaptive:
             return self._fixed(state, size)
         drafts: list[Draft] = []
@@ -61,7 +60,7 @@ class Speculation:
         return plan
 
     def verify(self, state: DecodeState, plan: DraftPlan) -> torch.Tensor:
-        """Logits (B, M, V) of one pass over the last id and the drafts after it, idle rows filled up with token 0."""
+        """Logits (B, M, V) of one pass over the last id and the drafts after it; unused rows hold token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
@@ -69,7 +68,7 @@ class Speculation:
         return self.cache.branches([[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state))
 
     def commit(self, state: DecodeState, tokens: list[int], branch: int) -> None:
-        """Keep the rows of what stands; all others will be overwritten. Let the drafters know."""
+        """Keep the KV rows of the accepted tokens (the others get overwritten) and tell the drafters."""
         position, rows = self._position(state), len(tokens)
         self.cache.kv.adopt(branch, position, position + rows)
         state.hidden = self.cache.network.hidden[branch, rows - 1]
@@ -81,7 +80,7 @@ class Speculation:
             drafter.observe(state, ended=ended)
 
     def _position(self, state: DecodeState) -> int:
-        """Where the last id belongs, which has not been through the network."""
+        """Position of the last id, whose row has not been computed yet."""
         return len(state.prompt) + len(state.ids) - 1
 
     def _ask(self, drafter: Drafter, state: DecodeState, size: int) -> list[Draft]:
@@ -92,7 +91,7 @@ class Speculation:
         return drafts
 
     def _fixed(self, state: DecodeState, size: int) -> DraftPlan:
-        """Always the same drafters and the same size: what was drawn may not decide what is verified (DSpark, 3.2.2)."""
+        """Plan with constant drafters and length: under rejection sampling a length that depends on drawn tokens is biased."""
         shape = min(self.policy.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1]))
         size = min(size, shape[1] - 1)
         drafts = [draft for drafter in self.drafters for draft in self._ask(drafter, state, size)] if size > 0 else []

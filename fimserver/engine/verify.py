@@ -1,7 +1,7 @@
-"""Knows how a pass over drafts becomes tokens of the middle, rule by rule. Knows nothing of where drafts come from.
+"""Verifiers: turn the logits of a pass over drafts into tokens of the middle.
 
-``Verifier`` is the seam. ``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, so a draft stands as
-far as it says the same. ``RejectionSampler`` keeps the distribution instead, by the rules of ``rules.py``.
+``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, and a draft is accepted as far as it
+equals it. ``RejectionSampler`` keeps the distribution of the text instead (``rejection_sampling.py``).
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from fimserver.types import Request
 
 
 class Accepted(NamedTuple):
-    """Tokens that a pass gave: drafted ones that stand, then one of the target's own. ``branch`` holds their rows."""
+    """Accepted draft tokens, then one of the target's own. ``branch`` is the one with their KV rows."""
 
     tokens: list[int]
     branch: int
 
 
 class Verifier(Protocol):
-    """One rule of acceptance. ``adaptive``: drafts may be cut by what they say without changing the distribution of the text."""
+    """Decides which draft tokens are accepted. ``adaptive``: the length of a draft may depend on its tokens."""
 
     adaptive: bool
 
     def picker(self, request: Request) -> Pick:
-        """How a token is chosen from logits in this request, by drafters and by the target."""
+        """A function that chooses a token from logits, for drafters and target of this request."""
         ...
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
-        """From logits (B, M, V) of a pass over the last id and the drafts after it, a branch each."""
+        """Accept tokens, given logits (B, M, V) of the last id and the drafts after it, a branch each."""
         ...
 
 
 class GumbelMaxVerifier:
-    """token = argmax(logits / T + G(seed, position)); accept what equals it (arXiv 2408.07978). Greedy is its limit."""
+    """Accepts a token that equals argmax(logits / T + G(seed, position)) (arXiv 2408.07978); greedy at temperature 0."""
 
     adaptive = True
 
@@ -74,7 +74,7 @@ Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence
 
 
 class RejectionSampler:
-    """Accept with min(1, p / q), else the residual: the distribution of the text is the target's, whatever the drafts."""
+    """Accepts with chance min(1, p / q), else draws from the residual: the text keeps the target's distribution."""
 
     adaptive = False
 
@@ -105,7 +105,7 @@ class RejectionSampler:
 
 
 def _first(rule: Callable[..., Verdict]) -> Rule:
-    """A rule for one draft, as a rule for several: the others are not looked at."""
+    """Apply a rule for one draft to the first of several."""
     return lambda targets, drafts, tokens, uniform: rule(targets[0], drafts[0], tokens[0], uniform)
 
 

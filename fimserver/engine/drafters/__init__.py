@@ -1,1 +1,1 @@
-"""One file per drafter; ``DRAFTERS`` in ``registry.py`` names them."""
+"""Drafters, one file each; ``DRAFTERS`` in ``registry.py`` names them."""

@@ -1,7 +1,7 @@
-"""Knows how a window of masked positions is drafted in a few denoising steps. Knows nothing of how it is verified.
+"""Diffusion drafter: fills a window of masked positions in a few denoising steps.
 
 SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once. SpecDiff-2 (arXiv
-2511.00606): several joint drafts of one set of marginals are verified together. ``DraftWindow`` is the seam: who predicts.
+2511.00606): several joint drafts of one set of marginals are verified together. ``DraftWindow`` is the seam: it predicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fimserver.engine.drafts import DecodeState, Draft, Drafter, draft_from
 
 
 class DraftWindow(Protocol):
-    """Predicts the places after the text: a block drafter, the target's own canvas, another model's canvas."""
+    """Predicts the positions after the text: a block drafter, the target's own canvas, another model's canvas."""
 
     longest: int
 
@@ -42,12 +42,12 @@ class DiffusionDrafter:
         if size < 1:
             return []
         best, logits = self.denoise(state, size)
-        if best.marginals is not None:  # drawn: only draws that know nothing of each other keep recursive rejection exact
+        if best.marginals is not None:  # only independent draws keep recursive rejection exact
             return [best, *(self.denoise(state, size)[0] for _ in range(self.drafts - 1))]
         return joint_drafts(best, logits, self.drafts)
 
     def denoise(self, state: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
-        """A window filled from the left; a slot that is filled stays. Also the logits (n, V) that its own slots came from."""
+        """Fill a window from the left; filled slots stay. Returns the draft and the logits (n, V) of the slots drafted here."""
         draft, rows = self._given(state, size // 2), list[torch.Tensor]()
         for step in range(self.steps):
             known = len(draft.tokens)
@@ -69,7 +69,7 @@ class DiffusionDrafter:
 
 
 def joined(one: Draft, two: Draft) -> Draft:
-    """A draft behind another, under the name of the second. A part that was not drawn is certain where the other was."""
+    """Concatenate two drafts; the result keeps the second's name. A part without probabilities counts as one-hot."""
     marginals = None
     if one.marginals is not None or two.marginals is not None:
         some = one.marginals if one.marginals is not None else two.marginals
@@ -90,7 +90,7 @@ def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
 
     The others differ from ``best`` in one place each, where the second choice is most likely to be reached and right.
     ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's scores would, where tokens
-    are drawn, change the distribution of the text (reference: specdec.md 3.2).
+    are drawn, change the distribution of the text.
     """
     first = len(best.tokens) - len(logits)
     tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]

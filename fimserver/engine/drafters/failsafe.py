@@ -1,8 +1,7 @@
-"""Knows how to live with a drafter that fails. Knows nothing of drafting.
+"""Failsafe drafter: a wrapper that keeps decoding alive when a drafter raises or hangs.
 
-A drafter that raises gives no draft, and is left out for good after three times. One that hangs is left behind in its own
-thread, and the target goes on alone. Drafters that say ``inline`` run in the target's thread, which is quicker: those whose
-work is bounded by construction.
+A drafter that raises proposes nothing, and is switched off after three failures. One that hangs is left in its own thread and
+switched off. Drafters with ``inline`` run in the target's thread, which is faster: their work is bounded by construction.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LIMIT_S = 0.25
 
 
 class FailsafeDrafter:
-    """A drafter that never raises and never hangs."""
+    """Wraps a drafter so that it never raises and never blocks."""
 
     def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
         self.name, self.drafter, self.limit_s = name or drafter.name, drafter, limit_s
@@ -46,16 +45,16 @@ class FailsafeDrafter:
         try:
             return work() if self.inline else self._worker.run(work, self.limit_s)
         except concurrent.futures.TimeoutError:
-            self.failures = FAILURES  # its thread may hold its state for ever
+            self.failures = FAILURES  # its thread may never return
             log.warning("drafter %s gave no answer in %.2f s and is left out", self.name, self.limit_s)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is not worth the text
+        except Exception as error:  # noqa: BLE001 - no failure of a drafter may fail the request
             self.failures += 1
             log.warning("drafter %s failed (%s)", self.name, type(error).__name__)
         return None
 
 
 class _Worker:
-    """One daemon thread that runs one thing at a time; made when first needed."""
+    """One daemon thread that runs one call at a time; started when first needed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -64,13 +63,13 @@ class _Worker:
         self._thread: threading.Thread | None = None
 
     def run(self, work: Callable[[], T], limit_s: float) -> T:
-        """Raises what ``work`` raises, and ``TimeoutError``; after that the worker must not be used again."""
+        """Run ``work``. Raises what it raises, and ``TimeoutError``, after which the worker must not be used again."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def fill() -> None:
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it belongs to who asked
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 future.set_exception(error)
 
         if self._thread is None:

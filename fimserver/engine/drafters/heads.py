@@ -1,4 +1,4 @@
-"""Knows how multi-token heads draft: all tokens of a draft at once, from one hidden state. Knows nothing of their training."""
+"""Heads drafter: multi-token prediction heads draft all tokens at once from one hidden state."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ class HeadsDrafter:
         return [draft_from(self.name, self.network.head(inputs), state)]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Nothing to keep: the hidden state comes with the state."""
+        """Do nothing: the hidden state comes with ``state``."""

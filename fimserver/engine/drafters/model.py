@@ -1,7 +1,7 @@
-"""Knows how a small autoregressive model drafts for a large one. Knows nothing of what becomes of its drafts.
+"""Model drafter: a small autoregressive model drafts for a large one.
 
 Both must have the same tokens; the sizes of their vocabularies may differ (Qwen2.5-Coder: 151,936 and 152,064 rows, the
-rest is padding). The small model reads the same prompt, markers and all, and keeps its cache from call to call.
+rest is padding). The small model reads the same prompt with its markers and keeps its cache from call to call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STOP_BELOW = 0.3  # probability that all tokens so far are right
 
 
 class ModelDrafter:
-    """A small model, one token after the other, until it is in doubt."""
+    """Drafts token by token with a small model until the draft is likely to be wrong."""
 
     name = "model"
     inline = True
@@ -46,9 +46,7 @@ class ModelDrafter:
             tokens.append(token)
             rows.append(row)
             distributions += [] if distribution is None else [distribution]
-            sure *= (
-                1.0 if distribution is not None else float(row.softmax(-1)[token])
-            )  # what was drawn may not decide the length
+            sure *= 1.0 if distribution is not None else float(row.softmax(-1)[token])  # drawn tokens may not decide the length
             if len(tokens) == size or sure < _STOP_BELOW or state.deadline.spent():
                 break
             row = self._feed([token], len(state.prompt) + len(self._rows))
@@ -63,10 +61,10 @@ class ModelDrafter:
         ]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Nothing to do: the next call compares what was said with what is in the cache."""
+        """Do nothing: the next call compares ``state.ids`` with the cache."""
 
     def _read_prompt(self, state: DecodeState) -> bool:
-        """Bring the prompt into the small model's cache; whether there was time for it."""
+        """Prefill the prompt in the small model's cache. Returns whether there was time for it."""
         if state.prompt is not self._prompt:
             self._rows = []
             if self.cache.prefill(state.prompt, state.deadline, want_logits=False) is None:
@@ -78,7 +76,7 @@ class ModelDrafter:
         """Logits (V of the target,) after the last of ``ids``."""
         row = torch.empty(0)
         for first in range(0, len(ids), _CATCH_UP):
-            # A row of padding has no embedding here; the target would have to be mad to say it.
+            # Padding ids have no embedding in the draft model; map them to 0.
             piece = [token if token < self.size else 0 for token in ids[first : first + _CATCH_UP]]
             count = len(piece) if len(piece) == 1 else _CATCH_UP
             last = torch.tensor([len(piece) - 1], device=self.cache.network.device)

@@ -1,7 +1,7 @@
-"""Knows the two small networks that are trained to draft for one target, and their files. Knows nothing of drafting.
+"""Networks that are trained to draft for one target, and their files: ``Heads`` and ``BlockNetwork``.
 
-Both read what the target has computed anyway: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values too. Both share
-its embedding and its head, so that a file holds only what is new.
+Both read what the target has computed: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values too. Both use its
+embedding and its head, so that a file holds only what is new.
 """
 
 from __future__ import annotations

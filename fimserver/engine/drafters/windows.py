@@ -1,4 +1,4 @@
-"""Knows the kinds of window that diffusion can draft in. Knows nothing of denoising steps."""
+"""Windows that the diffusion drafter can draft in: a block drafter, the target's own canvas, another model's canvas."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Knows how the text around the cursor, other texts and recent middles have gone on where they read like the middle so far.
+"""N-gram drafter: finds earlier occurrences of the last tokens and proposes what followed them.
 
-Knows nothing of the network. The longest matches are found by suffix automata, as in SAM decoding (arXiv 2411.10666);
-prefix and middle are one text, the markers between them do not exist here.
+It searches the text around the cursor, other texts of the request and recent middles. Suffix automata find the longest
+matches, as in SAM decoding (arXiv 2411.10666). Prefix and middle are one text to it, without markers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TAIL_TOKENS = 16  # of the prefix: what finds the first matches, and what recent
 REVOCABLE_TOKENS = 8  # last ones of the prefix: typing changes no others
 BUILD_TOKENS, BUILD_TOKENS_AT_END = 24, 2000  # of texts not yet read: in a pass, and when the middle is done
 MATCHES, BRANCHES = 8, 3  # the longest matches are looked at, and of each the ways that it most often, then last, went on
-MANY = 24  # a match that went on in more ways says nothing
+MANY = 24  # a match with more different continuations is not used
 POOR, SURE = 0.03, 0.98  # chance of what followed no more than white space; and of anything, at most
 SPELLED_TOKENS = 4  # first tokens of the middle that may be found as text
 _length = attrgetter("length")
 
 
 class NGramDrafter:
-    """A drafter without a model. A ``DecodeState`` that was not seen before is a new middle."""
+    """Drafts from texts, without a network. A ``DecodeState`` that it has not seen begins a new middle."""
 
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
@@ -60,7 +60,7 @@ class NGramDrafter:
         return choose(self._guesses(), size) if size > 0 else []
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """While there are texts to be read, the end of a middle takes some milliseconds: tell the user first."""
+        """Index more text. At the end of a middle this takes some milliseconds, so the answer should be sent before."""
         if ended:
             self._remember(state)
         else:
@@ -154,7 +154,7 @@ class NGramDrafter:
         return text
 
     def _clean(self, ids: list[int]) -> list[int]:
-        """``ids`` with a gap where one is no text token: nothing is matched through it, nothing is drafted from it."""
+        """``ids`` with ``NO_TOKEN`` where one is no text token: no match crosses it and nothing is drafted from it."""
         banned, largest = self._banned, self._largest
         if ids and (min(ids) < 0 or max(ids) > largest or not banned.isdisjoint(ids)):
             return [token if 0 <= token <= largest and token not in banned else NO_TOKEN for token in ids]

@@ -1,6 +1,6 @@
-"""Knows the last middles, so that the rest of one that was typed into, cut short or asked for again can be found.
+"""Recent middles: finds the rest of one that was typed into, cut short or requested again.
 
-Knows nothing of where in which file they stood: what stood before them tells.
+A middle is found by the text before it, whatever file it was in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_TOKENS = 1024  # of a middle
 
 
 class MiddleHistory:
-    """Two automata, so that old middles can be forgotten: when the young one is full it becomes the old one."""
+    """Two automata, so that old middles can be dropped: when the young one is full it becomes the old one."""
 
     def __init__(self) -> None:
         self.automata = (SuffixAutomaton(), SuffixAutomaton())  # young, old
@@ -23,7 +23,7 @@ class MiddleHistory:
         self._count = 0  # in the young automaton
 
     def remember(self, tail: list[int], middle: list[int], text: str) -> None:
-        """``middle`` followed ``tail``, and ``text`` is how both read."""
+        """Record that ``middle`` followed ``tail``; ``text`` is the text of both."""
         ids = (*tail, *middle[:_MAX_TOKENS], NO_TOKEN)
         if not middle or ids in self._known:
             return

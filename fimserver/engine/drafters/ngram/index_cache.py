@@ -1,6 +1,6 @@
-"""Knows the automata of texts that drafts may be copied from, and builds them piece by piece. Knows nothing of requests.
+"""Cache of suffix automata over texts that drafts may be copied from, built piece by piece.
 
-A text of 120 000 tokens takes a quarter of a second to read, so no call reads more than it is told to.
+A text of 120,000 tokens takes a quarter of a second to read, so each call reads a limited number of tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fimserver.engine.drafters.ngram.suffix_automaton import SuffixAutomaton
 from fimserver.engine.vocabulary import Vocabulary
 
-MAX_TOKENS = 200_000  # on the shelf; half a kilobyte each
+MAX_TOKENS = 200_000  # in the cache; half a kilobyte each
 MAX_TEXTS = 512
 _TOKEN_CHARS = 3  # of code, on average, at least
 
@@ -27,7 +27,7 @@ class _Volume:
 
 
 class IndexCache:
-    """Automata by text; the least recently wanted go first. What is wanted is built in the order in which it is wanted."""
+    """Automata by text. The least recently requested are dropped first; requested ones are built in the order of the request."""
 
     def __init__(self, vocabulary: Vocabulary, max_tokens: int = MAX_TOKENS) -> None:
         self._vocabulary, self._max_tokens = vocabulary, max_tokens
@@ -37,7 +37,7 @@ class IndexCache:
         self.tokens = 0  # in all automata
 
     def want(self, texts: Iterable[str]) -> list[SuffixAutomaton]:
-        """The automata of ``texts``, as far as they are built; they grow later. What was wanted before may be forgotten."""
+        """The automata of ``texts``, as far as they are built; they grow later. Texts of earlier calls may be dropped."""
         volumes = [self._volumes.get(text) or _Volume(text) for text in dict.fromkeys(texts) if text]
         for volume in volumes:
             self._volumes[volume.text] = volume
@@ -49,7 +49,7 @@ class IndexCache:
         return [volume.automaton for volume in volumes]
 
     def build(self, tokens: int) -> bool:
-        """Read about ``tokens`` tokens more of what is wanted. Whether there is anything left to be read."""
+        """Read about ``tokens`` more tokens of the requested texts. Returns whether anything is left to read."""
         while tokens > 0 and self._unread and self._has_room():
             volume = self._unread[0]
             ids = self._vocabulary.encode(_piece(volume, tokens * _TOKEN_CHARS))

@@ -1,7 +1,7 @@
-"""Knows what a match of some length is worth, and shares out the nodes of a draft tree accordingly.
+"""Scores of matches by length, and the choice of draft tokens by score.
 
-Knows nothing of automata or of where matches come from. The numbers were fitted on Python packages that are not among the
-evaluation packages (``bench/oracle.py``); they order drafts. What a grade is really worth is learned while serving.
+The numbers were fitted on Python packages that are not among the evaluation packages (``bench/oracle.py``); they order
+drafts. The acceptance rate of a grade is measured while serving.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DOUBTS = {source: (9.0, *d, *d[-1:] * (REACH + MAX_NODES - len(d))) for source, 
 
 
 class Match(NamedTuple):
-    """``ids[at:]`` may follow, because it followed ``length`` tokens that stand here, too. ``chance``: of the first."""
+    """``ids[at:]`` may follow, because it followed the same ``length`` tokens before. ``chance``: of its first token."""
 
     chance: float
     source: str

@@ -1,6 +1,6 @@
-"""Knows which texts there are besides the prompt: the rest of the file and the snippets. Knows nothing of what is in them.
+"""Texts beside the prompt that can be searched: the rest of the file and the snippets.
 
-While someone types they stay the same, and so do the objects that hold them, whose hashes are known then.
+While someone types they stay the same objects, so their hashes need not be computed again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEARCH_CHARS = 100_000  # of all texts that are searched for characters
 
 
 class RequestSources:
-    """The texts of the request that is being answered."""
+    """The texts of the current request."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary

@@ -1,7 +1,7 @@
-"""Knows where in a text of token ids the end of another text has stood before, and what followed.
+"""Suffix automaton over token ids: finds where the end of a text occurred before, and what followed (Blumer et al. 1985).
 
-Knows nothing of text, prompts or drafts. A suffix automaton (Blumer et al. 1985), grown token by token: each state stands
-for the substrings that end at the same places; its link leads to the longest of their suffixes with more places.
+It grows token by token. Each state represents the substrings that end at the same positions; its link leads to the longest
+of their suffixes that ends at more positions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import takewhile
 from operator import eq
 from typing import NamedTuple
 
-NO_TOKEN = -1  # stands where no match may go through
+NO_TOKEN = -1  # a gap that no match may cross
 CHAIN = 32  # states above the newest one that learn of it: exact for the 32 longest repeats, bounds "aaaa..."
 
 
@@ -135,7 +135,7 @@ class SuffixAutomaton:
 
 
 class AutomatonCursor:
-    """Follows a text and knows the longest end of it that stands in an automaton of another one."""
+    """Follows a text: its longest suffix that occurs in the text of an automaton."""
 
     __slots__ = ("automaton", "kind", "length", "state")
 

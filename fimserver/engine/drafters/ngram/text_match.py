@@ -1,7 +1,7 @@
-"""Knows where the characters left of the cursor have stood before, and what followed. Knows nothing of matches of tokens.
+"""Matches by characters, for the first tokens of a middle.
 
 At the cursor the tokens of the prefix end where those of a whole file would not: after ``self.`` a file goes on with
-``.name``, a middle with ``name``. So the first tokens of a middle are looked for as text.
+``.name``, a middle with ``name``. So the first tokens of a middle are searched for as text.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def followers(tail: str, places: Iterable[SearchText], vocabulary: Vocabulary) -
 
 
 def _find(place: SearchText, tail: str) -> int:
-    """Where ``tail`` ends in the text, the very end of it apart; or -1."""
+    """Offset where ``tail`` ends in the text, not counting the end of the text itself; or -1."""
     text = place.text
     start = text.find(tail) if place.nearest else text.rfind(tail, 0, len(text) - 1)
     return -1 if start < 0 else start + len(tail)

@@ -1,7 +1,7 @@
-"""Knows how lines of code usually end and where the next one begins. Knows nothing of matches.
+"""Line ends, indentation and closing brackets, drafted by rule.
 
 One rule for all languages that indent: a line that leaves a bracket or a block open is followed by a deeper one, a line
-that leaves the block by a shallower one, any other by its equal; and a bracket that a line opened is closed on that line.
+that leaves the block by a shallower one, any other by an equal one; and a bracket that a line opened is closed on that line.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _LEAVES = re.compile(r"\s*(return|raise|break|continue|pass)\b")
 # How often a line ends after this character, fitted with the evidence; any other: seldom.
 _ENDS = {":": 0.56, ")": 0.38, "}": 0.4, '"': 0.09, ",": 0.3, ";": 0.6, "{": 0.6, "]": 0.26, "'": 0.06, ".": 0.2}
 _SELDOM, _DOCSTRING = 0.03, 0.65
-_CLOSES, _OPENS = 0.13, 0.2  # a name inside of brackets is the last thing in them; a line ends behind an opener
+_CLOSES, _OPENS = 0.13, 0.2  # a name inside of brackets is the last thing in them; a line ends after an opener
 _INDENTS = 0.6  # an empty line begins where the rule says
 
 
 class Layout:
-    """The line that is being written, as far as the rule needs it."""
+    """The line being written, as far as the rule needs it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._known: dict[str, tuple[int, ...]] = {}  # ids of white space and closers, by their text
-        # Where a line end and the white space behind it are one token, a line end by itself comes before another one.
+        # Where a line end and the white space after it are one token, a line end by itself comes before another one.
         self._joined = len(vocabulary.encode("\n    x")) == len(vocabulary.encode("\nx"))
         self.open("", "")
 
     def open(self, prefix: str, suffix: str) -> None:
-        """A new middle begins."""
+        """Begin a new middle."""
         lines = unix_lines(prefix[-SEEN_CHARS:]).split("\n")
         self._unit = _unit(lines)
         self._right = suffix[:1]
@@ -44,7 +44,7 @@ class Layout:
         self.read(lines[-1])
 
     def read(self, text: str) -> None:
-        """The middle grew by ``text``."""
+        """Append ``text`` to the middle."""
         *whole, rest = text.split("\n")
         for line in whole:
             self._before = self._line + line if (self._line + line).strip() else self._before
