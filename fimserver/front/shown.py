@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from fimserver.front.documents.mirror import Position
 from fimserver.front.memory import RememberedMiddle
 from fimserver.front.outcome import Suggestion
+from fimserver.front.postprocess import syntax_gate
 from fimserver.front.postprocess.pipeline import Candidate, Dropped, FilterContext, distinct, fit, postprocess
 from fimserver.front.request import CompletionRequest
-from fimserver.front.syntax import parser
 from fimserver.front.syntax.features import indent_unit
 from fimserver.front.syntax.languages import is_makefile
 from fimserver.reasons import ENDED, Reason
@@ -65,9 +65,7 @@ def _indent_unit(request: CompletionRequest) -> str:
 
 def parse_ahead(request: CompletionRequest) -> None:
     """Parse the text around the cursor for the filters while the model works."""
-    if request.language is not None:
-        context = filter_context(request, Reason.END)
-        parser.read_ahead(request.language, context.prefix, context.suffix)
+    syntax_gate.parse_ahead(filter_context(request, Reason.END))
 
 
 def fitted(request: CompletionRequest, middles: Sequence[RememberedMiddle]) -> tuple[Suggestion, ...]:

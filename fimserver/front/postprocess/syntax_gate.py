@@ -15,6 +15,7 @@ from fimserver.front.syntax.languages import CLOSING_WORDS
 from fimserver.front.syntax.magics import is_other_language, without_magics
 from fimserver.front.syntax.python_compiler import Crop, crop_of
 from fimserver.reasons import Reason
+from fimserver.types import unix_lines
 
 _TRIES = 12  # shorter texts that are looked at
 _DECORATOR = re.compile(r"\s*@[^\n]*\n")
@@ -36,6 +37,15 @@ def syntax_gate(candidate: Candidate, context: FilterContext) -> Candidate | Rea
     return Reason.SYNTAX
 
 
+def parse_ahead(context: FilterContext) -> None:
+    """Parse what is around the cursor before there is a text; what is found is kept for the gate."""
+    context = replace(context, prefix=unix_lines(context.prefix), suffix=unix_lines(context.suffix))
+    if context.language is not None and (plain := _plain(Candidate(""), context)) is not None:
+        parser.read_ahead(context.language, plain[1].prefix, plain[1].suffix)
+        if context.language == "python":
+            _crop_around(plain[1])
+
+
 def _breaks(candidate: Candidate, context: FilterContext) -> bool:
     """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
     endings = [""]
@@ -50,7 +60,10 @@ def _breaks(candidate: Candidate, context: FilterContext) -> bool:
 
 def _breaks_file(candidate: Candidate, context: FilterContext) -> bool:
     plain = _plain(candidate, context)
-    return plain is not None and (_breaks_tree(*plain) or _breaks_python(*plain))
+    if plain is None:
+        return False
+    breaks = _breaks_python(*plain)
+    return _breaks_tree(*plain) if breaks is None else breaks
 
 
 def _plain(candidate: Candidate, context: FilterContext) -> tuple[Candidate, FilterContext] | None:
@@ -67,10 +80,12 @@ def _breaks_tree(candidate: Candidate, context: FilterContext) -> bool:
     return parser.breaks_syntax(context.language, context.prefix, candidate.text, context.suffix, candidate.replace)
 
 
-def _breaks_python(candidate: Candidate, context: FilterContext) -> bool:
-    """Whether Python compiles what is around the cursor, and does not with the text there. A header alone may be shown."""
+def _breaks_python(candidate: Candidate, context: FilterContext) -> bool | None:
+    """Whether Python does not compile the text; ``None`` where it compiles nothing there. A header alone may be shown."""
     crop = _crop(candidate, context)
-    if crop is None or crop.error_line(candidate.text) is None:
+    if crop is None:
+        return None
+    if crop.error_line(candidate.text) is None:
         return False
     header = _DECORATOR.sub("", candidate.text.strip("\n"))
     is_header = "\n" not in header and opens_block("python", parser.code_only("python", header))
@@ -91,16 +106,20 @@ def _error_line(candidate: Candidate, context: FilterContext) -> int:
     """The first line that Python does not compile: the lines before it may be good. A large number if it says nothing."""
     plain = _plain(candidate, context)
     crop = _crop(*plain) if plain else None
-    line = None if crop is None else crop.error_line(candidate.text)
+    line = crop.error_line(plain[0].text) if plain and crop else None
     return len(candidate.text) if line is None else max(1, line)
+
+
+def _crop_around(context: FilterContext) -> Crop | None:
+    is_blank = not context.left.strip() and not context.right.strip()
+    return crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"), is_cell=context.is_cell)
 
 
 def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
     """What compiles around the cursor: with nothing there, with a statement, a name, or the first line of the text."""
     if context.language != "python":
         return None
-    is_blank = not context.left.strip() and not context.right.strip()
-    known = crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"), is_cell=context.is_cell)
+    known = _crop_around(context)
     if known is not None:
         return known.without(candidate.replace)
     lines = candidate.text.split("\n")
