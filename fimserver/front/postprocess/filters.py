@@ -10,6 +10,8 @@ import unicodedata
 from dataclasses import replace
 from functools import partial
 
+from fimserver.around import Around
+from fimserver.endings import Endings
 from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
@@ -29,6 +31,7 @@ _SPECIAL = re.compile(
     r"<\|(?:end_?of_?text|fim_\w{1,20}|im_(?:start|end)|file_sep(?:arator)?|repo_name|eot_id|begin_of_text|mask|pad|expand|delete"
     r"|code_(?:prefix|middle|suffix))\|>|<\uff5c[^\uff5c\s]{1,30}\uff5c>|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:EOT|file_sep|repo_name)>"
 )
+_SCOPE_RULE = frozenset({"scope"})
 _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
 
 
@@ -116,10 +119,17 @@ def scope(draft: Candidate, around: FilterContext) -> Candidate | Reason:
         if width < limit or closed or (deeper and width == limit and around.left.strip()):
             suffix = around.suffix[draft.replace :]
             if not _stays(line, lines[:i], replace(around, suffix=suffix), outside=width < limit or closed):
+                if _may_run_on(draft.text, around.prefix, suffix, around.language or ""):
+                    return draft
                 return suffix_overlap(Candidate("\n".join(lines[:i]).rstrip()), around)
             closed = closed or width < limit
         deeper = deeper or width > limit
     return draft
+
+
+def _may_run_on(text: str, prefix: str, suffix: str, language: str) -> bool:
+    """Whether the rule that ends middles in the host lets all of it be written, which sees strings, handlers and brackets."""
+    return Endings(Around(prefix, suffix, language), "none", _SCOPE_RULE).end(text + "\n") is None
 
 
 def _limit(around: FilterContext, first: str) -> int:
