@@ -22,6 +22,7 @@ from fimserver.complete_verb import complete
 from fimserver.errors import FimError, InputError
 from fimserver.options import settings_of, settings_options
 from fimserver.store.verbs import models
+from fimserver.threads import prepare
 
 
 class _Group(click.Group):
@@ -34,6 +35,7 @@ class _Group(click.Group):
         return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
+        prepare()  # before any command imports torch; a host that is started inherits it
         try:
             return super().invoke(ctx)
         except FimError as error:

@@ -6,6 +6,7 @@ They are holes in this package's own source: a call's arguments, the rest of a l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -61,9 +62,7 @@ class Background:
             costs, served = self._scheduler.router.costs, self._scheduler.served
             self._left = list(jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known)))
         if self._left:
-            job = self._left.pop()
-            job.budget = Deadline.of_ms(TIME_MS)
-            self._scheduler.submit(job)
+            self._scheduler.submit(replace(self._left.pop(), budget=Deadline.of_ms(TIME_MS)))
 
 
 def _request(text: str, cut: float, stop: str) -> Request:

@@ -1,4 +1,4 @@
-"""Knows how one request is worked off on the engines, and what each failure is called. Knows nothing of threads or HTTP."""
+"""One request on the engines: route, choices, stop strings, and a reason for every failure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.routing.latency import LatencySample
+from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import ROUTES, Deadline, Decision, Request, Route, RoutePin, ms_since, other
@@ -78,10 +79,11 @@ class DeviceLostError(Exception):
 
 
 def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk]:
-    """Pieces of every choice; each choice ends with a piece that has its usage. Raises ``DeviceLostError``."""
-    job.request = fit(job.request)
-    chosen = router.decide(_asked(engines, job, router))
-    for index, (decision, request) in enumerate(_variants(job, chosen)):
+    """Chunks of every choice; each choice ends with a chunk that has its usage. Raises ``DeviceLostError``."""
+    length = router.expect(job.request)
+    fitted = fit(job.request, length)
+    chosen = router.decide(_routing_request(engines, job, router, fitted, length))
+    for index, (decision, request) in enumerate(_variants(job, fitted, chosen)):
         if index and job.budget.spent():
             return
         for piece in _served(engines, job, router, index, decision, request):
@@ -90,20 +92,21 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
                 router.learn(piece.usage.decision, piece.usage.model, _seen(piece.usage))
 
 
-def _asked(engines: EngineSource, job: Job, router: Router) -> RoutingRequest:
-    """What the router has to know of the engines. One that cannot be loaded is left alone for a while."""
+def _routing_request(
+    engines: EngineSource, job: Job, router: Router, fitted: Request, length: LengthPrediction
+) -> RoutingRequest:
+    """What the router needs to know of the engines. One that cannot be loaded is not tried again for a while."""
     routes = ROUTES if job.pin == "auto" else (job.pin,)
     rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
     able = [route for route in routes if job.pin != "auto" or not router.resting(route)] or routes
     broken = next((why for route in routes if (why := router.resting(route))), "")
     served = engines.served()
-    return RoutingRequest(
-        job.request, job.pin, _left_ms(job.budget), {route: served.get(route, "") for route in able}, rows, broken
-    )
+    models = {route: served.get(route, "") for route in able}
+    return RoutingRequest(fitted, job.pin, _left_ms(job.budget), models, rows, broken, length)
 
 
 def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int | None:
-    """Rows of the prompt that a route would have to run; ``None`` where it cannot run or cannot say."""
+    """Prompt tokens that a route would have to compute; ``None`` where it cannot run or cannot say."""
     if job.pin == "auto" and router.resting(route):
         return None
     try:
@@ -144,9 +147,8 @@ def _served(
         yield from _guarded(engines, job, index, instead, request)
 
 
-def _variants(job: Job, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
+def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
     """The request itself, then the same on the other route, then sampled ones: candidates that differ."""
-    request = job.request
     yield chosen, request
     others = [replace(chosen, route=other(chosen.route), why="another candidate")] if job.pin == "auto" else []
     for i in range(1, job.choices):
@@ -200,6 +202,7 @@ def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, re
 def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage: Usage) -> Iterator[CompletionChunk]:
     assert usage.route
     engine = engines.engine(usage.route)
+    request = _with_room(engine, job.request, request)
     if job.warm:
         engine.warm(request, job.budget)
         yield CompletionChunk(
@@ -234,8 +237,19 @@ def _ends_process(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread()
 
 
+def _with_room(engine: Engine, asked: Request, fitted: Request) -> Request:
+    """The fitted request, but for a canvas that expands and deletes: it starts with as many slots as its card says.
+
+    A start at the expected length costs DreamOn 1 to 3 points of pass@1 and a third more passes (arXiv 2602.01326).
+    """
+    canvas = getattr(engine.card, "canvas", None)
+    if canvas is None or canvas.length != "expand":
+        return fitted
+    return replace(fitted, max_tokens=asked.max_tokens, canvas_tokens=max(fitted.canvas_tokens, canvas.initial_tokens))
+
+
 def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
-    """What of ``text`` can be said, what of it may be the beginning of a stop string, and whether one was found."""
+    """Split text into (emit, hold back as a possible beginning of a stop string, whether one was found)."""
     if found := [place for stop in stops if (place := text.find(stop)) >= 0]:
         return text[: min(found)], "", True
     begun = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

@@ -1,6 +1,7 @@
 """One request on the engines: every choice ends with a reason, whatever happens."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from fimserver.engine import faults
 from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
 from fimserver.host.fake import FakeEngines
 from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
+from fimserver.host.routing.length_model import expected
 from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Features, Request
 
 
 class PanicException(BaseException):
@@ -294,3 +296,52 @@ def test_a_tokenizer_that_panics_while_the_route_is_chosen_ends_as_its_choice_do
     ((_, reason, _),) = run(engines, pin="auto")
     assert reason is Reason.FAILED
     assert "canary" not in caplog.text
+
+
+FEATURES = Features("python", "code", *[False] * 2, True, *[False] * 3, 0, 0, False, 1)
+
+
+class Expanding(FakeEngines):
+    """Engines whose canvas expands and deletes, with a card that starts it at 64 slots."""
+
+    def __init__(self, length, script=None):
+        super().__init__(script or (lambda _request, _route: iter(["x"])))
+        self.canvas = SimpleNamespace(length=length, initial_tokens=64)
+
+    def engine(self, route):
+        engine = super().engine(route)
+        engine.card = SimpleNamespace(name="fake", canvas=self.canvas)
+        return engine
+
+
+@pytest.mark.parametrize("text", ["x = ", "os.listdir(", "def f():\n    "])
+def test_a_canvas_that_expands_starts_as_its_card_says(text):
+    """Length features, as an editor sends them, would start it at 4 to 24 slots."""
+    asked = Request(text, ")\n", max_tokens=100, features=FEATURES)
+    engines = Expanding("expand")
+    run(engines, request=asked, pin="dllm")
+    assert (engines.asked[0].canvas_tokens, engines.asked[0].max_tokens) == (64, 100)
+    for length in ("search", "fixed", "end"):
+        engines = Expanding(length)
+        run(engines, request=asked, pin="dllm")
+        assert 0 < engines.asked[0].canvas_tokens < 64
+
+
+def test_a_limit_of_the_caller_holds_for_a_canvas_that_expands():
+    engines = Expanding("expand")
+    run(engines, request=Request("x = ", ")\n", max_tokens=7, features=FEATURES), pin="dllm")
+    assert engines.asked[0].max_tokens == 7
+
+
+def test_the_length_is_predicted_once_and_the_job_stays_as_it_was(monkeypatch):
+    predicted = []
+
+    def expect(features, request):
+        predicted.append(request)
+        return expected(features, request)
+
+    work = job(request=Request("x = ", "\n", features=FEATURES), choices=3, pin="auto")
+    before = work.request
+    list(run_job(said("x"), work, Router(expect=expect)))
+    assert predicted == [before]
+    assert work.request is before

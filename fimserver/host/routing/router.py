@@ -10,15 +10,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, PolicyInput, RouteChoice, RouteEstimate, length
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
-from fimserver.types import ROUTES, Decision, Features, Request, Route, other
+from fimserver.types import ROUTES, Decision, Features, Request, Route, RoutePin, other
 
-Pin = Literal["auto", "dllm", "ar"]
 # Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and DreamCoder-7B with
 # DreamOn, on single- and multi-line infilling (arXiv 2602.01326, table 1); the middle bucket lies between them.
 PUBLISHED: Mapping[Route, Sequence[float]] = {
@@ -50,11 +49,12 @@ class RoutingRequest(NamedTuple):
     """A request and what is known of the engines now. A route that is not in ``models`` cannot run."""
 
     request: Request
-    pin: Pin
+    pin: RoutePin
     left_ms: float
     models: Mapping[Route, str]
     rows: Mapping[Route, int]  # of the prompt that are not in the cache
     broken: str = ""  # why a route cannot run
+    length: LengthPrediction | None = None  # predicted already
 
 
 class Router:
@@ -82,9 +82,13 @@ class Router:
         why, until = self._rests.get(route, ("", 0.0))
         return why if time.monotonic() < until else ""
 
+    def expect(self, request: Request) -> LengthPrediction:
+        """Predict the length of a middle."""
+        return self._expect(request.features, request)
+
     def decide(self, asked: RoutingRequest) -> Decision:
         """The route of a request, and why."""
-        expect = self._expect(asked.request.features, asked.request)
+        expect = asked.length or self.expect(asked.request)
         known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
         for route, model in asked.models.items():
             cost = self.costs.cost(cost_name(route, model))
@@ -160,14 +164,14 @@ def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tu
     return (prior * DIFFERENCE_ANSWERS + seen[route].kept) / weight, weight
 
 
-def fit(request: Request) -> Request:
-    """The request with limits that follow from the length to expect: one line or more, tokens, slots to start with.
+def fit(request: Request, length: LengthPrediction | None = None) -> Request:
+    """Set limits by the expected length: stop rule, tokens, slots of a canvas to start with.
 
-    Nothing is changed where nobody has looked at the text around the cursor.
+    ``length``: predicted already, else it is predicted here. A request without features stays as it is.
     """
     if request.features is None:
         return request
-    expect = expected(request.features, request)
+    expect = length or expected(request.features, request)
     one_line = request.features.right_text or expect.multi_line < ONE_LINE
     stop = "line" if request.stop == "auto" and one_line else request.stop
     longest = _quantile(expect.probabilities, 1 - TAIL)

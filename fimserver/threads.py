@@ -1,0 +1,64 @@
+"""Threads of the numeric libraries: how many, and how long they spin while they wait for each other.
+
+OpenMP's threads spin at the end of every parallel region. Where another process runs on the core of one of them, the others
+spin until it is scheduled again, many times a forward pass. A bounded spin keeps most of its gain on an idle machine.
+The libraries read the environment when they are loaded, so ``prepare`` runs before torch is imported; children inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from math import ceil
+from pathlib import Path
+
+SPINS = 1000  # of GNU OpenMP (Linux); its own default is 300,000
+BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their own default is 200
+USER_SAYS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set what the environment leaves open: the spin, and no more threads than the cgroup has processors for."""
+    if not USER_SAYS & environ.keys():
+        environ["GOMP_SPINCOUNT"] = str(SPINS)
+        environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
+    allowed, quota = allowed_cpus(), cgroup_cpus()
+    if quota and quota < allowed:
+        environ.setdefault("OMP_NUM_THREADS", str(quota))
+
+
+def allowed_cpus() -> int:
+    """Processors that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cgroup_cpus(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int:
+    """Processors' worth of time that the cgroup and its parents allow, rounded up; 0 where there is no limit."""
+    quotas = [quota for folder in _folders(own, root) if (quota := _quota(folder))]
+    return ceil(min(quotas)) if quotas else 0
+
+
+def _folders(own: Path, root: Path) -> list[Path]:
+    """The folders of this process's cgroup, version 2, up to the root; and the one of version 1."""
+    try:
+        lines = own.read_text("utf-8").splitlines()
+    except OSError:
+        return [root]
+    path = next((line.removeprefix("0::").lstrip("/") for line in lines if line.startswith("0::")), "")
+    folder = root / path
+    return [folder, *(each for each in folder.parents if each.is_relative_to(root)), root / "cpu"]
+
+
+def _quota(folder: Path) -> float:
+    """Processors that one cgroup allows; 0 where it has no limit or cannot be read."""
+    try:
+        if (limit := folder / "cpu.max").exists():
+            quota, period = limit.read_text("ascii").split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text("ascii")
+            period = (folder / "cpu.cfs_period_us").read_text("ascii")
+        return max(0.0, int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # "max": no limit
+        return 0.0
