@@ -1,29 +1,71 @@
-"""Knows how settings look on a command line. Knows nothing of commands."""
+"""Command-line options and the table of settings, both made from ``settings``.
+
+``python -m fimserver.options`` prints the table of docs/settings.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import annotated_types
 import click
+from pydantic.fields import FieldInfo
 
-from fimserver.settings import Settings, read_settings
+from fimserver.settings import Scope, Settings, read_settings, scope_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+SCOPES: dict[Scope, str] = {
+    "request": "each request",
+    "weights": "model, engine and host",
+    "engine": "engine and host",
+    "host": "host",
+    "window": "window",
+}
 
 
 def settings_options(command: Command) -> Command:
-    """A flag for every setting, with the setting's own words; what is not given is not set."""
+    """Add a flag for every setting; a flag that is not given is not set."""
     for name, field in reversed(Settings.model_fields.items()):
         kind: Any = str
         if get_origin(field.annotation) is Literal:
             kind = click.Choice(get_args(field.annotation))
         elif field.annotation in (int, float):
             kind = field.annotation
-        default = "" if field.default in ("", None) else f" [default: {field.default}]"
-        option = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=f"{field.description}{default}")
-        command = option(command)
+        notes = "; ".join(note for note in (bounds(field), _default(field)) if note)
+        help_text = f"{field.description} [{notes}]" if notes else field.description
+        command = click.option(flag(name), name, type=kind, help=help_text)(command)
     return command
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(field: FieldInfo) -> str:
+    return "" if field.default in ("", None) else f"default: {field.default}"
+
+
+def bounds(field: FieldInfo) -> str:
+    """The values that a setting may have, such as ``1 to 1024`` or ``above 0``; empty where its type says it."""
+    low = next((f"{m.ge:g}" for m in field.metadata if isinstance(m, annotated_types.Ge)), "")
+    above = next((f"above {m.gt:g}" for m in field.metadata if isinstance(m, annotated_types.Gt)), "")
+    high = next((f"{m.le:g}" for m in field.metadata if isinstance(m, annotated_types.Le)), "")
+    below = next((f"{int(str(m.lt)) - 1}" for m in field.metadata if isinstance(m, annotated_types.Lt)), "")
+    low, high = low or above, high or below
+    return f"{low} to {high}" if low and high else low or high
+
+
+def table() -> Iterator[str]:
+    """Lines of the table of settings, in Markdown."""
+    yield "| option | default | values | changes | meaning |"
+    yield "| --- | --- | --- | --- | --- |"
+    for name, field in Settings.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        values = ", ".join(f"`{choice}`" for choice in choices) or bounds(field)
+        default = "" if field.default in ("", None) or name == "models_dir" else f"`{field.default}`"
+        yield f"| `{flag(name)}` | {default} | {values} | {SCOPES[scope_of(name)]} | {field.description} |"
 
 
 def given(flags: dict[str, Any]) -> dict[str, Any]:
@@ -34,3 +76,7 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
 def settings_of(flags: dict[str, Any]) -> Settings:
     """Settings with the given flags on top. Raises ``InputError``."""
     return read_settings(**given(flags))
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

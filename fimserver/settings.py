@@ -1,4 +1,4 @@
-"""Knows every option once: name, default, unit, one line. Knows nothing of who reads it.
+"""Settings: each option once, with its default, bounds, scope and one line of help.
 
 Values come, strongest first, from the command line, the environment (``FIMSERVER_…``), and ``config.toml`` in the user's
 configuration folder. Nothing is ever read from a workspace.
@@ -20,12 +20,16 @@ from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS,
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
-# What engines are unlike another by, and hosts; the rest comes with each request or does not matter to it.
-ENGINE_SETTINGS = (
-    "dllm_card", "ar_card", "models_dir", "device", "quantize", "threads", "schedule", "threshold",
-    "decode_rows", "prefill_rows", "network", "drafter", "draft_tokens", "draft_steps", "drafts", "draft_first", "verify",
-)  # fmt: skip
-HOST_SETTINGS = (*ENGINE_SETTINGS, "policy")
+Scope = Literal["request", "weights", "engine", "host", "window"]
+
+
+def option(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
+    """Declare a setting.
+
+    ``scope`` says what changes with it: ``request`` each completion; ``weights`` the loaded model, and so the engine;
+    ``engine`` the engine, and so the host process; ``host`` the host process; ``window`` one editor window or command.
+    """
+    return Field(default, description=description, json_schema_extra={"scope": scope}, **bounds)
 
 
 def _url(text: str) -> str:
@@ -51,69 +55,67 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FIMSERVER_", env_ignore_empty=True, extra="forbid", frozen=True)
 
-    model: RoutePin = Field("auto", description="Route: diffusion (dllm), autoregressive (ar), or auto.")
-    ab: Literal["off", "blocks", "shadow"] = Field(
-        "off", description="Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
+    model: RoutePin = option("auto", "request", "Route: diffusion (dllm), autoregressive (ar), or auto.")
+    ab: Literal["off", "blocks", "shadow"] = option(
+        "off", "window", "Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
     )
-    dllm_card: str = Field("", description="Model card of the dllm route; empty: the best present one that fits.")
-    ar_card: str = Field("", description="Model card of the ar route; empty: the best present one that fits.")
-    policy: Literal["fixed", "length", "latency", "expected_value", "bandit"] = Field(
-        "expected_value", description="Who picks the route where none is asked for."
+    dllm_card: str = option("", "engine", "Model card of the dllm route; empty: the best present one that fits.")
+    ar_card: str = option("", "engine", "Model card of the ar route; empty: the best present one that fits.")
+    policy: Literal["fixed", "length", "latency", "expected_value", "bandit"] = option(
+        "expected_value", "host", "Rule that chooses the route where none is asked for."
     )
-    models_dir: Path = Field(
-        platformdirs.user_data_path("fimserver") / "models", description="Folder that `models get` downloads into."
+    models_dir: Path = option(
+        platformdirs.user_data_path("fimserver") / "models", "weights", "Folder that `models get` downloads into."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
-    quantize: Literal["auto", "none", "bf16", "int8"] = Field(
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "weights", "Where models run.")
+    quantize: Literal["auto", "none", "bf16", "int8"] = option(
         "auto",
-        description="Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs `fimserver[int8]`.",
+        "weights",
+        "Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs `fimserver[int8]`.",
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: as many as this process may use.")
-    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS, description="Longest middle, in tokens.")
-    stats: Literal["on", "off"] = Field(
-        "on", description="Count what becomes of suggestions, in lengths and hashes, never text."
+    threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
+    max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)
+    stats: Literal["on", "off"] = option("on", "window", "Count which suggestions are kept, in lengths and hashes, never text.")
+    deadline_ms: float | None = option(
+        None, "request", "Milliseconds until an answer; the text that is complete by then is given.", gt=0, le=MAX_DEADLINE_MS
     )
-    deadline_ms: float | None = Field(
-        None, gt=0, le=MAX_DEADLINE_MS, description="Answer with what is good by then, in milliseconds."
+    temperature: float = option(0.0, "request", "0 is greedy.", ge=0, le=MAX_TEMPERATURE)
+    top_p: float = option(1.0, "request", "Sample from the likeliest tokens of this probability (dllm route).", gt=0, le=1)
+    seed: int = option(0, "request", "Same seed, same text, at any temperature.", ge=0, lt=SEEDS)
+    stop: StopRule = option("auto", "request", "Where a middle ends at the latest: line, block, none, or auto.")
+    schedule: str = option("", "engine", "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says.")
+    threshold: float = option(
+        0.9, "engine", "Confidence from which the schedules threshold and leftmost commit a slot.", gt=0, le=1
     )
-    temperature: float = Field(0.0, ge=0, le=MAX_TEMPERATURE, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the likeliest tokens of this probability (dllm route).")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="Same seed, same text, at any temperature.")
-    stop: StopRule = Field("auto", description="Where a middle ends at the latest: line, block, none, or auto.")
-    schedule: str = Field(
-        "", description="Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says."
+    drafter: str = option(
+        "auto", "engine", "Drafters of the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none."
     )
-    threshold: float = Field(0.9, gt=0, le=1, description="Confidence that the schedules threshold and leftmost ask for.")
-    drafter: str = Field(
-        "auto",
-        description="Who drafts for the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none.",
+    draft_tokens: int = option(16, "engine", "Longest window of the diffusion drafter, in tokens.", ge=1, le=31)
+    draft_steps: int = option(1, "engine", "Denoising steps of a window.", ge=1, le=6)
+    drafts: int = option(1, "engine", "Joint drafts of a window that are verified together.", ge=1, le=4)
+    draft_first: str = option("", "engine", "Another drafter that gives the first tokens of a window.")
+    verify: Literal["keyed", "token", "block", "recursive"] = option(
+        "keyed",
+        "engine",
+        "Rule of acceptance; keyed: the same text with and without drafts, the others: the same distribution.",
     )
-    draft_tokens: int = Field(16, ge=1, le=31, description="Longest window of the diffusion drafter, in tokens.")
-    draft_steps: int = Field(1, ge=1, le=6, description="Denoising steps of a window.")
-    drafts: int = Field(1, ge=1, le=4, description="Joint drafts of a window that are verified together.")
-    draft_first: str = Field("", description="Another drafter that gives the first tokens of a window.")
-    verify: Literal["keyed", "token", "block", "recursive"] = Field(
-        "keyed", description="Rule of acceptance; keyed: the same text with and without drafts, the others: the same law."
+    decode_rows: int = option(
+        0, "weights", "Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class.", ge=0, le=64
     )
-    decode_rows: int = Field(
-        0, ge=0, le=64, description="Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class."
+    prefill_rows: int = option(
+        0, "weights", "Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128.", ge=0, le=1024
     )
-    prefill_rows: int = Field(
-        0, ge=0, le=1024, description="Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128."
+    connect: Annotated[str, AfterValidator(_url)] = option(
+        "", "window", "URL of a host elsewhere; empty: this machine's own, started when needed."
     )
-    connect: Annotated[str, AfterValidator(_url)] = Field(
-        "", description="URL of a host elsewhere; empty: this machine's own, started when needed."
+    token: Annotated[str, AfterValidator(_token)] = option(
+        "", "window", "Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN."
     )
-    token: Annotated[str, AfterValidator(_token)] = Field(
-        "", description="Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN."
+    record: Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)] = option(
+        None, "window", "Write a keystroke trace of this window to this file, with text; empty: none."
     )
-    record: Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)] = Field(
-        None, description="Write a keystroke trace of this window to this file, with text; empty: none."
-    )
-    idle_exit_minutes: float = Field(
-        60.0, gt=0, le=525_600, description="A host that nobody uses for so long exits, in minutes."
-    )
-    network: Literal["auto", "native", "lean"] = Field("auto", description="Forward pass: transformers' or ours where it fits.")
+    idle_exit_minutes: float = option(60.0, "window", "Minutes after which a host that nobody uses exits.", gt=0, le=525600)
+    network: Literal["auto", "native", "lean"] = option("auto", "weights", "Forward pass: transformers' or ours where it fits.")
 
     @classmethod
     def settings_customise_sources(
@@ -129,6 +131,24 @@ class Settings(BaseSettings):
     def card(self, route: str) -> str:
         """The card that was asked for on a route, or an empty string."""
         return self.dllm_card if route == "dllm" else self.ar_card
+
+
+def scope_of(name: str) -> Scope:
+    """The scope of a setting."""
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    scope: Any = extra["scope"]
+    found: Scope = scope
+    return found
+
+
+def _scoped(*scopes: Scope) -> tuple[str, ...]:
+    return tuple(name for name in Settings.model_fields if scope_of(name) in scopes)
+
+
+WEIGHTS_SETTINGS = _scoped("weights")  # that select loaded weights
+ENGINE_SETTINGS = _scoped("weights", "engine")  # that select an engine
+HOST_SETTINGS = _scoped("weights", "engine", "host")  # that select a host process; all others are per request or window
 
 
 def read_settings(**flags: Any) -> Settings:

@@ -23,10 +23,8 @@ from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import CardError, InputError
-from fimserver.settings import Settings
+from fimserver.settings import WEIGHTS_SETTINGS, Settings
 from fimserver.types import Chunk, Deadline, Request, Route
-
-LOADING = ("models_dir", "device", "quantize", "threads", "decode_rows", "prefill_rows", "network")  # what weights depend on
 
 
 class Engine(Protocol):
@@ -92,7 +90,9 @@ class ModelPool:
             torch.set_num_threads(settings.threads)
         self.free = free_machine(self.device)  # before anything of ours is there
         self._cards: dict[Route, Card] = {}
-        alike = (models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in LOADING))
+        alike = (
+            models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in WEIGHTS_SETTINGS)
+        )
         self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
         self._engines: dict[Route, Engine] = {}
 

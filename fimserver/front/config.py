@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from fimserver.settings import Settings
-from fimserver.types import Route, StopRule
+from fimserver.types import MAX_TEMPERATURE, MAX_TOKENS, SEEDS, Route, RoutePin, StopRule
 
 EDITOR_SETTINGS = frozenset({"path", "args", "connect"})  # of the VS Code extension: how it starts the server
 MAX_NAME_CHARS = 60
@@ -30,12 +30,12 @@ class Config(BaseModel):
     enabled: bool = True
     trigger: Trigger = "automatic"  # onDemand: nothing unless it is asked for
     triggers: dict[str, Trigger] = {}  # by LSP language id
-    model: Literal["auto", "dllm", "ar"] = "auto"
+    model: RoutePin = "auto"
     routes: dict[str, Route] = {}  # by LSP language id, where a language wants one of its own
     ab: Literal["off", "blocks", "shadow"] = "off"  # compare the routes while working
-    seed: int = Field(0, ge=0, lt=2**62)  # of that comparison
-    max_tokens: int = Field(64, ge=1, le=1024)
-    temperature: float = Field(0.0, ge=0, le=2)
+    seed: int = Field(0, ge=0, lt=SEEDS)  # of that comparison
+    max_tokens: int = Field(64, ge=1, le=MAX_TOKENS)
+    temperature: float = Field(0.0, ge=0, le=MAX_TEMPERATURE)
     stop: StopRule = "auto"
     deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of a request that typing triggered
     invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of one that was asked for

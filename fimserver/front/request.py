@@ -12,7 +12,7 @@ from fimserver.front.feedback.live_ab import RouteTurn
 from fimserver.front.host_client import Watch
 from fimserver.front.syntax.features import features
 from fimserver.reasons import Reason
-from fimserver.types import Snippet, StopRule
+from fimserver.types import RoutePin, Snippet, StopRule
 from fimserver.wire import CompletionBody, EditorHints, SnippetBody
 
 Surface = Literal["inline", "menu"]
@@ -55,7 +55,7 @@ class CompletionRequest:
     language: str | None = None  # our name of it; ``None`` for plain text
     path: str = ""  # as the model may see it
     repo: str = ""
-    route: Literal["auto", "dllm", "ar"] = "auto"
+    route: RoutePin = "auto"
     turn: RouteTurn | None = None  # of a running comparison, where that picked the route
     popup: SelectedCompletion | None = None
     watch: Watch | None = None  # receives the canvas of each denoising step

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fimserver.front.calm import Calm
 from fimserver.front.config import Config, Trigger
@@ -29,7 +29,7 @@ from fimserver.front.running import Running
 from fimserver.front.syntax.languages import COMMENT_MARKS
 from fimserver.front.syntax.parser import language_of
 from fimserver.reasons import Reason
-from fimserver.types import Route
+from fimserver.types import Route, RoutePin
 from fimserver.wire import Answer, CompletionBody
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Session:
         )
         return self.recorder
 
-    def wanted(self, uri: str) -> Literal["auto", "dllm", "ar"]:
+    def wanted(self, uri: str) -> RoutePin:
         """Return the route that the user wants for a document: its own, its language's, or the window's."""
         document = self.documents.get(uri)
         by_language = self.config.routes.get(document.language) if document else None
