@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     top_p: float = option(1.0, "request", "Sample from the likeliest tokens of this probability (dllm route).", gt=0, le=1)
     seed: int = option(0, "request", "Same seed, same text, at any temperature.", ge=0, lt=SEEDS)
     stop: StopRule = option("auto", "request", "Where a middle ends at the latest: line, block, none, or auto.")
-    schedule: str = option("", "engine", "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says.")
+    schedule: str = option(
+        "", "engine", "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says."
+    )
     threshold: float = option(
         0.9, "engine", "Confidence from which the schedules threshold and leftmost commit a slot.", gt=0, le=1
     )
