@@ -1,1 +1,1 @@
-"""Knows what the editor talks to. Knows nothing of models: they are behind a line to the host."""
+"""Language server that an editor talks to; the models are in the host, another process."""

@@ -69,7 +69,7 @@ def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest
 
 
 def _delay_ms(session: Session, request: CompletionRequest) -> float:
-    """Return how long an automatic request waits: for the next key, longer where nobody seems to want it."""
+    """Return how long an automatic request waits: for the next key, longer while suggestions seem unwanted."""
     config, place = session.config, request.snapshot.place
     delay_ms = session.rhythm(request.uri).delay_ms(request.received_s, config.delay_ms)
     if session.calm.why_wait(request.uri, request.snapshot.revision, place, request.received_s):

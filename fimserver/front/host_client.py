@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from fimserver.errors import InputError
-from fimserver.front.host_process import HostProcess
+from fimserver.front.host_process import HostProcess, is_serving
 from fimserver.reasons import Reason
 from fimserver.types import Slot
 from fimserver.wire import Answer, CompletionBody, gather, read_answer, read_piece
@@ -57,6 +57,10 @@ class HostClient(Protocol):
 
     async def health(self) -> Health:
         """Return whether the host could answer now; starts it where that is due."""
+        ...
+
+    async def pause(self, minutes: float) -> str:
+        """Have the host give its memory back for so long at most; 0 ends that. Returns why that failed, or nothing."""
         ...
 
     def revive(self) -> None:
@@ -140,6 +144,19 @@ class HttpHostClient:
             return Health(Reason.NO_HOST, self._unreachable(error), url=self._url)
         health = _well(response) if response.status_code == OK else _unwell(response)
         return replace(health, url=self._url)
+
+    async def pause(self, minutes: float) -> str:
+        if self._process and not is_serving(self._process.path):
+            return "the model host does not run"
+        import httpx2  # noqa: PLC0415 - see above
+
+        body = {"minutes": minutes} if minutes else {}
+        try:
+            async with asyncio.timeout(EVENTS_S):
+                response = await self._client.post("/v1/pause" if minutes else "/v1/resume", json=body)
+        except (TimeoutError, httpx2.HTTPError, OSError) as error:
+            return self._unreachable(error)
+        return "" if response.status_code == OK else message_of(response)
 
     def revive(self) -> None:
         if self._process:

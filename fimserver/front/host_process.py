@@ -1,7 +1,6 @@
-"""Knows how the model host of this user is started and started again. Knows nothing of completions.
+"""Process of this user's model host: starts it, starts it again after a death, and gives up when it keeps dying.
 
-The host is shared by all windows, so any of them may start it; a lock of the host decides. If it keeps dying it is left
-alone until someone asks.
+All windows share the host, and any of them may start it; a lock of the host decides which one serves.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from fimserver.settings import HOST_SETTINGS, Settings
 
 BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third start after a death
 DEATHS_WINDOW_S = 180.0
-LOST_RACE_S = 1.0  # after a child that found the lock taken: whoever holds it will listen soon
+LOST_RACE_S = 1.0  # after a child that found the lock taken: the host that holds it listens soon
 MAX_LOG_BYTES = 1 << 20
 HOST_LOG_HINT = "its log says why, and so does fimserver doctor"
 
@@ -31,12 +30,12 @@ class Child(Protocol):
     """A process that we started."""
 
     def poll(self) -> int | None:
-        """Its exit code, ``None`` while it runs."""
+        """Return its exit code, ``None`` while it runs."""
         ...
 
 
 class HostProcess:
-    """The host of this user, as one window sees it. Times are seconds of a monotonic clock."""
+    """Host of this user, as one window sees it. Times are seconds of a monotonic clock."""
 
     def __init__(
         self,
@@ -54,7 +53,10 @@ class HostProcess:
         self.problem = ""  # why the host could not be started, for the user
 
     def state(self, *, asked: bool = False) -> Reason | None:
-        """``None`` when the host listens; else why not, having started it where that is due. ``asked`` ends a rest."""
+        """Return ``None`` when the host listens, else why not; start it where that is due.
+
+        After three deaths it is started again only when ``asked``: by an explicit request.
+        """
         if self._serving(self.path):
             self._was_up = True
             self.problem = ""
@@ -78,7 +80,7 @@ class HostProcess:
             self._deaths.append(now)
 
     def _note_deaths(self, now: float) -> None:
-        """A host that listened and does no more has died, and so has a child that ended badly."""
+        """Count a host that no longer listens, and a child that ended with an error, as a death."""
         code = self._child.poll() if self._child else None
         if code is not None:
             self._child = None
@@ -102,7 +104,7 @@ class HostProcess:
 
 
 def is_serving(path: Path) -> bool:
-    """Whether something of this user listens. A Unix socket answers at once or never."""
+    """Whether a process of this user listens. A Unix socket answers at once or never."""
     try:
         if path.stat().st_uid != os.getuid():
             return False
@@ -115,7 +117,7 @@ def is_serving(path: Path) -> bool:
 
 
 def own_hosting(settings: Settings) -> HostProcess:
-    """The host that serves these settings on this machine."""
+    """Return the host that serves these settings on this machine."""
     path = socket_path(settings)
     return HostProcess(path, lambda: spawn_host(settings, path))
 
@@ -145,6 +147,6 @@ def _log_file() -> BinaryIO:
 
 
 def _flags(settings: Settings) -> list[str]:
-    """What was given to this window and makes the host what it is."""
+    """Return the options of this window that a host depends on, as flags."""
     names = [name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set]
     return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]

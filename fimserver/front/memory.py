@@ -1,6 +1,6 @@
-"""Knows what was suggested where, so that typing through it, deleting back to it or accepting it by words costs no model.
+"""Memory of suggestions: typing through one, deleting back to it or accepting it by words needs no model.
 
-Knows nothing of how a suggestion came about. Keyed by route, document, prefix and suffix; bounded.
+It is keyed by route, document, prefix and suffix, and bounded.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ MAX_CHARS = 2_000_000
 
 
 class Key(NamedTuple):
-    """Where a suggestion belongs."""
+    """Place of a suggestion."""
 
     uri: str
-    route: str  # as the user has set it
+    route: str  # that was asked for
     suffix: str
     prefix: str
 
 
 class RememberedMiddle(NamedTuple):
-    """What the model said there, after post-processing; an empty text has the reason in place of it."""
+    """Middle of the model after post-processing; an empty text has the reason why there is none."""
 
     text: str
     reason: Reason
@@ -41,7 +41,7 @@ class Memory:
         return len(self._entries)
 
     def remember(self, key: Key, middles: tuple[RememberedMiddle, ...]) -> None:
-        """Keep what was found for a place, and let the oldest go."""
+        """Keep the middles of a place, and drop the oldest places."""
         self._forget(key)
         self._entries[key] = middles
         self._chars += _size(key, middles)
@@ -49,7 +49,7 @@ class Memory:
             self._forget(next(iter(self._entries)))
 
     def recall(self, key: Key) -> tuple[RememberedMiddle, ...]:
-        """Middles for a place: its own, or what is left of one that was typed into. Nothing: never asked."""
+        """Return the middles of a place: its own, or the rest of one that was typed into. Empty: never asked."""
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
@@ -62,7 +62,7 @@ class Memory:
         return ()
 
     def forget(self, uri: str) -> None:
-        """A document was closed, or must not be known any more."""
+        """Drop the places of a document."""
         for key in [key for key in self._entries if key.uri == uri]:
             self._forget(key)
 

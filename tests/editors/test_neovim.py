@@ -231,8 +231,8 @@ def test_words_that_fim_does_not_know_get_one_line(nvim, host):
 @pytest.mark.parametrize(
     ("typed", "choices"),
     [
-        ("Fim ", "disable doctor enable explain log restart route snooze stats toggle"),
-        ("Fim re", "restart"),
+        ("Fim ", "disable doctor enable explain log pause restart resume route snooze stats toggle"),
+        ("Fim res", "restart resume"),
         ("Fim route ", "ar auto dllm"),
         ("Fim stats ", ""),
     ],

@@ -144,3 +144,24 @@ def test_off_on_battery(window):
     on_battery(window)
     refused(window, "battery")
     assert window.ask(URI, 1, 11, invoked=True)
+
+
+def test_a_pause_lasts_until_it_is_asked_for_or_resumed(connected, host):
+    host.says("a + b")
+    begin(connected, status=True)
+    assert connected.ask(URI, 1, 11)
+    connected.run("clearCache")
+    assert connected.run("pause", 5).startswith("paused for 5 minutes")
+    refused(connected, "paused")
+    connected.wait_for(lambda e: any(n["params"].get("state") == "paused" for n in e.notifications))
+    assert connected.ask(URI, 1, 11, invoked=True)
+    connected.run("pause")
+    assert connected.run("pause", 0) == "resumed"
+    connected.run("clearCache")
+    connected.wait_until(lambda: connected.ask(URI, 1, 11))
+
+
+def test_a_host_that_is_away_cannot_be_paused():
+    with Editor("process", "http://127.0.0.1:1") as editor:
+        editor.start()
+        assert "does not answer" in editor.run("pause")

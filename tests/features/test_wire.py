@@ -319,6 +319,9 @@ class Moody:
         await asyncio.sleep(0)
         return Health(self._rng.choice((None, Reason.LOADING, Reason.NO_HOST, Reason.NO_MODEL)))
 
+    async def pause(self, minutes):  # noqa: ARG002
+        return self._rng.choice(("", "it does not run"))
+
     def revive(self):
         pass
 

@@ -38,6 +38,7 @@ function commands(here: Session, context: vscode.ExtensionContext, log: vscode.L
     getModel: () => offerModel(here),
     completeNow: () => vscode.commands.executeCommand('editor.action.inlineSuggest.trigger'),
     notNow: () => vscode.commands.executeCommand('fimserver.snooze').then(() => vscode.commands.executeCommand('editor.action.inlineSuggest.hide')),
+    pauseModels: async () => vscode.window.showInformationMessage(`fimserver: ${await vscode.commands.executeCommand<string>('fimserver.pause')}`),
     clearRemembered: () => vscode.commands.executeCommand('fimserver.clearCache'),
     restartServer: () => { here.restart(); },
     showLog: () => { log.show(); },

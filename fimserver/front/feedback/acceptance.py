@@ -1,4 +1,4 @@
-"""Knows what became of suggestions: taken whole, in part, typed, or left. Knows no text of them once that is settled.
+"""Acceptance of suggestions: taken whole, in part, typed, or left.
 
 Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where a
 suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
@@ -20,7 +20,7 @@ MAX_IDS = 512
 
 @dataclass
 class Counts:
-    """What a window's user did with suggestions of one route. Characters are those of suggestions."""
+    """Counts of one route: what the user did with its suggestions. Characters are those of suggestions."""
 
     shown: int = 0
     accepted: int = 0
@@ -32,7 +32,7 @@ class Counts:
 
 @dataclass
 class ShownSuggestion:
-    """A suggestion on the screen. ``seen`` of its characters stand in the document already."""
+    """Suggestion on the screen; its first ``seen`` characters are in the document already."""
 
     suggestion_id: str
     uri: str
@@ -50,19 +50,19 @@ class ShownSuggestion:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it stands in the document."""
+        """Whether all of it is in the document."""
         return self.seen >= len(self.text)
 
     @property
     def fate(self) -> Fate:
-        """What became of it, once it is settled."""
+        """Return what became of it, once it is settled."""
         if self.accepted == 0:
             return "left"
         return "full" if self.is_whole else "partly"
 
     @property
     def kept(self) -> tuple[int, int]:
-        """Characters that were accepted, and that were typed."""
+        """Return how many characters were accepted, and how many were typed."""
         return min(self.accepted, len(self.text)), min(self.typed, len(self.text))
 
 
@@ -70,9 +70,9 @@ def _nothing(_: ShownSuggestion) -> None: ...
 
 
 class Acceptance:
-    """Suggestions of one window, the newest on the screen per document open until the next one.
+    """Suggestions of one window; the newest of each document is open until the next one.
 
-    ``on_show`` and ``on_settle`` hear of each that comes to the screen, and of each that leaves it.
+    ``on_show`` is called with each suggestion that comes to the screen, ``on_settle`` with each that leaves it.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Acceptance:
         self._editor_reports = False
 
     def offer(self, suggestion_id: str, document: Document, place: Position, text: str, route: str) -> ShownSuggestion | None:
-        """An answer went to the editor; unless the editor reports what it shows, its first suggestion is on the screen.
+        """Note an answer to the editor. Its first suggestion is on the screen, unless the editor reports what it shows.
 
-        The rest of a suggestion that is being typed through is still the same one: ``None``.
+        Returns ``None`` for the rest of a suggestion that is being typed through: it is still the same one.
         """
         old = self._open.get(document.uri)
         if old and not old.settled and not old.is_whole and old.text.endswith(text) and _follows(old, document, place):
@@ -107,14 +107,14 @@ class Acceptance:
             self._by_id.popitem(last=False)
 
     def reported_shown(self, suggestion_id: str) -> None:
-        """The editor says that a suggestion is on the screen. Editors that say so once always do."""
+        """Note that the editor reports a suggestion on the screen. An editor that does so once always does."""
         self._editor_reports = True
         shown = self._by_id.get(suggestion_id)
         if shown is not None and self._open.get(shown.uri) is not shown:
             self._show(shown)
 
     def _show(self, shown: ShownSuggestion, *, instead_of: ShownSuggestion | None = None) -> None:
-        """``instead_of``: the editor had put another candidate of the same answer on the screen than we thought."""
+        """Open a suggestion, possibly ``instead_of`` another candidate of the same answer."""
         old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
         shown.on_screen = True
@@ -127,7 +127,7 @@ class Acceptance:
         self._on_show(shown)
 
     def edited(self, document: Document, inserted_chars: int) -> None:
-        """The document got so many characters: see how much of the suggestion stands there now."""
+        """Count how much of the suggestion is in the document after an edit that inserted so many characters."""
         shown = self._open.get(document.uri)
         if shown is None or shown.settled:
             return
@@ -139,7 +139,7 @@ class Acceptance:
             self._settle(shown)
             return
         matched = _matched(document, shown.place, shown.text)
-        # What stands behind the cursor may go on like the suggestion by chance: an edit brings what it inserts, no more.
+        # The text after the cursor may equal the suggestion by chance: an edit adds no more than it inserts.
         grown = min(matched - max(shown.seen, shown.there), inserted_chars)
         if grown == 1:
             shown.typed += 1
@@ -151,7 +151,7 @@ class Acceptance:
             self._settle(shown)
 
     def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
-        """The editor says that a suggestion was accepted, all of it or its first ``chars``. Whether the id is known."""
+        """Note that all of a suggestion, or its first ``chars``, was accepted. Returns whether the id is known."""
         shown = self._by_id.get(suggestion_id)
         if shown is None:
             return False
@@ -167,16 +167,16 @@ class Acceptance:
         return True
 
     def find(self, suggestion_id: str) -> ShownSuggestion | None:
-        """A suggestion that may still be on the screen."""
+        """Return a suggestion that may still be on the screen."""
         return self._by_id.get(suggestion_id)
 
     def forget(self, uri: str) -> None:
-        """The document was closed."""
+        """Settle the suggestion of a document that is being closed."""
         if (shown := self._open.pop(uri, None)) is not None:
             self._settle(shown)
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Counts by route."""
+        """Return the counts by route."""
         return {route: asdict(counts) for route, counts in self.counts.items()}
 
     def _of(self, route: str) -> Counts:
@@ -196,14 +196,14 @@ class Acceptance:
 
 
 def _follows(old: ShownSuggestion, document: Document, place: Position) -> bool:
-    """Whether ``place`` is behind the part of ``old`` that stands in the document."""
+    """Whether ``place`` is after the part of ``old`` that is in the document."""
     if old.place.line >= len(document.lines) or not document.lines[old.place.line].startswith(old.before):
         return False
     return place >= old.place
 
 
 def _matched(document: Document, place: Position, text: str) -> int:
-    """How many first characters of ``text`` stand at ``place``."""
+    """Return how many first characters of ``text`` are at ``place``."""
     lines = document.lines[place.line : place.line + text.count("\n") + 2]
     there = unix_lines("".join(lines)[place.column :])
     return common_prefix(there, text)

@@ -1,7 +1,7 @@
-"""Knows what became of every answer, and what stands of it 10 s and 60 s later. Knows nothing of who counts it.
+"""Ledger of answers: what became of each, and how much of it is left in the document after 10 s and 60 s.
 
-Texts are kept until the last look, in this process alone; what is told of them is numbers. Telling delays nothing: batches
-go beside the completions, and one that cannot be delivered is counted and forgotten.
+Texts are kept in this process until the last look; only numbers are sent to the host. Sending delays nothing: batches go
+beside the completions, and one that cannot be delivered is counted and dropped.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BATCH_ANSWERS = 50
 MAX_OPEN = 256  # answers that may still change
 SLACK_LINES, SLACK_CHARS = 2, 80  # beyond a suggestion's own size: what the user put into it
 AROUND_LINES, AROUND_CHARS = 64, 4000  # that are looked at
-ANCHOR_CHARS = 200  # of the text behind a suggestion, which it is found by
+ANCHOR_CHARS = 200  # of the text after a suggestion, by which its end is found
 MOVED_LINES = 20  # that a place is looked for up and down
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 class Post(Protocol):
-    """Takes a batch to the host: whether it arrived."""
+    """Sends a batch to the host and returns whether it arrived."""
 
     def __call__(self, batch: bytes, /) -> Coroutine[Any, Any, bool]: ...
 
@@ -63,10 +63,10 @@ class Entry:
 
 
 class Ledger:
-    """The answers of one window. ``session`` is opaque; ``later(seconds, callback)`` and ``clock`` (Unix) tell the time."""
+    """Answers of one window. ``session`` is an opaque id, ``later(seconds, callback)`` a timer, ``clock`` Unix seconds."""
 
     def __init__(self, session: str, post: Post, later: Later = in_loop, clock: Callable[[], float] = time.time) -> None:
-        self.dropped = 0  # answers that the host never heard of
+        self.dropped = 0  # answers that never reached the host
         self._session, self._post, self._later, self._clock = session, post, later, clock
         self._number = 0
         self._open: OrderedDict[str, Entry] = OrderedDict()  # by suggestion id
@@ -78,7 +78,7 @@ class Ledger:
     def answered(
         self, answer: AnswerRecord, document: Document | None = None, offered: Sequence[ShownSuggestion] = ()
     ) -> Entry:
-        """A request ended. ``offered`` are its suggestions; number and time are the ledger's business."""
+        """Enter how a request ended; ``offered`` are its suggestions. The ledger adds number and time."""
         self._number += 1
         entry = Entry(answer.model_copy(update={"number": self._number, "at": self._clock()}))
         if offered and document:
@@ -95,7 +95,7 @@ class Ledger:
         return entry
 
     def shown(self, shown: ShownSuggestion) -> None:
-        """A suggestion came to the screen: it is looked for in the document later."""
+        """Note that a suggestion came to the screen, and look for it in the document later."""
         entry = self._open.get(shown.suggestion_id)
         if entry is None:
             return
@@ -107,7 +107,7 @@ class Ledger:
         self._tell(entry, shown=True, chars=len(shown.text), lexemes=lexemes(shown.text))
 
     def settled(self, shown: ShownSuggestion) -> None:
-        """A suggestion left the screen, or was accepted."""
+        """Note that a suggestion left the screen or was accepted."""
         entry = self._open.get(shown.suggestion_id)
         if entry is not None and entry.answer.shown:
             accepted, typed = shown.kept
@@ -115,12 +115,12 @@ class Ledger:
             self._let_go(entry)
 
     def shadowed(self, entry: Entry, told: SuggestionEvent, text: str) -> None:
-        """The other route has answered too; ``text`` is what would have been shown of it."""
+        """Note the other route's answer; ``text`` is what would have been shown of it."""
         entry.shadow = text
         self._tell(entry, shadow=told.model_copy(update={"chars": len(text), "lexemes": lexemes(text)}))
 
     def edited(self, document: Document, edits: Sequence[Edit], language: str) -> None:
-        """A document has changed: keys are counted, and places below move along."""
+        """Count keys, and move the places below an edit."""
         if keys := sum(map(is_key, edits)):
             self._keys[language] = self._keys.get(language, 0) + keys
             self._wake()
@@ -129,7 +129,7 @@ class Ledger:
                 entry.line = moved(entry.line, edit)
 
     def forget(self, uri: str) -> None:
-        """The document is being closed: what is to be seen of it has to be seen now."""
+        """Take the looks that are left before a document is closed."""
         for entry in self._entries(uri):
             for seconds in tuple(entry.looks):
                 self._look(entry, seconds)
@@ -137,7 +137,7 @@ class Ledger:
                 self._open.pop(suggestion_id, None)
 
     def flush(self) -> None:
-        """Send what was not told yet."""
+        """Send what was not sent yet."""
         self._due = False
         if not self._untold and not self._keys:
             return
@@ -148,7 +148,7 @@ class Ledger:
         task.add_done_callback(self._posts.discard)
 
     async def close(self, within_s: float) -> None:
-        """Send the rest, as far as there is time."""
+        """Send the rest within the time limit."""
         for uri in {entry.document.uri for entry in self._open.values() if entry.document}:
             self.forget(uri)
         self.flush()
@@ -167,7 +167,7 @@ class Ledger:
         self._wake()
 
     def _wake(self) -> None:
-        """Send soon, or at once where there is much to say."""
+        """Send soon, or at once where much has gathered."""
         if len(self._untold) >= BATCH_ANSWERS:
             self.flush()
         elif not self._due:
@@ -178,7 +178,7 @@ class Ledger:
         return list({id(e): e for e in self._open.values() if e.document and e.document.uri == uri}.values())
 
     def _look(self, entry: Entry, seconds: int) -> None:
-        """See what stands of an answer now, and of its shadow."""
+        """Measure how much of an answer, and of its shadow, is in the document now."""
         if seconds not in entry.looks or entry.document is None:
             return
         entry.looks.remove(seconds)
@@ -190,14 +190,14 @@ class Ledger:
         self._let_go(entry)
 
     def _let_go(self, entry: Entry) -> None:
-        """Forget the texts of an answer of which nothing more can be learned."""
+        """Drop the texts of an answer that cannot change any more."""
         if entry.answer.fate and not entry.looks:
             for suggestion_id in entry.ids:
                 self._open.pop(suggestion_id, None)
 
 
 def around(document: Document, line: int, before: str) -> str:
-    """The text of a document from a place on, as far as a suggestion may reach."""
+    """Return the text of a document from a place on, as far as a suggestion may reach."""
     row = _row(document.lines, line, before)
     rows = document.lines[row : row + AROUND_LINES]
     column = common_prefix(rows[0], before) if rows else 0
@@ -205,7 +205,7 @@ def around(document: Document, line: int, before: str) -> str:
 
 
 def _row(lines: Sequence[str], line: int, before: str) -> int:
-    """The line that begins with ``before``, next to where it should be; where none does, that."""
+    """Return the nearest line that begins with ``before``; where none does, ``line``."""
     if before.strip():
         for distance in range(MOVED_LINES):
             for row in (line - distance, line + distance):
@@ -215,7 +215,7 @@ def _row(lines: Sequence[str], line: int, before: str) -> int:
 
 
 def standing(text: str, stood: str, now: str) -> Persistence:
-    """How much of ``text`` is there now, less what was there before it came: from its start, and anywhere in whole words.
+    """Return how much of ``text`` is there now, less what was there before: from its start, and anywhere in whole words.
 
     Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what it had itself.
     """
@@ -227,7 +227,7 @@ def standing(text: str, stood: str, now: str) -> Persistence:
 
 
 def _found(text: str, there: str) -> tuple[int, int]:
-    """Characters of ``text`` that ``there`` begins with, and those of runs that it has in the same order (difflib)."""
+    """Return how many characters of ``text`` begin ``there``, and how many are in common runs (difflib)."""
     lines = there.split("\n")[: text.count("\n") + 1 + SLACK_LINES]
     there = "\n".join(lines)[: 2 * len(text) + SLACK_CHARS]
     words, theirs = _TOKEN.findall(text[:AROUND_CHARS]), _TOKEN.findall(there)
@@ -237,12 +237,12 @@ def _found(text: str, there: str) -> tuple[int, int]:
 
 
 def is_key(edit: Edit) -> bool:
-    """Whether an edit is a key that brought a character: one, or a line end with the indentation that came along."""
+    """Whether an edit is a key that inserts: one character, or a line end with its automatic indentation."""
     return edit.start is not None and (len(edit.text) == 1 or (edit.text[:1] in {"\n", "\r"} and not edit.text.strip()))
 
 
 def moved(line: int, edit: Edit) -> int:
-    """Where a line is after an edit that begins above it. One that covers it, as formatters make, leaves it about there."""
+    """Return where a line is after an edit that begins above it; one that covers it, as formatters make, keeps it about there."""
     if edit.start is None or edit.end is None or edit.start[0] >= line:
         return line
     added = len(split_lines(edit.text)) - 1

@@ -1,4 +1,4 @@
-r"""Knows how a window's keystrokes are written down as a trace. Knows nothing of what they are good for.
+r"""Trace recorder: writes the keystrokes of a window into a file, to replay them later.
 
 A trace holds the user's text, so it is written only where the user has switched it on, into a file that only the user can
 read, and never has a file in it that privacy excludes. JSON lines: a header, then events with ``t`` in milliseconds since
@@ -88,7 +88,7 @@ class TraceRecorder:
             return
         found = patches(document, edits, encoding)
         if any(patch[2:4] < patch[:2] for patch in found):
-            self.close(document.uri)  # nobody knows its text any more
+            self.close(document.uri)  # its text is unknown from now on
         else:
             self._put("change", number, edits=found)
 

@@ -12,6 +12,7 @@ from fimserver.front.lsp.server import Server
 from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
 
+PAUSE_MINUTES, MAX_PAUSE_MINUTES = 60.0, 24 * 60.0
 SNOOZE_MINUTES, MAX_SNOOZE_MINUTES = 10.0, 24 * 60.0
 
 
@@ -75,6 +76,15 @@ def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
     return wanted
 
 
+async def pause(server: Server, minutes: Any = None, *_: Any) -> str:
+    """Have the host unload its models for so many minutes at most; 0 ends that. Returns one line on how it is now."""
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    wanted = min(max(float(minutes), 0.0), MAX_PAUSE_MINUTES) if is_number else PAUSE_MINUTES
+    problem = await server.session.host.pause(wanted)
+    server.later(server.status.watch())
+    return problem or (f"paused for {wanted:g} minutes at most, or until you ask explicitly" if wanted else "resumed")
+
+
 def clear_cache(server: Server, *_: Any) -> int:
     """Forget suggestions and dismissals. Returns how many places were forgotten."""
     count = len(server.session.memory)
@@ -96,6 +106,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "setRoute": set_route,
     "toggle": toggle,
     "snooze": snooze,
+    "pause": pause,
     "stats": lambda server, *_: stats(server),
     "explain": lambda server, *_: explain(server),
     "clearCache": clear_cache,

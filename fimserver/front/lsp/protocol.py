@@ -168,7 +168,7 @@ class Protocol(LanguageServerProtocol):
             future.set_exception(JsonRpcException(type(error).__name__))
 
     def send_request(self, method: str, params: Any = None, callback: Any = None, msg_id: Id | None = None) -> Any:
-        """As pygls does, but apart from the editor's own ids, and forgotten when nobody waits for it any more."""
+        """Send a request to the editor; its id cannot be one of the editor's, and it is forgotten once settled."""
         msg_id = msg_id or uuid.uuid4().hex
         future = super().send_request(method, params, callback, msg_id)
         self._asked[msg_id] = self._request_futures.pop(msg_id), self._result_types.pop(msg_id)

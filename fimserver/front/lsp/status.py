@@ -29,6 +29,7 @@ KINDS = {
     Reason.NOT_OPEN: "Inactive",
     Reason.ON_DEMAND: "Inactive",
     Reason.SNOOZED: "Inactive",
+    Reason.PAUSED: "Inactive",
     Reason.BATTERY: "Inactive",
     Reason.ENOUGH: "Inactive",
     Reason.LOADING: "Warning",

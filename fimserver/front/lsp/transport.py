@@ -155,7 +155,7 @@ class PipeWriter(threading.Thread):
 
 
 def claim_pipes() -> tuple[int, int]:
-    """The editor's pipes as descriptors of our own; prints of libraries go to stderr, and nobody else reads stdin."""
+    """Return the editor's pipes as descriptors of our own; prints of libraries go to stderr, and stdin is empty for them."""
     pipe_in, pipe_out = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

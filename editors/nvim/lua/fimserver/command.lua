@@ -46,6 +46,9 @@ function COMMANDS.snooze(minutes)
   require('fimserver.ghost').hide(false)
 end
 
+function COMMANDS.pause(minutes) server.tell('pause', tonumber(minutes) or 60) end
+function COMMANDS.resume() server.tell('pause', 0) end
+
 function COMMANDS.route(route)
   if route and not vim.list_contains(ROUTES, route) then
     return say(('no route %s: auto, dllm or ar'):format(route))
