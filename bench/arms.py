@@ -1,4 +1,4 @@
-"""Knows what is measured of one arm on one span, and our own arms. Knows nothing of other people's engines (``peers.py``).
+"""Arms of the speculation benchmark: what is measured of one arm on one span, and our own arms.
 
 An arm is an engine of its own over weights that all arms share: its own cache, drafters and experience, emptied of the prompt
 before every request. Ours go from text to ids and back within their time; peers are given ids and give back ids.

@@ -1,4 +1,4 @@
-"""Knows bootstrap intervals of the statistics that a benchmark reports. Knows nothing of what was measured.
+"""Bootstrap intervals of the statistics that a benchmark reports.
 
 A column has one value per span, and spans are what is drawn again, so that all that one span gave stays together. Columns of
 one call are paired. The percentile method, seeded: the same columns give the same interval.

@@ -1,4 +1,4 @@
-"""Knows how llama.cpp fills the same spans, on the same weights, where it is installed. Knows nothing of other arms.
+"""llama.cpp as an arm: fills the same spans on the same weights, where it is installed.
 
 It is looked for in the folder that ``LLAMA_CPP`` names, else on PATH: ``llama-server`` (also under ``build/bin`` or ``bin``)
 and ``convert_hf_to_gguf.py``. To have it: unpack a release or a checkout of llama.cpp, then ::

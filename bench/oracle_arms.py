@@ -1,6 +1,6 @@
-"""Knows the drafters that the acceptance oracle compares: those of other engines, and ours with more and less to read.
+"""Drafters that the acceptance oracle compares: those of other engines, and ours with more and less context.
 
-Knows nothing of cases or of what is true. A drafter here is asked with the middle so far and answers with drafts.
+A drafter here is asked with the middle so far and answers with drafts.
 """
 
 from __future__ import annotations

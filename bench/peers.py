@@ -1,4 +1,4 @@
-"""Knows how transformers fills the same spans: ``generate``, with a draft model, with prompt lookup. Knows nothing of ours.
+"""transformers as arms: ``generate``, with a draft model, with prompt lookup, on the same spans.
 
 Every arm gets what it is best with: the dynamic cache (assisted generation refuses the static one), one prompt without
 padding, inference mode, and no work but ids to ids in its time. The model is read a second time from the same file, so that

@@ -1,4 +1,4 @@
-"""Knows what a route policy is worth: kept characters per second, simulated on three machines, and on measured spans.
+"""Benchmark of route policies: kept characters per second, simulated on three machines, and on measured spans.
 
 Usage: ``python -m bench.policy [--report DIR/report.json --repo DIR] [--out FILE.json]``.
 
@@ -23,10 +23,11 @@ from statistics import mean, median
 from typing import Any
 
 from fimserver.ab.analysis.statistics import Bootstrap, Interval, bootstrap
-from fimserver.ab.arms.arm import request_of
+from fimserver.ab.arms.arm import body_of
 from fimserver.ab.items.spans import cut_spans
 from fimserver.ab.schema import PairedRow, read_report
 from fimserver.ab.schema import Result as Outcome
+from fimserver.host.request import request_of
 from fimserver.host.routing.latency import LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import POLICIES, READING_MS
@@ -315,7 +316,7 @@ def main() -> None:
     if args.report:
         report = read_report(args.report)
         spans = cut_spans(args.repo, int(report.source["limit"]), int(report.source["seed"])).spans
-        requests = {span.item: request_of(span, Settings()) for span in spans}
+        requests = {span.item: request_of(body_of(span, Settings()), Settings()) for span in spans}
         rows = [row for row in report.rows if not row.warm and row.item in requests]
         found |= {"spans": len(rows), "measured": on_rows(rows, requests, 0)}
     for name, lines in found.items():

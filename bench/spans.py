@@ -1,4 +1,4 @@
-"""Knows which spans are timed and how long their middles may get. Knows nothing of models.
+"""Spans that are timed, and how long their middles may get.
 
 The cutting and the packages are those of the acceptance oracle (``oracle.py``): the reserved packages, which no model here
 was trained on. Two spans are never of one file as long as files last, so that no arm remembers a middle that it wrote

@@ -1,4 +1,4 @@
-"""Knows how rows of JSON become Markdown tables. Knows nothing of engines.
+"""Markdown tables of rows of JSON.
 
 A value of a span is what one request gave; where files repeat a span, the median of the repeats. All intervals are 95 %
 bootstrap intervals over spans (``intervals.py``). The best arms are chosen on the very spans that they are compared on.

@@ -58,7 +58,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
     if context.invoked_subcommand is not None:
         if given := [name for name, value in flags.items() if value is not None]:
             raise InputError(
-                f"--{given[0].replace('_', '-')} belongs behind the command: fimserver {context.invoked_subcommand} …"
+                f"--{given[0].replace('_', '-')} belongs after the command: fimserver {context.invoked_subcommand} …"
             )
         return
     gc.disable()  # what is made while importing stays: collecting it costs an eighth of the time to start

@@ -1,4 +1,4 @@
-"""Knows an interval for a running mean that may be looked at after every value. Knows nothing of what the values are.
+"""Confidence sequence: an interval for a running mean that may be looked at after every value.
 
 A fixed-size interval that is looked at again and again is wrong in the end; this one may be watched, and the comparison
 stopped, at any time. For two arms that take turns in blocks, ``block_differences`` makes the values.
@@ -34,7 +34,7 @@ class TimeBlock(NamedTuple):
 
 
 def running_interval(values: Iterable[float], alpha: float = 0.05) -> RunningInterval:
-    """Where the mean is, as ``running_intervals`` has it behind the last value."""
+    """Return the last of ``running_intervals``."""
     found = RunningInterval(math.nan, -math.inf, math.inf, 0)
     for found in running_intervals(values, alpha):  # noqa: B007 - the last one is wanted
         pass
@@ -67,9 +67,9 @@ def running_intervals(values: Iterable[float], alpha: float = 0.05) -> Iterator[
 
 
 def block_differences(blocks: Iterable[TimeBlock]) -> Iterator[float]:
-    """For each block but the first, B minus A, weighted by the inverse propensity: right on average, whoever served.
+    """For each block but the first, B minus A, weighted by the inverse propensity: unbiased whichever side was drawn.
 
-    What all blocks have in common, the mean of those before, is taken off first. That does not move the average, as it
+    The mean of the blocks before is subtracted first. That does not move the average, as it
     is known before the coin falls, and keeps the values from jumping between plus and minus the whole level. The first
     block only gives the level.
     """

@@ -1,4 +1,4 @@
-"""Knows how statistics look on a terminal, and where they come from. Knows nothing of how they are counted."""
+"""Statistics on a terminal, from this machine or from a host elsewhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_page(found: Summary, path: Path) -> None:
 
 
 def fetch(url: str, token: str, days: float) -> Summary:
-    """The statistics of a host elsewhere. Raises ``InputError`` that says what to do."""
+    """Return the statistics of a host elsewhere. Raises ``InputError``."""
     import httpx2  # noqa: PLC0415 - only where a host is asked
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -60,7 +60,7 @@ def fetch(url: str, token: str, days: float) -> Summary:
 
 
 def render(found: Summary, console: Console) -> None:
-    """Tables, or the one line that says that there is nothing."""
+    """Print tables, or one line where nothing was counted."""
     if found.problem:
         console.print(found.problem)
     if found.is_empty:

@@ -1,1 +1,1 @@
-"""Knows how two configurations are compared on the same items. Knows nothing of editors or of engines' insides."""
+"""Comparison of two configurations on the same items."""

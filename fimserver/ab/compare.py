@@ -1,4 +1,4 @@
-"""Knows a whole comparison: items, arms, rows, report, files. Knows nothing of how an arm works or of statistics."""
+"""A whole comparison: items, arms, rows, report, files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fimserver.render import make_console
 from fimserver.settings import Settings
 
 JOURNAL = "unfinished.jsonl"
-# The hosts of a replay are of no use behind it, and what is replayed is nobody's work.
+# The hosts of a replay are not needed after it, and a replay is not counted in the user's statistics.
 REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5", "FIMSERVER_STATS": "off"}
 
 
@@ -71,7 +71,7 @@ def compare(asked: ComparisonRequest) -> Report:
 
 
 def write(report: Report, folder: Path, *, keep: bool = False) -> None:
-    """report.json, unless the one that is there is to be kept, and report.html."""
+    """Write report.html, and report.json unless ``keep``."""
     folder.mkdir(parents=True, exist_ok=True)
     analysis = analyse(report)
     if not keep:
@@ -84,8 +84,8 @@ def _spans(asked: ComparisonRequest) -> Report:
     source = asked.source
     cut = _cut(source)
     arms = open_arms(asked.arms, dict(asked.flags))
-    told = {"arms": [arm.arm.model_dump() for arm in arms], "source": source.facts(), "spans": [s.item for s in cut.spans]}
-    journal = Journal(asked.out / JOURNAL, fingerprint(told))
+    facts = {"arms": [arm.arm.model_dump() for arm in arms], "source": source.facts(), "spans": [s.item for s in cut.spans]}
+    journal = Journal(asked.out / JOURNAL, fingerprint(facts))
     rows, finished = list[PairedRow](), False
     with progress(make_console(stderr=True)) as bar:
         task = bar.add_task("spans", total=len(cut.spans) * (2 if source.warm else 1))
@@ -143,7 +143,7 @@ def _replays(asked: ComparisonRequest) -> Report:
 
 
 def _earlier(asked: ComparisonRequest) -> tuple[list[PairedRow], list[Timeline]]:
-    """What an unfinished run of the same comparison has left."""
+    """Return rows and timelines of an unfinished run of the same comparison."""
     path = asked.out / "report.json"
     if not path.exists():
         return [], []
@@ -157,25 +157,25 @@ def _earlier(asked: ComparisonRequest) -> tuple[list[PairedRow], list[Timeline]]
 def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Replayed:
     """With a host of the arm's own: what the other arm has read is not in its cache."""
     runtime.mkdir(mode=0o700, exist_ok=True)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in _told(settings).items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in _changed_settings(settings).items()]
     command = [sys.executable, "-m", "fimserver.cli", *flags]
     return replay(
         trace, command, speed=speed, env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_TOKEN": settings.token}
     )
 
 
-def _told(settings: Settings) -> dict[str, Any]:
-    told: dict[str, Any] = settings.model_dump(
+def _changed_settings(settings: Settings) -> dict[str, Any]:
+    changed: dict[str, Any] = settings.model_dump(
         mode="json", exclude_unset=True, exclude={"record", "idle_exit_minutes", "token"}
     )
-    return told
+    return changed
 
 
 def _arm(spec: str, settings: Settings, rows: list[PairedRow], side: Side) -> Arm:
-    """What ran, by what its answers said."""
+    """Return the arm of a replay; its models are those that its answers name."""
     results = [getattr(row, side) for row in rows]
     models = {result.route: result.model for result in results if result.model}
-    return Arm(spec=spec, models=models, version=__version__, settings=_told(settings))
+    return Arm(spec=spec, models=models, version=__version__, settings=_changed_settings(settings))
 
 
 def _report(asked: ComparisonRequest, arms: dict[Side, Arm], skipped: dict[str, int], **parts: Any) -> Report:
@@ -192,7 +192,7 @@ def _report(asked: ComparisonRequest, arms: dict[Side, Arm], skipped: dict[str, 
 
 
 def _notes(arms: dict[Side, Arm]) -> Iterator[str]:
-    """What a reader has to know before believing anything."""
+    """Yield warnings about the arms."""
     versions = {side: arm.version for side, arm in arms.items()}
     if len(set(versions.values())) > 1:
         yield f"the arms are different versions of fimserver: a {versions['a']}, b {versions['b']}"

@@ -1,7 +1,7 @@
-"""Knows the order in which two arms do the same items, and how a run that was broken off goes on. Knows no statistics.
+"""Run of a comparison: the order in which two arms do the same items, and how an interrupted run goes on.
 
-Items are interleaved: both arms do an item before either does the next, in an order drawn for each. What is done is on disk
-after every item.
+Items are interleaved: both arms do an item before either does the next, in an order drawn for each. Every row is
+on disk before the next item.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fimserver.reasons import Reason
 from fimserver.types import unix_lines
 
 WARM_UP = 5  # items that are done first and dropped
-CANCEL_EVERY = 10  # items: on each such, both arms are also called off half way
+CANCEL_EVERY = 10  # items: on each such, both arms are also cancelled half way
 SHOWN_CHARS = 400  # of the text around a span, for people
 FORWARD: tuple[Side, Side] = ("a", "b")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is to be run."""
+    """Items to run, and in which states of the cache."""
 
     spans: Sequence[Span]
     seed: int
@@ -120,7 +120,7 @@ def _name(span: Span, *, warm: bool) -> str:
 
 
 class Journal:
-    """Rows on disk, one JSON line each, below a line that says which comparison they are of."""
+    """Rows on disk, one JSON line each, after a line that identifies their comparison."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Knows the shape of a comparison on disk: one JSON file, re-analysable without any model. Knows nothing of statistics.
+"""Format of a comparison on disk: one JSON file that can be analysed again without any model.
 
 Everything that a table or a page shows can be made from it again; files of the same two arms can be merged.
 """
@@ -34,7 +34,7 @@ class Arm(_ReportModel):
 
 
 class Result(_ReportModel):
-    """What one arm did with one item. Scores compare with the gold middle; times are the caller's."""
+    """Result of one arm on one item. Scores compare with the gold middle; times are measured by the caller."""
 
     text: str
     route: Route
@@ -43,7 +43,7 @@ class Result(_ReportModel):
     why: str = ""  # the route was chosen
     tokens: int = 0
     forwards: int = 0
-    passes: int = 0  # of them behind the prefill
+    passes: int = 0  # of them after the prefill
     fresh_tokens: int = 0  # rows of the prompt that had to be run
     prefill_ms: float = 0.0
     first_ms: float = 0.0  # request to the first text; of a trace, key to shown
@@ -53,7 +53,7 @@ class Result(_ReportModel):
     first_line: bool = False  # the first line is
     prefix_chars: int = 0  # equal from the start
     similarity: float = 0.0  # difflib's ratio of the stripped texts
-    parses: bool | None = None  # the enclosing function does; ``None``: cannot be said
+    parses: bool | None = None  # the enclosing function does; ``None``: unknown
     saved_keys: float = 0.0  # of the middle's, if every good suggestion is accepted with one key and the rest deleted
     cancel_ms: float | None = None  # cancel to idle, where it was tried
     predicted_ms: dict[Route, float] = Field(default_factory=dict)

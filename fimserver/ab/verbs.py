@@ -1,4 +1,4 @@
-"""Knows the commands of ``fimserver ab``. Knows nothing of how arms are run or reports are made."""
+"""``fimserver ab`` and its verbs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows how much of what drafters propose the target would have written. Knows nothing of training, or of time.
+"""Acceptance of drafters: how much of what they propose the target would have written.
 
 Usage: ``python -m models.training.acceptance FILE… --count 512``, on held-out windows that the target wrote, greedy and
 sampled apart. Intervals are 95 % bootstrap over windows (not anchors, which depend on each other); files are compared in pairs

@@ -1,4 +1,4 @@
-"""Knows where drafters are asked while they are trained or measured, and what is right there. Knows nothing of networks.
+"""Anchors: places where drafters draft while they are trained or measured, with the right tokens.
 
 An anchor is the place of the last known token of a text; its window is the tokens after it. Texts are real files (anchors
 anywhere) and what the target wrote (anchors in the middle alone).

@@ -1,4 +1,4 @@
-"""Knows how a drafter is run at many anchors of many texts at once. Knows nothing of losses.
+"""Forward pass of a drafter at many anchors of many texts at once.
 
 A drafter that is used sees exactly the same: the hidden state that gave the last known token, its embedding, and the keys
 and values before it.

@@ -1,6 +1,6 @@
-"""Knows which Python sources the nano model learns from, and cleans and splits them.
+"""Corpus of the nano model: chooses Python sources, cleans and splits them.
 
-Knows nothing of tokens or models. Usage: ``python -m models.training.corpus`` from the repository root.
+Usage: ``python -m models.training.corpus`` from the repository root.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Knows one step of a drafter's training on a frozen target, and what a run keeps. Knows nothing of options or of time."""
+"""Training step of a drafter on a frozen target, and the state that a run keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows how a drafter is trained on a frozen target, and on a time budget. Knows nothing of decoding.
+"""Training of a drafter on a frozen target, within a time budget.
 
 Usage: ``make drafters``, or ``python -m models.training.drafters block --minutes 20`` and then, for streaks,
 ``… block --minutes 10 --loss streak --init FILE``. A run that was cut off goes on from its checkpoint.

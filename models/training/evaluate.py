@@ -1,4 +1,4 @@
-"""Knows how good a nano model is on files it has not seen. Knows nothing of training.
+"""Evaluation of a nano model on files that it was not trained on.
 
 Usage: ``python -m models.training.evaluate --model models/nano --spans 400``. Prints Markdown tables by route and length
 bucket (for the model card) and twenty completions. Baseline ``ngram``: find the place of the file (prefix or suffix)

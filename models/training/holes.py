@@ -1,7 +1,4 @@
-"""Knows how to cut a prefix, a middle and a suffix out of a file, the way a person's cursor would.
-
-Knows nothing of tokens.
-"""
+"""Holes for training: cuts a prefix, a middle and a suffix out of a file, as a person's cursor would."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Knows how the length model is trained: middles cut from the corpus, what their cursors look like, two logistic fits.
+"""Training of the length model: middles cut from the corpus, features of their cursors, two logistic fits.
 
-Knows nothing of routes. Usage: ``python -m models.training.lengths`` from the repository root, after
+Usage: ``python -m models.training.lengths`` from the repository root, after
 ``python -m models.training.corpus``; a few minutes on one core. Learned from are the corpus's files for training, measured
 are its files for validation: packages of which nothing was learned.
 """

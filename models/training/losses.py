@@ -1,4 +1,4 @@
-"""Knows what drafters are trained for. Knows nothing of networks or of data.
+"""Losses of drafters.
 
 All take windows (N, W): ``logq``, what the drafter gives the right tokens, ``learn``, where it had to say something (a run of
 slots, from the first blank one to the end of the window or of the text). All are means over the windows.

@@ -1,6 +1,6 @@
-"""Knows the training row: one FIM sequence and several canvases that look at parts of it, with their targets.
+"""Training row: one FIM sequence and several canvases that attend to parts of it, with their targets.
 
-Knows nothing of the optimiser. The layout is the one of DESIGN section 4 (suffix | prefix | canvas):
+The layout is suffix, prefix, canvas:
 
     <suffix> S <prefix> P <middle> M <eot>   causal, next-token targets
     canvas c = M[k : k + size] + <eot>…      partly masked; sees the sequence up to M[k - 1] and itself, both ways

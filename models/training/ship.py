@@ -1,4 +1,4 @@
-"""Knows how exported weights become the nano model of the package: copied, hashed into the card. Knows nothing of training.
+"""Export of weights into the package as the nano model: copied, and hashed into the card.
 
 Usage: ``python -m models.training.ship FOLDER [--card nano]`` and ``… ship --drafter heads FILE``. Ship only what evaluates
 clearly better than what is there.

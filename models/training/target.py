@@ -1,7 +1,4 @@
-"""Knows the frozen target that drafters are trained for: what it computes, and what drafters start from.
-
-Knows nothing of texts or of losses.
-"""
+"""Frozen target that drafters are trained for: its outputs, and what drafters are initialised from."""
 
 from __future__ import annotations
 

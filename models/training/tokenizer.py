@@ -1,6 +1,6 @@
-"""Knows how code becomes tokens for the nano model: a byte-level BPE whose newline carries its indentation.
+"""Tokenizer of the nano model: a byte-level BPE whose newline token carries its indentation.
 
-Knows nothing of holes or of the network. Usage: ``python -m models.training.tokenizer``.
+Usage: ``python -m models.training.tokenizer``.
 """
 
 from __future__ import annotations

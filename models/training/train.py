@@ -1,6 +1,6 @@
-"""Knows how the nano model is trained: one network, next-token loss on the sequence, masked loss on the canvases.
+"""Training of the nano model: one network, next-token loss on the sequence, masked loss on the canvases.
 
-Knows nothing of decoding. Usage: ``make train`` or ``python -m models.training.train --minutes 100``. A run first
+Usage: ``make train`` or ``python -m models.training.train --minutes 100``. A run first
 continues from the newest checkpoint at a constant learning rate, then anneals a copy to zero and exports it; the
 checkpoint before annealing stays, so that a later run goes on from there (warmup-stable-decay, arXiv 2404.06395).
 """

@@ -1,4 +1,4 @@
-"""Knows how the target's own middles are made and kept, to train and measure drafters on. Knows nothing of drafters.
+"""Middles written by the target, made and kept to train and measure drafters on.
 
 Usage: ``python -m models.training.windows --split train --minutes 20``. Every context gets a greedy middle and a sampled
 one. A later run goes on where the file ends; the file of another target is refused.

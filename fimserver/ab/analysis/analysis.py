@@ -42,7 +42,7 @@ from fimserver.ab.analysis.value import (
 from fimserver.ab.schema import PairedRow, Report
 
 PERCENTILES = (50, 90, 95, 99)
-BOUNDED = frozenset({50, 95})  # percentiles that get intervals: there is too little behind the others
+BOUNDED = frozenset({50, 95})  # percentiles that get intervals: too few rows lie beyond the others
 PRIMARY = frozenset({"first_ms_p95", "exact"})
 FEW_GROUPS = 10
 
@@ -66,7 +66,7 @@ class Analysis:
 def analyse(report: Report, seed: int = 0) -> Analysis:
     """The same numbers for the same report and seed. A report without rows has a note and nothing else."""
     if not report.rows:
-        return Analysis(0, 0, notes=("no item was compared: there is nothing to say",))
+        return Analysis(0, 0, notes=("no item was compared",))
     draw: Draw = lru_cache(maxsize=2)(partial(bootstrap, seed=seed))  # most columns have all rows
     found = [c for stratum, rows in strata(report.rows) for c in _compare(stratum, rows, draw)]
     comparisons = _corrected(found)
@@ -152,7 +152,7 @@ def _corrected(comparisons: Sequence[ComparisonRow]) -> tuple[ComparisonRow, ...
 
 def _notes(report: Report, rows: Sequence[PairedRow], comparisons: Sequence[ComparisonRow]) -> Iterator[str]:
     if not report.finished:
-        yield "the run was interrupted: these are the items it got to"
+        yield "the run was interrupted: these are the items that were done"
     if all(row.warm for row in rows):
         yield "all items ran with the caches of the item before"
     groups = len({row.group for row in rows})

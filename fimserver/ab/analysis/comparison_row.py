@@ -10,7 +10,7 @@ from fimserver.ab.analysis.measures import Better
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One line of the table. ``None``: there is none, or it cannot be said."""
+    """One line of the table. ``None``: there is no such number."""
 
     metric: str
     label: str

@@ -1,4 +1,4 @@
-"""Knows what is compared: times, scores and endings of results, over the whole and its parts. Knows nothing of statistics."""
+"""Measures of a comparison: times, scores and endings of results, of all items and by strata."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Measure(NamedTuple):
 
 
 def outcome(result: Result) -> Outcome:
-    """What became of a request. A middle that was good and did not reach the screen in time is late."""
+    """Return the outcome of a request. A good middle that did not reach the screen in time is late."""
     if result.shown and result.text:
         return "shown"
     return _ENDINGS.get(result.reason, "late" if result.text else "empty")
@@ -116,7 +116,7 @@ YES_OR_NO = frozenset({"exact", "first_line", "parses", "shown", "late", "cancel
 
 
 def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
-    """The whole, then its parts by each way in which rows differ. Warm rows stand apart where there are cold ones."""
+    """The whole, then its parts by each way in which rows differ. Warm rows are a stratum of their own where there are cold ones."""
     whole = [row for row in rows if not row.warm] or list(rows)
     yield ALL, whole
     if len(whole) < len(rows):

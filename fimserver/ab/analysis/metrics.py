@@ -1,4 +1,4 @@
-"""Knows how near a suggestion is to what was really written. Knows nothing of where either came from."""
+"""Similarity of a suggestion to the text that was really written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def score(text: str, gold: str) -> Scores:
 def saved_keys(text: str, gold: str) -> float:
     """Keys that a suggestion saves someone who types the gold text; a character is a key.
 
-    It is accepted, with one key, where it is right to its end or its whole first line is right; what is wrong behind that
+    It is accepted, with one key, where it is right to its end or its whole first line is right; what is wrong after that
     is deleted, a key a character. Nobody accepts at a loss. White space at the end is never wrong.
     """
     if gold.startswith(text):

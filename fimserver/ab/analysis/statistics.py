@@ -1,4 +1,4 @@
-"""Knows how sure one can be of a number made from paired rows that come in groups. Knows nothing of what the rows are.
+"""Confidence intervals and tests for paired rows that come in groups.
 
 Items of one file, task or trace are alike, so whole groups are drawn again, with replacement, and a group's rows stay
 together (paired cluster bootstrap). The plain percentile interval of such draws is too narrow for few groups: over nine
@@ -63,7 +63,7 @@ def clusters(groups: Sequence[str]) -> Clusters:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What was drawn. Everything it makes has the sample itself in row 0 and one row for each draw behind it.
+    """Bootstrap draws. Every array it returns has the sample itself in row 0, and then one row for each draw.
 
     So the difference of two arms, or any other function of several numbers, is made by arithmetic on whole rows.
     """

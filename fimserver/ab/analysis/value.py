@@ -1,4 +1,4 @@
-"""Knows what an arm's answers are worth for the time they take: speed, regret, predictions. Knows nothing of strata."""
+"""Value of an arm's answers for the time they take: speed, regret, predictions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Regret:
-    """What a choice made once for all items loses, in saved keys per item, to the one made for each item. See ``regret``."""
+    """Regret: saved keys per item that one arm for all items loses to the better arm of each item. See ``regret``."""
 
     n: int
     keys_per_s: float  # what a second is worth
@@ -75,7 +75,7 @@ def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Boot
 
 
 def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
-    """What each arm loses to the better of the two arms on every item.
+    """Return what each arm loses to the better of the two arms on every item.
 
     The value of an answer is its saved keys less what its time is worth: ``saved_keys - rate * answer_ms``. The rate is
     the saved keys per millisecond, over all rows, of the better fixed arm (one that used one route throughout; of both

@@ -32,7 +32,7 @@ class ArmSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """What one arm did with one span, timed by the caller."""
+    """Answer of one arm to one span, timed by the caller."""
 
     text: str
     usage: Usage
@@ -54,7 +54,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Close connections and free models."""
         ...
 
 
@@ -80,12 +80,12 @@ def read_spec(text: str) -> ArmSpec:
 
 
 def without_token(text: str) -> str:
-    """A specification or a command line as it may stand in a report."""
+    """Return a specification or a command line without its token, for a report."""
     return re.sub(r"\b(token[= ])[^\s,'\"]+", r"\1…", text)
 
 
 def _of_card(name: str) -> dict[str, str]:
-    """What serves a card: its route, where it has one, and the card on each of its routes."""
+    """Return the settings that serve a card: its route, where it has one, and the card on each of its routes."""
     try:
         routes = get_card(name).routes
     except CardError as error:

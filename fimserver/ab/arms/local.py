@@ -37,8 +37,8 @@ class LocalArm:
         if settings.model == "auto":
             for _ in calibrate(models, self._router):
                 pass
-        told = settings.model_dump(mode="json", exclude_unset=True, exclude={"token"})
-        self.arm = Arm(spec=spec, models=served, version=__version__, settings=told)
+        changed = settings.model_dump(mode="json", exclude_unset=True, exclude={"token"})
+        self.arm = Arm(spec=spec, models=served, version=__version__, settings=changed)
 
     def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
         request = self._request(span)

@@ -1,6 +1,6 @@
-"""Knows when an editor asks for suggestions while a trace is typed. Knows nothing of servers.
+"""Model of an editor: when it sends requests while a trace is typed.
 
-What editors do, as measured: VS Code 1.139 asks 32 to 46 ms after a change and cancels with the next key; Neovim 0.12 asks
+As measured: VS Code 1.139 asks 32 to 46 ms after a change and cancels with the next key; Neovim 0.12 asks
 200 ms after the last key and cancels nothing. Where the trace has requests of its own, those are played in place of these.
 """
 
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 
 def plan(trace: Trace, client: Editor) -> tuple[Step, ...]:
-    """All that is to be done, in order.
+    """Return all steps, in order.
 
     A trace without requests is asked for after each change that inserts text, at the end of that text, unless the next
     event comes first.

@@ -1,4 +1,4 @@
-"""Knows where a middle can be cut out of one file: rests of lines, lines, runs of statements, bodies. Knows no folders.
+"""Holes in one file: rests of lines, lines, runs of statements, bodies.
 
 All offsets are of characters, the end excluded. Line ends are as in the file and never the last character of a middle.
 """
@@ -25,7 +25,7 @@ _AFTER_STATEMENT = " \t\r,;:"
 def holes(language: str, text: str, rng: Random) -> Mapping[str, list[Hole]]:
     """All cuts of a file by kind, in random order; of the rests of one line, one.
 
-    ``line_rest``: from an edge of a token to the line's end. ``line``: a line behind its indentation. ``block``: 2 to 8
+    ``line_rest``: from an edge of a token to the line's end. ``line``: a line after its indentation. ``block``: 2 to 8
     lines that are whole statements of one block. ``body``: what a function or class holds, up to 60 lines, from its first
     line's text to its last, brackets outside. Only a body begins with a comment or a docstring.
     """
@@ -61,7 +61,7 @@ class _File:
         return end - (self.text[end - 1 : end] == "\r")
 
     def first(self, row: int) -> int:
-        """Where the text of a line begins, behind its indentation."""
+        """Return where the text of a line begins, after its indentation."""
         line = self.text[self.starts[row] : self.end(row)]
         return self.starts[row] + len(line) - len(line.lstrip())
 
@@ -124,4 +124,4 @@ class _File:
         end = begin + len(inner.strip())
         fresh = self.first(self.row(begin)) == begin
         if self.code[begin:end].strip() and fresh and self.row(end) - self.row(begin) < BODY_LINES:
-            yield self._as_lines(begin, end) or (begin, end)  # a comment behind the last statement belongs to it
+            yield self._as_lines(begin, end) or (begin, end)  # a comment after the last statement belongs to it

@@ -1,4 +1,4 @@
-"""Knows where the items of a comparison come from: a folder of source files, or a file of spans. Knows nothing of models.
+"""Spans of a comparison, cut from a folder of source files or read from a file.
 
 Also whether a text in a span's place parses.
 """
@@ -173,7 +173,7 @@ def _why(files: _Files) -> str:
 
 
 def _tracked(folder: Path) -> list[str]:
-    """What git tracks below a folder; nothing outside of a work tree."""
+    """Return the files that git tracks below a folder; none outside of a work tree."""
     whole = folder.resolve()
     if not any((place / ".git").exists() for place in (whole, *whole.parents)):
         return []
@@ -182,8 +182,8 @@ def _tracked(folder: Path) -> list[str]:
     try:
         done = subprocess.run(command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S)  # noqa: S603 - no text of others in it
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
-        raise InputError(f"git cannot list {folder} ({said}): mend that, or give a copy without .git") from None
+        message = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
+        raise InputError(f"git cannot list {folder} ({message}): mend that, or give a copy without .git") from None
     except (OSError, subprocess.TimeoutExpired):
         raise InputError(
             f"git does not run, and {folder} is a git work tree: install git, or give a copy without .git"
@@ -238,8 +238,8 @@ def read_spans(path: Path, limit: int) -> Cut:
             spans[span.item] = span
     skipped = {f"{why} (first in line {numbers[0]})": len(numbers) for why, numbers in bad.items()}
     if not spans:
-        said = f": {next(iter(skipped))}" if skipped else ""
-        raise InputError(f"{path} has no row with the texts prefix, middle and suffix{said}")
+        first = f": {next(iter(skipped))}" if skipped else ""
+        raise InputError(f"{path} has no row with the texts prefix, middle and suffix{first}")
     return Cut(tuple(spans.values()), skipped)
 
 
@@ -262,7 +262,7 @@ def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> b
     """Whether the function around the cursor parses with ``middle`` in it.
 
     The function is that of the file as it was, with ``gold``: the innermost function or class of several lines that parses
-    by itself, or else the whole text. ``None``, it cannot be said, where that does not parse or the language is none of ours.
+    by itself, or else the whole text. ``None`` where that does not parse, or the language is none of ours.
     """
     known = parser.language_of(language)
     if known is None:

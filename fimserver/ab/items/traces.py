@@ -1,4 +1,4 @@
-"""Knows keystroke traces: what is in one, and whether it can be true. Knows nothing of servers.
+"""Keystroke traces: their format, and checks that a trace is consistent.
 
 ``front.recorder`` writes them and shows an example; the first line is a header, each other line an event. Positions are
 line and code points, counted from 0, in the text as the edits before have left it.
@@ -61,7 +61,7 @@ class Change(_TraceEvent):
 
 
 class SuggestionRequested(_TraceEvent):
-    """The editor asked for a suggestion; ``invoked`` where the user told it to."""
+    """The editor asked for a suggestion; ``invoked`` where the user asked explicitly."""
 
     e: Literal["ask"] = "ask"
     line: Count
@@ -86,7 +86,7 @@ class _Header(BaseModel):
 
 @dataclass(frozen=True)
 class Trace:
-    """A recording that can be true. ``made`` says how, where nobody typed it."""
+    """A consistent recording. ``made``: how it was made, where nobody typed it."""
 
     name: str
     events: tuple[Event, ...]

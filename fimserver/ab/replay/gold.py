@@ -1,9 +1,9 @@
-"""Knows what really came to stand at a place, from the rest of a trace. Knows nothing of suggestions.
+"""Gold text of a request: what the rest of the trace leaves at its place.
 
-The settled text of a request is what stands between two marks 10 s of trace time later, or at the end of the trace. Both
-marks are at the cursor when it is asked. What is typed there comes between them; edits before or behind move them along.
-An edit that changes the text right before the cursor ends it sooner, as then nobody goes on from that text any more: what
-stood there until then counts. So does the closing of the document.
+The gold text of a request is the text between two marks 10 s of trace time later, or at the end of the trace. Both marks
+are set at the cursor when the request is sent. Text typed there comes between them; edits before or after them move them.
+An edit that changes the text right before the cursor ends it sooner, as then nobody continues that text: the text between
+the marks just before that edit counts. The closing of the document ends it in the same way.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ BEFORE_CHARS, AFTER_CHARS = 240, 120  # for people
 
 @dataclass(frozen=True)
 class GoldText:
-    """What became of the place of a request. Line ends are newlines.
+    """What the trace leaves at the place of a request. Line ends are newlines.
 
-    ``rest``: what is left of the line behind the text. ``inside``: how many characters after the cursors of earlier
-    requests this one's is, where it stands in what was typed there.
+    ``rest``: the rest of the line after the text. ``inside``: how many characters after the cursors of earlier
+    requests this one's is, where it is within what was typed there.
     """
 
     text: str
@@ -60,7 +60,7 @@ class _Marks:
 
 
 def settle(trace: Trace, requests: Sequence[PlannedRequest]) -> tuple[GoldText, ...]:
-    """What became of each request's place. ``requests`` are numbered from 0, in order."""
+    """Return the gold text of each request. ``requests`` are numbered from 0, in order."""
     follower = _Follower(trace, requests)
     return tuple(follower.found[request.number] for request in requests)
 

@@ -1,7 +1,7 @@
-"""Knows what the suggestions of a replay would have been worth to the hands of the trace. Knows nothing of servers.
+"""Keystrokes that the suggestions of a replay would have saved.
 
-The gold text of a request is what really came to stand there (``settled``). A suggestion is compared with as many lines
-of it as the suggestion has, followed by the characters that it replaces, where they still stand there.
+The gold text of a request is what was really typed there (``gold``). A suggestion is compared with as many lines
+of it as the suggestion has, followed by the characters that it replaces, where they are still there.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def totals(replayed: Replayed) -> KeystrokeTotals:
 def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accept]:
     """The suggestions that are accepted, by the number of their request: greedily, the first that pays.
 
-    What was accepted is not typed any more: requests from within it accept nothing. What is right is said in
+    Accepted text is not typed: requests from within it accept nothing. What is right is defined in
     ``metrics.saved_keys``.
     """
     accepted: dict[int, Accept] = {}
@@ -151,15 +151,15 @@ def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accep
 
 
 def _worth(text: ReplayedText, gold: GoldText) -> Accept:
-    """What a suggestion is worth. Characters that stood there already, and were not typed, are not saved."""
-    said, target = unix_lines(text.text), _target(gold, text)
-    right = common_prefix(said, target)
+    """Return what a suggestion saves. Characters that were there already, and were not typed, are not saved."""
+    suggested, target = unix_lines(text.text), _target(gold, text)
+    right = common_prefix(suggested, target)
     untyped = max(0, right - len(gold.text))
-    return Accept(right - untyped, max(0.0, saved_keys(said, target) - untyped))
+    return Accept(right - untyped, max(0.0, saved_keys(suggested, target) - untyped))
 
 
 def _target(gold: GoldText, text: ReplayedText) -> str:
-    """The gold text, and what of the rest of its line the suggestion replaces."""
+    """Return the gold text with the part of the rest of its line that the suggestion replaces."""
     return gold.text + gold.rest[: text.replace]
 
 
@@ -172,11 +172,11 @@ def _results(replayed: Replayed, golds: Sequence[GoldText]) -> list[Result]:
 
 def _result(shot: RequestOutcome, gold: GoldText, accept: Accept | None, usual: Route) -> Result:
     text, facts = _first(shot), shot.facts
-    said = unix_lines(text.text)
-    scores = score(said, _as_long(_target(gold, text), said))
+    suggested = unix_lines(text.text)
+    scores = score(suggested, _as_long(_target(gold, text), suggested))
     is_answered = shot.ending in ANSWERED
     return Result(
-        text=said,
+        text=suggested,
         route=facts.get("route", usual),
         model=facts.get("model", ""),
         reason=facts.get("reason", ENDED.get(shot.ending, "")),
@@ -194,9 +194,9 @@ def _result(shot: RequestOutcome, gold: GoldText, accept: Accept | None, usual: 
     )
 
 
-def _as_long(gold: str, said: str) -> str:
+def _as_long(gold: str, suggested: str) -> str:
     """As many lines of the gold text as a suggestion has."""
-    return "\n".join(gold.split("\n")[: said.rstrip().count("\n") + 1])
+    return "\n".join(gold.split("\n")[: suggested.rstrip().count("\n") + 1])
 
 
 def _first(shot: RequestOutcome) -> ReplayedText:

@@ -1,4 +1,4 @@
-"""Knows how to talk JSON-RPC to a language server that it started itself. Knows nothing of completions."""
+"""JSON-RPC client of a language server that it starts itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from fimserver.errors import FimError, InputError
 from fimserver.front.lsp.transport import Decoder, FramingError, encode
 
-END_S = 2.0  # what a server gets to say goodbye
+END_S = 2.0  # for a server to shut down
 _TAIL_BYTES = 4096
 _BAD_COMMAND = 2  # exit code of a fimserver that cannot use its flags
 
 
 @dataclass(frozen=True)
 class LspResponse:
-    """What came back to a request, and when, by ``time.perf_counter``."""
+    """Result of a request, and when it came, by ``time.perf_counter``."""
 
     result: Any
     error: Mapping[str, Any] | None
@@ -72,7 +72,7 @@ class LspClient:
             raise FimError(f"the server did not answer within {self._limit_s:g} s: it hangs, see its log") from None
 
     async def call(self, method: str, params: Any) -> Any:
-        """The result of a request. Raises ``FimError`` where there is none."""
+        """Return the result of a request. Raises ``FimError`` where there is none."""
         got = await self.answer(self.post(method, params)[1])
         if got.error is not None:
             raise FimError(f"the server refused {method}: {got.error.get('message', '')}")
@@ -88,7 +88,7 @@ class LspClient:
         except TimeoutError:
             raise FimError(f"the server has read nothing for {self._limit_s:g} s: it hangs, see its log") from None
         except OSError:
-            await self._tasks[0]  # the reader says why
+            await self._tasks[0]  # raises the reader's error
 
     async def close(self) -> None:
         """End the process, politely if it can be had."""
@@ -140,8 +140,10 @@ class LspClient:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
                 await asyncio.gather(self._process.wait(), self._tasks[1])
-        said = self._errors.decode("utf-8", "replace").strip().splitlines()
-        message = f"the server ended, exit code {self._process.returncode}: {said[-1] if said else 'it said nothing'}"
+        lines = self._errors.decode("utf-8", "replace").strip().splitlines()
+        message = (
+            f"the server ended, exit code {self._process.returncode}: {lines[-1] if lines else 'it wrote nothing to stderr'}"
+        )
         return InputError(message) if self._process.returncode == _BAD_COMMAND else FimError(message)
 
     def _fail(self, problem: FimError) -> None:
@@ -152,6 +154,6 @@ class LspClient:
 
 
 def _looked_at(future: asyncio.Future[LspResponse]) -> None:
-    """An answer that nobody waits for any more may fail in silence."""
+    """Ignore the error of an answer that nothing waits for."""
     if not future.cancelled():
         future.exception()

@@ -1,8 +1,8 @@
-"""Knows how a keystroke trace is played to a real server, as an editor would. Knows nothing of scores.
+"""Replay of a keystroke trace against a real server, as an editor would send it.
 
 Keys come as they came, pauses cut to two seconds, all times divided by ``speed``: at 2 the same hands type on a machine
-that is half as fast. An editor's waits are scaled with them; what the server itself waits is not. Without a speed nobody is
-in a hurry: each request is answered before the next key.
+that is half as fast. An editor's waits are scaled as well; those of the server are not. Without a speed each request is
+answered before the next key is sent.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ReplayedText(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """What came of a request. Times are measured, in milliseconds since the start of the replay.
+    """Outcome of a request. Times are measured, in milliseconds since the start of the replay.
 
     ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts`` is what
-    ``fimserver/explain`` said right after the answer; empty where there was no answer, or it spoke of another one.
+    ``fimserver/explain`` gave right after the answer; empty where there was no answer, or it was about another one.
     """
 
     request: PlannedRequest
@@ -104,7 +104,7 @@ async def _replay(
     limit_s: float,
 ) -> Replayed:
     states: list[Mapping[str, Any]] = [{}]
-    server = await LspClient.start(command, env, lambda method, params: _hear(states, method, params), limit_s)
+    server = await LspClient.start(command, env, lambda method, params: _on_notification(states, method, params), limit_s)
     try:
         await server.call("initialize", _greeting(options))
         server.notify("initialized", {})
@@ -122,7 +122,7 @@ async def _replay(
         await server.close()
 
 
-def _hear(states: list[Mapping[str, Any]], method: str, params: Any) -> None:
+def _on_notification(states: list[Mapping[str, Any]], method: str, params: Any) -> None:
     if method == "fimserver/status" and isinstance(params, dict):
         states.append(params)
 
@@ -145,8 +145,8 @@ async def _ready(server: LspClient, states: Sequence[Mapping[str, Any]], ready_s
     while states[-1].get("state") != "ready":
         _complain(states[-1])
         if time.monotonic() >= end:
-            said = states[-1].get("message") or "it has said nothing"
-            raise FimError(f"the model was not ready after {ready_s:g} s: {said}")
+            message = states[-1].get("message") or "it sent no status"
+            raise FimError(f"the model was not ready after {ready_s:g} s: {message}")
         await server.call("fimserver/stats", None)  # notices its death
         await asyncio.sleep(POLL_S)
 
@@ -157,7 +157,7 @@ def _complain(state: Mapping[str, Any]) -> None:
 
 
 async def _warm_up(server: LspClient) -> None:
-    """What only a first request pays for is not the trace's."""
+    """Send a first request, whose one-time costs are not measured."""
     document = {"uri": f"{FOLDER}/0/warm_up.py", "languageId": "python", "version": 0, "text": WARM_UP}
     server.notify("textDocument/didOpen", {"textDocument": document})
     for line, char in WARM_UP_PLACES:
@@ -197,7 +197,7 @@ class _Player:
         self.start_s = time.perf_counter()
 
     async def play(self, steps: Sequence[Step], group: asyncio.TaskGroup) -> None:
-        """Each step when it is due. What follows a request goes on in ``group``."""
+        """Run each step when it is due. The handling of a request goes on in ``group``."""
         self.start_s = time.perf_counter()
         for step in steps:
             if self._speed is not None:
@@ -254,8 +254,8 @@ class _Player:
         texts = _texts(answer.result, waiting.request.char)
         facts: Mapping[str, Any] = {}
         if isinstance(answer.result, dict) and not waiting.cancelled:
-            said = await self._server.call("fimserver/explain", None)
-            facts = said if isinstance(said, dict) and said.get("shown") == len(texts) else {}
+            explained = await self._server.call("fimserver/explain", None)
+            facts = explained if isinstance(explained, dict) and explained.get("shown") == len(texts) else {}
         is_late = waiting.next_key_ms is not None
         ending = _ending(answer, texts, cancelled=waiting.cancelled, late=is_late)
         return RequestOutcome(waiting.request, waiting.key_ms, waiting.asked_ms, at_ms, ending, texts, facts)

@@ -1,4 +1,4 @@
-"""Knows how the pictures of a comparison are drawn, as SVG in the page's own colours. Knows nothing of files and pages.
+"""Charts of a comparison, as SVG in the page's own colours.
 
 matplotlib draws with four stand-in colours; each becomes a CSS variable, so that one picture is right in light and dark.
 """
@@ -24,7 +24,7 @@ from fimserver.ab.analysis.measures import answered, outcome
 from fimserver.ab.analysis.value import CurvePoint
 from fimserver.ab.schema import SIDES, Mark, PairedRow, Report, Result, Side, Timeline
 
-# Colours that nothing else uses, and the variables of the page that they stand for.
+# Colours that nothing else uses, and the variables of the page that replace them.
 _INK, _GRID, _A, _B = "#010203", "#010204", "#010205", "#010206"
 _VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _A: "var(--a)", _B: "var(--b)"}
 _COLOURS: Mapping[Side, str] = {"a": _A, "b": _B}

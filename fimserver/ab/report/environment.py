@@ -1,4 +1,4 @@
-"""Knows what a measurement depends on beside the program: the machine and the versions. Knows nothing of what is measured."""
+"""Environment of a measurement: the machine, and the versions of libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows how a comparison is shown as one HTML file that needs no network and no script. Knows nothing of statistics."""
+"""Page of a comparison: one HTML file that needs no network and no script."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _COLUMNS = (
     "A saved keys",
     "B saved keys",
 )
-_JOINERS = "\u200d\ufe0e\ufe0f"  # of emoji: format characters that may stand
+_JOINERS = "\u200d\ufe0e\ufe0f"  # of emoji: format characters that are shown as they are
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
     for side in SIDES:
         arm = report.arms[side]
         facts = {"models": arm.models, "version": arm.version, "settings": arm.settings}
-        yield side.upper(), ", ".join([arm.spec, *(f"{name} {_said(value)}" for name, value in facts.items() if value)])
+        yield side.upper(), ", ".join([arm.spec, *(f"{name} {_as_text(value)}" for name, value in facts.items() if value)])
     for title, facts in (("items", report.source), ("machine", report.environment)):
-        yield from ((f"{title}: {name.replace('_', ' ')}", _said(value)) for name, value in facts.items())
+        yield from ((f"{title}: {name.replace('_', ' ')}", _as_text(value)) for name, value in facts.items())
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -163,7 +163,7 @@ def _pictures(report: Report, analysis: Analysis) -> dict[str, Any]:
 
 
 def _bars(rows: Sequence[ComparisonRow]) -> list[charts.Bar]:
-    """What a forest plot shows: shares in points."""
+    """Return the bars of a forest plot, shares in points."""
     scale = 100 if rows[0].unit == "share" else 1
 
     def number(value: float | None) -> float:
@@ -196,10 +196,10 @@ def stratum(name: str) -> str:
 
 def _pair(row: PairedRow) -> _Pair:
     keys, ratio = row.b.saved_keys - row.a.saved_keys, _ratio(row)
-    said = [f"{'B' if keys > 0 else 'A'} saved {_keys(abs(keys))} keys more"] if _keys_apart(row) else []
+    parts = [f"{'B' if keys > 0 else 'A'} saved {_keys(abs(keys))} keys more"] if _keys_apart(row) else []
     if _times_apart(row):
-        said.append(f"{'B' if ratio > 1 else 'A'} was {three(max(ratio, 1 / ratio))}x as fast")
-    about = ", ".join([*said, row.kind.replace("_", " "), f"{row.lexemes:,} lexemes"])
+        parts.append(f"{'B' if ratio > 1 else 'A'} was {three(max(ratio, 1 / ratio))}x as fast")
+    about = ", ".join([*parts, row.kind.replace("_", " "), f"{row.lexemes:,} lexemes"])
     before = visible(row.before[-_BEFORE_CHARS:])
     return _Pair(row.item, about, before, visible(row.gold[:_TEXT_CHARS]), tuple(_text(row, side) for side in SIDES))
 
@@ -232,7 +232,7 @@ def worst(rows: Sequence[PairedRow], count: int = _PAIRS) -> list[PairedRow]:
 
 
 def visible(text: str, right: int | None = None) -> Markup:
-    """Text with its white space to be seen, and shaded behind ``right`` characters; no character can hide or reorder others."""
+    """Return text with visible white space, shaded after ``right`` characters; no character can hide or reorder others."""
     text = text.replace("\r\n", "\n")
     right = len(text) if right is None else right
     lines = text[:right].split("\n")

@@ -18,7 +18,7 @@ from fimserver.ab.analysis.measures import ALL
 from fimserver.ab.schema import Arm, Report
 
 LEGEND = "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the same time. Points (pts) are of 100 %."
-_UNITS = {"ms": " ms", "share": " %"}  # what stands behind a number; others are in the label
+_UNITS = {"ms": " ms", "share": " %"}  # written after a number; others are in the label
 _MANY = {"keys", "characters", "tokens", "passes", "characters/s"}
 _ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}
 _COLUMNS = (("n", 104), ("A", 0), ("B", 0), ("B against A", 0), ("95 % interval", 58), ("p", 70), ("p, Holm", 118))
@@ -40,9 +40,9 @@ class TableLine(NamedTuple):
 
 
 def three(value: float | None, scale: float | None = None) -> str:
-    """A number with three significant digits, and none behind the point from 100 on; empty for what is none.
+    """Return a number with three significant digits, and no decimals from 100 on; empty for NaN and ``None``.
 
-    ``scale``: a number with as many digits behind the point as this one has, so that what belongs together looks alike.
+    ``scale``: use as many decimals as this number has, so that numbers that belong together look alike.
     """
     if value is None or not math.isfinite(value):
         return ""
@@ -64,7 +64,7 @@ def figure(value: float | None, unit: str) -> str:
 
 
 def probability(p: float | None) -> str:
-    """A p value, as small as is worth telling."""
+    """Return a p value, ``<0.001`` below that."""
     if p is None or not math.isfinite(p):
         return ""
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
@@ -115,9 +115,9 @@ def _scaled(row: ComparisonRow, value: float | None) -> str:
 
 
 def print_table(console: Console, report: Report, analysis: Analysis) -> None:
-    """What was found, on as many columns as there are: first the sentences, then the numbers of all items.
+    """Print the headline, then the table of all items, as wide as the terminal.
 
-    Where there is little room, columns go; numbers are never broken. Where nobody but a file looks on, no frame is drawn.
+    On a narrow terminal columns are left out; numbers are never broken. A file gets no frame.
     """
     specs = " against ".join(f"{side.upper()} {described(arm)}" for side, arm in report.arms.items())
     _say(console, f"{specs}: {analysis.n:,} items of {analysis.groups:,} groups", bold=True)
@@ -142,7 +142,7 @@ def described(arm: Arm) -> str:
 
 
 def _silent(row: ComparisonRow) -> bool:
-    """Nothing of the kind happened on either side."""
+    """Whether nothing of the kind happened on either side."""
     return row.metric in _ENDINGS and not row.a and not row.b
 
 
@@ -166,7 +166,7 @@ def _table(console: Console, lines: Iterable[TableLine]) -> Table:
 
 
 def progress(console: Console) -> Progress:
-    """A bar with count, time gone and time left, as a context manager; silent where no terminal looks on."""
+    """Return a bar with count, time gone and time left, as a context manager; silent without a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
