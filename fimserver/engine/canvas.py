@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from fimserver.engine.kv import common_prefix
 from fimserver.engine.network import Network
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.types import Deadline, Prefill
@@ -76,15 +77,19 @@ class CachedCanvas:
 class ShiftedCanvas:
     """Slots after a causal context, read by a network that keeps the next-token shift: the row before a slot predicts it.
 
-    Slots with nothing masked to their left are text: causal rows. The rows from the first mask on see the context and each
-    other. So the first masked slot is always predicted by text alone.
+    Slots with nothing masked to their left are text: causal rows, which stay in the KV buffer for the steps that follow. The
+    rows from the first mask on see all before them and each other. So the first masked slot is always predicted by text alone.
     """
 
     def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network, mask_token: int) -> None:
         self.cache, self.network, self.mask_token = cache, network, mask_token
         self.context = list(context)
         self._before = cache.forwards
-        self._first = torch.empty(0)
+        self._done: list[int] = []  # slots of earlier blocks
+        self._text: list[int] = []  # leading slots whose rows are in the buffer as text
+        self._logits: list[
+            torch.Tensor
+        ] = []  # (V,) of the context's last row and of each of that text: about the slot after it
 
     @property
     def forwards(self) -> int:
@@ -95,20 +100,25 @@ class ShiftedCanvas:
         return self.cache.prefilled
 
     def open(self, deadline: Deadline) -> bool:
-        logits = self.cache.prefill(self.context, deadline, want_logits=True)
-        self._first = self._first if logits is None else logits
-        return logits is not None
+        if not self._logits:
+            logits = self.cache.prefill(self.context, deadline, want_logits=True)
+            self._logits = [] if logits is None else [logits]
+        return bool(self._logits)
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        start, count = len(self.context), len(slots)
-        known = next((i for i, token in enumerate(slots) if token == self.mask_token), count)
-        mask = self.cache.causal(start, count).clone()  # with its extent, so that text has the bits of plain decoding
-        mask[known:, : start + count] = True
-        rows = torch.arange(count - 1, device=self.network.device)
-        return torch.cat([self._first[None], self.cache.rows(slots, start, mask, rows, self.network)])
+        ids = [*self._done, *slots]
+        known = next((i for i, token in enumerate(ids) if token == self.mask_token), len(ids))
+        read = min(common_prefix(self._text, ids[:known]), len(ids) - 1)
+        start, rows = len(self.context) + read, ids[read:]
+        mask = self.cache.causal(start, len(rows)).clone()  # with its extent, so that text has the bits of plain decoding
+        mask[known - read :, : start + len(rows)] = True
+        every = torch.arange(len(rows), device=self.network.device)
+        logits = self.cache.rows(rows, start, mask, every, self.network)
+        self._text, self._logits = ids[:known], [*self._logits[: read + 1], *logits[: known - read]]
+        return torch.cat([torch.stack(self._logits[len(self._done) :]), logits[known - read : -1]])[: len(slots)]
 
     def settle(self, slots: Sequence[int]) -> None:
-        self.context += slots
+        self._done += slots
 
 
 class FullCanvas:

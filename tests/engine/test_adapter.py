@@ -177,10 +177,14 @@ class TestTheDllmRoute:
         runtime = runtime_of(folder)
 
         class Uncached(ShiftedCanvas):
+            """Everything is read again at every step."""
+
             def predict(self, slots):
                 self.cache.clear()
-                self.open(Deadline())
-                return super().predict(slots)
+                fresh = ShiftedCanvas(self.cache, self.context, self.network, self.mask_token)
+                fresh.settle(self._done)
+                fresh.open(Deadline())
+                return fresh.predict(slots)
 
         engine = make_dllm(DraftContext(runtime, Settings(threshold=0.2)))
         for request in requests():
@@ -191,6 +195,31 @@ class TestTheDllmRoute:
             )
             assert text_of(engine, request) == cached
             engine.open_canvas = original
+
+    def test_text_is_read_once(self, folder):
+        """A step runs the rows that are not in the buffer yet: what was committed at the left since, and the canvas."""
+        runtime = runtime_of(folder)
+        engine = make_dllm(DraftContext(runtime, Settings()))
+        mask, canvas = engine.tokens.mask, engine.open_canvas(next(requests()))
+        canvas.open(Deadline())
+        seen = []
+        original = runtime.cache.rows
+        runtime.cache.rows = lambda ids, *rest: seen.append(list(ids)) or original(ids, *rest)
+        first = canvas.predict([mask] * 8)
+        canvas.predict([20, *[mask] * 7])
+        canvas.predict([20, 21, mask, 23, *[mask] * 4])
+        canvas.settle([20, 21, 22, 23, 24, 25, 26, 27])
+        following = canvas.predict([mask] * 8)
+        canvas.settle([30] * 8)
+        assert [len(ids) for ids in seen] == [8, 8, 7, 14]
+        assert seen[2] == [21, mask, 23, *[mask] * 4]
+        del runtime.cache.rows
+        again = engine.open_canvas(next(requests()))
+        again.open(Deadline())
+        torch.testing.assert_close(
+            again.predict([20, 21, 22, 23, 24, 25, 26, 27, *[mask] * 8])[8:], following, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(again.predict([mask] * 8), first, rtol=1e-4, atol=1e-4)  # text may be taken back
 
     def test_a_middle_may_be_longer_than_a_block(self, folder):
         engine = make_dllm(DraftContext(runtime_of(folder), Settings(threshold=0.05)))
