@@ -77,3 +77,23 @@ def test_the_next_token_has_the_logits_of_plain_decoding_to_the_bit(runtime, net
         decoded = runtime.cache.branches([[token]], len(prompt) + len(known) - 1)[0, -1].clone()
         slots = [*known, *[network.mask_token] * (8 - len(known))]
         assert torch.equal(canvas.predict(slots)[len(known)], decoded)
+
+
+def test_the_leftmost_place_step_by_step_is_plain_decoding(runtime, network):
+    """Over several blocks, whatever the adapter says about the places behind it."""
+    engine = make_ar(DraftContext(runtime, Settings(drafter="none")))
+    prompt, tokens = engine.prompt(REQUEST), list[int]()
+    logits = runtime.cache.prefill(prompt, Deadline(), want_logits=True)
+    for _ in range(20):
+        tokens.append(int(logits.argmax()))
+        logits = runtime.cache.branches([tokens[-1:]], len(prompt) + len(tokens) - 1)[0, -1]
+    canvas = ShiftedCanvas(runtime.cache, prompt, network, network.mask_token)
+    assert canvas.open(Deadline())
+    found = list[int]()
+    for _ in range(3):
+        slots = [network.mask_token] * 8
+        for place in range(8):
+            slots[place] = int(canvas.predict(slots)[place].argmax())
+        canvas.settle(slots)
+        found += slots
+    assert found[:20] == tokens
