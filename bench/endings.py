@@ -76,7 +76,7 @@ KINDS: dict[str, Cut] = {"rest of line": line_tail, "line": whole_line, "block":
 class Recording:
     """A hole, its truth, and what the model wrote there with no rule: text after each token.
 
-    ``ended``: the model ended the middle itself after the last token.
+    ``ended``: the model ended the middle itself after the last token. ``passes``: of the network, those over the prompt apart.
     """
 
     kind: str
@@ -86,6 +86,7 @@ class Recording:
     truth: str
     texts: tuple[str, ...]
     ended: bool
+    passes: int = 0
 
 
 def holes(packages: dict[str, Files], count: int, seed: int) -> Iterator[tuple[str, str, Request, str]]:
@@ -121,7 +122,9 @@ def record(engine: Autoregressive, kind: str, path: str, request: Request, truth
     engine.speculation.drafters = drafters
     ids = watcher.seen
     texts = tuple(engine.vocabulary.decode(ids[: n + 1]) for n in range(len(ids)))
-    return Recording(kind, path, request.prefix, request.suffix, truth, texts, str(last.reason) in {"end", "empty"})
+    passes = last.forwards - last.prefill.forwards + 1
+    ended = str(last.reason) in {"end", "empty"}
+    return Recording(kind, path, request.prefix, request.suffix, truth, texts, ended, passes)
 
 
 def make(args: argparse.Namespace) -> None:
@@ -192,6 +195,22 @@ def report(recordings: Sequence[Recording]) -> None:
             )
 
 
+def show(recordings: Sequence[Recording]) -> None:
+    """Print the table and what drafts brought."""
+    report(recordings)
+    print(f"\n{tokens_per_pass(recordings)}")
+
+
+def tokens_per_pass(recordings: Sequence[Recording]) -> str:
+    """What drafts brought while the middles were written, by kind of hole."""
+    parts = []
+    for kind in (*KINDS, "all"):
+        some = [each for each in recordings if kind in {each.kind, "all"} and each.passes]
+        if some:
+            parts.append(f"{kind} {sum(len(each.texts) + each.ended for each in some) / sum(each.passes for each in some):.2f}")
+    return "tokens a pass while writing: " + ", ".join(parts)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,12 +220,13 @@ def main() -> None:
     making.add_argument("--card", default="nano")
     making.add_argument("--models-dir", type=Path)
     making.add_argument("--prompt-tokens", type=int, default=0, help="of a prompt at most; 0: as the card says")
+    making.add_argument("--suffix-first", action="store_true", help="the suffix before the prefix, whatever the card says")
     making.add_argument("--spans", type=int, default=200)
     making.add_argument("--seed", type=int, default=0)
     making.set_defaults(run=make)
     reading = commands.add_parser("report", help="end what was written by each set of rules")
     reading.add_argument("files", type=Path, nargs="+")
-    reading.set_defaults(run=lambda args: report([each for file in args.files for each in read(file)]))
+    reading.set_defaults(run=lambda args: show([each for file in args.files for each in read(file)]))
     args = parser.parse_args()
     args.run(args)
 

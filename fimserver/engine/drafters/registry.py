@@ -18,6 +18,7 @@ from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter
 from fimserver.engine.drafters.nets import Heads, load_net
 from fimserver.engine.drafters.ngram.drafter import NGramDrafter
+from fimserver.engine.drafters.ngram.scoring import MAX_NODES
 from fimserver.engine.drafters.window_kinds import make_window
 from fimserver.engine.drafts import Drafter
 from fimserver.engine.load import verify_file, weights_hash
@@ -28,9 +29,9 @@ from fimserver.errors import FimError, InputError, LoadError
 log = logging.getLogger("fimserver.engine")
 
 
-def make_ngram(context: DraftContext, what: str) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
-    """From texts alone."""
-    return NGramDrafter(context.runtime.loaded.vocabulary)
+def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+    """From texts alone; ``window``: tokens of a draft at most."""
+    return NGramDrafter(context.runtime.loaded.vocabulary, window=window)
 
 
 def make_model(context: DraftContext, what: str) -> Drafter:

@@ -301,7 +301,7 @@ class TestRegistry:
     @pytest.mark.parametrize(
         ("spec", "complaint"),
         [
-            ("ngram,steps=2", "drafter ngram does not understand 'steps=2': it takes no options"),
+            ("ngram,steps=2", "drafter ngram does not understand 'steps=2': it takes window=24"),
             ("diffusion:self,step=2", "it takes tokens=16, steps=1, drafts=1, first=''"),
             ("diffusion:self,steps=two", "steps='two' is no int"),
             ("diffusion:self,steps=0", "steps must be above 0"),
@@ -310,6 +310,17 @@ class TestRegistry:
     def test_an_option_that_cannot_be_is_named_with_what_could(self, spec, complaint, nano):
         with pytest.raises(InputError, match=complaint):
             make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter=spec)))
+
+    def test_the_window_of_ngram_can_be_chosen(self, nano):
+        text = "alpha beta gamma delta epsilon zeta eta theta iota kappa\n"
+        request = Request(text * 3 + "alpha", "\n", stop="none")
+        engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="ngram,window=3")))
+        state = engine.decode_state(request, Deadline())
+        state.ids = engine.vocabulary.encode(" beta")
+        (short,) = engine.speculation.drafters
+        (long,) = make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="ngram")))
+        assert max(len(draft.tokens) for draft in short.propose(state, 16)) == 3
+        assert max(len(draft.tokens) for draft in long.propose(state, 16)) > 3
 
     def test_a_toy_drafter_from_outside_has_options_of_its_own(self, nano, monkeypatch):
         def make_parrot(context, what, *, times: int = 2):

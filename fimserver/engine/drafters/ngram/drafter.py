@@ -12,7 +12,7 @@ from operator import attrgetter
 
 from fimserver.engine.drafters.ngram.history import MiddleHistory
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
-from fimserver.engine.drafters.ngram.scoring import DOUBTS, REACH, SPREAD, Match, choose
+from fimserver.engine.drafters.ngram.scoring import DOUBTS, MAX_NODES, REACH, SPREAD, Match, choose
 from fimserver.engine.drafters.ngram.sources import RequestSources
 from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, AutomatonCursor, SuffixAutomaton
 from fimserver.engine.drafters.ngram.text_match import LONGEST, followers
@@ -37,7 +37,9 @@ class NGramDrafter:
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
 
-    def __init__(self, vocabulary: Vocabulary, shelf: IndexCache | None = None) -> None:
+    def __init__(self, vocabulary: Vocabulary, shelf: IndexCache | None = None, window: int = MAX_NODES) -> None:
+        """``window``: tokens of one draft at most."""
+        self.window = window
         self._vocabulary = vocabulary
         self._banned, self._largest = vocabulary.marker_ids, vocabulary.largest_id
         self._texts: dict[int, str] = {}  # of tokens
@@ -57,7 +59,7 @@ class NGramDrafter:
         A grade says how likely its token is, in tenths, when all tokens before it are right.
         """
         self._follow(state)
-        return choose(self._guesses(), size) if size > 0 else []
+        return choose(self._guesses(), min(size, self.window)) if size > 0 else []
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Index more text. At the end of a middle this takes some milliseconds, so the answer should be sent before."""
