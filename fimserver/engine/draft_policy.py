@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fimserver.engine.drafts import Draft, cut_draft
+from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts, Shape
 
 _PRIOR_WEIGHT = 2.0  # tries that the prior counts for: a grade of n is first taken as a chance of n tenths
@@ -117,7 +118,7 @@ class DraftPolicy:
         """Record that a pass took ``ms`` and gave the tokens ``new``."""
         self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:
-            self.survival.learn(draft, agreed(draft.tokens, new))
+            self.survival.learn(draft, common_prefix(draft.tokens, new))
 
 
 def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
@@ -132,11 +133,3 @@ def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
                 depths[depth] = min(1.0, depths[depth] + alive)  # siblings exclude each other
         totals.append(list(depths))
     return totals
-
-
-def agreed(draft: Sequence[int], said: Sequence[int]) -> int:
-    """Number of leading draft tokens that equal the target's."""
-    for place, (drafted, token) in enumerate(zip(draft, said, strict=False)):
-        if drafted != token:
-            return place
-    return min(len(draft), len(said))

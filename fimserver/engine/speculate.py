@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
-from fimserver.engine.draft_policy import DraftPlan, DraftPolicy, agreed
+from fimserver.engine.draft_policy import DraftPlan, DraftPolicy
 from fimserver.engine.drafts import DecodeState, Draft, Drafter, cut_draft
+from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
@@ -100,5 +101,5 @@ class Speculation:
 
 def _record(plan: DraftPlan, tokens: Sequence[int], branch: int) -> Round:
     drafted = plan.drafts[branch] if plan.drafts else Draft("", (), ())
-    accepted = min(agreed(drafted.tokens, tokens), len(tokens) - 1)
+    accepted = min(common_prefix(drafted.tokens, tokens), len(tokens) - 1)
     return Round(plan.shape, drafted.source, drafted.tokens, accepted, tokens[-1], sum(len(d.tokens) for d in plan.drafts))
