@@ -3,7 +3,8 @@
 import pytest
 
 from fimserver.cards import get_card, gguf_files
-from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose, default_card
+from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, SLOWEST_MS, choose, default_card
+from fimserver.front.config import Config
 from fimserver.keystrokes import keep_ms, measured_ms
 from fimserver.machine import Machine, free_ram_gib, this_machine
 from fimserver.settings import Settings
@@ -86,6 +87,15 @@ def test_the_large_coder_is_taken_on_a_cpu_only_when_it_was_measured_and_is_quic
     keep_ms("cpu", LARGE, 1400)
     assert default_card("ar", cpu(), settings).name == SMALL
     assert "takes 1400 ms a keystroke here, 1000 are allowed" in choose("ar", cpu(), settings).why
+
+
+def test_the_small_coder_only_has_to_answer_within_the_deadline_of_editors(present, settings):
+    present(SMALL)
+    keep_ms("cpu", SMALL, 1900)
+    assert default_card("ar", cpu(), settings).name == SMALL
+    keep_ms("cpu", SMALL, 2100)
+    assert default_card("ar", cpu(), settings).name == "nano"
+    assert Config().deadline_ms == SLOWEST_MS
 
 
 def test_a_deadline_that_is_set_is_the_limit(present, settings):

@@ -10,8 +10,11 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
+from fimserver.cards import get_card
+from fimserver.errors import CardError
 from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, PolicyInput, RouteChoice, RouteEstimate, length
@@ -33,6 +36,8 @@ MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
 REST_S = 300.0
+FAR_SMALLER = 20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
+WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by what is kept
 
 
 class KeepCounts(NamedTuple):
@@ -98,6 +103,8 @@ class Router:
         base = Decision("ar", "", "", expect.lexemes, expect.bucket, times)
         if asked.pin != "auto":
             return replace(base, route=asked.pin, why="asked for")
+        if self.policy in WEIGHING and (larger := far_larger(asked.models)):
+            return replace(base, route=larger, why=f"{asked.models[other(larger)]} on {other(larger)} is far smaller")
         if len(asked.models) == 1:
             (route,) = asked.models
             return replace(base, route=route, why=f"{other(route)} cannot run here: {asked.broken}")
@@ -184,6 +191,24 @@ def _lexemes(request: Request) -> tuple[float, ...]:
     most = request.max_tokens / TOKENS_PER_LEXEME
     most = min(most, LINE_LEXEMES) if request.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
+
+
+def far_larger(models: Mapping[Route, str]) -> Route | None:
+    """The route whose model is so much larger than the other's that there is nothing to weigh; none where sizes are alike."""
+    sizes = {route: _parameters_m(model) for route, model in models.items()}
+    if len(sizes) < len(ROUTES) or not all(sizes.values()):
+        return None
+    large = max(ROUTES, key=lambda route: sizes[route])
+    return large if sizes[large] >= FAR_SMALLER * sizes[other(large)] else None
+
+
+@cache
+def _parameters_m(model: str) -> float:
+    """Millions of parameters by the model's card; 0 where there is no card of that name."""
+    try:
+        return get_card(model).parameters_m
+    except CardError:
+        return 0.0
 
 
 def cost_name(route: Route, model: str) -> str:

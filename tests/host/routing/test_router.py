@@ -181,3 +181,35 @@ class TestLimits:
 
 def test_there_are_two_routes():
     assert (other("ar"), other("dllm")) == ("dllm", "ar")
+
+
+class TestModelsOfOtherSizes:
+    CODER = {"ar": "qwen2.5-coder-0.5b-instruct", "dllm": "nano"}
+    CANVAS = {"ar": "nano", "dllm": "dreamon-7b"}
+
+    @pytest.mark.parametrize("policy", ["expected_value", "bandit"])
+    @pytest.mark.parametrize(("models", "route"), [(CODER, "ar"), (CANVAS, "dllm")])
+    def test_a_far_smaller_model_is_never_chosen_however_quick_it_is(self, policy, models, route):
+        latency = LatencyModel()
+        for each, name in models.items():
+            for tokens in (5, 15, 30, 60, 100):
+                ms = 100.0 if each == route else 1.0
+                latency.learn(cost_name(each, name), LatencySample(64, 6.4, 10, tokens, 6.4 + 10 * ms, Reason.END))
+        router = Router(policy, latency)
+        for request in (INSIDE, FRESH):
+            decision = router.decide(asked(request, models=models))
+            assert decision.route == route
+            assert decision.why == f"nano on {other(route)} is far smaller"
+
+    def test_it_still_answers_when_it_is_asked_for_or_alone(self):
+        assert Router().decide(asked(pin="dllm", models=self.CODER)).route == "dllm"
+        assert Router().decide(asked(models={"dllm": "nano"}, broken="no memory")).route == "dllm"
+
+    @pytest.mark.parametrize(
+        "models", [MODELS, {"ar": "nano", "dllm": "nano"}, {"ar": "qwen2.5-coder-7b", "dllm": "dreamon-7b"}]
+    )
+    def test_models_alike_or_unknown_are_weighed(self, models):
+        assert "keeps" in Router().decide(asked(models=models)).why
+
+    def test_a_fixed_policy_stays_fixed(self):
+        assert Router("fixed").decide(asked(models=self.CANVAS)).route == "ar"
