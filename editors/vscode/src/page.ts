@@ -27,6 +27,7 @@ export function factRows(said: object): Row[] {
 }
 
 function plain(value: unknown): string {
+  if (Array.isArray(value)) return value.map(plain).join('; ');
   if (typeof value !== 'object' || value === null) return typeof value === 'string' ? value : JSON.stringify(value);
   return Object.entries(value).map(([name, inner]) => `${name}: ${plain(inner)}`).join(', ');
 }

@@ -56,6 +56,9 @@ local function check_host(client, version)
   local it = answer.result
   expect(not version or it.version == version, 'the server has another version', 'run :lsp restart')
   expect(it.enabled, 'completions are switched off', 'run :Fim enable')
+  for _, problem in ipairs(it.settings or {}) do
+    expect(false, 'setting ' .. problem, 'see :help fimserver-settings')
+  end
   if it.state ~= 'ready' then
     local advice = 'wait while it loads; else run :Fim restart, or see :Fim log'
     return expect(false, ('the model is not ready, %s: %s'):format(it.state, it.message), advice)
