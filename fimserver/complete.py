@@ -171,8 +171,8 @@ class WatchedEngine:
     def warm(self, request: Request, budget: Deadline) -> None:
         self._engine.warm(request, budget)
 
-    def fresh_rows(self, request: Request) -> int:
-        return self._engine.fresh_rows(request)
+    def num_uncached_tokens(self, request: Request) -> int:
+        return self._engine.num_uncached_tokens(request)
 
     def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
         for chunk in self._engine.complete(request, budget):

@@ -109,7 +109,7 @@ class CanvasNetwork:
     def __init__(self, frozen: FusedModel, adapter: CanvasAdapter, mask_token: int) -> None:
         """Raises ``LoadError`` where the adapter's shapes are not those of the network."""
         self.frozen, self.adapter, self.mask_token, self.gate = frozen, adapter, mask_token, Gate()
-        self.size, self.device, self.dtype, self.head = frozen.size, frozen.device, frozen.dtype, frozen.head
+        self.vocab_size, self.device, self.dtype, self.head = frozen.vocab_size, frozen.device, frozen.dtype, frozen.head
         self.hidden = torch.empty(0)
         self._mask = adapter.mask.to(self.device, self.dtype)
         self.embed: Callable[[torch.Tensor], torch.Tensor] = self._embed
@@ -120,15 +120,15 @@ class CanvasNetwork:
         """Embeddings (…, d) of ids (…); a mask has its own."""
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
 
-    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         canvas = (ids == self.mask_token).cumsum(1) > 0  # from the first mask of each branch on
         self.gate.rows = canvas.flatten().nonzero()[:, 0]
-        logits = self._network.cached(ids, mask, kv, logits_of)
+        logits = self._network.forward(ids, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
 
-    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        return self.frozen.full(ids, logits_of)
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        return self.frozen.forward_bidirectional(ids, logits_of)
 
     def _wrap(self, layer: int, name: str, product: Linear) -> Linear:
         branch = self.adapter.branches.get(f"{layer}.{name}")

@@ -45,9 +45,9 @@ class Autoregressive:
         """Prefill the prompt, so that ``complete`` starts at once."""
         self.cache.prefill(self.prompt(request), deadline, want_logits=False)
 
-    def fresh_rows(self, request: Request) -> int:
+    def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill of the prompt would compute now."""
-        return self.cache.fresh_rows(self.prompt(request))
+        return self.cache.num_uncached_tokens(self.prompt(request))
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk for each pass; the last one carries the reason. Raises ``NonFiniteError``."""

@@ -140,7 +140,7 @@ class FullCanvas:
         first = len(self.left) - int(self.shift)
         # Row 0 stands in for the missing row before it (Dream).
         rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)
-        return self.network.full(ids, rows)
+        return self.network.forward_bidirectional(ids, rows)
 
     def settle(self, slots: Sequence[int]) -> None:
         self.left += slots

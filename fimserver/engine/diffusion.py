@@ -187,12 +187,12 @@ class Diffusion:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
         self.open_canvas(request).open(deadline)
 
-    def fresh_rows(self, request: Request) -> int:
+    def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
         return (
             0
             if self.cache is None
-            else self.cache.fresh_rows(
+            else self.cache.num_uncached_tokens(
                 canvas_context(cut_context(request, self.card, self.vocabulary), self.card, self.vocabulary)[0]
             )
         )

@@ -36,7 +36,7 @@ class Engine(Protocol):
         """Do what can be done before the request is final."""
         ...
 
-    def fresh_rows(self, request: Request) -> int:
+    def num_uncached_tokens(self, request: Request) -> int:
         """Rows of its prompt that have to be run before the first token."""
         ...
 

@@ -170,7 +170,7 @@ class FusedModel:
 
     def __init__(self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False) -> None:
         self.weights, self.whole, self.pack, self.capacity = weights, whole, pack, capacity
-        self.size = weights.vocab_size
+        self.vocab_size = weights.vocab_size
         self.device, self.dtype = weights.final_norm.device, weights.final_norm.dtype
         self.hidden = torch.empty(0)
         self.stack, self.final_norm = weights.stack, weights.final_norm
@@ -185,19 +185,19 @@ class FusedModel:
         weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
 
-    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         count, rows = ids.shape
         x = self.embed(ids.flatten())  # (B * M, d)
         x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
         if len(logits_of) == 0:
-            return x.new_empty(count, 0, self.size)
+            return x.new_empty(count, 0, self.vocab_size)
         self.hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
         return self.head(self.hidden.flatten(0, 1)).view(count, len(logits_of), -1)
 
-    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         if self.whole is None:
             raise LoadError("this network has no pass in which every token sees every other: use --network native")
-        return self.whole.full(ids, logits_of)
+        return self.whole.forward_bidirectional(ids, logits_of)
 
     def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start`` on, for each of ``count`` branches."""

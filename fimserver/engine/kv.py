@@ -50,14 +50,14 @@ class KVBuffer(Cache):
         keys, values = self._layers[index]
         return keys[0], values[0]
 
-    def spread(self, end: int) -> None:
+    def broadcast_to_branches(self, end: int) -> None:
         """Copy what the text has before ``end`` into the other branches."""
         rows = slice(self._equal, end)
         for buffer in self._buffers() if self._equal < end else ():
             buffer[1:, :, rows] = buffer[:1, :, rows]
         self._equal = max(self._equal, end)
 
-    def adopt(self, branch: int, start: int, end: int) -> None:
+    def keep_branch(self, branch: int, start: int, end: int) -> None:
         """Make the rows of a branch the text's."""
         for buffer in self._buffers() if branch else ():
             buffer[0, :, start:end] = buffer[branch, :, start:end]

@@ -15,27 +15,27 @@ from fimserver.engine.kv import KVBuffer
 
 
 class Network(Protocol):
-    """A decoder-only network with a vocabulary of ``size`` logits on ``device``.
+    """A decoder-only network with a vocabulary of ``vocab_size`` logits on ``device``.
 
     ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and ``head``
     ((N, d) -> (N, V)) are for drafters that share them.
     """
 
-    size: int
+    vocab_size: int
     device: torch.device
     hidden: torch.Tensor
     dtype: torch.dtype  # of hidden states
     embed: Callable[[torch.Tensor], torch.Tensor]
     head: Callable[[torch.Tensor], torch.Tensor]
 
-    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         """Logits (B, R, V) of the rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
 
         ``mask`` (M, extent) is true where a row may look.
         """
         ...
 
-    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         """Logits (R, V) with every row of ids (T,) seeing every other; nothing is cached."""
         ...
 
@@ -45,7 +45,7 @@ class NativeNetwork:
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
-        self.size = int(model.get_output_embeddings().weight.shape[0])
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.device = device
         self.hidden = torch.empty(0)
         self.embed = model.get_input_embeddings()
@@ -54,7 +54,7 @@ class NativeNetwork:
         model.get_output_embeddings().register_forward_pre_hook(self._see)
         self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
-    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
         count, rows = ids.shape
         positions = torch.arange(kv.start, kv.start + rows, device=ids.device)
         output = self.model(
@@ -71,7 +71,7 @@ class NativeNetwork:
         self.hidden = self.hidden[:, logits_of]
         return logits[:, logits_of]
 
-    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=self._keep(logits_of))
         logits: torch.Tensor = output.logits[0]
         return logits if len(logits) == len(logits_of) else logits[logits_of]
@@ -88,7 +88,7 @@ class FakeNetwork:
     """Logits from a function of (id, position): for tests of loops, with no weights."""
 
     def __init__(self, size: int, logits: Callable[[int, int], torch.Tensor]) -> None:
-        self.size = size
+        self.vocab_size = size
         self.device = torch.device("cpu")
         self.hidden = torch.empty(0)
         self.dtype = torch.float32
@@ -96,13 +96,13 @@ class FakeNetwork:
         self.head = lambda hidden: torch.zeros(len(hidden), size)
         self.logits = logits
 
-    def cached(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         self.hidden = torch.zeros(len(ids), len(logits_of), 1)
         return torch.stack([self._rows(branch, kv.start, logits_of) for branch in ids])
 
-    def full(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         return self._rows(ids, 0, logits_of)
 
     def _rows(self, ids: torch.Tensor, start: int, logits_of: torch.Tensor) -> torch.Tensor:
         rows = [self.logits(int(ids[i]), start + int(i)) for i in logits_of]
-        return torch.stack(rows) if rows else torch.empty(0, self.size)
+        return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)

@@ -52,7 +52,7 @@ def measure_costs(cache: PrefixCache, rows: int, *, draft: bool = True) -> PassC
     if not draft:  # one row runs other kernels than several
         return PassCosts({(1, 1): _time(cache, [[0]])})
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(cache.network.size, (cache.chunk + MOST_ROWS,), generator=generator).tolist()
+    ids = torch.randint(cache.network.vocab_size, (cache.chunk + MOST_ROWS,), generator=generator).tolist()
     cache.prefill(ids[: cache.chunk], Deadline(), want_logits=False)
     text = ids[cache.chunk :]
     reference = _reference(cache, text, rows)

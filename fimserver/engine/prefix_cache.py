@@ -49,7 +49,7 @@ class PrefixCache:
             logits = self._chunk(ids, start, want_logits=want_logits)
         return logits
 
-    def fresh_rows(self, ids: Sequence[int]) -> int:
+    def num_uncached_tokens(self, ids: Sequence[int]) -> int:
         """Rows that a prefill of ``ids`` with logits would run now."""
         return len(self._starts(ids, want_logits=True)) * self.chunk
 
@@ -77,7 +77,7 @@ class PrefixCache:
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
         """Logits (B, M, V) of B causal continuations of M tokens each, side by side in one pass."""
         if len(branches) > 1:
-            self.kv.spread(start)
+            self.kv.broadcast_to_branches(start)
         rows = len(branches[0])
         return self._run(branches, start, self.causal(start, rows), self._everywhere[:rows], self.network)
 
@@ -91,7 +91,7 @@ class PrefixCache:
     ) -> torch.Tensor:
         self.kv.start, self.kv.extent = start, mask.shape[1]
         self.forwards += 1
-        return network.cached(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
+        return network.forward(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.

@@ -71,7 +71,7 @@ class Speculation:
     def commit(self, state: DecodeState, tokens: list[int], branch: int) -> None:
         """Keep the KV rows of the accepted tokens (the others get overwritten) and tell the drafters."""
         position, rows = self._position(state), len(tokens)
-        self.cache.kv.adopt(branch, position, position + rows)
+        self.cache.kv.keep_branch(branch, position, position + rows)
         state.hidden = self.cache.network.hidden[branch, rows - 1]
         state.ids += tokens
         self.observe(state, ended=False)

@@ -26,7 +26,7 @@ class FakeEngine:
     def warm(self, request: Request, budget: Deadline) -> None:  # noqa: ARG002 - the shape of an engine
         self._host.warmed.append(request)
 
-    def fresh_rows(self, request: Request) -> int:
+    def num_uncached_tokens(self, request: Request) -> int:
         return len(request.prefix) // 4
 
     def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:

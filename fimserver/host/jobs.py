@@ -110,7 +110,7 @@ def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int 
     if job.pin == "auto" and router.resting(route):
         return None
     try:
-        return engines.engine(route).fresh_rows(job.request)
+        return engines.engine(route).num_uncached_tokens(job.request)
     except FimError as error:
         router.rest(route, str(error))
     except BaseException as error:

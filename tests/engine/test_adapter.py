@@ -100,7 +100,7 @@ class TestTheArRoute:
         request = next(requests())
         list(ar.complete(request, Deadline()))
         assert dllm.open_canvas(request).context == ar.prompt(request)
-        assert dllm.fresh_rows(request) <= runtime.cache.chunk  # the last chunk, for the logits of its last row
+        assert dllm.num_uncached_tokens(request) <= runtime.cache.chunk  # the last chunk, for the logits of its last row
 
     @pytest.mark.parametrize("drafter", ["diffusion:self", "ngram,diffusion:self"])
     def test_drafts_of_the_adapter_change_no_text(self, folder, drafter):

@@ -269,8 +269,8 @@ class TestCosts:
         """A network whose numbers depend on how many rows there are has one shape only."""
 
         class Fickle(FakeNetwork):
-            def cached(self, ids, mask, kv, logits_of):
-                return super().cached(ids, mask, kv, logits_of) + ids.shape[1] * 1e-6
+            def forward(self, ids, mask, kv, logits_of):
+                return super().forward(ids, mask, kv, logits_of) + ids.shape[1] * 1e-6
 
         cache = PrefixCache(Fickle(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3)
         assert {rows for _, rows in measure_costs(cache, 8).ms} == {8}

@@ -78,7 +78,7 @@ def test_each_failure_has_its_name_and_quotes_only_ourselves(error, reason, capl
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(2)], ids=repr)
-@pytest.mark.parametrize("place", ["complete", "fresh_rows", "warm"])
+@pytest.mark.parametrize("place", ["complete", "num_uncached_tokens", "warm"])
 def test_the_end_of_the_process_is_not_a_failure_of_the_job(error, place, monkeypatch):
     def end(*_):
         raise error
@@ -292,7 +292,9 @@ def test_every_finished_choice_teaches_the_router_and_a_warm_up_does_not():
 
 def test_a_tokenizer_that_panics_while_the_route_is_chosen_ends_as_its_choice_does(monkeypatch, caplog):
     engines = said(PanicException("canary"))
-    monkeypatch.setattr("fimserver.host.fake.FakeEngine.fresh_rows", lambda *_: (_ for _ in ()).throw(PanicException("canary")))
+    monkeypatch.setattr(
+        "fimserver.host.fake.FakeEngine.num_uncached_tokens", lambda *_: (_ for _ in ()).throw(PanicException("canary"))
+    )
     ((_, reason, _),) = run(engines, pin="auto")
     assert reason is Reason.FAILED
     assert "canary" not in caplog.text

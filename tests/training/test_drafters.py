@@ -188,7 +188,7 @@ class TestWhatASlotSees:
             kv.start, kv.extent = 0, p
             with torch.inference_mode():
                 mask = torch.ones(p, p, dtype=torch.bool).tril()
-                network.cached(batch.ids[row : row + 1, :p], mask, kv, torch.tensor([p - 1]))
+                network.forward(batch.ids[row : row + 1, :p], mask, kv, torch.tensor([p - 1]))
                 hidden = network.hidden[:, 0]
                 token = network.embed(batch.ids[row, p])[None]
                 torch.testing.assert_close(heads(hidden, token)[:, 0], all_heads[row, place], atol=1e-4, rtol=1e-4)

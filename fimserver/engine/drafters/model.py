@@ -28,8 +28,8 @@ class ModelDrafter:
     def __init__(self, runtime: Runtime, target: Runtime) -> None:
         check_tokens(runtime, target)
         self.cache = _check_room(runtime.cache, runtime.loaded.card.name, target.loaded.card)
-        self.size = min(runtime.network.size, target.network.size)
-        self._pad = target.network.size - self.size
+        self.size = min(runtime.network.vocab_size, target.network.vocab_size)
+        self._pad = target.network.vocab_size - self.size
         self._prompt: list[int] = []
         self._rows: list[int] = []  # tokens of the middle whose rows are in the cache
 
@@ -89,7 +89,7 @@ def check_tokens(runtime: Runtime, target: Runtime) -> None:
     """Raise ``LoadError`` where the two models do not have the same tokens."""
     name, wanted = runtime.loaded.card.name, target.loaded.card.name
     ours, theirs = target.loaded.vocabulary.ids_by_text(), runtime.loaded.vocabulary.ids_by_text()
-    size = min(runtime.network.size, target.network.size)
+    size = min(runtime.network.vocab_size, target.network.vocab_size)
     different = [text for text, i in ours.items() if i < size and theirs.get(text) != i]
     if different:
         raise LoadError(

@@ -46,7 +46,7 @@ def make_canvas(context: DraftContext, what: str) -> DraftWindow:
     if other.loaded.card.canvas is None or other.loaded.card.canvas.attention != "full":
         raise LoadError(f"{what} is no diffusion model with a canvas between prefix and suffix: it cannot draft")
     check_tokens(other, context.runtime)
-    return CanvasWindow(other.network, other.loaded.card, other.loaded.vocabulary, context.runtime.network.size)
+    return CanvasWindow(other.network, other.loaded.card, other.loaded.vocabulary, context.runtime.network.vocab_size)
 
 
 WINDOWS: Mapping[str, Callable[[DraftContext, str], DraftWindow]] = {

@@ -104,7 +104,7 @@ class CanvasWindow:
     def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
         assert card.canvas is not None  # the registry has checked it
         self.network, self.card, self.vocabulary = network, card, vocabulary
-        self.size, self._wanted = min(size, network.size), size
+        self.size, self._wanted = min(size, network.vocab_size), size
         self.mask_token = vocabulary.special(card.canvas.mask)
         self.shift = card.canvas.shift
         self.longest = card.canvas.max_tokens

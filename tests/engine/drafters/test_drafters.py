@@ -175,7 +175,7 @@ class TestDiffusion:
         target = make_runtime(tiny(tmp_path / "target", vocab_size=8448), PLAIN)
         engine = make_ar(DraftContext(target, PLAIN))
         plain = texts(engine, [])
-        window = CanvasWindow(make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.size)
+        window = CanvasWindow(make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.vocab_size)
         drafter = DiffusionDrafter(window, 6, 2, 2)
         assert len(drafter.propose(a_line(engine), 6)[0].tokens) == 6
         assert texts(engine, [drafter]) == plain
