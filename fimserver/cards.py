@@ -47,6 +47,12 @@ class Fim(_Strict):
     file: str | None = None
     typed_after_middle: bool = False
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every special token that is named, once."""
+        texts = (self.prefix, self.suffix, self.middle, self.repo, self.file, *self.start, *self.stops)
+        return tuple(dict.fromkeys(text for text in texts if text))
+
     @model_validator(mode="after")
     def _middle_is_named(self) -> Fim:
         if self.middle is None and self.layout != "spm":
@@ -122,6 +128,8 @@ class Card(_Strict):
     drafters: Mapping[str, str] = Field(default_factory=dict)
     files: Mapping[str, Sha256] = Field(default_factory=dict)
     download_bytes: int = Field(default=0, ge=0)
+    engine: str = ""  # kind of engine that serves it; empty: the one of the route
+    folder: str = ""  # of a model that was named by its path
     index: IndexParts | None = None
 
     @model_validator(mode="after")
@@ -182,6 +190,8 @@ def get_card(name: str) -> Card:
 
 def model_folder(card: Card, models_dir: Path) -> Path:
     """Where the files of a model are, or would be."""
+    if card.folder:
+        return Path(card.folder)
     shipped = MODELS / card.name
     return shipped if shipped.is_dir() else models_dir / card.name
 

@@ -22,6 +22,7 @@ def _private_folders(tmp_path, monkeypatch):
     monkeypatch.setattr("fimserver.settings.CONFIG_FILE", tmp_path / "none.toml")
     monkeypatch.setattr("fimserver.engine.load._HASHES", tmp_path / "hashes.json")
     monkeypatch.setattr("fimserver.engine.weights.int8_cache.FOLDER", tmp_path / "int8")
+    monkeypatch.setattr("fimserver.engine.weights.by_path.KEPT", tmp_path / "cards.json")
     monkeypatch.setattr("fimserver.engine.weights.arithmetic.CHOICE_FILE", tmp_path / "arithmetic.json")
 
 

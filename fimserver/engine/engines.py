@@ -22,9 +22,10 @@ from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS
+from fimserver.engine.weights.by_path import find_card
 from fimserver.errors import CardError, InputError
 from fimserver.settings import WEIGHTS_SETTINGS, Settings
-from fimserver.types import Chunk, Deadline, Request, Route
+from fimserver.types import ROUTES, Chunk, Deadline, Request, Route
 
 
 class Engine(Protocol):
@@ -64,7 +65,21 @@ def make_dllm(target: DraftContext) -> Diffusion:
     return Diffusion(card, runtime.loaded.vocabulary, runtime.canvas_network, runtime.cache, schedule)
 
 
-ENGINES: Mapping[Route, Callable[[DraftContext], Engine]] = {"dllm": make_dllm, "ar": make_ar}
+class Resources(Protocol):
+    """What engines are made of besides their card; a model is loaded when it is asked for, and not before."""
+
+    settings: Settings
+
+    def target(self, card: Card) -> DraftContext:
+        """The loaded model of a card. Raises ``FimError``."""
+        ...
+
+
+# By kind: a card's ``engine``, or the route that it serves.
+ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
+    "dllm": lambda card, resources: make_dllm(resources.target(card)),
+    "ar": lambda card, resources: make_ar(resources.target(card)),
+}
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
@@ -101,7 +116,7 @@ class ModelPool:
         if route not in self._cards:
             name = self.settings.card(route)
             taken = sum(card.weights_gib for card in self._cards.values())
-            card = get_card(name) if name else default_card(route, self.free.less(taken), self.settings)
+            card = find_card(name) if name else default_card(route, self.free.less(taken), self.settings)
             if route not in card.routes:
                 raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
             self._cards[route] = card
@@ -109,12 +124,15 @@ class ModelPool:
 
     def served(self) -> Mapping[Route, str]:
         """The name of each route's model."""
-        return {route: self.card(route).name for route in ENGINES}
+        return {route: self.card(route).name for route in ROUTES}
 
     def engine(self, route: Route) -> Engine:
         """The engine of a route; loads its model at the first call."""
         if route not in self._engines:
-            self._engines[route] = ENGINES[route](self.target(self.card(route)))
+            card = self.card(route)
+            if (kind := card.engine or route) not in ENGINES:
+                raise CardError(f"{card.name}: engine: there is no {kind!r}; use one of {', '.join(ENGINES)}")
+            self._engines[route] = ENGINES[kind](card, self)
         return self._engines[route]
 
     def clear(self) -> None:

@@ -28,10 +28,15 @@ class Int8Linear:
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
         """X (N, in) times the matrix: (N, out)."""
         integers, scales = quantize_rows(x)
-        y = torch.ops.onednn.qlinear_pointwise(
-            integers, 1.0, _ZERO, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        y = self.integers(integers)
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
+
+    def integers(self, x: torch.Tensor) -> torch.Tensor:
+        """The product alone: x (N, in) of uint8, 128 standing for zero, to sums times the scales of the channels, fp32."""
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            x, 1.0, _ZERO, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return y
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -116,7 +116,7 @@ def _named_specials(card: Card) -> list[str]:
     """Every special token that the card names, once."""
     texts: list[str | None] = []
     if fim := card.fim:
-        texts += [fim.prefix, fim.suffix, fim.middle, fim.repo, fim.file, *fim.start, *fim.stops]
+        texts += fim.tokens
     if canvas := card.canvas:
         texts += [canvas.mask, canvas.start, canvas.after_suffix, canvas.end, canvas.expand, canvas.delete, *canvas.forbidden]
     return list(dict.fromkeys(text for text in texts if text))

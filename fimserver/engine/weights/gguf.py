@@ -18,6 +18,7 @@ from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.gguf_tokenizer import make_tokenizer
 from fimserver.errors import LoadError
 
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 ROWS_AT_ONCE = 4096  # of a matrix: dequantising takes several times their size in memory
 _TOP = {

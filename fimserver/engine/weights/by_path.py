@@ -1,0 +1,163 @@
+"""Cards of models that are named by their path: a GGUF file, or a folder of a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from fimserver.cards import Card, Fim, get_card, read_cards
+from fimserver.errors import CardError, LoadError
+from fimserver.hashing import sha256
+
+LONGEST_PROMPT, LONGEST_MIDDLE = 2048, 256  # tokens
+KEPT = platformdirs.user_cache_path("fimserver") / "cards.json"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Coders whose markers are known: those of ``card``. ``name`` matches the model's name in any case."""
+
+    card: str
+    architecture: str
+    name: re.Pattern[str]
+
+
+FAMILIES = (
+    Family("qwen2.5-coder-0.5b", "qwen2", re.compile(r"qwen[-_ .]?2\.5[-_ .]?coder", re.IGNORECASE)),
+    Family("deepseek-coder-1.3b", "llama", re.compile(r"deepseek[-_ .]?coder", re.IGNORECASE)),
+    Family("seed-coder-8b", "llama", re.compile(r"seed[-_ .]?coder", re.IGNORECASE)),
+)
+
+
+def find_card(name: str) -> Card:
+    """A card by its name, or of the model at a path. Raises ``CardError`` or ``LoadError``."""
+    if not name.endswith(".gguf") and os.sep not in name:
+        return get_card(name)
+    path = Path(name).expanduser().absolute()
+    if path.is_dir():
+        return card_of_folder(path)
+    if not path.is_file():
+        raise CardError(f"{path} does not exist: name a card (`fimserver models` lists them), a GGUF file or a folder")
+    return card_of_gguf(path)
+
+
+def card_of_folder(folder: Path) -> Card:
+    """A folder with ``config.json`` and safetensors of a known model, or with one GGUF model. Raises ``CardError``."""
+    if not any(folder.glob("*.safetensors")):
+        files = sorted(p for p in folder.glob("*.gguf") if "-of-" not in p.name or "-00001-of-" in p.name)
+        if len(files) != 1:
+            raise CardError(f"{folder} holds {len(files) or 'no'} models in GGUF and no safetensors: name one file")
+        return card_of_gguf(files[0])
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        kind, positions = config["model_type"], int(config.get("max_position_embeddings", LONGEST_PROMPT))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CardError(f"{folder}: config.json is missing or cannot be read") from None
+    if (card := read_cards().get(folder.name.lower())) is not None and card.architecture == kind:
+        return card.model_copy(update={"folder": str(folder)})
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return _card(folder, [], folder.name, kind, parameters_m=size / 2e6, licence="unknown", tokens=None, positions=positions)
+
+
+def card_of_gguf(path: Path) -> Card:
+    """A GGUF file that a card pins by its hash, or one of a known family. What was found is kept by size and time."""
+    stat = path.stat()
+    key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
+    kept = _read_kept()
+    if key in kept:
+        with contextlib.suppress(ValueError):  # of another version: found again
+            return Card.model_validate_json(json.dumps(kept[key]))
+    card = _find_gguf(path)
+    _write_kept(kept | {key: card.model_dump(mode="json")})
+    return card
+
+
+def _find_gguf(path: Path) -> Card:
+    from fimserver.engine.weights.gguf import read_gguf  # noqa: PLC0415 - slow to import
+
+    digest = sha256(path)
+    pinned = next((card for card in read_cards().values() if card.files.get(path.name) == digest), None)
+    if pinned is not None:
+        return pinned.model_copy(update={"folder": str(path.parent)})
+    file = read_gguf(path)
+    name = " ".join(str(file.metadata.get(f"general.{key}", "")) for key in ("name", "basename"))
+    return _card(
+        path.parent,
+        file.paths,
+        f"{path.stem} {name}",
+        file.architecture,
+        parameters_m=file.parameters / 1e6,
+        licence=str(file.metadata.get("general.license", "unknown")),
+        tokens=frozenset(file.metadata.get("tokenizer.ggml.tokens") or ()),
+        positions=int(file.metadata.get(f"{file.architecture}.context_length", LONGEST_PROMPT)),
+    )
+
+
+def _card(
+    folder: Path,
+    files: Sequence[Path],
+    name: str,
+    architecture: str,
+    *,
+    parameters_m: float,
+    licence: str,
+    tokens: frozenset[str] | None,
+    positions: int,
+) -> Card:
+    """A card with the markers of the family that the name belongs to. Raises ``LoadError`` where there is none."""
+    where = files[0] if files else folder
+    fim = _markers(where, name, architecture, tokens)
+    stem = re.sub(r"[^a-z0-9.-]+", "-", (files[0].stem if files else folder.name).lower()).strip("-.") or "model"
+    return Card(
+        name=stem,
+        licence=licence,
+        osi=False,
+        parameters_m=max(parameters_m, 0.001),
+        architecture=architecture,
+        prompt_tokens=max(64, min(LONGEST_PROMPT, positions - LONGEST_MIDDLE)),
+        max_new_tokens=LONGEST_MIDDLE,
+        fim=fim,
+        files={path.name: sha256(path) for path in files},
+        folder=str(folder),
+    )
+
+
+def _markers(where: Path, name: str, architecture: str, tokens: frozenset[str] | None) -> Fim:
+    for family in FAMILIES:
+        fim = get_card(family.card).fim
+        if fim is None or family.architecture != architecture or not family.name.search(name):
+            continue
+        missing = None if tokens is None else next((t for t in fim.tokens if t not in tokens), None)
+        if missing is None:
+            return fim
+        raise LoadError(f"{where} lacks the token {missing!r}, without which it cannot fill middles: get another file")
+    raise LoadError(
+        f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models` lists coders"
+    )
+
+
+def _read_kept() -> dict[str, Any]:
+    try:
+        value = json.loads(KEPT.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_kept(value: Mapping[str, Any]) -> None:
+    """Best effort: without a writable cache files are looked at again next time."""
+    try:
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        part = KEPT.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(value), "utf-8")
+        part.replace(KEPT)
+    except OSError:
+        pass
