@@ -27,7 +27,7 @@ PLAIN_TOKENS, LINE_TOKENS = 32, 12
 MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
 
-class Arm:
+class CoderArm:
     """One process that answers requests in JSON lines."""
 
     def __init__(self, name: str, command: list[str]) -> None:
@@ -142,7 +142,7 @@ def cut(prompt: list[int], length: int) -> list[int]:
     return [prompt[0], *prompt[len(prompt) - length + 1 :]]
 
 
-def run(arms: list[Arm], texts: list[list[int]]) -> dict[str, dict[str, list[float]]]:
+def run(arms: list[CoderArm], texts: list[list[int]]) -> dict[str, dict[str, list[float]]]:
     """Milliseconds by arm and quantity; the arms take turns within each prompt."""
     found: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
     for number, text in enumerate(texts):
@@ -162,7 +162,7 @@ def run(arms: list[Arm], texts: list[list[int]]) -> dict[str, dict[str, list[flo
     return found
 
 
-def table(arms: list[Arm], found: dict[str, dict[str, list[float]]]) -> str:
+def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str:
     """Medians with the range of the middle half, one line a quantity."""
     names = list(dict.fromkeys(key for values in found.values() for key in values))
     lines = [" | ".join(["quantity", *(arm.name for arm in arms)]), " | ".join(["---"] * (len(arms) + 1))]
@@ -193,10 +193,10 @@ def main() -> None:
         return
     texts = prompts(options.file, options.rounds)
     ours = [sys.executable, "-m", "bench.coder", str(options.file), "--threads", str(options.threads), "--serve"]
-    arms = [Arm("ours, plain", [*ours, "none"]), Arm("ours, ngram", [*ours, "ngram"])]
+    arms = [CoderArm("ours, plain", [*ours, "none"]), CoderArm("ours, ngram", [*ours, "ngram"])]
     if "PEERS" in os.environ:
         script = str(Path(__file__).with_name("coder_llama.mjs"))
-        arms.append(Arm("llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]))
+        arms.append(CoderArm("llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]))
     for arm in arms:
         arm.ask(ids=texts[0][:64], tokens=4)  # what is done once
     found = run(arms, texts)

@@ -22,7 +22,7 @@ KEPT = platformdirs.user_cache_path("fimserver") / "cards.json"
 
 
 @dataclass(frozen=True)
-class Family:
+class CoderFamily:
     """Coders whose markers are known: those of ``card``. ``name`` matches the model's name in any case."""
 
     card: str
@@ -31,9 +31,9 @@ class Family:
 
 
 FAMILIES = (
-    Family("qwen2.5-coder-0.5b", "qwen2", re.compile(r"qwen[-_ .]?2\.5[-_ .]?coder", re.IGNORECASE)),
-    Family("deepseek-coder-1.3b", "llama", re.compile(r"deepseek[-_ .]?coder", re.IGNORECASE)),
-    Family("seed-coder-8b", "llama", re.compile(r"seed[-_ .]?coder", re.IGNORECASE)),
+    CoderFamily("qwen2.5-coder-0.5b", "qwen2", re.compile(r"qwen[-_ .]?2\.5[-_ .]?coder", re.IGNORECASE)),
+    CoderFamily("deepseek-coder-1.3b", "llama", re.compile(r"deepseek[-_ .]?coder", re.IGNORECASE)),
+    CoderFamily("seed-coder-8b", "llama", re.compile(r"seed[-_ .]?coder", re.IGNORECASE)),
 )
 
 
