@@ -20,9 +20,13 @@ from fimserver import __version__
 from fimserver.ab.verbs import ab
 from fimserver.complete_verb import complete
 from fimserver.errors import FimError, InputError
-from fimserver.options import settings_of, settings_options
+from fimserver.options import settings_of, settings_options, where_settings_are
+from fimserver.settings import Settings
 from fimserver.store.verbs import models
 from fimserver.threads import prepare
+
+# Settings that the help of most commands lists; the others have defaults that are measured.
+MODELS = ("dllm_card", "ar_card", "models_dir", "device", "drafter")
 
 
 class _Group(click.Group):
@@ -33,6 +37,16 @@ class _Group(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a character that the terminal lacks is a question mark
         return super().main(*args, **options)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if any(parameter.name in Settings.model_fields for parameter in cmd.params):
+            cmd.epilog = where_settings_are()
+        super().add_command(cmd, name)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands come before options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         prepare()  # before any command imports torch; a host that is started inherits it
@@ -46,9 +60,14 @@ class _Group(click.Group):
             sys.exit(0)
 
 
-@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=where_settings_are(),
+)
 @click.version_option(__version__)
-@settings_options
+@settings_options("model", "max_tokens", "temperature", "stop", "deadline_ms", "window", *MODELS)
 @click.pass_context
 def main(context: click.Context, /, **flags: Any) -> None:
     """Self-hosted code completion: a diffusion route and an autoregressive route.
@@ -73,7 +92,7 @@ def main(context: click.Context, /, **flags: Any) -> None:
 
 @main.command()
 @click.option("--socket", "path", type=click.Path(path_type=Path), help="Path of the socket; else that of these settings.")
-@settings_options
+@settings_options("weights", "engine", "host", "idle_exit_minutes")
 def host(path: Path | None, **flags: Any) -> None:
     """Own the models and serve this user's editors. The language server starts it when it needs one."""
     from fimserver.host.listen import run_host  # noqa: PLC0415
@@ -85,7 +104,7 @@ def host(path: Path | None, **flags: Any) -> None:
 @main.command()
 @click.option("--listen", "address", metavar="HOST:PORT", default="127.0.0.1:8765", show_default=True, help="Where to listen.")
 @click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine.")
-@settings_options
+@settings_options("request", "token", "stats", "policy", "quantize", "threads", *MODELS)
 def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
     """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
     from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
@@ -106,7 +125,7 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it.")
-@settings_options
+@settings_options("weights", "engine", "policy")
 def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
     """Say what this machine can run, and try it."""
     from fimserver.doctor import calibrated, examine  # noqa: PLC0415 - imports torch
@@ -125,7 +144,7 @@ def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page of the host to this file.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="So far back.")
-@settings_options
+@settings_options("connect", "token")
 def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
     from fimserver.stats_view import show_stats  # noqa: PLC0415 - sqlite and more

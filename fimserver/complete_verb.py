@@ -47,7 +47,7 @@ class Drawing(NamedTuple):
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
 @click.option("--explain", is_flag=True, help="Say why this route.")
 @click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what was accepted.")
-@settings_options
+@settings_options("request", "weights", "engine", "policy", "connect", "token")
 def complete(places: tuple[str, ...], spans: Path | None, limit: int | None, language: str, **flags: Any) -> None:
     """Fill the middle at a cursor, or at several, one after the other. Lines and columns count from 1.
 

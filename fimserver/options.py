@@ -12,7 +12,7 @@ import annotated_types
 import click
 from pydantic.fields import FieldInfo
 
-from fimserver.settings import Scope, Settings, read_settings, scope_of
+from fimserver.settings import CONFIG_FILE, Scope, Settings, read_settings, scope_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 SCOPES: dict[Scope, str] = {
@@ -24,18 +24,35 @@ SCOPES: dict[Scope, str] = {
 }
 
 
-def settings_options(command: Command) -> Command:
-    """Add a flag for every setting; a flag that is not given is not set."""
-    for name, field in reversed(Settings.model_fields.items()):
-        kind: Any = str
-        if get_origin(field.annotation) is Literal:
-            kind = click.Choice(get_args(field.annotation))
-        elif field.annotation in (int, float):
-            kind = field.annotation
-        notes = "; ".join(note for note in (bounds(field), _default(field)) if note)
-        help_text = f"{field.description} [{notes}]" if notes else field.description
-        command = click.option(flag(name), name, type=kind, help=help_text)(command)
-    return command
+def settings_options(*shown: str) -> Callable[[Command], Command]:
+    """Add a flag for every setting; a flag that is not given is not set.
+
+    ``shown``: scopes and names of the settings that matter to the command. Its help lists these; the others are taken, too.
+    """
+
+    def add(command: Command) -> Command:
+        for name, field in reversed(Settings.model_fields.items()):
+            hidden = not {name, scope_of(name)} & set(shown)
+            command = click.option(flag(name), name, type=_kind(field), help=_help(field), hidden=hidden)(command)
+        return command
+
+    return add
+
+
+def _kind(field: FieldInfo) -> Any:
+    if get_origin(field.annotation) is Literal:
+        return click.Choice(get_args(field.annotation))
+    return field.annotation if field.annotation in (int, float) else str
+
+
+def _help(field: FieldInfo) -> str:
+    notes = "; ".join(note for note in (bounds(field), _default(field)) if note)
+    return f"{field.description} [{notes}]" if notes else field.description or ""
+
+
+def where_settings_are() -> str:
+    """Return the last lines of a command's help: other ways to give settings, and where all are listed."""
+    return f"\b\nSettings may also be given as FIMSERVER_… variables and in\n{CONFIG_FILE}.\nAll of them: docs/settings.md."
 
 
 def flag(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from fimserver.cli import main
 from fimserver.host.fake import FakeEngines
 from fimserver.keystrokes import measured_ms
 from fimserver.reasons import Reason
+from fimserver.settings import CONFIG_FILE
 
 FIELDS = {"middle", "route", "model", "tokens", "forwards", "ttft_ms", "total_ms", "reason"}
 CODE = 'import os\n\n\ndef read(path):\n    with open(path) as file:\n        return \n\n\nprint(read("a"))\n'
@@ -277,3 +279,42 @@ def test_the_process_starts_without_torch_and_leaves_stdout_clean(source):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert set(json.loads(done.stdout)) >= FIELDS
     assert done.stderr == ""
+
+
+def listed(*command):
+    """The flags that a command's help lists."""
+    return set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", run(*command, "--help").stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("command", "has", "lacks"),
+    [
+        ((), {"--model", "--connect", "--record", "--ab"}, {"--decode-rows", "--draft-first", "--verify"}),
+        (
+            ("complete",),
+            {"--model", "--connect", "--drafter", "--spans"},
+            {"--record", "--ab", "--stats", "--idle-exit-minutes"},
+        ),
+        (("host",), {"--device", "--idle-exit-minutes"}, {"--record", "--connect", "--ab", "--temperature"}),
+        (("serve",), {"--listen", "--token", "--device"}, {"--record", "--connect", "--ab", "--draft-first"}),
+        (("doctor",), {"--device", "--ar-card"}, {"--record", "--connect", "--ab", "--token"}),
+        (("stats",), {"--connect", "--token", "--days"}, {"--device", "--record", "--ab", "--drafter"}),
+        (("ab",), {"--a", "--b", "--drafter", "--max-tokens"}, {"--record", "--ab", "--connect", "--stats"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_help_lists_what_matters_to_the_command_and_names_the_settings_file(command, has, lacks):
+    flags = listed(*command)
+    assert has <= flags
+    assert not lacks & flags
+    assert str(CONFIG_FILE) in run(*command, "--help").stdout
+
+
+def test_commands_come_before_options_in_help():
+    text = run("--help").stdout
+    assert text.index("Commands:") < text.index("Options:")
+    assert text.count("\n") <= 60
+
+
+def test_a_setting_that_is_not_listed_is_taken_all_the_same(source):
+    assert run("complete", f"{source}:6:16", "--stats", "off", "--max-tokens", 1, "--model", "ar", "--json").exit_code == 0

@@ -30,7 +30,7 @@ INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 @click.option("--warm", is_flag=True, help="Each span also with its prompt in the cache.")
 @click.option("--speed", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Of a replay; 1 is real time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json and report.html.")
-@settings_options
+@settings_options("request", "weights", "engine", "policy", "token")
 @click.pass_context
 def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> None:
     """Compare two configurations on the same spans or keystrokes, in turn, in one run.
@@ -73,7 +73,7 @@ def report(files: tuple[Path, ...], out: Path | None) -> None:
 
 @ab.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@settings_options
+@settings_options("request", "window", "dllm_card", "ar_card", "device", "policy")
 def record(file: Path, **flags: Any) -> None:
     """The language server, writing what you type to FILE: let your editor start `fimserver ab record FILE`.
 
