@@ -24,8 +24,9 @@ from fimserver.host.calibrate import calibrate, samples
 from fimserver.host.keystroke import keystroke_ms
 from fimserver.host.routing.latency import LatencyModel, ModelCost
 from fimserver.host.routing.router import Router, cost_name
+from fimserver.host.sockets import try_socket
 from fimserver.keystrokes import keep_ms
-from fimserver.paths import latency_path
+from fimserver.paths import latency_path, log_path, log_problem, socket_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
 from fimserver.types import Request, Route
@@ -56,6 +57,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Machine first, then cards, then a completion on each present default model."""
     models = ModelPool(settings)
     yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
+    yield _socket(settings)
+    yield Finding("log", log_problem("host.log") or str(log_path("host.log")))
     yield Finding("device", describe(models.device))
     yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
     for advice in best_models(settings, models.free):
@@ -64,6 +67,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for route in ("ar", "dllm"):
         yield _try_route(models, route)
     yield from examine_drafters(models)
+
+
+def _socket(settings: Settings) -> Finding:
+    """Whether a host could listen where editors look for it."""
+    try:
+        path = socket_path(settings)
+        try_socket(path)
+    except FimError as error:
+        return Finding("socket", str(error), ok=False)
+    return Finding("socket", str(path))
 
 
 def _fitting(models: ModelPool) -> list[Card]:

@@ -1,6 +1,6 @@
-"""Knows what a window tells its host of suggestions: numbers, flags, hashes. Knows nothing of text, and has no place for any.
+"""Events that a window sends to its host: numbers, flags and hashes of suggestions, never text.
 
-An answer is told again whenever more of it is known; the newest telling holds, so that one that comes twice changes nothing.
+An answer is sent again whenever more is known about it; the newest record replaces the others, so repeats change nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class _Record(BaseModel):
 
 
 class Persistence(_Record):
-    """How many characters of a suggestion stand in the document some time later, less those that stood there before."""
+    """Characters of a suggestion that are in the document some time later, minus those that were there before."""
 
     prefix_chars: Count  # from its start
     kept_chars: Count  # anywhere in it, in whole words
 
 
 class SuggestionEvent(_Record):
-    """What is told alike of a suggestion on the screen and of one that nobody sees."""
+    """Fields that a shown suggestion and an unseen one (shadow) share."""
 
     route: Literal["", "dllm", "ar"] = ""
     model: Annotated[str, Field(max_length=200)] = ""
@@ -48,7 +48,7 @@ class SuggestionEvent(_Record):
 
 
 class AnswerRecord(SuggestionEvent):
-    """One request and what became of it so far."""
+    """One request and its outcome so far."""
 
     number: Count  # within the session
     at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]  # Unix seconds
@@ -68,7 +68,7 @@ class AnswerRecord(SuggestionEvent):
 
 
 class Batch(_Record):
-    """``POST /v1/events``. ``keys`` counts typed characters by language, ``dropped`` answers that were never told."""
+    """``POST /v1/events``. ``keys`` counts typed characters by language, ``dropped`` answers that were never sent."""
 
     session: Hash
     answers: Annotated[tuple[AnswerRecord, ...], Field(max_length=MAX_ANSWERS)] = ()
@@ -77,7 +77,7 @@ class Batch(_Record):
 
 
 def read_batch(data: bytes) -> Batch:
-    """Raises ``InputError`` that names the field."""
+    """Parse a batch. Raises ``InputError`` that names the field."""
     try:
         return Batch.model_validate_json(data)
     except ValidationError as error:

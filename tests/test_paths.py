@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fimserver import paths
+from fimserver import doctor, paths
 from fimserver.errors import InputError
 from fimserver.front.host_process import spawn_host
 from fimserver.paths import MAX_SOCKET_BYTES, log_path, log_problem, private_folder, runtime_folder, socket_path
@@ -102,3 +102,19 @@ def test_the_host_is_told_where_to_listen(tmp_path, monkeypatch):
     (command,) = seen
     assert command[command.index("--socket") + 1] == str(tmp_path / "its.sock")
     assert command[command.index("--ar-card") + 1] == "nano"
+
+
+@pytest.mark.parametrize("given", ["/proc/nope", "/dev/null/x", "/" + "long/" * 25])
+def test_the_doctor_says_where_no_host_could_listen(monkeypatch, given):
+    monkeypatch.setattr(paths, "_runtime_folders", lambda: [Path(given) / "fimserver"])
+    finding = doctor._socket(Settings())
+    assert not finding.ok
+    assert given.rstrip("/") in finding.value
+    assert "XDG_RUNTIME_DIR" in finding.value
+
+
+def test_the_doctor_tries_a_socket_and_leaves_nothing(tmp_path, temporary, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(temporary))
+    finding = doctor._socket(Settings())
+    assert (finding.ok, finding.value) == (True, str(socket_path(Settings())))
+    assert list((temporary / "fimserver").iterdir()) == []

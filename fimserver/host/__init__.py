@@ -1,1 +1,1 @@
-"""Knows what owns the models. Knows nothing of editors."""
+"""Host: the process that owns the models and serves completions over HTTP."""

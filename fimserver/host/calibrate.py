@@ -1,4 +1,4 @@
-"""Knows which requests show what a device costs, and asks them. Knows nothing of how costs are kept.
+"""Calibration: sample requests that measure what each model costs on this device.
 
 They are holes in this package's own source: a call's arguments, the rest of a line, a line, a body.
 """
@@ -32,7 +32,7 @@ def samples() -> tuple[Request, ...]:
 
 
 def jobs(pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
-    """Every sample on every route, to be run when nothing else is to be done."""
+    """A job for every sample on every route, to run while nothing else waits."""
     for number, request in enumerate(samples()):
         for pin in pins:
             key = ("fimserver", f"calibration {number} {pin}")
@@ -40,7 +40,7 @@ def jobs(pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
 
 
 def calibrate(engines: EngineSource, router: Router, pins: tuple[Route, ...] = ROUTES) -> Iterator[Job]:
-    """Run them here and now; yields each when it is done."""
+    """Run the samples now; yields each job when it is done."""
     for job in jobs(pins):
         for _ in run_job(engines, job, router):
             pass
@@ -48,14 +48,14 @@ def calibrate(engines: EngineSource, router: Router, pins: tuple[Route, ...] = R
 
 
 class Background:
-    """Samples for a host that does not know yet what its models cost, one whenever it has nothing else to do."""
+    """Samples for a host without measured costs, one whenever it is idle."""
 
     def __init__(self, scheduler: Scheduler, pins: tuple[Route, ...]) -> None:
         self._scheduler, self._pins = scheduler, pins
         self._left: list[Job] | None = None
 
     def step(self, idle_s: float) -> None:
-        """Ask the next sample, where the models are loaded and nobody has asked for anything for a while."""
+        """Submit the next sample, if the models are loaded and there was no request for a while."""
         if self._scheduler.state is not None or any(self._scheduler.depth) or idle_s < IDLE_S:
             return
         if self._left is None:
@@ -66,7 +66,7 @@ class Background:
 
 
 def _request(text: str, cut: float, stop: str) -> Request:
-    """A hole behind the start of a statement, where a line, a block or more may follow."""
+    """A hole after the start of a statement, where a line, a block or more may follow."""
     assert stop in get_args(StopRule)
     start = text.find("\n", int(len(text) * cut)) + 1
     start += len(text[start:]) - len(text[start:].lstrip())

@@ -1,4 +1,4 @@
-"""Knows engines that do as they are told, for tests of everything around engines. Knows nothing of models."""
+"""Scripted engines, for tests of everything around engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Script = Callable[[Request, Route], Iterator[str | float | tuple[Slot, ...] | Ba
 
 
 class FakeEngine:
-    """Yields what a script says: text, a canvas, a pause in seconds, or an error to raise. Asks its budget like a real one.
+    """Yields the steps of a script: text, a canvas, a pause in seconds, or an error to raise. Checks its deadline.
 
     On the ar route each text is a round of which one of two drafted tokens stood.
     """
@@ -51,7 +51,7 @@ class FakeEngine:
 
 
 class FakeEngines:
-    """Both routes on one script, and what was asked of them."""
+    """Both routes on one script, with a record of the requests."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda _request, _route: iter(()))

@@ -29,7 +29,7 @@ UNABLE = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY, Reason.NON_FINITE})
 
 
 class EngineSource(Protocol):
-    """Where engines come from: ``Models``, or a fake."""
+    """Where engines come from: ``ModelPool``, or a fake."""
 
     def engine(self, route: Route) -> Engine:
         """The engine of a route, loaded. Raises ``FimError``."""
@@ -42,7 +42,7 @@ class EngineSource(Protocol):
 
 @dataclass
 class Job:
-    """One request on its way. ``superseded`` is set when a newer one took its place."""
+    """A request in the queue or running. ``superseded`` is set when a newer one replaced it."""
 
     key: Key
     request: Request
@@ -70,7 +70,7 @@ class Job:
         self.budget.cancelled.set()
 
     def named(self, reason: Reason | None) -> Reason | None:
-        """``reason``, which says who cancelled."""
+        """``reason``, with SUPERSEDED for a cancellation by a newer request."""
         return Reason.SUPERSEDED if reason is Reason.CANCELLED and self.superseded else reason
 
 
@@ -133,7 +133,7 @@ def _seen(usage: Usage) -> LatencySample:
 def _served(
     engines: EngineSource, job: Job, router: Router, index: int, decision: Decision, request: Request
 ) -> Iterator[CompletionChunk]:
-    """A choice. Where nobody asked for its route and it turns out to be unable, the other one serves."""
+    """A choice. If its route was not asked for and cannot run, the other one serves."""
     said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
     for piece in _guarded(engines, job, index, decision, request):
         said = said or bool(piece.text)
@@ -162,7 +162,7 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
 def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, request: Request) -> Iterator[CompletionChunk]:
     """A choice that ends with a reason whatever happens.
 
-    Out of memory before any text was said: caches are emptied and it is tried once more.
+    Out of memory before any text was sent: caches are emptied and it is tried once more.
     """
     from fimserver.engine.faults import DeviceFault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
 

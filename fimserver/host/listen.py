@@ -56,7 +56,7 @@ def load_models(settings: Settings) -> EngineSource:
 
 
 def routes(settings: Settings) -> tuple[Route, ...]:
-    """Those that are wanted from the start."""
+    """Routes whose models are loaded at the start."""
     return ROUTES if settings.model == "auto" else (settings.model,)
 
 
@@ -93,7 +93,7 @@ def run_tcp(
 
 
 def make_token() -> str:
-    """A token for one run."""
+    """Make a token for one run."""
     return secrets.token_urlsafe(24)
 
 

@@ -81,7 +81,7 @@ class Scheduler:
         return int(self._running is not None), len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Put a job in. What it makes pointless is answered at once, or stops within one forward pass."""
+        """Queue a job. Jobs that it replaces are answered at once, or stop within one forward pass."""
         with self._changed:
             refusal = self._refusal(job)
             dropped = {} if refusal else {key: self._waiting.pop(key) for key in self._pointless(job)}
@@ -101,7 +101,7 @@ class Scheduler:
                 answer(old, Reason.SUPERSEDED)
 
     def withdraw(self, job: Job) -> None:
-        """Nobody waits for the job any more."""
+        """Take a job out: its caller hung up."""
         job.cancel()
         with self._changed:
             waits = self._waiting.get(job.key) is job

@@ -104,6 +104,18 @@ def bound(listener: socket.socket, address: Any) -> socket.socket:
     return listener
 
 
+def try_socket(path: Path) -> None:
+    """Bind a socket beside ``path``, and remove it. Raises ``InputError`` where a host could not listen there."""
+    probe = UnixSocket(path.with_name(f"try-{os.getpid()}.sock"))
+    try:
+        private_folder(path.parent)
+        probe.bind().close()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours") from None
+    finally:
+        probe.close()
+
+
 def bind_tcp(address: str) -> tuple[socket.socket, str]:
     """A socket for ``HOST:PORT``, ``:PORT`` or ``PORT`` (loopback), and the host's name. Raises ``InputError``."""
     name, _, port = address.rpartition(":")

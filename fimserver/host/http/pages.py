@@ -1,4 +1,4 @@
-"""Knows the statistics as two addresses of the host: for browsers, and for programs. Knows nothing of who may ask."""
+"""Addresses of the statistics: a page for browsers, and JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def stats(host: Host, request: HttpRequest) -> Response:
 
 
 async def stats_json(host: Host, request: HttpRequest) -> Response:
-    """The same in numbers."""
+    """The summary as JSON."""
     found = await _summary(host, request)
     return Response(found.model_dump_json(), media_type="application/json", headers=PRIVATE)
 

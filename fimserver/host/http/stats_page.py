@@ -1,4 +1,4 @@
-"""Knows how statistics read, in words and as a page of their own. Knows nothing of how they were counted."""
+"""Statistics as lines of text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _of(count: int, line: RouteTotals) -> str:
 
 
 def sentences(comparison: RouteComparison) -> tuple[str, ...]:
-    """What a comparison says so far."""
+    """The result of a comparison in words."""
     how = {"blocks": "by turns", "shadow": "by turns, the other route unseen"}[comparison.mode]
     said = [f"Comparison {how}: {comparison.answers} answers."]
     if kept := comparison.kept_chars:
@@ -75,13 +75,13 @@ def page(summary: Summary, *, refreshes: bool = False) -> str:
 
 
 def policy() -> str:
-    """The Content-Security-Policy: our own style and an empty icon, and nothing else."""
+    """The Content-Security-Policy: our own style and an empty icon only."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _scale(found: Difference, middle: float) -> tuple[float, float, float, float] | None:
-    """Where an interval lies on a line from 0 to 100: low, value, high, and what stands for no difference."""
+    """Positions on a line from 0 to 100: low, value, high, and no difference."""
     if found.low is None or found.high is None:
         return None
     reach = 1.1 * max(abs(found.low - middle), abs(found.high - middle), math.ulp(middle) or 1e-9)

@@ -1,4 +1,4 @@
-"""Knows what each model costs on this device, learned from what it did. Knows nothing of which route is better.
+"""Latency model: milliseconds that each model takes on this device, learned from its answers.
 
 An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a pass takes:
 on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising step. Each figure is the
@@ -23,16 +23,16 @@ from fimserver.lengths import BUCKETS, bucket_of
 from fimserver.reasons import Reason
 
 SCHEMA = 1
-RECENT = 7  # prices that a median is taken of: they differ little, and four answers at a new pace are enough
-LENGTHS = 25  # passes that a median is taken of: they differ much
+RECENT = 7  # costs in a median: they vary little, and four answers at a new speed change it
+LENGTHS = 25  # pass counts in a median: they vary much
 ERRORS = 200
-UNBIASED = 20  # answers that count for there being nothing to correct
+UNBIASED = 20  # answers that the prior of no correction weighs
 CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY})
 TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
 
 
 class LatencySample(NamedTuple):
-    """What one answer took. ``passes`` are those behind the prefill."""
+    """Cost of one answer. ``passes`` are those after the prefill."""
 
     rows: int
     prefill_ms: float
@@ -43,7 +43,7 @@ class LatencySample(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """Of its length."""
+        """The bucket of its length."""
         return bucket_of(self.tokens / TOKENS_PER_LEXEME)
 
 
@@ -53,7 +53,7 @@ def _recent(values: Iterable[float] = (), size: int = RECENT) -> deque[float]:
 
 @dataclass
 class ModelCost:
-    """Figures of one model on one route."""
+    """Cost of one model on one route."""
 
     row_ms: deque[float] = field(default_factory=_recent)
     pass_ms: deque[float] = field(default_factory=_recent)
@@ -72,14 +72,14 @@ class ModelCost:
 
     @property
     def correction(self) -> float:
-        """What reckoned times have to be multiplied by: this model's middles may be shorter or longer than people's."""
+        """Ratio of actual to predicted time; corrects for this model writing shorter or longer middles than people."""
         if not self.actual:
             return 1.0
         usual = UNBIASED * sum(self.reckoned) / len(self.reckoned)
         return (sum(self.actual) + usual) / (sum(self.reckoned) + usual)
 
     def learn(self, seen: LatencySample, predicted_ms: float | None = None) -> None:
-        """Take in one answer, and how far off the prediction was."""
+        """Learn from one answer, and from the error of its prediction."""
         if seen.rows and seen.prefill_ms > 0:
             self.row_ms.append(seen.prefill_ms / seen.rows)
         if seen.passes > 0 and seen.total_ms > seen.prefill_ms:
@@ -100,13 +100,13 @@ class ModelCost:
         return tuple(self.correction * (rows * row + self._passes(count) * step) for count in lexemes)
 
     def _passes(self, lexemes: float) -> float:
-        """As seen for this length, or for its tokens at the usual pace."""
+        """Passes seen for this length, or for its tokens at the usual rate."""
         if seen := self.passes[bucket_of(lexemes)]:
             return statistics.median(seen)
         return lexemes * TOKENS_PER_LEXEME / (statistics.median(self.pass_tokens) if self.pass_tokens else 1.0)
 
     def error(self) -> dict[str, float]:
-        """Actual over predicted, as percentiles of the last answers; empty where nothing was predicted."""
+        """Actual over predicted time, as percentiles of the last answers; empty if nothing was predicted."""
         ratios = sorted(math.exp(error) for error in self.errors)
         return {f"p{p}": ratios[min(len(ratios) - 1, len(ratios) * p // 100)] for p in (10, 50, 90)} if ratios else {}
 
@@ -139,7 +139,7 @@ class LatencyModel:
         self._lock = threading.Lock()
 
     def cost(self, name: str) -> ModelCost:
-        """The cost of an engine, by a name that says route and model."""
+        """The cost of an engine, by a name of route and model."""
         return self._costs.setdefault(name, ModelCost())
 
     def learn(self, name: str, seen: LatencySample, predicted_ms: float | None = None) -> None:
@@ -148,7 +148,7 @@ class LatencyModel:
             self.unsaved += 1
 
     def save(self) -> None:
-        """Write the file anew. Where it cannot be written, what was learned lasts as long as the process."""
+        """Write the file. If it cannot be written, the costs last as long as the process."""
         with self._lock:
             self.unsaved = 0
             costs = {name: cost.dump() for name, cost in self._costs.items()}

@@ -1,4 +1,4 @@
-"""Knows how long a middle will probably be, from what the text around the cursor looks like. Knows nothing of routes.
+"""Length model: the probable length of a middle, from features of the text around the cursor.
 
 Two logistic models, one over the buckets of ``lengths`` and one for "more than one line", on the same columns; their numbers
 are data (``models/length.json``), which ``models/training/lengths.py`` makes with the columns from here.
@@ -54,14 +54,14 @@ def columns(features: Features) -> tuple[float, ...]:
 
 
 def look(prefix: str, suffix: str) -> Look:
-    """What plain text shows: text right of the cursor on its line, none but text left of it, or a blank line."""
+    """Classify plain text: text right of the cursor on its line, text only left of it, or a blank line."""
     if suffix.partition("\n")[0].strip():
         return "inside"
     return "line_end" if prefix.rpartition("\n")[2].strip() else "fresh_line"
 
 
 class LengthPrediction(NamedTuple):
-    """What is expected of a middle."""
+    """Predicted length of a middle."""
 
     probabilities: tuple[float, ...]  # of the buckets
     lexemes: float
@@ -70,7 +70,7 @@ class LengthPrediction(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """Where the median lies: the likeliest is nearly always the first or the last."""
+        """The bucket of the median; the likeliest bucket is nearly always the first or the last."""
         return min(bisect_left(tuple(accumulate(self.probabilities)), MEDIAN), BUCKETS[-1])
 
 
@@ -115,7 +115,7 @@ class LengthModel(_Data):
         return self
 
     def length(self, features: Features | None, prefix: str, suffix: str) -> LengthPrediction:
-        """What to expect between ``prefix`` and ``suffix``; the texts count only where there are no features."""
+        """Predict the length between ``prefix`` and ``suffix``; the texts count only without features."""
         if features is None:
             seen = look(prefix, suffix)
             return self._of(self.marginals[seen], self.multi_line.marginals[seen])
@@ -152,17 +152,17 @@ def shipped() -> LengthModel:
 
 
 def expected(features: Features | None, request: Request) -> LengthPrediction:
-    """How long the middle of a request will probably be."""
+    """Predict the length of a request's middle with the shipped model."""
     return shipped().length(features, request.prefix, request.suffix)
 
 
 def mean_lexemes() -> tuple[float, ...]:
-    """Of the middles of each bucket."""
+    """Mean lexemes of the middles of each bucket."""
     return shipped().lexemes
 
 
 def mean_chars() -> tuple[float, ...]:
-    """Of the middles of each bucket."""
+    """Mean characters of the middles of each bucket."""
     return shipped().chars
 
 

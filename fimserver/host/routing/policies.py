@@ -1,6 +1,6 @@
-"""Knows rules that pick a route from what is expected of each. Knows nothing of where the expectations come from.
+"""Policies: rules that choose a route from the estimates of both.
 
-``POLICIES`` is the place for another rule.
+A new rule is registered in ``POLICIES``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from fimserver.types import ROUTES, Route
 
-READING_MS = 300.0  # what looking at a suggestion costs its reader
+READING_MS = 300.0  # to look at a suggestion
 LONG = 16  # lexemes from which a middle is worth a canvas
 EXPLORED = 0.10  # of choices that ``bandit`` draws evenly, so that either route stays known
 DRAWS = 64
@@ -19,7 +19,7 @@ BETTER_THAN_EVEN = 0.5
 
 
 class RouteEstimate(NamedTuple):
-    """What is expected of one route. ``keep`` is the share of the expected characters that the user keeps."""
+    """Estimate of one route. ``keep`` is the share of the expected characters that the user keeps."""
 
     ms: float
     in_time: float  # probability of an answer before the deadline
@@ -28,7 +28,7 @@ class RouteEstimate(NamedTuple):
 
 
 class PolicyInput(NamedTuple):
-    """What a policy may look at. ``rate``: kept characters per millisecond of late, reading included."""
+    """Input of a policy. ``rate``: recent kept characters per millisecond, reading included."""
 
     lexemes: float
     chars: float
@@ -37,14 +37,14 @@ class PolicyInput(NamedTuple):
     random: random.Random
 
     def value(self, route: Route, keep: float | None = None) -> float:
-        """Kept characters less what its time is worth."""
+        """Kept characters minus the value of the time they take."""
         side = self.sides[route]
         kept = (side.keep if keep is None else keep) * self.chars * side.in_time
         return kept - self.rate * (side.ms + READING_MS)
 
 
 class RouteChoice(NamedTuple):
-    """A route, and the probability with which it was to be chosen."""
+    """A route and the probability of its choice."""
 
     route: Route
     propensity: float = 1.0
@@ -54,12 +54,12 @@ Policy = Callable[[PolicyInput], RouteChoice]
 
 
 def fixed(_: PolicyInput) -> RouteChoice:
-    """Always ar: what the others are measured against."""
+    """Always ar: the baseline of the other policies."""
     return RouteChoice("ar")
 
 
 def length(facts: PolicyInput) -> RouteChoice:
-    """Dllm for what is expected to be long."""
+    """Dllm for middles that are expected to be long."""
     return RouteChoice("dllm" if facts.lexemes > LONG else "ar")
 
 
@@ -79,7 +79,7 @@ def expected_value(facts: PolicyInput) -> RouteChoice:
 
 
 def bandit(facts: PolicyInput) -> RouteChoice:
-    """The same with keep rates drawn from what is known of them (Thompson sampling), a tenth of choices drawn evenly."""
+    """``expected_value`` with keep rates drawn from their posterior (Thompson sampling); a tenth of choices is drawn evenly."""
     wins = sum(_drawn(facts, "dllm") > _drawn(facts, "ar") for _ in range(DRAWS))
     dllm = EXPLORED / 2 + (1 - EXPLORED) * wins / DRAWS
     return RouteChoice("dllm", dllm) if facts.random.random() < dllm else RouteChoice("ar", 1 - dllm)
@@ -91,7 +91,7 @@ def _drawn(facts: PolicyInput, route: Route) -> float:
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))
 
 
-TIMELESS = frozenset({"fixed", "length"})  # those that need no times
+TIMELESS = frozenset({"fixed", "length"})  # policies that need no times
 POLICIES: Mapping[str, Policy] = {
     "fixed": fixed,
     "length": length,

@@ -1,4 +1,4 @@
-"""Knows which route serves a request, and says why. Knows nothing of engines, and of policies only their names.
+"""Router: chooses the route of a request and says why.
 
 A length is expected from what the text around the cursor looks like, a time from what each model has cost here, a keep rate
 from what became of earlier answers; a policy weighs them. A route that was asked for is not weighed.
@@ -27,10 +27,10 @@ PUBLISHED: Mapping[Route, Sequence[float]] = {
     "ar": (0.926, 0.926, 0.756, 0.587, 0.587),
     "dllm": (0.921, 0.921, 0.780, 0.638, 0.638),
 }
-LEVEL_ANSWERS = 20.0  # that the published level of both routes counts for
-DIFFERENCE_ANSWERS = 200.0  # that the published difference between them counts for
+LEVEL_ANSWERS = 20.0  # weight of the published level of both routes
+DIFFERENCE_ANSWERS = 200.0  # weight of the published difference between them
 RATE_SHARE = 0.02  # of a new answer in the rate reached so far
-ONE_LINE = 0.15  # a middle that has more lines with less probability than this ends with its line
+ONE_LINE = 0.15  # below this probability of more lines, a middle ends with its line
 TAIL = 0.05  # of middles may be longer than the tokens they get
 MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
@@ -41,17 +41,17 @@ WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by wh
 
 
 class KeepCounts(NamedTuple):
-    """What became of answers of one length bucket: how many, and the sum of the shares of them that were kept."""
+    """Answers of one length bucket: their number, and the sum of the shares of them that were kept."""
 
     answers: float
     kept: float
 
 
-KeptSource = Callable[[Route, str], Sequence[KeepCounts]]  # of a route's model: one for each bucket, or none at all
+KeptSource = Callable[[Route, str], Sequence[KeepCounts]]  # of a route's model: one for each bucket, or empty
 
 
 class RoutingRequest(NamedTuple):
-    """A request and what is known of the engines now. A route that is not in ``models`` cannot run."""
+    """A request and the state of the engines. A route that is not in ``models`` cannot run."""
 
     request: Request
     pin: RoutePin
@@ -63,7 +63,7 @@ class RoutingRequest(NamedTuple):
 
 
 class Router:
-    """Decides for one host, and learns from what came of it. Used by one thread at a time."""
+    """Chooses routes for one host and learns from its answers. Used by one thread at a time."""
 
     def __init__(
         self,
@@ -75,15 +75,15 @@ class Router:
     ) -> None:
         self.policy, self.costs, self._kept, self._expect = policy, costs or LatencyModel(), kept, expect
         self._random = random.Random(seed)
-        self._kept_chars = self._spent_ms = 0.0  # of late, as expected
+        self._kept_chars = self._spent_ms = 0.0  # recent, as predicted
         self._rests: dict[Route, tuple[str, float]] = {}
 
     def rest(self, route: Route, why: str) -> None:
-        """A route cannot run: it is not chosen for a while."""
+        """Do not choose a route for a while: it cannot run."""
         self._rests[route] = (why, time.monotonic() + REST_S)
 
     def resting(self, route: Route) -> str:
-        """Why a route is not to be chosen now, or an empty string."""
+        """Why a route is not chosen now, or an empty string."""
         why, until = self._rests.get(route, ("", 0.0))
         return why if time.monotonic() < until else ""
 
@@ -92,7 +92,7 @@ class Router:
         return self._expect(request.features, request)
 
     def decide(self, asked: RoutingRequest) -> Decision:
-        """The route of a request, and why."""
+        """Choose the route of a request, with the reason."""
         expect = asked.length or self.expect(asked.request)
         known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
         for route, model in asked.models.items():
@@ -111,7 +111,7 @@ class Router:
         return self._weighed(base, expect, asked, known)
 
     def learn(self, decision: Decision, model: str, seen: LatencySample) -> None:
-        """Take in what an answer took."""
+        """Learn from the cost of an answer."""
         self.costs.learn(cost_name(decision.route, model), seen, decision.predicted_ms.get(decision.route))
 
     def _weighed(
@@ -134,7 +134,7 @@ class Router:
         )
 
     def _rate(self, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate]) -> float:
-        """Kept characters per millisecond of late; for the first request, of its better route."""
+        """Recent kept characters per millisecond; for the first request, those of its better route."""
         if self._spent_ms:
             return self._kept_chars / self._spent_ms
         return max(side.keep * side.in_time * expect.chars / (side.ms + READING_MS) for side in sides.values())
@@ -149,7 +149,7 @@ class Router:
 def _side(
     route: Route, expect: LengthPrediction, seen: Mapping[Route, Sequence[KeepCounts]], ms: tuple[float, ...], left_ms: float
 ) -> RouteEstimate:
-    """What is expected of a route: ``ms`` by length, none where it is not measured yet."""
+    """Estimate of a route: ``ms`` by length, empty while it is not measured."""
     rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
     chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
     keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
@@ -160,8 +160,8 @@ def _side(
 def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tuple[float, float]:
     """The share of a middle of one length that is kept of a route, and the answers that it rests on.
 
-    The level that both routes share shows after a few answers; that they differ otherwise than was published, only after
-    many: a difference of a few points is less than the chance of a hundred answers.
+    The level that both routes share adapts after about 20 answers; the difference between routes only after about 200: a
+    difference of a few points is within the noise of a hundred answers.
     """
     published = {each: PUBLISHED[each][bucket] for each in ROUTES}
     common = sum(published.values()) / len(published)
@@ -187,7 +187,7 @@ def fit(request: Request, length: LengthPrediction | None = None) -> Request:
 
 
 def _lexemes(request: Request) -> tuple[float, ...]:
-    """What is written of a middle of each bucket: not more than the limits of the request let through."""
+    """Lexemes written of a middle of each bucket, within the limits of the request."""
     most = request.max_tokens / TOKENS_PER_LEXEME
     most = min(most, LINE_LEXEMES) if request.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
@@ -212,7 +212,7 @@ def _parameters_m(model: str) -> float:
 
 
 def cost_name(route: Route, model: str) -> str:
-    """What a model on a route is called among costs."""
+    """Name of a model on a route among the costs."""
     return f"{route}/{model}"
 
 
@@ -221,7 +221,7 @@ def _mean(probabilities: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _quantile(probabilities: Sequence[float], share: float) -> int | None:
-    """The limit in lexemes below which so many middles are; ``None`` where the last bucket is needed."""
+    """The limit in lexemes below which that share of middles lies; ``None`` if it is in the last bucket."""
     below = 0.0
     for limit, probability in zip(LIMITS, probabilities, strict=False):
         below += probability
@@ -231,7 +231,7 @@ def _quantile(probabilities: Sequence[float], share: float) -> int | None:
 
 
 def _why(words: str, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate], choice: RouteChoice) -> str:
-    """One line: what is expected of each route, and the choice."""
+    """One line: the estimates of both routes, and the choice."""
     each = [f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
     drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"
     return f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by {words}{drawn}"

@@ -1,4 +1,4 @@
-"""Knows what operators may count. Knows nothing of text, paths or people: no label ever holds any."""
+"""Prometheus metrics of a host. No label ever holds text, a path or a user."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Metrics:
 
     def observe(self, usage: Usage) -> None:
         """Count one finished choice."""
-        if not usage.model:  # it never ran: no route has earned it
+        if not usage.model:  # it never ran, so it counts for no route
             self._choices.labels("none", usage.reason).inc()
             return
         self._choices.labels(usage.route, usage.reason).inc()

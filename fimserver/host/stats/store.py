@@ -1,7 +1,7 @@
-"""Knows where answers and what became of them are counted: one SQLite file of lengths and hashes. Knows no text.
+"""Store of statistics: one SQLite file of answers, with lengths and hashes instead of text.
 
-A file that is damaged is put aside and begun anew; one that cannot be written switches statistics off. Neither is anybody
-else's trouble: nothing here raises, and nothing waits for long.
+A damaged file is renamed and a new one is made; a file that cannot be written switches statistics off. Callers see no error
+of either, and never wait for long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("fimserver.host")
 SCHEMA = 1
 KEEP_DAYS = 400
 KEPT_DAYS = 90  # that a keep rate rests on
-KEPT_S = 30.0  # for which one that was looked up holds
+KEPT_S = 30.0  # for which a keep rate is cached
 DAY_S = 86400
 AGAIN_S = 0.1
 BUSY_S = 2.0  # for which a writer waits for another
@@ -100,7 +100,7 @@ class Stats:
         self._kept: dict[tuple[str, str], tuple[float, tuple[KeepCounts, ...]]] = {}
 
     def add(self, batch: Batch) -> None:
-        """Write what a window told. May wait for a disk: not to be called where completions pass."""
+        """Write a batch of a window. May wait for the disk: call it off the event loop."""
         with self._lock:
             if self.path is None or self.problem:
                 return
@@ -149,7 +149,7 @@ class Stats:
             base.execute("COMMIT")
 
     def _is_mended(self, path: Path, error: Exception, *, is_last: bool) -> bool:
-        """Whether it is worth another try: a damaged file is put aside. What cannot be helped ends the counting."""
+        """Whether to try again: a damaged file is renamed. Any other error ends the counting."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in BUSY and not is_last:  # who makes the file, or its log, does not wait as writers do
             time.sleep(AGAIN_S)
@@ -177,7 +177,7 @@ def _put_aside(path: Path, now: int) -> None:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The file, made where there is none, for one transaction. Raises ``sqlite3.Error`` or ``OSError``."""
+    """Open the file, made if it is missing, for one transaction. Raises ``sqlite3.Error`` or ``OSError``."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     base = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
@@ -202,7 +202,7 @@ def _version(base: sqlite3.Connection) -> int:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file as it is, to be read only; beside writers. Raises ``sqlite3.Error``, also where there is none yet."""
+    """Open the file for reading beside writers. Raises ``sqlite3.Error``, also if it is missing."""
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0.2, uri=True)) as base:
         if not _version(base):
             raise EmptyError(f"{path.name} is empty")

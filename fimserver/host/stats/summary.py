@@ -1,4 +1,4 @@
-"""Knows what is to be read off the counters: a summary by route, language and bucket, and a comparison. Changes nothing.
+"""Summary of the statistics by route, language and length, and the comparison of a live trial. Reads only.
 
 Times are of the front, from the request to the answer, of answers that a model gave and that were shown. Keystrokes are
 counted by language alone, so kept characters of several rows of a language add up over the same keys.
@@ -25,7 +25,7 @@ from fimserver.types import ROUTES
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 ALPHA = 0.05
-OTHER, MEMORY = "other", "memory"  # a language that is none of ours; what came of itself, or was read ahead
+OTHER, MEMORY = "other", "memory"  # a language without a name of ours; answers that came from memory
 Mode = Literal["blocks", "shadow"]
 MODES: tuple[Mode, ...] = ("blocks", "shadow")
 
@@ -53,7 +53,7 @@ class _SummaryModel(BaseModel):
 
 
 class RouteTotals(_SummaryModel):
-    """What became of the shown answers of one route; empty names stand for all. Percentiles in ms, of ``SHARES``."""
+    """Shown answers of one route; an empty name means all. Percentiles in ms, of ``SHARES``."""
 
     route: str
     language: str = ""
@@ -75,7 +75,7 @@ class Nothing(_SummaryModel):
 
 
 class Difference(_SummaryModel):
-    """An interval that holds at all looks together, 95 %. Bounds are ``None`` while too little is known."""
+    """A 95 % interval that holds at all looks together. Bounds are ``None`` while there are too few answers."""
 
     value: float
     low: float | None
@@ -83,7 +83,7 @@ class Difference(_SummaryModel):
     blocks: int
 
     def mapped(self, function: Callable[[float], float]) -> Difference:
-        """The same on another scale; ``function`` rises."""
+        """Transform the interval by an increasing function."""
         bounds = [None if bound is None else function(bound) for bound in (self.low, self.high)]
         return Difference(value=function(self.value), low=bounds[0], high=bounds[1], blocks=self.blocks)
 
@@ -107,7 +107,7 @@ class Summary(_SummaryModel):
     lines: tuple[RouteTotals, ...] = ()
     nothing: tuple[Nothing, ...] = ()
     comparisons: tuple[RouteComparison, ...] = ()
-    dropped: int = 0  # answers that were never told
+    dropped: int = 0  # answers that never arrived
     problem: str = ""
 
     @property
@@ -127,7 +127,7 @@ class ShownAnswer(NamedTuple):
 
 
 def summary(path: Path | None, days: float, problem: str = "") -> Summary:
-    """The counters of the last ``days``. Where they cannot be read, an empty summary with the problem."""
+    """Summarise the last ``days``. If the store cannot be read, the summary is empty and names the problem."""
     now = time.time()
     if path is None or not path.exists():
         return Summary(days=days, made=now, problem=problem)
@@ -203,7 +203,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> RouteComparison | None:
-    """What a comparison has shown so far; ``None`` where there was none.
+    """Result of a comparison so far; ``None`` if there was none.
 
     A value is a document's block: those of one block have their route, their user and their minutes in common.
     """
