@@ -25,6 +25,7 @@ from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.engines import ModelPool
 from fimserver.engine.output import make_endings
+from fimserver.lengths import common_prefix
 from fimserver.settings import read_settings
 from fimserver.types import Deadline, Request
 from models.training.holes import line_tail
@@ -229,11 +230,6 @@ def main() -> None:
     reading.set_defaults(run=lambda args: show([each for file in args.files for each in read(file)]))
     args = parser.parse_args()
     args.run(args)
-
-
-def common_prefix(one: str, two: str) -> int:
-    """How many leading characters are equal."""
-    return next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
 
 
 def read(file: Path) -> list[Recording]:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from fimserver.errors import FimError, InputError, ModelError, NonFiniteError
 from fimserver.front.syntax.features import features
 from fimserver.host.jobs import EngineSource, Job, run_job
-from fimserver.host.request import CONTEXT_CHARS
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.paths import latency_path
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Chunk, Completion, Deadline, Request, Route, ms_since
+from fimserver.types import CONTEXT_CHARS, ROUTES, Chunk, Completion, Deadline, Request, Route, ms_since
 from fimserver.wire import CompletionBody, CompletionChunk, EditorHints, Usage, gather
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
-"""Knows how long a middle is, whatever model reads it: in lexemes, by buckets. Knows nothing of how long it will be.
+"""Lengths of middles: in lexemes, and in buckets of them.
 
-A lexeme is a word, a number, an operator, a quotation mark, a line end with the blanks behind it: about what a tokenizer
-of code calls a token, and the same for every model, so that routes with different vocabularies can be compared.
+A lexeme is a word, a number, an operator, a quotation mark, a line end with the blanks after it: about a token, but the same
+for every model, so that routes with different vocabularies can be compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def lexemes(text: str) -> int:
 
 def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
     """How many leading items of two sequences are equal: characters, lines or tokens."""
-    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    for place, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return place
+    return min(len(left), len(right))
 
 
 def bucket_of(count: float) -> int:

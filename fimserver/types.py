@@ -12,6 +12,7 @@ Route = Literal["dllm", "ar"]
 ROUTES: tuple[Route, ...] = ("dllm", "ar")
 RoutePin = Literal["auto", "dllm", "ar"]  # a route that was asked for, or the policy's choice
 StopRule = Literal["auto", "line", "block", "none"]
+CONTEXT_CHARS = 64 * 1024  # on each side of the cursor; text further away is never tokenised
 MAX_TOKENS = 1024  # of one middle
 MAX_DEADLINE_MS = 120_000.0
 MAX_TEMPERATURE = 2.0

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from fimserver.engine.drafts import Draft, cut_draft
 from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts, Shape
+from fimserver.lengths import common_prefix
 
 _PRIOR_WEIGHT = 2.0  # tries that the prior counts for: a grade of n is first taken as a chance of n tenths
 _MEMORY = 200.0  # number of tries after which older ones lose weight

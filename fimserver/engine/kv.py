@@ -9,7 +9,7 @@ up in the same order. (With one buffer and a tree mask it would not: the same to
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -71,11 +71,3 @@ class KVBuffer(Cache):
     def _empty(self, rows: torch.Tensor) -> torch.Tensor:
         shape = (self.branches, rows.shape[1], self.capacity, rows.shape[3])
         return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids are equal."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from fimserver.engine.kv import KVBuffer, common_prefix
+from fimserver.engine.kv import KVBuffer
 from fimserver.engine.network import Network
+from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
 BLOCK = 512  # keys that torch's attention reads at a time on a CPU

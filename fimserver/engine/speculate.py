@@ -17,6 +17,7 @@ from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
+from fimserver.lengths import common_prefix
 from fimserver.types import Round
 
 FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive

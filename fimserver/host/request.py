@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from fimserver.settings import Settings
-from fimserver.types import Request
+from fimserver.types import CONTEXT_CHARS, Request
 from fimserver.wire import CompletionBody
-
-CONTEXT_CHARS = 64 * 1024  # on each side of the cursor; text further away is never tokenised
 
 
 def request_of(body: CompletionBody, settings: Settings) -> Request:

@@ -3,8 +3,8 @@
 import pytest
 
 from fimserver.cards import Fim
-from fimserver.engine.kv import common_prefix
 from fimserver.engine.prompt import PromptTokens, anchored_tail, cut_context, fim_prompt
+from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Request, Snippet
 
 

@@ -10,10 +10,10 @@ import torch
 
 from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState, Draft, grades
-from fimserver.engine.kv import common_prefix
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import Runtime
 from fimserver.errors import LoadError
+from fimserver.lengths import common_prefix
 
 _CATCH_UP = 4  # rows of a pass over several new tokens
 _STOP_BELOW = 0.3  # probability that all tokens so far are right

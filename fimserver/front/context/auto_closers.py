@@ -1,8 +1,8 @@
-"""Knows which closers right of the cursor an editor inserted when their openers were typed. Knows nothing of languages.
+"""Auto-closed brackets and quotes: finds those right of the cursor that an editor inserted when their openers were typed.
 
 Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. To a model with the suffix before the prefix that is a new
-suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2). What such closers pair with
-stands left of them on the same line, so they can be told from the text alone.
+suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2). Their openers are
+left of them on the same line, so that the text alone shows which they are.
 """
 
 from __future__ import annotations

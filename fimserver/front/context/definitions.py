@@ -1,4 +1,4 @@
-"""Knows what the imports of a document mean: outlines of the names, from files of the workspace. Knows no cursor.
+"""Definitions of imported names: their outlines, read from files of the workspace.
 
 Nothing else in the front reads source files of the workspace. A file is read only if it lies inside the roots, links
 resolved, if ``Privacy`` lets it, and if it is small. All of that happens on one thread in the background.
@@ -97,7 +97,7 @@ class Definitions:
         self._privacy, self._run, self._clock = privacy, run or Worker(), clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._waiting: dict[str, _Question] = {}
-        # Bound methods behind a cache of this object: the arguments say all, the state of the file included.
+        # Bound methods with a cache of this object: the arguments say all, the state of the file included.
         self._text = lru_cache(maxsize=16)(self._read)
         self._outline = lru_cache(maxsize=2048)(self._define)
         self._names = lru_cache(maxsize=256)(self._list_names)

@@ -1,7 +1,7 @@
-"""Knows in which files of a workspace a module of each language may be. Knows nothing of what is in them.
+"""Paths of imports: the files of a workspace where a module may be, for each language.
 
-Every rule gives paths in order of preference. They may be absent, and the text of an import may lead them out of the
-workspace: whoever opens them has to look.
+Every rule returns paths in order of preference. They may be absent, and the text of an import may lead out of the workspace:
+the caller has to check before it opens them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Knows which files neither get nor feed completions. Knows nothing of what is secret in the others.
+"""Privacy: decides which files neither get nor feed completions.
 
 Three lists decide by name: names that always hold secrets; names that usually do (``credentials*``), unless the extension
 says that it is source code, so that ``id_generator.py`` and ``test_credentials.py`` are completed; and names of generated

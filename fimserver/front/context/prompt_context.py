@@ -1,7 +1,6 @@
-"""Knows what the model is given for a cursor: prefix, suffix and snippets. Knows nothing of models and requests.
+"""Prompt context: prefix, suffix and snippets for a cursor.
 
-Everything here serves one aim: while someone types, as much as possible of the prompt stays what it was, so that the KV
-cache stays good. The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and
+While someone types, as much as possible of the prompt stays what it was, so that the KV cache stays valid. The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and
 snippets keep their places, the most stable ones first.
 """
 
@@ -37,7 +36,7 @@ MAX_STATES = 64
 class PromptContext:
     """Text around a cursor.
 
-    ``stripped`` is what stands between the cursor and ``suffix`` in the file, and is left out: an answer has to be fitted
+    ``stripped`` is what is between the cursor and ``suffix`` in the file, and is left out: an answer has to be fitted
     to the file. ``typed_chars``: so many last characters of ``prefix`` are new since the anchor.
     """
 

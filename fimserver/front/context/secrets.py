@@ -1,6 +1,6 @@
-"""Knows what looks like a secret within a text. Knows nothing of files.
+"""Secrets: replaces what looks like one in the snippets of other files.
 
-Snippets of other files pass through here. A wrong guess costs a snippet one literal; so whatever is assigned to a name such
+A wrong guess costs a snippet one literal; so everything that is assigned to a name such
 as ``api_key`` goes, whether it looks random or not. Identifiers in code and hashes that are marked as such stay.
 """
 

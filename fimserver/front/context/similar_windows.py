@@ -1,4 +1,4 @@
-"""Knows which pieces of other open files share identifiers with the text at the cursor. Knows nothing of files on disk.
+"""Similar windows: pieces of other open files that share identifiers with the text at the cursor.
 
 The score is the Jaccard index of two sets of identifiers. Windows begin at multiples of ``WINDOW_LINES``, so that they do
 not slide; and a window stays chosen, in its place, until another one scores much better, so that the KV cache survives.

@@ -1,8 +1,8 @@
-r"""Knows the text of every open document exactly as the editor has it. Knows nothing of files on disk.
+r"""Document mirror: the text of every open document, exactly as the editor has it.
 
 A document is a list of lines with their ends; only ``\n``, ``\r\n`` and ``\r`` end a line (LSP 3.18). A keystroke costs
-the same in a file of ten and of fifty thousand lines. What cannot be applied makes the document dirty: from then on we
-say nothing about it until it is opened again.
+the same in a file of ten and of fifty thousand lines. An edit that cannot be applied makes the document dirty: it
+gets no suggestions until it is opened again.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from fimserver.types import CONTEXT_CHARS
+
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 
 MAX_CHARS = 8 * 1024 * 1024
 MAX_LINE_CHARS = 256 * 1024
-CONTEXT_CHARS = 64 * 1024
 
 _LINE_END = re.compile(r"\r\n?|\n")
 
@@ -66,7 +67,7 @@ class Snapshot:
         return self._gather(range(self.place.line - 1, -1, -1), self.line_before, limit, before=True)
 
     def suffix(self, limit: int = CONTEXT_CHARS) -> str:
-        """At most ``limit`` characters behind the cursor."""
+        """At most ``limit`` characters after the cursor."""
         rest = self.lines[self.place.line][self.place.column :]
         return self._gather(range(self.place.line + 1, len(self.lines)), rest, limit, before=False)
 

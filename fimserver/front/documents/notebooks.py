@@ -1,4 +1,4 @@
-"""Knows which documents are cells of one notebook, and in which order. Knows nothing of their text."""
+"""Notebooks: which documents are cells of one notebook, and in which order."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Notebooks:
         return [cell.uri for cell in self._cells.get(notebook, [])]
 
     def around(self, uri: str, documents: Mapping[str, Document], comment: str) -> tuple[str, str]:
-        """Text before and behind a cell: code of its language as it is, everything else as comments."""
+        """Text before and after a cell: code of its language as it is, everything else as comments."""
         row = self._cells.get(self._notebook_of.get(uri, ""), [])
         place = next((i for i, cell in enumerate(row) if cell.uri == uri), None)
         if place is None or uri not in documents:

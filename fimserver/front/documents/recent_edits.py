@@ -1,7 +1,7 @@
-"""Knows where the user changed something of late, in any open document. Knows nothing of why, nor of the text before.
+"""Recent edits: the regions of open documents that the user changed last.
 
-A region is a document and two line numbers; its text is read when somebody asks. So a keystroke costs the same in every
-file, and what is shown is what stands there now.
+A region is a document and two line numbers; its text is read when it is needed. So a keystroke costs the same in every file,
+and a snippet shows the text as it is now.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RecentEdits:
     ) -> tuple[Snippet, ...]:
         """The newest few regions as they read now, the newest last.
 
-        ``exclude_lines`` of the document ``exclude_uri`` are known to the model already; ``None`` stands for all of it.
+        ``exclude_lines`` of the document ``exclude_uri`` are known to the model already; ``None`` means all of it.
         ``name_of`` gives the path to show for a uri, or ``None`` for a document that must not be read.
         """
         found: list[Snippet] = []

@@ -1,4 +1,4 @@
-"""Knows what a filter is given and what it gives back. Knows no filter."""
+"""Types that filters share: the candidate text, the context it is filtered by, and the reason why nothing is shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FilterContext:
-    """What a text is filtered by. A filter sees it with one kind of line end, the newline.
+    """The text around the cursor and the settings that filters need. Lines end in a newline, whatever the file has.
 
     ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this place.
     ``is_cell``: the text is a cell of a notebook.
@@ -69,5 +69,8 @@ class Dropped:
     reason: Reason
     by: str
 
+
+# Ends that may be within a word or a line.
+CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
 
 Filter = Callable[[Candidate, FilterContext], Candidate | Reason]

@@ -87,7 +87,7 @@ def indentation(candidate: Candidate, context: FilterContext) -> Candidate | Rea
     if not unit:
         return candidate
     first, *more = candidate.text.split("\n")
-    lines = more if context.left.strip() else [first, *more]  # behind text the first line has no indentation
+    lines = more if context.left.strip() else [first, *more]  # after text the first line has no indentation
     if unit != "\t":
         lines = [_to_spaces(line, unit) for line in lines]
     elif width := _space_unit([line for line in lines if line.startswith(" ") and line.strip()]):

@@ -1,4 +1,4 @@
-"""Knows in which order the filters make a shown text of what a model wrote. Knows nothing of what a filter does."""
+"""Post-processing: applies the filters in order, until a text would pass them unchanged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fimserver.front.postprocess import filters, indentation, repetition
-from fimserver.front.postprocess.candidate import Candidate, Dropped, Filter, FilterContext
+from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, Dropped, Filter, FilterContext
 from fimserver.front.postprocess.repetition import fit
 from fimserver.front.postprocess.syntax_gate import syntax_gate
 from fimserver.reasons import Reason
@@ -33,39 +33,38 @@ FILTERS: Mapping[str, Filter] = {
     "rejected": filters.rejected,
 }
 _ROUNDS = 8
-_CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
 
 
-def postprocess(text: str, around: FilterContext) -> Candidate | Dropped:
+def postprocess(text: str, context: FilterContext) -> Candidate | Dropped:
     """What is shown of ``text``, or why nothing is.
 
     A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the text that
     comes out would pass unchanged.
     """
-    around = replace(around, prefix=unix_lines(around.prefix), suffix=unix_lines(around.suffix))
+    context = replace(context, prefix=unix_lines(context.prefix), suffix=unix_lines(context.suffix))
     for _ in range(_ROUNDS):
-        result = _round(text, around)
+        result = _round(text, context)
         if isinstance(result, Dropped) or result.text == text:
             return result
         text = result.text
-        if around.reason in _CUT_SHORT:  # what was kept is whole
-            around = replace(around, reason=Reason.END)
+        if context.reason in CUT_SHORT:  # what was kept is whole
+            context = replace(context, reason=Reason.END)
     return result
 
 
-def distinct(drafts: Sequence[Candidate]) -> list[Candidate]:
-    """The drafts in order, without those that are an earlier one up to blanks."""
+def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates in order, without those that are an earlier one up to blanks."""
     first: dict[str, Candidate] = {}
-    for draft in drafts:
-        first.setdefault("".join(draft.text.split()), draft)
+    for candidate in candidates:
+        first.setdefault("".join(candidate.text.split()), candidate)
     return list(first.values())
 
 
-def _round(text: str, around: FilterContext) -> Candidate | Dropped:
-    draft = Candidate(text)
+def _round(text: str, context: FilterContext) -> Candidate | Dropped:
+    candidate = Candidate(text)
     for name, filter_ in FILTERS.items():
-        result = filter_(draft, around)
+        result = filter_(candidate, context)
         if isinstance(result, Reason):
             return Dropped(result, name)
-        draft = result
-    return draft
+        candidate = result
+    return candidate

@@ -1,7 +1,4 @@
-"""Knows the filters for text that is there already: behind the cursor, above it, or in the text itself.
-
-Knows nothing of syntax beyond brackets, quotes and lines. All filters here get whole candidates and cut or drop.
-"""
+"""Filters for text that is there already: right of the cursor, below or above it, or in the text itself."""
 
 from __future__ import annotations
 
@@ -24,18 +21,18 @@ _MANY_LINES = 3
 _TELLING_CHARS = 4  # word characters without which a line says nothing
 _LONG_CHARS = 20  # a line as long may differ a little and still be the same one
 _ESCAPED = re.compile(r"\\[^\n]")
-_MEANINGLESS = frozenset("\\\"'`")  # behind a backslash
+_MEANINGLESS = frozenset("\\\"'`")  # after a backslash
 _CLOSERS_ONLY = re.compile(r"[)\]};,]*")
 _LINE_CHARS = 400  # of a line that is compared
 
 _Key = tuple[str, str]
 
 
-# --- behind the cursor
+# --- after the cursor
 
 
 def suffix_overlap(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """Replace or cut what stands right of or below the cursor already, where the text goes on into it."""
+    """Replace or cut what is right of or below the cursor already, where the text goes on into it."""
     text = _cut_lines_below(candidate.text, context)
     if candidate.text.strip() and not text.strip():
         return Reason.DUPLICATE
@@ -117,7 +114,7 @@ def _is_start_of_rest(text: str, size: int, left: str, right: str) -> bool:
 
 
 def _closes_nothing(text: str, cut: int) -> bool:
-    """Whether what is behind ``cut`` closes nothing that the text opened before."""
+    """Whether what comes after ``cut`` closes nothing that the text opened before."""
     if any(text[cut:].count(quote) % 2 and text[:cut].count(quote) % 2 for quote in QUOTES):
         return False
     return all(partner < 0 or partner >= cut for i, partner in partners(text)[0].items() if i >= cut)
@@ -218,7 +215,7 @@ def repetition(candidate: Candidate, context: FilterContext) -> Candidate | Reas
 
 
 def _loop_at(lines: Sequence[str], start: int) -> int:
-    """The line behind the first round of a loop that starts at ``start``, or 0."""
+    """The line after the first round of a loop that starts at ``start``, or 0."""
     if not _is_telling(lines[start]):
         return 0
     if all(lines[start : start + 1] == lines[start + n : start + n + 1] for n in range(1, _MANY_LINES)):

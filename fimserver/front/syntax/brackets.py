@@ -1,4 +1,4 @@
-"""Knows how brackets and quotes pair. Knows nothing of languages: strings and comments are blanked out beforehand."""
+"""Pairs of brackets and quotes in a text whose strings and comments are blanked out."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Knows how to cut the text near a cursor so that what is left can be parsed. Knows no parser."""
+"""Crops of the text near a cursor that can be parsed on their own."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""Knows what can be read off the text around a cursor, and how many lines to expect there. Knows no model and no route.
+"""Features of a cursor: what the text around it looks like, and how many lines to expect there.
 
-All of it comes from the last lines before and the first lines behind the cursor, so the cost does not grow with the file.
+Only the last lines before the cursor and the first lines after it are read, so the cost does not grow with the file.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _opens_block(language: str | None, before: str) -> bool:
 
 
 def _in_arguments(before: str) -> bool:
-    """Within a round or square bracket, or a brace that opens a literal: one behind an operator or an opener."""
+    """Within a round or square bracket, or a brace that opens a literal: one after an operator or an opener."""
     open_ = brackets.partners(before)[1]
     if not open_:
         return False
@@ -113,14 +113,14 @@ def _in_arguments(before: str) -> bool:
 
 
 def _body_is_empty(prefix: str, suffix: str) -> bool:
-    """Whether the line behind the cursor is not deeper than the header before it."""
+    """Whether the line after the cursor is not deeper than the header before it."""
     header = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
     following = next((line for line in suffix.split("\n")[1:] if line.strip()), None)
     return following is None or columns(following) <= columns(header)
 
 
 def _ends_statement(language: str | None, prefix: str) -> bool:
-    """By the last characters, and by the parser: with the line's end behind it nothing may be missing."""
+    """By the last characters, and by the parser: with a line end after it nothing may be missing."""
     left = prefix.rsplit("\n", 1)[-1].rstrip()
     if language is None:
         return left.endswith((".", ";", "!", "?"))

@@ -1,4 +1,4 @@
-"""Knows the names of languages and what tree-sitter's grammars call the things that we ask about. Knows no parser."""
+"""Tables of languages: names, grammars, the node types that tree-sitter's grammars have, and queries for imports."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Knows how a definition is told in a few lines: its signature, its doc's first line, its members. Knows no parser.
-
-It reads the nodes that ``syntax`` hands to it.
-"""
+"""Outlines of definitions: signature, first line of the docstring, members."""
 
 from __future__ import annotations
 
@@ -100,7 +97,7 @@ def _member(node: Node) -> list[str]:
 
 
 def _attached(root: Node, name: str) -> list[str]:
-    """Signatures of the methods that stand outside of the type: Rust's ``impl`` and Go's receivers."""
+    """Signatures of the methods that are outside of the type: Rust's ``impl`` and Go's receivers."""
     lines: list[str] = []
     for node in root.named_children:
         receiver = node.child_by_field_name("receiver")
@@ -122,7 +119,7 @@ def _docstring(body: Node) -> str:
 
 
 def _comment_above(node: Node) -> str:
-    """The first line of the comment that stands directly above."""
+    """The first line of the comment directly above."""
     doc, below = "", node
     while (above := below.prev_sibling) is not None and above.type in languages.COMMENT_KINDS:
         if below.start_point.row - above.end_point.row > 1:

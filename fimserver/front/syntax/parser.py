@@ -1,7 +1,7 @@
-"""Knows what tree-sitter says about a text: what is broken, where the cursor is, what is imported and defined.
+"""Parser: asks tree-sitter what is broken in a text, what the cursor is in, and what is imported.
 
-Knows nothing of editors and models. It alone touches tree-sitter. A grammar is loaded when first asked for; the trees of
-the last few texts are kept, so that all questions about one cursor share one parse.
+A grammar is loaded when it is first needed. The trees of the last few texts are kept, so that all questions about one cursor
+share one parse.
 """
 
 from __future__ import annotations

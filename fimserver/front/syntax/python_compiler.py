@@ -2,7 +2,7 @@
 
 tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole file takes too
 long to compile between two keys, so that it is cut down to the statements that decide: headers of the functions and classes
-around the cursor, and the statement before and behind it. What depends on the whole of a long function is not seen, such as a
+around the cursor, and the statements before and after it. What depends on the whole of a long function is not seen, such as a
 value returned from an async generator.
 """
 
@@ -32,14 +32,14 @@ _COMPILERS_ERRORS = (SyntaxError, ValueError, OverflowError, RecursionError, Mem
 
 
 class Crop(NamedTuple):
-    """Text before and behind the cursor that compiles on its own with some middle between them."""
+    """Text before and after the cursor that compiles on its own with some middle between them."""
 
     before: str
     after: str
     flags: int = 0  # of the compiler
 
     def without(self, count: int) -> Crop:
-        """The crop without the first ``count`` characters behind the cursor."""
+        """The crop without the first ``count`` characters after the cursor."""
         return self._replace(after=self.after[count:])
 
     def error_line(self, middle: str) -> int | None:
@@ -109,7 +109,7 @@ class _Cutter(NamedTuple):
     end: int
 
     def around(self, block: Node) -> tuple[bytes, bytes] | None:
-        """Of the statements of a block, what is around the cursor: the one there, the one before, the one behind."""
+        """Of the statements of a block, what is around the cursor: the one there, the one before, the one after."""
         children = [child for child in block.children if child.type != "comment"]
         before = [child for child in children if child.end_byte < self.start]
         after = [child for child in children if child.start_byte > self.end]
@@ -161,7 +161,7 @@ class _Cutter(NamedTuple):
         return nodes[: first + 1]
 
     def _head(self, node: Node) -> bytes:
-        """A statement behind the cursor, of a long one as much as what is before it can depend on."""
+        """A statement after the cursor, of a long one as much as what is before it can depend on."""
         if _rows(node) <= _WHOLE_ROWS:
             return self.data[node.start_byte : node.end_byte]
         body = _body(node)

@@ -13,8 +13,8 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from fimserver.errors import ModelMissingError, NonFiniteError
-from fimserver.host.request import CONTEXT_CHARS
 from fimserver.host.routing.router import Router
+from fimserver.types import CONTEXT_CHARS
 from fimserver.wire import MAX_BODY_BYTES, read_answer
 from tests.hosts import ScriptedHost
 
