@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fimserver.engine.drafts import Draft, cut_draft
-from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts, Shape
 from fimserver.lengths import common_prefix
 

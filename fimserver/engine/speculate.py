@@ -13,7 +13,6 @@ import torch
 
 from fimserver.engine.draft_policy import DraftPlan, DraftPolicy
 from fimserver.engine.drafts import DecodeState, Draft, Drafter, cut_draft
-from fimserver.engine.kv import common_prefix
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
