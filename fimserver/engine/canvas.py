@@ -12,9 +12,9 @@ from typing import Protocol
 
 import torch
 
-from fimserver.engine.kv import common_prefix
 from fimserver.engine.network import Network
 from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
 
