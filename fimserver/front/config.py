@@ -40,7 +40,7 @@ class Config(BaseModel):
     deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of a request that typing triggered
     invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of one that was asked for
     delay_ms: float = Field(120.0, ge=0, le=2000)  # longest wait for the next key
-    calm_delay_ms: float = Field(400.0, ge=0, le=5000)  # added after dismissals and while deleting or moving
+    calm_delay_ms: float = Field(0.0, ge=0, le=5000)  # added after dismissals, and while deleting or moving
     shown_per_minute: int = Field(0, ge=0, le=1000)  # suggestions that were not asked for; 0: no limit
     battery: Literal["ignore", "save", "off"] = "save"  # on battery or while the system saves power
     candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
