@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from math import ceil
 from pathlib import Path
 
-SPINS = 1000  # of GNU OpenMP (Linux); its own default is 300,000
+SPINS = 300  # of GNU OpenMP (Linux), some 10 µs; its own default is 300,000. bench/busy.py compares
 BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their own default is 200
 USER_SAYS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
 CGROUPS = Path("/sys/fs/cgroup")
