@@ -4,7 +4,7 @@
     PEERS=PEERS python -m bench.coder FILE.gguf [--threads 2] [--rounds 5] [--out results.json]
 
 Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is cached. Plain: one
-token a pass. Drafts: with ``ngram``. Keystroke: one more token behind a cached prompt, then a line of 12 tokens. The floor is
+token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then a line of 12 tokens. The floor is
 what the int8 products of this model alone take, measured in the same run.
 """
 

@@ -2,7 +2,7 @@
 
 python -m bench.editors [neovim] [vscode]     prints a table and writes bench/results/editors.json
 
-Each place is a line of the standard library, cut behind an operator, a bracket or a dot. The last character of the cut line
+Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of the cut line
 is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap notes when the request
 passed and when its answer, and the server says how long the engine took.
 """
@@ -149,10 +149,10 @@ def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
     rows = [row for row in traffic(runtime) if row["t"] >= key]
     asked = [row for row in rows if row["method"] == "textDocument/inlineCompletion"]
     answers = [row for row in rows if row["from"] == "server" and asked and row["id"] == asked[-1]["id"] and row.get("items")]
-    told = editor.told()
-    if len(asked) != 1 or not answers or told["source"] != "model":
+    explained = editor.told()
+    if len(asked) != 1 or not answers or explained["source"] != "model":
         return None
-    return Seen(key, asked[0]["t"], answers[0]["t"], shown, told["engineMs"])
+    return Seen(key, asked[0]["t"], answers[0]["t"], shown, explained["engineMs"])
 
 
 def measure(name: str, count: int) -> list[Seen]:

@@ -72,7 +72,7 @@ class Typist:
         editor.open(URI, CODE)
 
     def types(self) -> tuple[int, int]:
-        """Put a fresh line in place of the last one; the cursor behind it."""
+        """Put a fresh line in place of the last one; the cursor after it."""
         self.version, self.count = self.version + 1, self.count + 1
         text = f"    value_{self.count} = "
         end = (self.line + 1, 0) if self.count > 1 else (self.line, 0)

@@ -8,7 +8,7 @@ and ``convert_hf_to_gguf.py``. To have it: unpack a release or a checkout of lla
 
 (without a network but with PyPI: ``pip download --no-deps --no-binary llama-cpp-python llama-cpp-python`` has it in ``vendor/``).
 The weights are converted by its own converter, to f32, once; it needs the module ``gguf`` of the same folder, or ``pip install
-gguf``. The one thing that it is told is that the pre-tokenizer of an unknown model may be called ``default``: it is never
+gguf``. Its table of pre-tokenizers is patched so that an unknown one may be called ``default``: it is never
 used, prompts are ids. The server runs with as many threads as torch, without its prompt cache, and is asked over loopback.
 """
 

@@ -49,26 +49,26 @@ class LocalArm:
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
         self._models.clear()
-        budget, called_off = Deadline(), [0.0]
+        deadline, cancelled_at = Deadline(), [0.0]
 
-        def call_off() -> None:
-            called_off[0] = time.perf_counter()
-            budget.cancelled.set()
+        def cancel() -> None:
+            cancelled_at[0] = time.perf_counter()
+            deadline.cancelled.set()
 
-        timer = threading.Timer(after_ms / 1000, call_off)
+        timer = threading.Timer(after_ms / 1000, cancel)
         timer.start()
-        for _ in self._run(self._request(span), budget):
+        for _ in self._run(self._request(span), deadline):
             pass
         ended = time.perf_counter()
         timer.cancel()
-        return (ended - called_off[0]) * 1000 if 0 < called_off[0] < ended else None
+        return (ended - cancelled_at[0]) * 1000 if 0 < cancelled_at[0] < ended else None
 
     def close(self) -> None: ...
 
     def _request(self, span: Span) -> Request:
         return request_of(body_of(span, self._settings), self._settings)
 
-    def _run(self, request: Request, budget: Deadline, *, only_warm: bool = False) -> Iterator[CompletionChunk]:
-        job = Job(("ab", "ab"), request, self._settings.model, budget, lambda _piece: None, warm=only_warm)
+    def _run(self, request: Request, deadline: Deadline, *, only_warm: bool = False) -> Iterator[CompletionChunk]:
+        job = Job(("ab", "ab"), request, self._settings.model, deadline, lambda _piece: None, warm=only_warm)
         pieces = run_job(self._models, job, self._router)
         return iter(list(pieces)) if only_warm else pieces
