@@ -2,6 +2,7 @@
 
 python -m bench.endings make FILE --card CARD [--spans N]   fill N holes with no rule at all and write tokens and truths
 python -m bench.endings report FILE...                      end the recorded middles by each set of rules, print a table
+python -m bench.endings truth [--spans N]                   where the rules end a text that goes on exactly as the file does
 
 Holes are cut from packages that no model here was trained on and that are not reserved for evaluation. Rules look at text
 alone, so one recording without rules is enough for all of them: a rule only decides how many of its tokens are used.
@@ -212,6 +213,26 @@ def tokens_per_pass(recordings: Sequence[Recording]) -> str:
     return "tokens a pass while writing: " + ", ".join(parts)
 
 
+def truth(args: argparse.Namespace) -> None:
+    """Print how often the rules end the file's own text exactly where the hole ends, too early, too late, or not at all.
+
+    The rest of the file follows the true middle, as if a model wrote the file and never stopped by itself.
+    """
+    packages = {name: wanted(read_installed(name)) for name in PACKAGES}
+    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    for kind, path, request, middle in holes(packages, args.spans, args.seed):
+        endings = make_endings(dataclasses.replace(request, stop="auto", path=path))
+        assert endings is not None
+        text = middle + request.suffix[:800]
+        end = next((end for size in range(1, len(text) + 1) if (end := endings.end(text[:size]))), None)
+        kept, whole = len(text[: end.chars].rstrip()) if end else 0, len(middle.rstrip())
+        found[kind]["not at all" if end is None else "exactly" if kept == whole else "early" if kept < whole else "late"] += 1
+    print("| holes | exactly | early | late | not at all |\n" + "|---" * 5 + "|")
+    for kind, counts in found.items():
+        shares = [f"{counts[name] / max(1, counts.total()):.1%}" for name in ("exactly", "early", "late", "not at all")]
+        print(f"| {kind} ({counts.total()}) | {' | '.join(shares)} |")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,6 +249,10 @@ def main() -> None:
     reading = commands.add_parser("report", help="end what was written by each set of rules")
     reading.add_argument("files", type=Path, nargs="+")
     reading.set_defaults(run=lambda args: show([each for file in args.files for each in read(file)]))
+    checking = commands.add_parser("truth", help="where the rules end the file's own text")
+    checking.add_argument("--spans", type=int, default=1200)
+    checking.add_argument("--seed", type=int, default=0)
+    checking.set_defaults(run=truth)
     args = parser.parse_args()
     args.run(args)
 
