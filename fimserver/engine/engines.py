@@ -16,6 +16,7 @@ from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
+from fimserver.engine.kept_costs import kept_costs
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
@@ -51,7 +52,8 @@ def make_ar(target: DraftContext) -> Autoregressive:
     runtime = target.runtime
     if runtime.cache is None:
         raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
-    costs = measure_costs(runtime.cache, runtime.rows, draft=runtime.can_draft)
+    cache, rows, draft = runtime.cache, runtime.rows, runtime.can_draft
+    costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft))
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)

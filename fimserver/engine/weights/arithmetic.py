@@ -31,7 +31,7 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
         return wanted  # type: ignore[return-value]
     if device.type != "cpu" or parameters_m < SMALL_M:
         return "none"
-    path, key = kept or CHOICE_FILE, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {_processor()}"
+    path, key = kept or CHOICE_FILE, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}"
     known = _read(path)
     if known.get(key) not in {"none", "bf16", "int8"}:
         known[key] = measure()
@@ -81,7 +81,8 @@ def _once(products: list[Product], x: torch.Tensor) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name, as the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -1,0 +1,73 @@
+"""Pass costs kept between starts: measuring the shapes of a large model takes seconds, reading them none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from fimserver.engine.load import weights_hash
+from fimserver.engine.pass_cost import PassCosts
+from fimserver.engine.runtime import Runtime
+from fimserver.engine.weights.arithmetic import processor
+
+log = logging.getLogger("fimserver.engine")
+COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
+LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start
+
+
+def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | None = None) -> PassCosts:
+    """Return the costs that an earlier start measured for the same model, machine and buffer, else measure and keep them.
+
+    Which shapes have the bits of plain decoding depends on the same things as their cost.
+    """
+    if runtime.loaded.card.parameters_m < LARGE_M or runtime.cache is None:
+        return measure()
+    path = kept or COSTS_FILE
+    known = _read(path)
+    key = _key(runtime)
+    try:
+        return PassCosts({_shape(name): float(ms) for name, ms in known[key].items()})
+    except (KeyError, ValueError, AttributeError, TypeError):
+        costs = measure()
+    known[key] = {f"{branches}x{tokens}": round(ms, 3) for (branches, tokens), ms in costs.ms.items()}
+    _write(path, known)
+    return costs
+
+
+def _key(runtime: Runtime) -> str:
+    cache = runtime.cache
+    assert cache is not None
+    buffer = f"{runtime.rows} {cache.capacity} {cache.chunk} {cache.kv.branches}"
+    arithmetic = f"{runtime.loaded.dtype} {runtime.loaded.weights is not None} {type(runtime.network).__name__}"
+    machine = f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {runtime.loaded.device}"
+    return f"{weights_hash(runtime.loaded.folder)} {buffer} {arithmetic} {machine}"
+
+
+def _shape(name: str) -> tuple[int, int]:
+    branches, _, tokens = name.partition("x")
+    return int(branches), int(tokens)
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write(path: Path, known: dict[str, dict[str, float]]) -> None:
+    """Write the file as a whole; without a writable cache the shapes are measured at every start."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(known), "utf-8")
+        part.replace(path)
+    except OSError as error:
+        log.info("pass costs are not kept: %s", type(error).__name__)
