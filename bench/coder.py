@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +142,17 @@ def cut(prompt: list[int], length: int) -> list[int]:
     return [prompt[0], *prompt[len(prompt) - length + 1 :]]
 
 
-def run(arms: list[CoderArm], texts: list[list[int]]) -> dict[str, dict[str, list[float]]]:
+def run(arms: list[CoderArm], texts: list[list[int]], lengths: Sequence[int]) -> dict[str, dict[str, list[float]]]:
     """Milliseconds by arm and quantity; the arms take turns within each prompt."""
     found: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
     for number, text in enumerate(texts):
         order = arms if number % 2 == 0 else arms[::-1]
-        for length in LENGTHS:
+        for length in lengths:
             prompt = cut(text, length)
             for arm in order:
                 tokens = PLAIN_TOKENS if length == 1024 else 1
                 answer = arm.ask(ids=prompt, tokens=tokens)
+                print(f"{arm.name}, {length} tokens: {answer['first_ms']:.0f} ms", file=sys.stderr)
                 found[arm.name].setdefault(f"first_{length}_ms", []).append(answer["first_ms"])
                 if tokens > 1:
                     each = (answer["whole_ms"] - answer["first_ms"]) / (len(answer["made"]) - 1)
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="MODELS/CARD/FILE.gguf")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4, help="prompts, at most 8")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="prompt tokens")
     parser.add_argument("--serve", default="", help="be our arm with this drafter")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -199,7 +201,7 @@ def main() -> None:
         arms.append(CoderArm("llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]))
     for arm in arms:
         arm.ask(ids=texts[0][:64], tokens=4)  # what is done once
-    found = run(arms, texts)
+    found = run(arms, texts, options.lengths)
     print(table(arms, found))
     if options.out:
         options.out.write_text(json.dumps({"found": found, "start_s": {arm.name: arm.start_s for arm in arms}}, indent=1))

@@ -16,8 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from fimserver.engine.fused import LayerKV, Stack, native_stack
 from fimserver.errors import LoadError
@@ -68,6 +66,8 @@ class BlockShape:
     eps: float = 1e-6
 
     def config(self) -> Any:
+        from transformers import Qwen3Config  # noqa: PLC0415 - slow to import
+
         return Qwen3Config(
             hidden_size=self.hidden,
             intermediate_size=self.mlp,
@@ -90,6 +90,8 @@ class BlockNetwork(nn.Module):
     Shape = BlockShape
 
     def __init__(self, shape: BlockShape) -> None:
+        from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer  # noqa: PLC0415 - slow to import
+
         super().__init__()
         self.shape = shape
         config = shape.config()

@@ -1,0 +1,58 @@
+"""The 0.5B coder itself: every way of decoding gives the tokens of plain decoding. Skipped where its file is not on this disk."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from fimserver.engine import int8
+from fimserver.engine.drafters.ngram.drafter import NGramDrafter
+from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
+from fimserver.engine.engines import ModelPool
+from fimserver.engine.weights import int8_cache
+from fimserver.settings import Settings
+from fimserver.types import Deadline, Request
+from tests.engine.test_speculate import Liar, ids_of
+
+NAME = "qwen2.5-coder-0.5b-instruct"
+MODELS = Path(os.environ.get("FIMSERVER_MODELS_DIR") or platformdirs.user_data_path("fimserver") / "models")
+KEPT = int8_cache.FOLDER  # the person's own, not the test's: quantising takes a minute
+pytestmark = [
+    pytest.mark.skipif(not int8.is_exact(), reason="this processor has no exact int8 products"),
+    pytest.mark.skipif(not any((MODELS / NAME).glob("*.gguf")), reason=f"{NAME} is not here: fimserver models get {NAME}"),
+]
+PREFIX = Path(__file__).read_text("utf-8") * 2 + "\n\ndef mean(values):\n    "
+REQUESTS = (
+    Request(PREFIX, "\n\n\ndef median(values):\n    return sorted(values)[len(values) // 2]\n", max_tokens=24, stop="none"),
+    Request(PREFIX, "\n", max_tokens=24, stop="none", temperature=0.8, seed=3),
+)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_cache, "FOLDER", KEPT)
+        settings = Settings(ar_card=NAME, models_dir=MODELS, device="cpu", threads=1, quantize="int8", drafter="none")
+        return ModelPool(settings).engine("ar")
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=["greedy", "sampled"])
+def test_the_text_is_that_of_plain_decoding(engine, request_):
+    costs = engine.speculation.policy.costs
+    assert costs.plain == (1, 1)
+    assert len(costs.ms) > 8  # no shape was refused: one row has the bits of many
+    engine.cache.clear()
+    plain, _ = ids_of(engine, request_)
+    assert ids_of(engine, request_)[0] == plain  # from a warm cache
+    for drafter in (ScriptedDrafter(plain), Liar(plain, 0), RandomDrafter(0, 150000), NGramDrafter(engine.vocabulary)):
+        assert ids_of(engine, request_, [drafter])[0] == plain
+
+
+def test_a_prompt_read_in_pieces_is_the_same_prompt(engine):
+    request = REQUESTS[0]
+    whole, _ = ids_of(engine, request)
+    engine.cache.clear()
+    for size in (200, 1000, len(request.prefix)):
+        engine.warm(Request(request.prefix[:size], request.suffix), Deadline())
+    assert ids_of(engine, request)[0] == whole
