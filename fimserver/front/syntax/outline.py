@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+from tree_sitter import Node
 
 from fimserver.front.syntax import languages
-
-if TYPE_CHECKING:
-    from fimserver.front.syntax.parser import Node
 
 OUTLINE_LINES = 30
 _LINE_CHARS = 160
