@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench.oracle import Files, body, read_installed, wanted
-from fimserver.endings import RULES
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.engines import ModelPool
 from fimserver.engine.output import make_endings
 from fimserver.lengths import common_prefix
 from fimserver.settings import read_settings
+from fimserver.stopping.rules import RULES
 from fimserver.types import Deadline, Request
 from models.training.holes import line_tail
 

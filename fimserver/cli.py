@@ -18,9 +18,9 @@ import click
 
 from fimserver import __version__
 from fimserver.ab.verbs import ab
-from fimserver.complete_verb import complete
+from fimserver.commands.complete_verb import complete
+from fimserver.commands.options import settings_of, settings_options, where_settings_are
 from fimserver.errors import FimError, InputError
-from fimserver.options import settings_of, settings_options, where_settings_are
 from fimserver.settings import Settings
 from fimserver.store.verbs import models
 from fimserver.threads import prepare
@@ -128,7 +128,7 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
 @settings_options("weights", "engine", "policy")
 def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
     """Say what this machine can run, and try it."""
-    from fimserver.doctor import calibrated, examine  # noqa: PLC0415 - imports torch
+    from fimserver.commands.doctor import calibrated, examine  # noqa: PLC0415 - imports torch
 
     findings = []
     for finding in (calibrated if calibrate else examine)(settings_of(flags)):
@@ -147,7 +147,7 @@ def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
 @settings_options("connect", "token")
 def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
-    from fimserver.stats_view import show_stats  # noqa: PLC0415 - sqlite and more
+    from fimserver.commands.stats_view import show_stats  # noqa: PLC0415 - sqlite and more
 
     show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
 
@@ -158,7 +158,7 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
 )
 def pause(minutes: float) -> None:
     """Unload the models of this user's hosts until an explicit completion, `fimserver resume`, or the limit."""
-    from fimserver.pause import pause_hosts  # noqa: PLC0415 - loads the HTTP client
+    from fimserver.commands.pause import pause_hosts  # noqa: PLC0415 - loads the HTTP client
 
     _echo_each(pause_hosts(minutes))
 
@@ -166,7 +166,7 @@ def pause(minutes: float) -> None:
 @main.command()
 def resume() -> None:
     """End a pause: this user's hosts load their models again."""
-    from fimserver.pause import resume_hosts  # noqa: PLC0415
+    from fimserver.commands.pause import resume_hosts  # noqa: PLC0415
 
     _echo_each(resume_hosts())
 

@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,7 @@ BASE = {
     "paths",
     "lengths",
     "languages",
-    "scan",
-    "around",
-    "middle_state",
-    "endings",
+    "stopping",
     "events",
     "confidence_sequence",
     "defaults",
@@ -70,8 +68,8 @@ class TestEveryModule:
         if PACKAGE / "front" / "lsp" not in path.parents:
             assert not tops(path) & LSP
 
-    def test_tree_sitter_stays_in_one_module(self, path):
-        if path != PACKAGE / "front" / "syntax" / "parser.py":
+    def test_tree_sitter_stays_in_one_folder(self, path):
+        if path.parent != PACKAGE / "front" / "syntax":
             assert not any(name.startswith("tree_sitter") for name in tops(path))
 
     def test_rooms_know_only_what_lies_below(self, path):
@@ -107,6 +105,53 @@ class TestEveryModule:
 
     def test_it_is_small(self, path):
         assert path.read_text("utf-8").count("\n") <= 300
+
+
+# A folder of the front, the host or the comparisons, and the folders that it may import beside itself and the base modules.
+FLOORS = {
+    "front/syntax": set(),
+    "front/documents": set(),
+    "front/context": {"front/documents", "front/syntax"},
+    "front/postprocess": {"front/syntax"},
+    "front/feedback": {"front/documents", "front/context"},
+    "host/routing": set(),
+    "host/stats": {"host", "host/routing"},
+    "host/http": {"host", "host/routing", "host/stats"},
+    "engine/weights": {"engine"},
+    "ab/items": {"front/context", "front/documents", "front/feedback", "front/syntax"},
+    "ab/analysis": {"ab"},
+    "ab/replay": {"ab", "ab/analysis", "ab/items", "front/lsp"},
+    "ab/report": {"ab", "ab/analysis"},
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def folder_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parent.as_posix()
+
+
+def graph() -> dict[str, set[str]]:
+    """Modules, and the modules of the package that each imports, for annotations too."""
+    known = {module_of(path): path for path in MODULES if path.name != "__init__.py"}
+    return {name: imports(path) & set(known) - {name} for name, path in known.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        list(TopologicalSorter(graph()).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("folder", FLOORS)
+def test_folders_import_only_what_is_below(folder):
+    paths = {module_of(path): folder_of(path) for path in MODULES}
+    found = {paths[name] for module, names in graph().items() if paths[module] == folder for name in names}
+    base = {".", "stopping", folder} | ({"engine"} if folder.startswith("host") else set())
+    assert found - base <= FLOORS[folder]
 
 
 def test_the_package_never_imports_the_models_folder():

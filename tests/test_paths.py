@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fimserver import doctor, paths
+from fimserver import paths
+from fimserver.commands import doctor
 from fimserver.errors import InputError
 from fimserver.front.host_process import spawn_host
 from fimserver.paths import MAX_SOCKET_BYTES, log_path, log_problem, private_folder, runtime_folder, socket_path

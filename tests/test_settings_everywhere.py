@@ -10,7 +10,8 @@ import click
 import pytest
 from pydantic import TypeAdapter
 
-from fimserver import cli, options
+from fimserver import cli
+from fimserver.commands import options
 from fimserver.front.config import Config, from_settings
 from fimserver.settings import ENGINE_SETTINGS, HOST_SETTINGS, WEIGHTS_SETTINGS, Settings, scope_of
 from fimserver.types import Request
@@ -102,10 +103,10 @@ def test_routes_are_spelled_out_once():
 
 
 def test_the_table_of_the_docs_is_the_generated_one():
-    """``python -m fimserver.options`` prints it."""
+    """``python -m fimserver.commands.options`` prints it."""
     text = (ROOT / "docs" / "settings.md").read_text("utf-8")
     lines = list(options.table())
-    assert "\n".join(lines) in text, "run python -m fimserver.options and put its output into docs/settings.md"
+    assert "\n".join(lines) in text, "run python -m fimserver.commands.options and put its output into docs/settings.md"
     literal = [field for field in Settings.model_fields.values() if get_origin(field.annotation) is Literal]
     assert all(f"`{get_args(field.annotation)[0]}`" in text for field in literal)
 

@@ -25,7 +25,7 @@ from fimserver.ab.report.page import write_page
 from fimserver.ab.report.table import progress
 from fimserver.ab.run import Journal, RunPlan, fingerprint, run
 from fimserver.ab.schema import SIDES, Arm, PairedRow, Report, Side, Timeline, read_report
-from fimserver.render import make_console
+from fimserver.commands.render import make_console
 from fimserver.settings import Settings
 
 JOURNAL = "unfinished.jsonl"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fimserver.commands.options import given, settings_of, settings_options
 from fimserver.errors import InputError
-from fimserver.options import given, settings_of, settings_options
 
 if TYPE_CHECKING:
     from fimserver.ab.schema import Report
@@ -91,7 +91,7 @@ def _reports(files: Iterable[Path]) -> list[Path]:
 def _show(report: Report, folder: Path) -> None:
     from fimserver.ab.analysis.analysis import analyse  # noqa: PLC0415
     from fimserver.ab.report.table import print_table  # noqa: PLC0415
-    from fimserver.render import make_console  # noqa: PLC0415
+    from fimserver.commands.render import make_console  # noqa: PLC0415
 
     print_table(make_console(), report, analyse(report))
     click.echo(f"{folder / 'report.json'}, {folder / 'report.html'}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fimserver.around import Around
-from fimserver.endings import RULES, Endings
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.languages import language_of_path
 from fimserver.reasons import Reason
+from fimserver.stopping.around import Around
+from fimserver.stopping.rules import RULES, Endings
 from fimserver.types import Request, StopRule, unix_lines
 
 _CLOSERS = " \t)]}>\"'`:,;"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fimserver.options import settings_of
+from fimserver.commands.options import settings_of
 from fimserver.paths import models_changed
 from fimserver.settings import Settings
 

@@ -6,7 +6,7 @@ import ast
 
 from bench.endings import KINDS, Recording, holes, record, report, score, tokens_per_pass
 from fimserver.cards import PACKAGE
-from fimserver.endings import RULES
+from fimserver.stopping.rules import RULES
 
 FILES = {"code": {"diffusion.py": (PACKAGE / "engine" / "diffusion.py").read_text("utf-8")}}
 

@@ -7,11 +7,11 @@ import time
 import httpx2
 import pytest
 
+from fimserver.commands.stats_view import show_stats
 from fimserver.errors import InputError
 from fimserver.host.stats.store import EmptyError, Stats, reading
 from fimserver.host.stats.summary import Summary
 from fimserver.settings import Settings
-from fimserver.stats_view import show_stats
 from tests.editor import Editor
 from tests.hosts import ScriptedHost
 
@@ -190,7 +190,7 @@ def test_who_may_see_the_page(path, headers, status):
 def test_the_terminal_shows_what_the_host_counted(counting, editor, capsys, monkeypatch, tmp_path):
     used(editor)
     counted(counting, "SELECT 1 FROM answers WHERE fate != ''")
-    monkeypatch.setattr("fimserver.stats_view.stats_path", lambda: counting.host.stats.path)
+    monkeypatch.setattr("fimserver.commands.stats_view.stats_path", lambda: counting.host.stats.path)
     show_stats(Settings())
     near = capsys.readouterr().out
     assert "python" in near

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from fimserver.cards import get_card
 from fimserver.cli import main
-from fimserver.cursor import read_place
+from fimserver.commands.cursor import read_place
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")

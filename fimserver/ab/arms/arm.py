@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
 from fimserver.cards import get_card
-from fimserver.complete import TimedMiddle, text_body
+from fimserver.commands.complete import TimedMiddle, text_body
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings, read_settings
 from fimserver.types import ROUTES

@@ -11,7 +11,7 @@ from fimserver import __version__
 from fimserver.ab.arms.arm import ArmAnswer, answer_of, body_of
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
-from fimserver.complete import timed
+from fimserver.commands.complete import timed
 from fimserver.host.calibrate import calibrate
 from fimserver.host.jobs import Job, run_job
 from fimserver.host.request import request_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fimserver.ab.arms.arm import REQUEST_SETTINGS, ArmAnswer, answer_of, body_of
 from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
-from fimserver.complete import timed
-from fimserver.remote_host import RemoteHost
+from fimserver.commands.complete import timed
+from fimserver.commands.remote_host import RemoteHost
 from fimserver.settings import Settings
 
 

@@ -11,8 +11,6 @@ import unicodedata
 from dataclasses import replace
 from functools import partial
 
-from fimserver.around import Around
-from fimserver.endings import Endings
 from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
@@ -21,6 +19,8 @@ from fimserver.front.syntax.crop import WINDOW_CHARS
 from fimserver.front.syntax.features import columns
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
 from fimserver.reasons import Reason
+from fimserver.stopping.around import Around
+from fimserver.stopping.rules import Endings
 
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
 # Emoji and letters of some scripts are joined by a hidden character; within names of code it would be a trap.

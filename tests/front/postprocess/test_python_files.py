@@ -7,11 +7,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fimserver.around import Around
-from fimserver.endings import Endings
 from fimserver.front.postprocess.filters import scope
 from fimserver.front.postprocess.pipeline import Candidate, FilterContext, postprocess
 from fimserver.front.syntax.features import indent_unit
+from fimserver.stopping.around import Around
+from fimserver.stopping.rules import Endings
 
 ROOT = Path(__file__).parents[3] / "fimserver" / "front"
 FILES = [path.read_text("utf-8") for path in sorted(ROOT.rglob("*.py")) if path.stat().st_size > 1000]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fimserver import __version__
 from fimserver.cards import Card, get_card, is_present, read_cards
-from fimserver.complete import complete
+from fimserver.commands.complete import complete
 from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib

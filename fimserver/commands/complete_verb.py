@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from fimserver.commands.options import settings_of, settings_options
 from fimserver.errors import InputError, NonFiniteError
-from fimserver.options import settings_of, settings_options
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
 
 if TYPE_CHECKING:
-    from fimserver.complete import TimedMiddle
-    from fimserver.cursor import CursorPosition
+    from fimserver.commands.complete import TimedMiddle
+    from fimserver.commands.cursor import CursorPosition
     from fimserver.spans import SpanRow
     from fimserver.types import Chunk
     from fimserver.wire import CompletionBody, CompletionChunk
@@ -70,7 +70,7 @@ def complete(places: tuple[str, ...], spans: Path | None, limit: int | None, lan
 
 
 def _complete_places(settings: Settings, specs: Sequence[str], drawing: Drawing) -> None:
-    from fimserver.cursor import read_place  # noqa: PLC0415 - after the options are known to be good
+    from fimserver.commands.cursor import read_place  # noqa: PLC0415 - after the options are known to be good
 
     places, steps = [read_place(spec) for spec in specs], Steps(drawing)
     with _filler(settings, steps.draw_round if drawing.trace else None) as fill:
@@ -85,20 +85,20 @@ class Steps:
     """Steps of the completion that is being made, drawn as they come."""
 
     def __init__(self, drawing: Drawing) -> None:
-        from fimserver.render import make_console  # noqa: PLC0415
+        from fimserver.commands.render import make_console  # noqa: PLC0415
 
         self.drawing, self.count = drawing, 0
         self._console = make_console(stderr=drawing.as_json)
 
     def draw_step(self, chunk: CompletionChunk) -> None:
-        from fimserver.render import step_line  # noqa: PLC0415
+        from fimserver.commands.render import step_line  # noqa: PLC0415
 
         if chunk.text or chunk.canvas:
             self.count += 1
             self._console.print(step_line(chunk.text, chunk.canvas, self.count))
 
     def draw_round(self, chunk: Chunk, piece: Callable[[int], str]) -> None:
-        from fimserver.render import trace_line  # noqa: PLC0415
+        from fimserver.commands.render import trace_line  # noqa: PLC0415
 
         if chunk.round:
             self.count += 1
@@ -106,9 +106,9 @@ class Steps:
 
 
 def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, steps: Steps) -> None:
-    from fimserver import render  # noqa: PLC0415
-    from fimserver.complete import finished  # noqa: PLC0415
-    from fimserver.cursor import editor_body, editor_request, line_end, shown_of  # noqa: PLC0415
+    from fimserver.commands import render  # noqa: PLC0415
+    from fimserver.commands.complete import finished  # noqa: PLC0415
+    from fimserver.commands.cursor import editor_body, editor_request, line_end, shown_of  # noqa: PLC0415
 
     drawing, console = steps.drawing, render.make_console()
     request = editor_request(place, settings)
@@ -134,12 +134,12 @@ def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, ste
 @contextmanager
 def _filler(settings: Settings, trace: Callable[[Chunk, Callable[[int], str]], None] | None = None) -> Iterator[Filler]:
     """Give what fills middles: engines in this process, or the host at ``--connect``."""
-    from fimserver.complete import WatchedEngines, checked, timed, watched  # noqa: PLC0415
-    from fimserver.complete import complete as run  # noqa: PLC0415
+    from fimserver.commands.complete import WatchedEngines, checked, timed, watched  # noqa: PLC0415
+    from fimserver.commands.complete import complete as run  # noqa: PLC0415
     from fimserver.host.request import request_of  # noqa: PLC0415
 
     if settings.connect:
-        from fimserver.remote_host import RemoteHost  # noqa: PLC0415 - the HTTP library
+        from fimserver.commands.remote_host import RemoteHost  # noqa: PLC0415 - the HTTP library
 
         host = RemoteHost(settings.connect, settings.token)
         with closing(host):
@@ -172,7 +172,7 @@ def _complete_spans(settings: Settings, path: Path, limit: int | None, language:
 def _complete_span(fill: Filler, span: SpanRow, settings: Settings, language: str) -> dict[str, Any]:
     """Return the answer to one row. A model that cannot be loaded ends the run; a row that fails says why."""
     from fimserver.ab.analysis.metrics import score  # noqa: PLC0415
-    from fimserver.complete import finished, text_body  # noqa: PLC0415
+    from fimserver.commands.complete import finished, text_body  # noqa: PLC0415
     from fimserver.front.syntax.languages import language_of  # noqa: PLC0415
 
     row: dict[str, Any] = {span.id_name: span.span_id, "completion": "", "ms": 0.0}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fimserver.complete import TimedMiddle
+from fimserver.commands.complete import TimedMiddle
 from fimserver.errors import InputError
 from fimserver.front.context.privacy import Privacy
 from fimserver.front.context.prompt_context import ContextSource

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from fimserver.cursor import CursorPosition
+from fimserver.commands.cursor import CursorPosition
 from fimserver.types import Completion, Drafting, Round, Slot, unix_lines
 
 AROUND = 3  # lines shown above and below

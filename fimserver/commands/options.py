@@ -1,6 +1,6 @@
 """Command-line options and the table of settings, both made from ``settings``.
 
-``python -m fimserver.options`` prints the table of docs/settings.md.
+``python -m fimserver.commands.options`` prints the table of docs/settings.md.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.cli import main
+from fimserver.commands.remote_host import RemoteHost
 from fimserver.errors import FimError, InputError
-from fimserver.remote_host import RemoteHost
 from tests.hosts import ScriptedHost, free_port
 
 VLLM = {"/health": (200, b""), "/v1/models": (200, {"data": [{"id": "Qwen/Qwen2.5-Coder-7B", "owned_by": "vllm"}]})}

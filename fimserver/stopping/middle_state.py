@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fimserver.around import Around, columns, first_word
 from fimserver.languages import CLOSING_WORDS
-from fimserver.scan import CLOSES, START, ScanState, scan
+from fimserver.stopping.around import Around, columns, first_word
+from fimserver.stopping.scan import CLOSES, START, ScanState, scan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, takewhile
 
-from fimserver.scan import START, ScanState, lone_closers, scan, state_after, unanswered
+from fimserver.stopping.scan import START, ScanState, lone_closers, scan, state_after, unanswered
 
 WINDOW_CHARS = 8_000  # of the text before the cursor that is scanned for open brackets
 AFTER_CHARS = 4_000  # of the text after it

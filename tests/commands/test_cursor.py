@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fimserver.cursor import line_end, read_place
+from fimserver.commands.cursor import line_end, read_place
 from fimserver.errors import InputError
 from fimserver.spans import read_spans
 

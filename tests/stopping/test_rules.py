@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from fimserver.around import Around
-from fimserver.endings import RULES, Endings
 from fimserver.reasons import Reason
+from fimserver.stopping.around import Around
+from fimserver.stopping.rules import RULES, Endings
 from fimserver.types import StopRule
 
 

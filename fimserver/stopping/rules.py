@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from fimserver.around import LOOP_LINES, TRY_WORDS, Around, columns, first_word, lexemes_of, line_at, loops, telling
 from fimserver.languages import CLOSING_WORDS, CONTINUING_WORDS, SEMICOLONS
-from fimserver.middle_state import MiddleState, advance, begin, content_of
 from fimserver.reasons import Reason
-from fimserver.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
+from fimserver.stopping.around import LOOP_LINES, TRY_WORDS, Around, columns, first_word, lexemes_of, line_at, loops, telling
+from fimserver.stopping.middle_state import MiddleState, advance, begin, content_of
+from fimserver.stopping.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
 from fimserver.types import StopRule
 
 RULES = frozenset({"suffix", "scope", "statement", "repetition"})

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from fimserver.cli import main
-from fimserver.complete import valid_unicode
+from fimserver.commands.complete import valid_unicode
 from fimserver.engine.engines import ModelPool
 from fimserver.host.fake import FakeEngines
 from fimserver.settings import Settings
