@@ -1,7 +1,8 @@
 """Arms of the speculation benchmark: what is measured of one arm on one span, and our own arms.
 
-An arm is an engine of its own over weights that all arms share: its own cache, drafters and experience, emptied of the prompt
-before every request. Ours go from text to ids and back within their time; peers are given ids and give back ids.
+An arm is an engine of its own over weights that all arms share: its own cache, drafters and experience,
+emptied of the prompt before every request. Ours go from text to ids and back within their time; peers are
+given ids and give back ids.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Skipped(Exception):  # noqa: N818 - nothing went wrong
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an arm said to one span and when: ``said`` are (ms since the start, ids that came then), ids uncut."""
+    """What an arm said to one span and when.
+
+    ``said`` are (ms since the start, ids that came then), ids uncut.
+    """
 
     said: Sequence[tuple[float, Sequence[int]]]
     total_ms: float  # of the whole call
@@ -107,13 +111,17 @@ class Fleet:
     """The target, loaded once, and an engine of its own for every arm of ours."""
 
     def __init__(self, card: str = "nano") -> None:
-        defaults = {name: field.default for name, field in Settings.model_fields.items() if name != "models_dir"}
+        defaults = {
+            name: field.default for name, field in Settings.model_fields.items() if name != "models_dir"
+        }
         self.settings = Settings(**defaults | {"device": "cpu"})  # whatever stands in somebody's config.toml
         self.models = ModelPool(self.settings)
         self.card: Card = get_card(card)
         self.loaded: Loaded = self.models.runtime(self.card).loaded
         self.reference = make_ar(
-            DraftContext(_own(self.models.runtime(self.card)), self.settings.model_copy(update={"drafter": "none"}))
+            DraftContext(
+                _own(self.models.runtime(self.card)), self.settings.model_copy(update={"drafter": "none"})
+            )
         )
         self.stops = self.reference.stops
 
@@ -135,10 +143,14 @@ class Fleet:
         unknown = set(spec.knobs) - set(_KNOBS) - {FLAT}
         if unknown:
             raise Skipped(f"no knob {', '.join(sorted(unknown))}: there are {_KNOBS} and {FLAT}1")
-        changes: dict[str, Any] = {_KNOBS[knob]: value for knob, value in spec.knobs.items() if knob in _KNOBS}
+        changes: dict[str, Any] = {
+            _KNOBS[knob]: value for knob, value in spec.knobs.items() if knob in _KNOBS
+        }
         changes["drafter"] = spec.name.replace("+", ",")
         settings = self.settings.model_copy(update=changes)
-        base = make_runtime(self.loaded, settings) if "R" in spec.knobs else _own(self.models.runtime(self.card))
+        base = (
+            make_runtime(self.loaded, settings) if "R" in spec.knobs else _own(self.models.runtime(self.card))
+        )
         caches = [base.cache]
 
         def other(name: str) -> Runtime:
@@ -167,7 +179,9 @@ def _own(runtime: Runtime) -> Runtime:
     cache = runtime.cache
     if cache is None:
         return runtime
-    return dataclasses.replace(runtime, cache=PrefixCache(runtime.network, cache.capacity, cache.chunk, cache.kv.branches))
+    return dataclasses.replace(
+        runtime, cache=PrefixCache(runtime.network, cache.capacity, cache.chunk, cache.kv.branches)
+    )
 
 
 class Ours:
@@ -191,9 +205,15 @@ class Ours:
 
     def about(self) -> dict[str, Any]:
         drafters, policy = self.engine.speculation.drafters, self.engine.speculation.policy
-        failed = [drafter.name for drafter in drafters if isinstance(drafter, FailsafeDrafter) and drafter.failures]
+        failed = [
+            drafter.name for drafter in drafters if isinstance(drafter, FailsafeDrafter) and drafter.failures
+        ]
         costs = {f"{branches}x{rows}": round(ms, 3) for (branches, rows), ms in policy.costs.ms.items()}
-        about = {"drafters": [drafter.name for drafter in drafters], "not_asked": policy.switched_off, "pass_ms": costs}
+        about = {
+            "drafters": [drafter.name for drafter in drafters],
+            "not_asked": policy.switched_off,
+            "pass_ms": costs,
+        }
         return about | ({"warning": f"failed while it drafted: {', '.join(failed)}"} if failed else {})
 
     def close(self) -> None:
@@ -204,7 +224,9 @@ def _tokens(made: Round) -> tuple[int, ...]:
     return (*made.draft[: made.accepted], made.token)
 
 
-def row_of(arm: Arm, span: Span, prompt: Sequence[int], answer: Answer, fleet: Fleet) -> tuple[Row, list[int]]:
+def row_of(
+    arm: Arm, span: Span, prompt: Sequence[int], answer: Answer, fleet: Fleet
+) -> tuple[Row, list[int]]:
     """What is kept of an answer, and its ids: cut after the first stop, and at the limit."""
     ids: list[int] = []
     first = 0

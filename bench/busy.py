@@ -1,8 +1,9 @@
 """Milliseconds per completion while other processes compute, for several ways of waiting between threads.
 
-Usage: ``python -m bench.busy [--card NAME] [--competitors 0 1 2 4] [--ways default ours] [--out FILE.json]``. Each way has a
-process of its own, which loads the model once; they take turns, request by request, so that whatever else the machine does
-meets all of them. Competitors are processes that only count. Requests are holes in our own source, each with an empty cache.
+Usage: ``python -m bench.busy [--card NAME] [--competitors 0 1 2 4] [--ways default ours] [--out FILE.json]``.
+Each way has a process of its own, which loads the model once; they take turns, request by request, so that
+whatever else the machine does meets all of them. Competitors are processes that only count. Requests are
+holes in our own source, each with an empty cache.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ class Worker:
     """A process that answers requests in one way of waiting."""
 
     def __init__(self, card, way):
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("OMP_", "GOMP_", "KMP_"))
+        }
         command = [sys.executable, "-m", "bench.busy", "--worker", card]
         self._process = subprocess.Popen(
             command, env=clean | WAYS[way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -93,7 +98,13 @@ def row(way, count, route, ms):
     ordered = sorted(ms)
     p50, p95 = statistics.median(ordered), ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
     print(f"{way:12} {count} {route:5} p50 {p50:7.1f}  p95 {p95:7.1f}", flush=True)
-    return {"way": way, "competitors": count, "route": route, "p50_ms": round(p50, 1), "p95_ms": round(p95, 1)}
+    return {
+        "way": way,
+        "competitors": count,
+        "route": route,
+        "p50_ms": round(p50, 1),
+        "p95_ms": round(p95, 1),
+    }
 
 
 def work(card):
@@ -138,7 +149,9 @@ def main():
     rows = measure(args.card, args.ways, args.competitors)
     if args.out:
         machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
-        args.out.write_text(json.dumps({"machine": machine, "card": args.card, "rows": rows}, indent=1) + "\n", "utf-8")
+        args.out.write_text(
+            json.dumps({"machine": machine, "card": args.card, "rows": rows}, indent=1) + "\n", "utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""A real coder on a CPU: ours against llama.cpp on the same GGUF file, prompts and threads, arms interleaved in one run.
+"""A real coder on a CPU.
+
+Ours against llama.cpp on the same GGUF file, prompts and threads, arms interleaved in one run.
 
     npm install --prefix PEERS node-llama-cpp     # outside the repository; prebuilt, MIT
     PEERS=PEERS python -m bench.coder FILE.gguf [--threads 2] [--rounds 5] [--out results.json]
 
-Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is cached. Plain: one
-token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then a line of 12 tokens. The floor is
-what the int8 products of this model alone take, measured in the same run.
+Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
+cached. Plain: one token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then
+a line of 12 tokens. The floor is what the int8 products of this model alone take, measured in the same run.
 """
 
 from __future__ import annotations
@@ -57,7 +59,10 @@ class CoderArm:
 
 
 def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
-    """Our arm: the engine's own cache and speculation, ids to ids. Yields answers, reads requests from stdin."""
+    """Our arm: the engine's own cache and speculation, ids to ids.
+
+    Yields answers, reads requests from stdin.
+    """
     started = time.perf_counter()
     import torch
 
@@ -66,11 +71,21 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
     from fimserver.settings import Settings
     from fimserver.types import Deadline, Request
 
-    settings = Settings(device="cpu", threads=threads, ar_card=file.parent.name, models_dir=file.parent.parent, drafter=drafter)
+    settings = Settings(
+        device="cpu",
+        threads=threads,
+        ar_card=file.parent.name,
+        models_dir=file.parent.parent,
+        drafter=drafter,
+    )
     pool = ModelPool(settings)
     engine: Any = pool.engine("ar")
     speculation, cache = engine.speculation, engine.cache
-    yield {"load_ms": 1000 * (time.perf_counter() - started), "rss_mb": peak_mb(), "floor": floor(engine, torch)}
+    yield {
+        "load_ms": 1000 * (time.perf_counter() - started),
+        "rss_mb": peak_mb(),
+        "floor": floor(engine, torch),
+    }
     for line in sys.stdin:
         request = json.loads(line)
         ids, tokens = request["ids"], request["tokens"]
@@ -79,7 +94,9 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
         asked = Request("", "", max_tokens=tokens)
         started = time.perf_counter()
         logits = cache.prefill(ids, Deadline(), want_logits=True)
-        state = DecodeState(asked, ids, ids, request.get("suffix", []), speculation.verifier.picker(asked), Deadline())
+        state = DecodeState(
+            asked, ids, ids, request.get("suffix", []), speculation.verifier.picker(asked), Deadline()
+        )
         state.hidden = cache.network.hidden[0, -1]
         speculation.begin(state, logits)
         first_ms = 1000 * (time.perf_counter() - started)
@@ -99,7 +116,9 @@ def floor(engine: Any, torch: Any) -> dict[str, float]:
     result = {}
     for rows in (1, 64):
         times = []
-        inputs = {p.packed.shape[0]: torch.zeros(rows, p.packed.shape[0], dtype=torch.uint8) for p in products}
+        inputs = {
+            p.packed.shape[0]: torch.zeros(rows, p.packed.shape[0], dtype=torch.uint8) for p in products
+        }
         for _ in range(5):
             started = time.perf_counter()
             for p in products:
@@ -120,7 +139,10 @@ def peak_mb() -> float:
 
 
 def prompts(file: Path, count: int) -> list[list[int]]:
-    """Token ids of ``count`` FIM prompts of the longest length, cut from the standard library; shorter ones are their ends."""
+    """Token ids of ``count`` FIM prompts of the longest length, cut from the standard library.
+
+    Shorter ones are their ends.
+    """
     from fimserver.cards import get_card
     from fimserver.engine.vocabulary import Vocabulary
     from fimserver.engine.weights.formats import WEIGHTS
@@ -130,10 +152,16 @@ def prompts(file: Path, count: int) -> list[list[int]]:
     prefix, suffix, middle = (vocabulary.special(marker) for marker in MARKERS)
     folder = Path(os.__file__).parent
     made = []
-    for name in ("argparse", "ast", "dataclasses", "functools", "inspect", "subprocess", "typing", "zipfile")[:count]:
+    for name in ("argparse", "ast", "dataclasses", "functools", "inspect", "subprocess", "typing", "zipfile")[
+        :count
+    ]:
         text = vocabulary.encode((folder / f"{name}.py").read_text("utf-8"))
         at = len(text) // 2
-        made.append([prefix, *text[at - LENGTHS[-1] + 259 : at], suffix, *text[at + 30 : at + 286], middle][-LENGTHS[-1] :])
+        made.append(
+            [prefix, *text[at - LENGTHS[-1] + 259 : at], suffix, *text[at + 30 : at + 286], middle][
+                -LENGTHS[-1] :
+            ]
+        )
     return made
 
 
@@ -142,7 +170,9 @@ def cut(prompt: list[int], length: int) -> list[int]:
     return [prompt[0], *prompt[len(prompt) - length + 1 :]]
 
 
-def run(arms: list[CoderArm], texts: list[list[int]], lengths: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+def run(
+    arms: list[CoderArm], texts: list[list[int]], lengths: Sequence[int]
+) -> dict[str, dict[str, list[float]]]:
     """Milliseconds by arm and quantity; the arms take turns within each prompt."""
     found: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
     for number, text in enumerate(texts):
@@ -173,7 +203,11 @@ def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str
         for arm in arms:
             values = sorted(found[arm.name].get(name, [])) or [float("nan")]
             low, high = values[len(values) // 4], values[-1 - len(values) // 4]
-            cells.append(f"{statistics.median(values):.0f} ({low:.0f}-{high:.0f})" if "_ms" in name else f"{max(values):.0f}")
+            cells.append(
+                f"{statistics.median(values):.0f} ({low:.0f}-{high:.0f})"
+                if "_ms" in name
+                else f"{max(values):.0f}"
+            )
         lines.append(" | ".join([name, *cells]))
     lines += [f"floor of {arm.name}: {arm.ready['floor']}" for arm in arms if arm.ready.get("floor")]
     return "\n".join(lines)
@@ -181,7 +215,9 @@ def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str
 
 def main() -> None:
     """Run all arms and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path, help="MODELS/CARD/FILE.gguf")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4, help="prompts, at most 8")
@@ -194,17 +230,31 @@ def main() -> None:
             print(json.dumps(answer), flush=True)
         return
     texts = prompts(options.file, options.rounds)
-    ours = [sys.executable, "-m", "bench.coder", str(options.file), "--threads", str(options.threads), "--serve"]
+    ours = [
+        sys.executable,
+        "-m",
+        "bench.coder",
+        str(options.file),
+        "--threads",
+        str(options.threads),
+        "--serve",
+    ]
     arms = [CoderArm("ours, plain", [*ours, "none"]), CoderArm("ours, ngram", [*ours, "ngram"])]
     if "PEERS" in os.environ:
         script = str(Path(__file__).with_name("coder_llama.mjs"))
-        arms.append(CoderArm("llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]))
+        arms.append(
+            CoderArm(
+                "llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]
+            )
+        )
     for arm in arms:
         arm.ask(ids=texts[0][:64], tokens=4)  # what is done once
     found = run(arms, texts, options.lengths)
     print(table(arms, found))
     if options.out:
-        options.out.write_text(json.dumps({"found": found, "start_s": {arm.name: arm.start_s for arm in arms}}, indent=1))
+        options.out.write_text(
+            json.dumps({"found": found, "start_s": {arm.name: arm.start_s for arm in arms}}, indent=1)
+        )
     for arm in arms:
         arm.close()
 

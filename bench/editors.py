@@ -1,10 +1,12 @@
-"""What a person waits for: from a key to ghost text on the screen, in a real Neovim and a real VS Code, with nano.
+"""What a person waits for.
+
+From a key to ghost text on the screen, in a real Neovim and a real VS Code, with nano.
 
 python -m bench.editors [neovim] [vscode]     prints a table and writes bench/results/editors.json
 
-Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of the cut line
-is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap notes when the request
-passed and when its answer, and the server says how long the engine took.
+Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of
+the cut line is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap
+notes when the request passed and when its answer, and the server says how long the engine took.
 """
 
 from __future__ import annotations
@@ -50,7 +52,13 @@ WATCH = f"""() => {{
   }};
   look();
 }}"""
-PARTS = ("key to ghost text", "key to request", "engine", "the rest of request to answer", "answer to ghost text")
+PARTS = (
+    "key to ghost text",
+    "key to request",
+    "engine",
+    "the rest of request to answer",
+    "answer to ghost text",
+)
 
 
 class Place(NamedTuple):
@@ -128,11 +136,18 @@ def in_vscode(runtime: Path) -> Iterator[tuple[VSCode, Callable[[str], tuple[flo
         yield editor, press
 
 
-EDITORS: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {"neovim": in_neovim, "vscode": in_vscode}
+EDITORS: Mapping[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    "neovim": in_neovim,
+    "vscode": in_vscode,
+}
 
 
 def traffic(runtime: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in runtime.rglob("traffic-*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in runtime.rglob("traffic-*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
 
 
 def answered(runtime: Path, since: float) -> bool:
@@ -140,7 +155,9 @@ def answered(runtime: Path, since: float) -> bool:
     rows = [row for row in traffic(runtime) if row["t"] >= since]
     asked = {row["id"] for row in rows if row["method"] == "textDocument/inlineCompletion"}
     answers = [row["t"] for row in rows if row["from"] == "server" and row["id"] in asked]
-    return time.time() - since > PATIENCE_S or (len(answers) == len(asked) > 0 and time.time() - answers[-1] > 0.1)
+    return time.time() - since > PATIENCE_S or (
+        len(answers) == len(asked) > 0 and time.time() - answers[-1] > 0.1
+    )
 
 
 def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
@@ -148,7 +165,11 @@ def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
     key, shown = times
     rows = [row for row in traffic(runtime) if row["t"] >= key]
     asked = [row for row in rows if row["method"] == "textDocument/inlineCompletion"]
-    answers = [row for row in rows if row["from"] == "server" and asked and row["id"] == asked[-1]["id"] and row.get("items")]
+    answers = [
+        row
+        for row in rows
+        if row["from"] == "server" and asked and row["id"] == asked[-1]["id"] and row.get("items")
+    ]
     explained = editor.told()
     if len(asked) != 1 or not answers or explained["source"] != "model":
         return None
@@ -185,13 +206,16 @@ def main() -> None:
     for name in options.editors:
         columns = list(zip(*(one.parts() for one in measure(name, options.count)), strict=True))
         rows[name] = {
-            part: [round(percentile(list(c), share), 1) for share in (50, 95)] for part, c in zip(PARTS, columns, strict=True)
+            part: [round(percentile(list(c), share), 1) for share in (50, 95)]
+            for part, c in zip(PARTS, columns, strict=True)
         }
     for part in PARTS:
         table.add_row(part, *(f"{value:.0f}" for name in options.editors for value in rows[name][part]))
     Console().print(table)
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "processor": platform.processor()}
-    RESULTS.write_text(json.dumps({"machine": machine, "count": options.count, "rows": rows}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"machine": machine, "count": options.count, "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

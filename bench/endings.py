@@ -1,11 +1,13 @@
 """Measure the rules that end a middle: what each of them is worth on holes in real files.
 
-python -m bench.endings make FILE --card CARD [--spans N]   fill N holes with no rule at all and write tokens and truths
-python -m bench.endings report FILE...                      end the recorded middles by each set of rules, print a table
-python -m bench.endings truth [--spans N]                   where the rules end a text that goes on exactly as the file does
+python -m bench.endings make FILE --card CARD [--spans N]   fill N holes with no rule at all and write tokens
+and truths python -m bench.endings report FILE...                      end the recorded middles by each set of
+rules, print a table python -m bench.endings truth [--spans N]                   where the rules end a text
+that goes on exactly as the file does
 
-Holes are cut from packages that no model here was trained on and that are not reserved for evaluation. Rules look at text
-alone, so one recording without rules is enough for all of them: a rule only decides how many of its tokens are used.
+Holes are cut from packages that no model here was trained on and that are not reserved for evaluation. Rules
+look at text alone, so one recording without rules is enough for all of them: a rule only decides how many of
+its tokens are used.
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ Cut = Callable[[str, random.Random], tuple[int, int] | None]
 
 def whole_line(text: str, rng: random.Random) -> tuple[int, int] | None:
     """A statement of one line, from its first character to its end."""
-    lines = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt) and node.lineno == node.end_lineno]
+    lines = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.stmt) and node.lineno == node.end_lineno
+    ]
     if not lines:
         return None
     row = rng.choice(lines).lineno - 1
@@ -78,7 +84,8 @@ KINDS: dict[str, Cut] = {"rest of line": line_tail, "line": whole_line, "block":
 class Recording:
     """A hole, its truth, and what the model wrote there with no rule: text after each token.
 
-    ``ended``: the model ended the middle itself after the last token. ``passes``: of the network, those over the prompt apart.
+    ``ended``: the model ended the middle itself after the last token. ``passes``: of the network, those over
+    the prompt apart.
     """
 
     kind: str
@@ -161,7 +168,11 @@ def score(recording: Recording, rules: frozenset[str] | None) -> Score:
     """End a recorded middle by ``rules``, token by token; ``None`` for no rule at all, not even one line."""
     request = Request(recording.prefix, recording.suffix, stop="auto", path=recording.path)
     endings = None if rules is None else make_endings(request, rules)
-    tokens, text, reason = len(recording.texts) + recording.ended, recording.texts[-1] if recording.texts else "", "none"
+    tokens, text, reason = (
+        len(recording.texts) + recording.ended,
+        recording.texts[-1] if recording.texts else "",
+        "none",
+    )
     reason = "end" if recording.ended else "length"
     for count, written in enumerate(recording.texts, 1):
         if endings and (end := endings.end(written.rstrip("\ufffd"))):
@@ -183,7 +194,11 @@ ARMS: dict[str, frozenset[str] | None] = {
 
 def report(recordings: Sequence[Recording]) -> None:
     """Print, for each kind of hole and each set of rules, what the middles were worth."""
-    print("| holes | rules | first line right | exact | true characters | others | tokens | ended by |\n" + "|---" * 8 + "|")
+    print(
+        "| holes | rules | first line right | exact | true characters | others | tokens | ended by |\n"
+        + "|---" * 8
+        + "|"
+    )
     for kind in (*KINDS, "all"):
         some = [each for each in recordings if kind in {each.kind, "all"}]
         for name, rules in ARMS.items() if some else ():
@@ -209,7 +224,9 @@ def tokens_per_pass(recordings: Sequence[Recording]) -> str:
     for kind in (*KINDS, "all"):
         some = [each for each in recordings if kind in {each.kind, "all"} and each.passes]
         if some:
-            parts.append(f"{kind} {sum(len(each.texts) + each.ended for each in some) / sum(each.passes for each in some):.2f}")
+            parts.append(
+                f"{kind} {sum(len(each.texts) + each.ended for each in some) / sum(each.passes for each in some):.2f}"
+            )
     return "tokens a pass while writing: " + ", ".join(parts)
 
 
@@ -226,23 +243,40 @@ def truth(args: argparse.Namespace) -> None:
         text = middle + request.suffix[:800]
         end = next((end for size in range(1, len(text) + 1) if (end := endings.end(text[:size]))), None)
         kept, whole = len(text[: end.chars].rstrip()) if end else 0, len(middle.rstrip())
-        found[kind]["not at all" if end is None else "exactly" if kept == whole else "early" if kept < whole else "late"] += 1
+        found[kind][
+            "not at all"
+            if end is None
+            else "exactly"
+            if kept == whole
+            else "early"
+            if kept < whole
+            else "late"
+        ] += 1
     print("| holes | exactly | early | late | not at all |\n" + "|---" * 5 + "|")
     for kind, counts in found.items():
-        shares = [f"{counts[name] / max(1, counts.total()):.1%}" for name in ("exactly", "early", "late", "not at all")]
+        shares = [
+            f"{counts[name] / max(1, counts.total()):.1%}"
+            for name in ("exactly", "early", "late", "not at all")
+        ]
         print(f"| {kind} ({counts.total()}) | {' | '.join(shares)} |")
 
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     making = commands.add_parser("make", help="fill holes and write what the model wrote")
     making.add_argument("file", type=Path)
     making.add_argument("--card", default="nano")
     making.add_argument("--models-dir", type=Path)
-    making.add_argument("--prompt-tokens", type=int, default=0, help="of a prompt at most; 0: as the card says")
-    making.add_argument("--suffix-first", action="store_true", help="the suffix before the prefix, whatever the card says")
+    making.add_argument(
+        "--prompt-tokens", type=int, default=0, help="of a prompt at most; 0: as the card says"
+    )
+    making.add_argument(
+        "--suffix-first", action="store_true", help="the suffix before the prefix, whatever the card says"
+    )
     making.add_argument("--spans", type=int, default=200)
     making.add_argument("--seed", type=int, default=0)
     making.set_defaults(run=make)

@@ -1,7 +1,8 @@
 """Milliseconds per token and per denoising step, ours beside transformers' ``generate``, in one run.
 
-Usage: ``make bench`` or ``python -m bench.engines [--model FOLDER] [--out FILE.json]``. Every arm gets the same
-prompts and the same number of tokens (ends are ignored), arms take turns, the median of the turns is what counts.
+Usage: ``make bench`` or ``python -m bench.engines [--model FOLDER] [--out FILE.json]``. Every arm gets the
+same prompts and the same number of tokens (ends are ignored), arms take turns, the median of the turns is
+what counts.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def generate_arm(loaded: Loaded, engine: Autoregressive, tokens: int = TOKENS) -
     def run(request: Request) -> tuple[int, float]:
         prompt = torch.tensor([engine.prompt(request)])
         started = time.perf_counter()
-        loaded.model.generate(prompt, do_sample=False, max_new_tokens=tokens, eos_token_id=None, pad_token_id=2)
+        loaded.model.generate(
+            prompt, do_sample=False, max_new_tokens=tokens, eos_token_id=None, pad_token_id=2
+        )
         return tokens, time.perf_counter() - started
 
     return run
@@ -67,7 +70,10 @@ def first_token_arm(engine: Autoregressive, *, typed: bool) -> Arm:
 
 
 def ar_arm(engine: Autoregressive, *, warm: bool) -> Arm:
-    """Our decode loop, whole call; ``warm``: the prompt is in the cache, as after the first key in an editor."""
+    """Our decode loop, whole call.
+
+    ``warm``: the prompt is in the cache, as after the first key in an editor.
+    """
     engine.stops = frozenset()
 
     def run(request: Request) -> tuple[int, float]:
@@ -100,7 +106,10 @@ def step_arm(engine: Diffusion, *, cached: bool) -> Arm:
 
 
 def dllm_arm(engine: Diffusion) -> Arm:
-    """A whole completion by denoising, prompt cached: milliseconds per pass, everything around the passes included."""
+    """A whole completion by denoising, prompt cached.
+
+    Milliseconds per pass, everything around the passes included.
+    """
 
     def run(request: Request) -> tuple[int, float]:
         list(engine.complete(request, Deadline()))
@@ -125,7 +134,9 @@ def native_step_arm(loaded: Loaded, engine: Diffusion) -> Arm:
         started = time.perf_counter()
         with torch.inference_mode():
             for _ in range(8):
-                loaded.model(input_ids=ids, attention_mask=mask[None, None], use_cache=False, logits_to_keep=16)
+                loaded.model(
+                    input_ids=ids, attention_mask=mask[None, None], use_cache=False, logits_to_keep=16
+                )
         return 8, time.perf_counter() - started
 
     return run
@@ -159,7 +170,9 @@ def main() -> None:
             runtime = make_runtime(loaded, settings)
             assert runtime.cache is not None
             ar = Autoregressive(card, loaded.vocabulary, runtime.cache, rows)
-            dllm = Diffusion(card, loaded.vocabulary, runtime.network, runtime.cache, SCHEDULES["threshold"]())
+            dllm = Diffusion(
+                card, loaded.vocabulary, runtime.network, runtime.cache, SCHEDULES["threshold"]()
+            )
             engines[network, rows] = (ar, dllm)
     ar, dllm = engines["auto", 8]
     tokens = measure(
@@ -199,7 +212,10 @@ def main() -> None:
     report("ms per denoising step", steps, "transformers forward, no cache")
     if args.out:
         args.out.write_text(
-            json.dumps({"machine": machine, "ms_per_token": tokens, "ms_to_first": first, "ms_per_step": steps}, indent=1)
+            json.dumps(
+                {"machine": machine, "ms_per_token": tokens, "ms_to_first": first, "ms_per_step": steps},
+                indent=1,
+            )
         )
 
 
@@ -208,7 +224,9 @@ def report(title: str, results: dict[str, list[float]], base: str) -> None:
     print(f"| {title} | median | min | max | faster than {base} |\n|---|---|---|---|---|")
     for name, values in results.items():
         ratio = statistics.median(b / v for b, v in zip(results[base], values, strict=True))
-        print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f}x |")
+        print(
+            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f}x |"
+        )
     print()
 
 

@@ -1,4 +1,6 @@
-"""What the language server adds to the engine: measured over real pipes, with the real host and the nano model.
+"""What the language server adds to the engine.
+
+Measured over real pipes, with the real host and the nano model.
 
 python -m bench.front            prints a table and writes bench/results/front.json
 """
@@ -149,13 +151,19 @@ def measure() -> dict[str, float]:
         with Editor("pipes") as editor:
             editor.start(options={"prefetch": True, "delayMs": 0})
             typist = Typist(editor)
-            editor.wait_until(lambda: editor.ask(URI, *typist.types()) is not None and editor.explain().get("engineMs"))
+            editor.wait_until(
+                lambda: editor.ask(URI, *typist.types()) is not None and editor.explain().get("engineMs")
+            )
             rows |= requests(editor, typist) | cancels(editor, typist) | no_ops(editor, typist)
             rows["front RSS MB"] = rss_mb(psutil.Process(editor.link.process.pid))
             rows["host RSS MB, one window"] = sum(map(rss_mb, hosts(folder)))
             with Editor("pipes") as other:
                 other.start()
-                other.wait_until(lambda: other.ask(URI, *Typist(other).types()) is not None and other.explain().get("engineMs"))
+                other.wait_until(
+                    lambda: (
+                        other.ask(URI, *Typist(other).types()) is not None and other.explain().get("engineMs")
+                    )
+                )
                 rows["host RSS MB, two windows"] = sum(map(rss_mb, hosts(folder)))
                 other.leave()
             editor.leave()

@@ -1,7 +1,8 @@
 """Bootstrap intervals of the statistics that a benchmark reports.
 
-A column has one value per span, and spans are what is drawn again, so that all that one span gave stays together. Columns of
-one call are paired. The percentile method, seeded: the same columns give the same interval.
+A column has one value per span, and spans are what is drawn again, so that all that one span gave stays
+together. Columns of one call are paired. The percentile method, seeded: the same columns give the same
+interval.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ class Interval(NamedTuple):
 
 
 def bootstrap(statistic: Statistic, *columns: Sequence[float], turns: int = TURNS, seed: int = 0) -> Interval:
-    """The 95 % interval of ``statistic`` over paired columns of equal length. Raises ``ValueError`` where there is no span."""
+    """The 95 % interval of ``statistic`` over paired columns of equal length.
+
+    Raises ``ValueError`` where there is no span.
+    """
     count = len(columns[0])
     if count == 0 or any(len(column) != count for column in columns):
         raise ValueError(f"columns of {[len(column) for column in columns]} spans cannot be paired")
     data = [torch.tensor(column, dtype=torch.float64) for column in columns]
     drawn = torch.randint(count, (turns, count), generator=torch.Generator().manual_seed(seed))
     values = statistic(*(column[drawn] for column in data))
-    low, high = values.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)).tolist()
+    low, high = values.quantile(
+        torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    ).tolist()
     return Interval(float(statistic(*data)), low, high)
 
 
@@ -59,6 +65,8 @@ def ratio_of_sums(of: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
     return of.sum(-1) / by.sum(-1)
 
 
-def ratio_of_rates(of: torch.Tensor, of_by: torch.Tensor, to: torch.Tensor, to_by: torch.Tensor) -> torch.Tensor:
+def ratio_of_rates(
+    of: torch.Tensor, of_by: torch.Tensor, to: torch.Tensor, to_by: torch.Tensor
+) -> torch.Tensor:
     """How many times one rate over all spans is another."""
     return ratio_of_sums(of, of_by) / ratio_of_sums(to, to_by)

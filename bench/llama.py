@@ -1,15 +1,17 @@
 """llama.cpp as an arm: fills the same spans on the same weights, where it is installed.
 
-It is looked for in the folder that ``LLAMA_CPP`` names, else on PATH: ``llama-server`` (also under ``build/bin`` or ``bin``)
-and ``convert_hf_to_gguf.py``. To have it: unpack a release or a checkout of llama.cpp, then ::
+It is looked for in the folder that ``LLAMA_CPP`` names, else on PATH: ``llama-server`` (also under
+``build/bin`` or ``bin``) and ``convert_hf_to_gguf.py``. To have it: unpack a release or a checkout of
+llama.cpp, then ::
 
     cmake -B build -DLLAMA_CURL=OFF && cmake --build build -j2 --target llama-server
     LLAMA_CPP=$PWD python -m bench.speculation …
 
-(without a network but with PyPI: ``pip download --no-deps --no-binary llama-cpp-python llama-cpp-python`` has it in ``vendor/``).
-The weights are converted by its own converter, to f32, once; it needs the module ``gguf`` of the same folder, or ``pip install
-gguf``. Its table of pre-tokenizers is patched so that an unknown one may be called ``default``: it is never
-used, prompts are ids. The server runs with as many threads as torch, without its prompt cache, and is asked over loopback.
+(without a network but with PyPI: ``pip download --no-deps --no-binary llama-cpp-python llama-cpp-python`` has
+it in ``vendor/``). The weights are converted by its own converter, to f32, once; it needs the module ``gguf``
+of the same folder, or ``pip install gguf``. Its table of pre-tokenizers is patched so that an unknown one may
+be called ``default``: it is never used, prompts are ids. The server runs with as many threads as torch,
+without its prompt cache, and is asked over loopback.
 """
 
 from __future__ import annotations
@@ -68,18 +70,28 @@ class Llamas:
         options: dict[str, object] = {}
         if spec.name == "llama.cpp+lookup":
             names = {"K": "--spec-ngram-simple-size-m", "N": "--spec-ngram-simple-size-n"}
-            options = {"--spec-type": "ngram-simple"} | {names[knob]: value for knob, value in spec.knobs.items()}
+            options = {"--spec-type": "ngram-simple"} | {
+                names[knob]: value for knob, value in spec.knobs.items()
+            }
         elif spec.name == "llama.cpp+model":
-            options = {"--spec-type": "draft-simple", "-md": self._convert(converter, self.fleet.draft_card())}
+            options = {
+                "--spec-type": "draft-simple",
+                "-md": self._convert(converter, self.fleet.draft_card()),
+            }
             options |= {"--spec-draft-n-max": spec.knobs["K"]} if "K" in spec.knobs else {}
         elif spec.name != "llama.cpp":
             raise Skipped("there are llama.cpp, +lookup and +model")
         options = {"-m": self._convert(converter, self.fleet.card)} | options
-        return Llama(spec.text, self.fleet, [str(server), *(str(part) for pair in options.items() for part in pair)])
+        return Llama(
+            spec.text, self.fleet, [str(server), *(str(part) for pair in options.items() for part in pair)]
+        )
 
     def _convert(self, converter: Path, card: Card) -> Path:
         if card.name not in self._weights:
-            folder, out = model_folder(card, self.fleet.settings.models_dir), Path(tempfile.mkdtemp(prefix="fimserver-llama-"))
+            folder, out = (
+                model_folder(card, self.fleet.settings.models_dir),
+                Path(tempfile.mkdtemp(prefix="fimserver-llama-")),
+            )
             atexit.register(shutil.rmtree, out, ignore_errors=True)
             self._weights[card.name] = convert(converter, card, folder, out / card.name)
         return self._weights[card.name]
@@ -95,7 +107,20 @@ class Llama:
         self.port = _free_port()
         room = fleet.card.prompt_tokens + fleet.card.max_new_tokens + 64
         threads = str(torch.get_num_threads())
-        where = ["--host", "127.0.0.1", "--port", str(self.port), "-np", "1", "-c", str(room), "-t", threads, "-tb", threads]
+        where = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "-np",
+            "1",
+            "-c",
+            str(room),
+            "-t",
+            threads,
+            "-tb",
+            threads,
+        ]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - the server writes there as long as it lives
         self.server = subprocess.Popen([*command, *where], stdout=self.log, stderr=self.log)
         try:
@@ -105,7 +130,12 @@ class Llama:
             raise
 
     def answer(self, span: Span, prompt: Sequence[int]) -> Answer:
-        question = {"prompt": list(prompt), "n_predict": span.request.max_tokens, "temperature": 0, "cache_prompt": False}
+        question = {
+            "prompt": list(prompt),
+            "n_predict": span.request.max_tokens,
+            "temperature": 0,
+            "cache_prompt": False,
+        }
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         started = time.perf_counter()
         link.request("POST", "/completion", json.dumps(question | {"stream": True, "return_tokens": True}))
@@ -176,7 +206,17 @@ def convert(converter: Path, card: Card, folder: Path, out: Path) -> Path:
     if not (out / "tokenizer_config.json").is_file():  # without it transformers would add its family's tokens
         (out / "tokenizer_config.json").write_text(json.dumps(config))
     weights = out / "model.gguf"
-    command = [sys.executable, "-c", _CONVERT, str(converter.parent), str(out), "--outfile", str(weights), "--outtype", "f32"]
+    command = [
+        sys.executable,
+        "-c",
+        _CONVERT,
+        str(converter.parent),
+        str(out),
+        "--outfile",
+        str(weights),
+        "--outtype",
+        "f32",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not weights.is_file():
         raise Skipped(f"llama.cpp's converter failed: {done.stderr.strip()[-300:]}")

@@ -2,9 +2,10 @@
 
 python -m bench.make_traces FILE:FIRST-LAST [...] --seed 1 --out FOLDER
 
-The lines FIRST to LAST are taken out of the file, counted from 1, and typed back one character after the other. The pause
-before a key is lognormal with median 130 ms and sigma 0.45; at a line end, with probability 0.15, someone thinks for 0.5
-to 2 s more. A line end and the blanks of the next line come with one key, as editors indent.
+The lines FIRST to LAST are taken out of the file, counted from 1, and typed back one character after the
+other. The pause before a key is lognormal with median 130 ms and sigma 0.45; at a line end, with probability
+0.15, someone thinks for 0.5 to 2 s more. A line end and the blanks of the next line come with one key, as
+editors indent.
 """
 
 from __future__ import annotations
@@ -26,22 +27,39 @@ MADE = (
     f"synthetic timing of real code: keys lognormal, median {MEDIAN_MS:g} ms, sigma {SIGMA}; "
     f"{THINK_MS[0]:g} to {THINK_MS[1]:g} ms more at a line end with probability {THINK_SHARE}; seed {{seed}}"
 )
-LANGUAGES = {".py": "python", ".go": "go", ".rs": "rust", ".js": "javascript", ".ts": "typescript", ".java": "java", ".c": "c"}
+LANGUAGES = {
+    ".py": "python",
+    ".go": "go",
+    ".rs": "rust",
+    ".js": "javascript",
+    ".ts": "typescript",
+    ".java": "java",
+    ".c": "c",
+}
 _KEYS = re.compile(r"\n[ \t]*|.", re.DOTALL)
 
 
 def make_trace(name: str, text: str, first: int, last: int, seed: int) -> Trace:
-    """Lines ``first`` to ``last`` of a text, counted from 1 and both typed. Raises ``InputError`` where there are none."""
+    """Lines ``first`` to ``last`` of a text, counted from 1 and both typed.
+
+    Raises ``InputError`` where there are none.
+    """
     lines = unix_lines(text).splitlines(keepends=True)
     if not 1 <= first <= last <= len(lines):
         raise InputError(f"{name}: lines {first}-{last} are not among its {len(lines)} lines")
     typed = "".join(lines[first - 1 : last]).removesuffix("\n")
     rest = [*lines[: first - 1], "\n", *lines[last:]]
     opened = Open(
-        t=0.0, doc=1, language=LANGUAGES.get(Path(name).suffix, "plaintext"), name=Path(name).name, text="".join(rest)
+        t=0.0,
+        doc=1,
+        language=LANGUAGES.get(Path(name).suffix, "plaintext"),
+        name=Path(name).name,
+        text="".join(rest),
     )
     keys = _keys(typed, first - 1, random.Random(seed))
-    return Trace(f"{Path(name).stem}-{first}-{last}", (opened, *keys), started="", made=MADE.format(seed=seed))
+    return Trace(
+        f"{Path(name).stem}-{first}-{last}", (opened, *keys), started="", made=MADE.format(seed=seed)
+    )
 
 
 def _keys(typed: str, line: int, draw: random.Random) -> Iterator[Event]:

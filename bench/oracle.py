@@ -102,7 +102,10 @@ def play(case: Case, arm: Arm, *, prefilled: bool) -> Trace:
 def others(case: Case, files: Files, sizes: dict[str, int]) -> tuple[Snippet, ...]:
     """The other files of the package, those of the same folder first. ``sizes``: tokens, by path."""
     folder = str(Path(case.path).parent)
-    paths = sorted((path for path in files if path != case.path), key=lambda path: (str(Path(path).parent) != folder, path))
+    paths = sorted(
+        (path for path in files if path != case.path),
+        key=lambda path: (str(Path(path).parent) != folder, path),
+    )
     tokens, chosen = 0, []
     for path in paths:
         tokens += sizes[path]
@@ -146,8 +149,14 @@ def some_lines(text: str, rng: random.Random) -> tuple[int, int] | None:
 
 def body(text: str, rng: random.Random) -> tuple[int, int] | None:
     """The body of a function of 2 to 60 lines."""
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    spans = [(f.body[0].lineno - 1, f.end_lineno or 0, f.body[0].col_offset) for f in functions if f.body[0].lineno > f.lineno]
+    functions = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    spans = [
+        (f.body[0].lineno - 1, f.end_lineno or 0, f.body[0].col_offset)
+        for f in functions
+        if f.body[0].lineno > f.lineno
+    ]
     spans = [span for span in spans if 2 <= span[1] - span[0] <= 60]
     if not spans:
         return None
@@ -215,7 +224,9 @@ def interval(traces: list[Trace], rng: random.Random, turns: int = 400) -> tuple
     return values[0], values[-1]
 
 
-def measure(packages: dict[str, Files], ours: Ours, spans: int, seed: int, *, prefilled: bool) -> dict[str, list[Trace]]:
+def measure(
+    packages: dict[str, Files], ours: Ours, spans: int, seed: int, *, prefilled: bool
+) -> dict[str, list[Trace]]:
     traces: defaultdict[str, list[Trace]] = defaultdict(list)
     order = sorted(cases(packages, spans, seed, ours.vocabulary), key=lambda case: (case.package, case.path))
     for package, of_package in groupby(order, key=lambda case: case.package):
@@ -231,7 +242,9 @@ def measure(packages: dict[str, Files], ours: Ours, spans: int, seed: int, *, pr
 def report(traces: dict[str, list[Trace]], rng: random.Random) -> dict[str, dict[str, list[float]]]:
     """Print tokens a pass with intervals, and return them."""
     rows: dict[str, dict[str, list[float]]] = {}
-    print("| drafter | " + " | ".join((*KINDS, "multi + body", "all")) + " | drafted a pass |\n|" + "---|" * 7)
+    print(
+        "| drafter | " + " | ".join((*KINDS, "multi + body", "all")) + " | drafted a pass |\n|" + "---|" * 7
+    )
     for name, every in traces.items():
         groups = {kind: [t for t in every if t.kind == kind] for kind in KINDS}
         groups |= {"multi + body": groups["multi"] + groups["body"], "all": every}
@@ -244,21 +257,29 @@ def report(traces: dict[str, list[Trace]], rng: random.Random) -> dict[str, dict
 
 def main() -> None:
     """Cut the cases, play all arms, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spans", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--wheels", type=Path, default=CACHE)
-    parser.add_argument("--tuning", action="store_true", help="installed packages instead of the reserved ones")
+    parser.add_argument(
+        "--tuning", action="store_true", help="installed packages instead of the reserved ones"
+    )
     parser.add_argument("--prefilled", action="store_true", help="count from the second token on")
     args = parser.parse_args()
     if args.tuning:
         packages = {name: wanted(read_installed(name)) for name in TUNING}
     else:
         names = ["pydantic-ai-slim" if name == "pydantic-ai" else name for name in EVALUATION]
-        packages = {"-".join(path.name.split("-")[:2]): wanted(read_wheel(path)) for path in fetch(names, args.wheels)}
+        packages = {
+            "-".join(path.name.split("-")[:2]): wanted(read_wheel(path)) for path in fetch(names, args.wheels)
+        }
     if not any(packages.values()):
-        sys.exit("no package to cut from: let pip reach an index, give --wheels a folder with the wheels, or use --tuning")
+        sys.exit(
+            "no package to cut from: let pip reach an index, give --wheels a folder with the wheels, or use --tuning"
+        )
     print({name: len(files) for name, files in packages.items()}, f"seed {args.seed}")
     results = {}
     for prompt_tokens in (get_card("nano").prompt_tokens, 2048):
@@ -271,7 +292,9 @@ def main() -> None:
             print(f"{name}: median {median(values):.0f} us, p95 {quantiles(values, n=20)[-1]:.0f} us")
     if args.json:
         args.json.write_text(
-            json.dumps({"packages": sorted(packages), "spans": args.spans, "tokens_per_pass": results}, indent=1)
+            json.dumps(
+                {"packages": sorted(packages), "spans": args.spans, "tokens_per_pass": results}, indent=1
+            )
         )
 
 

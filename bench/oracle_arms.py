@@ -61,7 +61,11 @@ class Ours:
         assert self.card.fim
         prompt = fim_prompt(context, self.card.fim, self.vocabulary)
         return DecodeState(
-            request, prompt, [*context.prefix, *context.typed], list(context.suffix), lambda _logits, _offset: (0, None)
+            request,
+            prompt,
+            [*context.prefix, *context.typed],
+            list(context.suffix),
+            lambda _logits, _offset: (0, None),
         )
 
     def arm(self, line: DecodeState, shelf: IndexCache, cut: Cut) -> Arm:
@@ -76,7 +80,8 @@ class Ours:
             if new:
                 self._timed("observe", lambda: drafter.observe(line, ended=False))
             self._timed(
-                "propose" if len(middle) > 4 else "propose at first", lambda: found.extend(drafter.propose(line, NODES))
+                "propose" if len(middle) > 4 else "propose at first",
+                lambda: found.extend(drafter.propose(line, NODES)),
             )
             return cut(found)
 
@@ -94,14 +99,18 @@ class Ours:
         self.costs_us[what].append((time.perf_counter() - started) * 1e6)
 
 
-def arms(ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, IndexCache]) -> dict[str, Arm]:
+def arms(
+    ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, IndexCache]
+) -> dict[str, Arm]:
     """What is compared."""
     line = ours.line(request)
     shown = Request(ours.vocabulary.decode(line.prefix), ours.vocabulary.decode(line.suffix))
     lines = {
         "prompt": dataclasses.replace(line, request=shown),
         "file": line,
-        "+ open files": dataclasses.replace(line, request=dataclasses.replace(request, snippets=tuple(others))),
+        "+ open files": dataclasses.replace(
+            line, request=dataclasses.replace(request, snippets=tuple(others))
+        ),
     }
     made: dict[str, Arm] = {
         "none": lambda _middle, _new: [],
@@ -117,7 +126,10 @@ def arms(ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[
 
 
 def prompt_lookup(prompt: list[int], longest: int = 2, size: int = 10) -> Arm:
-    """Transformers' ``PromptLookupCandidateGenerator``: the leftmost match of the longest n-gram that matches at all."""
+    """Transformers' ``PromptLookupCandidateGenerator``.
+
+    The leftmost match of the longest n-gram that matches at all.
+    """
     return lambda middle, _new: leftmost(prompt + middle, range(longest, 0, -1), size)
 
 

@@ -1,8 +1,9 @@
 """transformers as arms: ``generate``, with a draft model, with prompt lookup, on the same spans.
 
-Every arm gets what it is best with: the dynamic cache (assisted generation refuses the static one), one prompt without
-padding, inference mode, and no work but ids to ids in its time. The model is read a second time from the same file, so that
-no hook of ours runs in it. transformers' assistant starts before the first token: its drafts count into the time to it.
+Every arm gets what it is best with: the dynamic cache (assisted generation refuses the static one), one
+prompt without padding, inference mode, and no work but ids to ids in its time. The model is read a second
+time from the same file, so that no hook of ours runs in it. transformers' assistant starts before the first
+token: its drafts count into the time to it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Transformers:
 
     ours = False
 
-    def __init__(self, name: str, fleet: Fleet, model: Any, options: dict[str, Any], prepare: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, fleet: Fleet, model: Any, options: dict[str, Any], prepare: Callable[[], None]
+    ) -> None:
         self.name, self.model, self.options, self.prepare = name, model, options, prepare
         self.stops, self.pad = sorted(fleet.stops), int(model.config.pad_token_id or 0)
         self._rows: list[int] = []  # of each forward pass
@@ -96,9 +99,15 @@ class Peers:
         if spec.name == "transformers+model":
             assistant = self._model(self.fleet.draft_card())
             return Transformers(
-                spec.text, self.fleet, model, {"assistant_model": assistant}, lambda: _set(assistant, spec.knobs.get("K"))
+                spec.text,
+                self.fleet,
+                model,
+                {"assistant_model": assistant},
+                lambda: _set(assistant, spec.knobs.get("K")),
             )
-        raise Skipped(f"{spec.text}: no such way to call transformers; there are transformers, +model and +lookup")
+        raise Skipped(
+            f"{spec.text}: no such way to call transformers; there are transformers, +model and +lookup"
+        )
 
     def _model(self, card: Card) -> Any:
         if card.name not in self._models:
@@ -108,6 +117,9 @@ class Peers:
 
 
 def _set(assistant: Any, drafted: int | None) -> None:
-    """Transformers reads these from the assistant at each call, and arms share it. ``None``: as transformers has it."""
+    """Transformers reads these from the assistant at each call, and arms share it.
+
+    ``None``: as transformers has it.
+    """
     assistant.generation_config.num_assistant_tokens = drafted
     assistant.generation_config.num_assistant_tokens_schedule = None if drafted is None else "constant"

@@ -1,14 +1,18 @@
-"""Benchmark of route policies: kept characters per second, simulated on three machines, and on measured spans.
+"""Benchmark of route policies.
+
+Kept characters per second, simulated on three machines, and on measured spans.
 
 Usage: ``python -m bench.policy [--report DIR/report.json --repo DIR] [--out FILE.json]``.
 
-Simulated: requests draw a true length and what the length model says of it from the model's own held-out confusion counts;
-a route keeps all of the middle with its keep rate for the true length, else nothing; an answer takes what the machine's
-latency model says, with 15 % of lognormal noise, and reading it takes 300 ms. Every policy sees the same requests, learns
-times and keep rates from its own answers only, and starts with the published keep rates.
+Simulated: requests draw a true length and what the length model says of it from the model's own held-out
+confusion counts; a route keeps all of the middle with its keep rate for the true length, else nothing; an
+answer takes what the machine's latency model says, with 15 % of lognormal noise, and reading it takes 300 ms.
+Every policy sees the same requests, learns times and keep rates from its own answers only, and starts with
+the published keep rates.
 
-Measured: rows of a ``fimserver ab --a dllm --b ar`` report, where both routes did every span. Half of the files teach keep
-rates and times; on the other half each policy picks a row's route. The spans are cut again for their features.
+Measured: rows of a ``fimserver ab --a dllm --b ar`` report, where both routes did every span. Half of the
+files teach keep rates and times; on the other half each policy picks a row's route. The spans are cut again
+for their features.
 """
 
 from __future__ import annotations
@@ -31,7 +35,14 @@ from fimserver.host.request import request_of
 from fimserver.host.routing.latency import LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import POLICIES, READING_MS
-from fimserver.host.routing.router import NO_DEADLINE_MS, PUBLISHED, KeepCounts, Router, RoutingRequest, cost_name
+from fimserver.host.routing.router import (
+    NO_DEADLINE_MS,
+    PUBLISHED,
+    KeepCounts,
+    Router,
+    RoutingRequest,
+    cost_name,
+)
 from fimserver.lengths import BUCKETS, bucket_of, lexemes
 from fimserver.paths import latency_path
 from fimserver.reasons import Reason
@@ -46,7 +57,10 @@ REQUEST = Request("", "", max_tokens=1024)
 
 @dataclass(frozen=True)
 class Costs:
-    """One route on one machine: milliseconds of a prompt row and of a pass, passes by bucket, fresh rows of a request."""
+    """One route on one machine.
+
+    Milliseconds of a prompt row and of a pass, passes by bucket, fresh rows of a request.
+    """
 
     row_ms: float
     pass_ms: float
@@ -71,9 +85,9 @@ def passes(tokens_per_pass: float) -> tuple[float, ...]:
 def cost_model(name: str, terabytes_s: float, teraflops: float) -> Machine:
     """A 7.6B model in bf16: 14 GB read in each pass, 13.1 GFLOP for each row of a prompt.
 
-    ar: 64 rows are fresh while typing; 1.85 tokens a pass, as the ``ngram`` drafter gives on one file (bench/oracle.py).
-    dllm: the whole context of 1,024 rows is run once per request, since its cache is only approximate; 2.88 tokens a step
-    (d3LLM on HumanEval). Derived from public figures, not measured.
+    ar: 64 rows are fresh while typing; 1.85 tokens a pass, as the ``ngram`` drafter gives on one file
+    (bench/oracle.py). dllm: the whole context of 1,024 rows is run once per request, since its cache is only
+    approximate; 2.88 tokens a step (d3LLM on HumanEval). Derived from public figures, not measured.
     """
     pass_ms, row_ms = 14 / terabytes_s, 13.1 / teraflops
     costs: dict[Route, Costs] = {
@@ -90,7 +104,10 @@ def measured(path: Path) -> Machine:
         cost = latency.cost(cost_name(route, "nano"))
         if not cost.known or not cost.row_ms:
             raise SystemExit("this machine is not measured yet: run fimserver doctor --calibrate")
-        row_ms, pass_ms = sorted(cost.row_ms)[len(cost.row_ms) // 2], sorted(cost.pass_ms)[len(cost.pass_ms) // 2]
+        row_ms, pass_ms = (
+            sorted(cost.row_ms)[len(cost.row_ms) // 2],
+            sorted(cost.pass_ms)[len(cost.pass_ms) // 2],
+        )
         by_bucket = cost.by_length(0, mean_lexemes())
         costs[route] = Costs(row_ms, pass_ms, tuple(ms / pass_ms for ms in by_bucket), 64)
     return Machine("this machine, nano", costs, PUBLISHED)
@@ -102,7 +119,9 @@ class Sums:
     def __init__(self) -> None:
         self.kept = self.ms = 0.0
         self.routes = dict.fromkeys(ROUTES, 0)
-        self.prices: dict[Route, list[float]] = {route: [] for route in ROUTES}  # of a pass, after each request
+        self.prices: dict[Route, list[float]] = {
+            route: [] for route in ROUTES
+        }  # of a pass, after each request
 
     def per_s(self) -> float:
         return 1000 * self.kept / self.ms
@@ -116,12 +135,20 @@ def simulate(
     seed: int,
     pace: Callable[[int], float] = lambda _number: 1.0,
 ) -> Sums:
-    """``policy``: one of ``POLICIES``, or a route that is pinned. ``pace(i)``: how many times slower the device is then."""
+    """``policy``: one of ``POLICIES``, or a route that is pinned.
+
+    ``pace(i)``: how many times slower the device is then.
+    """
     draw, result = random.Random(seed), Sums()
     kept = {route: [KeepCounts(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
     lengths, said = _lengths(confusion), 0
     name = policy if policy in POLICIES else "fixed"
-    router = Router(name, kept=lambda route, _model: kept[route], seed=seed, expect=lambda _features, _request: lengths[said])
+    router = Router(
+        name,
+        kept=lambda route, _model: kept[route],
+        seed=seed,
+        expect=lambda _features, _request: lengths[said],
+    )
     cells = [(true, said) for true in BUCKETS for said in BUCKETS]
     weights = [confusion[true][said] for true, said in cells]
     for route in ROUTES:  # the calibration of a first start
@@ -153,7 +180,9 @@ def _lengths(confusion: Sequence[Sequence[int]]) -> list[LengthPrediction]:
     for said in BUCKETS:
         column = [confusion[true][said] + 0.5 for true in BUCKETS]
         shares = tuple(value / sum(column) for value in column)
-        lexemes, chars = (sum(p * x for p, x in zip(shares, xs, strict=True)) for xs in (mean_lexemes(), mean_chars()))
+        lexemes, chars = (
+            sum(p * x for p, x in zip(shares, xs, strict=True)) for xs in (mean_lexemes(), mean_chars())
+        )
         lengths.append(LengthPrediction(shares, lexemes, chars, 0.5))
     return lengths
 
@@ -161,7 +190,9 @@ def _lengths(confusion: Sequence[Sequence[int]]) -> list[LengthPrediction]:
 def _seen(costs: Costs, true: int, noise: float) -> LatencySample:
     prefill, count = costs.rows * costs.row_ms * noise, max(1, round(costs.passes[true]))
     tokens = round(mean_lexemes()[true] * TOKENS_PER_LEXEME)
-    return LatencySample(costs.rows, prefill, count, tokens, prefill + count * costs.pass_ms * noise, Reason.END)
+    return LatencySample(
+        costs.rows, prefill, count, tokens, prefill + count * costs.pass_ms * noise, Reason.END
+    )
 
 
 def confusion_counts() -> list[list[int]]:
@@ -191,7 +222,9 @@ def picks(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: st
     half = set(groups[: len(groups) // 2])
     halves = [row for row in rows if row.group in half], [row for row in rows if row.group not in half]
     return [
-        pick for here, there in (halves, halves[::-1]) for pick in _picked(here, _taught(there, requests, policy), requests)
+        pick
+        for here, there in (halves, halves[::-1])
+        for pick in _picked(here, _taught(there, requests, policy), requests)
     ]
 
 
@@ -202,9 +235,16 @@ def _taught(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: 
         for route, result in by_route(row).items():
             bucket = bucket_of(lexemes(result.text))
             old = kept[route][bucket]
-            kept[route][bucket] = KeepCounts(old.answers + 1, old.kept + min(1.0, result.saved_keys / max(1, len(row.gold))))
+            kept[route][bucket] = KeepCounts(
+                old.answers + 1, old.kept + min(1.0, result.saved_keys / max(1, len(row.gold)))
+            )
             seen = LatencySample(
-                result.fresh_tokens, result.prefill_ms, result.passes, result.tokens, result.answer_ms, Reason.END
+                result.fresh_tokens,
+                result.prefill_ms,
+                result.passes,
+                result.tokens,
+                result.answer_ms,
+                Reason.END,
             )
             router.costs.learn(cost_name(route, result.model), seen)
     return router
@@ -228,7 +268,9 @@ def per_s(chosen: Sequence[Pick], reading_ms: float) -> float:
 
 
 def pinned(rows: Sequence[PairedRow], route: Route) -> list[Pick]:
-    return [Pick(row.item, route, by_route(row)[route].saved_keys, by_route(row)[route].answer_ms) for row in rows]
+    return [
+        Pick(row.item, route, by_route(row)[route].saved_keys, by_route(row)[route].answer_ms) for row in rows
+    ]
 
 
 def oracle(rows: Sequence[PairedRow], rate: float) -> list[Pick]:
@@ -240,7 +282,9 @@ def oracle(rows: Sequence[PairedRow], rate: float) -> list[Pick]:
 def settles(machine: Machine, policy: str, confusion: Sequence[Sequence[int]], seed: int) -> int:
     """Requests after a device has become twice as slow until every route in use (a tenth of requests) is priced so."""
     turn, count = 500, 200
-    sums = simulate(machine, policy, confusion, turn + count, seed, lambda number: 2.0 if number >= turn else 1.0)
+    sums = simulate(
+        machine, policy, confusion, turn + count, seed, lambda number: 2.0 if number >= turn else 1.0
+    )
     used = [route for route in ROUTES if sums.routes[route] >= (turn + count) / 10]
     late = [_priced(sums.prices[route], turn, machine.costs[route].pass_ms) for route in used]
     return max(late)
@@ -270,14 +314,19 @@ def simulated(machines: Sequence[Machine], count: int, seeds: int) -> list[dict[
 
 
 def on_rows(rows: Sequence[PairedRow], requests: Mapping[str, Request], seed: int) -> list[dict[str, object]]:
-    """A row for each policy: kept characters per second, against the better route alone, and against the oracle."""
+    """A row for each policy.
+
+    Kept characters per second, against the better route alone, and against the oracle.
+    """
     alone = {route: pinned(rows, route) for route in ROUTES}
     best = max(ROUTES, key=lambda route: per_s(alone[route], READING_MS))
     perfect = oracle(rows, per_s(alone[best], READING_MS) / 1000)
     chosen = {f"{route} alone": alone[route] for route in ROUTES}
     chosen |= {policy: picks(rows, requests, policy, seed) for policy in POLICIES} | {"oracle": perfect}
     drawn = bootstrap([row.group for row in rows])
-    return [_line(name, _in_order(rows, picked), alone[best], perfect, drawn) for name, picked in chosen.items()]
+    return [
+        _line(name, _in_order(rows, picked), alone[best], perfect, drawn) for name, picked in chosen.items()
+    ]
 
 
 def _in_order(rows: Sequence[PairedRow], picked: Sequence[Pick]) -> list[Pick]:
@@ -304,7 +353,9 @@ def _line(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latency", type=Path, help="costs of this machine; default: what doctor --calibrate has written")
+    parser.add_argument(
+        "--latency", type=Path, help="costs of this machine; default: what doctor --calibrate has written"
+    )
     parser.add_argument("--report", type=Path, help="report.json of fimserver ab --a dllm --b ar --repo REPO")
     parser.add_argument("--repo", type=Path)
     parser.add_argument("--count", type=int, default=4000)

@@ -1,9 +1,11 @@
-"""Typing traces as a real Neovim sends them: the keys of made traces are pressed in it, `fimserver ab record` writes them down.
+"""Typing traces as a real Neovim sends them.
+
+The keys of made traces are pressed in it, `fimserver ab record` writes them down.
 
 python -m bench.record_traces TRACE.jsonl [...] --out FOLDER
 
-The pauses are those of the given traces (``make_traces``), so the keys come at a made-up pace; what reaches the server, and
-when it is asked for suggestions, is the editor's own doing.
+The pauses are those of the given traces (``make_traces``), so the keys come at a made-up pace; what reaches
+the server, and when it is asked for suggestions, is the editor's own doing.
 """
 
 from __future__ import annotations

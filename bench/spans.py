@@ -1,8 +1,8 @@
 """Spans that are timed, and how long their middles may get.
 
-The cutting and the packages are those of the acceptance oracle (``oracle.py``): the reserved packages, which no model here
-was trained on. Two spans are never of one file as long as files last, so that no arm remembers a middle that it wrote
-beside the one it writes.
+The cutting and the packages are those of the acceptance oracle (``oracle.py``): the reserved packages, which
+no model here was trained on. Two spans are never of one file as long as files last, so that no arm remembers
+a middle that it wrote beside the one it writes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Span:
 
 
 def read_packages(folder: Path = CACHE) -> dict[str, oracle.Files]:
-    """The evaluation packages by file name of their wheel, version and all; fetched by pip where they are not there yet."""
+    """The evaluation packages by file name of their wheel, version and all.
+
+    Fetched by pip where they are not there yet.
+    """
     wheels = oracle.fetch(PACKAGES, folder)
     return {"-".join(path.name.split("-")[:2]): oracle.wanted(oracle.read_wheel(path)) for path in wheels}
 
@@ -55,7 +58,10 @@ def cut_spans(
     vocabulary: Vocabulary,
     fit: Callable[[str, Request], Request],
 ) -> list[Span]:
-    """``count`` spans, the kinds in turn; the same spans for the same packages and seed. ``fit`` sets limits on a request."""
+    """``count`` spans, the kinds in turn; the same spans for the same packages and seed.
+
+    ``fit`` sets limits on a request.
+    """
     chosen: list[Span] = []
     left = Counter(KINDS[number % len(KINDS)] for number in range(count))
     files, names = set[tuple[str, str]](), set[str]()
@@ -75,7 +81,9 @@ def cut_spans(
 def _cases(packages: Mapping[str, oracle.Files], seed: int, vocabulary: Vocabulary) -> Iterator[oracle.Case]:
     """Holes without end."""
     if not any(packages.values()):
-        raise SystemExit("no file to cut spans from: let pip reach an index, or give --source a folder with Python files")
+        raise SystemExit(
+            "no file to cut spans from: let pip reach an index, or give --source a folder with Python files"
+        )
     return oracle.cases(dict(packages), 2**62, seed, vocabulary)
 
 

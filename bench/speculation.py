@@ -1,18 +1,23 @@
-"""Speculative decoding on nano: our drafters beside plain decoding, transformers' assisted generation and llama.cpp.
+"""Speculative decoding on nano.
+
+Our drafters beside plain decoding, transformers' assisted generation and llama.cpp.
 
     python -m bench.speculation [--spans 200] [--seed 0] [--arms a,b,…] [--temperature 0] [--out FILE.json]
-    python -m bench.speculation --report FILE.json …      tables of files that were written before, put together
+    python -m bench.speculation --report FILE.json …      tables of files that were written before, put
+    together
 
-Spans of the evaluation packages (``spans.py``), each filled by every arm in turn, one after the other, with nothing cached;
-the order rotates from span to span. All arms get the same prompt ids, limits and stop ids. It ends with 1 if any arm of ours
-said another token than the others.
+Spans of the evaluation packages (``spans.py``), each filled by every arm in turn, one after the other, with
+nothing cached; the order rotates from span to span. All arms get the same prompt ids, limits and stop ids. It
+ends with 1 if any arm of ours said another token than the others.
 
-Arms of ours are what ``--drafter`` takes, with + for the comma: ``none``, ``ngram``, ``heads``, ``diffusion``,
-``diffusion:self``, ``model``, ``ngram+heads``, ``mix``, ``auto``; after a slash K drafts, T steps, N tokens of a window, R1:
-rows of a pass as without drafts, F1: as if every pass cost the same (tokens a pass as on a machine where it does; its times
-mean nothing). Peers: ``transformers``, ``transformers+model/K5`` (K drafted tokens; without: its defaults),
-``transformers+lookup/K16N5`` (n-grams of up to N), ``llama.cpp`` (``llama.py`` says how to have it and what else it can). What cannot be had is left
-out with a line that says why. Above temperature 0 only ours run: others draw other tokens, so that there is nothing to compare.
+Arms of ours are what ``--drafter`` takes, with + for the comma: ``none``, ``ngram``, ``heads``,
+``diffusion``, ``diffusion:self``, ``model``, ``ngram+heads``, ``mix``, ``auto``; after a slash K drafts, T
+steps, N tokens of a window, R1: rows of a pass as without drafts, F1: as if every pass cost the same (tokens
+a pass as on a machine where it does; its times mean nothing). Peers: ``transformers``,
+``transformers+model/K5`` (K drafted tokens; without: its defaults), ``transformers+lookup/K16N5`` (n-grams of
+up to N), ``llama.cpp`` (``llama.py`` says how to have it and what else it can). What cannot be had is left
+out with a line that says why. Above temperature 0 only ours run: others draw other tokens, so that there is
+nothing to compare.
 """
 
 from __future__ import annotations
@@ -63,7 +68,9 @@ def make_arms(names: Sequence[str], fleet: Fleet, temperature: float) -> tuple[l
     peers, llamas = Peers(fleet), Llamas(fleet)
     for name in dict.fromkeys(names):
         try:
-            made.append(_make_arm(Spec.of(name), fleet, llamas if name.startswith("llama") else peers, temperature))
+            made.append(
+                _make_arm(Spec.of(name), fleet, llamas if name.startswith("llama") else peers, temperature)
+            )
         except (Skipped, FimError, ImportError) as error:
             skipped[name] = str(error)
             print(f"{name} is left out: {error}", file=sys.stderr)
@@ -93,11 +100,15 @@ def measure(arms: Sequence[Arm], spans: Sequence[Span], fleet: Fleet) -> list[Ro
     return rows
 
 
-def rows_of(arms: Sequence[Arm], span: Span, prompt: list[int], answers: dict[str, Answer], fleet: Fleet) -> list[Row]:
+def rows_of(
+    arms: Sequence[Arm], span: Span, prompt: list[int], answers: dict[str, Answer], fleet: Fleet
+) -> list[Row]:
     """One row an arm, its ids compared with those of the first arm of ours."""
     said = {arm.name: row_of(arm, span, prompt, answers[arm.name], fleet) for arm in arms}
     reference = said[next((arm.name for arm in arms if arm.ours), arms[0].name)][1]
-    return [dataclasses.replace(row, differs_at=first_difference(ids, reference)) for row, ids in said.values()]
+    return [
+        dataclasses.replace(row, differs_at=first_difference(ids, reference)) for row, ids in said.values()
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -109,8 +120,12 @@ def machine() -> dict[str, Any]:
         if "model name" in line
     ]
     git = ["git", "-C", str(root)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout
+    commit = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
+    ).stdout
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -130,7 +145,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def fit(kind: str, request: Request) -> Request:
         limit = min(limits[kind], fleet.card.max_new_tokens)
-        return dataclasses.replace(request, max_tokens=limit, temperature=args.temperature, seed=args.seed, stop="none")
+        return dataclasses.replace(
+            request, max_tokens=limit, temperature=args.temperature, seed=args.seed, stop="none"
+        )
 
     packages = read_folder(args.source) if args.source else read_packages(args.cache)
     spans = cut_spans(packages, args.spans, args.seed, fleet.loaded.vocabulary, fit)
@@ -154,8 +171,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "load_after": [round(x, 2) for x in os.getloadavg()],
         "minutes": minutes,
     }
-    facts = {"seed": args.seed, "spans": len(spans), "temperature": args.temperature, "limits": limits, "warm_up": len(warm_up)}
-    facts |= {"packages": sorted(packages), "model": fleet.card.name, "weights": weights_hash(fleet.loaded.folder)[:12]}
+    facts = {
+        "seed": args.seed,
+        "spans": len(spans),
+        "temperature": args.temperature,
+        "limits": limits,
+        "warm_up": len(warm_up),
+    }
+    facts |= {
+        "packages": sorted(packages),
+        "model": fleet.card.name,
+        "weights": weights_hash(fleet.loaded.folder)[:12],
+    }
     return {
         "schema": SCHEMA,
         "machine": machine() | loads,
@@ -167,18 +194,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def strangers(document: dict[str, Any]) -> list[str]:
-    """Arms of ours that said something else, by their names. An arm with other rows runs other kernels and may."""
-    ours = [arm for arm in document["arms"] if not arm.startswith(_PEERS) and "R" not in arm.partition("/")[2]]
-    return [arm for arm in ours if any(row["arm"] == arm and row["differs_at"] is not None for row in document["rows"])]
+    """Arms of ours that said something else, by their names.
+
+    An arm with other rows runs other kernels and may.
+    """
+    ours = [
+        arm for arm in document["arms"] if not arm.startswith(_PEERS) and "R" not in arm.partition("/")[2]
+    ]
+    return [
+        arm
+        for arm in ours
+        if any(row["arm"] == arm and row["differs_at"] is not None for row in document["rows"])
+    ]
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spans", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arms", type=lambda text: text.split(","), default=ARMS, help=f"default: {','.join(ARMS)}")
+    parser.add_argument(
+        "--arms", type=lambda text: text.split(","), default=ARMS, help=f"default: {','.join(ARMS)}"
+    )
     for kind in KINDS:
-        parser.add_argument(f"--tokens-{kind}", type=int, default=LIMITS[kind], help=f"longest middle; default {LIMITS[kind]}")
+        parser.add_argument(
+            f"--tokens-{kind}", type=int, default=LIMITS[kind], help=f"longest middle; default {LIMITS[kind]}"
+        )
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--warmup", type=int, default=3, help="spans of our own files first, not counted")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the evaluation packages' wheels")

@@ -1,7 +1,8 @@
 """Markdown tables of rows of JSON.
 
-A value of a span is what one request gave; where files repeat a span, the median of the repeats. All intervals are 95 %
-bootstrap intervals over spans (``intervals.py``). The best arms are chosen on the very spans that they are compared on.
+A value of a span is what one request gave; where files repeat a span, the median of the repeats. All
+intervals are 95 % bootstrap intervals over spans (``intervals.py``). The best arms are chosen on the very
+spans that they are compared on.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def per_round(row: Values) -> float | None:
 
 
 def ms_per_token(row: Values) -> float | None:
-    """After the first token. Where several came first, their time is not in it: this flatters transformers' assistants."""
+    """After the first token.
+
+    Where several came first, their time is not in it: this flatters transformers' assistants.
+    """
     return (row["total_ms"] - row["ttft_ms"]) / (row["tokens"] - 1) if row["tokens"] > 1 else None
 
 
@@ -68,7 +72,9 @@ def report(documents: Sequence[Mapping[str, Any]]) -> str:
     if any(document.get("schema") != SCHEMA for document in documents):
         raise ValueError(f"these files are not of schema {SCHEMA}")
     temperatures = sorted({document["run"]["temperature"] for document in documents})
-    return "\n\n".join(_section([d for d in documents if d["run"]["temperature"] == t], t) for t in temperatures)
+    return "\n\n".join(
+        _section([d for d in documents if d["run"]["temperature"] == t], t) for t in temperatures
+    )
 
 
 def _section(documents: Sequence[Mapping[str, Any]], temperature: float) -> str:
@@ -81,10 +87,17 @@ def _section(documents: Sequence[Mapping[str, Any]], temperature: float) -> str:
     ]
     for group, members in GROUPS.items():
         spans = {span for span, kind in kinds.items() if kind in members}
-        here = {arm: {span: row for span, row in rows.items() if span in spans} for arm, rows in cells.items()}
+        here = {
+            arm: {span: row for span, row in rows.items() if span in spans} for arm, rows in cells.items()
+        }
         here = {arm: rows for arm, rows in here.items() if rows}
         if here:
-            parts += [f"## {group}", medians(here), ratios(here, "whole call"), ratios(here, "after the first token")]
+            parts += [
+                f"## {group}",
+                medians(here),
+                ratios(here, "whole call"),
+                ratios(here, "after the first token"),
+            ]
             parts += [goals(here, group)] if group in {"multi", "body"} else []
     parts += ["## More drafts, more steps", questions(cells)]
     return "\n\n".join(part for part in parts if part)
@@ -103,22 +116,36 @@ def read_cells(documents: Iterable[Mapping[str, Any]]) -> tuple[Cells, dict[str,
 
 
 def _merge(repeats: Sequence[Mapping[str, Any]]) -> Values:
-    names = [name for name, value in repeats[0].items() if isinstance(value, int | float) and name != "differs_at"]
+    names = [
+        name for name, value in repeats[0].items() if isinstance(value, int | float) and name != "differs_at"
+    ]
     return {name: float(median_of([repeat[name] for repeat in repeats])) for name in names}
 
 
 def medians(cells: Cells) -> str:
     """One line an arm: medians over its spans, then rates over all of them together."""
-    head = ["arm", "spans", *COLUMNS, "ms a token, all together", "tokens a pass, all together", "accepted / drafted"]
+    head = [
+        "arm",
+        "spans",
+        *COLUMNS,
+        "ms a token, all together",
+        "tokens a pass, all together",
+        "accepted / drafted",
+    ]
     lines = []
     for arm, rows in cells.items():
         line = [f"`{arm}`", str(len(rows))]
         for metric, digits in COLUMNS.values():
             values = [value for row in rows.values() if (value := metric(row)) is not None]
             line.append(bootstrap(median, values).text(digits) if values else "-")
-        total, passes, accepted, drafted = (_sum(rows, n) for n in ("total_ms", "passes", "accepted", "drafted"))
+        total, passes, accepted, drafted = (
+            _sum(rows, n) for n in ("total_ms", "passes", "accepted", "drafted")
+        )
         tokens = _sum(rows, "tokens")
-        line += [f"{total / tokens:.2f}", f"{(tokens - _sum(rows, 'first_tokens')) / passes:.2f}" if passes else "-"]
+        line += [
+            f"{total / tokens:.2f}",
+            f"{(tokens - _sum(rows, 'first_tokens')) / passes:.2f}" if passes else "-",
+        ]
         lines.append([*line, f"{accepted:.0f} / {drafted:.0f}"])
     some = cells.get(PLAIN) or next(iter(cells.values()))
     full = sum(row["tokens"] >= row["limit"] for row in some.values())
@@ -136,18 +163,26 @@ def ratios(cells: Cells, what: str) -> str:
     lines = []
     for arm, rows in cells.items():
         pairs = [faster(rows, cells[base], what) for base in bases]
-        lines.append([f"`{arm}`", *(interval.text(2, "x") if interval else "-" for pair in pairs for interval in pair)])
-    return f"Times faster, {what}: geometric mean over spans, and milliseconds a token of all spans together.\n\n" + _table(
-        head, lines
+        lines.append(
+            [f"`{arm}`", *(interval.text(2, "x") if interval else "-" for pair in pairs for interval in pair)]
+        )
+    return (
+        f"Times faster, {what}: geometric mean over spans, and milliseconds a token of all spans together.\n\n"
+        + _table(head, lines)
     )
 
 
-def faster(rows: Mapping[str, Values], base: Mapping[str, Values], what: str) -> tuple[Interval | None, Interval | None]:
+def faster(
+    rows: Mapping[str, Values], base: Mapping[str, Values], what: str
+) -> tuple[Interval | None, Interval | None]:
     """Paired by span: how many times less time an arm takes than ``base``, a span and all together."""
     start, less = ("ttft_ms", 1.0) if what != "whole call" else ("", 0.0)
     columns: list[list[float]] = [[], [], [], []]
     for span in sorted(rows.keys() & base.keys()):
-        pair = [(row["total_ms"] - (row[start] if start else 0.0), row["tokens"] - less) for row in (base[span], rows[span])]
+        pair = [
+            (row["total_ms"] - (row[start] if start else 0.0), row["tokens"] - less)
+            for row in (base[span], rows[span])
+        ]
         if all(tokens > 0 and ms > 0 for ms, tokens in pair):
             for column, value in zip(columns, (*pair[0], *pair[1]), strict=True):
                 column.append(value)
@@ -181,12 +216,22 @@ def goals(cells: Cells, group: str) -> str:
     for base, goal in ((PLAIN, GOALS[PLAIN]), (assisted, GOALS["assisted"])):
         for what in ("whole call", "after the first token"):
             together = faster(cells[ours], cells[base], what)[1] if ours and base in cells else None
-            lines += [f"- {group}: `{ours}` against `{base}`, {what}: {_verdict(together, goal)}"] if together else []
+            lines += (
+                [f"- {group}: `{ours}` against `{base}`, {what}: {_verdict(together, goal)}"]
+                if together
+                else []
+            )
     return "\n".join(lines)
 
 
 def _verdict(interval: Interval, goal: float) -> str:
-    met = "met" if interval.low >= goal else "met, but its interval reaches below" if interval.value >= goal else "NOT met"
+    met = (
+        "met"
+        if interval.low >= goal
+        else "met, but its interval reaches below"
+        if interval.value >= goal
+        else "NOT met"
+    )
     return f"{interval.text(2, 'x')} of all tokens together; the goal is {goal}x: {met}"
 
 
@@ -199,14 +244,24 @@ def questions(cells: Cells) -> str:
             if f"{letter}2" not in arm.partition("/")[2] or base not in cells:
                 continue
             pairs = [
-                (per_round(cells[arm][s]), per_round(cells[base][s])) for s in sorted(cells[arm].keys() & cells[base].keys())
+                (per_round(cells[arm][s]), per_round(cells[base][s]))
+                for s in sorted(cells[arm].keys() & cells[base].keys())
             ]
             both = [(more, less) for more, less in pairs if more is not None and less is not None]
             more_tokens = bootstrap(mean_difference, *map(list, zip(*both, strict=True))) if both else None
             time = faster(cells[arm], cells[base], "whole call")[1]
             if more_tokens and time:
-                lines.append([f"`{arm}`", f"`{base}`", title, str(len(both)), more_tokens.text(3), time.text(2, "x")])
-    head = ["arm", "against", "what it has", "spans", "tokens a verifying pass, mean difference", "times faster, all together"]
+                lines.append(
+                    [f"`{arm}`", f"`{base}`", title, str(len(both)), more_tokens.text(3), time.text(2, "x")]
+                )
+    head = [
+        "arm",
+        "against",
+        "what it has",
+        "spans",
+        "tokens a verifying pass, mean difference",
+        "times faster, all together",
+    ]
     note = "An arm with F1 drafts always and as if every pass cost the same; the others draft only where it pays here."
     return f"{note}\n\n{_table(head, lines)}" if lines else ""
 
@@ -219,10 +274,13 @@ def identity(documents: Sequence[Mapping[str, Any]]) -> str:
         mine = [row for row in rows if row["arm"] == arm]
         differ = [row for row in mine if row["differs_at"] is not None]
         looked = sum(row["tokens"] if row["differs_at"] is None else row["differs_at"] + 1 for row in mine)
-        lines.append([f"`{arm}`", str(len(mine)), str(len(differ)), f"{1000 * len(differ) / max(1, looked):.2f}"])
+        lines.append(
+            [f"`{arm}`", str(len(mine)), str(len(differ)), f"{1000 * len(differ) / max(1, looked):.2f}"]
+        )
     head = ["arm", "requests", "with other tokens than the reference", "first differences in 1000 tokens"]
-    return "The reference is the first arm of ours. All of ours must agree; transformers adds in another order.\n\n" + _table(
-        head, lines
+    return (
+        "The reference is the first arm of ours. All of ours must agree; transformers adds in another order.\n\n"
+        + _table(head, lines)
     )
 
 
@@ -235,12 +293,24 @@ def _machine(document: Mapping[str, Any]) -> str:
 
 def _notes(documents: Sequence[Mapping[str, Any]]) -> str:
     skipped = {arm: why for document in documents for arm, why in document["skipped"].items()}
-    warned = {a: about["warning"] for document in documents for a, about in document["arms"].items() if "warning" in about}
+    warned = {
+        a: about["warning"]
+        for document in documents
+        for a, about in document["arms"].items()
+        if "warning" in about
+    }
     drafters = {
-        arm: about["drafters"] for document in documents for arm, about in document["arms"].items() if "drafters" in about
+        arm: about["drafters"]
+        for document in documents
+        for arm, about in document["arms"].items()
+        if "drafters" in about
     }
     lines = [f"- `{arm}` was not run: {why}" for arm, why in skipped.items()]
-    lines += [f"- `{arm}` had {', '.join(names) or 'no drafter'}" for arm, names in drafters.items() if arm in {"mix", "auto"}]
+    lines += [
+        f"- `{arm}` had {', '.join(names) or 'no drafter'}"
+        for arm, names in drafters.items()
+        if arm in {"mix", "auto"}
+    ]
     return "\n".join(lines + [f"- `{arm}` is not what it says: {why}" for arm, why in warned.items()])
 
 

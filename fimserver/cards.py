@@ -58,7 +58,9 @@ class Fim(_Strict):
         if self.middle is None and self.layout != "spm":
             raise ValueError(f"layout {self.layout!r} needs the token `middle`")
         if self.typed_after_middle and self.layout != "psm":
-            raise ValueError("`typed_after_middle` is for the layout 'psm': in the others the prefix comes last anyway")
+            raise ValueError(
+                "`typed_after_middle` is for the layout 'psm': in the others the prefix comes last anyway"
+            )
         return self
 
 
@@ -136,9 +138,13 @@ class Card(_Strict):
     def _parts_make_one_file(self) -> Card:
         if self.index is None:
             return self
-        whole, part, count = self.download_bytes, self.index.part_bytes, self.index.count
+        whole = self.download_bytes
+        part = self.index.part_bytes
+        count = self.index.count
         if len(self.files) != 1 or not part * (count - 1) < whole <= part * count:
-            raise ValueError("[index] needs one file in [files], and `download_bytes` that its parts add up to")
+            raise ValueError(
+                "[index] needs one file in [files], and `download_bytes` that its parts add up to"
+            )
         return self
 
     @model_validator(mode="after")
@@ -169,7 +175,9 @@ def read_card(path: Path) -> Card:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "card"
-        raise CardError(f"{path.name}: {where}: {first['msg']} (fields are explained in models/README.md)") from None
+        raise CardError(
+            f"{path.name}: {where}: {first['msg']} (fields are explained in models/README.md)"
+        ) from None
     if card.name != path.stem:
         raise CardError(f"{path.name}: name: is {card.name!r}, must equal the file name")
     return card

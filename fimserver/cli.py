@@ -86,12 +86,20 @@ def main(context: click.Context, /, **flags: Any) -> None:
     gc.freeze()
     gc.enable()
     if sys.stdin.isatty():
-        click.echo("fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help", err=True)
+        click.echo(
+            "fimserver: an editor talks to this over stdin (Ctrl-C to leave); for people: fimserver --help",
+            err=True,
+        )
     sys.exit(run_stdio(settings_of(flags)))
 
 
 @main.command()
-@click.option("--socket", "path", type=click.Path(path_type=Path), help="Path of the socket; else that of these settings.")
+@click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Path of the socket; else that of these settings.",
+)
 @settings_options("weights", "engine", "host", "idle_exit_minutes")
 def host(path: Path | None, **flags: Any) -> None:
     """Own the models and serve this user's editors. The language server starts it when it needs one."""
@@ -102,8 +110,17 @@ def host(path: Path | None, **flags: Any) -> None:
 
 
 @main.command()
-@click.option("--listen", "address", metavar="HOST:PORT", default="127.0.0.1:8765", show_default=True, help="Where to listen.")
-@click.option("--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine.")
+@click.option(
+    "--listen",
+    "address",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8765",
+    show_default=True,
+    help="Where to listen.",
+)
+@click.option(
+    "--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine."
+)
 @settings_options("request", "token", "stats", "policy", "quantize", "threads", *MODELS)
 def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
     """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
@@ -124,7 +141,9 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it.")
+@click.option(
+    "--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it."
+)
 @settings_options("weights", "engine", "policy")
 def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
     """Say what this machine can run, and try it."""
@@ -142,8 +161,12 @@ def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page of the host to this file.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="So far back.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page of the host to this file."
+)
+@click.option(
+    "--days", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="So far back."
+)
 @settings_options("connect", "token")
 def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
@@ -154,7 +177,11 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
 
 @main.command()
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True, max=1440), default=10, show_default=True, help="At most."
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True, max=1440),
+    default=10,
+    show_default=True,
+    help="At most.",
 )
 def pause(minutes: float) -> None:
     """Unload the models of this user's hosts until an explicit completion, `fimserver resume`, or the limit."""
@@ -187,7 +214,9 @@ main.add_command(models)
 def _log_to_stderr() -> None:
     import logging  # noqa: PLC0415 - beside its only use
 
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,17 @@ from fimserver.machine import Machine
 from fimserver.settings import Settings
 from fimserver.types import Route
 
-# Longest keystroke to a single-line answer, where no deadline is set: a larger model has to be quick to be preferred, the
-# smallest coder only has to answer within the deadline of editors (fimserver/front/config.py), as nano is no match for it.
-KEYSTROKE_MS, SLOWEST_MS = 1000.0, 2000.0
+# Longest keystroke to a single-line answer, where no deadline is set: a larger model has to be quick to be
+# preferred, the
+# smallest coder only has to answer within the deadline of editors (fimserver/front/config.py), as nano is no
+# match for it.
+KEYSTROKE_MS = 1000.0
+SLOWEST_MS = 2000.0
 UNMEASURED_M = 500.0  # parameters, in millions, that any CPU carries; larger ones have to be measured first
 CPU_GIB = 4.0  # of free memory for the smallest coder; larger ones in proportion to their weights
 
-# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present wins.
+# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present
+# wins.
 # Only OSI-approved licences and pinned revisions may stand here (tests/test_defaults.py).
 DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
     "ar": (
@@ -80,10 +84,15 @@ def _complaint(card: Card, machine: Machine, settings: Settings) -> str:
     if machine.ram_gib < needed_gib:
         return f"needs {needed_gib:.0f} GiB of free memory, here are {machine.ram_gib:.1f}"
     is_small = card.parameters_m <= UNMEASURED_M
-    known_ms, limit_ms = measured_ms("cpu").get(card.name), settings.deadline_ms or (SLOWEST_MS if is_small else KEYSTROKE_MS)
+    known_ms = measured_ms("cpu").get(card.name)
+    limit_ms = settings.deadline_ms or (SLOWEST_MS if is_small else KEYSTROKE_MS)
     if known_ms is None:
         return "" if is_small else "is used once its speed here is measured: fimserver doctor --calibrate"
-    return "" if known_ms <= limit_ms else f"takes {known_ms:.0f} ms a keystroke here, {limit_ms:.0f} are allowed"
+    return (
+        ""
+        if known_ms <= limit_ms
+        else f"takes {known_ms:.0f} ms a keystroke here, {limit_ms:.0f} are allowed"
+    )
 
 
 def _praise(card: Card, machine: Machine) -> str:

@@ -1,4 +1,7 @@
-"""Entry point of the ``fimserver`` command: Ctrl-C while modules are being imported ends without a traceback."""
+"""Entry point of the ``fimserver`` command.
+
+Ctrl-C while modules are being imported ends without a traceback.
+"""
 
 import sys
 

@@ -74,6 +74,9 @@ class NonFiniteError(FimError):
 
 
 def first_problem(error: ValidationError, whole: str) -> str:
-    """Which field is wrong, and how; ``whole`` is what to call all of it. Quotes nothing of what was given."""
+    """Which field is wrong, and how; ``whole`` is what to call all of it.
+
+    Quotes nothing of what was given.
+    """
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

@@ -1,6 +1,7 @@
 """Events that a window sends to its host: numbers, flags and hashes of suggestions, never text.
 
-An answer is sent again whenever more is known about it; the newest record replaces the others, so repeats change nothing.
+An answer is sent again whenever more is known about it; the newest record replaces the others, so repeats
+change nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class AnswerRecord(SuggestionEvent):
 
 
 class Batch(_Record):
-    """``POST /v1/events``. ``keys`` counts typed characters by language, ``dropped`` answers that were never sent."""
+    """``POST /v1/events``.
+
+    ``keys`` counts typed characters by language, ``dropped`` answers that were never sent.
+    """
 
     session: Hash
     answers: Annotated[tuple[AnswerRecord, ...], Field(max_length=MAX_ANSWERS)] = ()

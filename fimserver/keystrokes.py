@@ -1,4 +1,7 @@
-"""Measured keystrokes: how long this machine takes from a typed letter to a single-line answer, by model; kept in a file."""
+"""Measured keystrokes: how long this machine takes from a typed letter to a single-line answer, by model.
+
+Kept in a file.
+"""
 
 from __future__ import annotations
 

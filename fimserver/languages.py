@@ -1,4 +1,7 @@
-"""Facts about programming languages that need no parser: names, comment marks, words and signs that open or close blocks."""
+"""Facts about programming languages that need no parser.
+
+Names, comment marks, words and signs that open or close blocks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,21 @@ CLOSING_WORDS: Mapping[str, tuple[str, ...]] = {
     "bash": ("fi", "done", "esac"),
 }
 CONTINUING_WORDS = frozenset(
-    {"else", "elif", "elsif", "elseif", "except", "finally", "catch", "rescue", "ensure", "when", "then", "do", "while"},
+    {
+        "else",
+        "elif",
+        "elsif",
+        "elseif",
+        "except",
+        "finally",
+        "catch",
+        "rescue",
+        "ensure",
+        "when",
+        "then",
+        "do",
+        "while",
+    },
 )
 # Languages in which a colon at the end of a line opens a block.
 COLON_BLOCKS = frozenset({"python", "yaml"})

@@ -1,7 +1,7 @@
 """Lengths of middles: in lexemes, and in buckets of them.
 
-A lexeme is a word, a number, an operator, a quotation mark, a line end with the blanks after it: about a token, but the same
-for every model, so that routes with different vocabularies can be compared.
+A lexeme is a word, a number, an operator, a quotation mark, a line end with the blanks after it: about a
+token, but the same for every model, so that routes with different vocabularies can be compared.
 """
 
 from __future__ import annotations

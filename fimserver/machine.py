@@ -1,4 +1,7 @@
-"""Memory of this machine, found without torch: free RAM (the limit of a container included), free GPU memory."""
+"""Memory of this machine, found without torch.
+
+Free RAM (the limit of a container included), free GPU memory.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ def this_machine() -> Machine:
 def free_ram_gib(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
     """Memory that a new process may take without swapping; 0 where the system does not say."""
     free = _available_bytes(proc)
-    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    limit = _number(group / "memory.max")
+    used = _number(group / "memory.current")
     if limit is not None:
         free = min(free, max(0, limit - (used or 0)))
     return free / GIB

@@ -1,6 +1,7 @@
 """Paths of this user's sockets, locks, logs and data.
 
-Hosts with different models or devices have different sockets, so that windows share a host only where they mean the same.
+Hosts with different models or devices have different sockets, so that windows share a host only where they
+mean the same.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ MODELS_CHANGED = "models-changed"
 def runtime_folder() -> Path:
     """A folder that only this user can enter, with paths short enough for a socket.
 
-    The system's runtime folder, or else one of our own in the folder of temporary files. Raises ``InputError`` where there
-    is none.
+    The system's runtime folder, or else one of our own in the folder of temporary files. Raises
+    ``InputError`` where there is none.
     """
     problem = ""
     for folder in _runtime_folders():
@@ -45,7 +46,10 @@ def runtime_folder() -> Path:
 
 
 def _runtime_folders() -> list[Path]:
-    """Candidates, best first. An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it."""
+    """Candidates, best first.
+
+    An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it.
+    """
     given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     with warnings.catch_warnings(action="ignore"):  # platformdirs warns where it falls back
         usual = given / "fimserver" if given.is_absolute() else platformdirs.user_runtime_path("fimserver")
@@ -61,7 +65,8 @@ def private_folder(folder: Path) -> Path:
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         with suppress(FileExistsError):
             missing.mkdir(mode=0o700)
-    found, parent = folder.lstat(), folder.parent.stat()
+    found = folder.lstat()
+    parent = folder.parent.stat()
     if found.st_uid != os.getuid() or parent.st_uid not in {0, os.getuid()}:
         raise InputError(f"{folder} belongs to another user")
     if not stat.S_ISDIR(found.st_mode):
@@ -109,7 +114,10 @@ def latency_path(settings: Settings) -> Path:
 
 
 def log_path(name: str) -> Path:
-    """A log file in the user's log folder. Opening it fails where that folder cannot be made: work goes on without."""
+    """A log file in the user's log folder.
+
+    Opening it fails where that folder cannot be made: work goes on without.
+    """
     folder = platformdirs.user_log_path("fimserver")
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -4,7 +4,10 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a completion ended where it did, or why nothing is shown. ``EXPLANATIONS`` has the sentence for each."""
+    """Why a completion ended where it did, or why nothing is shown.
+
+    ``EXPLANATIONS`` has the sentence for each.
+    """
 
     # where a middle ended
     END = "end"

@@ -1,7 +1,7 @@
 """Settings: each option once, with its default, bounds, scope and one line of help.
 
-Values come, strongest first, from the command line, the environment (``FIMSERVER_…``), and ``config.toml`` in the user's
-configuration folder. Nothing is ever read from a workspace.
+Values come, strongest first, from the command line, the environment (``FIMSERVER_…``), and ``config.toml`` in
+the user's configuration folder. Nothing is ever read from a workspace.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from fimserver.errors import InputError
 from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS, RoutePin, StopRule
@@ -26,8 +31,9 @@ Scope = Literal["request", "weights", "engine", "host", "window"]
 def option(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
     """Declare a setting.
 
-    ``scope`` says what changes with it: ``request`` each completion; ``weights`` the loaded model, and so the engine;
-    ``engine`` the engine, and so the host process; ``host`` the host process; ``window`` one editor window or command.
+    ``scope`` says what changes with it: ``request`` each completion; ``weights`` the loaded model, and so the
+    engine; ``engine`` the engine, and so the host process; ``host`` the host process; ``window`` one editor
+    window or command.
     """
     return Field(default, description=description, json_schema_extra={"scope": scope}, **bounds)
 
@@ -53,19 +59,25 @@ def _token(text: str) -> str:
 class Settings(BaseSettings):
     """One frozen tree. The description of a field is also the help text of its flag."""
 
-    model_config = SettingsConfigDict(env_prefix="FIMSERVER_", env_ignore_empty=True, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FIMSERVER_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     model: RoutePin = option("auto", "request", "Route: diffusion (dllm), autoregressive (ar), or auto.")
     ab: Literal["off", "blocks", "shadow"] = option(
         "off", "window", "Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
     )
-    dllm_card: str = option("", "engine", "Model card of the dllm route; empty: the best present one that fits.")
+    dllm_card: str = option(
+        "", "engine", "Model card of the dllm route; empty: the best present one that fits."
+    )
     ar_card: str = option("", "engine", "Model card of the ar route; empty: the best present one that fits.")
     policy: Literal["fixed", "length", "latency", "expected_value", "bandit"] = option(
         "expected_value", "host", "Rule that chooses the route where none is asked for."
     )
     models_dir: Path = option(
-        platformdirs.user_data_path("fimserver") / "models", "weights", "Folder that `models get` downloads into."
+        platformdirs.user_data_path("fimserver") / "models",
+        "weights",
+        "Folder that `models get` downloads into.",
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "weights", "Where models run.")
     quantize: Literal["auto", "none", "bf16", "int8"] = option(
@@ -75,24 +87,40 @@ class Settings(BaseSettings):
     )
     threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
     max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)
-    stats: Literal["on", "off"] = option("on", "window", "Count which suggestions are kept, in lengths and hashes, never text.")
+    stats: Literal["on", "off"] = option(
+        "on", "window", "Count which suggestions are kept, in lengths and hashes, never text."
+    )
     deadline_ms: float | None = option(
-        None, "request", "Milliseconds until an answer; the text that is complete by then is given.", gt=0, le=MAX_DEADLINE_MS
+        None,
+        "request",
+        "Milliseconds until an answer; the text that is complete by then is given.",
+        gt=0,
+        le=MAX_DEADLINE_MS,
     )
     temperature: float = option(0.0, "request", "0 is greedy.", ge=0, le=MAX_TEMPERATURE)
-    top_p: float = option(1.0, "request", "Sample from the likeliest tokens of this probability (dllm route).", gt=0, le=1)
+    top_p: float = option(
+        1.0, "request", "Sample from the likeliest tokens of this probability (dllm route).", gt=0, le=1
+    )
     seed: int = option(0, "request", "Same seed, same text, at any temperature.", ge=0, lt=SEEDS)
-    stop: StopRule = option("auto", "request", "Where a middle ends at the latest: line, block, none, or auto.")
+    stop: StopRule = option(
+        "auto", "request", "Where a middle ends at the latest: line, block, none, or auto."
+    )
     schedule: str = option(
-        "", "engine", "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says."
+        "",
+        "engine",
+        "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says.",
     )
     threshold: float = option(
         0.9, "engine", "Confidence from which the schedules threshold and leftmost commit a slot.", gt=0, le=1
     )
     drafter: str = option(
-        "auto", "engine", "Drafters of the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none."
+        "auto",
+        "engine",
+        "Drafters of the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none.",
     )
-    draft_tokens: int = option(16, "engine", "Longest window of the diffusion drafter, in tokens.", ge=1, le=31)
+    draft_tokens: int = option(
+        16, "engine", "Longest window of the diffusion drafter, in tokens.", ge=1, le=31
+    )
     draft_steps: int = option(1, "engine", "Denoising steps of a window.", ge=1, le=6)
     drafts: int = option(1, "engine", "Joint drafts of a window that are verified together.", ge=1, le=4)
     draft_first: str = option("", "engine", "Another drafter that gives the first tokens of a window.")
@@ -102,10 +130,18 @@ class Settings(BaseSettings):
         "Rule of acceptance; keyed: the same text with and without drafts, the others: the same distribution.",
     )
     decode_rows: int = option(
-        0, "weights", "Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class.", ge=0, le=64
+        0,
+        "weights",
+        "Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class.",
+        ge=0,
+        le=64,
     )
     prefill_rows: int = option(
-        0, "weights", "Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128.", ge=0, le=1024
+        0,
+        "weights",
+        "Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128.",
+        ge=0,
+        le=1024,
     )
     connect: Annotated[str, AfterValidator(_url)] = option(
         "", "window", "URL of a host elsewhere; empty: this machine's own, started when needed."
@@ -116,8 +152,12 @@ class Settings(BaseSettings):
     record: Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)] = option(
         None, "window", "Write a keystroke trace of this window to this file, with text; empty: none."
     )
-    idle_exit_minutes: float = option(60.0, "window", "Minutes after which a host that nobody uses exits.", gt=0, le=525600)
-    network: Literal["auto", "native", "lean"] = option("auto", "weights", "Forward pass: transformers' or ours where it fits.")
+    idle_exit_minutes: float = option(
+        60.0, "window", "Minutes after which a host that nobody uses exits.", gt=0, le=525600
+    )
+    network: Literal["auto", "native", "lean"] = option(
+        "auto", "weights", "Forward pass: transformers' or ours where it fits."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -150,7 +190,9 @@ def _scoped(*scopes: Scope) -> tuple[str, ...]:
 
 WEIGHTS_SETTINGS = _scoped("weights")  # that select loaded weights
 ENGINE_SETTINGS = _scoped("weights", "engine")  # that select an engine
-HOST_SETTINGS = _scoped("weights", "engine", "host")  # that select a host process; all others are per request or window
+HOST_SETTINGS = _scoped(
+    "weights", "engine", "host"
+)  # that select a host process; all others are per request or window
 
 
 def read_settings(**flags: Any) -> Settings:

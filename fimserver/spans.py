@@ -1,6 +1,9 @@
-"""Rows of a file of spans: a prefix and a suffix to be filled, with the middle to compare with where it is known.
+"""Rows of a file of spans.
 
-The names of HumanEval-Infilling (arXiv 2207.14255) are read as well: ``task_id``, ``prompt``, ``canonical_solution``.
+A prefix and a suffix to be filled, with the middle to compare with where it is known.
+
+The names of HumanEval-Infilling (arXiv 2207.14255) are read as well: ``task_id``, ``prompt``,
+``canonical_solution``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from typing import Any
 
 from fimserver.errors import InputError
 
-ID, PREFIX, MIDDLE = ("id", "task_id"), ("prefix", "prompt"), ("middle", "canonical_solution")
+ID = ("id", "task_id")
+PREFIX = ("prefix", "prompt")
+MIDDLE = ("middle", "canonical_solution")
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,15 @@ def _span(line: bytes, where: str) -> SpanRow:
     if not isinstance(row, dict):
         return SpanRow(None, problem=f"{where}: not an object")
     id_name = next((name for name in ID if name in row), "")
-    prefix, suffix = _text(row, PREFIX), _text(row, ("suffix",))
+    prefix = _text(row, PREFIX)
+    suffix = _text(row, ("suffix",))
     for name, value in (("prefix", prefix), ("suffix", suffix)):
         if value is None:
-            return SpanRow(row.get(id_name), id_name=id_name or "id", problem=f"{where}: {name!r} is missing or not a string")
+            return SpanRow(
+                row.get(id_name),
+                id_name=id_name or "id",
+                problem=f"{where}: {name!r} is missing or not a string",
+            )
     if not id_name:
         return SpanRow(None, problem=f"{where}: 'id' is missing")
     return SpanRow(

@@ -1,8 +1,9 @@
 """Threads of the numeric libraries: how many, and how long they spin while they wait for each other.
 
-OpenMP's threads spin at the end of every parallel region. Where another process runs on the core of one of them, the others
-spin until it is scheduled again, many times a forward pass. A bounded spin keeps most of its gain on an idle machine.
-The libraries read the environment when they are loaded, so ``prepare`` runs before torch is imported; children inherit it.
+OpenMP's threads spin at the end of every parallel region. Where another process runs on the core of one of
+them, the others spin until it is scheduled again, many times a forward pass. A bounded spin keeps most of its
+gain on an idle machine. The libraries read the environment when they are loaded, so ``prepare`` runs before
+torch is imported; children inherit it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set what the environment leaves open: the spin, and no more threads than the cgroup has processors for."""
+    """Set what the environment leaves open.
+
+    The spin, and no more threads than the cgroup has processors for.
+    """
     if not USER_SAYS & environ.keys():
         environ["GOMP_SPINCOUNT"] = str(SPINS)
         environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
-    allowed, quota = allowed_cpus(), cgroup_cpus()
+    allowed = allowed_cpus()
+    quota = cgroup_cpus()
     if quota and quota < allowed:
         environ.setdefault("OMP_NUM_THREADS", str(quota))
 
@@ -35,7 +40,10 @@ def allowed_cpus() -> int:
 
 
 def cgroup_cpus(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int:
-    """Processors' worth of time that the cgroup and its parents allow, rounded up; 0 where there is no limit."""
+    """Processors' worth of time that the cgroup and its parents allow, rounded up.
+
+    0 where there is no limit.
+    """
     quotas = [quota for folder in _folders(own, root) if (quota := _quota(folder))]
     return ceil(min(quotas)) if quotas else 0
 

@@ -54,8 +54,8 @@ class Features:
 class Request:
     """One middle to be filled. Text is as in the file; line ends may be of any kind.
 
-    ``typed_chars``: so many last characters of the prefix are new since the editor's anchor; layouts with the suffix
-    behind the prefix may put them after the middle token, so that the KV cache survives typing.
+    ``typed_chars``: so many last characters of the prefix are new since the editor's anchor; layouts with the
+    suffix behind the prefix may put them after the middle token, so that the KV cache survives typing.
     """
 
     prefix: str
@@ -109,7 +109,10 @@ class Round(NamedTuple):
 
 @dataclass(frozen=True)
 class Drafting:
-    """What drafts did in one request. ``accepted[i]``: rounds in which at least i + 1 drafted tokens stood."""
+    """What drafts did in one request.
+
+    ``accepted[i]``: rounds in which at least i + 1 drafted tokens stood.
+    """
 
     rounds: int = 0
     drafted: int = 0
@@ -138,8 +141,8 @@ NO_PREFILL = Prefill()
 class Chunk:
     """What one or more forward passes added. The middle is the concatenation of all ``text``.
 
-    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route only, ``round``
-    for the ar route.
+    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route
+    only, ``round`` for the ar route.
     """
 
     text: str

@@ -1,6 +1,7 @@
 """Wire format between front and host: a completion request, its answer, and the events of a stream.
 
-The shape is OpenAI's ``/v1/completions`` with ``suffix``, and one extension object, ``fimserver``, for what an editor adds.
+The shape is OpenAI's ``/v1/completions`` with ``suffix``, and one extension object, ``fimserver``, for what
+an editor adds.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class SnippetBody(RequestBody):
 
 
 class EditorHints(RequestBody):
-    """What an editor adds. ``document`` and ``session`` are opaque ids: the newest request of a pair replaces the older."""
+    """What an editor adds.
+
+    ``document`` and ``session`` are opaque ids: the newest request of a pair replaces the older.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -191,8 +195,15 @@ class CompletionChunk(_Frozen):
     model: str = ""  # whose text it is
 
     def sse(self, request_id: str, created: int = 0) -> bytes:
-        """As a server-sent event in the OpenAI shape. ``created``: Unix seconds of the request; 0 leaves it out."""
-        choice: dict[str, Any] = {"index": self.index, "text": self.text, "finish_reason": finish_reason(self.usage)}
+        """As a server-sent event in the OpenAI shape.
+
+        ``created``: Unix seconds of the request; 0 leaves it out.
+        """
+        choice: dict[str, Any] = {
+            "index": self.index,
+            "text": self.text,
+            "finish_reason": finish_reason(self.usage),
+        }
         event: dict[str, Any] = {"id": request_id, "object": "text_completion", "choices": [choice]}
         if created:
             event["created"] = created
@@ -218,7 +229,10 @@ class _Event(BaseModel):
 
 
 def read_piece(line: str) -> CompletionChunk | None:
-    """Parse a line of a stream; ``None`` unless it has a choice. Raises ``InputError`` for another server's event."""
+    """Parse a line of a stream; ``None`` unless it has a choice.
+
+    Raises ``InputError`` for another server's event.
+    """
     if not line.startswith("data: {"):
         return None
     try:
@@ -227,7 +241,9 @@ def read_piece(line: str) -> CompletionChunk | None:
         raise InputError(NOT_OURS) from None
     choice = event.choices[0]
     error = event.error.get("message", "")
-    return CompletionChunk(index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error)
+    return CompletionChunk(
+        index=choice.index, text=choice.text, canvas=event.canvas, usage=event.fimserver, error=error
+    )
 
 
 class Middle(_Frozen):
@@ -256,7 +272,10 @@ def read_answer(data: bytes) -> Answer:
     """Parse an answer in one piece. Raises ``InputError`` for another server's."""
     try:
         got = _Collected.model_validate_json(data)
-        middles = tuple(Middle(text=c.text, usage=u, index=c.index) for c, u in zip(got.choices, got.fimserver, strict=True))
+        middles = tuple(
+            Middle(text=c.text, usage=u, index=c.index)
+            for c, u in zip(got.choices, got.fimserver, strict=True)
+        )
     except ValueError:
         raise InputError(NOT_OURS) from None
     return _answer(middles, got.error.get("message", ""))
@@ -272,7 +291,9 @@ def gather(chunks: Iterable[CompletionChunk]) -> Answer:
         if chunk.usage:
             usages[chunk.index] = chunk.usage
         message = message or chunk.error
-    middles = tuple(Middle(text=texts[index], usage=usage, index=index) for index, usage in sorted(usages.items()))
+    middles = tuple(
+        Middle(text=texts[index], usage=usage, index=index) for index, usage in sorted(usages.items())
+    )
     return _answer(middles, message)
 
 

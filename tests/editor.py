@@ -46,7 +46,9 @@ class InProcess:
         """As the end of a process would: nothing is left to run, and no connection."""
         running = asyncio.all_tasks() - {asyncio.current_task()}
         if running:
-            await asyncio.wait(running, timeout=0.1)  # anyio warns of connections that are cancelled before they begin
+            await asyncio.wait(
+                running, timeout=0.1
+            )  # anyio warns of connections that are cancelled before they begin
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -161,7 +163,12 @@ class Editor:
     def start(self, client="neovim", options=None, **changes):
         """The handshake, as ``client`` does it. Returns the server's capabilities. Nothing is asked ahead of time."""
         own = {"processId": os.getpid(), "rootUri": None, "workspaceFolders": None}
-        params = recorded(client) | own | {"initializationOptions": {"prefetch": False, **(options or {})}} | changes
+        params = (
+            recorded(client)
+            | own
+            | {"initializationOptions": {"prefetch": False, **(options or {})}}
+            | changes
+        )
         result = self.call("initialize", params)
         self.notify("initialized", {})
         return result["capabilities"]
@@ -209,7 +216,10 @@ class Editor:
             "end": dict(zip(("line", "character"), end, strict=True)),
         }
         change = {"range": span, "text": text}
-        self.notify("textDocument/didChange", {"textDocument": {"uri": uri, "version": version}, "contentChanges": [change]})
+        self.notify(
+            "textDocument/didChange",
+            {"textDocument": {"uri": uri, "version": version}, "contentChanges": [change]},
+        )
 
     def type(self, uri, version, line, column, text):
         """Insert at a place."""
@@ -217,7 +227,11 @@ class Editor:
 
     def params(self, uri, line, character, *, invoked=False, popup=None):
         context = {"triggerKind": 1 if invoked else 2} | ({"selectedCompletionInfo": popup} if popup else {})
-        return {"textDocument": {"uri": uri}, "position": {"line": line, "character": character}, "context": context}
+        return {
+            "textDocument": {"uri": uri},
+            "position": {"line": line, "character": character},
+            "context": context,
+        }
 
     def ask(self, uri, line, character, **options):
         """Inline completion: the items; none where the answer says that it is out of date."""
@@ -228,7 +242,9 @@ class Editor:
         return self.call("fimserver/explain")
 
     def run(self, command, *arguments):
-        return self.call("workspace/executeCommand", {"command": f"fimserver.{command}", "arguments": list(arguments)})
+        return self.call(
+            "workspace/executeCommand", {"command": f"fimserver.{command}", "arguments": list(arguments)}
+        )
 
     def leave(self):
         """Say goodbye; the exit code."""

@@ -94,7 +94,9 @@ def _write_sizes(writer: Any, config: Any, extra: dict[str, Any]) -> None:
         f"{name}.attention.head_count": config.num_attention_heads,
         f"{name}.attention.head_count_kv": config.num_key_value_heads,
         f"{name}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        f"{name}.attention.key_length": int(getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads),
+        f"{name}.attention.key_length": int(
+            getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
+        ),
         f"{name}.rope.freq_base": float(config.rope_parameters["rope_theta"]),
     }
     for key, value in (values | extra).items():
@@ -117,7 +119,9 @@ def _write_tokenizer(writer: Any, pre: str, markers: tuple[str, ...]) -> None:
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if i in special else 1 if i in by_id else 5 for i in range(len(tokens))])
-    writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in described["model"]["merges"]])
+    writer.add_token_merges(
+        [" ".join(pair) if isinstance(pair, list) else pair for pair in described["model"]["merges"]]
+    )
 
 
 def gguf_card(path: Path, architecture: str, **changes: Any) -> Card:

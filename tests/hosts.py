@@ -27,12 +27,18 @@ class ScriptedHost:
 
     def __init__(self, load=None, token="", allowed_hosts=frozenset()):
         self.engines = FakeEngines()
-        self.scheduler = Scheduler(load or (lambda: self.engines), router=Router("fixed"))  # no test depends on a clock
+        self.scheduler = Scheduler(
+            load or (lambda: self.engines), router=Router("fixed")
+        )  # no test depends on a clock
         self.host = Host(Settings(), self.scheduler, token, allowed_hosts)
-        self._listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on: 40 ms an answer
+        self._listener = socket.socket(
+            proto=socket.IPPROTO_TCP
+        )  # else asyncio leaves Nagle on: 40 ms an answer
         self._listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        config = uvicorn.Config(make_app(self.host), log_config=None, access_log=False, lifespan="off", http=Connection)
+        config = uvicorn.Config(
+            make_app(self.host), log_config=None, access_log=False, lifespan="off", http=Connection
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, daemon=True)
 

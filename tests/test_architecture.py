@@ -160,7 +160,9 @@ def test_the_package_never_imports_the_models_folder():
 
 def test_the_command_line_starts_without_torch():
     assert not tops(PACKAGE / "cli.py") & HEAVY
-    top_level = [n for n in ast.parse((PACKAGE / "cli.py").read_text("utf-8")).body if isinstance(n, ast.ImportFrom)]
+    top_level = [
+        n for n in ast.parse((PACKAGE / "cli.py").read_text("utf-8")).body if isinstance(n, ast.ImportFrom)
+    ]
     assert not any((n.module or "").startswith("fimserver.engine") for n in top_level)
 
 

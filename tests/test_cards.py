@@ -96,8 +96,14 @@ def test_a_shipped_card_is_sound(card):
         (("[fim]", "[fim"), "not valid TOML"),
         (('name = "good"', 'name = "other"'), "must equal the file name"),
         (('licence = "MIT"', 'licence = "MIT"\nrevision = "main"'), "revision"),
-        (("[fim]", '[index]\npackages = "p-{number}"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'), "add up to"),
-        (("[fim]", '[index]\npackages = "p"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'), "index.packages"),
+        (
+            ("[fim]", '[index]\npackages = "p-{number}"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'),
+            "add up to",
+        ),
+        (
+            ("[fim]", '[index]\npackages = "p"\nversion = "1"\ncount = 3\npart_bytes = 9\n[fim]'),
+            "index.packages",
+        ),
     ],
 )
 def test_a_wrong_card_is_refused_with_its_field(change, complaint, tmp_path):

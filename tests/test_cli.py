@@ -60,7 +60,8 @@ def test_several_places_are_completed_in_order(source, tmp_path):
     assert result.stdout.count("forward passes") == 2
     assert result.stdout.index("open(path)") < result.stdout.index("    1 │ import ", 40)
     answers = [
-        json.loads(line) for line in run("complete", f"{source}:6:16", f"{other}:1:8", *options, "--json").stdout.splitlines()
+        json.loads(line)
+        for line in run("complete", f"{source}:6:16", f"{other}:1:8", *options, "--json").stdout.splitlines()
     ]
     assert [answer["route"] for answer in answers] == ["ar", "ar"]
 
@@ -83,7 +84,19 @@ def test_steps_do_not_spoil_json(source):
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_the_text_does_not_depend_on_the_drafter(temperature, source):
-    options = ("--model", "ar", "--json", "--stop", "none", "--max-tokens", 40, "--temperature", temperature, "--seed", 3)
+    options = (
+        "--model",
+        "ar",
+        "--json",
+        "--stop",
+        "none",
+        "--max-tokens",
+        40,
+        "--temperature",
+        temperature,
+        "--seed",
+        3,
+    )
     answers = [
         json.loads(run("complete", f"{source}:6:16", *options, "--drafter", name).stdout)
         for name in ("none", "ngram", "diffusion:self", "ngram,diffusion:self", "mix", "auto")
@@ -95,7 +108,18 @@ def test_the_text_does_not_depend_on_the_drafter(temperature, source):
 
 def test_a_trace_shows_every_round(source):
     """In one run: how many rounds a text takes depends on the clock, too."""
-    result = run("complete", f"{source}:6:16", "--model", "ar", "--stop", "none", "--max-tokens", 24, "--trace", "--json")
+    result = run(
+        "complete",
+        f"{source}:6:16",
+        "--model",
+        "ar",
+        "--stop",
+        "none",
+        "--max-tokens",
+        24,
+        "--trace",
+        "--json",
+    )
     traced = [line for line in result.stderr.splitlines() if " → " in line]
     assert len(traced) == json.loads(result.stdout)["drafting"]["rounds"] > 0
 
@@ -121,8 +145,12 @@ def test_line_ends_of_the_file_are_kept(tmp_path):
 @pytest.mark.parametrize("place", ["1:1", "10:1", "6:16"])
 def test_both_ends_of_a_file_and_tabs_and_astral_text(place, tmp_path):
     path = tmp_path / "a.py"
-    path.write_text(CODE.replace("    ", "\t").replace("open", "ope😀n").replace("        return ", "        \treturn"))
-    result = run("complete", f"{path}:{place}" if place != "6:16" else f"{path}:6", "--json", "--max-tokens", 4)
+    path.write_text(
+        CODE.replace("    ", "\t").replace("open", "ope😀n").replace("        return ", "        \treturn")
+    )
+    result = run(
+        "complete", f"{path}:{place}" if place != "6:16" else f"{path}:6", "--json", "--max-tokens", 4
+    )
     assert result.exit_code == 0
     assert json.loads(result.stdout)["reason"] in set(Reason)
 
@@ -131,7 +159,9 @@ def test_an_empty_file(tmp_path):
     path = tmp_path / "empty.py"
     path.touch()
     for route in ("ar", "dllm"):
-        answer = json.loads(run("complete", f"{path}:1:1", "--model", route, "--json", "--max-tokens", 4).stdout)
+        answer = json.loads(
+            run("complete", f"{path}:1:1", "--model", route, "--json", "--max-tokens", 4).stdout
+        )
         assert answer["tokens"] <= 4
         assert answer["reason"] in set(Reason)
 
@@ -139,7 +169,9 @@ def test_an_empty_file(tmp_path):
 def test_a_file_of_5_mb_is_no_slower_than_its_context(tmp_path):
     path = tmp_path / "large.py"
     path.write_text("value = compute(1, 2)\n" * 240_000)
-    answer = json.loads(run("complete", f"{path}:120000:9", "--json", "--model", "ar", "--max-tokens", 4).stdout)
+    answer = json.loads(
+        run("complete", f"{path}:120000:9", "--json", "--model", "ar", "--max-tokens", 4).stdout
+    )
     assert answer["forwards"] <= 20
 
 
@@ -153,8 +185,16 @@ def test_a_file_of_5_mb_is_no_slower_than_its_context(tmp_path):
         (["complete", "{source}:1:1", "--schedule", "x"], 2, "no schedule named 'x': use one of threshold"),
         (["complete", "{source}:1:1", "--max-tokens", "0"], 2, "option max_tokens"),
         (["complete", "{source}:1:1", "--ar-card", "gpt", "--model", "ar"], 2, "no model card named 'gpt'"),
-        (["complete", "{source}:1:1", "--ar-card", "dreamon-7b", "--model", "ar"], 2, "does not serve the ar route"),
-        (["complete", "{source}:1:1", "--dllm-card", "dreamon-7b", "--model", "dllm"], 1, "fimserver models get dreamon-7b"),
+        (
+            ["complete", "{source}:1:1", "--ar-card", "dreamon-7b", "--model", "ar"],
+            2,
+            "does not serve the ar route",
+        ),
+        (
+            ["complete", "{source}:1:1", "--dllm-card", "dreamon-7b", "--model", "dllm"],
+            1,
+            "fimserver models get dreamon-7b",
+        ),
         (["complete", "{source}:1:1", "--device", "cuda"], 2, "no usable CUDA GPU"),
         (["models", "get", "nothing"], 2, "no model card named 'nothing'"),
         (["models", "get", "nano"], 2, "shipped with fimserver"),
@@ -217,7 +257,9 @@ def test_rows_of_humaneval_infilling_give_completions_by_task_and_scores(tmp_pat
 def test_the_language_of_a_row_is_its_own_before_that_of_the_command(tmp_path):
     path = tmp_path / "spans.jsonl"
     rows = [{"language": "go"}, {"path": "a.rs"}, {}, {"language": "", "path": "a.py"}]
-    path.write_text("".join(json.dumps({"id": i, "prefix": "x", "suffix": ""} | row) + "\n" for i, row in enumerate(rows)))
+    path.write_text(
+        "".join(json.dumps({"id": i, "prefix": "x", "suffix": ""} | row) + "\n" for i, row in enumerate(rows))
+    )
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         engines = FakeEngines(lambda request, _route: seen.append(request.features.language) or iter(["x"]))
@@ -240,7 +282,9 @@ def test_a_bad_span_is_reported_and_the_others_are_done(tmp_path):
 
 def test_a_spans_file_in_another_encoding_is_said_so_row_by_row(tmp_path):
     path = tmp_path / "spans.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"id": 1, "prefix": "a", "suffix": ""}\n{"id": 2, "prefix": "\xff", "suffix": ""}\n')
+    path.write_bytes(
+        b'\xef\xbb\xbf{"id": 1, "prefix": "a", "suffix": ""}\n{"id": 2, "prefix": "\xff", "suffix": ""}\n'
+    )
     result = run("complete", "--spans", path, "--max-tokens", 2, "--model", "ar")
     first, second = (json.loads(line) for line in result.stdout.splitlines())
     assert first["id"] == 1
@@ -259,9 +303,19 @@ def test_a_model_that_is_not_there_ends_a_spans_run_with_one_line(tmp_path):
 def test_doctor_reports_machine_and_routes():
     result = run("doctor", "--json")
     findings = {f["name"]: f for f in json.loads(result.stdout)}
-    assert {"fimserver", "device", "fits", "best ar", "best dllm", "present", "ar", "dllm", "rows", "ngram", "auto"} <= set(
-        findings
-    )
+    assert {
+        "fimserver",
+        "device",
+        "fits",
+        "best ar",
+        "best dllm",
+        "present",
+        "ar",
+        "dllm",
+        "rows",
+        "ngram",
+        "auto",
+    } <= set(findings)
     assert "tokens a pass" in findings["ngram"]["value"]
     assert "tokens/s" in findings["ar"]["value"]
     assert "ms a keystroke" in findings["ar"]["value"]
@@ -273,9 +327,20 @@ def test_the_process_starts_without_torch_and_leaves_stdout_clean(source):
     """What a shell sees: help without heavy imports, JSON alone on stdout."""
     script = "import sys, fimserver.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
     assert loaded.stdout.split() == ["False", "False"]
-    command = [sys.executable, "-m", "fimserver.cli", "complete", f"{source}:6:16", "--json", "--max-tokens", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "fimserver.cli",
+        "complete",
+        f"{source}:6:16",
+        "--json",
+        "--max-tokens",
+        "4",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert set(json.loads(done.stdout)) >= FIELDS
     assert done.stderr == ""
@@ -317,4 +382,9 @@ def test_commands_come_before_options_in_help():
 
 
 def test_a_setting_that_is_not_listed_is_taken_all_the_same(source):
-    assert run("complete", f"{source}:6:16", "--stats", "off", "--max-tokens", 1, "--model", "ar", "--json").exit_code == 0
+    assert (
+        run(
+            "complete", f"{source}:6:16", "--stats", "off", "--max-tokens", 1, "--model", "ar", "--json"
+        ).exit_code
+        == 0
+    )

@@ -4,7 +4,13 @@ import random
 
 import pytest
 
-from fimserver.confidence_sequence import FIRST_LOOK, TimeBlock, block_differences, running_interval, running_intervals
+from fimserver.confidence_sequence import (
+    FIRST_LOOK,
+    TimeBlock,
+    block_differences,
+    running_interval,
+    running_intervals,
+)
 
 SIMULATIONS = int(os.environ.get("AB_SIMULATIONS", "200"))
 LOOKS = 2000
@@ -31,7 +37,9 @@ def fixed(values):
     """What may be looked at once only."""
     for interval in running_intervals(values):
         half = 0.0 if interval.count < FIRST_LOOK else 1.96 / math.sqrt(interval.count)
-        yield type(interval)(interval.value, interval.value - (half or math.inf), interval.value + (half or math.inf), 0)
+        yield type(interval)(
+            interval.value, interval.value - (half or math.inf), interval.value + (half or math.inf), 0
+        )
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -81,8 +89,15 @@ def test_large_levels_do_not_drown_the_spread():
 
 
 def test_blocks_are_weighted_by_the_probability_of_who_served():
-    blocks = [TimeBlock("a", 10.0, 0.5), TimeBlock("b", 14.0, 0.5), TimeBlock("a", 9.0, 0.5), TimeBlock("b", 12.0, 0.25)]
-    assert list(block_differences(blocks)) == pytest.approx([(14 - 10) / 0.5, -(9 - 12) / 0.5, (12 - 11) / 0.25])
+    blocks = [
+        TimeBlock("a", 10.0, 0.5),
+        TimeBlock("b", 14.0, 0.5),
+        TimeBlock("a", 9.0, 0.5),
+        TimeBlock("b", 12.0, 0.25),
+    ]
+    assert list(block_differences(blocks)) == pytest.approx(
+        [(14 - 10) / 0.5, -(9 - 12) / 0.5, (12 - 11) / 0.25]
+    )
 
 
 @pytest.mark.parametrize("share_of_b", [0.5, 0.1])
@@ -92,7 +107,10 @@ def test_the_difference_of_blocks_is_right_whoever_serves_more(share_of_b):
         rng = random.Random(seed)
         sides = rng.choices("ab", (1 - share_of_b, share_of_b), k=400)
         blocks = [
-            TimeBlock(s, rng.gauss(32.0 if s == "b" else 30.0, 3.0), share_of_b if s == "b" else 1 - share_of_b) for s in sides
+            TimeBlock(
+                s, rng.gauss(32.0 if s == "b" else 30.0, 3.0), share_of_b if s == "b" else 1 - share_of_b
+            )
+            for s in sides
         ]
         found = running_interval(block_differences(blocks))
         inside += found.low <= 2.0 <= found.high

@@ -80,7 +80,10 @@ def test_any_cpu_with_room_takes_the_small_coder(present, settings):
 def test_the_large_coder_is_taken_on_a_cpu_only_when_it_was_measured_and_is_quick(present, settings):
     present(SMALL, LARGE)
     assert default_card("ar", cpu(), settings).name == SMALL
-    assert "is used once its speed here is measured: fimserver doctor --calibrate" in choose("ar", cpu(), settings).why
+    assert (
+        "is used once its speed here is measured: fimserver doctor --calibrate"
+        in choose("ar", cpu(), settings).why
+    )
     keep_ms("cpu", LARGE, 600)
     assert default_card("ar", cpu(), settings).name == LARGE
     assert "600 ms a keystroke" in choose("ar", cpu(), settings).why

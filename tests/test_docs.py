@@ -22,7 +22,12 @@ PAGES = sorted(
         *ROOT.glob("bench/**/README.md"),
     ]
 )
-FOREIGN_FLAGS = {"--install-extension", "--ignore-scripts", "--index-url", "--init"}  # of code, npm, pip, training
+FOREIGN_FLAGS = {
+    "--install-extension",
+    "--ignore-scripts",
+    "--index-url",
+    "--init",
+}  # of code, npm, pip, training
 
 
 def text_of(path):
@@ -60,7 +65,9 @@ class TestEveryPage:
             assert not anchor or anchor in anchors(path), link
 
     def test_files_in_code_exist(self, page):
-        for name in re.findall(r"`((?:fimserver|models|tests|editors|bench|docs|examples)/[\w./-]+)`", text_of(page)):
+        for name in re.findall(
+            r"`((?:fimserver|models|tests|editors|bench|docs|examples)/[\w./-]+)`", text_of(page)
+        ):
             assert (ROOT / name).exists() or is_message(name), name
 
     def test_modules_that_are_run_exist(self, page):
@@ -75,7 +82,11 @@ class TestEveryPage:
 
     def test_flags_of_the_program_exist(self, page):
         known = flags_of(main) | {"--help", "--version"} | FOREIGN_FLAGS
-        lines = [line for line in text_of(page).splitlines() if ("fimserver" in line or "`--" in line) and "-m " not in line]
+        lines = [
+            line
+            for line in text_of(page).splitlines()
+            if ("fimserver" in line or "`--" in line) and "-m " not in line
+        ]
         for flag in re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", "\n".join(lines)):
             assert flag in known, flag
 

@@ -38,7 +38,9 @@ def run(encoding, *arguments):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 class TestATerminalThatIsNotUTF8:
-    @pytest.mark.parametrize("arguments", [["--help"], ["complete", "--help"], ["models"], ["stats"], ["ab", "--help"]])
+    @pytest.mark.parametrize(
+        "arguments", [["--help"], ["complete", "--help"], ["models"], ["stats"], ["ab", "--help"]]
+    )
     def test_what_it_lacks_is_a_question_mark(self, arguments, encoding):
         done = run(encoding, *arguments)
         assert done.returncode == 0
@@ -64,8 +66,16 @@ class TestATerminalThatIsNotUTF8:
 @pytest.mark.parametrize("half", ["\ud83c", "a\udc80", "\udfff\ud800"])
 def test_half_characters_in_spans_end_nothing(half, tmp_path):
     spans = tmp_path / "spans.jsonl"
-    row = {"id": half, "prefix": f"x = '{half}", "suffix": f"{half}'\n", "path": f"{half}.py", "middle": f"y{half}"}
-    spans.write_text(json.dumps(row) + "\n" + json.dumps({"id": "next", "prefix": "x = ", "suffix": ""}) + "\n")
+    row = {
+        "id": half,
+        "prefix": f"x = '{half}",
+        "suffix": f"{half}'\n",
+        "path": f"{half}.py",
+        "middle": f"y{half}",
+    }
+    spans.write_text(
+        json.dumps(row) + "\n" + json.dumps({"id": "next", "prefix": "x = ", "suffix": ""}) + "\n"
+    )
     done = run("utf-8", "complete", "--spans", spans, "--max-tokens", 2, "--model", "ar")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [half, "next"]

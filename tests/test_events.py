@@ -30,7 +30,11 @@ FULL = AnswerRecord(
     after_10s=Persistence(prefix_chars=8, kept_chars=9),
     after_60s=Persistence(prefix_chars=0, kept_chars=0),
     shadow=SuggestionEvent(
-        route="dllm", model="nano", reason="line", chars=3, after_60s=Persistence(prefix_chars=1, kept_chars=2)
+        route="dllm",
+        model="nano",
+        reason="line",
+        chars=3,
+        after_60s=Persistence(prefix_chars=1, kept_chars=2),
     ),
 )
 BARE = AnswerRecord(number=0, at=0, reason="superseded")
@@ -60,12 +64,19 @@ def test_what_has_no_place_in_an_event_is_refused_and_named(changes, named):
     sent["answers"][0] |= changes
     with pytest.raises(InputError, match=rf"answers\.0\.{named}") as error:
         read_batch(
-            str(sent).replace("'", '"').replace("None", "null").replace("False", "false").replace("inf", "1e999").encode()
+            str(sent)
+            .replace("'", '"')
+            .replace("None", "null")
+            .replace("False", "false")
+            .replace("inf", "1e999")
+            .encode()
         )
     assert "secret" not in str(error.value)
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"session": "/home/me"}', b'{"session": "", "answers": 7}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"session": "/home/me"}', b'{"session": "", "answers": 7}']
+)
 def test_what_is_no_batch_is_refused(data):
     with pytest.raises(InputError):
         read_batch(data)

@@ -18,7 +18,9 @@ MAX_SETTINGS, MAX_LINES = 20, 660
 
 def test_settings_are_few_and_described():
     assert len(SETTINGS) <= MAX_SETTINGS
-    assert all(name.startswith("fimserver.") and facts["markdownDescription"] for name, facts in SETTINGS.items())
+    assert all(
+        name.startswith("fimserver.") and facts["markdownDescription"] for name, facts in SETTINGS.items()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
@@ -52,7 +54,9 @@ def test_commands_are_under_one_name_and_not_the_servers():
 
 
 def test_it_is_of_this_version_and_thin():
-    sources = [line.strip() for path in FOLDER.glob("src/*.ts") for line in path.read_text("utf-8").splitlines()]
+    sources = [
+        line.strip() for path in FOLDER.glob("src/*.ts") for line in path.read_text("utf-8").splitlines()
+    ]
     code = [line for line in sources if line and not line.startswith(("//", "/*", "*"))]
     assert MANIFEST["version"] == __version__
     assert len(code) <= MAX_LINES

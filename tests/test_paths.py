@@ -10,7 +10,14 @@ from fimserver import paths
 from fimserver.commands import doctor
 from fimserver.errors import InputError
 from fimserver.front.host_process import spawn_host
-from fimserver.paths import MAX_SOCKET_BYTES, log_path, log_problem, private_folder, runtime_folder, socket_path
+from fimserver.paths import (
+    MAX_SOCKET_BYTES,
+    log_path,
+    log_problem,
+    private_folder,
+    runtime_folder,
+    socket_path,
+)
 from fimserver.settings import Settings
 
 
@@ -68,7 +75,9 @@ def test_a_file_or_a_link_in_the_place_of_the_folder_is_not_used(tmp_path, tempo
 
 def test_where_no_folder_can_be_used_one_line_says_why(monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc/nope")
-    monkeypatch.setattr(paths, "_runtime_folders", lambda: [Path("/proc/nope/fimserver"), Path("/proc/" + "x" * 200)])
+    monkeypatch.setattr(
+        paths, "_runtime_folders", lambda: [Path("/proc/nope/fimserver"), Path("/proc/" + "x" * 200)]
+    )
     with pytest.raises(InputError, match=r"/proc/nope/fimserver: .*XDG_RUNTIME_DIR"):
         runtime_folder()
 
@@ -98,7 +107,9 @@ def test_a_log_folder_that_can_be_written_has_no_problem(tmp_path, monkeypatch):
 def test_the_host_is_told_where_to_listen(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr("fimserver.front.host_process.subprocess.Popen", lambda command, **_: seen.append(command))
+    monkeypatch.setattr(
+        "fimserver.front.host_process.subprocess.Popen", lambda command, **_: seen.append(command)
+    )
     spawn_host(Settings(ar_card="nano"), tmp_path / "its.sock")
     (command,) = seen
     assert command[command.index("--socket") + 1] == str(tmp_path / "its.sock")

@@ -59,7 +59,17 @@ def test_the_url_of_a_host(given, url):
 
 
 @pytest.mark.parametrize(
-    "given", ["http://[::1", "http://box:abc", "http://box:99999", "http://box:0", "http://", "box:8765", "ftp://box", "x"]
+    "given",
+    [
+        "http://[::1",
+        "http://box:abc",
+        "http://box:99999",
+        "http://box:0",
+        "http://",
+        "box:8765",
+        "ftp://box",
+        "x",
+    ],
 )
 def test_what_is_no_url_is_refused_in_one_line(config, given):
     with pytest.raises(InputError, match=r"option connect \(--connect\)") as caught:
@@ -80,7 +90,9 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_quoted(config, give
     assert "ASCII" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["model", "dllm_card", "max_tokens", "temperature", "deadline_ms", "models_dir", "connect"])
+@pytest.mark.parametrize(
+    "name", ["model", "dllm_card", "max_tokens", "temperature", "deadline_ms", "models_dir", "connect"]
+)
 def test_an_empty_variable_is_none(config, monkeypatch, name):
     usual = getattr(Settings(), name)
     monkeypatch.setenv(f"FIMSERVER_{name.upper()}", "")
@@ -89,7 +101,13 @@ def test_an_empty_variable_is_none(config, monkeypatch, name):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threads", "100000"), ("threads", "-1"), ("deadline_ms", "1e30"), ("deadline_ms", "nan"), ("idle_exit_minutes", "inf")],
+    [
+        ("threads", "100000"),
+        ("threads", "-1"),
+        ("deadline_ms", "1e30"),
+        ("deadline_ms", "nan"),
+        ("idle_exit_minutes", "inf"),
+    ],
 )
 def test_numbers_that_make_no_sense_are_refused(config, name, value):
     with pytest.raises(InputError, match=f"option {name}"):

@@ -38,15 +38,26 @@ def schema(model, name):
 
 
 def package():
-    found = json.loads((ROOT / "editors" / "vscode" / "package.json").read_text("utf-8"))["contributes"]["configuration"]
+    found = json.loads((ROOT / "editors" / "vscode" / "package.json").read_text("utf-8"))["contributes"][
+        "configuration"
+    ]
     groups = found if isinstance(found, list) else [found]
-    return {name.removeprefix("fimserver."): value for group in groups for name, value in group["properties"].items()}
+    return {
+        name.removeprefix("fimserver."): value
+        for group in groups
+        for name, value in group["properties"].items()
+    }
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_has_a_scope_and_a_flag(name):
     assert scope_of(name) in options.SCOPES
-    flags = {flag for parameter in cli.main.params if isinstance(parameter, click.Option) for flag in parameter.opts}
+    flags = {
+        flag
+        for parameter in cli.main.params
+        if isinstance(parameter, click.Option)
+        for flag in parameter.opts
+    }
     assert options.flag(name) in flags
 
 
@@ -86,7 +97,10 @@ def test_the_extension_offers_what_an_editor_may_set(name):
     for bound in ("minimum", "maximum", "exclusiveMinimum"):
         assert theirs.get(bound) == ours.get(bound), bound
     assert set(theirs.get("enum", [])) == set(ours.get("enum", []))
-    assert {"type": theirs["type"]}["type"] in {ours.get("type"), "array" if "items" in ours else ours.get("type")}
+    assert {"type": theirs["type"]}["type"] in {
+        ours.get("type"),
+        "array" if "items" in ours else ours.get("type"),
+    }
 
 
 def test_the_extension_sends_what_it_offers():
@@ -106,14 +120,21 @@ def test_the_table_of_the_docs_is_the_generated_one():
     """``python -m fimserver.commands.options`` prints it."""
     text = (ROOT / "docs" / "settings.md").read_text("utf-8")
     lines = list(options.table())
-    assert "\n".join(lines) in text, "run python -m fimserver.commands.options and put its output into docs/settings.md"
+    assert "\n".join(lines) in text, (
+        "run python -m fimserver.commands.options and put its output into docs/settings.md"
+    )
     literal = [field for field in Settings.model_fields.values() if get_origin(field.annotation) is Literal]
     assert all(f"`{get_args(field.annotation)[0]}`" in text for field in literal)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("max_tokens", "1 to 1024"), ("deadline_ms", "above 0 to 120000"), ("seed", f"0 to {2**62 - 1}"), ("drafter", "")],
+    [
+        ("max_tokens", "1 to 1024"),
+        ("deadline_ms", "above 0 to 120000"),
+        ("seed", f"0 to {2**62 - 1}"),
+        ("drafter", ""),
+    ],
 )
 def test_bounds_in_words(name, text):
     assert options.bounds(Settings.model_fields[name]) == text

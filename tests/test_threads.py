@@ -86,8 +86,14 @@ assert "torch" not in sys.modules
 CliRunner().invoke(cli.main, {command!r})
 print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
 """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean | {"PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.split() == [str(threads.SPINS), str(threads.BLOCKTIME_MS)]

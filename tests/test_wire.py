@@ -89,7 +89,12 @@ def test_a_bad_body_is_refused_by_field(data, field):
 
 
 def test_a_refusal_does_not_quote_what_was_sent():
-    for data in (body(temperature="canary"), body(stop=[["canary"]]), b'{"prompt": "canary', known(path="canary" * 200)):
+    for data in (
+        body(temperature="canary"),
+        body(stop=[["canary"]]),
+        b'{"prompt": "canary',
+        known(path="canary" * 200),
+    ):
         with pytest.raises(InputError) as caught:
             read_body(data)
         assert "canary" not in str(caught.value)
@@ -97,7 +102,14 @@ def test_a_refusal_does_not_quote_what_was_sent():
 
 @pytest.mark.parametrize(
     ("stop", "stops"),
-    [(None, ()), ("", ()), ("x", ("x",)), (["x", "", "y"], ("x", "y")), ([], ()), (["x"] * MAX_STOPS, ("x",) * MAX_STOPS)],
+    [
+        (None, ()),
+        ("", ()),
+        ("x", ("x",)),
+        (["x", "", "y"], ("x", "y")),
+        ([], ()),
+        (["x"] * MAX_STOPS, ("x",) * MAX_STOPS),
+    ],
 )
 def test_stop_strings(stop, stops):
     assert read_body(body(stop=stop)).stops == stops
@@ -135,7 +147,9 @@ def test_an_event_is_one_line_whatever_the_text():
 
 
 def test_the_last_event_of_a_choice_says_how_it_ended():
-    usage = Usage(route="dllm", model="nano", reason=Reason.LENGTH, tokens=4, decision=Decision("dllm", "asked for"))
+    usage = Usage(
+        route="dllm", model="nano", reason=Reason.LENGTH, tokens=4, decision=Decision("dllm", "asked for")
+    )
     event = json.loads(CompletionChunk(usage=usage, error="because").sse("x")[6:])
     assert event["choices"][0]["finish_reason"] == "length"
     assert event["model"] == "nano"
@@ -144,7 +158,12 @@ def test_the_last_event_of_a_choice_says_how_it_ended():
 
 
 def test_what_is_said_as_an_event_is_read_as_the_same_piece():
-    usage = Usage(route="dllm", model="nano", reason=Reason.END, decision=Decision("dllm", "asked for", "length", 3.0, 1))
+    usage = Usage(
+        route="dllm",
+        model="nano",
+        reason=Reason.END,
+        decision=Decision("dllm", "asked for", "length", 3.0, 1),
+    )
     canvas = (Slot("\u2028é", masked=False, fresh=True), Slot("", masked=True))
     for piece in (
         CompletionChunk(text="a\x85\n"),
@@ -184,14 +203,23 @@ def test_a_stream_adds_up_to_an_answer_of_the_choices_that_ended():
 
 
 def answer(**fields):
-    usages = [{"route": "ar", "model": "m", "reason": "end"}, {"route": "dllm", "model": "m", "reason": "length"}]
-    choices = [{"index": 0, "text": "a", "finish_reason": "stop"}, {"index": 1, "text": "b", "finish_reason": "length"}]
+    usages = [
+        {"route": "ar", "model": "m", "reason": "end"},
+        {"route": "dllm", "model": "m", "reason": "length"},
+    ]
+    choices = [
+        {"index": 0, "text": "a", "finish_reason": "stop"},
+        {"index": 1, "text": "b", "finish_reason": "length"},
+    ]
     return json.dumps({"id": "x", "choices": choices, "fimserver": usages, **fields}).encode()
 
 
 def test_an_answer_is_read_choice_by_choice():
     got = read_answer(answer(error={"message": "half of it failed"}))
-    assert [(m.text, m.usage.route, m.usage.reason) for m in got.middles] == [("a", "ar", "end"), ("b", "dllm", "length")]
+    assert [(m.text, m.usage.route, m.usage.reason) for m in got.middles] == [
+        ("a", "ar", "end"),
+        ("b", "dllm", "length"),
+    ]
     assert (got.reason, got.message) == (None, "half of it failed")
 
 

@@ -48,7 +48,13 @@ MARKERS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<eos>", "<bos>", "<|
 
 def make_card(architecture: str, **changes: Any) -> Card:
     """A card for a tiny checkpoint; ``changes`` replace whole fields."""
-    fim = {"layout": "psm", "prefix": "<fim_prefix>", "suffix": "<fim_suffix>", "middle": "<fim_middle>", "stops": ("<eos>",)}
+    fim = {
+        "layout": "psm",
+        "prefix": "<fim_prefix>",
+        "suffix": "<fim_suffix>",
+        "middle": "<fim_middle>",
+        "stops": ("<eos>",),
+    }
     fields: dict[str, Any] = {
         "name": "tiny",
         "hub": "someone/tiny",
@@ -110,7 +116,10 @@ def _as_dream(folder: Path) -> None:
     config |= {
         "model_type": "Dream",
         "architectures": ["DreamModel"],
-        "auto_map": {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"},
+        "auto_map": {
+            "AutoConfig": "configuration_dream.DreamConfig",
+            "AutoModel": "modeling_dream.DreamModel",
+        },
         "rope_theta": rope.get("rope_theta", 1e6),
         "mask_token_id": 8197,
     }

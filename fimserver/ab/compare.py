@@ -76,7 +76,9 @@ def write(report: Report, folder: Path, *, keep: bool = False) -> None:
     analysis = analyse(report)
     if not keep:
         data = report.model_dump(mode="json", by_alias=True) | {"aggregates": dataclasses.asdict(analysis)}
-        (folder / "report.json").write_text(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+        (folder / "report.json").write_text(
+            json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8"
+        )
     write_page(report, analysis, folder / "report.html")
 
 
@@ -84,9 +86,14 @@ def _spans(asked: ComparisonRequest) -> Report:
     source = asked.source
     cut = _cut(source)
     arms = open_arms(asked.arms, dict(asked.flags))
-    facts = {"arms": [arm.arm.model_dump() for arm in arms], "source": source.facts(), "spans": [s.item for s in cut.spans]}
+    facts = {
+        "arms": [arm.arm.model_dump() for arm in arms],
+        "source": source.facts(),
+        "spans": [s.item for s in cut.spans],
+    }
     journal = Journal(asked.out / JOURNAL, fingerprint(facts))
-    rows, finished = list[PairedRow](), False
+    rows = list[PairedRow]()
+    finished = False
     with progress(make_console(stderr=True)) as bar:
         task = bar.add_task("spans", total=len(cut.spans) * (2 if source.warm else 1))
         try:
@@ -117,9 +124,12 @@ def _of(arms: tuple[Runner, Runner]) -> dict[Side, Arm]:
 def _replays(asked: ComparisonRequest) -> Report:
     """Each trace through both arms, in turn; the arm that goes first changes with each."""
     traces = {path.name: read_trace(path) for path in asked.source.traces}
-    settings = {side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)}
+    settings = {
+        side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)
+    }
     rows, lines = _earlier(asked)
-    finished, kept = False, {row.group for row in rows}
+    finished = False
+    kept = {row.group for row in rows}
     with progress(make_console(stderr=True)) as bar, tempfile.TemporaryDirectory(prefix="fim") as folder:
         task = bar.add_task("replays", total=2 * len(traces), completed=2 * len(kept))
         try:
@@ -137,7 +147,8 @@ def _replays(asked: ComparisonRequest) -> Report:
         except KeyboardInterrupt:
             pass
     arms: dict[Side, Arm] = {
-        side: _arm(without_token(spec), settings[side], rows, side) for side, spec in zip(SIDES, asked.arms, strict=True)
+        side: _arm(without_token(spec), settings[side], rows, side)
+        for side, spec in zip(SIDES, asked.arms, strict=True)
     }
     return _report(asked, arms, {}, rows=tuple(rows), timelines=tuple(lines), finished=finished)
 
@@ -160,7 +171,10 @@ def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Re
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in _changed_settings(settings).items()]
     command = [sys.executable, "-m", "fimserver.cli", *flags]
     return replay(
-        trace, command, speed=speed, env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_TOKEN": settings.token}
+        trace,
+        command,
+        speed=speed,
+        env=REPLAY_ENV | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_TOKEN": settings.token},
     )
 
 

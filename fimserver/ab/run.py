@@ -1,7 +1,7 @@
 """Run of a comparison: the order in which two arms do the same items, and how an interrupted run goes on.
 
-Items are interleaved: both arms do an item before either does the next, in an order drawn for each. Every row is
-on disk before the next item.
+Items are interleaved: both arms do an item before either does the next, in an order drawn for each. Every row
+is on disk before the next item.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class RunPlan:
 
 
 def run(plan: RunPlan, arms: tuple[Runner, Runner], journal: Journal) -> Iterator[PairedRow]:
-    """Rows as they are done, those of an earlier run of the same plan first. Raises ``FimError`` where an arm fails."""
+    """Rows as they are done, those of an earlier run of the same plan first.
+
+    Raises ``FimError`` where an arm fails.
+    """
     done = {row.item: row for row in journal.rows}
     yield from done.values()
     jobs = [(span, warm) for span in plan.spans for warm in ((False, True) if plan.warm else (False,))]
@@ -88,7 +91,8 @@ def _result(span: Span, arm: Runner, *, warm: bool, cancels: bool) -> Result:
 
 def result(span: Span, filled: ArmAnswer, cancel_ms: float | None) -> Result:
     """An answer with its scores."""
-    usage, scores = filled.usage, score(filled.text, span.middle)
+    usage = filled.usage
+    scores = score(filled.text, span.middle)
     text = unix_lines(filled.text)
     return Result(
         text=text,
@@ -151,7 +155,9 @@ def _read(path: Path, fingerprint: str) -> list[PairedRow]:
     except (ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise InputError(f"{path.parent} has an unfinished comparison of something else: give another --out, or delete {path}")
+        raise InputError(
+            f"{path.parent} has an unfinished comparison of something else: give another --out, or delete {path}"
+        )
     rows = []
     for line in lines:
         try:

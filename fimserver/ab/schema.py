@@ -34,7 +34,10 @@ class Arm(_ReportModel):
 
 
 class Result(_ReportModel):
-    """Result of one arm on one item. Scores compare with the gold middle; times are measured by the caller."""
+    """Result of one arm on one item.
+
+    Scores compare with the gold middle; times are measured by the caller.
+    """
 
     text: str
     route: Route
@@ -54,7 +57,9 @@ class Result(_ReportModel):
     prefix_chars: int = 0  # equal from the start
     similarity: float = 0.0  # difflib's ratio of the stripped texts
     parses: bool | None = None  # the enclosing function does; ``None``: unknown
-    saved_keys: float = 0.0  # of the middle's, if every good suggestion is accepted with one key and the rest deleted
+    saved_keys: float = (
+        0.0  # of the middle's, if every good suggestion is accepted with one key and the rest deleted
+    )
     cancel_ms: float | None = None  # cancel to idle, where it was tried
     predicted_ms: dict[Route, float] = Field(default_factory=dict)
 
@@ -124,7 +129,9 @@ def read_report(path: Path) -> Report:
         raise InputError(f"{path} is no JSON: give a report.json that `fimserver ab` wrote") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
-        raise InputError(f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: make it again with `fimserver ab`")
+        raise InputError(
+            f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: make it again with `fimserver ab`"
+        )
     try:
         return Report.model_validate({name: value for name, value in data.items() if name != "aggregates"})
     except ValidationError as error:
@@ -137,7 +144,9 @@ def merge(reports: Sequence[Report]) -> Report:
     specs = {side: arm.spec for side, arm in first.arms.items()}
     for other in others:
         if {side: arm.spec for side, arm in other.arms.items()} != specs:
-            raise InputError(f"reports of different arms cannot be merged: {specs} and {[a.spec for a in other.arms.values()]}")
+            raise InputError(
+                f"reports of different arms cannot be merged: {specs} and {[a.spec for a in other.arms.values()]}"
+            )
     rows = {row.item: row for report in reports for row in report.rows}
     lines = {(line.group, line.side): line for report in reports for line in report.timelines}
     notes = dict.fromkeys(note for report in reports for note in report.notes)

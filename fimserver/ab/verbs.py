@@ -21,15 +21,33 @@ INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 
 
 @click.group(invoke_without_command=True)
-@click.option("--a", "a", metavar="ARM", help="dllm, ar, auto, card=NAME or a URL, with settings: ar,drafter=none")
+@click.option(
+    "--a", "a", metavar="ARM", help="dllm, ar, auto, card=NAME or a URL, with settings: ar,drafter=none"
+)
 @click.option("--b", "b", metavar="ARM", help="What it is compared with.")
-@click.option("--repo", type=click.Path(path_type=Path), help="Cut spans from this folder (git-tracked files).")
+@click.option(
+    "--repo", type=click.Path(path_type=Path), help="Cut spans from this folder (git-tracked files)."
+)
 @click.option("--spans", type=click.Path(path_type=Path), help="JSONL of prefix, middle, suffix.")
-@click.option("--trace", "traces", type=click.Path(path_type=Path), multiple=True, help="Replay keystrokes; may come twice.")
+@click.option(
+    "--trace",
+    "traces",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Replay keystrokes; may come twice.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help=f"So many spans. [default: {LIMIT}]")
 @click.option("--warm", is_flag=True, help="Each span also with its prompt in the cache.")
-@click.option("--speed", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Of a replay; 1 is real time.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json and report.html.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Of a replay; 1 is real time.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json and report.html."
+)
 @settings_options("request", "weights", "engine", "policy", "token")
 @click.pass_context
 def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> None:
@@ -49,7 +67,9 @@ def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> 
         raise InputError("give one of --repo DIR, --spans FILE.jsonl and --trace FILE.jsonl")
     if traces and warm:
         raise InputError("--warm is for spans: in a replay the caches are as they are in an editor")
-    source = ItemSource(repo, spans, tuple(traces), limit or LIMIT, options["seed"] or 0, warm=warm, speed=speed)
+    source = ItemSource(
+        repo, spans, tuple(traces), limit or LIMIT, options["seed"] or 0, warm=warm, speed=speed
+    )
     report = compare(ComparisonRequest((a, b), source, given(options), out, _command()))
     _show(report, out)
     if not report.finished:
@@ -59,7 +79,9 @@ def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> 
 
 @ab.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: that of the first file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: that of the first file."
+)
 def report(files: tuple[Path, ...], out: Path | None) -> None:
     """Make the table and the page again from one report.json, or from several of the same arms together."""
     from fimserver.ab.compare import write  # noqa: PLC0415 - numpy and more
@@ -77,7 +99,8 @@ def report(files: tuple[Path, ...], out: Path | None) -> None:
 def record(file: Path, **flags: Any) -> None:
     """The language server, writing what you type to FILE: let your editor start `fimserver ab record FILE`.
 
-    FILE holds your text. It stays on this machine, only you can read it, and files that are excluded are not in it.
+    FILE holds your text. It stays on this machine, only you can read it, and files that are excluded are not
+    in it.
     """
     from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415 - as for the language server itself
 

@@ -43,12 +43,15 @@ class TimedMiddle(NamedTuple):
     error: str = ""
 
 
-def text_body(prefix: str, suffix: str, settings: Settings, *, path: str = "", language: str | None = None) -> CompletionBody:
+def text_body(
+    prefix: str, suffix: str, settings: Settings, *, path: str = "", language: str | None = None
+) -> CompletionBody:
     """Return the request of an editor for a text that is no file here, such as a row of a benchmark.
 
     ``language`` is our name of it, ``None`` for plain text.
     """
-    prefix, suffix = valid_unicode(prefix[-CONTEXT_CHARS:]), valid_unicode(suffix[:CONTEXT_CHARS])
+    prefix = valid_unicode(prefix[-CONTEXT_CHARS:])
+    suffix = valid_unicode(suffix[:CONTEXT_CHARS])
     hints = EditorHints(
         route=settings.model,
         stop=settings.stop,
@@ -97,7 +100,9 @@ def complete(
     return checked(timed(watched(run_job(engines, job, router), watch)))
 
 
-def watched(chunks: Iterable[CompletionChunk], watch: Callable[[CompletionChunk], None] | None) -> Iterator[CompletionChunk]:
+def watched(
+    chunks: Iterable[CompletionChunk], watch: Callable[[CompletionChunk], None] | None
+) -> Iterator[CompletionChunk]:
     """Pass chunks on, each shown to ``watch`` first."""
     for chunk in chunks:
         if watch:
@@ -106,8 +111,12 @@ def watched(chunks: Iterable[CompletionChunk], watch: Callable[[CompletionChunk]
 
 
 def timed(chunks: Iterable[CompletionChunk]) -> TimedMiddle:
-    """Fold a stream into its first choice and measure it. Raises ``FimError`` where the stream ended too soon."""
-    started, first_ms = time.perf_counter(), 0.0
+    """Fold a stream into its first choice and measure it.
+
+    Raises ``FimError`` where the stream ended too soon.
+    """
+    started = time.perf_counter()
+    first_ms = 0.0
 
     def stamped() -> Iterator[CompletionChunk]:
         nonlocal first_ms
@@ -148,10 +157,14 @@ def finished(middle: TimedMiddle) -> Completion:
 
 
 class WatchedEngines:
-    """Engines that show every chunk to ``watch``: a job does not pass on the rounds of speculative decoding."""
+    """Engines that show every chunk to ``watch``.
+
+    A job does not pass on the rounds of speculative decoding.
+    """
 
     def __init__(self, engines: EngineSource, watch: Callable[[Chunk], None]) -> None:
-        self._engines, self._watch = engines, watch
+        self._engines = engines
+        self._watch = watch
 
     def engine(self, route: Route) -> Engine:
         return WatchedEngine(self._engines.engine(route), self._watch)
@@ -165,7 +178,8 @@ class WatchedEngine:
 
     def __init__(self, engine: Engine, watch: Callable[[Chunk], None]) -> None:
         self.card = engine.card
-        self._engine, self._watch = engine, watch
+        self._engine = engine
+        self._watch = watch
 
     def warm(self, request: Request, budget: Deadline) -> None:
         self._engine.warm(request, budget)

@@ -40,20 +40,33 @@ class Drawing(NamedTuple):
 
 @click.command()
 @click.argument("places", metavar="FILE:LINE:COL", nargs=-1)
-@click.option("--spans", type=click.Path(path_type=Path), help="JSONL of id, prefix, suffix; one JSON line out for each.")
+@click.option(
+    "--spans",
+    type=click.Path(path_type=Path),
+    help="JSONL of id, prefix, suffix; one JSON line out for each.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
-@click.option("--language", default="", help="Language of spans that name neither language nor path, such as python.")
+@click.option(
+    "--language", default="", help="Language of spans that name neither language nor path, such as python."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
 @click.option("--explain", is_flag=True, help="Say why this route.")
-@click.option("--trace", is_flag=True, help="Show what each round of speculative decoding drafted and what was accepted.")
+@click.option(
+    "--trace",
+    is_flag=True,
+    help="Show what each round of speculative decoding drafted and what was accepted.",
+)
 @settings_options("request", "weights", "engine", "policy", "connect", "token")
-def complete(places: tuple[str, ...], spans: Path | None, limit: int | None, language: str, **flags: Any) -> None:
+def complete(
+    places: tuple[str, ...], spans: Path | None, limit: int | None, language: str, **flags: Any
+) -> None:
     """Fill the middle at a cursor, or at several, one after the other. Lines and columns count from 1.
 
-    The request is the one that an editor would send with this file open, and what it would show is drawn. With
-    --connect the host there answers. Rows of --spans may use the names of HumanEval-Infilling; those with a middle to
-    compare with get scores, and a summary comes at the end.
+    The request is the one that an editor would send with this file open, and what it would show is drawn.
+    With
+    --connect the host there answers. Rows of --spans may use the names of HumanEval-Infilling; those with a
+    middle to compare with get scores, and a summary comes at the end.
     """
     drawing = Drawing(*(flags.pop(name) for name in Drawing._fields))
     settings = settings_of(flags)
@@ -72,7 +85,8 @@ def complete(places: tuple[str, ...], spans: Path | None, limit: int | None, lan
 def _complete_places(settings: Settings, specs: Sequence[str], drawing: Drawing) -> None:
     from fimserver.commands.cursor import read_place  # noqa: PLC0415 - after the options are known to be good
 
-    places, steps = [read_place(spec) for spec in specs], Steps(drawing)
+    places = [read_place(spec) for spec in specs]
+    steps = Steps(drawing)
     with _filler(settings, steps.draw_round if drawing.trace else None) as fill:
         for number, place in enumerate(places):
             if number and not drawing.as_json:
@@ -87,7 +101,8 @@ class Steps:
     def __init__(self, drawing: Drawing) -> None:
         from fimserver.commands.render import make_console  # noqa: PLC0415
 
-        self.drawing, self.count = drawing, 0
+        self.drawing = drawing
+        self.count = 0
         self._console = make_console(stderr=drawing.as_json)
 
     def draw_step(self, chunk: CompletionChunk) -> None:
@@ -110,7 +125,8 @@ def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, ste
     from fimserver.commands.complete import finished  # noqa: PLC0415
     from fimserver.commands.cursor import editor_body, editor_request, line_end, shown_of  # noqa: PLC0415
 
-    drawing, console = steps.drawing, render.make_console()
+    drawing = steps.drawing
+    console = render.make_console()
     request = editor_request(place, settings)
     body = editor_body(request, settings)
     if drawing.show_steps:
@@ -132,7 +148,9 @@ def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, ste
 
 
 @contextmanager
-def _filler(settings: Settings, trace: Callable[[Chunk, Callable[[int], str]], None] | None = None) -> Iterator[Filler]:
+def _filler(
+    settings: Settings, trace: Callable[[Chunk, Callable[[int], str]], None] | None = None
+) -> Iterator[Filler]:
     """Give what fills middles: engines in this process, or the host at ``--connect``."""
     from fimserver.commands.complete import WatchedEngines, checked, timed, watched  # noqa: PLC0415
     from fimserver.commands.complete import complete as run  # noqa: PLC0415
@@ -155,7 +173,8 @@ def _filler(settings: Settings, trace: Callable[[Chunk, Callable[[int], str]], N
 def _complete_spans(settings: Settings, path: Path, limit: int | None, language: str) -> None:
     from fimserver.spans import read_spans  # noqa: PLC0415
 
-    fill, rows = None, list[dict[str, Any]]()
+    fill = None
+    rows = list[dict[str, Any]]()
     with ExitStack() as stack:
         for span in read_spans(path, limit):
             fill = fill or stack.enter_context(_filler(settings))
@@ -180,14 +199,20 @@ def _complete_span(fill: Filler, span: SpanRow, settings: Settings, language: st
         return row | {"reason": Reason.BAD_INPUT, "error": span.problem}
     known = language_of(span.language or ("" if span.path else language), span.path)
     try:
-        done = finished(fill(text_body(span.prefix, span.suffix, settings, path=span.path, language=known), None))
+        done = finished(
+            fill(text_body(span.prefix, span.suffix, settings, path=span.path, language=known), None)
+        )
     except NonFiniteError as error:
         return row | {"reason": Reason.NON_FINITE, "error": str(error)}
     row |= {"completion": done.middle, "ms": round(done.total_ms, 3), **asdict(done)}
     if span.middle is None:
         return row
     scores = score(done.middle, span.middle)
-    return row | {"exact": scores.exact, "first_line": scores.first_line, "similarity": round(scores.similarity, 4)}
+    return row | {
+        "exact": scores.exact,
+        "first_line": scores.first_line,
+        "similarity": round(scores.similarity, 4),
+    }
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

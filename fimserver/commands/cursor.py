@@ -1,4 +1,7 @@
-"""Cursor on the command line: ``FILE:LINE:COL`` as the request of an editor, and what the editor shows of the answer."""
+"""Cursor on the command line.
+
+``FILE:LINE:COL`` as the request of an editor, and what the editor shows of the answer.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,8 @@ def read_place(spec: str) -> CursorPosition:
     match = _PLACE.match(spec)
     if not match:
         raise InputError(f"{spec!r} is not FILE:LINE:COL; lines and columns count from 1")
-    path, line = Path(match["file"]), int(match["line"])
+    path = Path(match["file"])
+    line = int(match["line"])
     text = read_text(path)
     start, column = _start(text, line, int(match["column"]) if match["column"] else None, path)
     offset = start + column - 1
@@ -66,7 +70,10 @@ def read_text(path: Path) -> str:
 
 
 def _start(text: str, line: int, column: int | None, path: Path) -> tuple[int, int]:
-    """Return the offset of a line and the column in it, the line's end where none is given. LF, CRLF and CR end a line."""
+    """Return the offset of a line and the column in it, the line's end where none is given.
+
+    LF, CRLF and CR end a line.
+    """
     starts = [0, *(m.end() for m in re.finditer(r"\r\n|\r|\n", text))]
     if not 1 <= line <= len(starts):
         raise InputError(f"{path} has lines 1 to {len(starts)}; line {line} is outside")
@@ -107,7 +114,10 @@ def editor_request(place: CursorPosition, settings: Settings) -> CompletionReque
 
 
 def editor_body(request: CompletionRequest, settings: Settings) -> CompletionBody:
-    """Return what the editor sends to a host. Snippets of other open files are left out: none is open here."""
+    """Return what the editor sends to a host.
+
+    Snippets of other open files are left out: none is open here.
+    """
     body = completion_body(request, ContextSource((), Privacy(())).text(request.snapshot))
     sampling = {"top_p": settings.top_p, "seed": settings.seed, "stream": True}
     return body.with_hints(deadline_ms=settings.deadline_ms).model_copy(update=sampling)

@@ -63,7 +63,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
     for advice in best_models(settings, models.free):
         yield Finding(f"best {advice.route}", advice.text())
-    yield Finding("present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir)))
+    yield Finding(
+        "present", ", ".join(c.name for c in read_cards().values() if is_present(c, settings.models_dir))
+    )
     for route in ("ar", "dllm"):
         yield _try_route(models, route)
     yield from examine_drafters(models)
@@ -119,9 +121,12 @@ def examine_drafters(models: ModelPool) -> Iterator[Finding]:
         yield Finding("drafters", str(error), ok=False)
         return
     costs = engine.speculation.policy.costs
-    rows, ms = costs.plain[1], costs.ms
+    rows = costs.plain[1]
+    ms = costs.ms
     more = (f"{r} {ms[b, r] / ms[costs.plain]:.2f}x" for b, r in sorted(ms) if b == 1 and r > rows)
-    yield Finding("rows", f"a pass of {rows} rows takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}")
+    yield Finding(
+        "rows", f"a pass of {rows} rows takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}"
+    )
     for name in (*DRAFTERS, "auto"):
         yield _try_drafter(engine, target, name)
 
@@ -137,7 +142,8 @@ def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Fin
     requests = [replace(request, max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
     usages = [complete(OneEngine(engine), request, settings).usage for request in requests]
     counts = [usage.drafting for usage in usages if usage.drafting]
-    rounds, drafted = sum(count.rounds for count in counts), sum(count.drafted for count in counts)
+    rounds = sum(count.rounds for count in counts)
+    drafted = sum(count.drafted for count in counts)
     accepted = sum(sum(count.accepted) for count in counts)
     rate = (rounds + accepted) / rounds if rounds else 0.0
     return Finding(name, f"{accepted} of {drafted} drafted tokens accepted: {rate:.2f} tokens a pass")
@@ -157,8 +163,12 @@ class OneEngine:
 
 
 def calibrated(settings: Settings) -> Iterator[Finding]:
-    """Learn what each model costs here, say so, and keep it for the route policy; then how far off predictions are."""
-    models, latency = ModelPool(settings), LatencyModel(latency_path(settings))
+    """Learn what each model costs here, say so, and keep it for the route policy.
+
+    Then how far off predictions are.
+    """
+    models = ModelPool(settings)
+    latency = LatencyModel(latency_path(settings))
     router = Router(costs=latency)
     for _ in range(2):  # the second time for the error
         for _ in calibrate(models, router):
@@ -181,12 +191,17 @@ def _keystrokes(models: ModelPool) -> Iterator[Finding]:
             yield Finding("keystroke", f"{name}: {_keystroke(pool, pool.engine('ar')):.0f} ms")
         except FimError as error:
             yield Finding("keystroke", str(error), ok=False)
-    yield Finding("default", f"{choose('ar', models.free, settings).card.name}, {choose('ar', models.free, settings).why}")
+    yield Finding(
+        "default",
+        f"{choose('ar', models.free, settings).card.name}, {choose('ar', models.free, settings).why}",
+    )
 
 
 def _cost(cost: ModelCost) -> str:
     """Median figures in one line."""
-    row, step, tokens = (median(figures) if figures else 0.0 for figures in (cost.row_ms, cost.pass_ms, cost.pass_tokens))
+    row, step, tokens = (
+        median(figures) if figures else 0.0 for figures in (cost.row_ms, cost.pass_ms, cost.pass_tokens)
+    )
     error = ", ".join(f"{name} {ratio:.2f}" for name, ratio in cost.error().items())
     return f"{row * 1000:.0f} us a prompt row, {step:.1f} ms a pass, {tokens:.1f} tokens a pass; actual / predicted: {error}"
 
@@ -195,4 +210,6 @@ def _tokens_per_s(models: ModelPool, settings: Settings) -> float:
     """Return the speed of a longer completion whose prompt is in the cache."""
     request = Request("def fibonacci(n):\n    ", "\n", max_tokens=48, stop="none", temperature=0.8)
     middles = [complete(models, replace(request, seed=seed), settings) for seed in range(4)]
-    return sum(middle.usage.tokens for middle in middles) / (sum(middle.total_ms for middle in middles) / 1000)
+    return sum(middle.usage.tokens for middle in middles) / (
+        sum(middle.total_ms for middle in middles) / 1000
+    )

@@ -27,13 +27,16 @@ SCOPES: dict[Scope, str] = {
 def settings_options(*shown: str) -> Callable[[Command], Command]:
     """Add a flag for every setting; a flag that is not given is not set.
 
-    ``shown``: scopes and names of the settings that matter to the command. Its help lists these; the others are taken, too.
+    ``shown``: scopes and names of the settings that matter to the command. Its help lists these; the others
+    are taken, too.
     """
 
     def add(command: Command) -> Command:
         for name, field in reversed(Settings.model_fields.items()):
             hidden = not {name, scope_of(name)} & set(shown)
-            command = click.option(flag(name), name, type=_kind(field), help=_help(field), hidden=hidden)(command)
+            command = click.option(flag(name), name, type=_kind(field), help=_help(field), hidden=hidden)(
+                command
+            )
         return command
 
     return add
@@ -65,12 +68,16 @@ def _default(field: FieldInfo) -> str:
 
 
 def bounds(field: FieldInfo) -> str:
-    """The values that a setting may have, such as ``1 to 1024`` or ``above 0``; empty where its type says it."""
+    """The values that a setting may have, such as ``1 to 1024`` or ``above 0``.
+
+    Empty where its type says it.
+    """
     low = next((f"{m.ge:g}" for m in field.metadata if isinstance(m, annotated_types.Ge)), "")
     above = next((f"above {m.gt:g}" for m in field.metadata if isinstance(m, annotated_types.Gt)), "")
     high = next((f"{m.le:g}" for m in field.metadata if isinstance(m, annotated_types.Le)), "")
     below = next((f"{int(str(m.lt)) - 1}" for m in field.metadata if isinstance(m, annotated_types.Lt)), "")
-    low, high = low or above, high or below
+    low = low or above
+    high = high or below
     return f"{low} to {high}" if low and high else low or high
 
 

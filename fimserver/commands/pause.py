@@ -14,7 +14,10 @@ TIMEOUT_S = 5.0
 
 
 def pause_hosts(minutes: float) -> Iterator[str]:
-    """Pause every host that listens; yields one line for each. Raises ``InputError`` for a limit out of range."""
+    """Pause every host that listens; yields one line for each.
+
+    Raises ``InputError`` for a limit out of range.
+    """
     yield from _tell_all("/v1/pause", {"minutes": minutes}, f"paused for {minutes:g} minutes at most")
 
 
@@ -33,7 +36,9 @@ def _tell(path: Path, address: str, body: dict[str, float]) -> str:
     """An empty string where it was done, else why not."""
     transport = httpx2.HTTPTransport(uds=str(path))
     try:
-        with httpx2.Client(base_url="http://localhost", transport=transport, timeout=TIMEOUT_S, trust_env=False) as client:
+        with httpx2.Client(
+            base_url="http://localhost", transport=transport, timeout=TIMEOUT_S, trust_env=False
+        ) as client:
             response = client.post(address, json=body)
     except httpx2.HTTPError as error:
         return f"does not answer ({type(error).__name__})"

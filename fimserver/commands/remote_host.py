@@ -12,7 +12,10 @@ from fimserver.errors import FimError, InputError
 from fimserver.types import ROUTES, Route
 from fimserver.wire import CompletionBody, CompletionChunk, read_piece
 
-OK, UNAUTHORISED, FORBIDDEN, UNAVAILABLE = 200, 401, 403, 503
+OK = 200
+UNAUTHORISED = 401
+FORBIDDEN = 403
+UNAVAILABLE = 503
 TIMEOUT_S = 150.0
 
 
@@ -32,7 +35,9 @@ class RemoteHost:
             self.close()
             raise
         self.version = str(health.get("version", ""))
-        self.models: dict[Route, str] = {route: str(health["models"][route]) for route in ROUTES if route in health["models"]}
+        self.models: dict[Route, str] = {
+            route: str(health["models"][route]) for route in ROUTES if route in health["models"]
+        }
 
     def stream(self, body: CompletionBody) -> Iterator[CompletionChunk]:
         """Ask for a completion, ``body.stream`` being true. Raises ``FimError``."""
@@ -43,7 +48,9 @@ class RemoteHost:
                     response.read()
                     versions = f"(version {self.version}, here {__version__})"
                     raise InputError(f"{self.url}: {error_message(response)} {versions}")
-                yield from (chunk for line in response.iter_lines() if (chunk := read_piece(line)) is not None)
+                yield from (
+                    chunk for line in response.iter_lines() if (chunk := read_piece(line)) is not None
+                )
         except (httpx2.HTTPError, OSError) as error:
             raise FimError(f"{self.url} broke off: {type(error).__name__}") from None
 
@@ -59,7 +66,9 @@ class RemoteHost:
         if response.status_code == UNAVAILABLE and "version" in found:
             raise FimError(f"{self.url} has no model to answer with: {error_message(response)}")
         if response.status_code != OK or not isinstance(found.get("models"), dict):
-            raise InputError(f"{self.url} is no host of fimserver{self._what_it_is()}: run `fimserver serve` there")
+            raise InputError(
+                f"{self.url} is no host of fimserver{self._what_it_is()}: run `fimserver serve` there"
+            )
         return found
 
     def _what_it_is(self) -> str:

@@ -11,7 +11,11 @@ from fimserver.commands.cursor import CursorPosition
 from fimserver.types import Completion, Drafting, Round, Slot, unix_lines
 
 AROUND = 3  # lines shown above and below
-INSERTED, MASKED, FRESH, QUIET, REJECTED = "bold green", "bright_black", "bold yellow", "bright_black", "strike red"
+INSERTED = "bold green"
+MASKED = "bright_black"
+FRESH = "bold yellow"
+QUIET = "bright_black"
+REJECTED = "strike red"
 
 
 def in_place(place: CursorPosition, inserted: str, replaced: int = 0) -> Text:
@@ -65,7 +69,8 @@ def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
     """Return one round of speculative decoding: accepted tokens, rejected ones, and the target's own."""
     branches, rows = made.shape
     text = Text(f"{number:4d} │ {branches}x{rows:<2} {made.source or 'plain':15} │ ", style=QUIET)
-    accepted, rejected = made.draft[: made.accepted], made.draft[made.accepted :]
+    accepted = made.draft[: made.accepted]
+    rejected = made.draft[made.accepted :]
     text.append(_visible("".join(map(piece, accepted))), INSERTED)
     if rejected:
         text.append(" ✗ ", QUIET).append(_visible("".join(map(piece, rejected))), REJECTED)

@@ -19,8 +19,12 @@ OK = 200
 TIMEOUT_S = 10.0
 
 
-def show_stats(settings: Settings, *, as_json: bool = False, days: float = 30.0, html: Path | None = None) -> None:
-    """Print the statistics of this user, or of the host at ``--connect``; ``html``: write the page to that file instead.
+def show_stats(
+    settings: Settings, *, as_json: bool = False, days: float = 30.0, html: Path | None = None
+) -> None:
+    """Print the statistics of this user, or of the host at ``--connect``.
+
+    ``html``: write the page to that file instead.
 
     Raises ``InputError`` for a host that does not answer and a file that cannot be written.
     """
@@ -55,7 +59,9 @@ def fetch(url: str, token: str, days: float) -> Summary:
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         raise InputError(f"{url} does not answer ({type(error).__name__}): is --connect right?") from None
     except (ValidationError, json.JSONDecodeError, KeyError, TypeError):
-        raise InputError(f"{url} answers, but not with statistics: does the same fimserver run there?") from None
+        raise InputError(
+            f"{url} answers, but not with statistics: does the same fimserver run there?"
+        ) from None
     raise InputError(f"{url}: {message}")
 
 
@@ -64,7 +70,9 @@ def render(found: Summary, console: Console) -> None:
     if found.problem:
         console.print(found.problem)
     if found.is_empty:
-        console.print(f"nothing was counted in the last {found.days:g} days: complete something in an editor, and come back")
+        console.print(
+            f"nothing was counted in the last {found.days:g} days: complete something in an editor, and come back"
+        )
         return
     for comparison in found.comparisons:
         for sentence in sentences(comparison):

@@ -26,9 +26,9 @@ KIND = "canvas adapter"
 class CanvasAdapter:
     """What an adapter's file holds.
 
-    ``base``: SHA-256 of the weights it was trained on. ``blocks``: canvas sizes in tokens, and ``mask_ratios``: shares of
-    masks in a canvas (lowest, highest), that it has seen. ``mask`` (d,): embedding of a mask. ``branches``: by "layer.product",
-    matrices down (rank, in) and up (out, rank).
+    ``base``: SHA-256 of the weights it was trained on. ``blocks``: canvas sizes in tokens, and
+    ``mask_ratios``: shares of masks in a canvas (lowest, highest), that it has seen. ``mask`` (d,): embedding
+    of a mask. ``branches``: by "layer.product", matrices down (rank, in) and up (out, rank).
     """
 
     base: str
@@ -42,7 +42,9 @@ class CanvasAdapter:
         low, high = self.mask_ratios
         if tokens not in self.blocks:
             known = ", ".join(map(str, self.blocks))
-            raise LoadError(f"the canvas adapter knows canvases of {known} tokens, not of {tokens}: change block_tokens")
+            raise LoadError(
+                f"the canvas adapter knows canvases of {known} tokens, not of {tokens}: change block_tokens"
+            )
         if low > 1 / tokens or high < 1:
             raise LoadError(
                 f"the canvas adapter knows shares of masks from {low:g} to {high:g}; a canvas needs 1/{tokens} to 1"
@@ -61,7 +63,10 @@ def save_adapter(adapter: CanvasAdapter, path: Path) -> None:
 
 
 def load_adapter(path: Path, base: str) -> CanvasAdapter:
-    """Read an adapter's file. Raises ``LoadError`` where it is missing, damaged, or was trained on other weights."""
+    """Read an adapter's file.
+
+    Raises ``LoadError`` where it is missing, damaged, or was trained on other weights.
+    """
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
@@ -69,9 +74,13 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
         names = [name.removesuffix(".down") for name in tensors if name.endswith(".down")]
         branches = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
         low, high = json.loads(about["mask_ratios"])
-        adapter = CanvasAdapter(about["base"], tuple(json.loads(about["blocks"])), (low, high), tensors["mask"], branches)
+        adapter = CanvasAdapter(
+            about["base"], tuple(json.loads(about["blocks"])), (low, high), tensors["mask"], branches
+        )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise LoadError(f"canvas adapter {path} cannot be read ({type(error).__name__}): reinstall fimserver") from None
+        raise LoadError(
+            f"canvas adapter {path} cannot be read ({type(error).__name__}): reinstall fimserver"
+        ) from None
     if about.get("kind") != KIND:
         raise LoadError(f"{path.name} holds {about.get('kind')!r}, not {KIND!r}")
     if adapter.base != base:
@@ -94,22 +103,35 @@ class GatedLinear:
     """A frozen product; its canvas rows get a low-rank branch added."""
 
     def __init__(self, product: Linear, down: torch.Tensor, up: torch.Tensor, gate: Gate) -> None:
-        self.product, self.down, self.up, self.gate = product, down, up, gate
+        self.product = product
+        self.down = down
+        self.up = up
+        self.gate = gate
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        out, rows = self.product(x), self.gate.rows
+        out = self.product(x)
+        rows = self.gate.rows
         if len(rows) == 0:
             return out
         return out.index_add(0, rows, (x[rows] @ self.down.T) @ self.up.T)
 
 
 class CanvasNetwork:
-    """A frozen network with an adapter on its canvas rows; a ``Network`` on the same weights and the same KV buffer."""
+    """A frozen network with an adapter on its canvas rows.
+
+    A ``Network`` on the same weights and the same KV buffer.
+    """
 
     def __init__(self, frozen: FusedModel, adapter: CanvasAdapter, mask_token: int) -> None:
         """Raises ``LoadError`` where the adapter's shapes are not those of the network."""
-        self.frozen, self.adapter, self.mask_token, self.gate = frozen, adapter, mask_token, Gate()
-        self.vocab_size, self.device, self.dtype, self.head = frozen.vocab_size, frozen.device, frozen.dtype, frozen.head
+        self.frozen = frozen
+        self.adapter = adapter
+        self.mask_token = mask_token
+        self.gate = Gate()
+        self.vocab_size = frozen.vocab_size
+        self.device = frozen.device
+        self.dtype = frozen.dtype
+        self.head = frozen.head
         self.hidden = torch.empty(0)
         self._mask = adapter.mask.to(self.device, self.dtype)
         self.embed: Callable[[torch.Tensor], torch.Tensor] = self._embed
@@ -120,7 +142,9 @@ class CanvasNetwork:
         """Embeddings (…, d) of ids (…); a mask has its own."""
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
         canvas = (ids == self.mask_token).cumsum(1) > 0  # from the first mask of each branch on
         self.gate.rows = canvas.flatten().nonzero()[:, 0]
         logits = self._network.forward(ids, mask, kv, logits_of)
@@ -140,5 +164,11 @@ class CanvasNetwork:
     def _check(self) -> None:
         """Refuse an adapter of another network; products show a wrong size in their first pass."""
         layers = {int(name.partition(".")[0]) for name in self.adapter.branches}
-        if not layers or max(layers) >= len(self.frozen.stack.layers) or self._mask.shape != self.frozen.final_norm.shape:
-            raise LoadError("the canvas adapter has other layers or sizes than this model: get the file trained for it")
+        if (
+            not layers
+            or max(layers) >= len(self.frozen.stack.layers)
+            or self._mask.shape != self.frozen.final_norm.shape
+        ):
+            raise LoadError(
+                "the canvas adapter has other layers or sizes than this model: get the file trained for it"
+            )

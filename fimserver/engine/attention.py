@@ -21,8 +21,13 @@ def fold_bias(bias: torch.Tensor, groups: int, *, bf16: bool) -> torch.Tensor:
     return bias.to(torch.bfloat16) if wide else bias
 
 
-def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-    """Queries (B, M, heads, D) over keys and values (B, kv heads, extent, D), folded bias: (B, M, heads * D)."""
+def attend(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Queries (B, M, heads, D) over keys and values (B, kv heads, extent, D), folded bias.
+
+    (B, M, heads * D).
+    """
     count, rows, heads, size = q.shape
     kv_heads = keys.shape[1]
     folded = q.view(count, rows, kv_heads, -1, size).transpose(1, 2).reshape(count, kv_heads, -1, size)
@@ -33,10 +38,19 @@ def attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torc
     return out.view(count, kv_heads, rows, -1, size).transpose(1, 2).reshape(count, rows, heads * size)
 
 
-def _in_bf16(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-    """The same with two whole products in bf16: torch's fused kernel does not use the processor's bf16 units."""
+def _in_bf16(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """The same with two whole products in bf16.
+
+    Torch's fused kernel does not use the processor's bf16 units.
+    """
     q, keys, values = ((t.to(torch.bfloat16)).flatten(0, 1) for t in (q * scale, keys, values))
-    scores = torch.bmm(q, keys.transpose(1, 2)).view(-1, *bias.shape[-2:]).add_(bias.flatten(0, -3) if bias.dim() > 2 else bias)
+    scores = (
+        torch.bmm(q, keys.transpose(1, 2))
+        .view(-1, *bias.shape[-2:])
+        .add_(bias.flatten(0, -3) if bias.dim() > 2 else bias)
+    )
     return torch.bmm(scores.softmax(-1), values)
 
 

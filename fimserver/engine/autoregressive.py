@@ -25,9 +25,13 @@ class Autoregressive:
     def __init__(self, card: Card, vocabulary: Vocabulary, speculation: Speculation) -> None:
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
-        self.card, self.fim, self.vocabulary, self.speculation = card, card.fim, vocabulary, speculation
+        self.card = card
+        self.fim = card.fim
+        self.vocabulary = vocabulary
+        self.speculation = speculation
         self.cache = speculation.cache
-        # All special tokens, the card's stops among them: none is text, so a model that emits one has finished.
+        # All special tokens, the card's stops among them: none is text, so a model that emits one has
+        # finished.
         self.stops = vocabulary.marker_ids
 
     def prompt(self, request: Request) -> list[int]:
@@ -39,7 +43,9 @@ class Autoregressive:
         context = cut_context(request, self.card, self.vocabulary)
         prompt = fim_prompt(context, self.fim, self.vocabulary)
         prefix = [*context.prefix, *context.typed]
-        return DecodeState(request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline)
+        return DecodeState(
+            request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline
+        )
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the prompt, so that ``complete`` starts at once."""
@@ -51,10 +57,15 @@ class Autoregressive:
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk for each pass; the last one carries the reason. Raises ``NonFiniteError``."""
-        started, policy = time.perf_counter(), self.speculation.policy
-        state, output, rounds = self.decode_state(request, deadline), Output(self.vocabulary, request), list[Round]()
+        started = time.perf_counter()
+        policy = self.speculation.policy
+        state = self.decode_state(request, deadline)
+        output = Output(self.vocabulary, request)
+        rounds = list[Round]()
         state.useful = lambda draft: self._useful(state, output, draft)
-        forwards, rested, prefill = self.cache.forwards, policy.switched_off, Prefill()
+        forwards = self.cache.forwards
+        rested = policy.switched_off
+        prefill = Prefill()
 
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
             used = self.cache.forwards - forwards
@@ -86,8 +97,12 @@ class Autoregressive:
             yield self.speculation.round(state, self._limit(state.request) - len(state.ids) - 1)
 
     def _take(self, state: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
-        """Text of a round's tokens, and the reason if the middle ends with them. Tokens after the end are dropped from ``state``."""
-        text, first = "", len(state.ids) - made.accepted - 1
+        """Text of a round's tokens, and the reason if the middle ends with them.
+
+        Tokens after the end are dropped from ``state``.
+        """
+        text = ""
+        first = len(state.ids) - made.accepted - 1
         for count in range(first, len(state.ids)):
             if state.ids[count] in self.stops:
                 del state.ids[count:]

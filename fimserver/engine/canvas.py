@@ -1,8 +1,8 @@
 """Canvases: how the slots of the dllm route see their context and get their logits.
 
-``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone (exact).
-``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``: every position sees every
-other, so each step runs the whole sequence (the Dream family).
+``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone
+(exact). ``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``: every
+position sees every other, so each step runs the whole sequence (the Dream family).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class CachedCanvas:
         return self.cache.prefill(self.context, deadline, want_logits=False) is not None
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        start, count = len(self.context), len(slots)
+        start = len(self.context)
+        count = len(slots)
         every = torch.arange(count, device=self.network.device)
         return self.cache.rows(slots, start, self.cache.block(start, count), every, self.network)
 
@@ -75,14 +76,19 @@ class CachedCanvas:
 
 
 class ShiftedCanvas:
-    """Slots after a causal context, read by a network that keeps the next-token shift: the row before a slot predicts it.
+    """Slots after a causal context, read by a network that keeps the next-token shift.
 
-    Slots with nothing masked to their left are text: causal rows, which stay in the KV buffer for the steps that follow. The
-    rows from the first mask on see all before them and each other. So the first masked slot is always predicted by text alone.
+    The row before a slot predicts it.
+
+    Slots with nothing masked to their left are text: causal rows, which stay in the KV buffer for the steps
+    that follow. The rows from the first mask on see all before them and each other. So the first masked slot
+    is always predicted by text alone.
     """
 
     def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network, mask_token: int) -> None:
-        self.cache, self.network, self.mask_token = cache, network, mask_token
+        self.cache = cache
+        self.network = network
+        self.mask_token = mask_token
         self.context = list(context)
         self._before = cache.forwards
         self._done: list[int] = []  # slots of earlier blocks
@@ -109,24 +115,35 @@ class ShiftedCanvas:
         ids = [*self._done, *slots]
         known = next((i for i, token in enumerate(ids) if token == self.mask_token), len(ids))
         read = min(common_prefix(self._text, ids[:known]), len(ids) - 1)
-        start, rows = len(self.context) + read, ids[read:]
-        mask = self.cache.causal(start, len(rows)).clone()  # with its extent, so that text has the bits of plain decoding
+        start = len(self.context) + read
+        rows = ids[read:]
+        mask = self.cache.causal(
+            start, len(rows)
+        ).clone()  # with its extent, so that text has the bits of plain decoding
         mask[known - read :, : start + len(rows)] = True
         every = torch.arange(len(rows), device=self.network.device)
         logits = self.cache.rows(rows, start, mask, every, self.network)
-        self._text, self._logits = ids[:known], [*self._logits[: read + 1], *logits[: known - read]]
-        return torch.cat([torch.stack(self._logits[len(self._done) :]), logits[known - read : -1]])[: len(slots)]
+        self._text = ids[:known]
+        self._logits = [*self._logits[: read + 1], *logits[: known - read]]
+        return torch.cat([torch.stack(self._logits[len(self._done) :]), logits[known - read : -1]])[
+            : len(slots)
+        ]
 
     def settle(self, slots: Sequence[int]) -> None:
         self._done += slots
 
 
 class FullCanvas:
-    """Slots between left and right context, all attending to all. With ``shift``, row i - 1 predicts position i."""
+    """Slots between left and right context, all attending to all.
+
+    With ``shift``, row i - 1 predicts position i.
+    """
 
     def __init__(self, network: Network, left: Sequence[int], right: Sequence[int], *, shift: bool) -> None:
         self.network = network
-        self.left, self.right, self.shift = list(left), list(right), shift
+        self.left = list(left)
+        self.right = list(right)
+        self.shift = shift
         self.forwards = 0
         self.prefilled = Prefill()
 

@@ -1,7 +1,7 @@
 """Canvas length for models that were not trained to find it: how many slots to start with.
 
-Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by the bias
-that every n has, is highest near the right length.
+Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by
+the bias that every n has, is highest near the right length.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ def search_length(
     patience: int = 3,
     at_least: int = 0,
 ) -> int:
-    """Try ``LENGTHS`` up to ``limit``, one forward each; stop after ``patience`` worse ones in a row. Returns the best.
+    """Try ``LENGTHS`` up to ``limit``, one forward each; stop after ``patience`` worse ones in a row.
+
+    Returns the best.
 
     ``at_least``: shorter ones are not tried.
     """
     tried = [n for n in LENGTHS if at_least <= n <= limit] or [min(limit, LENGTHS[-1])]
-    best, best_score, worse = tried[0], -1.0, 0
+    best = tried[0]
+    best_score = -1.0
+    worse = 0
     for slots in tried:
         if deadline.spent() or worse >= patience:
             break

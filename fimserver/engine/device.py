@@ -29,7 +29,9 @@ def free_machine(device: torch.device) -> Machine:
     return Machine(free_gib(device), free_ram_gib())
 
 
-def device_map(weights_gib: float, device: torch.device, free: list[float] | None = None) -> str | Mapping[str, Any]:
+def device_map(
+    weights_gib: float, device: torch.device, free: list[float] | None = None
+) -> str | Mapping[str, Any]:
     """One device when the weights fit with a fifth to spare, else accelerate's ``auto`` (several GPUs, then CPU)."""
     if free is None:
         free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]

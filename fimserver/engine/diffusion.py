@@ -1,7 +1,7 @@
 """Diffusion route: the denoising loop that proposes, commits, grows or shrinks a canvas, and stops.
 
-Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by tokens that
-expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
+Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by
+tokens that expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
 """
 
 from __future__ import annotations
@@ -76,12 +76,23 @@ class Denoiser:
 
     def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int, *, broadcast: bool = True) -> None:
         """``broadcast``: an end or delete token takes every masked slot to its right along."""
-        self.tokens, self.schedule, self.max_slots, self.broadcast = tokens, schedule, max_slots, broadcast
+        self.tokens = tokens
+        self.schedule = schedule
+        self.max_slots = max_slots
+        self.broadcast = broadcast
 
     def run(
-        self, predict: Callable[[list[int]], torch.Tensor], slots: int, request: Request, deadline: Deadline, block: int = 0
+        self,
+        predict: Callable[[list[int]], torch.Tensor],
+        slots: int,
+        request: Request,
+        deadline: Deadline,
+        block: int = 0,
     ) -> Iterator[CanvasState]:
-        """The state after every step. Ends when nothing is masked, after ``MAX_STEPS``, or when time is up."""
+        """The state after every step.
+
+        Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
+        """
         state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
         generator: torch.Generator | None = None
         for index in range(MAX_STEPS):
@@ -103,7 +114,8 @@ class Denoiser:
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
         """An end may be committed only at the leftmost mask.
 
-        Far to the right an end is always likely; committing those first makes every middle shorter than the model thinks.
+        Far to the right an end is always likely; committing those first makes every middle shorter than the
+        model thinks.
         """
         return slot == leftmost or token != self.tokens.end
 
@@ -114,7 +126,9 @@ class Denoiser:
         if self.tokens.expand is not None and full:
             logits[:, self.tokens.expand] = -1e9
         if self.tokens.end is not None:
-            words = [i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}]
+            words = [
+                i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}
+            ]
             early = [row for row, i in enumerate(masked) if words and i < words[-1]]
             logits[early, self.tokens.end] = -torch.inf
 
@@ -125,12 +139,19 @@ class Denoiser:
                 state.slots[slot] = self.tokens.mask
 
     def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]]) -> None:
-        """Write the chosen tokens; with ``broadcast`` an end or a delete takes every masked slot to its right along."""
+        """Write the chosen tokens.
+
+        With ``broadcast`` an end or a delete takes every masked slot to its right along.
+        """
         for i, (token, probability) in chosen.items():
             state.slots[i] = token
             state.confidence[i] = probability
-        for terminator in (t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast):
-            first = min((i for i, (token, _) in chosen.items() if token == terminator), default=len(state.slots))
+        for terminator in (
+            t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast
+        ):
+            first = min(
+                (i for i, (token, _) in chosen.items() if token == terminator), default=len(state.slots)
+            )
             for i in range(first, len(state.slots)):
                 if state.slots[i] == self.tokens.mask:
                     state.slots[i] = terminator
@@ -140,7 +161,10 @@ class Denoiser:
             self._resize(state)
 
     def _resize(self, state: CanvasState) -> None:
-        """An expand token becomes two masks, a deleted slot goes (DreamOn); right to left, so that places stay true."""
+        """An expand token becomes two masks, a deleted slot goes (DreamOn).
+
+        Right to left, so that places stay true.
+        """
         for i in reversed(range(len(state.slots))):
             if state.slots[i] == self.tokens.delete:
                 del state.slots[i]
@@ -151,10 +175,14 @@ class Denoiser:
                 state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
                 state.expansions_left -= int(roomy)
                 state.fresh = frozenset(j + int(roomy and j > i) for j in state.fresh if j != i)
-                state.confidence = {j + int(roomy and j > i): p for j, p in state.confidence.items() if j != i}
+                state.confidence = {
+                    j + int(roomy and j > i): p for j, p in state.confidence.items() if j != i
+                }
 
 
-def _propose(logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]) -> SlotProposals:
+def _propose(
+    logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]
+) -> SlotProposals:
     """Draw tokens for some rows of (n, V) logits."""
     some = logits if len(rows) == len(logits) else logits[list(rows)]
     return draw(some, request.temperature, request.top_p, generator)
@@ -164,11 +192,20 @@ class Diffusion:
     """Fill-in-the-middle by denoising a canvas, block after block."""
 
     def __init__(
-        self, card: Card, vocabulary: Vocabulary, network: Network, cache: PrefixCache | None, schedule: Schedule
+        self,
+        card: Card,
+        vocabulary: Vocabulary,
+        network: Network,
+        cache: PrefixCache | None,
+        schedule: Schedule,
     ) -> None:
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
-        self.card, self.canvas_card, self.vocabulary, self.network, self.cache = card, card.canvas, vocabulary, network, cache
+        self.card = card
+        self.canvas_card = card.canvas
+        self.vocabulary = vocabulary
+        self.network = network
+        self.cache = cache
         self.tokens = Tokens.of(card.canvas, vocabulary)
         self.schedule = schedule
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
@@ -193,16 +230,23 @@ class Diffusion:
             0
             if self.cache is None
             else self.cache.num_uncached_tokens(
-                canvas_context(cut_context(request, self.card, self.vocabulary), self.card, self.vocabulary)[0]
+                canvas_context(cut_context(request, self.card, self.vocabulary), self.card, self.vocabulary)[
+                    0
+                ]
             )
         )
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Yield a chunk after every step, with the text that is committed left to right. Raises ``NonFiniteError``."""
+        """Yield a chunk after every step, with the text that is committed left to right.
+
+        Raises ``NonFiniteError``.
+        """
         started = time.perf_counter()
-        canvas, output = self.open_canvas(request), Output(self.vocabulary, request)
+        canvas = self.open_canvas(request)
+        output = Output(self.vocabulary, request)
         done: list[int] = []  # settled ids of this and earlier blocks
-        state, prefill = CanvasState([]), Prefill()
+        state = CanvasState([])
+        prefill = Prefill()
         while canvas.open(deadline) and deadline.spent() is None:
             prefill = prefill if done else self._prefill(canvas, started)
             settled = list(done)
@@ -215,13 +259,21 @@ class Diffusion:
                 break
             canvas.settle(state.slots)
         rest = output.rest()
-        yield Chunk(rest, len(done), canvas.forwards, self._reason(output, state, done, request, deadline), prefill=prefill)
+        yield Chunk(
+            rest,
+            len(done),
+            canvas.forwards,
+            self._reason(output, state, done, request, deadline),
+            prefill=prefill,
+        )
 
     def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)
         return canvas.prefilled._replace(ms=ms_since(started))
 
-    def _block(self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline) -> Iterator[CanvasState]:
+    def _block(
+        self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline
+    ) -> Iterator[CanvasState]:
         limit = self.limit(request)
         slots = self._slots(canvas, request.canvas_tokens, limit, deadline)
         most = limit if self.canvas_card.length == "expand" else slots
@@ -239,7 +291,12 @@ class Diffusion:
                 return self.canvas_card.block_tokens
             case "search":
                 return search_length(
-                    canvas, self.tokens.mask, self.tokens.forbidden, limit, deadline, at_least=expected // SHORTER
+                    canvas,
+                    self.tokens.mask,
+                    self.tokens.forbidden,
+                    limit,
+                    deadline,
+                    at_least=expected // SHORTER,
                 )
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)
@@ -256,7 +313,9 @@ class Diffusion:
         finished = self.tokens.mask not in state.slots and self.tokens.end not in state.slots
         return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
 
-    def _reason(self, output: Output, state: CanvasState, done: list[int], request: Request, deadline: Deadline) -> Reason:
+    def _reason(
+        self, output: Output, state: CanvasState, done: list[int], request: Request, deadline: Deadline
+    ) -> Reason:
         if output.reason:
             return output.reason
         unfinished = self.tokens.mask in state.slots or not state.fresh or self._goes_on(state, done, request)

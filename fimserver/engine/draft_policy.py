@@ -1,7 +1,7 @@
 """Draft policy: which drafters to ask in a round, and how many of their tokens to verify.
 
-Acceptance rates by grade, the cost of asking and the cost of passes are measured while serving. The policy changes how long
-an answer takes, never its text.
+Acceptance rates by grade, the cost of asking and the cost of passes are measured while serving. The policy
+changes how long an answer takes, never its text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Survival:
 
     def along(self, draft: Draft) -> list[float]:
         """For each token the chance that it and all before it are accepted."""
-        alive, chances = 1.0, []
+        alive = 1.0
+        chances = []
         for grade in draft.grades:
             right, tried = self._seen.get((draft.source, grade)) or self._of(draft.source, grade)
             alive *= right / tried
@@ -81,15 +82,19 @@ class DraftPolicy:
     def plan(self, drafts: Sequence[Draft], max_draft_tokens: int) -> DraftPlan:
         """Choose shape and drafts with the most expected tokens per millisecond, using at most ``max_draft_tokens`` tokens."""
         costs = self.costs.ms
-        best, best_rate = DraftPlan(self.costs.plain, (), 1.0), 1.0 / costs[self.costs.plain]
-        ranked = sorted(((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0]))
+        best = DraftPlan(self.costs.plain, (), 1.0)
+        best_rate = 1.0 / costs[self.costs.plain]
+        ranked = sorted(
+            ((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0])
+        )
         gains = _gains(ranked[: self.costs.branches])
         for shape, ms in costs.items():
             branches, rows = shape
             if branches <= len(gains):
                 expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, max_draft_tokens)])
                 if expected / ms > best_rate:
-                    best, best_rate = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected), expected / ms
+                    best = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected)
+                    best_rate = expected / ms
         cut = min(best.shape[1] - 1, max_draft_tokens)
         return best._replace(drafts=tuple(cut_draft(draft, cut) for draft in best.drafts if cut > 0))
 

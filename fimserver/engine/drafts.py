@@ -15,7 +15,8 @@ import torch
 from fimserver.types import Deadline, Request
 
 # (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from.
-# ``None`` in their place: the token follows from the logits and nothing was drawn (temperature 0, or keyed noise).
+# ``None`` in their place: the token follows from the logits and nothing was drawn (temperature 0, or keyed
+# noise).
 Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor | None]]
 
 
@@ -29,7 +30,9 @@ class DecodeState:
     suffix: list[int]  # the code right of it
     pick: Pick
     deadline: Deadline = field(default_factory=Deadline)
-    ids: list[int] = field(default_factory=list)  # of the middle so far; the last one has not been through the network
+    ids: list[int] = field(
+        default_factory=list
+    )  # of the middle so far; the last one has not been through the network
     useful: Callable[[Sequence[int]], int] = len  # how many tokens of a draft can be of use
     hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
 
@@ -37,8 +40,9 @@ class DecodeState:
 class Draft(NamedTuple):
     """Tokens that may follow ``DecodeState.ids``, first to last.
 
-    ``grades``: for each token a small number, higher where its drafter is surer; acceptance by grade is measured
-    (``draft_policy.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from, where they were drawn.
+    ``grades``: for each token a small number, higher where its drafter is surer; acceptance by grade is
+    measured (``draft_policy.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from,
+    where they were drawn.
     """
 
     source: str
@@ -48,14 +52,18 @@ class Draft(NamedTuple):
 
 
 def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int = 0) -> Draft:
-    """Draft a token from each row of logits (n, V); the first is for the position ``after`` tokens after ``state.ids``.
+    """Draft a token from each row of logits (n, V).
+
+    The first is for the position ``after`` tokens after ``state.ids``.
 
     A token's grade is its probability in tenths.
     """
     picked = [state.pick(row, len(state.ids) + after + i) for i, row in enumerate(logits)]
     tokens = tuple(token for token, _ in picked)
     distributions = [distribution for _, distribution in picked if distribution is not None]
-    return Draft(source, tokens, grades(logits, tokens), torch.stack(distributions) if distributions else None)
+    return Draft(
+        source, tokens, grades(logits, tokens), torch.stack(distributions) if distributions else None
+    )
 
 
 def cut_draft(draft: Draft, size: int) -> Draft:
@@ -76,7 +84,8 @@ def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:
 class Drafter(Protocol):
     """Proposes tokens that may come next.
 
-    ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread and a time limit.
+    ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread
+    and a time limit.
     """
 
     name: str

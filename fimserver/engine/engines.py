@@ -51,8 +51,12 @@ def make_ar(target: DraftContext) -> Autoregressive:
     """The ar route, with its drafters."""
     runtime = target.runtime
     if runtime.cache is None:
-        raise CardError(f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm")
-    cache, rows, draft = runtime.cache, runtime.rows, runtime.can_draft
+        raise CardError(
+            f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm"
+        )
+    cache = runtime.cache
+    rows = runtime.rows
+    draft = runtime.can_draft
     costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft))
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
@@ -85,7 +89,10 @@ ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
-    """The schedule that was asked for, or the card's. Raises ``InputError``, or ``CardError`` where the card names no schedule."""
+    """The schedule that was asked for, or the card's.
+
+    Raises ``InputError``, or ``CardError`` where the card names no schedule.
+    """
     if settings.schedule:
         return read_schedule(settings.schedule, level=settings.threshold)
     try:
@@ -108,19 +115,26 @@ class ModelPool:
         self.free = free_machine(self.device)  # before anything of ours is there
         self._cards: dict[Route, Card] = {}
         alike = (
-            models for models in shares if all(getattr(models.settings, n) == getattr(settings, n) for n in WEIGHTS_SETTINGS)
+            models
+            for models in shares
+            if all(getattr(models.settings, n) == getattr(settings, n) for n in WEIGHTS_SETTINGS)
         )
         self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
         self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:
-        """The card that a route uses, chosen once. Raises ``CardError`` when the card that was asked for does not serve it."""
+        """The card that a route uses, chosen once.
+
+        Raises ``CardError`` when the card that was asked for does not serve it.
+        """
         if route not in self._cards:
             name = self.settings.card(route)
             taken = sum(card.weights_gib for card in self._cards.values())
             card = find_card(name) if name else default_card(route, self.free.less(taken), self.settings)
             if route not in card.routes:
-                raise CardError(f"{card.name} does not serve the {route} route; `fimserver models` shows what does")
+                raise CardError(
+                    f"{card.name} does not serve the {route} route; `fimserver models` shows what does"
+                )
             self._cards[route] = card
         return self._cards[route]
 

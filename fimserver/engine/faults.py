@@ -1,7 +1,7 @@
 """Knows which failures of a device can be survived. Knows nothing of requests.
 
-A request that runs out of memory leaves a sound process behind; any other error of CUDA does not: from then on every
-answer may be garbage, so the process has to go and be started again.
+A request that runs out of memory leaves a sound process behind; any other error of CUDA does not: from then
+on every answer may be garbage, so the process has to go and be started again.
 """
 
 from __future__ import annotations

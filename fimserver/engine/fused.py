@@ -1,8 +1,10 @@
-"""Knows the forward pass of dense Qwen2, Qwen3 and Llama networks in the fewest kernels. Knows nothing of loading.
+"""Knows the forward pass of dense Qwen2, Qwen3 and Llama networks in the fewest kernels.
 
-Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix products,
-and those repack the weights at every call (figures: README, Speed). ``tests/engine/test_fused.py`` holds it
-to the native class.
+Knows nothing of loading.
+
+Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix
+products, and those repack the weights at every call (figures: README, Speed). ``tests/engine/test_fused.py``
+holds it to the native class.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from fimserver.engine.network import NativeNetwork, Network
 from fimserver.errors import LoadError
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
-Wrap = Callable[[int, str, Linear], Linear]  # layer, name of the product (qkv, out, gate_up, down), the product
+Wrap = Callable[
+    [int, str, Linear], Linear
+]  # layer, name of the product (qkv, out, gate_up, down), the product
 PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
 
 
@@ -64,7 +68,8 @@ class Layer(NamedTuple):
 
     def wrapped(self, wrap: Wrap, index: int) -> Layer:
         """The same layer with every product replaced by ``wrap(index, name, product)``."""
-        qkv, out = wrap(index, "qkv", self.qkv), wrap(index, "out", self.out)
+        qkv = wrap(index, "qkv", self.qkv)
+        out = wrap(index, "out", self.out)
         return self._replace(qkv=qkv, out=out, mlp=self.mlp.wrapped(wrap, index))
 
 
@@ -89,7 +94,9 @@ def fits(model: Any) -> bool:
 class LayerKV(Protocol):
     """Where a layer's keys and values go, and what it reads."""
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take (B, heads, M, D) rows of layer ``index``; give back (B, heads, extent, D)."""
         ...
 
@@ -105,8 +112,15 @@ class ModelShape(NamedTuple):
 
     @classmethod
     def of(cls, config: Any, layer: Any) -> ModelShape:
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        return cls(heads, kv_heads, int(layer.self_attn.head_dim), float(config.rms_norm_eps), float(layer.self_attn.scaling))
+        heads = config.num_attention_heads
+        kv_heads = config.num_key_value_heads
+        return cls(
+            heads,
+            kv_heads,
+            int(layer.self_attn.head_dim),
+            float(config.rms_norm_eps),
+            float(layer.self_attn.scaling),
+        )
 
 
 class Stack:
@@ -114,15 +128,22 @@ class Stack:
 
     def __init__(self, layers: Sequence[Layer], sizes: ModelShape, *, bf16_attention: bool = False) -> None:
         """``bf16_attention``: passes of many rows attend in bf16, whatever the type of the hidden states."""
-        self.layers, self.sizes, self.bf16_attention = tuple(layers), sizes, bf16_attention
+        self.layers = tuple(layers)
+        self.sizes = sizes
+        self.bf16_attention = bf16_attention
 
     def wrapped(self, wrap: Wrap) -> Stack:
         """The same layers with every product replaced by ``wrap(layer, name, product)``."""
         layers = [layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)]
         return Stack(layers, self.sizes, bf16_attention=self.bf16_attention)
 
-    def run(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV) -> torch.Tensor:
-        """X (B * M, d) through all layers; ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores."""
+    def run(
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
+    ) -> torch.Tensor:
+        """X (B * M, d) through all layers.
+
+        ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores.
+        """
         bias = fold_bias(bias, self.sizes.heads // self.sizes.kv_heads, bf16=self.bf16_attention)
         rope = rope[0], _signed(rope[1])
         for index, layer in enumerate(self.layers):
@@ -143,10 +164,14 @@ class Stack:
         index: int,
     ) -> torch.Tensor:
         heads, kv_heads, head_dim, _, scale = self.sizes
-        qkv = layer.qkv(self.norm(x, layer.input_norm)).view(len(x), -1, head_dim)  # (B * M, q + k + v heads, D)
+        qkv = layer.qkv(self.norm(x, layer.input_norm)).view(
+            len(x), -1, head_dim
+        )  # (B * M, q + k + v heads, D)
         qk = qkv[:, : heads + kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
-            qk = torch.cat([self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1)
+            qk = torch.cat(
+                [self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1
+            )
         rows = bias.shape[-2] * kv_heads // heads
         rotated = _rotate(qk, *rope).view(-1, rows, heads + kv_heads, head_dim)
         v = qkv[:, heads + kv_heads :].view(-1, rows, kv_heads, head_dim)
@@ -162,19 +187,29 @@ class FusedWeights(NamedTuple):
     final_norm: torch.Tensor
     head: Linear
     vocab_size: int
-    rotary: Callable[[int], tuple[torch.Tensor, torch.Tensor]]  # of so many positions: cosines and sines (T, 1, D)
+    rotary: Callable[
+        [int], tuple[torch.Tensor, torch.Tensor]
+    ]  # of so many positions: cosines and sines (T, 1, D)
 
 
 class FusedModel:
     """A network in few kernels. ``whole`` runs sequences that are not cached."""
 
-    def __init__(self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False) -> None:
-        self.weights, self.whole, self.pack, self.capacity = weights, whole, pack, capacity
+    def __init__(
+        self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False
+    ) -> None:
+        self.weights = weights
+        self.whole = whole
+        self.pack = pack
+        self.capacity = capacity
         self.vocab_size = weights.vocab_size
-        self.device, self.dtype = weights.final_norm.device, weights.final_norm.dtype
+        self.device = weights.final_norm.device
+        self.dtype = weights.final_norm.dtype
         self.hidden = torch.empty(0)
-        self.stack, self.final_norm = weights.stack, weights.final_norm
-        self.head, self.embed = weights.head, weights.embed
+        self.stack = weights.stack
+        self.final_norm = weights.final_norm
+        self.head = weights.head
+        self.embed = weights.embed
         self.cos, self.sin = weights.rotary(capacity)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
@@ -185,7 +220,9 @@ class FusedModel:
         weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
         count, rows = ids.shape
         x = self.embed(ids.flatten())  # (B * M, d)
         x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
@@ -196,7 +233,9 @@ class FusedModel:
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         if self.whole is None:
-            raise LoadError("this network has no pass in which every token sees every other: use --network native")
+            raise LoadError(
+                "this network has no pass in which every token sees every other: use --network native"
+            )
         return self.whole.forward_bidirectional(ids, logits_of)
 
     def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +246,8 @@ class FusedModel:
 
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
     """The network of a ``…ForCausalLM`` of transformers on the same weights, decoded at ``rows`` rows a pass."""
-    body, device = model.model, torch.device(model.model.embed_tokens.weight.device)
+    body = model.model
+    device = torch.device(model.model.embed_tokens.weight.device)
     pack = packs(model, device)
     embedding = body.embed_tokens.weight
 
@@ -246,7 +286,10 @@ def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding, half-split convention; x (M, heads, D), ``sin`` with its first half negated."""
+    """Rotary position embedding, half-split convention.
+
+    X (M, heads, D), ``sin`` with its first half negated.
+    """
     halves = x.reshape(*x.shape[:-1], 2, -1)
     swapped = halves.flip(-2).view(x.shape)
     return torch.addcmul(x * cos, swapped, sin)
@@ -260,7 +303,8 @@ def _signed(sin: torch.Tensor) -> torch.Tensor:
 
 def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:
     attention = layer.self_attn
-    q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    q_norm = getattr(attention, "q_norm", None)
+    k_norm = getattr(attention, "k_norm", None)
     return Layer(
         layer.input_layernorm.weight,
         linear([attention.q_proj, attention.k_proj, attention.v_proj], rows, pack=pack),
@@ -273,15 +317,24 @@ def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:
 
 
 def _gated_mlp(mlp: Any, rows: int, pack: bool) -> Mlp:
-    return GatedMlp(linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack), linear([mlp.down_proj], rows, pack=pack))
+    return GatedMlp(
+        linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack), linear([mlp.down_proj], rows, pack=pack)
+    )
 
 
 # By ``model_type`` of the configuration: what of its layers' ``mlp`` becomes a callable (module, rows, pack).
-MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {"qwen2": _gated_mlp, "qwen3": _gated_mlp, "llama": _gated_mlp}
+MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
+    "qwen2": _gated_mlp,
+    "qwen3": _gated_mlp,
+    "llama": _gated_mlp,
+}
 
 
 def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
-    """One product for several linears over the same input; ``pack`` lays the weights out for ``rows`` rows once."""
+    """One product for several linears over the same input.
+
+    ``pack`` lays the weights out for ``rows`` rows once.
+    """
     weight = torch.cat([m.weight for m in modules]) if len(modules) > 1 else modules[0].weight
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
     if not pack:

@@ -1,6 +1,7 @@
 """Exact int8 products on a CPU: int8 weights, one scale an output channel; int8 activations, one scale a row.
 
-The products are summed in int32 by oneDNN, so that the bits of a row do not depend on how many rows a pass has.
+The products are summed in int32 by oneDNN, so that the bits of a row do not depend on how many rows a pass
+has.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ class Int8Linear:
     """A product with an int8 matrix, with an optional bias; fp32 in, fp32 out."""
 
     def __init__(self, values: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-        """``values`` (out, in) int8, ``scales`` (out,) and ``bias`` (out,) fp32. Keeps a packed copy of the values."""
-        self.scales, self.bias = scales, bias
+        """``values`` (out, in) int8, ``scales`` (out,) and ``bias`` (out,) fp32.
+
+        Keeps a packed copy of the values.
+        """
+        self.scales = scales
+        self.bias = bias
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
         self.packed = torch.ops.onednn.qlinear_prepack(values, None)
 
@@ -48,7 +53,8 @@ def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def quantize_weight(pieces: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Int8 values (out, in) and scales (out,) of a matrix that comes in pieces of rows, fp32."""
-    values, scales = [], []
+    values = []
+    scales = []
     for rows in pieces:
         scale = rows.abs().amax(1).clamp_min(_SMALLEST_SCALE) / LARGEST
         values.append((rows / scale[:, None]).round_().to(torch.int8))

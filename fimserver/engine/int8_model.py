@@ -12,7 +12,8 @@ from fimserver.engine.weights.int8_cache import Int8Checkpoint, Int8Shape
 
 def int8_weights(checkpoint: Int8Checkpoint) -> FusedWeights:
     """Pack the matrices for the processor; the checkpoint's own copies can go afterwards."""
-    shape, tensors = checkpoint.shape, checkpoint.tensors
+    shape = checkpoint.shape
+    tensors = checkpoint.tensors
     embedding = tensors["embedding"]
     sizes = ModelShape(shape.heads, shape.kv_heads, shape.head_dim, shape.eps, shape.head_dim**-0.5)
     layers = [_layer(checkpoint, index) for index in range(shape.layers)]

@@ -44,8 +44,12 @@ def _key(runtime: Runtime) -> str:
     cache = runtime.cache
     assert cache is not None
     buffer = f"{runtime.rows} {cache.capacity} {cache.chunk} {cache.kv.branches}"
-    arithmetic = f"{runtime.loaded.dtype} {runtime.loaded.weights is not None} {type(runtime.network).__name__}"
-    machine = f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {runtime.loaded.device}"
+    arithmetic = (
+        f"{runtime.loaded.dtype} {runtime.loaded.weights is not None} {type(runtime.network).__name__}"
+    )
+    machine = (
+        f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {runtime.loaded.device}"
+    )
     return f"{weights_hash(runtime.loaded.folder)} {buffer} {arithmetic} {machine}"
 
 

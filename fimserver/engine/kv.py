@@ -1,9 +1,10 @@
 """Knows the fixed-capacity key/value buffer and which tokens it holds. Knows nothing of what the tokens mean.
 
-Row counts and read extents that depend on nothing but the position make every stored number a function of the tokens
-before it, so reuse never changes a bit. Branches lie one behind the other in the batch dimension, each a copy of the
-prompt with its own tokens after it: a key then has the same place in every branch as in the text, and attention adds it
-up in the same order. (With one buffer and a tree mask it would not: the same tokens give other last bits.)
+Row counts and read extents that depend on nothing but the position make every stored number a function of the
+tokens before it, so reuse never changes a bit. Branches lie one behind the other in the batch dimension, each
+a copy of the prompt with its own tokens after it: a key then has the same place in every branch as in the
+text, and attention adds it up in the same order. (With one buffer and a tree mask it would not: the same
+tokens give other last bits.)
 """
 
 from __future__ import annotations
@@ -17,22 +18,30 @@ from transformers.cache_utils import Cache
 
 
 class KVBuffer(Cache):
-    """Keys and values of every layer over ``capacity`` positions; rows are written at ``start``, ``extent`` are read.
+    """Keys and values of every layer over ``capacity`` positions.
 
-    transformers' models call ``update`` once a layer; buffers take their shape from the first call. A pass over B branches
-    uses the first B of ``branches`` copies; branch 0 is the text.
+    Rows are written at ``start``, ``extent`` are read.
+
+    transformers' models call ``update`` once a layer; buffers take their shape from the first call. A pass
+    over B branches uses the first B of ``branches`` copies; branch 0 is the text.
     """
 
     def __init__(self, capacity: int, branches: int = 1) -> None:
         super().__init__(layers=[])
-        self.capacity, self.branches = capacity, branches
+        self.capacity = capacity
+        self.branches = branches
         self.start = 0
         self.extent = capacity
         self._equal = 0  # so many leading rows are the same in all branches
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_args: Any, **_kwargs: Any
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *_args: Any,
+        **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
         if layer_idx not in self._layers:

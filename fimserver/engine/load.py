@@ -76,7 +76,9 @@ def load(card: Card, folder: Path, device: torch.device, quantize: str = "none")
     return _load_native(card, folder, weight_format, device, arithmetic)
 
 
-def _load_native(card: Card, folder: Path, weight_format: WeightFormat, device: torch.device, arithmetic: str) -> Loaded:
+def _load_native(
+    card: Card, folder: Path, weight_format: WeightFormat, device: torch.device, arithmetic: str
+) -> Loaded:
     checkpoint = weight_format.read(card, folder)
     if _is_full(card):
         checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
@@ -93,14 +95,21 @@ def _load_native(card: Card, folder: Path, weight_format: WeightFormat, device: 
 
 
 def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: bool) -> Loaded | None:
-    """Our own pass in int8. ``None`` where it does not fit and nobody ``asked`` for it. Raises ``LoadError``."""
+    """Our own pass in int8.
+
+    ``None`` where it does not fit and nobody ``asked`` for it. Raises ``LoadError``.
+    """
     if not is_exact():
-        raise LoadError("int8: this processor or this build of torch has no exact int8 products; use --quantize none or bf16")
+        raise LoadError(
+            "int8: this processor or this build of torch has no exact int8 products; use --quantize none or bf16"
+        )
 
     def read() -> Checkpoint:
         checkpoint = weight_format.read(card, folder)
         if not can_quantize(checkpoint.config):
-            raise _UnfitError(f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize none")
+            raise _UnfitError(
+                f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize none"
+            )
         return checkpoint
 
     try:
@@ -111,7 +120,8 @@ def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: 
         return None
     vocabulary = Vocabulary(kept.tokenizer, card)
     check_vocabulary(card, vocabulary, len(kept.tensors["embedding"]))
-    weights, cpu = int8_weights(kept), torch.device("cpu")
+    weights = int8_weights(kept)
+    cpu = torch.device("cpu")
     loaded = Loaded(card, folder, None, vocabulary, cpu, torch.float32, kept.shape.positions, weights)
     _probe_int8(loaded)
     return loaded
@@ -128,7 +138,11 @@ def _is_full(card: Card) -> bool:
 def verify_files(card: Card, folder: Path) -> None:
     """Compare every file but drafters' with the hashes of the card, or of the manifest that the download wrote."""
     drafters = set(card.drafters.values())
-    _verify(card, folder, {name: wanted for name, wanted in _expected_hashes(card, folder).items() if name not in drafters})
+    _verify(
+        card,
+        folder,
+        {name: wanted for name, wanted in _expected_hashes(card, folder).items() if name not in drafters},
+    )
 
 
 def verify_file(loaded: Loaded, name: str) -> str:
@@ -175,14 +189,18 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
         if known.get(key) == wanted:
             continue
         if sha256(path) != wanted:
-            raise LoadError(f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {_again(card)}")
+            raise LoadError(
+                f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {_again(card)}"
+            )
         known[key] = wanted
     _write_json(_HASHES, known)
 
 
 def probe(loaded: Loaded) -> None:
     """One forward pass. Its logits must be finite; on a dllm card, a suffix token must reach the canvas."""
-    card, vocabulary, model = loaded.card, loaded.vocabulary, loaded.model
+    card = loaded.card
+    vocabulary = loaded.vocabulary
+    model = loaded.model
     text = vocabulary.encode(_PROBE_TEXT)
     # The suffix stands first in the layout of a cached canvas, last in that of a full one.
     suffix, canvas = (-1, 0) if card.canvas and card.canvas.attention == "full" else (0, -1)
@@ -193,7 +211,9 @@ def probe(loaded: Loaded) -> None:
     if not bool(torch.isfinite(logits).all()):
         raise _not_finite(card)
     if card.canvas and torch.equal(logits[0, canvas], logits[1, canvas]):
-        raise LoadError(f"{card.name}: the canvas does not see the suffix; this model needs another fimserver version")
+        raise LoadError(
+            f"{card.name}: the canvas does not see the suffix; this model needs another fimserver version"
+        )
 
 
 def _probe_int8(loaded: Loaded) -> None:
@@ -206,7 +226,9 @@ def _probe_int8(loaded: Loaded) -> None:
 
 
 def _not_finite(card: Card) -> LoadError:
-    return LoadError(f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}")
+    return LoadError(
+        f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}"
+    )
 
 
 def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
@@ -214,16 +236,22 @@ def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
     too_large = [text for text, i in vocabulary.specials.items() if i >= rows]
     if too_large or vocabulary.largest_id >= rows:
         what = f"token {too_large[0]!r}" if too_large else f"token id {vocabulary.largest_id}"
-        raise LoadError(f"{card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?")
+        raise LoadError(
+            f"{card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?"
+        )
 
 
-def _native(card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def _native(
+    card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+) -> Any:
     from safetensors import SafetensorError  # noqa: PLC0415 - transformers' part of the program, not that of int8
 
     try:
         model, info = checkpoint.native(device, dtype)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise LoadError(f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {_again(card)}") from None
+        raise LoadError(
+            f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {_again(card)}"
+        ) from None
     for problem in _problems(info):
         raise LoadError(f"{card.name}: {problem}: {_again(card)}")
     return model.eval().requires_grad_(False)
@@ -276,4 +304,6 @@ def _again(card: Card) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__
+    return (
+        f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__
+    )

@@ -1,7 +1,8 @@
 """Knows how rows of token ids become logits. Knows nothing of prompts, canvases or stopping.
 
-``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it, ``FusedModel`` (in
-``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for tests.
+``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it,
+``FusedModel`` (in ``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for
+tests.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from fimserver.engine.kv import KVBuffer
 class Network(Protocol):
     """A decoder-only network with a vocabulary of ``vocab_size`` logits on ``device``.
 
-    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and ``head``
-    ((N, d) -> (N, V)) are for drafters that share them.
+    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and
+    ``head`` ((N, d) -> (N, V)) are for drafters that share them.
     """
 
     vocab_size: int
@@ -28,7 +29,9 @@ class Network(Protocol):
     embed: Callable[[torch.Tensor], torch.Tensor]
     head: Callable[[torch.Tensor], torch.Tensor]
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
         """Logits (B, R, V) of the rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
 
         ``mask`` (M, extent) is true where a row may look.
@@ -41,7 +44,10 @@ class Network(Protocol):
 
 
 class NativeNetwork:
-    """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded; ``device`` takes the ids."""
+    """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded.
+
+    ``device`` takes the ids.
+    """
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
@@ -54,7 +60,9 @@ class NativeNetwork:
         model.get_output_embeddings().register_forward_pre_hook(self._see)
         self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
         count, rows = ids.shape
         positions = torch.arange(kv.start, kv.start + rows, device=ids.device)
         output = self.model(
@@ -96,7 +104,9 @@ class FakeNetwork:
         self.head = lambda hidden: torch.zeros(len(hidden), size)
         self.logits = logits
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
         self.hidden = torch.zeros(len(ids), len(logits_of), 1)
         return torch.stack([self._rows(branch, kv.start, logits_of) for branch in ids])
 

@@ -12,9 +12,12 @@ from fimserver.errors import InputError
 def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[str, Any]:
     """Keyword arguments for ``maker``: a part without ``=`` is its first parameter that has a default.
 
-    Values get the type of the parameter's default. Raises ``InputError`` that names ``owner`` and what it takes.
+    Values get the type of the parameter's default. Raises ``InputError`` that names ``owner`` and what it
+    takes.
     """
-    parameters = {name: p.default for name, p in inspect.signature(maker).parameters.items() if p.default is not p.empty}
+    parameters = {
+        name: p.default for name, p in inspect.signature(maker).parameters.items() if p.default is not p.empty
+    }
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
@@ -26,7 +29,9 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
             found[name] = type(parameters[name])(value)
         except ValueError:
             kind = type(parameters[name]).__name__
-            raise InputError(f"{owner}: {name}={value!r} is no {kind}, such as {parameters[name]!r}") from None
+            raise InputError(
+                f"{owner}: {name}={value!r} is no {kind}, such as {parameters[name]!r}"
+            ) from None
         if isinstance(found[name], int | float) and not found[name] > 0:
             raise InputError(f"{owner}: {name} must be above 0, got {value}")
     return found
@@ -35,5 +40,9 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
 def _first(maker: Callable[..., object]) -> str:
     """The first parameter that may be given without its name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD,)
-    names = (name for name, p in inspect.signature(maker).parameters.items() if p.kind in kinds and p.default is not p.empty)
+    names = (
+        name
+        for name, p in inspect.signature(maker).parameters.items()
+        if p.kind in kinds and p.default is not p.empty
+    )
     return next(names, "")

@@ -16,7 +16,10 @@ _OPENERS = (":", ",", "(", "[", "{", "\\", '"""', "'''", "=>", "->")
 
 
 def stop_rule(request: Request) -> StopRule:
-    """``auto`` means one line where code is right of the cursor, or left of it and opens nothing; else no limit."""
+    """``auto`` means one line where code is right of the cursor, or left of it and opens nothing.
+
+    Else no limit.
+    """
     if request.stop != "auto":
         return request.stop
     left = request.prefix.rsplit("\n", 1)[-1].strip()
@@ -25,15 +28,23 @@ def stop_rule(request: Request) -> StopRule:
 
 
 def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | None:
-    """The rules that end the middle of a request; ``None`` where the caller wants all that the model writes."""
+    """The rules that end the middle of a request.
+
+    ``None`` where the caller wants all that the model writes.
+    """
     if request.stop == "none":
         return None
     language = (request.features and request.features.language) or language_of_path(request.path) or ""
-    return Endings(Around(unix_lines(request.prefix), unix_lines(request.suffix), language), stop_rule(request), rules)
+    return Endings(
+        Around(unix_lines(request.prefix), unix_lines(request.suffix), language), stop_rule(request), rules
+    )
 
 
 class Output:
-    """The text of a growing list of ids. Incomplete characters wait, and so does what a rule may still take back."""
+    """The text of a growing list of ids.
+
+    Incomplete characters wait, and so does what a rule may still take back.
+    """
 
     def __init__(self, vocabulary: Vocabulary, request: Request) -> None:
         self._vocabulary = vocabulary
@@ -55,7 +66,10 @@ class Output:
         return "" if self.reason else self._shown(self._whole.rstrip("\n") if self._endings else self._whole)
 
     def useful(self, ids: Sequence[int], draft: Sequence[int]) -> int:
-        """How many tokens of a draft after ``ids`` can become text: up to the one with which the middle would end."""
+        """How many tokens of a draft after ``ids`` can become text.
+
+        Up to the one with which the middle would end.
+        """
         endings = self._endings
         if endings is None or endings.peek(self._decode([*ids, *draft])) is None:
             return len(draft)

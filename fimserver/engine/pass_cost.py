@@ -1,7 +1,8 @@
 """Knows which shapes a pass may have without changing a bit, and what each shape costs on this device.
 
-Knows nothing of drafts. A shape is (branches, rows of each). Matrix products choose their kernel by the number of rows, and
-another kernel may add up in another order; so the shapes are tried once, against the reference, before they are used.
+Knows nothing of drafts. A shape is (branches, rows of each). Matrix products choose their kernel by the
+number of rows, and another kernel may add up in another order; so the shapes are tried once, against the
+reference, before they are used.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ _ENOUGH_S = 0.02
 
 
 class PassCosts:
-    """Milliseconds of a pass of each usable shape. The curve over shapes is measured once, its height is kept up to date."""
+    """Milliseconds of a pass of each usable shape.
+
+    The curve over shapes is measured once, its height is kept up to date.
+    """
 
     def __init__(self, ms: Mapping[Shape, float]) -> None:
-        """A hiccup while measuring shows as a shape dearer than a larger one; the larger one's time then holds for both."""
+        """A hiccup while measuring shows as a shape dearer than a larger one.
+
+        The larger one's time then holds for both.
+        """
         self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
         self._load = 1.0
         self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
@@ -48,7 +55,10 @@ class PassCosts:
 
 
 def measure_costs(cache: PrefixCache, rows: int, *, draft: bool = True) -> PassCosts:
-    """Try every shape on random tokens: those whose rows are the bits of a pass of ``rows`` rows, with their time."""
+    """Try every shape on random tokens.
+
+    Those whose rows are the bits of a pass of ``rows`` rows, with their time.
+    """
     if not draft:  # one row runs other kernels than several
         return PassCosts({(1, 1): _time(cache, [[0]])})
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +78,10 @@ def measure_costs(cache: PrefixCache, rows: int, *, draft: bool = True) -> PassC
 
 
 def _reference(cache: PrefixCache, text: list[int], rows: int) -> torch.Tensor:
-    """Logits (R, V) of plain decoding: of one pass, or of one pass for each of the first tokens where a pass is one row."""
+    """Logits (R, V) of plain decoding.
+
+    Of one pass, or of one pass for each of the first tokens where a pass is one row.
+    """
     if rows > 1:
         return cache.branches([text[:rows]], cache.chunk)[0]
     return torch.cat([cache.branches([[text[i]]], cache.chunk + i)[0] for i in range(PROBED_ROWS)])
@@ -81,7 +94,10 @@ def size(shape: Shape) -> int:
 
 def shapes(branches: int) -> list[Shape]:
     """Shapes to be tried, small ones first."""
-    return sorted(((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS), key=lambda s: (size(s), s))
+    return sorted(
+        ((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS),
+        key=lambda s: (size(s), s),
+    )
 
 
 def _time(cache: PrefixCache, branches: list[list[int]]) -> float:

@@ -1,7 +1,8 @@
 """Knows how a prompt gets into the KV buffer with the least work. Knows nothing of sampling.
 
-One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks aligned to
-absolute positions, and only from the chunk in which the new prompt first differs from the one that is there.
+One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks
+aligned to absolute positions, and only from the chunk in which the new prompt first differs from the one that
+is there.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ class PrefixCache:
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], budget: Deadline, *, want_logits: bool) -> torch.Tensor | None:
-        """Bring the prompt in. Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out."""
-        logits, starts = torch.empty(0), self._starts(ids, want_logits=want_logits)
+        """Bring the prompt in.
+
+        Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out.
+        """
+        logits = torch.empty(0)
+        starts = self._starts(ids, want_logits=want_logits)
         self.prefilled = Prefill(len(starts) * self.chunk, len(starts))
         for start in starts:
             if budget.spent():
@@ -57,7 +62,9 @@ class PrefixCache:
     def _starts(self, ids: Sequence[int], *, want_logits: bool) -> range:
         """Starts of the chunks that have to be run for a prompt."""
         reusable = min(common_prefix(ids, self._ids), len(ids) - int(want_logits))
-        return range(reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk)
+        return range(
+            reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk
+        )
 
     @torch.inference_mode()
     def rows(
@@ -68,7 +75,9 @@ class PrefixCache:
         logits_of: torch.Tensor,
         network: Network | None = None,
     ) -> torch.Tensor:
-        """One forward pass of rows that do not belong to the prompt; they are overwritten by whatever comes next.
+        """One forward pass of rows that do not belong to the prompt.
+
+        They are overwritten by whatever comes next.
 
         ``network``: another one that reads the same keys and values; ``None``: the one that made them.
         """
@@ -90,20 +99,25 @@ class PrefixCache:
         logits_of: torch.Tensor,
         network: Network,
     ) -> torch.Tensor:
-        self.kv.start, self.kv.extent = start, mask.shape[1]
+        self.kv.start = start
+        self.kv.extent = mask.shape[1]
         self.forwards += 1
         return network.forward(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.
 
-        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after it.
+        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after
+        it.
         """
         extent = min(-(-(start + count) // BLOCK) * BLOCK, self.capacity)
         return self._causal[start : start + count, :extent]
 
     def block(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, start + count) for a canvas at ``start``: each row sees all before it and the whole canvas."""
+        """Mask (count, start + count) for a canvas at ``start``.
+
+        Each row sees all before it and the whole canvas.
+        """
         return self._everything[:count, : start + count]
 
     def _chunk(self, ids: Sequence[int], start: int, *, want_logits: bool) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """FIM prompts: the order of suffix, prefix and markers that a model expects, and how much of the text fits.
 
-Cuts are anchored: while someone types, the start of the prompt stays where it is, so that the KV cache stays valid; it moves
-in steps of a quarter of what fits.
+Cuts are anchored: while someone types, the start of the prompt stays where it is, so that the KV cache stays
+valid; it moves in steps of a quarter of what fits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class PromptTokens:
 
 def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> PromptTokens:
     """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
-    suffix, header = request.suffix, file_header(request, card, vocabulary)
+    suffix = request.suffix
+    header = file_header(request, card, vocabulary)
     prefix, typed = _split_typed(request, card)
     typed_ids = vocabulary.encode(unix_lines(typed))
     room = card.prompt_tokens - markers - len(header) - len(typed_ids)
@@ -51,13 +52,21 @@ def _split_typed(request: Request, card: Card) -> tuple[str, str]:
 
 
 def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[int]:
-    """Repository, snippets and file name, each after its token. Families with both tokens never saw a file without repository."""
+    """Repository, snippets and file name, each after its token.
+
+    Families with both tokens never saw a file without repository.
+    """
     fim = card.fim
     header: list[int] = []
     if fim and fim.repo and (request.repo or request.snippets):
-        header += [vocabulary.special(fim.repo), *vocabulary.encode((request.repo or "workspace")[:200] + "\n")]
+        header += [
+            vocabulary.special(fim.repo),
+            *vocabulary.encode((request.repo or "workspace")[:200] + "\n"),
+        ]
     if fim and fim.file:
-        header += _snippets(request, vocabulary, vocabulary.special(fim.file), int(card.prompt_tokens * SNIPPETS_SHARE))
+        header += _snippets(
+            request, vocabulary, vocabulary.special(fim.file), int(card.prompt_tokens * SNIPPETS_SHARE)
+        )
         if request.path and (header or not fim.repo):
             header += [vocabulary.special(fim.file), *vocabulary.encode(request.path[-200:] + "\n")]
     return header
@@ -86,7 +95,8 @@ def anchored_tail(text: str, limit: int) -> str:
 def fim_prompt(context: PromptTokens, fim: Fim, vocabulary: Vocabulary) -> list[int]:
     """Prompt ids of the ar route in the layout of the card (FIM, arXiv 2207.14255)."""
     start = [*vocabulary.specials_of(fim.start), *context.header]
-    pre, suf = vocabulary.special(fim.prefix), vocabulary.special(fim.suffix)
+    pre = vocabulary.special(fim.prefix)
+    suf = vocabulary.special(fim.suffix)
     mid = [vocabulary.special(fim.middle)] if fim.middle else []
     match fim.layout:
         case "psm":
@@ -98,7 +108,10 @@ def fim_prompt(context: PromptTokens, fim: Fim, vocabulary: Vocabulary) -> list[
 
 
 def canvas_context(context: PromptTokens, card: Card, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
-    """Ids left and right of the canvas. A cached canvas follows the whole FIM prompt and has nothing to its right."""
+    """Ids left and right of the canvas.
+
+    A cached canvas follows the whole FIM prompt and has nothing to its right.
+    """
     if card.canvas is None:
         raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
     if card.canvas.attention == "cached":

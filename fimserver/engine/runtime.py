@@ -1,4 +1,7 @@
-"""Knows how a loaded model becomes something that runs: its forward pass, its cache, its row count. Knows no engine."""
+"""Knows how a loaded model becomes something that runs: its forward pass, its cache, its row count.
+
+Knows no engine.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ ALIKE_ROWS = 4  # tried out in ``pass_cost.py`` for each model
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded model ready to run: its network and, where its attention allows one, the cache both routes share.
+    """A loaded model ready to run.
+
+    Its network and, where its attention allows one, the cache both routes share.
 
     ``rows`` is the constant row count of a decoding pass.
     """
@@ -38,7 +43,10 @@ class Runtime:
 
     @cached_property
     def canvas_network(self) -> Network:
-        """What runs the rows of a canvas, over the same cache. Raises ``LoadError`` where the card's adapter does not fit."""
+        """What runs the rows of a canvas, over the same cache.
+
+        Raises ``LoadError`` where the card's adapter does not fit.
+        """
         card = self.loaded.card
         if card.canvas is None or card.canvas.adapter is None:
             return self.network
@@ -75,7 +83,9 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     one_row = attends_alike(loaded.weights) if loaded.weights is not None else on_cpu and not use_lean
     rows = settings.decode_rows or (1 if one_row else 8)
     chunk = settings.prefill_rows or (64 if on_cpu and use_lean else 128)
-    longest = max(card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0)
+    longest = max(
+        card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0
+    )
     drafts = MOST_ROWS if rows > 1 or loaded.weights is not None else 1
     capacity = -(-(card.prompt_tokens + longest + drafts) // chunk) * chunk
     if card.prompt_tokens + longest > loaded.positions:
@@ -83,11 +93,16 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
             f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
-    return Runtime(loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1), rows)
+    return Runtime(
+        loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1), rows
+    )
 
 
 def attends_alike(weights: fused.FusedWeights) -> bool:
-    """Whether one row attends with the bits of many: a few rows in all, those of query heads included, run other kernels."""
+    """Whether one row attends with the bits of many.
+
+    A few rows in all, those of query heads included, run other kernels.
+    """
     sizes = weights.stack.sizes
     return sizes.heads // sizes.kv_heads >= ALIKE_ROWS
 
@@ -95,4 +110,6 @@ def attends_alike(weights: fused.FusedWeights) -> bool:
 def _network(loaded: Loaded, capacity: int, rows: int, *, fused_pass: bool) -> Network:
     if loaded.weights is not None:
         return fused.FusedModel(loaded.weights, capacity)
-    return fused.fuse(loaded.model, capacity, rows) if fused_pass else NativeNetwork(loaded.model, loaded.device)
+    return (
+        fused.fuse(loaded.model, capacity, rows) if fused_pass else NativeNetwork(loaded.model, loaded.device)
+    )

@@ -14,7 +14,9 @@ from fimserver.errors import NonFiniteError
 def require_finite(logits: torch.Tensor) -> torch.Tensor:
     """Raise ``NonFiniteError`` on NaN or +infinity; -infinity means forbidden and is fine."""
     if not bool((logits < float("inf")).all()):
-        raise NonFiniteError("the model produced NaN or infinity; its weights or its number format are broken")
+        raise NonFiniteError(
+            "the model produced NaN or infinity; its weights or its number format are broken"
+        )
     return logits
 
 
@@ -32,7 +34,10 @@ def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> t
 
 
 def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
-    """One token from (V,) logits: argmax(logits / T + G(seed, position)), so that no cache or draft can change it."""
+    """One token from (V,) logits.
+
+    Argmax(logits / T + G(seed, position)), so that no cache or draft can change it.
+    """
     require_finite(logits)
     if temperature <= 0:
         return int(logits.argmax())
@@ -41,7 +46,10 @@ def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -
 
 
 class SlotProposals(NamedTuple):
-    """One proposed token for each masked slot, all (n,). ``entropy`` and ``margin`` are of the filtered distribution."""
+    """One proposed token for each masked slot, all (n,).
+
+    ``entropy`` and ``margin`` are of the filtered distribution.
+    """
 
     tokens: torch.Tensor
     probability: torch.Tensor

@@ -1,11 +1,12 @@
 """Denoising schedules: which masked slots a step commits, and which committed ones it masks again.
 
-A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` names those there are; a name may be followed by options, as in
-``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first parameter.
+A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` names those there are; a name may be followed
+by options, as in ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first
+parameter.
 
-Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes whatever
-``torch.topk`` returns, so a canvas with many ties (DreamOn at temperature 0.2 and ``top_p`` 0.9, where one token may be all
-that is left of a slot's distribution) can be filled in another order there.
+Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes
+whatever ``torch.topk`` returns, so a canvas with many ties (DreamOn at temperature 0.2 and ``top_p`` 0.9,
+where one token may be all that is left of a slot's distribution) can be filled in another order there.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Commit(NamedTuple):
 class DenoisingStep:
     """One denoising step as a schedule sees it.
 
-    ``index`` counts the steps of a block from 0. ``masked``: the masked slots from left to right; ``committed``: the filled
-    ones, with the probability that their token had then. Tokens are drawn when ``proposals`` is first looked at; a schedule
-    that chooses without looking leaves the tokens of other slots undrawn.
+    ``index`` counts the steps of a block from 0. ``masked``: the masked slots from left to right;
+    ``committed``: the filled ones, with the probability that their token had then. Tokens are drawn when
+    ``proposals`` is first looked at; a schedule that chooses without looking leaves the tokens of other slots
+    undrawn.
     """
 
     def __init__(
@@ -46,12 +48,21 @@ class DenoisingStep:
         may_commit: Callable[[int, int], bool] = lambda slot, token: True,  # noqa: ARG005 - the seam
         generator: torch.Generator | None = None,
     ) -> None:
-        """``draw``: proposals for some rows of ``masked``. ``may_commit``: whether a slot may take a token in this step."""
-        self.index, self.masked, self.committed, self.generator = index, tuple(masked), committed, generator
-        self._draw, self._may_commit = draw, may_commit
+        """``draw``: proposals for some rows of ``masked``.
+
+        ``may_commit``: whether a slot may take a token in this step.
+        """
+        self.index = index
+        self.masked = tuple(masked)
+        self.committed = committed
+        self.generator = generator
+        self._draw = draw
+        self._may_commit = may_commit
 
     @classmethod
-    def of(cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None) -> DenoisingStep:
+    def of(
+        cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None
+    ) -> DenoisingStep:
         """A step with these proposals for the slots 0 to n - 1, for tests of schedules."""
         return cls(index, range(len(proposals.tokens)), committed or {}, lambda rows: _rows(proposals, rows))
 
@@ -66,11 +77,16 @@ class DenoisingStep:
         return _rows(self._drawn, self._eligible)
 
     def chosen(self, slots: Sequence[int]) -> dict[int, tuple[int, float]]:
-        """Token and probability for some of the masked slots, as far as these may take them; drawn now if not before."""
+        """Token and probability for some of the masked slots, as far as these may take them.
+
+        Drawn now if not before.
+        """
         rows = [self.masked.index(slot) for slot in slots]
         some = _rows(self._drawn, rows) if "_drawn" in self.__dict__ else self._draw(rows)
         found = zip(slots, some.tokens.tolist(), some.probability.tolist(), strict=True)
-        return {slot: (token, probability) for slot, token, probability in found if self._may_commit(slot, token)}
+        return {
+            slot: (token, probability) for slot, token, probability in found if self._may_commit(slot, token)
+        }
 
     @cached_property
     def _drawn(self) -> SlotProposals:
@@ -98,7 +114,10 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
 
 
 def leftmost(level: float = 0.9) -> Schedule:
-    """The leftmost slot, and with it all others whose probability reaches ``level``: what is shown grows at every step."""
+    """The leftmost slot, and with it all others whose probability reaches ``level``.
+
+    What is shown grows at every step.
+    """
 
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
@@ -128,7 +147,8 @@ def entropy_bound(gamma: float = 0.1) -> Schedule:
     def commit(step: DenoisingStep) -> Commit:
         entropies = step.proposals.entropy
         order = _best_first(-entropies)
-        total, k = float(entropies[order[0]]), 1
+        total = float(entropies[order[0]])
+        k = 1
         while k < len(order) and total <= gamma:
             total += float(entropies[order[k]])
             k += 1
@@ -153,7 +173,10 @@ def fixed(count: int = 1) -> Schedule:
 
 
 def random(steps: int = 16) -> Schedule:
-    """Slots at random, all filled after ``steps`` steps (Dream's ``origin``): which ones is drawn before their tokens are."""
+    """Slots at random, all filled after ``steps`` steps (Dream's ``origin``).
+
+    Which ones is drawn before their tokens are.
+    """
 
     def commit(step: DenoisingStep) -> Commit:
         times = torch.linspace(1, 1e-3, steps + 1)
@@ -178,14 +201,18 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 }
 
 
-def read_schedule(spec: str, schedules: Mapping[str, Callable[..., Schedule]] = SCHEDULES, **defaults: float) -> Schedule:
+def read_schedule(
+    spec: str, schedules: Mapping[str, Callable[..., Schedule]] = SCHEDULES, **defaults: float
+) -> Schedule:
     """The schedule of ``NAME``, ``NAME:NUMBER`` or ``NAME:NUMBER,option=value``.
 
     ``defaults`` are used for parameters of these names that the spec leaves out. Raises ``InputError``.
     """
     name, _, text = spec.partition(":")
     if name not in schedules:
-        raise InputError(f"no schedule named {name!r}: use one of {', '.join(schedules)}, as in threshold:0.9 or fixed:4")
+        raise InputError(
+            f"no schedule named {name!r}: use one of {', '.join(schedules)}, as in threshold:0.9 or fixed:4"
+        )
     parameters = inspect.signature(schedules[name]).parameters
     known = {key: value for key, value in defaults.items() if key in parameters}
     return schedules[name](**known | read_options(f"schedule {name}", text, schedules[name]))

@@ -1,7 +1,8 @@
 """Speculative decoding: propose, verify, accept, observe (Leviathan et al., arXiv 2211.17192).
 
-The text does not depend on drafts: every pass has a shape whose logits keep their bits (``pass_cost.py``), branches are copies
-of the text's rows (``kv.py``), and the verifier keeps the text, or its distribution, whatever was drafted (``verify.py``).
+The text does not depend on drafts: every pass has a shape whose logits keep their bits (``pass_cost.py``),
+branches are copies of the text's rows (``kv.py``), and the verifier keeps the text, or its distribution,
+whatever was drafted (``verify.py``).
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive
 
 
 class Speculation:
-    """The verified model, its drafters from cheap to costly, and the verifier. Without drafters: plain decoding."""
+    """The verified model, its drafters from cheap to costly, and the verifier.
 
-    def __init__(self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts) -> None:
-        self.cache, self.drafters, self.verifier = cache, tuple(drafters), verifier
+    Without drafters: plain decoding.
+    """
+
+    def __init__(
+        self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts
+    ) -> None:
+        self.cache = cache
+        self.drafters = tuple(drafters)
+        self.verifier = verifier
         self.policy = DraftPolicy(costs)
 
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
@@ -38,7 +46,10 @@ class Speculation:
 
     @torch.inference_mode()
     def round(self, state: DecodeState, max_draft_tokens: int) -> Round:
-        """Run one pass: ``state.ids`` grows by 1 to ``max_draft_tokens`` + 1 tokens. Raises ``NonFiniteError``."""
+        """Run one pass: ``state.ids`` grows by 1 to ``max_draft_tokens`` + 1 tokens.
+
+        Raises ``NonFiniteError``.
+        """
         plan = self.propose(state, max_draft_tokens)
         started = time.perf_counter()
         logits = self.verify(state, plan)
@@ -66,11 +77,14 @@ class Speculation:
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
         last = state.ids[-1]
-        return self.cache.branches([[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state))
+        return self.cache.branches(
+            [[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state)
+        )
 
     def commit(self, state: DecodeState, tokens: list[int], branch: int) -> None:
         """Keep the KV rows of the accepted tokens (the others get overwritten) and tell the drafters."""
-        position, rows = self._position(state), len(tokens)
+        position = self._position(state)
+        rows = len(tokens)
         self.cache.kv.keep_branch(branch, position, position + rows)
         state.hidden = self.cache.network.hidden[branch, rows - 1]
         state.ids += tokens
@@ -86,20 +100,37 @@ class Speculation:
 
     def _ask(self, drafter: Drafter, state: DecodeState, size: int) -> list[Draft]:
         started = time.perf_counter()
-        # Cut after the token that would end the middle: the length depends on kept tokens alone, so every rule stays exact.
+        # Cut after the token that would end the middle: the length depends on kept tokens alone, so every
+        # rule stays exact.
         drafts = [cut_draft(draft, state.useful(draft.tokens)) for draft in drafter.propose(state, size)]
         self.policy.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
         return drafts
 
     def _fixed(self, state: DecodeState, size: int) -> DraftPlan:
-        """Plan with constant drafters and length: under rejection sampling a length that depends on drawn tokens is biased."""
-        shape = min(self.policy.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1]))
+        """Plan with constant drafters and length.
+
+        Under rejection sampling a length that depends on drawn tokens is biased.
+        """
+        shape = min(
+            self.policy.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1])
+        )
         size = min(size, shape[1] - 1)
-        drafts = [draft for drafter in self.drafters for draft in self._ask(drafter, state, size)] if size > 0 else []
+        drafts = (
+            [draft for drafter in self.drafters for draft in self._ask(drafter, state, size)]
+            if size > 0
+            else []
+        )
         return DraftPlan(shape, tuple(drafts[: shape[0]]), 1.0)
 
 
 def _record(plan: DraftPlan, tokens: Sequence[int], branch: int) -> Round:
     drafted = plan.drafts[branch] if plan.drafts else Draft("", (), ())
     accepted = min(common_prefix(drafted.tokens, tokens), len(tokens) - 1)
-    return Round(plan.shape, drafted.source, drafted.tokens, accepted, tokens[-1], sum(len(d.tokens) for d in plan.drafts))
+    return Round(
+        plan.shape,
+        drafted.source,
+        drafted.tokens,
+        accepted,
+        tokens[-1],
+        sum(len(d.tokens) for d in plan.drafts),
+    )

@@ -1,7 +1,8 @@
 """Verifiers: turn the logits of a pass over drafts into tokens of the middle.
 
-``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, and a draft is accepted as far as it
-equals it. ``RejectionSampler`` keeps the distribution of the text instead (``rejection_sampling.py``).
+``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, and a draft is
+accepted as far as it equals it. ``RejectionSampler`` keeps the distribution of the text instead
+(``rejection_sampling.py``).
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Accepted(NamedTuple):
 
 
 class Verifier(Protocol):
-    """Decides which draft tokens are accepted. ``adaptive``: the length of a draft may depend on its tokens."""
+    """Decides which draft tokens are accepted.
+
+    ``adaptive``: the length of a draft may depend on its tokens.
+    """
 
     adaptive: bool
 
@@ -48,7 +52,10 @@ class Verifier(Protocol):
 
 
 class GumbelMaxVerifier:
-    """Accepts a token that equals argmax(logits / T + G(seed, position)) (arXiv 2408.07978); greedy at temperature 0."""
+    """Accepts a token that equals argmax(logits / T + G(seed, position)) (arXiv 2408.07978).
+
+    Greedy at temperature 0.
+    """
 
     adaptive = True
 
@@ -59,9 +66,12 @@ class GumbelMaxVerifier:
         require_finite(logits)
         chosen = logits.argmax(-1).tolist() if state.request.temperature <= 0 else None
         alive = list(range(len(drafts)))
-        branch, tokens = 0, list[int]()
+        branch = 0
+        tokens = list[int]()
         for row in range(logits.shape[1]):
-            token = chosen[branch][row] if chosen else state.pick(logits[branch, row], len(state.ids) + row)[0]
+            token = (
+                chosen[branch][row] if chosen else state.pick(logits[branch, row], len(state.ids) + row)[0]
+            )
             tokens.append(token)
             alive = [b for b in alive if row < len(drafts[b].tokens) and drafts[b].tokens[row] == token]
             if not alive:
@@ -70,11 +80,16 @@ class GumbelMaxVerifier:
         return Accepted(tokens, branch)
 
 
-Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Uniform], Verdict]
+Rule = Callable[
+    [Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Uniform], Verdict
+]
 
 
 class RejectionSampler:
-    """Accepts with chance min(1, p / q), else draws from the residual: the text keeps the target's distribution."""
+    """Accepts with chance min(1, p / q), else draws from the residual.
+
+    The text keeps the target's distribution.
+    """
 
     adaptive = False
 

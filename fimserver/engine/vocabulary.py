@@ -34,7 +34,9 @@ class Vocabulary:
         markers = {t.content for t in added if t.special or _MARKER.match(t.content)} | set(named)
         ids = (tokenizer.token_to_id(marker) for marker in markers)
         self.marker_ids = frozenset(token_id for token_id in ids if token_id is not None)
-        self._special_text = re.compile("|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True)))
+        self._special_text = re.compile(
+            "|".join(re.escape(m) for m in sorted(markers, key=len, reverse=True))
+        )
         self.specials: dict[str, int] = {text: self.special(text) for text in named}
         self._anchor_ids = self._raw_ids(card.tokenizer.anchor)
         self._encoded = functools.lru_cache(KEPT_TEXTS)(self._encode)  # a request is looked at more than once
@@ -52,7 +54,9 @@ class Vocabulary:
         """The id of a special token. Raises ``LoadError`` that names it when it is not one known id."""
         token_id = self._tokenizer.token_to_id(text)
         if token_id is None:
-            raise LoadError(f"{self._card.name}: the tokenizer has no token {text!r}: wrong tokenizer files, or a wrong card")
+            raise LoadError(
+                f"{self._card.name}: the tokenizer has no token {text!r}: wrong tokenizer files, or a wrong card"
+            )
         return int(token_id)
 
     def specials_of(self, texts: Iterable[str]) -> list[int]:
@@ -93,7 +97,9 @@ def read_tokenizer(folder: Path, card: Card) -> Tokenizer:
             f"{card.name}: tokenizer files in {folder} cannot be read ({type(error).__name__}); get the model again"
         ) from None
     known = tokenizer.get_vocab(with_added_tokens=True)
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in card.tokenizer.add if text not in known])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True) for text in card.tokenizer.add if text not in known]
+    )
     return tokenizer
 
 
@@ -118,5 +124,13 @@ def _named_specials(card: Card) -> list[str]:
     if fim := card.fim:
         texts += fim.tokens
     if canvas := card.canvas:
-        texts += [canvas.mask, canvas.start, canvas.after_suffix, canvas.end, canvas.expand, canvas.delete, *canvas.forbidden]
+        texts += [
+            canvas.mask,
+            canvas.start,
+            canvas.after_suffix,
+            canvas.end,
+            canvas.expand,
+            canvas.delete,
+            *canvas.forbidden,
+        ]
     return list(dict.fromkeys(text for text in texts if text))

@@ -37,7 +37,10 @@ class Calm:
         self._dismissed_s = now_s
 
     def settled(self, *, was_used: bool) -> None:
-        """Note that a suggestion left the screen. One that was accepted or typed ends a dismissal's effect, too."""
+        """Note that a suggestion left the screen.
+
+        One that was accepted or typed ends a dismissal's effect, too.
+        """
         self._left_in_a_row = 0 if was_used else self._left_in_a_row + 1
         if was_used:
             self._dismissed_s = None
@@ -56,8 +59,12 @@ class Calm:
         self._places.pop(uri, None)
 
     def why_wait(self, uri: str, revision: int, place: tuple[int, int], now_s: float) -> str:
-        """Return why a request at ``place`` waits longer, or an empty string; the next one is compared with it."""
-        last, here = self._places.get(uri), _Place(revision, *place)
+        """Return why a request at ``place`` waits longer, or an empty string.
+
+        The next one is compared with it.
+        """
+        last = self._places.get(uri)
+        here = _Place(revision, *place)
         self._places[uri] = here
         if self._dismissed_s is not None and now_s - self._dismissed_s < AFTER_DISMISSAL_S:
             return "after a dismissal"

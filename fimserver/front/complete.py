@@ -1,4 +1,6 @@
-"""One completion, from cursor to suggestions: gate → memory → delay → context → host → post-processing → memory.
+"""One completion, from cursor to suggestions.
+
+Gate → memory → delay → context → host → post-processing → memory.
 
 Every way out has a reason.
 """
@@ -22,7 +24,15 @@ from fimserver.wire import Answer, CompletionBody
 
 # Reasons that would be the same if the same were asked again.
 LASTING = frozenset(
-    {Reason.EMPTY, Reason.BLANK, Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.NO_OP}
+    {
+        Reason.EMPTY,
+        Reason.BLANK,
+        Reason.CONTROL,
+        Reason.DUPLICATE,
+        Reason.REPETITION,
+        Reason.SYNTAX,
+        Reason.NO_OP,
+    }
 )
 PARSE_AFTER_S = 0.004  # by then the request has been sent
 
@@ -85,20 +95,28 @@ async def _debounce(request: CompletionRequest, body: CompletionBody, services: 
     wait_s = request.send_at_s - time.monotonic()
     if wait_s > 0:
         warm = body.model_copy(update={"max_tokens": 0})
-        services.running.run_detached(services.host.complete(warm, deadline_s=request.deadline_s, asked=False))
+        services.running.run_detached(
+            services.host.complete(warm, deadline_s=request.deadline_s, asked=False)
+        )
         await asyncio.sleep(wait_s)
 
 
 async def _ask(request: CompletionRequest, body: CompletionBody, host: HostClient) -> Answer:
     parsing = asyncio.get_running_loop().call_later(PARSE_AFTER_S, parse_ahead, request)
     try:
-        return await host.complete(body, deadline_s=request.deadline_s, asked=request.invoked, watch=request.watch)
+        return await host.complete(
+            body, deadline_s=request.deadline_s, asked=request.invoked, watch=request.watch
+        )
     finally:
         parsing.cancel()
 
 
 def _followed_up(
-    request: CompletionRequest, context: PromptContext, body: CompletionBody, outcome: Outcome, services: Services
+    request: CompletionRequest,
+    context: PromptContext,
+    body: CompletionBody,
+    outcome: Outcome,
+    services: Services,
 ) -> Outcome:
     """Keep what was asked, for a comparison that asks the same again, and ask ahead for what comes next."""
     shown = outcome.suggestions[0]

@@ -1,7 +1,7 @@
 """Settings of one editor window, which an editor may change at any time.
 
-The names are the same in ``initializationOptions`` and in the settings section ``fimserver``, in camelCase or with
-underscores. A value that cannot be used is left out and named; the others hold.
+The names are the same in ``initializationOptions`` and in the settings section ``fimserver``, in camelCase or
+with underscores. A value that cannot be used is left out and named; the others hold.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class Config(BaseModel):
     shown_per_minute: int = Field(0, ge=0, le=1000)  # suggestions that were not asked for; 0: no limit
     battery: Literal["ignore", "save", "off"] = "save"  # on battery or while the system saves power
     candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
-    menu: Literal["auto", "always", "never"] = "auto"  # completion menu: where there is no ghost text, always, never
+    menu: Literal["auto", "always", "never"] = (
+        "auto"  # completion menu: where there is no ghost text, always, never
+    )
     prefetch: bool = True
     snippets: bool = True
     exclude: tuple[str, ...] = ()  # globs, on top of the built-in ones
@@ -70,7 +72,9 @@ def from_settings(settings: Settings) -> Config:
     if settings.deadline_ms is None:
         return config
     deadline_ms = min(settings.deadline_ms, 10_000.0)
-    return config.model_copy(update={"deadline_ms": deadline_ms, "invoked_deadline_ms": max(deadline_ms, 5000.0)})
+    return config.model_copy(
+        update={"deadline_ms": deadline_ms, "invoked_deadline_ms": max(deadline_ms, 5000.0)}
+    )
 
 
 def changed(config: Config, sent: Any) -> tuple[Config, tuple[str, ...]]:
@@ -83,10 +87,15 @@ def setting_problems(sent: Any) -> tuple[str, ...]:
     """Return a line for each name or value among an editor's settings that has no effect. Quotes no value."""
     if not isinstance(sent, dict):
         return ()
-    unknown = [str(key) for key in sent if _name(str(key)) not in Config.model_fields and key not in EDITOR_SETTINGS]
+    unknown = [
+        str(key) for key in sent if _name(str(key)) not in Config.model_fields and key not in EDITOR_SETTINGS
+    ]
     return tuple(
         [_unknown_name(key) for key in unknown]
-        + [f"{to_camel(name)}: {problem}; it stays as it was" for name, problem in _changed(Config(), sent)[1].items()]
+        + [
+            f"{to_camel(name)}: {problem}; it stays as it was"
+            for name, problem in _changed(Config(), sent)[1].items()
+        ]
     )
 
 
@@ -94,7 +103,9 @@ def _unknown_name(key: str) -> str:
     names = [to_camel(name) for name in Config.model_fields]
     close = get_close_matches(key.lower(), [name.lower() for name in names], n=1)
     meant = next((name for name in names if close and name.lower() == close[0]), "")
-    return f"{key[:MAX_NAME_CHARS]!a}: there is no such setting" + (f"; did you mean {meant}?" if meant else "")
+    return f"{key[:MAX_NAME_CHARS]!a}: there is no such setting" + (
+        f"; did you mean {meant}?" if meant else ""
+    )
 
 
 def _changed(config: Config, sent: Any) -> tuple[Config, dict[str, str]]:
@@ -102,7 +113,9 @@ def _changed(config: Config, sent: Any) -> tuple[Config, dict[str, str]]:
     if not isinstance(sent, dict):
         return config, {}
     named = {_name(str(key)): value for key, value in sent.items()}
-    values = {name: value for name, value in named.items() if value is not None and name in Config.model_fields}
+    values = {
+        name: value for name, value in named.items() if value is not None and name in Config.model_fields
+    }
     problems: dict[str, str] = {}
     while True:
         try:

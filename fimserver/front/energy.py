@@ -17,7 +17,10 @@ SYS = Path("/sys")
 
 
 class Energy:
-    """Power state of this machine. Reading it may take a while, so that the last one read is returned at once."""
+    """Power state of this machine.
+
+    Reading it may take a while, so that the last one read is returned at once.
+    """
 
     def __init__(
         self,
@@ -59,13 +62,20 @@ def read_power() -> Power:
 
 
 def from_sysfs(root: Path) -> Power:
-    """Return what Linux says: the platform profile, then the power supplies. A battery of a mouse does not count."""
+    """Return what Linux says: the platform profile, then the power supplies.
+
+    A battery of a mouse does not count.
+    """
     if _text(root / "firmware/acpi/platform_profile") in {"low-power", "quiet"}:
         return "saving"
     supplies = list((root / "class/power_supply").glob("*"))
     if any(_text(supply / "type") != "Battery" and _text(supply / "online") == "1" for supply in supplies):
         return "mains"
-    own = [supply for supply in supplies if _text(supply / "type") == "Battery" and _text(supply / "scope") != "Device"]
+    own = [
+        supply
+        for supply in supplies
+        if _text(supply / "type") == "Battery" and _text(supply / "scope") != "Device"
+    ]
     return "battery" if any(_text(supply / "status") == "Discharging" for supply in own) else "mains"
 
 

@@ -25,7 +25,8 @@ def arrive(
     popup: SelectedCompletion | None = None,
 ) -> CompletionRequest:
     """Resolve a request. What runs later sees the document and the settings as they are now."""
-    uri, snapshot = document.uri, document.snapshot(place)
+    uri = document.uri
+    snapshot = document.snapshot(place)
     turn = session.turn(uri)
     reason, message = refusal(session, document, snapshot, popup, invoked=invoked)
     if reason is None and not invoked:
@@ -51,7 +52,9 @@ def arrive(
 
 def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest:
     """Add what only a request that passes needs."""
-    config, uri, snapshot = session.config, request.uri, request.snapshot
+    config = session.config
+    uri = request.uri
+    snapshot = request.snapshot
     delay_ms = 0.0 if request.invoked else _delay_ms(session, request)
     return replace(
         request,
@@ -69,8 +72,12 @@ def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest
 
 
 def _delay_ms(session: Session, request: CompletionRequest) -> float:
-    """Return how long an automatic request waits: for the next key, longer while suggestions seem unwanted."""
-    config, place = session.config, request.snapshot.place
+    """Return how long an automatic request waits.
+
+    For the next key, longer while suggestions seem unwanted.
+    """
+    config = session.config
+    place = request.snapshot.place
     delay_ms = session.rhythm(request.uri).delay_ms(request.received_s, config.delay_ms)
     if session.calm.why_wait(request.uri, request.snapshot.revision, place, request.received_s):
         delay_ms += config.calm_delay_ms
@@ -89,7 +96,10 @@ def unasked_refusal(session: Session, document: Document) -> Reason | None:
 
 
 def limits(session: Session, *, invoked: bool) -> Limits:
-    """Return the limits that the settings ask for. One who asked may wait longer, and gets several candidates."""
+    """Return the limits that the settings ask for.
+
+    One who asked may wait longer, and gets several candidates.
+    """
     config = session.config
     return Limits(
         max_tokens=config.max_tokens,
@@ -101,7 +111,12 @@ def limits(session: Session, *, invoked: bool) -> Limits:
 
 
 def refusal(
-    session: Session, document: Document, snapshot: Snapshot, popup: SelectedCompletion | None, *, invoked: bool
+    session: Session,
+    document: Document,
+    snapshot: Snapshot,
+    popup: SelectedCompletion | None,
+    *,
+    invoked: bool,
 ) -> tuple[Reason | None, str]:
     """Return why nothing is asked for this document, or at this place; ``None`` for a request that passes.
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 GRACE_S = 0.5  # that the host gets after the deadline to answer
 POLL_S = 0.05
 EVENTS_S = 2.0
-OK, NO_CONTENT, TOO_MANY = 200, 204, 429
+OK = 200
+NO_CONTENT = 204
+TOO_MANY = 429
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
@@ -43,11 +45,13 @@ class Health:
 class HostClient(Protocol):
     """Client of a host: ``HttpHostClient``, or a fake."""
 
-    async def complete(self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None) -> Answer:
+    async def complete(
+        self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None
+    ) -> Answer:
         """Return the host's answer. Never raises; cancelling it stops the host's work.
 
-        ``deadline_s`` is of the monotonic clock; the body goes out with the time that is left then. ``asked``: the user
-        asked for it, it was not triggered by typing.
+        ``deadline_s`` is of the monotonic clock; the body goes out with the time that is left then.
+        ``asked``: the user asked for it, it was not triggered by typing.
         """
         ...
 
@@ -60,7 +64,10 @@ class HostClient(Protocol):
         ...
 
     async def pause(self, minutes: float) -> str:
-        """Have the host give its memory back for so long at most; 0 ends that. Returns why that failed, or nothing."""
+        """Have the host give its memory back for so long at most; 0 ends that.
+
+        Returns why that failed, or nothing.
+        """
         ...
 
     def revive(self) -> None:
@@ -86,7 +93,9 @@ class HttpHostClient:
     def _client(self) -> httpx2.AsyncClient:
         return self._make_client()
 
-    async def complete(self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None) -> Answer:
+    async def complete(
+        self, body: CompletionBody, *, deadline_s: float, asked: bool, watch: Watch | None = None
+    ) -> Answer:
         if (reason := await self._wait_for_host(deadline_s, asked=asked)) is not None:
             return failure(reason, self._problem(reason))
         import httpx2  # noqa: PLC0415 - see above
@@ -181,13 +190,19 @@ class HttpHostClient:
     def _unreachable(self, error: Exception) -> str:
         """Return what to tell the user of a host that cannot be reached. One of our own is started again."""
         why = type(error).__name__
-        return why if self._process else f"{self._url} does not answer ({why}): is `fimserver serve` running there?"
+        return (
+            why
+            if self._process
+            else f"{self._url} does not answer ({why}): is `fimserver serve` running there?"
+        )
 
     async def _wait_for_host(self, deadline_s: float, *, asked: bool) -> Reason | None:
         """Wait for the host until the deadline; return ``None`` when it listens."""
         if self._process is None:
             return None
-        reason = self._process.state(asked=asked)  # an explicit request resets the circuit breaker once, not at every poll
+        reason = self._process.state(
+            asked=asked
+        )  # an explicit request resets the circuit breaker once, not at every poll
         while reason is not None:
             if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline_s:
                 return reason
@@ -197,7 +212,10 @@ class HttpHostClient:
 
 
 def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -> HostClient:
-    """Return a client of the host at ``connect``, or of this user's own. Raises ``InputError`` for a URL that is none."""
+    """Return a client of the host at ``connect``, or of this user's own.
+
+    Raises ``InputError`` for a URL that is none.
+    """
     if not connect:
         process = own()
         return HttpHostClient(lambda: _client("http://localhost", token, str(process.path)), process)
@@ -214,7 +232,9 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
     transport = httpx2.AsyncHTTPTransport(uds=socket, verify=verify) if socket else None
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # trust_env=False: a proxy of the environment must not see code that was meant for this machine.
-    return httpx2.AsyncClient(base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False, verify=verify)
+    return httpx2.AsyncClient(
+        base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False, verify=verify
+    )
 
 
 def _read(response: httpx2.Response) -> Answer:
@@ -231,7 +251,9 @@ def _read(response: httpx2.Response) -> Answer:
 def _well(response: httpx2.Response) -> Health:
     """Read the health of a host that can complete. Another server's answer is refused."""
     try:
-        return Health(None, models={str(route): str(name) for route, name in response.json()["models"].items()})
+        return Health(
+            None, models={str(route): str(name) for route, name in response.json()["models"].items()}
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return Health(Reason.REFUSED, "not a host of fimserver")
 

@@ -1,4 +1,6 @@
-"""Process of this user's model host: starts it, starts it again after a death, and gives up when it keeps dying.
+"""Process of this user's model host.
+
+Starts it, starts it again after a death, and gives up when it keeps dying.
 
 All windows share the host, and any of them may start it; a lock of the host decides which one serves.
 """
@@ -44,7 +46,10 @@ class HostProcess:
         serving: Callable[[Path], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path, self._spawn, self._serving, self._clock = path, spawn, serving or is_serving, clock
+        self.path = path
+        self._spawn = spawn
+        self._serving = serving or is_serving
+        self._clock = clock
         self._child: Child | None = None
         self._was_up = False
         self._deaths: deque[float] = deque(maxlen=len(BACK_OFF_S))
@@ -91,7 +96,9 @@ class HostProcess:
             self._deaths.append(now)
             self._was_up = False
             if code is None and self._child is not None and self._child.poll() is None:
-                self._child = None  # it lives and does not listen: another may be started, its lock permitting
+                self._child = (
+                    None  # it lives and does not listen: another may be started, its lock permitting
+                )
 
     def _resting(self, now: float) -> bool:
         return len(self._deaths) == len(BACK_OFF_S) and now - self._deaths[0] < DEATHS_WINDOW_S
@@ -123,7 +130,10 @@ def own_hosting(settings: Settings) -> HostProcess:
 
 
 def spawn_host(settings: Settings, path: Path) -> subprocess.Popen[bytes]:
-    """Start a host that outlives this window. It gets no pipe of the editor, and its folder is no workspace."""
+    """Start a host that outlives this window.
+
+    It gets no pipe of the editor, and its folder is no workspace.
+    """
     with _log_file() as file:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "fimserver.cli", "host", "--socket", str(path), *_flags(settings)],
@@ -148,5 +158,7 @@ def _log_file() -> BinaryIO:
 
 def _flags(settings: Settings) -> list[str]:
     """Return the options of this window that a host depends on, as flags."""
-    names = [name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set]
+    names = [
+        name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set
+    ]
     return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))]

@@ -49,14 +49,21 @@ class Memory:
             self._forget(next(iter(self._entries)))
 
     def recall(self, key: Key) -> tuple[RememberedMiddle, ...]:
-        """Return the middles of a place: its own, or the rest of one that was typed into. Empty: never asked."""
+        """Return the middles of a place: its own, or the rest of one that was typed into.
+
+        Empty: never asked.
+        """
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key]
         for old in reversed(self._entries):
             typed = key.prefix[len(old.prefix) :]
             if typed and _same_place(old, key):
-                left = tuple(m._replace(text=m.text[len(typed) :]) for m in self._entries[old] if _continues(m.text, typed))
+                left = tuple(
+                    m._replace(text=m.text[len(typed) :])
+                    for m in self._entries[old]
+                    if _continues(m.text, typed)
+                )
                 if left:
                     return left
         return ()

@@ -26,7 +26,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended, with or without suggestions, and what it took. ``by`` names the filter that dropped all."""
+    """How a request ended, with or without suggestions, and what it took.
+
+    ``by`` names the filter that dropped all.
+    """
 
     suggestions: tuple[Suggestion, ...] = ()
     reason: Reason = Reason.EMPTY

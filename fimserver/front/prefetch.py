@@ -29,7 +29,9 @@ async def prefetch(
     after = replace(
         context,
         prefix=context.prefix + shown.text,
-        suffix=context.suffix[max(0, replaced - len(context.stripped)) :],  # what is stripped is not in the suffix anyway
+        suffix=context.suffix[
+            max(0, replaced - len(context.stripped)) :
+        ],  # what is stripped is not in the suffix anyway
         typed_chars=context.typed_chars + len(shown.text),
     )
     key = Key(request.uri, request.route, after.suffix, after.prefix)
@@ -45,7 +47,8 @@ async def prefetch(
 
 def accepted(snapshot: Snapshot, shown: Suggestion) -> Snapshot:
     """Return the document as it would be with a suggestion in it, and the cursor after that."""
-    first, last = shown.start.line, shown.end.line
+    first = shown.start.line
+    last = shown.end.line
     left = snapshot.lines[first][: shown.start.column]
     new = split_lines(left + shown.text + snapshot.lines[last][shown.end.column :])
     if last + 1 < len(snapshot.lines) and new[-1] == "":

@@ -32,8 +32,12 @@ def account(session: Session, request: CompletionRequest, outcome: Outcome) -> N
 
 
 def answer_record(session: Session, request: CompletionRequest, outcome: Outcome) -> AnswerRecord:
-    """Return a request's end in numbers. The route of what comes from memory is known only where one was pinned."""
-    used, turn = outcome.usage, request.turn
+    """Return a request's end in numbers.
+
+    The route of what comes from memory is known only where one was pinned.
+    """
+    used = outcome.usage
+    turn = request.turn
     decision = used.decision if used else None
     route = used.route if used and used.model else "" if request.route == "auto" else request.route
     text = outcome.suggestions[0].text if outcome.suggestions else ""
@@ -57,7 +61,9 @@ def answer_record(session: Session, request: CompletionRequest, outcome: Outcome
     if turn is None or turn.route != route:
         return record
     is_first = session.trial.is_first(request.document_id, turn)
-    return record.model_copy(update={"policy": turn.mode, "propensity": PROPENSITY, "block": turn.block, "first": is_first})
+    return record.model_copy(
+        update={"policy": turn.mode, "propensity": PROPENSITY, "block": turn.block, "first": is_first}
+    )
 
 
 def _bucket(decision: Decision | None, text: str) -> int | None:

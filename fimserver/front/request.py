@@ -16,7 +16,8 @@ from fimserver.types import RoutePin, Snippet, StopRule
 from fimserver.wire import CompletionBody, EditorHints, SnippetBody
 
 Surface = Literal["inline", "menu"]
-PATH_CHARS, REPO_CHARS = 1000, 200  # that the wire takes
+PATH_CHARS = 1000
+REPO_CHARS = 200  # that the wire takes
 
 
 class SelectedCompletion(NamedTuple):
@@ -41,7 +42,8 @@ class Limits:
 class CompletionRequest:
     """A request for suggestions. Times are seconds of the monotonic clock; ids are opaque hashes.
 
-    ``refusal``: why nothing is asked for here. ``snapshot`` is the text at arrival, ``document`` the text as it is now.
+    ``refusal``: why nothing is asked for here. ``snapshot`` is the text at arrival, ``document`` the text as
+    it is now.
     """
 
     document: Document
@@ -109,7 +111,10 @@ def typed_since(start: Position, snapshot: Snapshot) -> str:
 
 
 def completion_body(request: CompletionRequest, context: PromptContext) -> CompletionBody:
-    """Build the request to the host. The host resolves ``stop = auto``; the client stamps the time that is left."""
+    """Build the request to the host.
+
+    The host resolves ``stop = auto``; the client stamps the time that is left.
+    """
     limits = request.limits
     prefix = request.with_popup(context.prefix)
     hints = EditorHints(

@@ -1,4 +1,7 @@
-"""Running work of one editor window: the newest request of each slot, and background work that nobody waits for."""
+"""Running work of one editor window.
+
+The newest request of each slot, and background work that nobody waits for.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,9 @@ class Running:
 
     def stop(self, uri: str = "") -> None:
         """End the request of a slot, those of a document, or all of them."""
-        for slot in [slot for slot in self._requests if not uri or slot == uri or slot.startswith(f"{uri}\0")]:
+        for slot in [
+            slot for slot in self._requests if not uri or slot == uri or slot.startswith(f"{uri}\0")
+        ]:
             running = self._requests.pop(slot)
             if not running.superseded.done():
                 running.superseded.set_result(None)
@@ -69,7 +74,10 @@ class Running:
         task.add_done_callback(self._detached.discard)
 
     def run_prefetch(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run idle work in place of the one before. Keys do not end it: the host ends it for any other request."""
+        """Run idle work in place of the one before.
+
+        Keys do not end it: the host ends it for any other request.
+        """
         self.stop_prefetch()
         self._prefetch = asyncio.ensure_future(work)
 

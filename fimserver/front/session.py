@@ -81,7 +81,10 @@ class Session:
         self.set_roots(())
 
     async def send_events(self, batch: bytes) -> bool:
-        """Send events to the host, unless the user does not want that. Returns whether the batch is settled."""
+        """Send events to the host, unless the user does not want that.
+
+        Returns whether the batch is settled.
+        """
         return await self.host.send_events(batch) if self.config.stats else True
 
     async def _ask_shadow(self, body: CompletionBody, deadline_ms: float) -> Answer:
@@ -183,7 +186,10 @@ class Session:
         return self.config.triggers.get(document.language) or self.config.trigger
 
     def turn(self, uri: str) -> RouteTurn | None:
-        """Return a document's turn in the comparison; ``None`` where none runs, or the user wants one route."""
+        """Return a document's turn in the comparison.
+
+        ``None`` where none runs, or the user wants one route.
+        """
         return self.trial.turn(self.opaque(uri)) if self.wanted(uri) == "auto" else None
 
     def rhythm(self, uri: str) -> TypingRhythm:

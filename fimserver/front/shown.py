@@ -37,7 +37,8 @@ def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[Remember
 def _filter(text: str, context: FilterContext) -> Candidate | Dropped:
     if text.strip():
         return postprocess(text, context)
-    # A model that ended a middle without text means that nothing belongs there; else something ended it for the model.
+    # A model that ended a middle without text means that nothing belongs there; else something ended it for
+    # the model.
     return Dropped(Reason.EMPTY if context.reason in _COMPLETE else context.reason, "")
 
 
@@ -57,7 +58,10 @@ def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
 
 
 def _indent_unit(request: CompletionRequest) -> str:
-    """Return what the file is indented by, empty where it does not show it yet. Recipes of make need tabs in any case."""
+    """Return what the file is indented by, empty where it does not show it yet.
+
+    Recipes of make need tabs in any case.
+    """
     if is_makefile(request.document.language, request.path):
         return "\t"
     return indent_unit(request.snapshot.lines, default="")
@@ -69,8 +73,12 @@ def parse_ahead(request: CompletionRequest) -> None:
 
 
 def fitted(request: CompletionRequest, middles: Sequence[RememberedMiddle]) -> tuple[Suggestion, ...]:
-    """Return suggestions as edits: what they repeat of the line is replaced, and the popup's item comes first."""
-    before, after = request.snapshot.line_before, request.snapshot.line_after
+    """Return suggestions as edits.
+
+    What they repeat of the line is replaced, and the popup's item comes first.
+    """
+    before = request.snapshot.line_before
+    after = request.snapshot.line_after
     lead = request.popup.text if request.popup else ""
     line, column = request.snapshot.place
     candidates = [fit(middle.text, before, after) for middle in middles]

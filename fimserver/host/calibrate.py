@@ -51,7 +51,8 @@ class Background:
     """Samples for a host without measured costs, one whenever it is idle."""
 
     def __init__(self, scheduler: Scheduler, pins: tuple[Route, ...]) -> None:
-        self._scheduler, self._pins = scheduler, pins
+        self._scheduler = scheduler
+        self._pins = pins
         self._left: list[Job] | None = None
 
     def step(self, idle_s: float) -> None:
@@ -59,8 +60,11 @@ class Background:
         if self._scheduler.state is not None or any(self._scheduler.depth) or idle_s < IDLE_S:
             return
         if self._left is None:
-            costs, served = self._scheduler.router.costs, self._scheduler.served
-            self._left = list(jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known)))
+            costs = self._scheduler.router.costs
+            served = self._scheduler.served
+            self._left = list(
+                jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known))
+            )
         if self._left:
             self._scheduler.submit(replace(self._left.pop(), budget=Deadline.of_ms(TIME_MS)))
 

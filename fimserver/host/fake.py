@@ -14,14 +14,17 @@ Script = Callable[[Request, Route], Iterator[str | float | tuple[Slot, ...] | Ba
 
 
 class FakeEngine:
-    """Yields the steps of a script: text, a canvas, a pause in seconds, or an error to raise. Checks its deadline.
+    """Yields the steps of a script: text, a canvas, a pause in seconds, or an error to raise.
+
+    Checks its deadline.
 
     On the ar route each text is a round of which one of two drafted tokens stood.
     """
 
     def __init__(self, host: FakeEngines, route: Route) -> None:
         self.card: Any = SimpleNamespace(name="fake")
-        self._host, self._route = host, route
+        self._host = host
+        self._route = route
 
     def warm(self, request: Request, budget: Deadline) -> None:  # noqa: ARG002 - the shape of an engine
         self._host.warmed.append(request)

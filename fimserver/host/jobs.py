@@ -79,7 +79,10 @@ class DeviceLostError(Exception):
 
 
 def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk]:
-    """Chunks of every choice; each choice ends with a chunk that has its usage. Raises ``DeviceLostError``."""
+    """Chunks of every choice; each choice ends with a chunk that has its usage.
+
+    Raises ``DeviceLostError``.
+    """
     length = router.expect(job.request)
     fitted = fit(job.request, length)
     chosen = router.decide(_routing_request(engines, job, router, fitted, length))
@@ -95,7 +98,10 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
 def _routing_request(
     engines: EngineSource, job: Job, router: Router, fitted: Request, length: LengthPrediction
 ) -> RoutingRequest:
-    """What the router needs to know of the engines. One that cannot be loaded is not tried again for a while."""
+    """What the router needs to know of the engines.
+
+    One that cannot be loaded is not tried again for a while.
+    """
     routes = ROUTES if job.pin == "auto" else (job.pin,)
     rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
     able = [route for route in routes if job.pin != "auto" or not router.resting(route)] or routes
@@ -122,12 +128,16 @@ def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int 
 
 
 def _left_ms(budget: Deadline) -> float:
-    return NO_DEADLINE_MS if budget.deadline is None else max(0.0, (budget.deadline - time.monotonic()) * 1000)
+    return (
+        NO_DEADLINE_MS if budget.deadline is None else max(0.0, (budget.deadline - time.monotonic()) * 1000)
+    )
 
 
 def _seen(usage: Usage) -> LatencySample:
     passes = usage.forwards - usage.prefill.forwards
-    return LatencySample(usage.prefill.rows, usage.prefill.ms, passes, usage.tokens, usage.total_ms, usage.reason)
+    return LatencySample(
+        usage.prefill.rows, usage.prefill.ms, passes, usage.tokens, usage.total_ms, usage.reason
+    )
 
 
 def _served(
@@ -137,20 +147,29 @@ def _served(
     said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
     for piece in _guarded(engines, job, index, decision, request):
         said = said or bool(piece.text)
-        if said or not piece.usage or piece.usage.reason not in UNABLE or router.resting(other(decision.route)):
+        if (
+            said
+            or not piece.usage
+            or piece.usage.reason not in UNABLE
+            or router.resting(other(decision.route))
+        ):
             yield piece
             continue
         why = piece.error or EXPLANATIONS[piece.usage.reason]
         if piece.usage.reason is not Reason.NON_FINITE:  # which may be this prompt's own
             router.rest(decision.route, why)
-        instead = replace(decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}")
+        instead = replace(
+            decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}"
+        )
         yield from _guarded(engines, job, index, instead, request)
 
 
 def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[Decision, Request]]:
     """The request itself, then the same on the other route, then sampled ones: candidates that differ."""
     yield chosen, request
-    others = [replace(chosen, route=other(chosen.route), why="another candidate")] if job.pin == "auto" else []
+    others = (
+        [replace(chosen, route=other(chosen.route), why="another candidate")] if job.pin == "auto" else []
+    )
     for i in range(1, job.choices):
         if others:
             yield others.pop(), request
@@ -159,7 +178,9 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
             yield chosen, replace(request, temperature=warmer, seed=request.seed + i)
 
 
-def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, request: Request) -> Iterator[CompletionChunk]:
+def _guarded(
+    engines: EngineSource, job: Job, index: int, decision: Decision, request: Request
+) -> Iterator[CompletionChunk]:
     """A choice that ends with a reason whatever happens.
 
     Out of memory before any text was sent: caches are emptied and it is tried once more.
@@ -199,17 +220,22 @@ def _guarded(engines: EngineSource, job: Job, index: int, decision: Decision, re
         return
 
 
-def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage: Usage) -> Iterator[CompletionChunk]:
+def _choice(
+    engines: EngineSource, job: Job, index: int, request: Request, usage: Usage
+) -> Iterator[CompletionChunk]:
     assert usage.route
     engine = engines.engine(usage.route)
     request = _with_room(engine, job.request, request)
     if job.warm:
         engine.warm(request, job.budget)
         yield CompletionChunk(
-            index=index, usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END})
+            index=index,
+            usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END}),
         )
         return
-    started, first_ms, held = time.perf_counter(), 0.0, ""
+    started = time.perf_counter()
+    first_ms = 0.0
+    held = ""
     for chunk in engine.complete(request, job.budget):
         added, held, stopped = _until_stop(held + chunk.text, job.stops)
         reason = Reason.BLOCK if stopped else job.named(chunk.reason)
@@ -234,18 +260,26 @@ def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage
 
 def _ends_process(error: BaseException) -> bool:
     """Whether an error asks this process to end, such as Ctrl-C, which Python raises in the main thread."""
-    return isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread()
+    return (
+        isinstance(error, KeyboardInterrupt | SystemExit)
+        and threading.current_thread() is threading.main_thread()
+    )
 
 
 def _with_room(engine: Engine, asked: Request, fitted: Request) -> Request:
-    """The fitted request, but for a canvas that expands and deletes: it starts with as many slots as its card says.
+    """The fitted request, but for a canvas that expands and deletes.
 
-    A start at the expected length costs DreamOn 1 to 3 points of pass@1 and a third more passes (arXiv 2602.01326).
+    It starts with as many slots as its card says.
+
+    A start at the expected length costs DreamOn 1 to 3 points of pass@1 and a third more passes (arXiv
+    2602.01326).
     """
     canvas = getattr(engine.card, "canvas", None)
     if canvas is None or canvas.length != "expand":
         return fitted
-    return replace(fitted, max_tokens=asked.max_tokens, canvas_tokens=max(fitted.canvas_tokens, canvas.initial_tokens))
+    return replace(
+        fitted, max_tokens=asked.max_tokens, canvas_tokens=max(fitted.canvas_tokens, canvas.initial_tokens)
+    )
 
 
 def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
@@ -270,4 +304,8 @@ def where(error: BaseException) -> str:
     """Type and place of an error, without its message, which may quote text of the user."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1] if frames else None
-    return f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno}" if last else type(error).__name__
+    return (
+        f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
+        if last
+        else type(error).__name__
+    )

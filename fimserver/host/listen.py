@@ -35,7 +35,9 @@ from fimserver.types import ROUTES, Route
 log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
 BACKLOG = 128
-CHANGED_EXIT_S = 2.0  # of idleness, when models came or went: the next request starts a host that chooses among them
+CHANGED_EXIT_S = (
+    2.0  # of idleness, when models came or went: the next request starts a host that chooses among them
+)
 POLL_S = 0.05
 SOCKET_CHECK_S = 1.0
 USELESS_EXIT_S = 60.0  # a host that has no model serves nobody: it only says why for a while
@@ -43,7 +45,10 @@ SAVE_EVERY = 20  # answers
 
 
 def load_models(settings: Settings) -> EngineSource:
-    """Models with the engines of the wanted routes; others follow when they are asked for. Raises ``FimError``."""
+    """Models with the engines of the wanted routes; others follow when they are asked for.
+
+    Raises ``FimError``.
+    """
     for route in routes(settings):
         if name := settings.card(route):
             get_card(name)  # before torch takes its memory for a name that no card has
@@ -85,7 +90,10 @@ def run_tcp(
     allowed_hosts: frozenset[str],
     bound: Callable[[tuple[str, ...]], None] = lambda _: None,
 ) -> int:
-    """Serve TCP to clients that have the token. ``bound`` gets the URLs when the address is ours. Raises ``InputError``."""
+    """Serve TCP to clients that have the token.
+
+    ``bound`` gets the URLs when the address is ours. Raises ``InputError``.
+    """
     names = frozenset(map(allowed_name, allowed_hosts))
     listener, name = bind_tcp(address)
     bound(urls(listener, name))
@@ -130,9 +138,14 @@ def _serve(
         )
     )
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it is done: let us clean up then
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # uvicorn raises them again when it is done: let us clean up then
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    listener.listen(BACKLOG)  # before anything imports torch: who connects now waits for the loop, not for a start
+    listener.listen(
+        BACKLOG
+    )  # before anything imports torch: who connects now waits for the loop, not for a start
     scheduler.start()
     asyncio.run(_until_told(server, listener, HostWatch(server, host, background, own, idle_exit_s)))
     scheduler.close(0.5)
@@ -151,10 +164,18 @@ class HostWatch:
     """Looks after a running host: idle work, its socket, and the reasons to end it."""
 
     def __init__(
-        self, server: uvicorn.Server, host: Host, background: Background, own: UnixSocket | None, idle_exit_s: float
+        self,
+        server: uvicorn.Server,
+        host: Host,
+        background: Background,
+        own: UnixSocket | None,
+        idle_exit_s: float,
     ) -> None:
-        self._server, self._host, self._background = server, host, background
-        self._own, self._idle_exit_s = own, idle_exit_s
+        self._server = server
+        self._host = host
+        self._background = background
+        self._own = own
+        self._idle_exit_s = idle_exit_s
         self._next_look = 0.0
         self._models = models_stamp()
 
@@ -197,10 +218,14 @@ class HostWatch:
             self._server.should_exit = True
             return
         listener.listen(BACKLOG)
-        config, state = self._server.config, self._server.server_state
+        config = self._server.config
+        state = self._server.server_state
         served = await asyncio.get_running_loop().create_server(
-            lambda: Connection(config=config, server_state=state, app_state={}), sock=listener, backlog=BACKLOG
+            lambda: Connection(config=config, server_state=state, app_state={}),
+            sock=listener,
+            backlog=BACKLOG,
         )
-        old, self._server.servers = self._server.servers, [served]
+        old = self._server.servers
+        self._server.servers = [served]
         for server in old:
             server.close()

@@ -17,7 +17,11 @@ def request_of(body: CompletionBody, settings: Settings) -> Request:
         prefix=body.prompt[-CONTEXT_CHARS:],
         suffix=(body.suffix or "")[:CONTEXT_CHARS],
         max_tokens=body.max_tokens or settings.max_tokens,
-        temperature=0.0 if body.top_p == 0 else settings.temperature if body.temperature is None else body.temperature,
+        temperature=0.0
+        if body.top_p == 0
+        else settings.temperature
+        if body.temperature is None
+        else body.temperature,
         top_p=body.top_p or settings.top_p,
         seed=settings.seed if body.seed is None else body.seed,
         stop=hints.stop or settings.stop,

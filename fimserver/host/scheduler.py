@@ -25,8 +25,9 @@ HANG_S = 30.0
 class Scheduler:
     """A queue with at most one waiting and one running job for each document.
 
-    ``load`` runs on the engine thread before the first job, and again after a pause; until it returns, jobs wait.
-    ``on_device_lost`` is called on the engine thread when the process has to end; requests until then are answered at once.
+    ``load`` runs on the engine thread before the first job, and again after a pause; until it returns, jobs
+    wait. ``on_device_lost`` is called on the engine thread when the process has to end; requests until then
+    are answered at once.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Scheduler:
         self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
         self.problem = ""
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
-        self._load, self._on_device_lost = load, on_device_lost
+        self._load = load
+        self._on_device_lost = on_device_lost
         self._waiting: dict[Key, Job] = {}
         self._running: Job | None = None
         self._changed = threading.Condition()
@@ -132,7 +134,10 @@ class Scheduler:
         return 0.0 if self._paused_until is None else max(0.0, self._paused_until - time.monotonic())
 
     def _refusal(self, job: Job) -> Reason | None:
-        """Why a job is not taken: the host closes or is paused, or a warm-up comes after the request that it was for."""
+        """Why a job is not taken.
+
+        The host closes or is paused, or a warm-up comes after the request that it was for.
+        """
         if self._closed:
             return Reason.CANCELLED
         if self.paused_s:
@@ -140,11 +145,15 @@ class Scheduler:
                 return Reason.PAUSED
             self._paused_until = None
         rivals = (self._waiting.get(job.key), self._running)
-        late = job.warm and any(rival is not None and rival.key == job.key and not rival.warm for rival in rivals)
+        late = job.warm and any(
+            rival is not None and rival.key == job.key and not rival.warm for rival in rivals
+        )
         return Reason.SUPERSEDED if late else None
 
     def _pointless(self, job: Job) -> list[Key]:
-        """Waiting jobs that have to go for ``job``: its document's, idle ones, and the oldest where the queue is full.
+        """Waiting jobs that have to go for ``job``.
+
+        Its document's, idle ones, and the oldest where the queue is full.
 
         An idle job pushes none but idle ones out.
         """
@@ -170,7 +179,8 @@ class Scheduler:
             log.error("loading failed: %s", where(error))  # noqa: TRY400
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
-            self.served, self.state = engines.served(), None
+            self.served = engines.served()
+            self.state = None
             return self._work(engines)
         return False
 
@@ -209,7 +219,8 @@ class Scheduler:
         return not self._closed
 
     def _fail(self, state: Reason, problem: str) -> None:
-        self.problem, self.state = problem, state
+        self.problem = problem
+        self.state = state
 
     def _next(self) -> Job | None:
         """The oldest waiting job, idle ones last; ``None`` when the host closes or pauses."""

@@ -20,7 +20,8 @@ MAX_PORT = 65_535
 class UnixSocket:
     """The socket of this user's host. Only the file that this process made is ever removed.
 
-    Others may remove it while the host runs: a logout, a cleaner of temporary files. ``recovered`` binds again.
+    Others may remove it while the host runs: a logout, a cleaner of temporary files. ``recovered`` binds
+    again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,19 +106,27 @@ def bound(listener: socket.socket, address: Any) -> socket.socket:
 
 
 def try_socket(path: Path) -> None:
-    """Bind a socket beside ``path``, and remove it. Raises ``InputError`` where a host could not listen there."""
+    """Bind a socket beside ``path``, and remove it.
+
+    Raises ``InputError`` where a host could not listen there.
+    """
     probe = UnixSocket(path.with_name(f"try-{os.getpid()}.sock"))
     try:
         private_folder(path.parent)
         probe.bind().close()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours") from None
+        raise InputError(
+            f"{path}: {error.strerror or error}: set XDG_RUNTIME_DIR to a folder of yours"
+        ) from None
     finally:
         probe.close()
 
 
 def bind_tcp(address: str) -> tuple[socket.socket, str]:
-    """A socket for ``HOST:PORT``, ``:PORT`` or ``PORT`` (loopback), and the host's name. Raises ``InputError``."""
+    """A socket for ``HOST:PORT``, ``:PORT`` or ``PORT`` (loopback), and the host's name.
+
+    Raises ``InputError``.
+    """
     name, _, port = address.rpartition(":")
     name = name.strip("[]") or "127.0.0.1"
     if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
@@ -128,17 +137,24 @@ def bind_tcp(address: str) -> tuple[socket.socket, str]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return bound(listener, where), name.lower()
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--listen {address}: {getattr(error, 'strerror', None) or 'not the name of a machine'}") from None
+        raise InputError(
+            f"--listen {address}: {getattr(error, 'strerror', None) or 'not the name of a machine'}"
+        ) from None
 
 
 def own_names(name: str) -> frozenset[str]:
     """Names in a Host header that mean this machine, where it listens on ``name``."""
-    everywhere = {socket.gethostname().lower(), socket.getfqdn().lower()} if _is_every_address(name) else set()
+    everywhere = (
+        {socket.gethostname().lower(), socket.getfqdn().lower()} if _is_every_address(name) else set()
+    )
     return LOOPBACK | {name} | everywhere
 
 
 def urls(listener: socket.socket, name: str) -> tuple[str, ...]:
-    """Addresses that clients can use: on this machine, and from elsewhere where it listens on every address."""
+    """Addresses that clients can use.
+
+    On this machine, and from elsewhere where it listens on every address.
+    """
     port = listener.getsockname()[1]
     if not _is_every_address(name):
         return (f"http://{_in_url(name)}:{port}",)

@@ -1,4 +1,7 @@
-"""The text around a cursor as the rules that end a middle need it: lines, open brackets, and small facts about lines."""
+"""The text around a cursor as the rules that end a middle need it.
+
+Lines, open brackets, and small facts about lines.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,16 @@ BELOW_LINES = 3  # of the suffix that a line of the middle is compared with
 LOOP_LINES = 12  # of a loop at most
 TRY_WORDS = frozenset({"except", "finally"})
 _TELLING_CHARS = 4  # word characters without which a line says nothing
-_PERIODS = ((1, 10), (10, 30), (20, 45), (30, 60))  # longest period, lexemes it must have filled (Copilot's limits)
+_PERIODS = (
+    (1, 10),
+    (10, 30),
+    (20, 45),
+    (30, 60),
+)  # longest period, lexemes it must have filled (Copilot's limits)
 _LONG_STRINGS = frozenset({'"""', "'''"})
-_CODE_LINE = re.compile(r"^[ \t]*(?:def|class|return|import|from|if|for|with|self|@)\b.*[:)\w]$", re.MULTILINE)
+_CODE_LINE = re.compile(
+    r"^[ \t]*(?:def|class|return|import|from|if|for|with|self|@)\b.*[:)\w]$", re.MULTILINE
+)
 _LEXEME = re.compile(r"\w+|[^\w\s]+")
 _WORD = re.compile(r"\w+")
 
@@ -64,12 +74,17 @@ class Around:
 
     @cached_property
     def state(self) -> ScanState:
-        """String, comment and brackets at the cursor. Text that begins within a string is noticed by code in strings."""
+        """String, comment and brackets at the cursor.
+
+        Text that begins within a string is noticed by code in strings.
+        """
         start = max(0, len(self.prefix) - WINDOW_CHARS)
         text = self.prefix[self.prefix.find("\n", start) + 1 if start else 0 :]
-        opened, state = -1, START
+        opened = -1
+        state = START
         for mark in scan(text, self.language, state):
-            opened, state = (mark.offset if mark.state.inside else -1), mark.state
+            opened = mark.offset if mark.state.inside else -1
+            state = mark.state
         if state.inside in _LONG_STRINGS and _CODE_LINE.search(text, opened):
             return state_after(text, self.language, ScanState(state.inside))
         return state
@@ -82,7 +97,8 @@ class Around:
     @cached_property
     def tries(self) -> frozenset[int]:
         """Columns of the ``try`` blocks that the cursor is in and that the suffix does not go on with."""
-        found, limit = set[int](), columns(self.left) if self.left.strip() else columns(self.left) or 1000
+        found = set[int]()
+        limit = columns(self.left) if self.left.strip() else columns(self.left) or 1000
         for line in reversed(self.prefix[-WINDOW_CHARS:].split("\n")[:-1]):
             if line.strip() and (width := columns(line)) < limit:
                 limit = width
@@ -108,7 +124,10 @@ def telling(line: str) -> bool:
 
 
 def loops(lexemes: Sequence[str]) -> bool:
-    """Whether the last lexemes are one short sequence over and over: the shortest period, by Knuth, Morris and Pratt."""
+    """Whether the last lexemes are one short sequence over and over.
+
+    The shortest period, by Knuth, Morris and Pratt.
+    """
     return any(len(lexemes) >= span and _period(lexemes[-span:]) <= longest for longest, span in _PERIODS)
 
 

@@ -37,13 +37,16 @@ def content_of(progress: MiddleState, around: Around, line: str) -> str:
 def advance(progress: MiddleState, around: Around, line: str, rules: frozenset[str]) -> MiddleState:
     """The state after a whole line of the middle, given without its newline."""
     content = content_of(progress, around, line)
-    state, closed = progress.state, progress.closed
+    state = progress.state
+    closed = progress.closed
     for mark in scan(line + "\n", around.language, state):
         closed += mark.char in CLOSES and len(mark.state.open) < len(around.state.open) - closed
         state = mark.state
     limit = columns(content) if progress.limit is None and content.strip() else progress.limit
     deeper = bool(content.strip()) and limit is not None and columns(content) > limit
-    closing = _closes_block(progress, around, state, closed) or _is_closing_word(progress, around, content, limit)
+    closing = _closes_block(progress, around, state, closed) or _is_closing_word(
+        progress, around, content, limit
+    )
     return replace(
         progress,
         start=progress.start + len(line) + 1,
@@ -66,7 +69,9 @@ def _closes_block(before: MiddleState, around: Around, state: ScanState, closed:
 def _is_closing_word(before: MiddleState, around: Around, content: str, limit: int | None) -> bool:
     """Whether a line is outside of the block and ends it with a word."""
     words = CLOSING_WORDS.get(around.language, ())
-    return bool(before.lines) and limit is not None and columns(content) < limit and first_word(content) in words
+    return (
+        bool(before.lines) and limit is not None and columns(content) < limit and first_word(content) in words
+    )
 
 
 def _joined(before: MiddleState, around: Around, content: str, rules: frozenset[str]) -> dict[str, int]:
@@ -80,7 +85,10 @@ def _joined(before: MiddleState, around: Around, content: str, rules: frozenset[
 
 
 def _limit(left: str) -> int | None:
-    """Columns of the block that the cursor is in; after a header it is the header's body. ``None``: the first line says."""
+    """Columns of the block that the cursor is in; after a header it is the header's body.
+
+    ``None``: the first line says.
+    """
     if not left:
         return None
     return columns(left) + int(left.rstrip().endswith(":"))

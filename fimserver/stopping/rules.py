@@ -1,7 +1,10 @@
-"""Rules that decide, while a middle is written, where it ends: by the text around it, by brackets, indentation and lines.
+"""Rules that decide, while a middle is written, where it ends.
 
-``Endings`` reads the middle as it grows, a line at a time, so a token costs microseconds. It looks at text alone; strings
-and comments are found by ``scan``. Rules that may need the rest of a line before they can decide hold that line back.
+By the text around it, by brackets, indentation and lines.
+
+``Endings`` reads the middle as it grows, a line at a time, so a token costs microseconds. It looks at text
+alone; strings and comments are found by ``scan``. Rules that may need the rest of a line before they can
+decide hold that line back.
 """
 
 from __future__ import annotations
@@ -11,7 +14,17 @@ from typing import NamedTuple
 
 from fimserver.languages import CLOSING_WORDS, CONTINUING_WORDS, SEMICOLONS
 from fimserver.reasons import Reason
-from fimserver.stopping.around import LOOP_LINES, TRY_WORDS, Around, columns, first_word, lexemes_of, line_at, loops, telling
+from fimserver.stopping.around import (
+    LOOP_LINES,
+    TRY_WORDS,
+    Around,
+    columns,
+    first_word,
+    lexemes_of,
+    line_at,
+    loops,
+    telling,
+)
 from fimserver.stopping.middle_state import MiddleState, advance, begin, content_of
 from fimserver.stopping.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
 from fimserver.types import StopRule
@@ -34,8 +47,13 @@ class Endings:
     """Where the middle of one request ends. ``end`` is given the text again and again, as it grows."""
 
     def __init__(self, around: Around, stop: StopRule, rules: frozenset[str] = RULES) -> None:
-        """``stop``: ``line`` for one line, ``block`` and ``none`` for more. ``rules``: those that are switched on."""
-        self.around, self.one_line, self.rules = around, stop == "line", rules
+        """``stop``: ``line`` for one line, ``block`` and ``none`` for more.
+
+        ``rules``: those that are switched on.
+        """
+        self.around = around
+        self.one_line = stop == "line"
+        self.rules = rules
         self._scope_reason = Reason.BLOCK if stop == "block" else Reason.SCOPE
         self._progress = begin(around)
 
@@ -59,7 +77,12 @@ class Endings:
         fresh = progress.start > 0 or not self.around.left.strip()
         if fresh and content and any(other.strip().startswith(content) for other in below):
             return len(text[: progress.start].rstrip())
-        if "repetition" in self.rules and content and progress.lines and progress.lines[-1].strip().startswith(content):
+        if (
+            "repetition" in self.rules
+            and content
+            and progress.lines
+            and progress.lines[-1].strip().startswith(content)
+        ):
             return len(text[: progress.start].rstrip())
         if "scope" in self.rules and self._is_outside(progress, line) and self._is_begun(progress, line):
             return len(text[: progress.start].rstrip())
@@ -94,7 +117,8 @@ class Endings:
 
     def _joins(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """The line repeats the rest of the cursor's line, or is the next line of the suffix."""
-        around, content = self.around, line.strip()
+        around = self.around
+        content = line.strip()
         if not content:
             return None
         if not progress.lines and around.left.strip():
@@ -111,14 +135,19 @@ class Endings:
         return end if same and self._cannot_be_twice(progress, line) else None
 
     def _cannot_be_twice(self, progress: MiddleState, line: str) -> bool:
-        """Whether a short line that is below cannot come before it too: it ends its block, or goes on with a statement."""
-        word, below = first_word(line), self.around.below
+        """Whether a short line that is below cannot come before it too.
+
+        It ends its block, or goes on with a statement.
+        """
+        word = first_word(line)
+        below = self.around.below
         last = len(below) == 1 or word in _FINAL or word in CONTINUING_WORDS
         return last and (columns(line) == columns(below[0]) or not progress.lines)
 
     def _joins_right(self, line: str, *, whole: bool) -> End | None:
         """The line goes on into what is right of the cursor: all of it, and not in a bracket of its own."""
-        around, right = self.around, self.around.right
+        around = self.around
+        right = self.around.right
         if not right or (not whole and not telling(right)):
             return None
         at = line.find(right) if telling(right) else len(line.rstrip()) - len(right)
@@ -154,8 +183,12 @@ class Endings:
         return progress.closing or (progress.limit is not None and columns(line) < progress.limit)
 
     def _is_begun(self, progress: MiddleState, line: str) -> bool:
-        """Whether the line may yet become one that goes on with the block: all of it is the start of a word that does."""
-        outside, words = self._is_left_of(progress, line), CLOSING_WORDS.get(self.around.language, ())
+        """Whether the line may yet become one that goes on with the block.
+
+        All of it is the start of a word that does.
+        """
+        outside = self._is_left_of(progress, line)
+        words = CLOSING_WORDS.get(self.around.language, ())
         if not outside:
             words = (*words, *CONTINUING_WORDS)
         elif columns(line) in self.around.tries:
@@ -173,7 +206,8 @@ class Endings:
     def _marks(self, progress: MiddleState, line: str) -> End | None:
         """The line closes a bracket or a string that the suffix closes, or is one statement and complete."""
         around = self.around
-        closed, state = progress.closed, progress.state
+        closed = progress.closed
+        state = progress.state
         for mark in scan(line, around.language, state):
             base = len(around.state.open) - closed
             if mark.char in CLOSES and len(state.open) <= base:
@@ -190,9 +224,12 @@ class Endings:
 
     def _is_suffixs(self, mark: SyntaxMark, state: ScanState, closed: int, line: str) -> bool:
         """Whether a closing bracket without partner in the middle is one that the suffix has."""
-        around, following = self.around, self.around.next_line
+        around = self.around
+        following = self.around.next_line
         if line.lstrip()[:1] == mark.char and columns(line) == columns(following):
-            return following.lstrip().startswith(mark.char)  # brackets too far away to be counted make no difference here
+            return following.lstrip().startswith(
+                mark.char
+            )  # brackets too far away to be counted make no difference here
         if closed < around.missing:
             return False
         if state.open and state.open[-1] == CLOSES[mark.char]:
@@ -200,11 +237,20 @@ class Endings:
         return (around.right or following.strip()).startswith(mark.char)
 
     def _before(self, progress: MiddleState, line: str, at: int) -> End:
-        """The middle ends before a bracket of the suffix; before its whole line where nothing else is left of it."""
-        reason = Reason.SUFFIX if self.around.right.startswith(line[at]) and not progress.lines else self._scope_reason
+        """The middle ends before a bracket of the suffix.
+
+        Before its whole line where nothing else is left of it.
+        """
+        reason = (
+            Reason.SUFFIX
+            if self.around.right.startswith(line[at]) and not progress.lines
+            else self._scope_reason
+        )
         before = line[:at]
         lone = progress.lines and not before.strip()
-        return End(progress.start - 1 if lone else progress.start + len(before.rstrip(" \t") or before), reason)
+        return End(
+            progress.start - 1 if lone else progress.start + len(before.rstrip(" \t") or before), reason
+        )
 
     def _completes(self, progress: MiddleState, mark: SyntaxMark) -> bool:
         """Whether a semicolon ends the only statement that is meant."""
@@ -229,11 +275,19 @@ class Endings:
         for size in range(1, min(LOOP_LINES, len(lines)) + 1):
             every = [*self.around.above, *lines] if size > 1 else lines
             block = every[-size:]
-            if block == every[-2 * size : -size] and len(set(block)) >= min(2, size) and all(map(telling, set(block) - {""})):
+            if (
+                block == every[-2 * size : -size]
+                and len(set(block)) >= min(2, size)
+                and all(map(telling, set(block) - {""}))
+            ):
                 chars = sum(len(each) + 1 for each in lines[: len(lines) - size]) - len(self.around.left)
                 return End(len(text[: max(0, chars)].rstrip()), Reason.REPEATED)
         return None
 
     def _one_line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """The end of the first line that is not blank."""
-        return End(progress.start + len(line), Reason.LINE) if whole and (text[: progress.start] + line).strip() else None
+        return (
+            End(progress.start + len(line), Reason.LINE)
+            if whole and (text[: progress.start] + line).strip()
+            else None
+        )

@@ -1,7 +1,9 @@
-"""Scanner of strings, comments and brackets that can stop and go on at any line: fast, without a parser, for any language.
+"""Scanner of strings, comments and brackets that can stop and go on at any line.
 
-It reads what the marks of a language say and nothing else, so it can be wrong about a regular expression or a heredoc;
-strings of one line end with their line at the latest, so that such an error does not spread.
+Fast, without a parser, for any language.
+
+It reads what the marks of a language say and nothing else, so it can be wrong about a regular expression or a
+heredoc; strings of one line end with their line at the latest, so that such an error does not spread.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from fimserver.languages import COMMENT_MARKS
 
 CLOSES = {")": "(", "]": "[", "}": "{"}
 OPENS = {opener: closer for closer, opener in CLOSES.items()}
-_BLOCK_COMMENTS = frozenset({"javascript", "typescript", "tsx", "go", "rust", "java", "c", "cpp", "c_sharp", "css"})
+_BLOCK_COMMENTS = frozenset(
+    {"javascript", "typescript", "tsx", "go", "rust", "java", "c", "cpp", "c_sharp", "css"}
+)
 _BACKTICKS = frozenset({"javascript", "typescript", "tsx", "go"})
 _RUST_CHARACTER = r"'(?:\\[^']*|[^'\\\n])'"
 _INSIDE = {
@@ -30,7 +34,10 @@ _INSIDE = {
 
 
 class ScanState(NamedTuple):
-    """``inside``: empty in code, else the mark of the string or comment that the text is in. ``open``: brackets, outermost first."""
+    """``inside``: empty in code, else the mark of the string or comment that the text is in.
+
+    ``open``: brackets, outermost first.
+    """
 
     inside: str = ""
     open: tuple[str, ...] = ()
@@ -47,18 +54,26 @@ class SyntaxMark(NamedTuple):
     state: ScanState
 
 
-def scan(text: str, language: str, state: ScanState, start: int = 0, end: int | None = None) -> Iterator[SyntaxMark]:
+def scan(
+    text: str, language: str, state: ScanState, start: int = 0, end: int | None = None
+) -> Iterator[SyntaxMark]:
     """The marks of ``text[start:end]`` when it begins in ``state``; the last one has the state at the end."""
     end = len(text) if end is None else end
-    code, comment = _code(language), COMMENT_MARKS.get(language, "")
+    code = _code(language)
+    comment = COMMENT_MARKS.get(language, "")
     while start < end:
         match = (_INSIDE[state.inside] if state.inside else code).search(text, start, end)
         if match is None:
             return
-        start, char = match.end(), match[0]
+        start = match.end()
+        char = match[0]
         if char[0] == "\\" or (len(char) > 1 and char[0] == "'" != char[1]):
             continue  # an escaped character, or a character of Rust
-        state = ScanState("", state.open) if state.inside else _entered("//" if char == comment else char, state.open)
+        state = (
+            ScanState("", state.open)
+            if state.inside
+            else _entered("//" if char == comment else char, state.open)
+        )
         yield SyntaxMark(match.start(), char, state)
 
 
@@ -79,7 +94,10 @@ def state_after(text: str, language: str, state: ScanState = START) -> ScanState
 
 
 def lone_closers(text: str, language: str, state: ScanState) -> list[str]:
-    """The closing brackets of ``text`` whose partners are before it, in order. ``state.open`` does not count."""
+    """The closing brackets of ``text`` whose partners are before it, in order.
+
+    ``state.open`` does not count.
+    """
     lone: list[str] = []
     depth = 0
     for mark in scan(text, language, ScanState(state.inside)):

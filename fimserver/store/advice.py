@@ -41,6 +41,9 @@ def best_models(settings: Settings, machine: Machine) -> list[Advice]:
 
 def _best(route: Route, settings: Settings, machine: Machine) -> Advice:
     choice = choose(route, machine, settings, wanted=True)
-    card, here = choice.card, is_present(choice.card, settings.models_dir)
+    card = choice.card
+    here = is_present(choice.card, settings.models_dir)
     size_bytes = card.download_bytes or int(card.parameters_m * 2e6)
-    return Advice(route, card.name, here, size_bytes, choice.why, "" if here else f"fimserver models get {card.name}")
+    return Advice(
+        route, card.name, here, size_bytes, choice.why, "" if here else f"fimserver models get {card.name}"
+    )

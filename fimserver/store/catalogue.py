@@ -1,4 +1,7 @@
-"""Catalogue of models: what is on this disk, what other programs have, what can be got, and what each is like here."""
+"""Catalogue of models.
+
+What is on this disk, what other programs have, what can be got, and what each is like here.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ State = Literal["here", "elsewhere", "found", "unknown", "absent"]
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One model. ``state``: here; elsewhere (a link leads there); found in another program; unknown: found, and no card's."""
+    """One model.
+
+    ``state``: here; elsewhere (a link leads there); found in another program; unknown: found, and no card's.
+    """
 
     name: str
     state: State
@@ -51,13 +57,22 @@ class CatalogueEntry:
         return asdict(self)
 
 
-def entries(settings: Settings, machine: Machine | None = None, found: list[Found] | None = None) -> list[CatalogueEntry]:
+def entries(
+    settings: Settings, machine: Machine | None = None, found: list[Found] | None = None
+) -> list[CatalogueEntry]:
     """All of them: first what is here, then what others have, then what can be got, by name."""
-    machine, found = machine or this_machine(), discover() if found is None else found
-    defaults: dict[str, str] = {route: settings.card(route) or choose(route, machine, settings).card.name for route in ROUTES}
+    machine = machine or this_machine()
+    found = discover() if found is None else found
+    defaults: dict[str, str] = {
+        route: settings.card(route) or choose(route, machine, settings).card.name for route in ROUTES
+    }
     speeds = measured_ms("cuda" if machine.gpu_gib else "cpu")
     rows = [_entry(card, settings, machine, found, defaults, speeds) for card in read_cards().values()]
-    rows += [_unknown(item) for item in found if _is_coder(item) and not any(may_match(c, item) for c in read_cards().values())]
+    rows += [
+        _unknown(item)
+        for item in found
+        if _is_coder(item) and not any(may_match(c, item) for c in read_cards().values())
+    ]
     order = ("here", "elsewhere", "found", "unknown", "absent")
     return sorted(rows, key=lambda entry: (order.index(entry.state), entry.name))
 
@@ -118,7 +133,9 @@ def fits(card: Card, machine: Machine) -> bool:
 def _unknown(item: Found) -> CatalogueEntry:
     where = f"{item.path} ({item.owner}: {item.name})"
     weights = _quantisation(item.path.name) if item.path.is_file() else _weights(item.path)
-    return CatalogueEntry(item.name, "unknown", (), (), item.size_bytes, 0.0, weights, "", False, where, None, None)
+    return CatalogueEntry(
+        item.name, "unknown", (), (), item.size_bytes, 0.0, weights, "", False, where, None, None
+    )
 
 
 def _where(card: Card, state: State, at: Path | None, other: Found | None) -> str:
@@ -131,7 +148,10 @@ def _where(card: Card, state: State, at: Path | None, other: Found | None) -> st
 
 def _is_coder(item: Found) -> bool:
     """Whether its name looks like one of the families that cards know."""
-    families = {re.split(r"-\d", card.name)[0] for card in read_cards().values() if card.fim} - {"nano", "nano-draft"}
+    families = {re.split(r"-\d", card.name)[0] for card in read_cards().values() if card.fim} - {
+        "nano",
+        "nano-draft",
+    }
     name = re.sub(r"[^a-z0-9.]+", "-", item.name.lower())
     return any(family in name for family in families)
 

@@ -1,4 +1,7 @@
-"""Models that other programs have on this disk: Hugging Face's cache, Ollama, LM Studio, llama.cpp. Nothing is copied."""
+"""Models that other programs have on this disk: Hugging Face's cache, Ollama, LM Studio, llama.cpp.
+
+Nothing is copied.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +48,19 @@ def discover(home: Path | None = None, environment: Environment = os.environ) ->
 
 
 def match(card: Card, found: list[Found]) -> Found | None:
-    """The first of them that has the files of a card. For a GGUF file its hash is computed where only name and size agree."""
+    """The first of them that has the files of a card.
+
+    For a GGUF file its hash is computed where only name and size agree.
+    """
     return next((item for item in found if _is(card, item)), None)
 
 
 def may_match(card: Card, item: Found) -> bool:
     """The same without reading files: what a listing shows."""
     if names := gguf_files(card):
-        same_name = item.path.name.lower().endswith(names[0].lower()) and item.size_bytes == card.download_bytes
+        same_name = (
+            item.path.name.lower().endswith(names[0].lower()) and item.size_bytes == card.download_bytes
+        )
         return item.sha256 == card.files[names[0]] if item.sha256 else same_name
     return item.path.is_dir() and item.name == card.hub and card.revision in {"", item.path.name}
 
@@ -65,7 +73,10 @@ def _is(card: Card, item: Found) -> bool:
 
 
 def hugging_face(home: Path, environment: Environment) -> Iterator[Found]:
-    """The hub's cache: ``models--OWNER--NAME/snapshots/REVISION``. A large file's blob is named by its SHA-256."""
+    """The hub's cache: ``models--OWNER--NAME/snapshots/REVISION``.
+
+    A large file's blob is named by its SHA-256.
+    """
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     root = Path(environment.get("HF_HOME") or cache / "huggingface")
     hub = Path(environment.get("HF_HUB_CACHE") or root / "hub")
@@ -76,7 +87,12 @@ def hugging_face(home: Path, environment: Environment) -> Iterator[Found]:
             yield Found("Hugging Face", name, snapshot, size)
         for path in _gguf(snapshot):
             blob = path.resolve().name
-            yield _file("Hugging Face", f"{name}/{path.name}", path, blob if re.fullmatch(r"[0-9a-f]{64}", blob) else "")
+            yield _file(
+                "Hugging Face",
+                f"{name}/{path.name}",
+                path,
+                blob if re.fullmatch(r"[0-9a-f]{64}", blob) else "",
+            )
 
 
 def ollama(home: Path, environment: Environment) -> Iterator[Found]:
@@ -99,7 +115,9 @@ def lm_studio(home: Path, _environment: Environment) -> Iterator[Found]:
 def llama_cpp(home: Path, environment: Environment) -> Iterator[Found]:
     """llama.cpp's cache: files whose names begin with owner and repository."""
     cache = (
-        home / "Library" / "Caches" if sys.platform == "darwin" else Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+        home / "Library" / "Caches"
+        if sys.platform == "darwin"
+        else Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     )
     root = Path(environment.get("LLAMA_CACHE") or cache / "llama.cpp")
     for path in _gguf(root):
@@ -123,7 +141,9 @@ def _of_manifest(root: Path, manifest: Path) -> Iterator[Found]:
     for digest in map(str, digests):
         path = root / "blobs" / digest.replace(":", "-")
         if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) and path.is_file():
-            yield _file("Ollama", f"{manifest.parent.name}:{manifest.name}", path, digest.removeprefix("sha256:"))
+            yield _file(
+                "Ollama", f"{manifest.parent.name}:{manifest.name}", path, digest.removeprefix("sha256:")
+            )
 
 
 def _gguf(folder: Path, below: str = "") -> list[Path]:

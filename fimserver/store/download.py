@@ -44,9 +44,12 @@ class Watch(Protocol):
 
 
 def get_model(card: Card, models_dir: Path, sources: Sources, watch: Watch) -> Path:
-    """Fetch the files of a model into its folder below ``models_dir``; what is there already is checked and kept.
+    """Fetch the files of a model into its folder below ``models_dir``.
 
-    Raises ``InputError`` for a shipped model, ``DiskFullError``, and ``DownloadError`` that names each source and its fault.
+    What is there already is checked and kept.
+
+    Raises ``InputError`` for a shipped model, ``DiskFullError``, and ``DownloadError`` that names each source
+    and its fault.
     """
     folder = models_dir / card.name
     if model_folder(card, models_dir) != folder:
@@ -105,7 +108,10 @@ def _is_sound(folder: Path, watch: Watch) -> bool:
 
 
 def _take_apart(folder: Path, part: Path) -> None:
-    """Files of an incomplete or damaged model become those of a download that goes on. A link is only removed."""
+    """Files of an incomplete or damaged model become those of a download that goes on.
+
+    A link is only removed.
+    """
     if folder.is_symlink():
         folder.unlink()
     elif folder.is_dir() and not part.exists():
@@ -135,9 +141,12 @@ def _get_from(card: Card, source: Source, part: Path, watch: Watch) -> None:
     files = ask(source.files, lambda: source.label)
     _check_names(card, files, source)
     _drop_others(part, files)
-    total, here = sum(file.size_bytes for file in files), _here_bytes(part, files)
+    total = sum(file.size_bytes for file in files)
+    here = _here_bytes(part, files)
     free = shutil.disk_usage(part).free
-    watch.say(f"{card.name}: {size_text(total)} to {part.with_suffix('')}, {size_text(here)} here, {size_text(free)} free")
+    watch.say(
+        f"{card.name}: {size_text(total)} to {part.with_suffix('')}, {size_text(here)} here, {size_text(free)} free"
+    )
     if total - here + source.extra_bytes + SPARE_BYTES > free:
         raise DiskFullError(
             f"{card.name} needs {size_text(total - here + source.extra_bytes)} in {part.parent}, where {size_text(free)} are free: "
@@ -155,7 +164,8 @@ def _get_from(card: Card, source: Source, part: Path, watch: Watch) -> None:
 
 def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], None]) -> str:
     """Fetch one file, or what is missing of it; its SHA-256."""
-    target, partial = part / file.name, part / f"{file.name}.part"
+    target = part / file.name
+    partial = part / f"{file.name}.part"
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file():
         if digest := _digest(target, file):
@@ -170,11 +180,16 @@ def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], N
         partial.unlink(missing_ok=True)
         if is_fresh:  # else the wrong bytes may be those that were here before
             break
-    raise SourceError(f"{source.label} gave another {file.name} than the one that is pinned (its hash differs)")
+    raise SourceError(
+        f"{source.label} gave another {file.name} than the one that is pinned (its hash differs)"
+    )
 
 
 def _append(source: Source, file: ModelFile, partial: Path, at: Callable[[int], None]) -> None:
-    """Read on from the end of what is here; a source that breaks off is asked again while it brings something."""
+    """Read on from the end of what is here.
+
+    A source that breaks off is asked again while it brings something.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         before = _size(partial)
         if file.size_bytes and before >= file.size_bytes:
@@ -192,14 +207,16 @@ def _append(source: Source, file: ModelFile, partial: Path, at: Callable[[int], 
 
 def _read_on(source: Source, file: ModelFile, partial: Path, at: Callable[[int], None]) -> None:
     with partial.open("ab") as out:
-        written, received = out.tell(), 0
+        written = out.tell()
+        received = 0
         at(written)
         for event in listen(source.read(file, written), lambda: source.label):
             if isinstance(event, Received):
                 received += event.bytes
             else:
                 out.write(event)
-                written, received = written + len(event), 0
+                written = written + len(event)
+                received = 0
             at(min(written + received, file.size_bytes or written))
 
 
@@ -217,7 +234,9 @@ def _check_names(card: Card, files: Sequence[ModelFile], source: Source) -> None
     if missing := next((name for name in card.files if name not in names), None):
         raise SourceError(f"{source.label} has no {missing}: the card needs a newer fimserver")
     if not any(name.endswith((".safetensors", ".gguf")) for name in names):
-        raise SourceError(f"{source.label} has no weights in safetensors or GGUF, and others are never loaded")
+        raise SourceError(
+            f"{source.label} has no weights in safetensors or GGUF, and others are never loaded"
+        )
 
 
 def _drop_others(part: Path, files: Sequence[ModelFile]) -> None:

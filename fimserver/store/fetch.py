@@ -1,4 +1,7 @@
-"""One way to a model: a link to what another program has on this disk, else a download from the card's sources."""
+"""One way to a model.
+
+A link to what another program has on this disk, else a download from the card's sources.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from fimserver.store.registry import sources_of
 
 
 def fetch(card: Card, models_dir: Path, watch: Watch, url: str = "") -> Path:
-    """Where the model is now. With ``url`` nothing else is looked at. Raises ``InputError`` and ``DownloadError``."""
+    """Where the model is now.
+
+    With ``url`` nothing else is looked at. Raises ``InputError`` and ``DownloadError``.
+    """
     is_ours = model_folder(card, models_dir) == models_dir / card.name
     if not url and is_ours and not is_present(card, models_dir) and (found := match(card, discover())):
         link(card, found.path, models_dir)

@@ -1,4 +1,7 @@
-"""Hugging Face hub as a source: a pinned revision of a card's repository, weights and tokenizer only, never code."""
+"""Hugging Face hub as a source.
+
+A pinned revision of a card's repository, weights and tokenizer only, never code.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ class HubSource:
     def __init__(self, card: Card) -> None:
         """The card must have a hub id."""
         assert card.hub is not None
-        self._card, self._hub = card, card.hub
+        self._card = card
+        self._hub = card.hub
         self._revision = card.revision or "main"
 
     @property
@@ -36,13 +40,19 @@ class HubSource:
         return f"{place(constants.ENDPOINT)}/{self._hub}"
 
     def files(self) -> tuple[ModelFile, ...]:
-        """Those that the card pins, or all that the revision has of the kinds we use. Raises ``SourceError``."""
+        """Those that the card pins, or all that the revision has of the kinds we use.
+
+        Raises ``SourceError``.
+        """
         if constants.HF_HUB_OFFLINE:
             raise SourceError("the hub is not asked: HF_HUB_OFFLINE is set")
         return pinned_files(self._card) or self._listed()
 
     def read(self, file: ModelFile, offset: int) -> Iterator[Event]:
-        """Bytes of a file from ``offset`` on, with the user's token where there is one. Raises ``SourceError``."""
+        """Bytes of a file from ``offset`` on, with the user's token where there is one.
+
+        Raises ``SourceError``.
+        """
         url = f"{constants.ENDPOINT}/{self._hub}/resolve/{quote(self._revision)}/{quote(file.name)}"
         return read_url(url, offset, file.size_bytes, build_hf_headers())
 

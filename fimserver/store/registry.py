@@ -13,7 +13,9 @@ from fimserver.store.url import UrlSource
 
 
 def sources_of(card: Card, work: Path, url: str = "") -> list[Source]:
-    """The sources of a card in the order they are tried: only ``url`` if one is given, else hub, then Python index.
+    """The sources of a card in the order they are tried.
+
+    Only ``url`` if one is given, else hub, then Python index.
 
     ``work`` is a folder for what a source needs for itself. Raises ``InputError`` where there is none.
     """

@@ -1,4 +1,7 @@
-"""Sources of a model's files: what each must offer, and which ones a card has, in the order they are tried."""
+"""Sources of a model's files.
+
+What each must offer, and which ones a card has, in the order they are tried.
+"""
 
 from __future__ import annotations
 

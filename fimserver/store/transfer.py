@@ -1,4 +1,7 @@
-"""Reading from a source in a thread of its own, so that silence has a limit and Ctrl-C works at any moment."""
+"""Reading from a source in a thread of its own.
+
+So silence has a limit and Ctrl-C works at any moment.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,8 @@ def ask(question: Callable[[], Answer], label: Callable[[], str]) -> Answer:
 
 
 def _heard(found: queue.Queue[Event | _End], label: Callable[[], str]) -> Iterator[bytes | Received]:
-    limit_s, since = ANSWER_S, time.monotonic()
+    limit_s = ANSWER_S
+    since = time.monotonic()
     while True:
         try:
             event = found.get(timeout=TICK_S)

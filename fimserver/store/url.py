@@ -11,23 +11,32 @@ from fimserver.cards import Card
 from fimserver.errors import InputError, SourceError
 from fimserver.store.sources import ANSWER_S, STALL_S, Event, ModelFile, Received, pinned_files
 
-PARTIAL, BEYOND_THE_END = 206, 416
+PARTIAL = 206
+BEYOND_THE_END = 416
 REFUSED = frozenset({401, 403})
 MISSING = frozenset({404, 410})
 
 
 class UrlSource:
-    """A URL that the user gave, of the file itself or of the folder that it is in. The hash in the card still decides."""
+    """A URL that the user gave, of the file itself or of the folder that it is in.
+
+    The hash in the card still decides.
+    """
 
     extra_bytes = 0
 
     def __init__(self, card: Card, url: str) -> None:
         """Raises ``InputError`` where the card does not say which file is meant, or the URL is none."""
         if urlsplit(url).scheme not in {"http", "https"}:
-            raise InputError(f"--from {url}: give an http or https URL; a file on this disk: fimserver models add PATH")
+            raise InputError(
+                f"--from {url}: give an http or https URL; a file on this disk: fimserver models add PATH"
+            )
         if not pinned_files(card):
-            raise InputError(f"--from: the card of {card.name} pins no file; set HF_ENDPOINT to a mirror of the hub instead")
-        self._card, self._url = card, url
+            raise InputError(
+                f"--from: the card of {card.name} pins no file; set HF_ENDPOINT to a mirror of the hub instead"
+            )
+        self._card = card
+        self._url = url
 
     @property
     def label(self) -> str:
@@ -44,10 +53,13 @@ class UrlSource:
         return read_url(url, offset, file.size_bytes)
 
 
-def read_url(url: str, offset: int, size_bytes: int, headers: Mapping[str, str] | None = None) -> Iterator[Event]:
+def read_url(
+    url: str, offset: int, size_bytes: int, headers: Mapping[str, str] | None = None
+) -> Iterator[Event]:
     """Bytes of a URL from ``offset`` on; where the server knows no ranges, the start is read and dropped.
 
-    ``size_bytes`` is that of the whole file, 0 where it is not known. Raises ``SourceError`` that names the host.
+    ``size_bytes`` is that of the whole file, 0 where it is not known. Raises ``SourceError`` that names the
+    host.
     """
     asked = {**(headers or {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-"}
     limits = httpx2.Timeout(ANSWER_S, read=STALL_S)
@@ -71,14 +83,18 @@ def _body(response: httpx2.Response, url: str, offset: int, size_bytes: int) -> 
     if status == BEYOND_THE_END:  # what is here is the whole file, or too long: the hash will tell
         return
     if status in REFUSED:
-        raise SourceError(f"{place(url)} refuses {urlsplit(url).path} ({status}): it may need a token (HF_TOKEN) or a licence")
+        raise SourceError(
+            f"{place(url)} refuses {urlsplit(url).path} ({status}): it may need a token (HF_TOKEN) or a licence"
+        )
     if status in MISSING:
         raise SourceError(f"{place(url)} has no {urlsplit(url).path} ({status})")
     if not response.is_success:
         raise SourceError(f"{place(url)} answers {status} {response.reason_phrase}")
     announced = _announced_bytes(response)
     if size_bytes and announced and announced != size_bytes:
-        raise SourceError(f"{place(url)} has another file there: {announced:,} bytes instead of {size_bytes:,}")
+        raise SourceError(
+            f"{place(url)} has another file there: {announced:,} bytes instead of {size_bytes:,}"
+        )
     skip = 0 if status == PARTIAL else offset
     for chunk in response.iter_bytes():  # as it comes: what a buffer holds is lost when the line breaks
         yield chunk[skip:]
@@ -97,4 +113,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
     text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return "its name is not known here: no network?" if "Name or service not known" in text or "nodename" in text else text
+    return (
+        "its name is not known here: no network?"
+        if "Name or service not known" in text or "nodename" in text
+        else text
+    )

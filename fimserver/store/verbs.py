@@ -37,7 +37,10 @@ def _settings(models_dir: str | None) -> Settings:
 @_models_dir
 @click.pass_context
 def models(context: click.Context, /, models_dir: str | None, *, as_json: bool) -> None:
-    """List models: on this disk, in other programs, and those to get; size, licence, routes, whether they fit, speed."""
+    """List models: on this disk, in other programs, and those to get.
+
+    Size, licence, routes, whether they fit, speed.
+    """
     context.obj = models_dir or ""
     if context.invoked_subcommand is not None:
         return
@@ -69,7 +72,11 @@ def best(models_dir: str | None, *, as_json: bool) -> None:
 @models.command()
 @click.argument("name")
 @click.option(
-    "--from", "url", metavar="URL", default="", help="Fetch from this URL (of the file, or of a folder, with / at the end)."
+    "--from",
+    "url",
+    metavar="URL",
+    default="",
+    help="Fetch from this URL (of the file, or of a folder, with / at the end).",
 )
 @_models_dir
 def get(name: str, url: str, models_dir: str | None) -> None:
@@ -82,7 +89,8 @@ def get(name: str, url: str, models_dir: str | None) -> None:
     from fimserver.store.fetch import fetch  # noqa: PLC0415 - imports the hub's library
     from fimserver.store.progress import ProgressBar  # noqa: PLC0415
 
-    card, settings = get_card(name), _settings(models_dir)
+    card = get_card(name)
+    settings = _settings(models_dir)
     try:
         with ProgressBar() as bar:
             where = fetch(card, settings.models_dir, bar, url)
@@ -95,13 +103,16 @@ def get(name: str, url: str, models_dir: str | None) -> None:
 
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--as", "name", metavar="NAME", default="", help="Which model the folder holds, by the name of its card.")
+@click.option(
+    "--as", "name", metavar="NAME", default="", help="Which model the folder holds, by the name of its card."
+)
 @_models_dir
 def add(path: Path, name: str, models_dir: str | None) -> None:
     """Use a model that is on this disk, without copying it: a link to PATH, under the name of its card.
 
-    PATH is a GGUF file that a card knows by its hash, or a folder with config.json and safetensors (of Hugging Face's cache,
-    for example). `fimserver models` lists what Hugging Face, Ollama, LM Studio and llama.cpp have here.
+    PATH is a GGUF file that a card knows by its hash, or a folder with config.json and safetensors (of
+    Hugging Face's cache, for example). `fimserver models` lists what Hugging Face, Ollama, LM Studio and
+    llama.cpp have here.
     """
     from fimserver.store.links import add as add_link  # noqa: PLC0415
 
@@ -114,13 +125,17 @@ def add(path: Path, name: str, models_dir: str | None) -> None:
 @click.argument("name")
 @_models_dir
 def remove(name: str, models_dir: str | None) -> None:
-    """Remove a model that was fetched or added, and what an interrupted download left. What a link leads to stays.
+    """Remove a model that was fetched or added, and what an interrupted download left.
+
+    What a link leads to stays.
 
     NAME may be `caches`: the packed weights and other things that are made again when they are needed.
     """
     from fimserver.store import catalogue, links  # noqa: PLC0415
     from fimserver.store.sizes import size_text  # noqa: PLC0415
 
-    freed = catalogue.clear_caches() if name == "caches" else links.remove(name, _settings(models_dir).models_dir)
+    freed = (
+        catalogue.clear_caches() if name == "caches" else links.remove(name, _settings(models_dir).models_dir)
+    )
     models_changed()
     click.echo(f"removed {name}: {size_text(freed)} free")

@@ -1,8 +1,8 @@
 """Acceptance of drafters: how much of what they propose the target would have written.
 
-Usage: ``python -m models.training.acceptance FILE… --count 512``, on held-out windows that the target wrote, greedy and
-sampled apart. Intervals are 95 % bootstrap over windows (not anchors, which depend on each other); files are compared in pairs
-on the same anchors.
+Usage: ``python -m models.training.acceptance FILE… --count 512``, on held-out windows that the target wrote,
+greedy and sampled apart. Intervals are 95 % bootstrap over windows (not anchors, which depend on each other);
+files are compared in pairs on the same anchors.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What was accepted, by text: sums over its anchors of the best of the first k drafts (R, K), of the expected streak (R,).
+    """What was accepted, by text.
 
-    ``anchors`` (R,): how many there were. ``reached`` and ``right`` (W,): how often the likeliest draft was right up to a
-    slot and how often the slot was right too.
+    Sums over its anchors of the best of the first k drafts (R, K), of the expected streak (R,).
+
+    ``anchors`` (R,): how many there were. ``reached`` and ``right`` (W,): how often the likeliest draft was
+    right up to a slot and how often the slot was right too.
     """
 
     accepted: torch.Tensor
@@ -59,8 +61,13 @@ class Tally:
 
     @classmethod
     def of(cls, parts: Sequence[Tally]) -> Tally:
-        rows = (torch.cat([getattr(part, name) for part in parts]) for name in ("accepted", "streak", "anchors"))
-        return cls(*rows, *(torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("reached", "right")))
+        rows = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("accepted", "streak", "anchors")
+        )
+        return cls(
+            *rows,
+            *(torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("reached", "right")),
+        )
 
     def mean_accepted(self, drafts: int = 1) -> float:
         return float(self.accepted[:, drafts - 1].sum() / self.anchors.sum())
@@ -98,7 +105,9 @@ def window_of(net: Heads | BlockNetwork) -> int:
     return net.shape.heads if isinstance(net, Heads) else net.shape.window
 
 
-def marginals(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch, steps: int) -> torch.Tensor:
+def marginals(
+    net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch, steps: int
+) -> torch.Tensor:
     """Log-probabilities (B, A, W, V) of every slot, each from the denoising step that fills it, left to right."""
     if isinstance(net, Heads):
         return target.head(heads_outputs(net, target, seen, batch)).float().log_softmax(-1)
@@ -129,7 +138,9 @@ def interval(values: torch.Tensor, anchors: torch.Tensor) -> Interval:
     """Mean over all anchors of values summed by text (R,); texts are drawn anew."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(values), (SAMPLES, len(values)), generator=generator)
-    means = (values[drawn].sum(1) / anchors[drawn].sum(1)).quantile(torch.tensor([0.025, 0.975], dtype=values.dtype))
+    means = (values[drawn].sum(1) / anchors[drawn].sum(1)).quantile(
+        torch.tensor([0.025, 0.975], dtype=values.dtype)
+    )
     return Interval(float(values.sum() / anchors.sum()), *means.tolist())
 
 
@@ -147,7 +158,11 @@ def read_drafter(path: Path, target: Target) -> Heads | BlockNetwork:
     """Either kind, by what its file says. Raises ``LoadError``."""
     with safe_open(path, "pt") as file:
         kind = (file.metadata() or {}).get("kind")
-    net = load_net(Heads, path, target.sha256) if kind == "Heads" else load_net(BlockNetwork, path, target.sha256)
+    net = (
+        load_net(Heads, path, target.sha256)
+        if kind == "Heads"
+        else load_net(BlockNetwork, path, target.sha256)
+    )
     return net.to(target.device)
 
 
@@ -171,7 +186,9 @@ def accepted_table(results: Results, parts: Sequence[str]) -> str:
     rows = []
     for (name, steps), tallies in results.items():
         for drafts in DRAFTS:
-            cells = (str(interval(tallies[part].accepted[:, drafts - 1], tallies[part].anchors)) for part in parts)
+            cells = (
+                str(interval(tallies[part].accepted[:, drafts - 1], tallies[part].anchors)) for part in parts
+            )
             rows.append([name, str(steps), str(drafts), *cells])
     return markdown(["file", "steps", "drafts", *(f"accepted, {part}" for part in parts)], rows)
 
@@ -188,11 +205,17 @@ def position_table(results: Results, parts: Sequence[str]) -> str:
 
 def _rates(result: Tally) -> list[str]:
     """A slot that no draft reached has no rate."""
-    return [f"{rate:.2f}" if reached else "-" for rate, reached in zip(result.by_position(), result.reached, strict=True)]
+    return [
+        f"{rate:.2f}" if reached else "-"
+        for rate, reached in zip(result.by_position(), result.reached, strict=True)
+    ]
 
 
 def difference_table(results: Results, parts: Sequence[str]) -> str:
-    """Markdown: each file less the first one, on the same anchors; an interval with 0 in it shows no difference."""
+    """Markdown: each file less the first one, on the same anchors.
+
+    An interval with 0 in it shows no difference.
+    """
     base = next(iter(results))[0]
     rows = []
     for (name, steps), tallies in results.items():
@@ -225,11 +248,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the means here too")
     args = parser.parse_args()
     target = Target(args.target, args.device)
-    path = windows_path(args.corpus, args.windows) if args.windows in {"train", "valid"} else Path(args.windows)
+    path = (
+        windows_path(args.corpus, args.windows) if args.windows in {"train", "valid"} else Path(args.windows)
+    )
     windows = read_windows(path, target.sha256)
     nets = {str(file): read_drafter(file, target) for file in args.files}
     anchors = Anchors(window=max(map(window_of, nets.values())), markers=target.markers)
-    parts = {name: batches(windows.only(greedy=name == "greedy"), args.count, anchors) for name in ("greedy", "sampled")}
+    parts = {
+        name: batches(windows.only(greedy=name == "greedy"), args.count, anchors)
+        for name in ("greedy", "sampled")
+    }
     results = measure(nets, target, parts)
     print(accepted_table(results, list(parts)), position_table(results, list(parts)), sep="\n\n")
     if len(nets) > 1:

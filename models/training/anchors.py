@@ -1,7 +1,7 @@
 """Anchors: places where drafters draft while they are trained or measured, with the right tokens.
 
-An anchor is the place of the last known token of a text; its window is the tokens after it. Texts are real files (anchors
-anywhere) and what the target wrote (anchors in the middle alone).
+An anchor is the place of the last known token of a text; its window is the tokens after it. Texts are real
+files (anchors anywhere) and what the target wrote (anchors in the middle alone).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Text(NamedTuple):
 class Batch(NamedTuple):
     """Texts ``ids`` (B, T), padded on the right, with A anchors each.
 
-    ``at`` (B, A): their places. ``targets`` (B, A, W): the tokens after them, IGNORE from the end of the text or a marker
-    on. ``filled`` (B, A): how many of these the drafter is shown. A text with fewer anchors has some without targets.
+    ``at`` (B, A): their places. ``targets`` (B, A, W): the tokens after them, IGNORE from the end of the text
+    or a marker on. ``filled`` (B, A): how many of these the drafter is shown. A text with fewer anchors has
+    some without targets.
     """
 
     ids: torch.Tensor
@@ -77,12 +78,18 @@ class Anchors:
         targets = torch.full((len(texts), most, self.window), IGNORE)
         filled = torch.zeros_like(at)
         for row, (places, following, shown) in enumerate(drawn):
-            at[row, : len(places)], targets[row, : len(places)], filled[row, : len(places)] = places, following, shown
+            at[row, : len(places)], targets[row, : len(places)], filled[row, : len(places)] = (
+                places,
+                following,
+                shown,
+            )
         return Batch(ids, at, targets, filled)
 
     def _draw(self, text: Text, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         places, following = self.all_of(text)
-        chosen = torch.tensor(sorted(rng.sample(range(len(places)), min(self.count, len(places)))), dtype=torch.int64)
+        chosen = torch.tensor(
+            sorted(rng.sample(range(len(places)), min(self.count, len(places)))), dtype=torch.int64
+        )
         known = (following[chosen] != IGNORE).sum(1).tolist()
         shown = [min(self._fill(rng), n - 1) for n in known]
         return places[chosen], following[chosen], torch.tensor(shown, dtype=torch.int64)
@@ -94,7 +101,9 @@ class Anchors:
         """Every place (N,) of a text that can be an anchor, with the tokens after it (N, W)."""
         ids = torch.tensor(text.ids)
         marker = torch.isin(ids, torch.tensor(sorted(self.markers), dtype=ids.dtype))
-        after = F.pad(ids.masked_fill(marker, IGNORE)[1:], (0, self.window), value=IGNORE).unfold(0, self.window, 1)
+        after = F.pad(ids.masked_fill(marker, IGNORE)[1:], (0, self.window), value=IGNORE).unfold(
+            0, self.window, 1
+        )
         after = after.masked_fill((after == IGNORE).cumsum(1) > 0, IGNORE)  # (T, W)
         usable = ~marker & (after[:, 0] != IGNORE)
         usable[: text.first] = False
@@ -104,11 +113,17 @@ class Anchors:
 class Mixture:
     """Batches by step number, so that a resumed run sees what an unbroken one would have seen.
 
-    A share of the rows is real text; the rest are windows, each in proportion to the anchors that it has room for.
+    A share of the rows is real text; the rest are windows, each in proportion to the anchors that it has room
+    for.
     """
 
     def __init__(
-        self, windows: Windows, anchors: Anchors, seed: int, stream: RowStream | None = None, share: float = 0.0
+        self,
+        windows: Windows,
+        anchors: Anchors,
+        seed: int,
+        stream: RowStream | None = None,
+        share: float = 0.0,
     ) -> None:
         self.windows, self.anchors, self.seed, self.stream, self.share = windows, anchors, seed, stream, share
         room = (windows.middles() - 1).clamp(0, anchors.count)

@@ -1,7 +1,7 @@
 """Forward pass of a drafter at many anchors of many texts at once.
 
-A drafter that is used sees exactly the same: the hidden state that gave the last known token, its embedding, and the keys
-and values before it.
+A drafter that is used sees exactly the same: the hidden state that gave the last known token, its embedding,
+and the keys and values before it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from models.training.target import Seen, Target
 
 
 class BorrowedKV:
-    """Keys and values of the text, one layer of the target for each layer of the drafter; the slots' own come behind."""
+    """Keys and values of the text, one layer of the target for each layer of the drafter.
+
+    The slots' own come behind.
+    """
 
     def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self.layers = layers
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         text_keys, text_values = self.layers[index]
-        return torch.cat([text_keys.to(keys.dtype), keys], 2), torch.cat([text_values.to(values.dtype), values], 2)
+        return torch.cat([text_keys.to(keys.dtype), keys], 2), torch.cat(
+            [text_values.to(values.dtype), values], 2
+        )
 
 
 def outputs(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
@@ -47,7 +54,9 @@ def block_outputs(
     All windows of a row are one sequence behind the text; the bias keeps them apart.
     """
     count, anchors, width = slots.shape
-    x = net.inputs(_before(seen.hidden, at).flatten(0, 1), target.embedding[slots].flatten(0, 1), masked.flatten(0, 1))
+    x = net.inputs(
+        _before(seen.hidden, at).flatten(0, 1), target.embedding[slots].flatten(0, 1), masked.flatten(0, 1)
+    )
     positions = (at[..., None] + torch.arange(width, device=at.device)).flatten(1)  # (B, M), M = A * (W + 1)
     mask = visible(at, width, seen.hidden.shape[1])
     stack = net.stack(len(x) * width, pack=False)
@@ -57,10 +66,15 @@ def block_outputs(
 
 
 def visible(at: torch.Tensor, width: int, extent: int) -> torch.Tensor:
-    """Who sees whom (B, 1, M, extent + M): a slot sees the text before its anchor ``at`` (B, A), and its own window."""
+    """Who sees whom (B, 1, M, extent + M).
+
+    A slot sees the text before its anchor ``at`` (B, A), and its own window.
+    """
     count, anchors = at.shape
     slots = anchors * width
-    text = torch.arange(extent, device=at.device) < at.repeat_interleave(width, 1)[..., None]  # (B, M, extent)
+    text = (
+        torch.arange(extent, device=at.device) < at.repeat_interleave(width, 1)[..., None]
+    )  # (B, M, extent)
     window = torch.arange(slots, device=at.device) // width
     own = (window[:, None] == window).expand(count, slots, slots)
     return torch.cat([text, own], 2)[:, None]

@@ -1,7 +1,8 @@
 """Training of the canvas adapter on a frozen coder, on a time budget; resumable to the bit.
 
-Usage: ``python -m models.training.canvas --base coder.gguf --minutes 100`` after ``python -m models.training.corpus`` and
-``python -m models.training.canvas_corpus``. The run goes on from the newest checkpoint of its folder.
+Usage: ``python -m models.training.canvas --base coder.gguf --minutes 100`` after ``python -m
+models.training.corpus`` and ``python -m models.training.canvas_corpus``. The run goes on from the newest
+checkpoint of its folder.
 """
 
 from __future__ import annotations
@@ -56,11 +57,17 @@ class Run:
         """Train until the time is up, ``max_steps`` is reached, or a signal asks for the end."""
         started = saved = last = time.monotonic()
         saves = 0
-        while not self.stopped and time.monotonic() - started < minutes * 60 and not 0 < max_steps <= self.progress.step:
+        while (
+            not self.stopped
+            and time.monotonic() - started < minutes * 60
+            and not 0 < max_steps <= self.progress.step
+        ):
             values = self.trainer.step(self.progress.step)
             now = time.monotonic()
             self.progress = Progress(
-                self.progress.step + 1, self.progress.places + int(values["taught"]), self.progress.minutes + (now - last) / 60
+                self.progress.step + 1,
+                self.progress.places + int(values["taught"]),
+                self.progress.minutes + (now - last) / 60,
             )
             last = now
             if self.progress.step % 10 == 0:
@@ -71,7 +78,10 @@ class Run:
         self.checkpoint(measure=max_steps == 0)
 
     def checkpoint(self, *, measure: bool) -> None:
-        """Write the state, after a look that the base is still what it was. Raises ``RuntimeError`` if it is not."""
+        """Write the state, after a look that the base is still what it was.
+
+        Raises ``RuntimeError`` if it is not.
+        """
         if self.trainer.coder.fingerprint() != self.fingerprint:
             raise RuntimeError("the frozen weights have changed: nothing was saved")
         save(self.trainer, self.progress, self.base, self.folder / STATE)
@@ -96,9 +106,15 @@ def save(trainer: Trainer, progress: Progress, base: str, path: Path) -> None:
     tensors |= {f"average.{name}": value for name, value in trainer.average.state_dict().items()}
     for number, state in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "base": base, "recipe": json.dumps(asdict(trainer.recipe))}
+    metadata = {
+        "progress": json.dumps(asdict(progress)),
+        "base": base,
+        "recipe": json.dumps(asdict(trainer.recipe)),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path.with_suffix(".part"), metadata)
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, path.with_suffix(".part"), metadata
+    )
     path.with_suffix(".part").replace(path)
 
 
@@ -107,7 +123,9 @@ def load(trainer: Trainer, base: str, path: Path) -> Progress:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         if metadata["base"] != base:
-            raise ValueError(f"{path} was trained on weights {metadata['base'][:12]}…, not on {base[:12]}…: use its own base")
+            raise ValueError(
+                f"{path} was trained on weights {metadata['base'][:12]}…, not on {base[:12]}…: use its own base"
+            )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     trainer.adapter.load_state_dict(_under(tensors, "adapter."))
     trainer.average.load_state_dict(_under(tensors, "average."))
@@ -142,7 +160,10 @@ def read_documents(corpus: Path) -> dict[str, list[str]]:
         raise SystemExit(
             f"{corpus / missing[0]} is not there: run `python -m models.training.corpus` and `…canvas_corpus` first"
         )
-    return {language: (corpus / name).read_text("utf-8").split(SEPARATOR) for language, (name, _) in CORPUS.items()}
+    return {
+        language: (corpus / name).read_text("utf-8").split(SEPARATOR)
+        for language, (name, _) in CORPUS.items()
+    }
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -152,7 +173,9 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 def read_base(path: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised."""
     folder, name = str(path.parent), path.name
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=name, dtype=torch.bfloat16
+    )
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
@@ -168,12 +191,20 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
         return ids
 
     documents = read_documents(args.corpus)
-    examples = Examples(documents, {name: share for name, (_, share) in CORPUS.items()}, encode, markers, recipe.seed)
+    examples = Examples(
+        documents, {name: share for name, (_, share) in CORPUS.items()}, encode, markers, recipe.seed
+    )
     held_out = Examples(
-        {"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)}, {"python": 1.0}, encode, markers, 0
+        {"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)},
+        {"python": 1.0},
+        encode,
+        markers,
+        0,
     )
     args.folder.mkdir(parents=True, exist_ok=True)
-    development = Development(coder, held_out, args.spans, args.folder / f"spans-{base[:12]}-{args.spans}.json")
+    development = Development(
+        coder, held_out, args.spans, args.folder / f"spans-{base[:12]}-{args.spans}.json"
+    )
     frequent = frequent_tokens(documents, encode, recipe.words, len(coder.head)).to(args.device)
     run = Run(Trainer(coder, examples, frequent, recipe), development, args.folder, base)
     if (args.folder / STATE).exists():
@@ -188,14 +219,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--max-steps", type=int, default=0, help="end before the budget; 0: no limit")
     parser.add_argument("--checkpoint-minutes", type=float, default=8)
-    parser.add_argument("--measure-every", type=int, default=3, help="checkpoints from one measurement to the next")
+    parser.add_argument(
+        "--measure-every", type=int, default=3, help="checkpoints from one measurement to the next"
+    )
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--folder", type=Path, default=CACHE / "canvas", help="checkpoint and log")
     parser.add_argument("--spans", type=int, default=48, help="development spans")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in asdict(Recipe()).items():
         kind: dict[str, Any] = (
-            {"action": "store_true"} if isinstance(default, bool) else {"type": type(default), "default": default}
+            {"action": "store_true"}
+            if isinstance(default, bool)
+            else {"type": type(default), "default": default}
         )
         parser.add_argument(f"--{name.replace('_', '-')}", **kind)
     args = parser.parse_args()
@@ -203,7 +238,12 @@ def main() -> None:
     run = make_run(args, recipe)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, run.stop)
-    run.log({"threads": torch.get_num_threads(), **({} if run.progress.step else run.development.measure(run.trainer.average))})
+    run.log(
+        {
+            "threads": torch.get_num_threads(),
+            **({} if run.progress.step else run.development.measure(run.trainer.average)),
+        }
+    )
     run.go(args.minutes, args.max_steps, args.checkpoint_minutes, args.measure_every)
 
 

@@ -27,7 +27,9 @@ from models.training.corpus import (
 )
 
 NAMES = re.compile(r"\.(ts|tsx|js|jsx|mjs|cjs)$")
-SKIP = re.compile(r"(\.min\.|\.d\.(m|c)?ts$|/(dist|umd|bundles?|fesm[0-9]*|node_modules|compiled)/|/_?(cjs|commonjs)/)")
+SKIP = re.compile(
+    r"(\.min\.|\.d\.(m|c)?ts$|/(dist|umd|bundles?|fesm[0-9]*|node_modules|compiled)/|/_?(cjs|commonjs)/)"
+)
 PACKAGE_CHARS = 3_000_000
 
 
@@ -65,7 +67,9 @@ def main() -> None:
         kept = at_most(PACKAGE_CHARS, [text for text in kept if duplicates.is_new(text)])
         texts += kept
         sources.append(source)
-        print(f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}")
+        print(
+            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}"
+        )
     (args.out / "typescript.txt").write_text(SEPARATOR.join(texts), "utf-8")
     (args.out / "typescript.json").write_text(json.dumps([asdict(s) for s in sources], indent=1))
     print(len(texts), "files", f"{sum(map(len, texts)) / 1e6:.1f} MB")

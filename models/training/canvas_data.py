@@ -1,4 +1,6 @@
-"""Training examples of the canvas adapter: files cut the way a cursor cuts them, and canvases over their middles.
+"""Training examples of the canvas adapter.
+
+Files cut the way a cursor cuts them, and canvases over their middles.
 
 Everything about example number n follows from the seed and n, so that a run can be resumed at any step.
 """
@@ -43,7 +45,10 @@ class Markers:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with its middle. ``ids`` is prompt and middle, with the end token if the middle was not cut short."""
+    """A prompt with its middle.
+
+    ``ids`` is prompt and middle, with the end token if the middle was not cut short.
+    """
 
     ids: tuple[int, ...]
     prompt: int  # length of the prompt in tokens
@@ -69,8 +74,8 @@ class Plan:
 class Work:
     """Canvases of one example as tensors.
 
-    ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text row whose next-token law is the target
-    distribution, or -1 where the text itself is the target.
+    ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text row whose next-token law
+    is the target distribution, or -1 where the text itself is the target.
     """
 
     canvases: Canvases
@@ -111,13 +116,18 @@ class Examples:
         before, after = _log_uniform(rng, 48, 384), _log_uniform(rng, 8, 160)
         prefix = self.encode(text[max(0, start - before * CHARS_PER_TOKEN) : start])[-before:]
         suffix = self.encode(text[end : end + after * CHARS_PER_TOKEN])[:after]
-        middle = [*self.encode(hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]), self.markers.end][: self.middle_tokens]
+        middle = [*self.encode(hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]), self.markers.end][
+            : self.middle_tokens
+        ]
         prompt = [self.markers.prefix, *prefix, self.markers.suffix, *suffix, self.markers.middle]
         return Example((*prompt, *middle), len(prompt))
 
 
 def plans(example: Example, count: int, size: int, rng: random.Random) -> list[Plan]:
-    """Half of the canvases all masks, half with masks at random, the first place always one; few reach far over the end."""
+    """Half of the canvases all masks, half with masks at random, the first place always one.
+
+    Few reach far over the end.
+    """
     length = len(example.middle)
     early = range(max(1, length - size // 2))
     drafts = rng.sample(early, min(len(early), count // 2))
@@ -132,7 +142,9 @@ def plans(example: Example, count: int, size: int, rng: random.Random) -> list[P
 def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu") -> Work:
     """Rows, masks and targets of canvases that follow one text (rows keep the next-token shift)."""
     rows = [row for plan in chosen for row in _rows(example, plan, end)]
-    ids, positions, targets, teacher = (torch.tensor(column, device=device) for column in zip(*rows, strict=True))
+    ids, positions, targets, teacher = (
+        torch.tensor(column, device=device) for column in zip(*rows, strict=True)
+    )
     owner = torch.arange(len(chosen), device=device).repeat_interleave(
         torch.tensor([len(p.masked) for p in chosen], device=device)
     )
@@ -142,7 +154,10 @@ def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu"
 
 
 def _rows(example: Example, plan: Plan, end: int) -> list[tuple[int, int, int, int]]:
-    """Id, position, target and teacher row of each place. Behind the end of the middle all is masked and nothing taught."""
+    """Id, position, target and teacher row of each place.
+
+    Behind the end of the middle all is masked and nothing taught.
+    """
     middle, size = example.middle, len(plan.masked)
     ended = [i for i, token in enumerate(middle) if token == end]
     known_until = ended[0] if ended else len(middle)

@@ -1,4 +1,7 @@
-"""Measures of the canvas adapter on development spans: survival of drafts by place, and right guesses at random masks."""
+"""Measures of the canvas adapter on development spans.
+
+Survival of drafts by place, and right guesses at random masks.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ class Development:
         self.coder, self.end = coder, examples.markers.end
         self.written = [examples(number) for number in range(count)]
         if not path.exists():
-            path.write_text(json.dumps([greedy(coder, example, GREEDY_TOKENS).ids for example in self.written]))
+            path.write_text(
+                json.dumps([greedy(coder, example, GREEDY_TOKENS).ids for example in self.written])
+            )
         stored = json.loads(path.read_text())
         self.own = [Example(tuple(ids), e.prompt) for ids, e in zip(stored, self.written, strict=True)]
 
@@ -60,18 +65,30 @@ class Development:
             return []
         text = self.coder.clean(example.ids)
         rows = work(example, chosen, self.end, self.coder.device)
-        guesses = self.coder.logits(self.coder.denoise(adapter, [text], [rows.canvases])).argmax(-1).view(len(chosen), WINDOW)
+        guesses = (
+            self.coder.logits(self.coder.denoise(adapter, [text], [rows.canvases]))
+            .argmax(-1)
+            .view(len(chosen), WINDOW)
+        )
         survived = []
         for plan, guess in zip(chosen, guesses.tolist(), strict=True):
             truth = list(example.middle[plan.start + 1 : min(known, plan.start + WINDOW)])
-            right = [int(g == t) for g, t in zip(guess, truth, strict=False)] + [0] * (WINDOW - 1 - len(truth))
+            right = [int(g == t) for g, t in zip(guess, truth, strict=False)] + [0] * (
+                WINDOW - 1 - len(truth)
+            )
             survived.append(torch.tensor(right, dtype=torch.float32).cumprod(0))
         return survived
 
-    def _infill(self, adapter: Adapter, example: Example, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _infill(
+        self, adapter: Adapter, example: Example, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of every open place: whether the guess is right, its loss, and whether nothing later is visible."""
         rows = work(example, plans(example, 4, 16, random.Random(number)), self.end, self.coder.device)
         hidden = self.coder.denoise(adapter, [self.coder.clean(example.ids)], [rows.canvases])
         chosen = rows.targets >= 0
         logits, targets = self.coder.logits(hidden[chosen]), rows.targets[chosen]
-        return logits.argmax(-1) == targets, F.cross_entropy(logits, targets, reduction="none"), rows.teacher[chosen] >= 0
+        return (
+            logits.argmax(-1) == targets,
+            F.cross_entropy(logits, targets, reduction="none"),
+            rows.teacher[chosen] >= 0,
+        )

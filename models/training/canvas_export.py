@@ -24,7 +24,10 @@ def export(state: Path, out: Path, weights: str = "average") -> CanvasAdapter:
     recipe = Recipe(**json.loads(about["recipe"]))
     sizes = recipe.sizes()
     downs = {name.split(".")[-1]: t for name, t in tensors.items() if ".down." in name}
-    branches = {key.replace("_", ".", 1): (down, tensors[f"{weights}.up.{key}"] * recipe.scale) for key, down in downs.items()}
+    branches = {
+        key.replace("_", ".", 1): (down, tensors[f"{weights}.up.{key}"] * recipe.scale)
+        for key, down in downs.items()
+    }
     adapter = CanvasAdapter(about["base"], sizes, (1 / max(sizes), 1.0), tensors[f"{weights}.mask"], branches)
     save_adapter(adapter, out)
     return adapter

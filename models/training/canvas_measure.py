@@ -1,7 +1,9 @@
-"""What a canvas adapter is worth in the engine, on development spans: drafts of the ar route, and the dllm route itself.
+"""What a canvas adapter is worth in the engine, on development spans.
 
-Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at temperature 0 and
-compared with plain decoding of the ar route.
+Drafts of the ar route, and the dllm route itself.
+
+Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at
+temperature 0 and compared with plain decoding of the ar route.
 """
 
 from __future__ import annotations
@@ -125,7 +127,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
-    parser.add_argument("--adapter", required=True, help="file in the model's `adapters` folder or in models/adapters")
+    parser.add_argument(
+        "--adapter", required=True, help="file in the model's `adapters` folder or in models/adapters"
+    )
     parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--spans", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=24)
@@ -137,7 +141,9 @@ def main() -> None:
     card = with_adapter(get_card(args.model), args.adapter, args.block)
     loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
     runtime = make_runtime(loaded, Settings(models_dir=args.models_dir))
-    asked = list(requests(args.corpus.read_text("utf-8").split(SEPARATOR), args.spans, args.max_tokens, seed=7))
+    asked = list(
+        requests(args.corpus.read_text("utf-8").split(SEPARATOR), args.spans, args.max_tokens, seed=7)
+    )
     spans = plain(make_ar(DraftContext(runtime, Settings(drafter="none"))), asked)
     outcomes = []
     for name, engine in engines(runtime, {"models_dir": args.models_dir}):

@@ -1,7 +1,7 @@
 """Frozen causal coder with a low-rank adapter that acts on canvas rows alone (gated LoRA, arXiv 2507.11851).
 
-Text rows run through the frozen weights, causally, once, without gradients. Canvas rows see the keys and values of the
-text before them and every row of their own canvas, and carry the adapter in every product.
+Text rows run through the frozen weights, causally, once, without gradients. Canvas rows see the keys and
+values of the text before them and every row of their own canvas, and carry the adapter in every product.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Layer(NamedTuple):
 
 
 class Clean(NamedTuple):
-    """What the frozen coder made of a text: keys and values (layers, 2, kv heads, T, D), last hidden states (T, d)."""
+    """What the frozen coder made of a text.
+
+    Keys and values (layers, 2, kv heads, T, D), last hidden states (T, d).
+    """
 
     kv: torch.Tensor
     hidden: torch.Tensor
@@ -41,7 +44,8 @@ class Clean(NamedTuple):
 class Canvases:
     """Canvases behind one text, row after row.
 
-    ``ids`` (R,) with -1 for a mask, ``positions`` (R,) in the text, ``mask`` (R, T + R) true where a row may look.
+    ``ids`` (R,) with -1 for a mask, ``positions`` (R,) in the text, ``mask`` (R, T + R) true where a row may
+    look.
     """
 
     ids: torch.Tensor
@@ -53,7 +57,12 @@ class Adapter(torch.nn.Module):
     """Low-rank branches of all products and the embedding of the mask; fp32 masters."""
 
     def __init__(
-        self, sizes: Mapping[str, tuple[int, int]], layers: int, mask: torch.Tensor, ranks: Mapping[str, int], scale: float
+        self,
+        sizes: Mapping[str, tuple[int, int]],
+        layers: int,
+        mask: torch.Tensor,
+        ranks: Mapping[str, int],
+        scale: float,
     ) -> None:
         """``sizes`` (in, out) of each product; ``mask`` (d,) is what the mask's embedding starts as."""
         super().__init__()
@@ -71,7 +80,9 @@ class Adapter(torch.nn.Module):
 
     def cast(self, dtype: torch.dtype) -> Callable[[int, str], tuple[torch.Tensor, torch.Tensor] | None]:
         """The branches in the type of the products, ``up`` scaled; gradients reach the masters."""
-        pairs = {key: (down.to(dtype), (self.up[key] * self.scale).to(dtype)) for key, down in self.down.items()}
+        pairs = {
+            key: (down.to(dtype), (self.up[key] * self.scale).to(dtype)) for key, down in self.down.items()
+        }
         return lambda index, name: pairs.get(f"{index}_{name}")
 
 
@@ -121,9 +132,14 @@ class Coder:
 
     def adapter(self, ranks: Mapping[str, int], scale: float, seed: int) -> Adapter:
         """A new adapter, which changes nothing yet but the mask's embedding."""
-        sizes = {name: (getattr(self.layers[0], name).shape[1], getattr(self.layers[0], name).shape[0]) for name in PRODUCTS}
+        sizes = {
+            name: (getattr(self.layers[0], name).shape[1], getattr(self.layers[0], name).shape[0])
+            for name in PRODUCTS
+        }
         torch.manual_seed(seed)
-        return Adapter(sizes, len(self.layers), self.embedding.float().mean(0).cpu(), ranks, scale).to(self.device)
+        return Adapter(sizes, len(self.layers), self.embedding.float().mean(0).cpu(), ranks, scale).to(
+            self.device
+        )
 
     @torch.no_grad()
     def clean(self, ids: Sequence[int], past: torch.Tensor | None = None) -> Clean:
@@ -193,15 +209,22 @@ class Coder:
         return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
     def _bias(self, mask: torch.Tensor) -> torch.Tensor:
-        """Scores' bias (1, heads a group * M, extent): query heads that share keys are more rows of the same product."""
+        """Scores' bias (1, heads a group * M, extent).
+
+        Query heads that share keys are more rows of the same product.
+        """
         bias = torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill_(~mask, -torch.inf)
         return bias.repeat(self.heads // self.kv_heads, 1)[None]
 
-    def _attention(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def _attention(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
         """Rows (M, heads, D) over keys and values (kv heads, extent, D); returns (M, heads * D)."""
         rows = len(q)
         grouped = (
-            q.view(rows, self.kv_heads, -1, self.head_dim).permute(1, 2, 0, 3).reshape(1, self.kv_heads, -1, self.head_dim)
+            q.view(rows, self.kv_heads, -1, self.head_dim)
+            .permute(1, 2, 0, 3)
+            .reshape(1, self.kv_heads, -1, self.head_dim)
         )
         out = F.scaled_dot_product_attention(grouped, keys[None], values[None], attn_mask=bias[None])
         return out.view(self.kv_heads, -1, rows, self.head_dim).permute(2, 0, 1, 3).reshape(rows, -1)

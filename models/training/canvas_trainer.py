@@ -1,6 +1,7 @@
 """One step of training of a canvas adapter on a frozen coder.
 
-Leading masks learn the frozen coder's own next-token law (KL); masks that see later text learn the text (cross entropy).
+Leading masks learn the frozen coder's own next-token law (KL); masks that see later text learn the text
+(cross entropy).
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ class Recipe:
     shuffled_teacher: bool = False  # control: each row learns what belongs to another
 
     def ranks(self) -> dict[str, int]:
-        ranks = {"qkv": self.attention_rank, "out": self.attention_rank, "gate_up": self.mlp_rank, "down": self.mlp_rank}
+        ranks = {
+            "qkv": self.attention_rank,
+            "out": self.attention_rank,
+            "gate_up": self.mlp_rank,
+            "down": self.mlp_rank,
+        }
         return {name: rank for name, rank in ranks.items() if rank}
 
     def sizes(self) -> tuple[int, ...]:
@@ -62,8 +68,12 @@ class Trainer:
     def __init__(self, coder: Coder, examples: Examples, frequent: torch.Tensor, recipe: Recipe) -> None:
         self.coder, self.examples, self.recipe = coder, examples, recipe
         self.adapter = coder.adapter(recipe.ranks(), recipe.scale, recipe.seed)
-        self.average = coder.adapter(recipe.ranks(), recipe.scale, recipe.seed).requires_grad_(requires_grad=False)
-        self.optimiser = torch.optim.AdamW(self.adapter.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.average = coder.adapter(recipe.ranks(), recipe.scale, recipe.seed).requires_grad_(
+            requires_grad=False
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.adapter.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
         self.frequent = frequent
         self.texts: dict[int, Clean] = {}
 
@@ -75,7 +85,10 @@ class Trainer:
         self.texts = {n: t for n, t in (self.texts | texts).items() if n >= documents[0]}
         works = [
             work(
-                e, plans(e, self.recipe.rows // size, size, self._rng(number, n)), self.examples.markers.end, self.coder.device
+                e,
+                plans(e, self.recipe.rows // size, size, self._rng(number, n)),
+                self.examples.markers.end,
+                self.coder.device,
             )
             for n, e in examples.items()
         ]
@@ -129,7 +142,9 @@ class Trainer:
         known = torch.unique(torch.cat([self.frequent, targets]))
         size = len(self.coder.head)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + number)
-        drawn = torch.unique(torch.randint(size, (self.recipe.sampled_words,), generator=generator)).to(known.device)
+        drawn = torch.unique(torch.randint(size, (self.recipe.sampled_words,), generator=generator)).to(
+            known.device
+        )
         drawn = drawn[~torch.isin(drawn, known)]
         shift = torch.zeros(len(known) + len(drawn), device=known.device)
         shift[len(known) :] = math.log(max(1, size - len(known)) / max(1, len(drawn)))
@@ -138,7 +153,9 @@ class Trainer:
     def _update(self, number: int) -> None:
         norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.recipe.clip))
         if not 0 < norm < math.inf:
-            raise FloatingPointError(f"the gradient's norm is {norm} at step {number}: lower the rate and resume")
+            raise FloatingPointError(
+                f"the gradient's norm is {norm} at step {number}: lower the rate and resume"
+            )
         self.optimiser.param_groups[0]["lr"] = self.recipe.rate(number)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

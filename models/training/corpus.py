@@ -39,7 +39,8 @@ RESERVED = frozenset(
     ]
 )
 PERMISSIVE = re.compile(
-    r"\b(mit|bsd|apache|psf|python software foundation|isc|hpnd|matplotlib|mit-cmu|zlib|0bsd)\b", re.IGNORECASE
+    r"\b(mit|bsd|apache|psf|python software foundation|isc|hpnd|matplotlib|mit-cmu|zlib|0bsd)\b",
+    re.IGNORECASE,
 )
 COPYLEFT = re.compile(r"\b(gpl|lgpl|agpl|mpl|mozilla)\b", re.IGNORECASE)
 SKIP_PARTS = frozenset(
@@ -82,7 +83,18 @@ class Document:
 def download(names: Iterable[str], folder: Path) -> None:
     """Fetch each pinned wheel with pip, without dependencies."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-d",
+        str(folder),
+    ]
     subprocess.run(  # noqa: S603 - our own pinned list
         [*command, *names], check=True
     )
@@ -94,11 +106,15 @@ def read_wheel(path: Path) -> tuple[Source, list[Document]]:
         metadata_name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
         meta = HeaderParser().parsestr(wheel.read(metadata_name).decode("utf-8", "replace"))
         name = canonical(str(meta["Name"]))
-        licence = licence_of(meta.get("License-Expression"), meta.get_all("Classifier") or [], meta.get("License"))
+        licence = licence_of(
+            meta.get("License-Expression"), meta.get_all("Classifier") or [], meta.get("License")
+        )
         check_source(name, licence)
         split = "valid" if name in VALIDATION else "train"
         documents = [
-            Document(name, n, wheel.read(n).decode("utf-8", "replace")) for n in sorted(wheel.namelist()) if n.endswith(".py")
+            Document(name, n, wheel.read(n).decode("utf-8", "replace"))
+            for n in sorted(wheel.namelist())
+            if n.endswith(".py")
         ]
     return Source(name, str(meta["Version"]), licence, split), documents
 
@@ -129,7 +145,8 @@ def read_stdlib() -> tuple[Source, list[Document]]:
     """The standard library of the running interpreter."""
     root = Path(sysconfig.get_paths()["stdlib"])
     documents = [
-        Document("python", str(p.relative_to(root)), p.read_text("utf-8", "replace")) for p in sorted(root.rglob("*.py"))
+        Document("python", str(p.relative_to(root)), p.read_text("utf-8", "replace"))
+        for p in sorted(root.rglob("*.py"))
     ]
     version = ".".join(map(str, sys.version_info[:3]))
     return Source("python", version, "PSF-2.0", "train"), documents
@@ -172,7 +189,10 @@ def clean(text: str) -> str:
 
 
 def build(wheels: Path, out: Path) -> list[Source]:
-    """Write ``train.txt`` and ``valid.txt`` (documents joined by NUL) and ``sources.json``; return the sources used."""
+    """Write ``train.txt`` and ``valid.txt`` (documents joined by NUL) and ``sources.json``.
+
+    Return the sources used.
+    """
     out.mkdir(parents=True, exist_ok=True)
     sources: list[Source] = []
     texts: dict[str, list[str]] = {"train": [], "valid": []}
@@ -182,7 +202,9 @@ def build(wheels: Path, out: Path) -> list[Source]:
         kept = at_most(PACKAGE_CHARS, [text for text in kept if duplicates.is_new(text)])
         texts[source.split] += kept
         sources.append(source)
-        print(f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}")
+        print(
+            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}"
+        )
     for split, documents_text in texts.items():
         (out / f"{split}.txt").write_text(SEPARATOR.join(documents_text), "utf-8")
         print(split, len(documents_text), "files", f"{sum(map(len, documents_text)) / 1e6:.1f} MB")
@@ -193,12 +215,19 @@ def build(wheels: Path, out: Path) -> list[Source]:
 def at_most(chars: int, texts: list[str]) -> list[str]:
     """A fixed pseudo-random choice of ``texts`` of about ``chars`` characters in all."""
     share = chars / max(1, sum(map(len, texts)))
-    return [t for t in texts if int.from_bytes(hashlib.sha256(t[:2000].encode()).digest()[:4], "big") < share * 2**32]
+    return [
+        t
+        for t in texts
+        if int.from_bytes(hashlib.sha256(t[:2000].encode()).digest()[:4], "big") < share * 2**32
+    ]
 
 
 def read_all(wheels: Path) -> Iterator[tuple[Source, list[Document]]]:
     """Validation packages first, so that a training file that repeats one of theirs is the one dropped."""
-    paths = sorted(wheels.glob("*.whl"), key=lambda p: (canonical(p.name.split("-")[0]) not in VALIDATION, p.name.lower()))
+    paths = sorted(
+        wheels.glob("*.whl"),
+        key=lambda p: (canonical(p.name.split("-")[0]) not in VALIDATION, p.name.lower()),
+    )
     for path in paths:
         try:
             yield read_wheel(path)
@@ -210,7 +239,9 @@ def read_all(wheels: Path) -> Iterator[tuple[Source, list[Document]]]:
 def main() -> None:
     """Download the pinned list, clean it, split it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packages", type=Path, default=HERE / "packages.txt", help="pinned list, one name==version a line")
+    parser.add_argument(
+        "--packages", type=Path, default=HERE / "packages.txt", help="pinned list, one name==version a line"
+    )
     parser.add_argument("--wheels", type=Path, default=CACHE / "wheels")
     parser.add_argument("--out", type=Path, default=CACHE)
     parser.add_argument("--no-download", action="store_true", help="use the wheels that are there")

@@ -50,11 +50,16 @@ class Progress:
 class Trainer:
     """The drafter, its optimiser, and one step of training."""
 
-    def __init__(self, net: Heads | BlockNetwork, target: Target, recipe: Recipe, *, bf16: bool = True) -> None:
+    def __init__(
+        self, net: Heads | BlockNetwork, target: Target, recipe: Recipe, *, bf16: bool = True
+    ) -> None:
         self.net, self.target, self.recipe, self.bf16 = net.train().requires_grad_(True), target, recipe, bf16
         matrices = [p for p in net.parameters() if p.ndim > 1]
         vectors = [p for p in net.parameters() if p.ndim == 1]
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95))
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -98,13 +103,18 @@ class Trainer:
         values: dict[str, Any] = {}
         for name, some in parts.items():
             with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.bf16):
-                result = Tally.of([tally(self.net, self.target, batch.to(self.target.device)) for batch in some])
+                result = Tally.of(
+                    [tally(self.net, self.target, batch.to(self.target.device)) for batch in some]
+                )
             values |= {f"{name}_accepted": result.mean_accepted(), f"{name}_streak": result.mean_streak()}
             values[f"{name}_at"] = result.by_position()
         return values
 
     def save(self, path: Path, progress: Progress, run: str) -> None:
-        """Write weights, optimiser state, progress and what the ``run`` is; atomic, so that a kill leaves the former one."""
+        """Write weights, optimiser state, progress and what the ``run`` is.
+
+        Atomic, so that a kill leaves the former one.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"net.{name}": p.detach() for name, p in self.net.named_parameters()}
         for i, state in self.optimiser.state_dict()["state"].items():

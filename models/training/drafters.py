@@ -35,7 +35,9 @@ from models.training.windows import LAYOUT, read_windows, windows_path
 class Run:
     """One run: the rate falls to zero along the budget, which counts the minutes of former runs that were cut off."""
 
-    def __init__(self, trainer: Trainer, data: Mixture, valid: Mapping[str, Sequence[Batch]], folder: Path, name: str) -> None:
+    def __init__(
+        self, trainer: Trainer, data: Mixture, valid: Mapping[str, Sequence[Batch]], folder: Path, name: str
+    ) -> None:
         self.trainer, self.data, self.valid, self.folder, self.name = trainer, data, valid, folder, name
         self.started = time.monotonic()
         self.progress = self.before = Progress()
@@ -49,7 +51,10 @@ class Run:
             return
         progress = self.trainer.load(self.checkpoint, self.name)
         if progress is None:
-            print(f"{self.checkpoint} is of a run with other options or another target: starting anew", flush=True)
+            print(
+                f"{self.checkpoint} is of a run with other options or another target: starting anew",
+                flush=True,
+            )
         else:
             self.progress = self.before = progress
 
@@ -87,7 +92,9 @@ class Run:
     def log(self, values: dict[str, Any]) -> None:
         """One line for people, the same as JSON for plots."""
         entry = {name: _rounded(value) for name, value in (asdict(self.progress) | values).items()}
-        self.bar.console.print(" ".join(f"{k}={v}" for k, v in entry.items()), highlight=False, soft_wrap=True)
+        self.bar.console.print(
+            " ".join(f"{k}={v}" for k, v in entry.items()), highlight=False, soft_wrap=True
+        )
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -105,13 +112,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="a drafter's file to start from")
     parser.add_argument("--target", type=Path, default=NANO)
     parser.add_argument("--corpus", type=Path, default=CACHE, help="texts and windows")
-    parser.add_argument("--folder", type=Path, help="checkpoint and log; default: drafters/KIND-LOSS beside the corpus")
+    parser.add_argument(
+        "--folder", type=Path, help="checkpoint and log; default: drafters/KIND-LOSS beside the corpus"
+    )
     parser.add_argument("--out", type=Path, help="default: drafters/KIND-LOSS.safetensors beside the corpus")
-    parser.add_argument("--text-share", type=float, help="of the rows that are real text; default 0.5, for streaks 0")
+    parser.add_argument(
+        "--text-share", type=float, help="of the rows that are real text; default 0.5, for streaks 0"
+    )
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--window", type=int, default=16, help="slots of the block drafter")
-    parser.add_argument("--borrowed", default="3,5", help="layers of the target whose keys and values the block drafter reads")
-    parser.add_argument("--valid", type=int, default=96, help="held-out windows of each temperature to validate on")
+    parser.add_argument(
+        "--borrowed", default="3,5", help="layers of the target whose keys and values the block drafter reads"
+    )
+    parser.add_argument(
+        "--valid", type=int, default=96, help="held-out windows of each temperature to validate on"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     own = {"loss", "text_share"}
     for name, default in asdict(Recipe()).items():
@@ -127,7 +142,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe of a kind and a loss, with what was asked for."""
     recipe = Recipe(args.loss)
     if args.kind == "heads":
-        recipe = replace(recipe, anchors=48, gamma=4.0, fill_share=0.0, lr=5e-3)  # at 1e-3 they learn half as fast
+        recipe = replace(
+            recipe, anchors=48, gamma=4.0, fill_share=0.0, lr=5e-3
+        )  # at 1e-3 they learn half as fast
     if "streak" in args.loss:
         recipe = replace(recipe, text_share=0.0)
     given = {name: getattr(args, name) for name in asdict(recipe) if getattr(args, name) is not None}
@@ -150,14 +167,24 @@ def net_of(args: argparse.Namespace, target: Target) -> Heads | BlockNetwork:
 def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) -> Run:
     """Everything that a run needs, read."""
     recipe, name = recipe_of(args), f"{args.kind}-{args.loss}"
-    train, held_out = (read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid"))
+    train, held_out = (
+        read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid")
+    )
     anchors = Anchors(recipe.anchors, window_of(net), recipe.fill_share, target.markers)
     stream = None
     if recipe.text_share:
         stream = RowStream(read_texts(args.corpus, "train"), RowMaker(target.tokenizer, LAYOUT), recipe.seed)
     plain = replace(anchors, fill_share=0.0)
-    valid = {part: batches(held_out.only(greedy=part == "greedy"), args.valid, plain) for part in ("greedy", "sampled")}
-    what = {"kind": args.kind, "target": target.sha256, "init": sha256(args.init) if args.init else "", **asdict(net.shape)}
+    valid = {
+        part: batches(held_out.only(greedy=part == "greedy"), args.valid, plain)
+        for part in ("greedy", "sampled")
+    }
+    what = {
+        "kind": args.kind,
+        "target": target.sha256,
+        "init": sha256(args.init) if args.init else "",
+        **asdict(net.shape),
+    }
     return Run(
         Trainer(net, target, recipe),
         Mixture(train, anchors, recipe.seed, stream, recipe.text_share),
@@ -170,7 +197,9 @@ def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) 
 def main() -> None:
     """Read what is needed, resume, train, export."""
     args = parse()
-    warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # q and k under autocast: slower, no more
+    warnings.filterwarnings(
+        "ignore", "Mismatch dtype between input and weight"
+    )  # q and k under autocast: slower, no more
     target = Target(args.target, args.device)
     torch.manual_seed(recipe_of(args).seed)
     net = net_of(args, target).to(target.device)
@@ -179,7 +208,9 @@ def main() -> None:
     run.bar.update(run.task, total=args.minutes)
     with run.bar:
         run.train(args.minutes)
-    save_net(net, args.out or args.corpus / "drafters" / f"{args.kind}-{args.loss}.safetensors", target.sha256)
+    save_net(
+        net, args.out or args.corpus / "drafters" / f"{args.kind}-{args.loss}.safetensors", target.sha256
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Evaluation of a nano model on files that it was not trained on.
 
-Usage: ``python -m models.training.evaluate --model models/nano --spans 400``. Prints Markdown tables by route and length
-bucket (for the model card) and twenty completions. Baseline ``ngram``: find the place of the file (prefix or suffix)
-that ends like the prefix for the most characters, and copy what follows it, as many lines as the middle really has.
+Usage: ``python -m models.training.evaluate --model models/nano --spans 400``. Prints Markdown tables by route
+and length bucket (for the model card) and twenty completions. Baseline ``ngram``: find the place of the file
+(prefix or suffix) that ends like the prefix for the most characters, and copy what follows it, as many lines
+as the middle really has.
 """
 
 from __future__ import annotations
@@ -131,35 +132,47 @@ def bits(loaded: Loaded, maker: RowMaker, hole: Hole, rng: random.Random) -> tup
         canvases = [rng.sample(range(size), rng.randint(1, size)) for _ in range(draws)]
         row = Row(
             sequence + [maker.mask if i in chosen else t for chosen in canvases for i, t in enumerate(slots)],
-            [*range(len(sequence)), *(list(range(len(context) + start, len(context) + start + size)) * draws)],
+            [
+                *range(len(sequence)),
+                *(list(range(len(context) + start, len(context) + start + size)) * draws),
+            ],
             [*range(len(sequence)), *([len(context) - 1 + start] * size * draws)],
             [0] * len(sequence) + [1 + i // size for i in range(size * draws)],
             [CONTEXT] * (len(context) - 1) + [MIDDLE_PART] * (len(middle) + 1) + [CANVAS] * size * draws,
-            [*sequence[1:], IGNORE] + [t if i in chosen else IGNORE for chosen in canvases for i, t in enumerate(slots)],
+            [*sequence[1:], IGNORE]
+            + [t if i in chosen else IGNORE for chosen in canvases for i, t in enumerate(slots)],
         )
         loss, part = _losses(loaded, row)
         canvas_loss = loss[part == CANVAS].view(draws, size)
-        nats += sum(size * float(canvas_loss[i].sum()) / len(chosen) for i, chosen in enumerate(canvases)) / draws
+        nats += (
+            sum(size * float(canvas_loss[i].sum()) / len(chosen) for i, chosen in enumerate(canvases)) / draws
+        )
         ar = float(loss[part == MIDDLE_PART].sum())
     return ar / math.log(2), nats / math.log(2)
 
 
 def _losses(loaded: Loaded, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
     batch = collate([row])
-    logits = loaded.model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False).logits[
-        0
-    ]
+    logits = loaded.model(
+        input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
+    ).logits[0]
     return F.cross_entropy(logits, batch.targets[0], ignore_index=IGNORE, reduction="none"), batch.part[0]
 
 
 def table(scores: dict[str, list[Score]]) -> str:
     """Markdown, a line per filler and bucket."""
-    lines = ["| route | tokens | n | exact | similarity | parses | ms p50 | forwards |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| route | tokens | n | exact | similarity | parses | ms p50 | forwards |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, rows in scores.items():
         by_bucket: dict[str, list[Score]] = defaultdict(list)
         for row in rows:
             by_bucket[row.bucket].append(row)
-        for bucket, group in [*sorted(by_bucket.items(), key=lambda item: int(item[0].split("-")[0])), ("all", rows)]:
+        for bucket, group in [
+            *sorted(by_bucket.items(), key=lambda item: int(item[0].split("-")[0])),
+            ("all", rows),
+        ]:
             lines.append(f"| {name} | {bucket} | {len(group)} | {_summary(group)} |")
     return "\n".join(lines)
 
@@ -167,7 +180,8 @@ def table(scores: dict[str, list[Score]]) -> str:
 def _summary(group: list[Score]) -> str:
     ms = sorted(s.ms for s in group)[len(group) // 2]
     mean = [
-        sum(values) / len(group) for values in zip(*((s.exact, s.similarity, s.parses, s.forwards) for s in group), strict=True)
+        sum(values) / len(group)
+        for values in zip(*((s.exact, s.similarity, s.parses, s.forwards) for s in group), strict=True)
     ]
     return f"{mean[0]:.1%} | {mean[1]:.3f} | {mean[2]:.1%} | {ms:.0f} | {mean[3]:.1f}"
 
@@ -177,7 +191,14 @@ def show(samples: Iterable[tuple[Hole, dict[str, str]]]) -> str:
     blocks = []
     for number, (hole, middles) in enumerate(samples, 1):
         before, after = hole.text[: hole.start].rsplit("\n", 3), hole.text[hole.end :].split("\n", 2)
-        lines = [f"{number}. ({hole.kind})", "", "```", "\n".join(before[-3:]) + "▮" + "\n".join(after[:2]), "```", ""]
+        lines = [
+            f"{number}. ({hole.kind})",
+            "",
+            "```",
+            "\n".join(before[-3:]) + "▮" + "\n".join(after[:2]),
+            "```",
+            "",
+        ]
         lines += [f"   - {name}: `{text!r}`" for name, text in {"truth": hole.middle, **middles}.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -11,7 +11,10 @@ _WORD_EDGE = re.compile(r"(?<=\W)(?=\w)|(?<=\w)(?=\W)")
 
 
 class Hole(NamedTuple):
-    """A file cut at ``start`` and ``end`` (character offsets): the middle is what a completion must give back."""
+    """A file cut at ``start`` and ``end`` (character offsets).
+
+    The middle is what a completion must give back.
+    """
 
     text: str
     start: int

@@ -1,8 +1,8 @@
 """Training of the length model: middles cut from the corpus, features of their cursors, two logistic fits.
 
 Usage: ``python -m models.training.lengths`` from the repository root, after
-``python -m models.training.corpus``; a few minutes on one core. Learned from are the corpus's files for training, measured
-are its files for validation: packages of which nothing was learned.
+``python -m models.training.corpus``; a few minutes on one core. Learned from are the corpus's files for
+training, measured are its files for validation: packages of which nothing was learned.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class Sample(NamedTuple):
 
 
 def samples(texts: Iterable[str], seed: int, per_kind: int = 1) -> Iterator[Sample]:
-    """Up to ``per_kind`` middles of each kind of each file: those of ``fimserver ab``, and as many inside of lines."""
+    """Up to ``per_kind`` middles of each kind of each file.
+
+    Those of ``fimserver ab``, and as many inside of lines.
+    """
     for number, text in enumerate(texts):
         rng = random.Random(f"{seed}:{number}")
         cuts = holes(LANGUAGE, text, rng)
@@ -85,7 +88,10 @@ def _sample(kind: str, text: str, start: int, end: int) -> Sample:
 
 
 def fit(training: Sequence[Sample], seed: int) -> dict[str, Any]:
-    """The numbers that the host reads, by the names of ``lengthmodel.Model``. Raises ``ValueError`` for too few samples."""
+    """The numbers that the host reads, by the names of ``lengthmodel.Model``.
+
+    Raises ``ValueError`` for too few samples.
+    """
     if missing := set(BUCKETS) - {sample.bucket for sample in training}:
         raise ValueError(f"no middle of {LABELS[min(missing)]} lexemes: give more files")
     x = np.array([columns(sample.features) for sample in training])  # (N, C)
@@ -127,11 +133,13 @@ def _rounded(values: Any) -> Any:
     return np.round(values, DIGITS).tolist()
 
 
-def measure(data: Mapping[str, Any], training: Sequence[Sample], held_out: Sequence[Sample]) -> dict[str, Any]:
+def measure(
+    data: Mapping[str, Any], training: Sequence[Sample], held_out: Sequence[Sample]
+) -> dict[str, Any]:
     """How good the numbers are, as the host reads them, on files that they were not made of.
 
-    Log losses are in nats. Rows of the confusion are the true buckets, columns those of the medians. ``look``: the shares for what plain text shows;
-    ``marginal``: the same shares for all.
+    Log losses are in nats. Rows of the confusion are the true buckets, columns those of the medians.
+    ``look``: the shares for what plain text shows; ``marginal``: the same shares for all.
     """
     served = LengthModel.model_validate(data)
     guesses = [served.length(sample.features, "", "") for sample in held_out]
@@ -184,7 +192,9 @@ def main() -> None:
     """Cut, fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CACHE)
-    parser.add_argument("--files", type=int, default=8000, help="so many files for training, five middles of each")
+    parser.add_argument(
+        "--files", type=int, default=8000, help="so many files for training, five middles of each"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()

@@ -1,7 +1,8 @@
 """Losses of drafters.
 
-All take windows (N, W): ``logq``, what the drafter gives the right tokens, ``learn``, where it had to say something (a run of
-slots, from the first blank one to the end of the window or of the text). All are means over the windows.
+All take windows (N, W): ``logq``, what the drafter gives the right tokens, ``learn``, where it had to say
+something (a run of slots, from the first blank one to the end of the window or of the text). All are means
+over the windows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ NAMES = ("ce", "tv", "streak", "ce-streak")
 
 
 def decayed(values: torch.Tensor, learn: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Mean of values (N, W) with weight exp(-r / gamma) on the blank slot of rank r: early ones decide what is accepted."""
+    """Mean of values (N, W) with weight exp(-r / gamma) on the blank slot of rank r.
+
+    Early ones decide what is accepted.
+    """
     weights = torch.exp((1 - learn.cumsum(-1)) / gamma) * learn
     return (values.masked_fill(~learn, 0) * weights).sum() / weights.sum()
 
@@ -42,7 +46,10 @@ def streak(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:
 
 
 def streak_of_ce(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:
-    """``ce-streak``, the form of the paper's release: -log q_j(y_j), weighted with the survival up to j, held constant."""
+    """``ce-streak``, the form of the paper's release.
+
+    -log q_j(y_j), weighted with the survival up to j, held constant.
+    """
     logq = logq.masked_fill(~learn, 0)
     reached = torch.exp(logq.detach().cumsum(-1) - logq.detach()) * learn
     return -(reached * logq).sum(-1).mean()

@@ -3,7 +3,8 @@
 The layout is suffix, prefix, canvas:
 
     <suffix> S <prefix> P <middle> M <eot>   causal, next-token targets
-    canvas c = M[k : k + size] + <eot>…      partly masked; sees the sequence up to M[k - 1] and itself, both ways
+    canvas c = M[k : k + size] + <eot>…      partly masked; sees the sequence up to M[k - 1] and itself, both
+    ways
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Layout(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Lists of ``Layout.row`` numbers. ``limit``: last sequence index visible; ``group``: 0 sequence, else canvas.
+    """Lists of ``Layout.row`` numbers.
+
+    ``limit``: last sequence index visible; ``group``: 0 sequence, else canvas.
 
     ``part`` says what a target belongs to: ``CONTEXT``, ``MIDDLE_PART`` (both next-token) or ``CANVAS``.
     """
@@ -115,7 +118,9 @@ class RowMaker:
         markers = {self.suffix, self.prefix, self.middle}
         return [IGNORE if t in markers else t for t in following]
 
-    def _canvases(self, middle: list[int], rng: random.Random) -> Iterator[tuple[list[int], int, list[bool], int]]:
+    def _canvases(
+        self, middle: list[int], rng: random.Random
+    ) -> Iterator[tuple[list[int], int, list[bool], int]]:
         """Pairs of canvases at the same start with complementary masks, or one all masked and one at random."""
         size, count = rng.choice(CANVAS_SIZES)
         beyond = self.eot if middle[-1] == self.eot else IGNORE  # a middle that was cut has no known end

@@ -1,7 +1,7 @@
 """Export of weights into the package as the nano model: copied, and hashed into the card.
 
-Usage: ``python -m models.training.ship FOLDER [--card nano]`` and ``… ship --drafter heads FILE``. Ship only what evaluates
-clearly better than what is there.
+Usage: ``python -m models.training.ship FOLDER [--card nano]`` and ``… ship --drafter heads FILE``. Ship only
+what evaluates clearly better than what is there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def ship_drafter(source: Path, kind: str, folder: Path, card: Path) -> None:
 
 def pin(folder: Path, card: Path) -> None:
     """Write the hashes of the weights and of the drafters that are there into ``card``."""
-    files = [*SHIPPED, *sorted(name for name in read_card(card).drafters.values() if (folder / name).is_file())]
+    files = [
+        *SHIPPED,
+        *sorted(name for name in read_card(card).drafters.values() if (folder / name).is_file()),
+    ]
     text = card.read_text("utf-8").split(MARK)[0].rstrip("\n") + "\n"
     pins = "".join(f'"{name}" = "{sha256(folder / name)}"\n' for name in files)
     card.write_text(text + MARK + pins, "utf-8")

@@ -19,7 +19,10 @@ Rope = tuple[torch.Tensor, torch.Tensor]
 
 
 class Seen(NamedTuple):
-    """What the target computes anyway: what its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer."""
+    """What the target computes anyway.
+
+    What its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer.
+    """
 
     hidden: torch.Tensor
     layers: list[tuple[torch.Tensor, torch.Tensor]]

@@ -1,8 +1,9 @@
 """Training of the nano model: one network, next-token loss on the sequence, masked loss on the canvases.
 
 Usage: ``make train`` or ``python -m models.training.train --minutes 100``. A run first
-continues from the newest checkpoint at a constant learning rate, then anneals a copy to zero and exports it; the
-checkpoint before annealing stays, so that a later run goes on from there (warmup-stable-decay, arXiv 2404.06395).
+continues from the newest checkpoint at a constant learning rate, then anneals a copy to zero and exports it;
+the checkpoint before annealing stays, so that a later run goes on from there (warmup-stable-decay, arXiv
+2404.06395).
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does. The weights are those of the mean losses; ``canvas_weight`` 0 trains the ar route alone."""
+    """What a run does.
+
+    The weights are those of the mean losses; ``canvas_weight`` 0 trains the ar route alone.
+    """
 
     seed: int = 1
     rows: int = 16
@@ -110,7 +114,9 @@ class Trainer:
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
         ).last_hidden_state
         logits = self.model.lm_head(hidden).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(batch.targets)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none").view_as(
+            batch.targets
+        )
         return loss, batch.targets >= 0
 
     def means(self, batch: Batch) -> torch.Tensor:
@@ -128,7 +134,9 @@ class Trainer:
         loss = (means * means.new_tensor(weights)).sum()
         torch.autograd.backward(loss)
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"loss is {loss.item()}: lower the learning rate and resume from the checkpoint")
+            raise FloatingPointError(
+                f"loss is {loss.item()}: lower the learning rate and resume from the checkpoint"
+            )
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         for optimiser, lr in zip(self.optimisers, self.base_lrs, strict=True):
             optimiser.param_groups[0]["lr"] = lr * lr_scale
@@ -187,7 +195,9 @@ class Trainer:
 class Run:
     """One run on a time budget: constant rate, checkpoints, then annealing and export."""
 
-    def __init__(self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path, max_steps: int = 0) -> None:
+    def __init__(
+        self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path, max_steps: int = 0
+    ) -> None:
         self.trainer, self.train, self.valid, self.folder = trainer, train, valid, folder
         self.started = time.monotonic()
         self.progress = Progress()
@@ -229,8 +239,14 @@ class Run:
 
     def log(self, values: dict[str, float]) -> None:
         """One line for people, the same as JSON for plots."""
-        entry = {**asdict(self.progress), "minutes": round(self.minutes(), 1), **{k: round(v, 4) for k, v in values.items()}}
-        self.bar.console.print(" ".join(f"{k}={v}" for k, v in entry.items()), highlight=False, soft_wrap=True)
+        entry = {
+            **asdict(self.progress),
+            "minutes": round(self.minutes(), 1),
+            **{k: round(v, 4) for k, v in values.items()},
+        }
+        self.bar.console.print(
+            " ".join(f"{k}={v}" for k, v in entry.items()), highlight=False, soft_wrap=True
+        )
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -247,14 +263,22 @@ def main() -> None:
     """Parse options, resume, train, export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=100, help="whole budget of this run")
-    parser.add_argument("--anneal-share", type=float, default=0.2, help="last part of the budget, with a falling rate")
-    parser.add_argument("--max-steps", type=int, default=0, help="end before the budget, to compare runs; 0: no limit")
+    parser.add_argument(
+        "--anneal-share", type=float, default=0.2, help="last part of the budget, with a falling rate"
+    )
+    parser.add_argument(
+        "--max-steps", type=int, default=0, help="end before the budget, to compare runs; 0: no limit"
+    )
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--tokenizer", type=Path, default=NANO / "tokenizer.json")
     parser.add_argument("--folder", type=Path, default=CACHE / "run", help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=CACHE / "run" / "export")
-    parser.add_argument("--init", type=Path, help="exported weights to start from where there is no checkpoint")
-    parser.add_argument("--eager", action="store_true", help="do not compile, as where there is no C++ compiler")
+    parser.add_argument(
+        "--init", type=Path, help="exported weights to start from where there is no checkpoint"
+    )
+    parser.add_argument(
+        "--eager", action="store_true", help="do not compile, as where there is no C++ compiler"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for group in (Shape(), Recipe()):
         for name, default in asdict(group).items():

@@ -1,7 +1,7 @@
 """Middles written by the target, made and kept to train and measure drafters on.
 
-Usage: ``python -m models.training.windows --split train --minutes 20``. Every context gets a greedy middle and a sampled
-one. A later run goes on where the file ends; the file of another target is refused.
+Usage: ``python -m models.training.windows --split train --minutes 20``. Every context gets a greedy middle
+and a sampled one. A later run goes on where the file ends; the file of another target is refused.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ class Windows:
         )
 
     def save(self, path: Path, target: str) -> None:
-        """Write with the SHA-256 of the ``target``'s weights; atomic, so that a kill leaves the former file."""
+        """Write with the SHA-256 of the ``target``'s weights.
+
+        Atomic, so that a kill leaves the former file.
+        """
         tensors = {"ids": self.ids, "ends": self.ends, "contexts": self.contexts, "greedy": self.greedy}
         part = path.with_suffix(".part")
         save_file(tensors, part, {"target": target, "shards": str(self.shards)})
@@ -100,7 +103,10 @@ def windows_path(folder: Path, split: str) -> Path:
 
 
 def read_windows(path: Path, target: str) -> Windows:
-    """The inverse of ``save``. Raises ``SystemExit`` where the file is missing or holds what another target wrote."""
+    """The inverse of ``save``.
+
+    Raises ``SystemExit`` where the file is missing or holds what another target wrote.
+    """
     if not path.exists():
         raise SystemExit(f"{path} is not there: run `python -m models.training.windows` first")
     with safe_open(path, "pt") as file:
@@ -115,15 +121,23 @@ def read_windows(path: Path, target: str) -> Windows:
 
 
 class RaggedKV:
-    """Keys and values of rows of different lengths, each at its own places: padding lies behind a row, never in it."""
+    """Keys and values of rows of different lengths, each at its own places.
+
+    Padding lies behind a row, never in it.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.at = torch.empty(0, dtype=torch.int64)  # (B,) where the next token of each row goes
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first call of a layer takes the contexts (B, heads, M, D), from place 0 on; later ones a token for each row."""
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first call of a layer takes the contexts (B, heads, M, D), from place 0 on.
+
+        Later ones a token for each row.
+        """
         if index not in self._layers:
             self._layers[index] = (self._buffer(keys), self._buffer(values))
             return keys, values
@@ -202,7 +216,9 @@ class Writer:
         kv.at = kv.at + 1
         return self._head(x)
 
-    def _run(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, kv: RaggedKV) -> torch.Tensor:
+    def _run(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, kv: RaggedKV
+    ) -> torch.Tensor:
         x = self.target.embedding[ids.flatten()]
         return self.stack.run(x, self.target.rope(positions), bias_of(mask, x.dtype), kv)
 
@@ -245,7 +261,10 @@ def extend(path: Path, writer: Writer, stream: RowStream, minutes: float, count:
         windows.save(path, target)
         tokens = int(windows.middles().sum())
         rate = (tokens - before) / (time.monotonic() - started)
-        print(f"{path.name}: {len(windows)} windows, {tokens} tokens of middles, {rate:.0f} tokens/s", flush=True)
+        print(
+            f"{path.name}: {len(windows)} windows, {tokens} tokens of middles, {rate:.0f} tokens/s",
+            flush=True,
+        )
     return windows
 
 
@@ -254,7 +273,9 @@ def main() -> None:
     parser: Any = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", choices=("train", "valid"), default="train")
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--count", type=int, default=100_000, help="windows in the file, those of former runs among them")
+    parser.add_argument(
+        "--count", type=int, default=100_000, help="windows in the file, those of former runs among them"
+    )
     parser.add_argument("--target", type=Path, default=NANO)
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--out", type=Path, help="default: windows-SPLIT.safetensors beside the corpus")

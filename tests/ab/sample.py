@@ -50,7 +50,10 @@ def result_of(rng: random.Random, side: Side, gold: str) -> Result:
         similarity=1.0 if exact else rng.uniform(0.1, 0.9),
         parses=None if rng.random() < 0.1 else exact or rng.random() < 0.6,
         saved_keys=max(0.0, kept - 1.0),
-        predicted_ms={"dllm": answer_ms * rng.lognormvariate(0, 0.2), "ar": answer_ms * rng.lognormvariate(0.1, 0.3)},
+        predicted_ms={
+            "dllm": answer_ms * rng.lognormvariate(0, 0.2),
+            "ar": answer_ms * rng.lognormvariate(0.1, 0.3),
+        },
     )
 
 
@@ -98,7 +101,10 @@ def marks_of(rng: random.Random, delay_ms: float, pauses: list[float]) -> Iterat
 
 def make_timelines(seed: int, length_s: float) -> tuple[Timeline, ...]:
     pauses = pauses_of(random.Random(seed), length_s)
-    marks = {side: tuple(marks_of(random.Random(seed), delay, pauses)) for side, delay in (("a", 190.0), ("b", 90.0))}
+    marks = {
+        side: tuple(marks_of(random.Random(seed), delay, pauses))
+        for side, delay in (("a", 190.0), ("b", 90.0))
+    }
     keys = {side: sum(mark.what == "key" for mark in found) for side, found in marks.items()}
     return tuple(
         Timeline(group=f"trace-{seed}", side=side, marks=found, keys=keys[side], cancelled=4, superseded=2)
@@ -113,10 +119,18 @@ def make_report(rows: int = 300, seed: int = 0, traces: int = 1, **fields) -> Re
         version="0.0.0+synthetic",
         created="2026-01-01T00:00:00+00:00",
         command="fimserver ab --a dllm --b ar --repo made-up --limit 300 --out out",
-        source={"kind": "repo", "name": "made-up", "seed": seed, "limit": rows, "left_out": {"too large": 3, "generated": 1}},
+        source={
+            "kind": "repo",
+            "name": "made-up",
+            "seed": seed,
+            "limit": rows,
+            "left_out": {"too large": 3, "generated": 1},
+        },
         environment={"device": "none: synthetic numbers", "python": "3.11", "torch": "-", "threads": 1},
         arms={
-            "a": Arm(spec="dllm", models={"dllm": "made-up-canvas"}, version="0.0.0", settings={"threads": 1}),
+            "a": Arm(
+                spec="dllm", models={"dllm": "made-up-canvas"}, version="0.0.0", settings={"threads": 1}
+            ),
             "b": Arm(spec="ar,drafter=none", models={"ar": "made-up-drafted"}, version="0.0.0"),
         },
         rows=tuple(row_of(rng, number) for number in range(rows)),

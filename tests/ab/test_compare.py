@@ -27,7 +27,9 @@ def repo(tmp_path):
 
 
 def asked(repo, out, **changes):
-    return ComparisonRequest(("dllm", "ar"), ItemSource(repo, None, (), 4, 0)._replace(**changes), FLAGS, out, "fimserver ab")
+    return ComparisonRequest(
+        ("dllm", "ar"), ItemSource(repo, None, (), 4, 0)._replace(**changes), FLAGS, out, "fimserver ab"
+    )
 
 
 def invoked(*arguments):
@@ -36,7 +38,9 @@ def invoked(*arguments):
 
 def test_a_repository_becomes_a_report_a_page_and_a_table(repo, tmp_path):
     out = tmp_path / "out"
-    done = invoked("--a", "dllm", "--b", "ar", "--repo", repo, "--limit", 4, "--seed", 3, "--max-tokens", 4, "--out", out)
+    done = invoked(
+        "--a", "dllm", "--b", "ar", "--repo", repo, "--limit", 4, "--seed", 3, "--max-tokens", 4, "--out", out
+    )
     assert done.exit_code == 0, done.output
     assert "A dllm (nano) against B ar (nano): 4 items" in done.output
     report = read_report(out / "report.json")
@@ -92,11 +96,17 @@ def test_an_interrupted_replay_goes_on_with_the_next_trace(tmp_path, monkeypatch
     monkeypatch.setattr(
         comparing,
         "rows_of_replay",
-        lambda name, _a, _b, _first: [PairedRow.model_validate(row.model_dump() | {"item": name, "group": name})],
+        lambda name, _a, _b, _first: [
+            PairedRow.model_validate(row.model_dump() | {"item": name, "group": name})
+        ],
     )
-    monkeypatch.setattr(comparing, "timelines", lambda name, _a, _b: [Timeline(group=name, side="a", marks=())])
+    monkeypatch.setattr(
+        comparing, "timelines", lambda name, _a, _b: [Timeline(group=name, side="a", marks=())]
+    )
     files = (trace(tmp_path, "one.jsonl"), trace(tmp_path, "two.jsonl"))
-    whole = ComparisonRequest(("dllm", "ar"), ItemSource(None, None, files, 4, 0), FLAGS, tmp_path / "out", "fimserver ab")
+    whole = ComparisonRequest(
+        ("dllm", "ar"), ItemSource(None, None, files, 4, 0), FLAGS, tmp_path / "out", "fimserver ab"
+    )
     begun = compare(whole)
     assert (begun.finished, [r.group for r in begun.rows]) == (False, ["one.jsonl"])
     done = compare(whole)
@@ -115,19 +125,27 @@ def test_a_token_of_a_replayed_arm_goes_to_its_server_and_nowhere_else(tmp_path,
     monkeypatch.setattr(comparing, "rows_of_replay", lambda *_: [row])
     monkeypatch.setattr(comparing, "timelines", lambda *_: [])
     source = ItemSource(None, None, (trace(tmp_path, "one.jsonl"),), 4, 0)
-    report = compare(ComparisonRequest(("http://box,token=s3cret", "ar"), source, {}, tmp_path / "out", "fimserver ab"))
+    report = compare(
+        ComparisonRequest(("http://box,token=s3cret", "ar"), source, {}, tmp_path / "out", "fimserver ab")
+    )
     assert report.finished
     assert [env["FIMSERVER_TOKEN"] for _, env in seen] == ["s3cret", ""]
     assert "--connect=http://box" in seen[0][0]
     assert not any("s3cret" in word for command, _ in seen for word in command)
-    assert "s3cret" not in (tmp_path / "out" / "report.json").read_text() + (tmp_path / "out" / "report.html").read_text()
+    assert (
+        "s3cret"
+        not in (tmp_path / "out" / "report.json").read_text() + (tmp_path / "out" / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "give two arms and a folder"),
-        (("--a", "dllm", "--b", "ar", "--out", "OUT"), "give one of --repo DIR, --spans FILE.jsonl and --trace"),
+        (
+            ("--a", "dllm", "--b", "ar", "--out", "OUT"),
+            "give one of --repo DIR, --spans FILE.jsonl and --trace",
+        ),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--repo", "DIR", "--spans", "x"), "give one of"),
         (("--a", "dllm", "--b", "nope", "--out", "OUT", "--repo", "REPO"), "'nope' is no route"),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--repo", "DIR"), "no source file"),
@@ -166,7 +184,9 @@ def test_a_report_is_made_again_and_several_are_merged(tmp_path):
 def test_reports_of_different_arms_are_not_merged():
     one, two = make_report(2), make_report(2)
     other = two.model_copy(
-        update={"arms": {side: arm.model_copy(update={"spec": f"{arm.spec}!"}) for side, arm in two.arms.items()}}
+        update={
+            "arms": {side: arm.model_copy(update={"spec": f"{arm.spec}!"}) for side, arm in two.arms.items()}
+        }
     )
     with pytest.raises(InputError, match="different arms"):
         merge([one, other])

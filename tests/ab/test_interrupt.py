@@ -22,7 +22,18 @@ def test_ctrl_c_ends_a_comparison_and_spoils_no_item(arms, tmp_path):
     spans, out = tmp_path / "spans.jsonl", tmp_path / "out"
     made = ({"id": f"s{n}", "prefix": f"x{n} = [1, ", "middle": "2]", "suffix": "\n"} for n in range(SPANS))
     spans.write_text("".join(json.dumps(row) + "\n" for row in made))
-    command = [sys.executable, "-m", "fimserver.cli", "ab", "--a", arms[0], "--b", arms[1], "--spans", str(spans)]
+    command = [
+        sys.executable,
+        "-m",
+        "fimserver.cli",
+        "ab",
+        "--a",
+        arms[0],
+        "--b",
+        arms[1],
+        "--spans",
+        str(spans),
+    ]
     command += ["--out", str(out), "--max-tokens", "24", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         end = time.monotonic() + 120

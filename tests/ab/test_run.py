@@ -13,7 +13,10 @@ from fimserver.wire import Usage
 
 
 def spans(count):
-    return [Span(f"s{n}", f"f{n % 3}.py", "line", "python", "def f(a):\n    ", "return a", "\n") for n in range(count)]
+    return [
+        Span(f"s{n}", f"f{n % 3}.py", "line", "python", "def f(a):\n    ", "return a", "\n")
+        for n in range(count)
+    ]
 
 
 class Scripted:
@@ -29,7 +32,13 @@ class Scripted:
         self._log.append((self.arm.spec, span.item, warm))
         decision = Decision("ar", "asked for", predicted_ms={"ar": 7.0})
         usage = Usage(
-            route="ar", model="m", reason=Reason.END, tokens=3, forwards=5, prefill=Prefill(64, 2, 4.0), decision=decision
+            route="ar",
+            model="m",
+            reason=Reason.END,
+            tokens=3,
+            forwards=5,
+            prefill=Prefill(64, 2, 4.0),
+            decision=decision,
         )
         return ArmAnswer(self._text, usage, 3.0, 9.0)
 
@@ -53,14 +62,20 @@ def test_both_arms_do_an_item_before_either_does_the_next(tmp_path):
     log = []
     rows = list(run(RunPlan(spans(12), 0, warm=False), arms(log), journal(tmp_path)))
     done = [entry for entry in log[2 * WARM_UP :] if entry[2] is False]
-    assert [item for _, item, _ in done[::2]] == [item for _, item, _ in done[1::2]] == [row.item for row in rows]
+    assert (
+        [item for _, item, _ in done[::2]]
+        == [item for _, item, _ in done[1::2]]
+        == [row.item for row in rows]
+    )
     assert {arm for arm, _, _ in done[::2]} == {"a", "b"}  # the order is drawn
     assert [row.first for row in rows] == [arm for arm, _, _ in done[::2]]
 
 
 def test_the_order_is_the_seeds(tmp_path):
     def first(seed, name):
-        return [row.first for row in run(RunPlan(spans(30), seed, warm=False), arms([]), journal(tmp_path, name))]
+        return [
+            row.first for row in run(RunPlan(spans(30), seed, warm=False), arms([]), journal(tmp_path, name))
+        ]
 
     one = first(1, "one")
     (tmp_path / "unfinished.jsonl").unlink()
@@ -72,7 +87,13 @@ def test_the_order_is_the_seeds(tmp_path):
 def test_a_row_has_scores_and_times(tmp_path):
     row = next(iter(run(RunPlan(spans(1), 0, warm=False), arms([]), journal(tmp_path))))
     assert (row.a.exact, row.b.exact, row.a.saved_keys) == (True, False, 7.0)
-    assert (row.a.first_ms, row.a.answer_ms, row.a.passes, row.a.fresh_tokens, row.a.prefill_ms) == (3.0, 9.0, 3, 64, 4.0)
+    assert (row.a.first_ms, row.a.answer_ms, row.a.passes, row.a.fresh_tokens, row.a.prefill_ms) == (
+        3.0,
+        9.0,
+        3,
+        64,
+        4.0,
+    )
     assert (row.a.parses, row.lexemes, row.gold, row.a.predicted_ms) == (True, 2, "return a", {"ar": 7.0})
 
 
@@ -85,7 +106,12 @@ def test_every_tenth_item_is_called_off_half_way(tmp_path):
 
 def test_warm_rows_are_rows_of_their_own(tmp_path):
     rows = list(run(RunPlan(spans(2), 0, warm=True), arms([]), journal(tmp_path)))
-    assert [(row.item, row.warm) for row in rows] == [("s0", False), ("s0:warm", True), ("s1", False), ("s1:warm", True)]
+    assert [(row.item, row.warm) for row in rows] == [
+        ("s0", False),
+        ("s0:warm", True),
+        ("s1", False),
+        ("s1:warm", True),
+    ]
 
 
 def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path):

@@ -48,7 +48,9 @@ def test_an_interval_is_the_same_when_asked_again_and_holds_its_value() -> None:
 
 def test_a_constant_ratio_has_no_interval() -> None:
     tokens = [4.0, 8.0, 100.0]
-    assert bootstrap(ratio_of_rates, [2 * t for t in tokens], tokens, tokens, tokens) == pytest.approx((2, 2, 2))
+    assert bootstrap(ratio_of_rates, [2 * t for t in tokens], tokens, tokens, tokens) == pytest.approx(
+        (2, 2, 2)
+    )
 
 
 @pytest.mark.parametrize("columns", [([], []), ([1.0], [1.0, 2.0])])
@@ -76,7 +78,9 @@ def test_spans_repeat_a_file_only_when_there_are_no_more(vocabulary: Vocabulary)
 
 
 def test_no_evaluation_package_was_trained_on() -> None:
-    trained = (MODELS / "nano" / "SOURCES.md").read_text("utf-8") + (MODELS / "training" / "packages.txt").read_text("utf-8")
+    trained = (MODELS / "nano" / "SOURCES.md").read_text("utf-8") + (
+        MODELS / "training" / "packages.txt"
+    ).read_text("utf-8")
     names = {line.strip("| ").split(" ")[0].split("==")[0] for line in trained.splitlines()}
     assert len(names) > 50
     assert names.isdisjoint(PACKAGES)
@@ -90,7 +94,8 @@ def test_names_of_arms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "place"), [([1, 2], [1, 2], None), ([1, 2], [1, 3], 1), ([1], [1, 2], 1), ([], [], None)]
+    ("left", "right", "place"),
+    [([1, 2], [1, 2], None), ([1, 2], [1, 3], 1), ([1], [1, 2], 1), ([], [], None)],
 )
 def test_first_difference(left: list[int], right: list[int], place: int | None) -> None:
     assert first_difference(left, right) == place
@@ -127,7 +132,18 @@ def test_two_arms_on_two_spans(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = tmp_path / "rows.json"
     limits = [word for kind in ("single", "multi", "body") for word in (f"--tokens-{kind}", "8")]
     arms = ["--arms", "none,transformers+lookup/K4N2,nobody"]
-    words = ["--source", str(PACKAGE / "host"), "--spans", "2", "--warmup", "1", *arms, *limits, "--out", str(out)]
+    words = [
+        "--source",
+        str(PACKAGE / "host"),
+        "--spans",
+        "2",
+        "--warmup",
+        "1",
+        *arms,
+        *limits,
+        "--out",
+        str(out),
+    ]
     assert speculation.main(words) == 0
     printed = capsys.readouterr().out
     document = json.loads(out.read_text())
@@ -208,7 +224,11 @@ def test_llama_is_left_out_where_it_is_not(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_end_that_llama_may_not_send(fleet: Fleet) -> None:
     stop = min(fleet.stops)
     end = {"tokens": [], "stop": True, "stop_type": "eos", "timings": {"draft_n": 3, "draft_n_accepted": 1}}
-    events: list[tuple[float, dict[str, Any]]] = [(3.0, {"tokens": [7]}), (4.0, {"tokens": [8, 9]}), (5.0, end)]
+    events: list[tuple[float, dict[str, Any]]] = [
+        (3.0, {"tokens": [7]}),
+        (4.0, {"tokens": [8, 9]}),
+        (5.0, end),
+    ]
     answer = _answer(events, 6.0, fleet)
     assert answer.said == [(3.0, [7]), (4.0, [8, 9]), (5.0, [stop])]
     assert (answer.passes, answer.drafted) == (2, 3)

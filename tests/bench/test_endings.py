@@ -18,7 +18,11 @@ def test_holes_are_cut_from_files_that_stay_whole():
         assert request.prefix + middle + request.suffix in FILES["code"]["diffusion.py"]
         assert middle.strip()
     assert all("\n" not in middle for kind, _, _, middle in found if kind in {"line", "rest of line"})
-    assert all(ast.parse("if x:\n    " + middle) for kind, _, _, middle in found if kind == "line" and "return" not in middle)
+    assert all(
+        ast.parse("if x:\n    " + middle)
+        for kind, _, _, middle in found
+        if kind == "line" and "return" not in middle
+    )
 
 
 def test_a_recorded_middle_is_scored_by_each_set_of_rules():
@@ -26,7 +30,13 @@ def test_a_recorded_middle_is_scored_by_each_set_of_rules():
     recording = Recording("line", "a.py", "def f():\n    ", "\n    c = 1\n", "a(b)", texts, ended=False)
     free, ruled = score(recording, None), score(recording, RULES)
     assert (free.exact, free.tokens, free.reason) == (False, 5, "length")
-    assert (ruled.exact, ruled.tokens, ruled.first_line, ruled.kept_chars, ruled.extra_chars) == (True, 5, True, 4, 0)
+    assert (ruled.exact, ruled.tokens, ruled.first_line, ruled.kept_chars, ruled.extra_chars) == (
+        True,
+        5,
+        True,
+        4,
+        0,
+    )
     assert ruled.reason in {"suffix", "scope"}
 
 

@@ -10,7 +10,9 @@ from bench.oracle_arms import NODES, Ours, arms, prompt_lookup, tree
 from fimserver.engine.drafts import Draft
 from fimserver.types import Request
 
-TEXT = "".join(f"def function_{i}(argument):\n    total = argument + {i}\n    return total\n\n\n" for i in range(60))
+TEXT = "".join(
+    f"def function_{i}(argument):\n    total = argument + {i}\n    return total\n\n\n" for i in range(60)
+)
 
 
 def a_case(target, kind="multi"):

@@ -45,16 +45,23 @@ def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        browser = driver.chromium.launch(
+            executable_path=PROGRAM, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
         yield browser
         browser.close()
 
 
 @contextmanager
-def visit(browser: Browser, path: Path, *, width: int, height: int, scheme: str, script: bool = True) -> Iterator[Visit]:
+def visit(
+    browser: Browser, path: Path, *, width: int, height: int, scheme: str, script: bool = True
+) -> Iterator[Visit]:
     """Open a file in a fresh window of that many CSS pixels, light or dark."""
     with browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, java_script_enabled=script, offline=True
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        java_script_enabled=script,
+        offline=True,
     ) as context:
         found = Visit(context.new_page())
         found.page.on("request", lambda request: found.requests.append(request.url))

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 WIDTHS = "[document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
-CHARTS = "charts => charts.map(c => { const box = c.getBoundingClientRect(); return [box.width, box.height]; })"
+CHARTS = (
+    "charts => charts.map(c => { const box = c.getBoundingClientRect(); return [box.width, box.height]; })"
+)
 LETTERS = "texts => Math.min(...texts.map(t => t.getBoundingClientRect().height))"
 HOSTILE = "</script><img src=x onerror=document.title='taken'><script>document.title='taken'</script>"
 
@@ -62,7 +64,10 @@ def test_light_and_dark_differ_in_colours_alone(browser, page):
     for scheme in ("light", "dark"):
         with visit(browser, page, width=1280, height=900, scheme=scheme) as seen:
             style = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
-            looks[scheme] = seen.page.eval_on_selector("body", style), seen.page.eval_on_selector("figure svg text", style)
+            looks[scheme] = (
+                seen.page.eval_on_selector("body", style),
+                seen.page.eval_on_selector("figure svg text", style),
+            )
             height = seen.page.evaluate("document.documentElement.scrollHeight")
             looks[scheme, "height"] = height
     assert looks["light"] != looks["dark"]
@@ -94,7 +99,9 @@ def test_items_can_be_sorted_and_filtered(browser, page):
 def test_code_in_a_suggestion_does_not_run(browser, tmp_path):
     made = make_report(8, traces=0)
     rows = tuple(
-        row.model_copy(update={"item": f"{HOSTILE}{n}", "gold": HOSTILE, "a": row.a.model_copy(update={"text": HOSTILE})})
+        row.model_copy(
+            update={"item": f"{HOSTILE}{n}", "gold": HOSTILE, "a": row.a.model_copy(update={"text": HOSTILE})}
+        )
         for n, row in enumerate(made.rows)
     )
     report = made.model_copy(update={"rows": rows, "command": HOSTILE})

@@ -62,7 +62,9 @@ def in_editor(host, folder, name, text, line, column, route="auto"):
         options = {"model": route, "deadlineMs": 10_000, "delayMs": 0}
         roots = [{"uri": folder.as_uri(), "name": folder.name}]
         editor.start(options=options, rootUri=folder.as_uri(), workspaceFolders=roots)
-        editor.open(uri, text, language={"py": "python", "go": "go", "txt": "plaintext"}[name.rsplit(".", 1)[1]])
+        editor.open(
+            uri, text, language={"py": "python", "go": "go", "txt": "plaintext"}[name.rsplit(".", 1)[1]]
+        )
         items = editor.ask(uri, line - 1, column - 1)
     if not items:
         return "", 0
@@ -74,7 +76,9 @@ def on_command_line(folder, name, text, line, column, *arguments):
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(text.encode())
-    result = CliRunner().invoke(main, ["complete", f"{path}:{line}:{column}", "--json", *arguments], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, ["complete", f"{path}:{line}:{column}", "--json", *arguments], catch_exceptions=False
+    )
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -129,7 +133,9 @@ class TestAHostElsewhere:
         return CliRunner().invoke(main, ["complete", *map(str, arguments)], catch_exceptions=False)
 
     def test_it_answers_and_no_model_is_loaded_here(self, host, folder, monkeypatch):
-        monkeypatch.setattr("fimserver.engine.engines.ModelPool", lambda _settings: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(
+            "fimserver.engine.engines.ModelPool", lambda _settings: pytest.fail("a model was loaded")
+        )
         found = on_command_line(folder, "a.py", "x = \n", 1, 5, "--connect", host.url, "--token", "secret")
         assert (found["middle"], found["shown"], found["model"]) == ("42", "42", "fake")
         assert len(host.engines.asked) == 1
@@ -137,7 +143,11 @@ class TestAHostElsewhere:
     def test_it_gets_the_request_that_an_engine_here_gets(self, host, folder, monkeypatch):
         here = FakeEngines(lambda _request, _route: iter(["42"]))
         monkeypatch.setattr("fimserver.engine.engines.ModelPool", lambda _settings: here)
-        for place in (("--seed", "7", "--top-p", "0.5"), ("--max-tokens", "9"), ("--stop", "block", "--temperature", "1")):
+        for place in (
+            ("--seed", "7", "--top-p", "0.5"),
+            ("--max-tokens", "9"),
+            ("--stop", "block", "--temperature", "1"),
+        ):
             on_command_line(folder, "a.py", PYTHON, 6, 17, *place)
             on_command_line(folder, "a.py", PYTHON, 6, 17, *place, "--connect", host.url, "--token", "secret")
         assert host.engines.asked == here.asked
@@ -165,7 +175,8 @@ class TestAHostElsewhere:
 
 
 @pytest.mark.parametrize(
-    ("text", "sound"), [("a", "a"), ("é🎉", "é🎉"), ("\ud83c", "�"), ("a\udf89b", "a�b"), ("\ud83c\udf89", "🎉")]
+    ("text", "sound"),
+    [("a", "a"), ("é🎉", "é🎉"), ("\ud83c", "�"), ("a\udf89b", "a�b"), ("\ud83c\udf89", "🎉")],
 )
 def test_half_characters_become_the_replacement_character(text, sound):
     assert valid_unicode(text) == sound

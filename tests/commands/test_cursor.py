@@ -79,7 +79,9 @@ def test_a_missing_file_and_a_folder_are_clear_errors(tmp_path):
         read_place(f"{tmp_path}:1:1")
 
 
-@pytest.mark.parametrize(("text", "end"), [("a\nb\n", "\n"), ("a\r\nb\r\n", "\r\n"), ("", "\n"), ("a\r\nb\nc\n", "\n")])
+@pytest.mark.parametrize(
+    ("text", "end"), [("a\nb\n", "\n"), ("a\r\nb\r\n", "\r\n"), ("", "\n"), ("a\r\nb\nc\n", "\n")]
+)
 def test_the_line_end_is_that_of_the_file(text, end):
     assert line_end(text) == end
 

@@ -45,7 +45,9 @@ def test_an_explicit_request_ends_a_pause(http):
     assert answer["choices"][0]["text"] == "x"
 
 
-@pytest.mark.parametrize("content", [b'{"minutes": 0}', b'{"minutes": 1e9}', b'{"minutes": "x"}', b"[]", b"{"])
+@pytest.mark.parametrize(
+    "content", [b'{"minutes": 0}', b'{"minutes": 1e9}', b'{"minutes": "x"}', b"[]", b"{"]
+)
 def test_a_limit_that_makes_no_sense_is_refused(http, content):
     assert http.post("/v1/pause", content=content).status_code == 400
     assert state(http) == "ok"

@@ -12,7 +12,10 @@ from fimserver.commands.remote_host import RemoteHost
 from fimserver.errors import FimError, InputError
 from tests.hosts import ScriptedHost, free_port
 
-VLLM = {"/health": (200, b""), "/v1/models": (200, {"data": [{"id": "Qwen/Qwen2.5-Coder-7B", "owned_by": "vllm"}]})}
+VLLM = {
+    "/health": (200, b""),
+    "/v1/models": (200, {"data": [{"id": "Qwen/Qwen2.5-Coder-7B", "owned_by": "vllm"}]}),
+}
 LLAMA_CPP = {
     "/health": (200, {"status": "ok"}),
     "/v1/models": (200, {"data": [{"id": "coder.gguf", "owned_by": "llamacpp"}]}),
@@ -89,7 +92,17 @@ class TestAnotherServer:
         with Foreign(answers) as server:
             arguments = {
                 "complete": ["complete", "--spans", spans, "--connect", server.url],
-                "ab": ["ab", "--a", server.url, "--b", server.url, "--spans", spans, "--out", tmp_path / "out"],
+                "ab": [
+                    "ab",
+                    "--a",
+                    server.url,
+                    "--b",
+                    server.url,
+                    "--spans",
+                    spans,
+                    "--out",
+                    tmp_path / "out",
+                ],
             }[verb]
             result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
         assert result.exit_code == 2

@@ -35,9 +35,19 @@ def why_not() -> str:
     install = "run tests/editors/install_neovim.sh, or name a Neovim 0.12 in NVIM"
     if not os.access(PROGRAM, os.X_OK):
         return f"no {PROGRAM}: {install}"
-    ask = [str(PROGRAM), "--clean", "--headless", "+lua io.write(tostring(vim.lsp.inline_completion ~= nil))", "+qa"]
+    ask = [
+        str(PROGRAM),
+        "--clean",
+        "--headless",
+        "+lua io.write(tostring(vim.lsp.inline_completion ~= nil))",
+        "+qa",
+    ]
     answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
-    return "" if answer.stdout + answer.stderr == "true" else f"{PROGRAM} has no vim.lsp.inline_completion: {install}"
+    return (
+        ""
+        if answer.stdout + answer.stderr == "true"
+        else f"{PROGRAM} has no vim.lsp.inline_completion: {install}"
+    )
 
 
 def processes(runtime: Path, word: str = "") -> list[psutil.Process]:
@@ -45,7 +55,9 @@ def processes(runtime: Path, word: str = "") -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("XDG_RUNTIME_DIR") == str(runtime) and (not word or word in process.cmdline()):
+            if process.environ().get("XDG_RUNTIME_DIR") == str(runtime) and (
+                not word or word in process.cmdline()
+            ):
                 found.append(process)
     return found
 
@@ -56,15 +68,27 @@ class Neovim:
     name = "Neovim"
 
     def __init__(
-        self, folder: Path, command: Sequence[str], env: Mapping[str, str], init_options: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        init_options: Mapping[str, Any] | None = None,
     ) -> None:
-        server = json.dumps({"plugin": str(PLUGIN), "cmd": list(command), "init_options": dict(init_options or {})}).replace(
-            "'", "''"
-        )
+        server = json.dumps(
+            {"plugin": str(PLUGIN), "cmd": list(command), "init_options": dict(init_options or {})}
+        ).replace("'", "''")
         self.folder = folder
         self._command = list(command)
         self._log = Path(env["XDG_STATE_HOME"]) / "nvim" / "lsp.log"
-        start = [str(PROGRAM), "--embed", "--clean", "--cmd", f"let g:fimserver = json_decode('{server}')", "-u", str(INIT)]
+        start = [
+            str(PROGRAM),
+            "--embed",
+            "--clean",
+            "--cmd",
+            f"let g:fimserver = json_decode('{server}')",
+            "-u",
+            str(INIT),
+        ]
         self._argv = ["env", *(f"{name}={value}" for name, value in env.items()), *start]
         self._asked, self._screen = 0, Screen()
 
@@ -76,7 +100,9 @@ class Neovim:
         self._watchdog.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is not None:
             print("\n".join(["the screen was:", *self.screen(), "the messages were:", self.messages()]))
         with contextlib.suppress(OSError, EOFError):  # it hangs up while we wait for the answer
@@ -98,7 +124,9 @@ class Neovim:
     def open_without_server(self, name: str, content: bytes = b"") -> None:
         path = self._nvim.call("fnameescape", str(self.folder / name))
         self.normal_mode()
-        self.command(f"silent! bwipeout! {path}")  # a changed buffer of a changed file makes Neovim ask what to do
+        self.command(
+            f"silent! bwipeout! {path}"
+        )  # a changed buffer of a changed file makes Neovim ask what to do
         (self.folder / name).write_bytes(content)
         self.command(f"edit {path}")
         self.keys("GA")
@@ -111,7 +139,9 @@ class Neovim:
     def wait_initialized(self) -> None:
         self.wait(
             "the server to be attached and initialized",
-            lambda: self.lua("local c = vim.lsp.get_clients({ bufnr = 0 })[1]; return c ~= nil and c.initialized == true"),
+            lambda: self.lua(
+                "local c = vim.lsp.get_clients({ bufnr = 0 })[1]; return c ~= nil and c.initialized == true"
+            ),
         )
 
     def keys(self, keys: str) -> None:
@@ -202,7 +232,9 @@ class Neovim:
 
     def complaints(self) -> list[str]:
         """All that Neovim told its user, but for what was asked for."""
-        return [line for line in self.messages().splitlines() if line and not line.startswith("fimserver: route")]
+        return [
+            line for line in self.messages().splitlines() if line and not line.startswith("fimserver: route")
+        ]
 
     def place(self, row: int, column: int) -> None:
         """Put the cursor before a byte of a row, both from 0."""
@@ -211,7 +243,9 @@ class Neovim:
 
     def told(self) -> dict[str, Any]:
         """What the server says of the last request."""
-        ask = "return vim.lsp.get_clients()[1]:request_sync('fimserver/explain', vim.empty_dict(), 5000).result"
+        ask = (
+            "return vim.lsp.get_clients()[1]:request_sync('fimserver/explain', vim.empty_dict(), 5000).result"
+        )
         return dict(self.lua(ask))
 
     def lines(self) -> list[str]:

@@ -59,7 +59,9 @@ class Screen:
             self._cells[row][column : column + times] = [Cell(text, style)] * times
             column += times
 
-    def _grid_scroll(self, _grid: int, top: int, bottom: int, left: int, right: int, rows: int, _columns: int) -> None:
+    def _grid_scroll(
+        self, _grid: int, top: int, bottom: int, left: int, right: int, rows: int, _columns: int
+    ) -> None:
         order = range(top, bottom - rows) if rows > 0 else range(bottom - 1, top - rows - 1, -1)
         for row in order:
             self._cells[row][left:right] = self._cells[row + rows][left:right]
@@ -79,7 +81,9 @@ class Screen:
         spans = []
         for (style, at_cursor), cells in runs:
             texts = [cell.text for _, cell in cells]
-            css = self._css(self._styles.get(style, {})) + ("box-shadow:-2px 0 currentColor;" if at_cursor else "")
+            css = self._css(self._styles.get(style, {})) + (
+                "box-shadow:-2px 0 currentColor;" if at_cursor else ""
+            )
             # A sign that takes two cells leaves the second empty.
             text = escape("".join(texts).translate(PLAIN)) + " " * texts.count("")
             spans.append(f'<span style="{css}">{text}</span>' if css else text)
@@ -88,7 +92,10 @@ class Screen:
     def _css(self, looks: dict[str, Any]) -> str:
         fore, back = looks.get("foreground"), looks.get("background")
         if looks.get("reverse"):
-            fore, back = self._colours[1] if back is None else back, self._colours[0] if fore is None else fore
+            fore, back = (
+                self._colours[1] if back is None else back,
+                self._colours[0] if fore is None else fore,
+            )
         css = "" if fore is None else f"color:{_colour(fore)};"
         css += "" if back is None else f"background:{_colour(back)};"
         css += "font-weight:bold;" if looks.get("bold") else ""

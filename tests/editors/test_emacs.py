@@ -32,7 +32,14 @@ def why_not() -> str:
     install = "run tests/editors/install_emacs.sh, or name an Emacs with lsp-mode 10 in EMACS"
     if not os.access(PROGRAM, os.X_OK):
         return f"no {PROGRAM}: {install}"
-    ask = [str(PROGRAM), "--batch", "-l", "lsp-inline-completion", "--eval", "(princ (fboundp 'lsp-inline-completion-mode))"]
+    ask = [
+        str(PROGRAM),
+        "--batch",
+        "-l",
+        "lsp-inline-completion",
+        "--eval",
+        "(princ (fboundp 'lsp-inline-completion-mode))",
+    ]
     answer = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
     return "" if answer.stdout == "t" else f"{PROGRAM} has no lsp-inline-completion-mode: {install}"
 
@@ -46,7 +53,9 @@ def emacs(tmp_path):
     """Runs a file of Lisp in a folder of its own, and reads the line of JSON that it prints."""
     with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
-        env = {f"XDG_{name}_HOME": str(runtime / name.lower()) for name in ("CACHE", "CONFIG", "DATA", "STATE")}
+        env = {
+            f"XDG_{name}_HOME": str(runtime / name.lower()) for name in ("CACHE", "CONFIG", "DATA", "STATE")
+        }
         env |= {"HOME": folder, "XDG_RUNTIME_DIR": folder, "FIMSERVER_MODELS_DIR": str(runtime / "models")}
         env |= {"SERVER": json.dumps(SERVER), "PLACES": json.dumps(PLACES)}
 
@@ -61,7 +70,9 @@ def emacs(tmp_path):
                 check=False,
             )
             assert ran.returncode == 0, ran.stderr
-            return json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{"))), ran.stderr
+            return json.loads(
+                next(line for line in ran.stdout.splitlines() if line.startswith("{"))
+            ), ran.stderr
 
         yield run
         for process in processes(runtime):

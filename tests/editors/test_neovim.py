@@ -299,7 +299,9 @@ def test_the_log_is_shown(nvim, host):
     nvim.normal_mode()
     nvim.command("Fim log")
     assert nvim.command("echo expand('%:t')").strip() == "lsp.log"
-    nvim.wait("a word on the host's log", lambda: "the host keeps its log where it runs" in nvim.messages(), 10)
+    nvim.wait(
+        "a word on the host's log", lambda: "the host keeps its log where it runs" in nvim.messages(), 10
+    )
 
 
 # ---------------------------------------------------------------- what it says of itself
@@ -317,7 +319,13 @@ def test_changes_of_state_are_user_events(nvim, host):
 def test_health_of_what_is_well(nvim, host):
     shows(nvim, host, "hello")
     report = nvim.health()
-    for fact in ("Neovim 0.", f"version {__version__}", "attached to main.py", "fake answers by route ar", "<Tab>"):
+    for fact in (
+        "Neovim 0.",
+        f"version {__version__}",
+        "attached to main.py",
+        "fake answers by route ar",
+        "<Tab>",
+    ):
         assert fact in report
     assert "WARNING" not in report
     assert "ERROR" not in report
@@ -333,16 +341,25 @@ def test_health_names_a_setting_that_has_no_effect(nvim, host):
 
 
 def test_health_offers_the_coder_that_fits_with_its_size_and_fetches_nothing(user, tmp_path):
-    with Neovim(tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}) as nvim:
+    with Neovim(
+        tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}
+    ) as nvim:
         nvim.open("main.py")
         report = nvim.health()
-    best = next(item for item in best_models(Settings(models_dir=tmp_path), this_machine()) if item.route == "ar")
-    assert best.here or f"{best.name}, {best.as_json()['size']} to download; run :Fim get, or {best.command}" in report
+    best = next(
+        item for item in best_models(Settings(models_dir=tmp_path), this_machine()) if item.route == "ar"
+    )
+    assert (
+        best.here
+        or f"{best.name}, {best.as_json()['size']} to download; run :Fim get, or {best.command}" in report
+    )
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_getting_a_model_asks_first(user, tmp_path):
-    with Neovim(tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}) as nvim:
+    with Neovim(
+        tmp_path, [*CLI, "--model", "ar"], user.env | {"XDG_DATA_HOME": str(tmp_path / "data")}
+    ) as nvim:
         nvim.open("main.py")
         nvim.lua("asked = {}; vim.fn.confirm = function(text) table.insert(asked, text); return 2 end")
         nvim.command("Fim get")
@@ -404,7 +421,9 @@ def test_the_plugin_is_thin():
 def test_the_tags_of_the_help_are_those_of_its_text(nvim, tmp_path):
     shutil.copy(PLUGIN / "doc/fimserver.txt", tmp_path)
     nvim.command(f"helptags {tmp_path}")
-    assert (tmp_path / "tags").read_text() == (PLUGIN / "doc/tags").read_text(), "run :helptags editors/nvim/doc"
+    assert (tmp_path / "tags").read_text() == (PLUGIN / "doc/tags").read_text(), (
+        "run :helptags editors/nvim/doc"
+    )
 
 
 def test_what_is_no_file_gets_no_server(nvim, host):

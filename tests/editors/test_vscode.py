@@ -49,7 +49,9 @@ def host(editor):
 
 def usual(editor, host):
     servers = editor.servers()
-    return servers and not any(host.url in server.cmdline() for server in servers) and "ready" in editor.status()
+    return (
+        servers and not any(host.url in server.cmdline() for server in servers) and "ready" in editor.status()
+    )
 
 
 def program(folder, text):
@@ -106,7 +108,9 @@ def test_a_canvas_that_is_denoised_is_drawn_where_that_is_wanted(editor, host):
         editor.type("x = ")
         editor.wait("the canvas", lambda: editor.page.evaluate(DRAWN) == '"one""▒▒"', 20)
         release.append(True)
-        assert editor.wait("the suggestion", editor.ghost).text == "one + two"  # drawn a moment after the answer
+        assert (
+            editor.wait("the suggestion", editor.ghost).text == "one + two"
+        )  # drawn a moment after the answer
         assert editor.page.evaluate(DRAWN) == ""
     finally:
         editor.call("set", "fimserver.preview", False)
@@ -140,7 +144,11 @@ def test_a_server_that_dies_is_started_again_four_times_and_then_on_demand(edito
     for _ in range(5):
         (server,) = editor.servers()
         server.kill()
-        editor.wait("another server, or none", lambda server=server: server not in editor.servers() and settled(editor), 30)
+        editor.wait(
+            "another server, or none",
+            lambda server=server: server not in editor.servers() and settled(editor),
+            30,
+        )
     assert "stopped five times" in editor.status()
     editor.choose("Restart")
     editor.wait("it to run again", lambda: "ready" in editor.status(), 30)

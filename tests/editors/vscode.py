@@ -74,7 +74,9 @@ def why_not() -> str:
 class Server:
     """One code-server with our extension, for any number of windows. ``env`` is for it and all that it starts."""
 
-    def __init__(self, folder: Path, command: Sequence[str], env: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, command: Sequence[str], env: Mapping[str, str], settings: Mapping[str, Any]
+    ) -> None:
         self.folder, self._env = folder, dict(os.environ) | dict(env)
         self.ports, self.program = folder / "ports.jsonl", folder / "fimserver"
         self._env |= {"PROBE_PORTS": str(self.ports), "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
@@ -99,13 +101,23 @@ class Server:
         self.program.chmod(0o755)
 
     def _run(self, *arguments: str) -> None:
-        subprocess.run([NODE, ENTRY, *self._own, *arguments], env=self._env, check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [NODE, ENTRY, *self._own, *arguments], env=self._env, check=True, capture_output=True, timeout=120
+        )
 
     def __enter__(self) -> Self:
-        quiet = ["--auth", "none", "--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"]
+        quiet = [
+            "--auth",
+            "none",
+            "--disable-telemetry",
+            "--disable-update-check",
+            "--disable-workspace-trust",
+        ]
         command = [str(NODE), str(ENTRY), *self._own, *quiet, "--bind-addr", f"127.0.0.1:{self.port}"]
         with (self.folder / "code-server.log").open("wb") as log:
-            self._process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
         wait("code-server to listen", self._listens, PATIENCE_S)
         return self
 
@@ -141,7 +153,9 @@ class VSCode:
     def _probe(self) -> dict[str, Any] | None:
         """Where the probe of this window listens, and in which process."""
         lines = self.server.ports.read_text().splitlines() if self.server.ports.exists() else []
-        return next((row for row in map(json.loads, reversed(lines)) if row["folder"] == str(self.folder)), None)
+        return next(
+            (row for row in map(json.loads, reversed(lines)) if row["folder"] == str(self.folder)), None
+        )
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Something done from inside the window, that a person would do with the mouse."""
@@ -161,7 +175,9 @@ class VSCode:
         before = self._opened(path)
         self._show(path, content)
         self.wait("the server to know the file", lambda: self._opened(path) > before)
-        self.wait("VS Code to ask it", lambda: "starting" not in self.status())  # it hears of files a little earlier
+        self.wait(
+            "VS Code to ask it", lambda: "starting" not in self.status()
+        )  # it hears of files a little earlier
 
     def _show(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -170,7 +186,9 @@ class VSCode:
         self.wait("the editor to have the focus", lambda: self.page.locator(".monaco-editor.focused").count())
 
     def _opened(self, path: Path) -> int:
-        return sum(row["method"] == "textDocument/didOpen" and row["uri"] == path.as_uri() for row in self._traffic())
+        return sum(
+            row["method"] == "textDocument/didOpen" and row["uri"] == path.as_uri() for row in self._traffic()
+        )
 
     def set(self, name: str, value: Any) -> None:
         """Change a setting to another value, and wait until the server was given it."""
@@ -206,14 +224,22 @@ class VSCode:
         asked, now = self._asked(), self.call("text")
         here = {"line": now["line"], "character": now["column"]}
         answered = {row["id"] for row in self._traffic() if row["from"] == "server" and row["method"] is None}
-        return len(asked) > self._mark and asked[-1]["position"] == here and all(row["id"] in answered for row in asked)
+        return (
+            len(asked) > self._mark
+            and asked[-1]["position"] == here
+            and all(row["id"] in answered for row in asked)
+        )
 
     def _asked(self) -> list[dict[str, Any]]:
         return [row for row in self._traffic() if row["method"] == "textDocument/inlineCompletion"]
 
     def _traffic(self) -> list[dict[str, Any]]:
         """What passed between VS Code and the server that runs now."""
-        rows = [json.loads(line) for line in self.traffic.read_text().splitlines()] if self.traffic.exists() else []
+        rows = (
+            [json.loads(line) for line in self.traffic.read_text().splitlines()]
+            if self.traffic.exists()
+            else []
+        )
         starts = [number for number, row in enumerate(rows) if row["method"] == "initialize"]
         return rows[starts[-1] :] if starts else []
 
@@ -312,7 +338,9 @@ class VSCode:
 
     def choose(self, entry: str) -> None:
         """Click on an entry of the menu."""
-        self.menu().filter(has=self.page.locator(".label-name", has_text=re.compile(rf"^\W*{entry}$"))).click()
+        self.menu().filter(
+            has=self.page.locator(".label-name", has_text=re.compile(rf"^\W*{entry}$"))
+        ).click()
         self.page.locator(".quick-input-widget").wait_for(state="hidden")
         self.call("run", "workbench.action.focusActiveEditorGroup")
 
@@ -345,7 +373,9 @@ class VSCode:
 
     def complaints(self) -> list[str]:
         """Notifications that are on the screen."""
-        return list(self.page.locator(".notifications-toasts .notification-list-item-message").all_inner_texts())
+        return list(
+            self.page.locator(".notifications-toasts .notification-list-item-message").all_inner_texts()
+        )
 
     def clear(self) -> None:
         """No notification is there and no file is open any more."""
@@ -353,11 +383,15 @@ class VSCode:
 
     def servers(self) -> set[psutil.Process]:
         """The language servers that this window has started and that run."""
-        return {process for process in psutil.Process(self._pid).children(recursive=True) if _is_server(process)}
+        return {
+            process for process in psutil.Process(self._pid).children(recursive=True) if _is_server(process)
+        }
 
     def starts(self) -> int:
         """How many language servers were started."""
-        return sum(json.loads(line)["method"] == "initialize" for line in self.traffic.read_text().splitlines())
+        return sum(
+            json.loads(line)["method"] == "initialize" for line in self.traffic.read_text().splitlines()
+        )
 
     @contextmanager
     def using(self, program: Path) -> Iterator[None]:
@@ -400,7 +434,10 @@ class Desk:
     def _open(self, folder: Path) -> VSCode:
         window = VSCode(self._server, self._context.new_page(), folder)
         if self._is_new:
-            window.wait("the walkthrough, which opens by itself once", window.page.locator(".getting-started-step").count)
+            window.wait(
+                "the walkthrough, which opens by itself once",
+                window.page.locator(".getting-started-step").count,
+            )
             window.clear()
         self._is_new = False
         window.call("run", "workbench.action.closeSidebar")

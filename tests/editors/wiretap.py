@@ -31,7 +31,12 @@ class Listener:
 
     def _write(self, message):
         params, result = message.get("params"), message.get("result")
-        row = {"t": time.time(), "from": self._source, "id": message.get("id"), "method": message.get("method")}
+        row = {
+            "t": time.time(),
+            "from": self._source,
+            "id": message.get("id"),
+            "method": message.get("method"),
+        }
         if isinstance(params, dict):
             row |= {name: params[name] for name in ("position", "context") if name in params}
             row["uri"] = (params.get("textDocument") or {}).get("uri")

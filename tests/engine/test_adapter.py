@@ -18,7 +18,12 @@ from tests.engine.test_autoregressive import CODE, text_of
 from tests.tiny import make_card, make_checkpoint
 
 HIDDEN, LAYERS = 64, 2
-PRODUCTS = {"qkv": (64, 128), "out": (64, 64), "gate_up": (64, 192), "down": (96, 64)}  # of tests/tiny.py's qwen2
+PRODUCTS = {
+    "qkv": (64, 128),
+    "out": (64, 64),
+    "gate_up": (64, 192),
+    "down": (96, 64),
+}  # of tests/tiny.py's qwen2
 CANVAS = {
     "attention": "cached",
     "mask": "<|mask|>",
@@ -61,7 +66,9 @@ def runtime_of(folder, *, canvas=CANVAS, network="auto", drafters=None):
 
 def requests():
     for cut, temperature in ((40, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
-        yield Request(CODE[:cut], CODE[cut + 10 :], max_tokens=24, temperature=temperature, seed=cut, stop="none")
+        yield Request(
+            CODE[:cut], CODE[cut + 10 :], max_tokens=24, temperature=temperature, seed=cut, stop="none"
+        )
 
 
 def ar_engine(runtime, drafter="none"):
@@ -79,7 +86,9 @@ class TestTheArRoute:
             assert text_of(two, request) == expected
             prompt = one.prompt(request)
             assert two.prompt(request) == prompt
-            logits = [runtime.cache.prefill(prompt, Deadline(), want_logits=True) for runtime in (plain, adapted)]
+            logits = [
+                runtime.cache.prefill(prompt, Deadline(), want_logits=True) for runtime in (plain, adapted)
+            ]
             assert torch.equal(*logits)
 
     def test_a_canvas_leaves_the_cache_as_it_was(self, folder):
@@ -89,7 +98,9 @@ class TestTheArRoute:
         canvas = engine.open_canvas(request)
         canvas.open(Deadline())
         count = len(canvas.context)
-        before = [tensor[:, :count].clone() for layer in range(LAYERS) for tensor in runtime.cache.kv.layer(layer)]
+        before = [
+            tensor[:, :count].clone() for layer in range(LAYERS) for tensor in runtime.cache.kv.layer(layer)
+        ]
         text_of(engine, dataclasses.replace(request, max_tokens=6))  # one block: nothing is settled
         after = [tensor[:, :count] for layer in range(LAYERS) for tensor in runtime.cache.kv.layer(layer)]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -100,7 +111,9 @@ class TestTheArRoute:
         request = next(requests())
         list(ar.complete(request, Deadline()))
         assert dllm.open_canvas(request).context == ar.prompt(request)
-        assert dllm.num_uncached_tokens(request) <= runtime.cache.chunk  # the last chunk, for the logits of its last row
+        assert (
+            dllm.num_uncached_tokens(request) <= runtime.cache.chunk
+        )  # the last chunk, for the logits of its last row
 
     @pytest.mark.parametrize("drafter", ["diffusion:self", "ngram,diffusion:self"])
     def test_drafts_of_the_adapter_change_no_text(self, folder, drafter):
@@ -115,7 +128,9 @@ class TestGateByMask:
         mask = runtime.cache.causal(start, len(ids))[:, : start + len(ids)]
         every = torch.arange(len(ids))
         logits = runtime.cache.rows(ids, start, mask, every, network)
-        kept = [t[:, start : start + len(ids)].clone() for i in range(LAYERS) for t in runtime.cache.kv.layer(i)]
+        kept = [
+            t[:, start : start + len(ids)].clone() for i in range(LAYERS) for t in runtime.cache.kv.layer(i)
+        ]
         return logits, kept
 
     def test_rows_before_the_first_mask_are_the_frozen_model_to_the_bit(self, folder):
@@ -150,7 +165,9 @@ class TestGateByMask:
             known = slots.index(mask)
             predicted = canvas.predict(slots)
             causal = runtime.loaded.model(input_ids=torch.tensor([context + slots[:known]])).logits[0]
-            torch.testing.assert_close(predicted[: known + 1], causal[len(context) - 1 :], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                predicted[: known + 1], causal[len(context) - 1 :], rtol=1e-4, atol=1e-4
+            )
 
     def test_later_tokens_are_seen_by_masks_before_them(self, folder):
         runtime = runtime_of(folder)
@@ -219,7 +236,9 @@ class TestTheDllmRoute:
         torch.testing.assert_close(
             again.predict([20, 21, 22, 23, 24, 25, 26, 27, *[mask] * 8])[8:], following, rtol=1e-4, atol=1e-4
         )
-        torch.testing.assert_close(again.predict([mask] * 8), first, rtol=1e-4, atol=1e-4)  # text may be taken back
+        torch.testing.assert_close(
+            again.predict([mask] * 8), first, rtol=1e-4, atol=1e-4
+        )  # text may be taken back
 
     def test_a_middle_may_be_longer_than_a_block(self, folder):
         engine = make_dllm(DraftContext(runtime_of(folder), Settings(threshold=0.05)))
@@ -233,7 +252,11 @@ class TestTheFile:
         adapter = an_adapter("a" * 64)
         save_adapter(adapter, tmp_path / "a.safetensors")
         again = load_adapter(tmp_path / "a.safetensors", "a" * 64)
-        assert (again.base, again.blocks, again.mask_ratios) == (adapter.base, adapter.blocks, adapter.mask_ratios)
+        assert (again.base, again.blocks, again.mask_ratios) == (
+            adapter.base,
+            adapter.blocks,
+            adapter.mask_ratios,
+        )
         assert again.branches.keys() == adapter.branches.keys()
         assert torch.equal(again.mask, adapter.mask.bfloat16().float())
 
@@ -263,7 +286,9 @@ class TestTheFile:
 
     def test_an_adapter_of_another_network_is_refused(self, folder):
         adapter = an_adapter("a" * 64)
-        deep = dataclasses.replace(adapter, branches={f"9.{n.partition('.')[2]}": b for n, b in adapter.branches.items()})
+        deep = dataclasses.replace(
+            adapter, branches={f"9.{n.partition('.')[2]}": b for n, b in adapter.branches.items()}
+        )
         for wrong in (deep, dataclasses.replace(adapter, mask=torch.zeros(HIDDEN + 1))):
             with pytest.raises(LoadError, match="other layers or sizes"):
                 CanvasNetwork(runtime_of(folder).network, wrong, 5)

@@ -16,10 +16,13 @@ from tests.engine.test_autoregressive import text_of
 CARD = get_card("qwen2.5-coder-0.5b-instruct")
 MODELS_DIR = Settings().models_dir  # before the tests get folders of their own
 PRODUCTS = {"qkv": (896, 1152), "out": (896, 896), "gate_up": (896, 9728), "down": (4864, 896)}
-REQUEST = Request("import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ", "\n", max_tokens=12)
+REQUEST = Request(
+    "import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ", "\n", max_tokens=12
+)
 
 pytestmark = pytest.mark.skipif(
-    not is_present(CARD, MODELS_DIR), reason=f"{CARD.name} is not in {MODELS_DIR}: `fimserver models get {CARD.name}`"
+    not is_present(CARD, MODELS_DIR),
+    reason=f"{CARD.name} is not in {MODELS_DIR}: `fimserver models get {CARD.name}`",
 )
 
 
@@ -32,7 +35,10 @@ def runtime():
 def network(runtime):
     generator = torch.Generator().manual_seed(1)
     branches = {
-        f"{layer}.{name}": (torch.randn(4, size_in, generator=generator) * 0.03, torch.randn(size_out, 4, generator=generator))
+        f"{layer}.{name}": (
+            torch.randn(4, size_in, generator=generator) * 0.03,
+            torch.randn(size_out, 4, generator=generator),
+        )
         for layer in range(24)
         for name, (size_in, size_out) in PRODUCTS.items()
     }

@@ -50,7 +50,11 @@ def generated(model, engine, request):
     """What transformers makes of the same prompt."""
     prompt = torch.tensor([engine.prompt(request)])
     output = model.generate(
-        prompt, do_sample=False, max_new_tokens=request.max_tokens, eos_token_id=sorted(engine.stops), pad_token_id=0
+        prompt,
+        do_sample=False,
+        max_new_tokens=request.max_tokens,
+        eos_token_id=sorted(engine.stops),
+        pad_token_id=0,
     )
     return output[0, prompt.shape[1] :].tolist()
 
@@ -67,7 +71,9 @@ def assert_equals_generate(model, engine, request):
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
 @pytest.mark.parametrize("network", ["native", "auto"])
 def test_greedy_equals_generate_on_random_checkpoints(architecture, network, tmp_path):
-    loaded = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu"))
+    loaded = load(
+        make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")
+    )
     settings = Settings(network=network)
     engine = make_ar(DraftContext(make_runtime(loaded, settings), settings))
     for cut in (0, 40, 90):
@@ -92,7 +98,9 @@ def test_reuse_after_edits_anywhere_changes_nothing(temperature, nano):
         at = rng.randrange(len(text))
         text = text[:at] + rng.choice(["x", "\n", "    return", "", "é"]) + text[at + rng.randrange(4) :]
         cursor = rng.randrange(len(text))
-        request = Request(text[:cursor], text[cursor:], max_tokens=6, temperature=temperature, seed=3, stop="none")
+        request = Request(
+            text[:cursor], text[cursor:], max_tokens=6, temperature=temperature, seed=3, stop="none"
+        )
         warm = text_of(engine, request)
         cache.clear()
         assert text_of(engine, request) == warm

@@ -44,7 +44,9 @@ def test_cached_equals_uncached_on_nano(schedule, nano):
     runtime = nano.runtime(nano.card("dllm"))
     engine = make_dllm(DraftContext(runtime, Settings(schedule=schedule)))
     for cut, temperature in ((0, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
-        request = Request(CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none")
+        request = Request(
+            CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none"
+        )
         cached = text_of(engine, request)
         original = engine.open_canvas
         engine.open_canvas = lambda r, original=original: UncachedCanvas(runtime.cache, original(r).context)
@@ -89,7 +91,9 @@ def dreamon_reference(model, left, right, start, limit, tokens, request):
             ordered, order = rows.sort(descending=True)
             drop = ordered.softmax(-1).cumsum(-1) > request.top_p
             drop = torch.cat([torch.zeros_like(drop[:, :1]), drop[:, :-1]], 1)
-            rows = rows.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), torch.finfo(rows.dtype).min)
+            rows = rows.masked_fill(
+                torch.zeros_like(drop).scatter(1, order, drop), torch.finfo(rows.dtype).min
+            )
         p = rows.softmax(-1)
         if request.temperature > 0:
             p = p / p.sum(-1, keepdim=True)
@@ -120,7 +124,9 @@ def dreamon_reference(model, left, right, start, limit, tokens, request):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (0.2, 0.9), (1.0, 0.9)])
 @pytest.mark.parametrize("start", [4, 16])
-def test_dreamon_equals_its_reference_step_by_step(seed, temperature, top_p, start, dream_folder, monkeypatch):
+def test_dreamon_equals_its_reference_step_by_step(
+    seed, temperature, top_p, start, dream_folder, monkeypatch
+):
     engine = dream_engine(dream_folder, DREAMON_CANVAS | {"initial_tokens": start})
     model = engine.network.model
     # A random model hardly ever says expand or delete: make it say them often.

@@ -43,7 +43,9 @@ class Chains:
         for i in range(size):
             token, law = line.pick(DRAFT[last], len(line.ids) + i)
             tokens, laws, last = [*tokens, token], [*laws, law], token
-        return Draft(self.name, tuple(tokens), (0,) * size, torch.stack(laws) if laws[0] is not None else None)
+        return Draft(
+            self.name, tuple(tokens), (0,) * size, torch.stack(laws) if laws[0] is not None else None
+        )
 
     def observe(self, line, *, ended):
         """It never learns."""
@@ -78,7 +80,9 @@ class Careless(Chains):
 
     def chain(self, line, size):
         draft = super().chain(line, size)
-        return draft._replace(marginals=draft.marginals.pow(0.5) / draft.marginals.pow(0.5).sum(-1, keepdim=True))
+        return draft._replace(
+            marginals=draft.marginals.pow(0.5) / draft.marginals.pow(0.5).sum(-1, keepdim=True)
+        )
 
 
 def exact_law():
@@ -90,7 +94,9 @@ def exact_law():
 def draw_texts(rule, drafter, runs):
     """How often each text came out of the loop."""
     cache = PrefixCache(FakeNetwork(V, lambda token, _: TARGET[token]), 16, 4, branches=3)
-    speculation = Speculation(cache, [drafter] if drafter else [], VERIFIERS[rule](), PassCosts({(1, 4): 1.0, (3, 4): 1.0}))
+    speculation = Speculation(
+        cache, [drafter] if drafter else [], VERIFIERS[rule](), PassCosts({(1, 4): 1.0, (3, 4): 1.0})
+    )
     counts = Counter()
     for seed in range(runs):
         request = Request("", "", temperature=TEMPERATURE, seed=seed)
@@ -119,7 +125,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "drafter"), CASES, ids=lambda x: x if isinstance(x, str) else getattr(x, "name", "none"))
+@pytest.mark.parametrize(
+    ("rule", "drafter"), CASES, ids=lambda x: x if isinstance(x, str) else getattr(x, "name", "none")
+)
 def test_the_loop_keeps_the_law(rule, drafter):
     assert p_value(draw_texts(rule, drafter, RUNS), exact_law()) > 1e-6 / len(CASES)
 
@@ -143,6 +151,8 @@ def test_keyed_acceptance_is_near_the_optimal_coupling():
     tv = float((p - q).abs().sum() / 2)
     same = 0
     for seed in range(400):
-        pick = GumbelMaxVerifier().picker(dataclasses.replace(Request("", ""), temperature=TEMPERATURE, seed=seed))
+        pick = GumbelMaxVerifier().picker(
+            dataclasses.replace(Request("", ""), temperature=TEMPERATURE, seed=seed)
+        )
         same += pick(TARGET[0], 0)[0] == pick(DRAFT[0], 0)[0]
     assert same / 400 > (1 - tv) / (1 + tv) - 0.08

@@ -19,7 +19,9 @@ LEAN = ("qwen2", "qwen3", "llama")
 def test_lean_agrees_with_the_native_class(architecture, packed, tmp_path, monkeypatch):
     if not packed:
         monkeypatch.setattr(fused, "PACK_LIMIT_BYTES", 0)
-    model = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")).model
+    model = load(
+        make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")
+    ).model
     ids = torch.randint(10, 8000, (77,), generator=torch.Generator().manual_seed(1)).tolist()
     results = []
     for network in (NativeNetwork(model, torch.device("cpu")), fused.fuse(model, 128, 8)):
@@ -35,7 +37,9 @@ def test_lean_agrees_with_the_native_class(architecture, packed, tmp_path, monke
 
 @pytest.mark.parametrize("architecture", sorted(CONFIGS))
 def test_lean_is_used_only_where_it_fits(architecture, tmp_path):
-    model = load(make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")).model
+    model = load(
+        make_card(architecture), make_checkpoint(tmp_path / "tiny", architecture), torch.device("cpu")
+    ).model
     assert fused.fits(model) == (architecture in LEAN)
 
 
@@ -76,7 +80,9 @@ def test_canvas_rows_may_go_through_other_products_over_the_same_cache(nano):
     assert all(torch.equal(a[:, : len(ids)], b[:, : len(ids)]) for a, b in zip(before, after, strict=True))
     whole = PrefixCache(other, 128, 32)
     whole.prefill(ids, Deadline(), want_logits=False)
-    assert not torch.equal(CachedCanvas(whole, ids).predict([5, 6, 7]), mixed)  # the text did not go through it
+    assert not torch.equal(
+        CachedCanvas(whole, ids).predict([5, 6, 7]), mixed
+    )  # the text did not go through it
 
 
 class NativeMlp:
@@ -93,7 +99,9 @@ class NativeMlp:
 
 
 def test_a_mixture_of_experts_needs_one_entry(tmp_path, monkeypatch):
-    model = load(make_card("qwen3_moe"), make_checkpoint(tmp_path / "tiny", "qwen3_moe"), torch.device("cpu")).model
+    model = load(
+        make_card("qwen3_moe"), make_checkpoint(tmp_path / "tiny", "qwen3_moe"), torch.device("cpu")
+    ).model
     assert not fused.fits(model)
     monkeypatch.setitem(fused.MLPS, "qwen3_moe", lambda module, _rows, _pack: NativeMlp(module))
     assert fused.fits(model)

@@ -97,7 +97,9 @@ def folder(tmp_path):
 def count_reads(monkeypatch):
     reads = []
     original = int8_cache.quantized
-    monkeypatch.setattr(int8_cache, "quantized", lambda checkpoint: (reads.append(1), original(checkpoint))[1])
+    monkeypatch.setattr(
+        int8_cache, "quantized", lambda checkpoint: (reads.append(1), original(checkpoint))[1]
+    )
     return reads
 
 
@@ -176,7 +178,9 @@ def test_damaged_numbers_are_refused(folder):
             yield torch.full_like(rows, torch.nan) if name.endswith("1.mlp.up_proj.weight") else rows
 
     with pytest.raises(LoadError, match="NaN or infinity"):
-        int8_cache.quantized(int8_cache.Checkpoint(checkpoint.config, pieces, checkpoint.tokenizer, checkpoint.native))
+        int8_cache.quantized(
+            int8_cache.Checkpoint(checkpoint.config, pieces, checkpoint.tokenizer, checkpoint.native)
+        )
 
 
 class TestTheChoiceOfArithmetic:

@@ -36,7 +36,8 @@ def test_a_second_start_does_not_measure(runtime, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"KEY": 3}', '{"KEY": {"1x": 1}}', '{"KEY": {"1x8": "slow"}}', '{"KEY": {}}']
+    "damage",
+    ["", "{", "[]", "null", '{"KEY": 3}', '{"KEY": {"1x": 1}}', '{"KEY": {"1x8": "slow"}}', '{"KEY": {}}'],
 )
 def test_what_cannot_be_read_is_measured_again(runtime, tmp_path, damage):
     path = tmp_path / "costs.json"

@@ -89,7 +89,10 @@ def foreign_config(folder):
 
 def shrunk_vocabulary(folder):
     edit_json(folder / "config.json", {"vocab_size": 8000})
-    rewrite(folder, lambda t: t | {k: t[k][:8000].clone() for k in ("model.embed_tokens.weight", "lm_head.weight")})
+    rewrite(
+        folder,
+        lambda t: t | {k: t[k][:8000].clone() for k in ("model.embed_tokens.weight", "lm_head.weight")},
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,14 @@ def write(path, text):
 def copy(source, target):
     write(target, read(source))
 '''
-CURSORS = ["return file.read()", "with open(path) as file", "file.read()", "file.write(text)", "path, text", "write(target"]
+CURSORS = [
+    "return file.read()",
+    "with open(path) as file",
+    "file.read()",
+    "file.write(text)",
+    "path, text",
+    "write(target",
+]
 
 
 def requests(stop="auto"):
@@ -55,7 +62,9 @@ def test_no_token_is_spent_after_the_one_that_decides(nano):
         ids, chunks = tokens_of(engine, request)
         endings = make_endings(request)
         texts = [engine.vocabulary.decode(every[: n + 1]) for n in range(len(every))]
-        end, spent = next(((e, n + 1) for n, text in enumerate(texts) if (e := endings.end(text))), (None, len(every)))
+        end, spent = next(
+            ((e, n + 1) for n, text in enumerate(texts) if (e := endings.end(text))), (None, len(every))
+        )
         assert ids == every[:spent]
         if end:
             assert "".join(chunk.text for chunk in chunks) == texts[spent - 1][: end.chars]
@@ -93,7 +102,9 @@ def test_drafts_do_not_change_where_the_middle_ends(temperature, nano):
 def test_the_canvas_ends_by_the_same_rules(nano):
     engine, ended = nano.engine("dllm"), set()
     for request in requests():
-        whole = "".join(c.text for c in engine.complete(dataclasses.replace(request, stop="none"), Deadline()))
+        whole = "".join(
+            c.text for c in engine.complete(dataclasses.replace(request, stop="none"), Deadline())
+        )
         chunks = list(engine.complete(request, Deadline()))
         text, endings = "".join(chunk.text for chunk in chunks), make_endings(request)
         if chunks[-1].reason in {Reason.SUFFIX, Reason.SCOPE, Reason.LINE, Reason.STATEMENT, Reason.REPEATED}:

@@ -24,10 +24,17 @@ LAYOUTS = {
 def test_layouts(layout, engine):
     vocabulary = engine.vocabulary
     fim = Fim(
-        layout=layout, prefix="<|prefix|>", suffix="<|suffix|>", middle="<|middle|>", stops=("<|eot|>",), start=("<|file|>",)
+        layout=layout,
+        prefix="<|prefix|>",
+        suffix="<|suffix|>",
+        middle="<|middle|>",
+        stops=("<|eot|>",),
+        start=("<|file|>",),
     )
     context = PromptTokens(tuple(vocabulary.encode("P")), tuple(vocabulary.encode("S")))
-    assert vocabulary.decode(fim_prompt(context, fim, vocabulary)) == "<|file|>" + LAYOUTS[layout].replace(" ", "")
+    assert vocabulary.decode(fim_prompt(context, fim, vocabulary)) == "<|file|>" + LAYOUTS[layout].replace(
+        " ", ""
+    )
 
 
 def test_a_layout_without_a_middle_token(engine):
@@ -36,7 +43,9 @@ def test_a_layout_without_a_middle_token(engine):
     assert engine.vocabulary.decode(ids) == "<|suffix|><|prefix|>"
 
 
-@pytest.mark.parametrize(("prefix", "suffix"), [(0, 0), (10, 10), (100_000, 10), (10, 100_000), (5_000_000, 5_000_000)])
+@pytest.mark.parametrize(
+    ("prefix", "suffix"), [(0, 0), (10, 10), (100_000, 10), (10, 100_000), (5_000_000, 5_000_000)]
+)
 def test_the_prompt_fits_its_budget(prefix, suffix, engine):
     line = "value = compute(value, 12)\n"
     left, right = (line * (prefix // len(line) + 1))[:prefix], (line * (suffix // len(line) + 1))[:suffix]
@@ -81,7 +90,11 @@ def test_windows_line_ends_are_the_models_line_ends(engine):
         ({"file": "<|file|>"}, Request("", "", path="a.py"), "<|file|>a.py\n"),
         ({"file": "<|file|>"}, Request("", ""), ""),
         ({"file": "<|file|>", "repo": "<|pad|>"}, Request("", "", path="a.py"), ""),
-        ({"file": "<|file|>", "repo": "<|pad|>"}, Request("", "", path="a.py", repo="r"), "<|pad|>r\n<|file|>a.py\n"),
+        (
+            {"file": "<|file|>", "repo": "<|pad|>"},
+            Request("", "", path="a.py", repo="r"),
+            "<|pad|>r\n<|file|>a.py\n",
+        ),
     ],
 )
 def test_repository_and_file_stand_first_where_the_family_knows_them(tokens, request_, header, engine):
@@ -132,7 +145,10 @@ def psm(engine):
 def test_text_typed_since_the_anchor_stands_behind_the_middle_token(engine):
     card, fim = psm(engine)
     context = cut_context(Request("x = comp", "\ny", typed_chars=4), card, engine.vocabulary)
-    assert engine.vocabulary.decode(fim_prompt(context, fim, engine.vocabulary)) == "<|prefix|>x = <|suffix|>\ny<|middle|>comp"
+    assert (
+        engine.vocabulary.decode(fim_prompt(context, fim, engine.vocabulary))
+        == "<|prefix|>x = <|suffix|>\ny<|middle|>comp"
+    )
 
 
 def test_while_someone_types_a_psm_prompt_goes_on_from_the_one_before(engine):
@@ -149,7 +165,9 @@ def test_while_someone_types_a_psm_prompt_goes_on_from_the_one_before(engine):
         fim,
         engine.vocabulary,
     )
-    assert len(plain) - common_prefix(plain, before) > 50  # what it would cost to bring all of it into the prefix
+    assert (
+        len(plain) - common_prefix(plain, before) > 50
+    )  # what it would cost to bring all of it into the prefix
 
 
 def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine):
@@ -159,7 +177,10 @@ def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine)
 
 @pytest.mark.parametrize("route", ["ar", "dllm"])
 def test_a_warmed_prompt_gives_the_same_text_in_no_more_passes(route, nano):
-    engine, request = nano.engine(route), Request("def area(width, height):\n    return ", "\n" * 3, max_tokens=8)
+    engine, request = (
+        nano.engine(route),
+        Request("def area(width, height):\n    return ", "\n" * 3, max_tokens=8),
+    )
     cold = list(engine.complete(request, Deadline()))
     nano.runtime(nano.card(route)).cache.clear()
     engine.warm(request, Deadline())

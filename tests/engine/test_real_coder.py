@@ -20,11 +20,18 @@ MODELS = Path(os.environ.get("FIMSERVER_MODELS_DIR") or platformdirs.user_data_p
 KEPT = int8_cache.FOLDER  # the person's own, not the test's: quantising takes a minute
 pytestmark = [
     pytest.mark.skipif(not int8.is_exact(), reason="this processor has no exact int8 products"),
-    pytest.mark.skipif(not any((MODELS / NAME).glob("*.gguf")), reason=f"{NAME} is not here: fimserver models get {NAME}"),
+    pytest.mark.skipif(
+        not any((MODELS / NAME).glob("*.gguf")), reason=f"{NAME} is not here: fimserver models get {NAME}"
+    ),
 ]
 PREFIX = Path(__file__).read_text("utf-8") * 2 + "\n\ndef mean(values):\n    "
 REQUESTS = (
-    Request(PREFIX, "\n\n\ndef median(values):\n    return sorted(values)[len(values) // 2]\n", max_tokens=24, stop="none"),
+    Request(
+        PREFIX,
+        "\n\n\ndef median(values):\n    return sorted(values)[len(values) // 2]\n",
+        max_tokens=24,
+        stop="none",
+    ),
     Request(PREFIX, "\n", max_tokens=24, stop="none", temperature=0.8, seed=3),
 )
 
@@ -33,7 +40,9 @@ REQUESTS = (
 def engine():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_cache, "FOLDER", KEPT)
-        settings = Settings(ar_card=NAME, models_dir=MODELS, device="cpu", threads=1, quantize="int8", drafter="none")
+        settings = Settings(
+            ar_card=NAME, models_dir=MODELS, device="cpu", threads=1, quantize="int8", drafter="none"
+        )
         return ModelPool(settings).engine("ar")
 
 
@@ -45,7 +54,12 @@ def test_the_text_is_that_of_plain_decoding(engine, request_):
     engine.cache.clear()
     plain, _ = ids_of(engine, request_)
     assert ids_of(engine, request_)[0] == plain  # from a warm cache
-    for drafter in (ScriptedDrafter(plain), Liar(plain, 0), RandomDrafter(0, 150000), NGramDrafter(engine.vocabulary)):
+    for drafter in (
+        ScriptedDrafter(plain),
+        Liar(plain, 0),
+        RandomDrafter(0, 150000),
+        NGramDrafter(engine.vocabulary),
+    ):
         assert ids_of(engine, request_, [drafter])[0] == plain
 
 

@@ -13,7 +13,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fimserver.engine.rejection_sampling import Verdict, probabilities, recursive_rejection, verify_block, verify_tokens
+from fimserver.engine.rejection_sampling import (
+    Verdict,
+    probabilities,
+    recursive_rejection,
+    verify_block,
+    verify_tokens,
+)
 from fimserver.errors import NonFiniteError
 
 EXACT = 1e-12
@@ -87,7 +93,11 @@ class Drafted(NamedTuple):
 def rows(law, tokens, count):
     """The first ``count`` rows along ``tokens``, (count, V)."""
     size = len(law[()])
-    return torch.stack([law[tokens[:i]] for i in range(count)]) if count else torch.empty(0, size, dtype=torch.float64)
+    return (
+        torch.stack([law[tokens[:i]] for i in range(count)])
+        if count
+        else torch.empty(0, size, dtype=torch.float64)
+    )
 
 
 def outcomes(rule, target, drafted):
@@ -215,7 +225,16 @@ def test_four_tokens_of_four(rule):
 @every_pair
 @pytest.mark.parametrize(
     ("size", "lengths"),
-    [(4, (1, 1)), (3, (2, 2)), (3, (0, 2)), (3, (2, 1)), (2, (3, 2)), (4, (1, 1, 1)), (3, (1, 2, 1)), (2, (2, 1, 2))],
+    [
+        (4, (1, 1)),
+        (3, (2, 2)),
+        (3, (0, 2)),
+        (3, (2, 1)),
+        (2, (3, 2)),
+        (4, (1, 1, 1)),
+        (3, (1, 2, 1)),
+        (2, (2, 1, 2)),
+    ],
 )
 def test_independent_drafts_of_any_lengths(pair, size, lengths):
     target, draft = laws(pair, size, max(lengths))
@@ -314,7 +333,9 @@ def argmax_said_to_be_drawn(target, draft):
 def chosen_by_the_verifier(target, draft):
     """The best of two drafts by the target's score, verified with its original q (SpecDiff-2 above temperature 0)."""
     for chance, tokens, said in independent(chain(draft, 2), chain(draft, 2)):
-        best = max((0, 1), key=lambda k: math.prod(float(target[tokens[k][:i]][tokens[k][i]]) for i in range(2)))
+        best = max(
+            (0, 1), key=lambda k: math.prod(float(target[tokens[k][:i]][tokens[k][i]]) for i in range(2))
+        )
         yield Drafted(chance, (tokens[best],), (said[best],))
 
 
@@ -353,7 +374,11 @@ def test_no_bonus_while_others_had_their_share():
 
 def test_the_example_of_the_block_verification_paper():
     """Arxiv 2403.10444, section 1: 10/9 and 11/9 tokens of two."""
-    target = {p: torch.tensor([1.0, 2.0]).double() / 3 for n in range(3) for p in itertools.product((0, 1), repeat=n)}
+    target = {
+        p: torch.tensor([1.0, 2.0]).double() / 3
+        for n in range(3)
+        for p in itertools.product((0, 1), repeat=n)
+    }
     draft = {p: row.flip(0) for p, row in target.items()}
     drafted = list(independent(chain(draft, 2)))
     assert accepted(RULES["token"], target, drafted) == pytest.approx(10 / 9)
@@ -418,7 +443,9 @@ def test_a_target_that_is_no_law_raises(rule, bad, place):
 
 
 @every_rule
-@pytest.mark.parametrize("bad", [*NOT_LAWS.values(), [0.3, 0.3, 0.3], [0.4, 0.4, 0.4], [0.5, 0.25, 0.25 + 1e-3]], ids=str)
+@pytest.mark.parametrize(
+    "bad", [*NOT_LAWS.values(), [0.3, 0.3, 0.3], [0.4, 0.4, 0.4], [0.5, 0.25, 0.25 + 1e-3]], ids=str
+)
 @pytest.mark.parametrize("place", range(2))
 def test_a_drafted_row_that_is_no_law_ends_the_draft(rule, bad, place):
     """The tokens are drawn from the true row; what is said of it is broken for some prefixes."""
@@ -476,7 +503,9 @@ def test_rows_that_sum_to_one_up_to_rounding_are_laws(rule):
     target, draft = laws(PAIRS["dense"], 3, 2)
     drafted = [d._replace(rows=(d.rows[0] * (1 + 5e-5),)) for d in independent(chain(draft, 2))]
     assert error(rule, target, drafted) < EXACT
-    assert accepted(rule, target, drafted) == pytest.approx(accepted(rule, target, independent(chain(draft, 2))))
+    assert accepted(rule, target, drafted) == pytest.approx(
+        accepted(rule, target, independent(chain(draft, 2)))
+    )
 
 
 @every_rule
@@ -484,7 +513,9 @@ def test_single_precision_rows_are_laws(rule):
     target, draft = laws(PAIRS["dense"], 3, 2)
     drafted = [d._replace(rows=(d.rows[0].float(),)) for d in independent(chain(draft, 2))]
     assert error(rule, target, drafted) < 1e-6
-    assert accepted(rule, target, drafted) == pytest.approx(accepted(rule, target, independent(chain(draft, 2))), abs=1e-5)
+    assert accepted(rule, target, drafted) == pytest.approx(
+        accepted(rule, target, independent(chain(draft, 2))), abs=1e-5
+    )
 
 
 # Logits
@@ -519,7 +550,9 @@ def careless(rule):
         if verdict.accepted == len(tokens[verdict.branch]) or uniform() >= 0.02:
             return verdict
         depth = verdict.accepted + 1
-        return Verdict(depth, verify_tokens(targets[verdict.branch][depth:][:1], None, (), uniform).token, verdict.branch)
+        return Verdict(
+            depth, verify_tokens(targets[verdict.branch][depth:][:1], None, (), uniform).token, verdict.branch
+        )
 
     return wrong
 
@@ -561,9 +594,13 @@ def sampled(rule, lengths, seed, rounds=ROUNDS):
             tokens = (*tokens, chance.choices(range(size), weights[law, tokens])[0])
         return tokens
 
-    weights = {(name, p): row.tolist() for name, law in (("p", target), ("q", draft)) for p, row in law.items()}
+    weights = {
+        (name, p): row.tolist() for name, law in (("p", target), ("q", draft)) for p, row in law.items()
+    }
     known = {
-        t: (rows(target, t, n + 1), rows(draft, t, n)) for n in {*lengths} for t in itertools.product(range(size), repeat=n)
+        t: (rows(target, t, n + 1), rows(draft, t, n))
+        for n in {*lengths}
+        for t in itertools.product(range(size), repeat=n)
     }
     counts = Counter()
     for _ in range(rounds):

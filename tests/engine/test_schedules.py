@@ -62,7 +62,11 @@ def test_a_card_with_an_unknown_schedule_says_so(nano):
 def test_the_setting_threshold_is_the_level_unless_the_schedule_says_another(nano):
     card = nano.card("dllm")
     proposals = draw(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]]))  # 0.73, 0.95, 0.88
-    for schedule, level, slots in [("threshold", 0.9, [1]), ("threshold", 0.8, [1, 2]), ("threshold:0.7", 0.9, [1, 2, 0])]:
+    for schedule, level, slots in [
+        ("threshold", 0.9, [1]),
+        ("threshold", 0.8, [1, 2]),
+        ("threshold:0.7", 0.9, [1, 2, 0]),
+    ]:
         made = make_schedule(card, Settings(schedule=schedule, threshold=level))
         assert made(DenoisingStep.of(proposals)).fill == slots
 
@@ -73,7 +77,9 @@ def test_a_toy_from_outside_sees_the_step_and_fills_a_middle(nano, monkeypatch):
 
     def right_to_left(count: int = 1):
         def commit(step):
-            seen.append((step.index, step.masked, dict(step.committed), step.slots, len(step.proposals.tokens)))
+            seen.append(
+                (step.index, step.masked, dict(step.committed), step.slots, len(step.proposals.tokens))
+            )
             return Commit(step.slots[-count:])
 
         return commit

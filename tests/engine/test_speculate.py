@@ -77,7 +77,9 @@ class Liar:
         drafts = []
         for _ in range(self.random.randint(1, 4)):
             right = self.random.randint(0, size)
-            tokens = [*rest[:right], *(self.random.randrange(8192) for _ in range(size))][: self.random.randint(1, size)]
+            tokens = [*rest[:right], *(self.random.randrange(8192) for _ in range(size))][
+                : self.random.randint(1, size)
+            ]
             drafts.append(Draft(self.name, tuple(tokens), tuple(self.random.randrange(10) for _ in tokens)))
         return drafts
 
@@ -106,7 +108,9 @@ class TestTheTextIsTheSame:
     @pytest.mark.parametrize("limit", [1, 2, 3, 7, 17])
     def test_when_the_limit_cuts_a_draft(self, engine, limit):
         plain, _ = ids_of(engine, REQUESTS[1])
-        ids, chunks = ids_of(engine, dataclasses.replace(REQUESTS[1], max_tokens=limit), [ScriptedDrafter(plain)])
+        ids, chunks = ids_of(
+            engine, dataclasses.replace(REQUESTS[1], max_tokens=limit), [ScriptedDrafter(plain)]
+        )
         assert ids == plain[:limit]
         assert chunks[-1].tokens == min(limit, len(plain))
 
@@ -272,12 +276,17 @@ class TestCosts:
             def forward(self, ids, mask, kv, logits_of):
                 return super().forward(ids, mask, kv, logits_of) + ids.shape[1] * 1e-6
 
-        cache = PrefixCache(Fickle(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3)
+        cache = PrefixCache(
+            Fickle(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3
+        )
         assert {rows for _, rows in measure_costs(cache, 8).ms} == {8}
 
     def test_steady_numbers_allow_every_shape(self):
         cache = PrefixCache(
-            FakeNetwork(50, lambda token, position: torch.randn(50, generator=_seed(token, position))), 64, 8, 3
+            FakeNetwork(50, lambda token, position: torch.randn(50, generator=_seed(token, position))),
+            64,
+            8,
+            3,
         )
         assert set(measure_costs(cache, 8).ms) == set(shapes(3))
 

@@ -98,15 +98,20 @@ def test_auto_is_one_line_where_code_stands_on_the_line_and_opens_nothing(prefix
 def sentencepiece_style():
     """A BPE that puts a space before the first word, as CodeLlama's and Codestral's do."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=700, special_tokens=["<unk>", *bytes_, "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<eos>"]
+        vocab_size=700,
+        special_tokens=["<unk>", *bytes_, "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<eos>"],
     )
-    tokenizer.train_from_iterator(["def read(path):\n    return open(path).read()\n" * 5, "☺ ☺x ☺ y"], trainer)
+    tokenizer.train_from_iterator(
+        ["def read(path):\n    return open(path).read()\n" * 5, "☺ ☺x ☺ y"], trainer
+    )
     return tokenizer
 
 

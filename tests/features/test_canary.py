@@ -26,7 +26,14 @@ class Run:
 
     def __init__(self, token, workspace, own):
         self.token, self.workspace, self.own = token, workspace, own
-        self.errors, self.reports, self.stderr, self.log, self.metrics, self.exit_code = [], [], "", "", "", None
+        self.errors, self.reports, self.stderr, self.log, self.metrics, self.exit_code = (
+            [],
+            [],
+            "",
+            "",
+            "",
+            None,
+        )
         self.suggested, self.reasons, self.events = 0, set(), []
 
 
@@ -104,15 +111,26 @@ def run(tmp_path_factory):
     with OwnHosts() as own:
         run = Run(token, workspace_of(folder / "work", token), own)
         events = folder / "events"
-        env = own.env | {"PYTHONPATH": str(folder / "site"), "CANARY_EVENTS": str(events), "PYTHONDONTWRITEBYTECODE": "1"}
+        env = own.env | {
+            "PYTHONPATH": str(folder / "site"),
+            "CANARY_EVENTS": str(events),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         with Editor("pipes", "", env=env) as editor:
-            hello = {"rootUri": run.workspace.as_uri(), "initializationOptions": {"status": True, "invokedDeadlineMs": 20_000}}
+            hello = {
+                "rootUri": run.workspace.as_uri(),
+                "initializationOptions": {"status": True, "invokedDeadlineMs": 20_000},
+            }
             editor.start(**hello)
             use(editor, run)
         run.stderr, run.log = editor.link.stderr, own.log
-        run.errors = [answer for answers in editor.answers.values() for answer in answers if "error" in answer]
+        run.errors = [
+            answer for answers in editor.answers.values() for answer in answers if "error" in answer
+        ]
         run.events = [ast.literal_eval(line) for line in events.read_text("utf-8").splitlines()]
-        run.files = [path for path in own.folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()]
+        run.files = [
+            path for path in own.folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()
+        ]
     return run
 
 
@@ -143,7 +161,10 @@ def test_no_error_and_no_report_has_any_text_of_a_document(run):
 
 def test_nothing_is_connected_to_but_the_users_own_socket(run):
     sockets = [(role, event, args) for role, event, args in run.events if event.startswith("socket.")]
-    assert {(role, event) for role, event, _ in sockets} == {("front", "socket.connect"), ("host", "socket.bind")}
+    assert {(role, event) for role, event, _ in sockets} == {
+        ("front", "socket.connect"),
+        ("host", "socket.bind"),
+    }
     assert {Path(args).parent for _, _, args in sockets} == {run.own.folder / "run" / "fimserver"}
 
 

@@ -25,9 +25,9 @@ MACHINE_S = 0.75  # what a busy machine may take on top
 
 def percentiles(times_s):
     times = sorted(times_s)
-    return {f"p{p}": round(1000 * times[min(len(times) - 1, len(times) * p // 100)], 1) for p in (50, 95, 99)} | {
-        "max": round(1000 * times[-1], 1)
-    }
+    return {
+        f"p{p}": round(1000 * times[min(len(times) - 1, len(times) * p // 100)], 1) for p in (50, 95, 99)
+    } | {"max": round(1000 * times[-1], 1)}
 
 
 def p99_s(times_s):
@@ -83,7 +83,9 @@ def test_a_storm_of_requests_ends_with_the_answer_to_the_last(host, depths, caps
     assert max(running for running, _ in depths) <= 1
     assert max(waiting for _, waiting in depths) <= 1
     with capsys.disabled():
-        print(f"\nstorm: {count} in {took_s:.1f} s; jobs {len(depths)}; alone {alone_s:.3f} s, last {last_s:.3f} s")
+        print(
+            f"\nstorm: {count} in {took_s:.1f} s; jobs {len(depths)}; alone {alone_s:.3f} s, last {last_s:.3f} s"
+        )
     assert last_s <= 1.5 * alone_s + MACHINE_S
 
 
@@ -126,7 +128,9 @@ class Typist:
                 self.cancel()
 
     def cancel(self):
-        request = self.editor.post("textDocument/inlineCompletion", self.editor.params(self.uri, LINES, 8, invoked=True))
+        request = self.editor.post(
+            "textDocument/inlineCompletion", self.editor.params(self.uri, LINES, 8, invoked=True)
+        )
         started = time.monotonic()
         self.editor.notify("$/cancelRequest", {"id": request})
         self.editor.answer(request)

@@ -88,7 +88,12 @@ def test_the_status_bar_is_told_what_changed_and_only_where_it_is_understood(con
     connected.wait_for(lambda e: any(n["params"].get("state") == "off" for n in e.notifications))
     told = [n["params"] for n in connected.notifications if n["method"] == "fimserver/status"]
     answered = next(facts for facts in told if "latencyMs" in facts)
-    assert (answered["state"], answered["route"], answered["model"], answered["kind"]) == ("ready", "ar", "fake", "Normal")
+    assert (answered["state"], answered["route"], answered["model"], answered["kind"]) == (
+        "ready",
+        "ar",
+        "fake",
+        "Normal",
+    )
     assert told[-1]["kind"] == "Inactive"
     assert all(before != after for before, after in pairwise(told))
 

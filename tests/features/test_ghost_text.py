@@ -48,8 +48,14 @@ def test_positions_in_every_encoding(encoding, connected, host):
 def test_several_edits_in_one_message_are_applied_in_order(editor, host):
     host.says("done")
     editor.open(URI, "one\ntwo\n")
-    first = {"range": {"start": {"line": 0, "character": 3}, "end": {"line": 0, "character": 3}}, "text": "\nnew"}
-    second = {"range": {"start": {"line": 1, "character": 3}, "end": {"line": 2, "character": 3}}, "text": "er "}
+    first = {
+        "range": {"start": {"line": 0, "character": 3}, "end": {"line": 0, "character": 3}},
+        "text": "\nnew",
+    }
+    second = {
+        "range": {"start": {"line": 1, "character": 3}, "end": {"line": 2, "character": 3}},
+        "text": "er ",
+    }
     changes = {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [first, second]}
     editor.notify("textDocument/didChange", changes)
     editor.ask(URI, 1, 6)
@@ -181,7 +187,9 @@ def test_the_deadline_gives_what_stands_on_its_own(connected, host):
     ],
 )
 def test_the_completion_popup(popup, expected, editor, host):
-    host.engines.script = lambda request, _route: iter(("(x)",) if request.prefix.endswith("items.append") else ("wrong",))
+    host.engines.script = lambda request, _route: iter(
+        ("(x)",) if request.prefix.endswith("items.append") else ("wrong",)
+    )
     editor.open(URI, "items.app\n")
     span = {"start": {"line": 0, "character": 6}, "end": {"line": 0, "character": 9}}
     items = editor.ask(URI, 0, 9, popup={"range": span, "text": popup})
@@ -208,13 +216,28 @@ def test_line_ends_of_windows(editor, host):
 
 def test_notebook_cells_are_one_text(editor, host):
     host.says("getcwd()")
-    cells = [{"kind": 2, "document": "cell:1"}, {"kind": 1, "document": "cell:2"}, {"kind": 2, "document": "cell:3"}]
-    texts = [("cell:1", "python", "import os\n"), ("cell:2", "markdown", "# Where"), ("cell:3", "python", "os.")]
+    cells = [
+        {"kind": 2, "document": "cell:1"},
+        {"kind": 1, "document": "cell:2"},
+        {"kind": 2, "document": "cell:3"},
+    ]
+    texts = [
+        ("cell:1", "python", "import os\n"),
+        ("cell:2", "markdown", "# Where"),
+        ("cell:3", "python", "os."),
+    ]
     editor.notify(
         "notebookDocument/didOpen",
         {
-            "notebookDocument": {"uri": "file:///n.ipynb", "notebookType": "jupyter-notebook", "version": 1, "cells": cells},
-            "cellTextDocuments": [{"uri": u, "languageId": lang, "version": 1, "text": t} for u, lang, t in texts],
+            "notebookDocument": {
+                "uri": "file:///n.ipynb",
+                "notebookType": "jupyter-notebook",
+                "version": 1,
+                "cells": cells,
+            },
+            "cellTextDocuments": [
+                {"uri": u, "languageId": lang, "version": 1, "text": t} for u, lang, t in texts
+            ],
         },
     )
     item = editor.ask("cell:3", 0, 3)[0]
@@ -226,7 +249,9 @@ def test_notebook_cells_are_one_text(editor, host):
 def test_the_follow_up_of_a_suggestion_is_there_before_it_is_asked_for(connected, host):
     editor = connected
     editor.start(options={"prefetch": True})
-    host.engines.script = lambda request, _route: iter(("one\n",) if request.prefix.endswith("a = ") else ("two = 2",))
+    host.engines.script = lambda request, _route: iter(
+        ("one\n",) if request.prefix.endswith("a = ") else ("two = 2",)
+    )
     editor.open(URI, "a = \n")
     assert editor.ask(URI, 0, 4)[0]["insertText"] == "one"
     editor.wait_until(lambda: any(r.prefix.endswith("a = one") for r in host.engines.asked))

@@ -16,7 +16,12 @@ def test_a_host_that_can_complete_proves_it(editor, host):
     host.says("a + b")
     said = editor.call("fimserver/health")
     assert set(said) == ALWAYS | PROVED
-    assert (said["version"], said["state"], said["message"], said["enabled"]) == (__version__, "ready", "", True)
+    assert (said["version"], said["state"], said["message"], said["enabled"]) == (
+        __version__,
+        "ready",
+        "",
+        True,
+    )
     assert said["models"] == {"dllm": "fake", "ar": "fake"}
     assert (said["route"], said["model"], said["tokens"]) == ("ar", "fake", 1)
     assert 0 <= said["engineMs"] <= said["roundTripMs"]

@@ -61,7 +61,9 @@ def error(editor, method, params=None):
 # ---------------------------------------------------------------- what is served
 
 
-@pytest.mark.parametrize(("state", "code"), [("new", -32002), ("running", None), ("generating", None), ("shut down", -32600)])
+@pytest.mark.parametrize(
+    ("state", "code"), [("new", -32002), ("running", None), ("generating", None), ("shut down", -32600)]
+)
 def test_requests_are_served_between_hello_and_goodbye_only(state, code, connected, host):
     bring(connected, host, state)
     assert error(connected, "fimserver/explain") == code
@@ -100,7 +102,10 @@ def test_a_second_hello_is_refused_and_documents_stay(state, connected, host):
 
 def test_a_hello_that_fails_may_be_said_again(connected):
     assert error(connected, "initialize", {"capabilities": 7}) == -32602
-    assert error(connected, "initialize", {"capabilities": {}, "processId": None, "rootUri": "http://["}) == -32603
+    assert (
+        error(connected, "initialize", {"capabilities": {}, "processId": None, "rootUri": "http://["})
+        == -32603
+    )
     assert error(connected, "fimserver/explain") == -32002
     connected.start()
     assert connected.explain()
@@ -155,7 +160,9 @@ def interrupts(editor):
 )
 def test_it_leaves_at_once_and_says_how(state, goes, code, code_after_shutdown, host):
     with Editor("pipes", host.url) as editor:
-        bring(editor, host, state, capabilities={})  # it asks this editor nothing, which could not answer any more
+        bring(
+            editor, host, state, capabilities={}
+        )  # it asks this editor nothing, which could not answer any more
         children = psutil.Process(editor.link.process.pid).children(recursive=True)
         started = time.monotonic()
         goes(editor)
@@ -273,7 +280,10 @@ def test_it_reads_nothing_but_the_editors_pipe_and_keeps_no_descriptor_of_it_for
     "hello",
     [
         pytest.param({"trace": "compact"}, id="an unknown trace"),
-        pytest.param({"capabilities": {"workspace": {"symbol": {"symbolKind": {"valueSet": [200]}}}}}, id="an unknown kind"),
+        pytest.param(
+            {"capabilities": {"workspace": {"symbol": {"symbolKind": {"valueSet": [200]}}}}},
+            id="an unknown kind",
+        ),
         pytest.param({"clientInfo": {"version": "1"}}, id="a client without a name"),
     ],
 )
@@ -295,12 +305,17 @@ def test_a_request_with_an_unknown_trigger_is_answered(context, editor, host):
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"textDocument": {"uri": URI, "version": None}, "contentChanges": [{"text": CODE}]}, id="null"),
+        pytest.param(
+            {"textDocument": {"uri": URI, "version": None}, "contentChanges": [{"text": CODE}]}, id="null"
+        ),
         pytest.param({"textDocument": {"uri": URI}, "contentChanges": [{"text": CODE}]}, id="absent"),
         pytest.param(
-            {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [{"text": CODE, "range": None}]}, id="no range"
+            {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [{"text": CODE, "range": None}]},
+            id="no range",
         ),
-        pytest.param({"textDocument": {"uri": URI, "version": 0}, "contentChanges": [{"text": CODE}]}, id="older"),
+        pytest.param(
+            {"textDocument": {"uri": URI, "version": 0}, "contentChanges": [{"text": CODE}]}, id="older"
+        ),
     ],
 )
 def test_a_whole_text_is_a_known_text(change, editor, host):
@@ -315,7 +330,9 @@ def test_an_edit_of_a_document_without_versions_is_applied(editor, host):
     editor.open(URI, "def add(a, b):\n    retur \n", version=5)
     at = {"line": 1, "character": 9}
     change = {"range": {"start": at, "end": at}, "rangeLength": None, "text": "n"}
-    editor.notify("textDocument/didChange", {"textDocument": {"uri": URI, "version": None}, "contentChanges": [change]})
+    editor.notify(
+        "textDocument/didChange", {"textDocument": {"uri": URI, "version": None}, "contentChanges": [change]}
+    )
     assert editor.ask(URI, 1, 11)
 
 

@@ -60,7 +60,9 @@ def test_an_accepted_suggestion_is_counted_without_its_text(counting, editor):
     text = used(editor)
     query = "SELECT language, route, model, shown, fate, accepted_chars, chars, kept_60s, reason FROM answers WHERE fate != ''"
     route = next(route for route in SAYS if SAYS[route] == text)
-    assert counted(counting, query) == [("python", route, "fake", 1, "full", len(text), len(text), len(text), "end")]
+    assert counted(counting, query) == [
+        ("python", route, "fake", 1, "full", len(text), len(text), len(text), "end")
+    ]
     assert counted(counting, "SELECT language, count FROM counts WHERE name = 'keys'") == [("python", 1)]
     raw = b"".join(file.read_bytes() for file in counting.host.stats.path.parent.iterdir())
     for word in (b"canary", b"secret", b"/work"):
@@ -101,7 +103,9 @@ def test_a_document_keeps_its_route_for_its_turn_and_is_told_why(counting, conne
     rows = counted(counting, "SELECT policy, propensity, block > 0, first FROM answers ORDER BY number", 5)
     assert rows[0] == ("blocks", 0.5, 1, 1)
     assert rows[-1] == ("", 1.0, 0, 0)
-    assert len({facts["route"] for facts in said}) == 1 or ("blocks", 0.5, 1, 1) in rows[1:]  # a new block began
+    assert (
+        len({facts["route"] for facts in said}) == 1 or ("blocks", 0.5, 1, 1) in rows[1:]
+    )  # a new block began
 
 
 def test_the_other_route_is_asked_unseen(counting, connected):
@@ -109,14 +113,17 @@ def test_the_other_route_is_asked_unseen(counting, connected):
     connected.open(URI, TEXT)
     (item,) = connected.ask(URI, 0, 13)
     (shadow,) = counted(
-        counting, "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
+        counting,
+        "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''",
     )
     shown, other = shadow[:2]
     assert {shown, other} == {"ar", "dllm"}
     assert (item["insertText"], shadow[2:]) == (SAYS[shown], (len(SAYS[other]), "end"))
     assert connected.ask(URI, 0, 13)[0]["insertText"] == SAYS[shown]
     connected.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
-    assert counted(counting, "SELECT kept_60s, shadow_kept_60s FROM answers WHERE kept_60s NOT NULL") == [(0, 0)]
+    assert counted(counting, "SELECT kept_60s, shadow_kept_60s FROM answers WHERE kept_60s NOT NULL") == [
+        (0, 0)
+    ]
     assert SAYS[other] not in json.dumps([connected.answers, connected.notifications])
     assert "canary" not in "".join(counting.told)
 
@@ -145,7 +152,8 @@ def client(counting):
 
 
 @pytest.mark.parametrize(
-    ("body", "named"), [(b"x", "body"), (b'{"session": "canary!"}', "session"), (b" " * (1 << 21), "larger than 1 MiB")]
+    ("body", "named"),
+    [(b"x", "body"), (b'{"session": "canary!"}', "session"), (b" " * (1 << 21), "larger than 1 MiB")],
 )
 def test_events_that_cannot_be_used_are_refused_and_named(client, body, named):
     response = client.post("/v1/events", content=body)
@@ -183,7 +191,10 @@ def test_the_page_and_its_numbers(client, counting):
 )
 def test_who_may_see_the_page(path, headers, status):
     names = frozenset({"127.0.0.1"})
-    with ScriptedHost(token=TOKEN, allowed_hosts=names) as host, httpx2.Client(base_url=host.url, trust_env=False) as client:
+    with (
+        ScriptedHost(token=TOKEN, allowed_hosts=names) as host,
+        httpx2.Client(base_url=host.url, trust_env=False) as client,
+    ):
         assert client.get(path, headers=headers).status_code == status
 
 

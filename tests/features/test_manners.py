@@ -58,7 +58,11 @@ def test_on_demand_there_is_nothing_unless_it_is_asked_for(options, python, mark
 
 def test_the_menu_which_opens_by_itself_stays_empty_on_demand(window):
     begin(window, trigger="onDemand", menu="always")
-    params = {"textDocument": {"uri": URI}, "position": {"line": 1, "character": 11}, "context": {"triggerKind": 1}}
+    params = {
+        "textDocument": {"uri": URI},
+        "position": {"line": 1, "character": 11},
+        "context": {"triggerKind": 1},
+    }
     assert window.call("textDocument/completion", params)["items"] == []
 
 
@@ -78,7 +82,9 @@ def test_a_snooze_ends_by_itself_and_the_status_says_so(window):
     begin(window, status=True)
     window.run("snooze", 0.01)
     refused(window, "snoozed")
-    window.wait_for(lambda e: [n["params"].get("state") for n in e.notifications if "state" in n["params"]][-1] == "ready")
+    window.wait_for(
+        lambda e: [n["params"].get("state") for n in e.notifications if "state" in n["params"]][-1] == "ready"
+    )
     assert window.ask(URI, 1, 11)
 
 

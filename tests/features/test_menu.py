@@ -36,7 +36,10 @@ def test_an_item_fits_behind_the_word_that_stands_there(connected, host):
     assert item["label"] == "return a + b"
     assert item["filterText"] == "ret"
     assert item["textEdit"]["newText"] == "return a + b"
-    assert item["textEdit"]["range"] == {"start": {"line": 1, "character": 4}, "end": {"line": 1, "character": 7}}
+    assert item["textEdit"]["range"] == {
+        "start": {"line": 1, "character": 4},
+        "end": {"line": 1, "character": 7},
+    }
     assert item["command"]["command"] == "fimserver.accepted"
 
 
@@ -45,7 +48,10 @@ def test_an_editor_that_may_insert_or_replace_cannot_double_what_the_item_repeat
     host.says("a, b)")
     connected.open(URI, "print()\nshow\n")
     edit = menu(connected, 0, 6)["items"][0]["textEdit"]
-    assert edit == {"newText": "a, b)", "range": {"start": {"line": 0, "character": 6}, "end": {"line": 0, "character": 7}}}
+    assert edit == {
+        "newText": "a, b)",
+        "range": {"start": {"line": 0, "character": 6}, "end": {"line": 0, "character": 7}},
+    }
     host.says("(x)")
     edit = menu(connected, 1, 4)["items"][0]["textEdit"]
     assert edit["insert"] == edit["replace"]

@@ -76,7 +76,9 @@ def test_an_edit_that_makes_no_sense_silences_until_the_document_is_opened_again
     host.says("a + b")
     editor.open(URI, CODE)
     bad = {"range": {"start": {"line": -1, "character": 0}, "end": {"line": 0, "character": 0}}, "text": "x"}
-    editor.notify("textDocument/didChange", {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [bad]})
+    editor.notify(
+        "textDocument/didChange", {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [bad]}
+    )
     silent(editor, "dirty")
     editor.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
     editor.open(URI, CODE, version=3)
@@ -95,7 +97,11 @@ def test_switched_off_and_on(editor, host):
 def test_settings_of_the_editor_hold_at_once(editor, host):
     host.engines.script = lambda _request, route: iter((route,))
     editor.open(URI, CODE)
-    for settings, expected in (({"model": "ar"}, ["ar"]), ({"model": "dllm"}, ["dllm"]), ({"enabled": False}, [])):
+    for settings, expected in (
+        ({"model": "ar"}, ["ar"]),
+        ({"model": "dllm"}, ["dllm"]),
+        ({"enabled": False}, []),
+    ):
         editor.notify("workspace/didChangeConfiguration", {"settings": {"fimserver": settings}})
         assert [item["insertText"] for item in editor.ask(URI, 1, 11)] == expected
 
@@ -185,7 +191,10 @@ def test_a_wrong_token():
 
 def test_while_the_model_loads():
     loaded = threading.Event()
-    with ScriptedHost(load=lambda: loaded.wait(20) and host.engines) as host, Editor("pipes", host.url) as editor:
+    with (
+        ScriptedHost(load=lambda: loaded.wait(20) and host.engines) as host,
+        Editor("pipes", host.url) as editor,
+    ):
         host.says("a + b")
         editor.start(options={"deadlineMs": 300, "status": True})
         editor.open(URI, CODE)
@@ -193,7 +202,9 @@ def test_while_the_model_loads():
         editor.wait_for(lambda e: [n for n in e.notifications if n["method"] == "$/progress"])
         loaded.set()
         editor.wait_until(lambda: editor.ask(URI, 1, 11))
-        editor.wait_for(lambda e: [n for n in e.notifications if n["params"].get("value", {}).get("kind") == "end"])
+        editor.wait_for(
+            lambda e: [n for n in e.notifications if n["params"].get("value", {}).get("kind") == "end"]
+        )
         states = [n["params"]["state"] for n in editor.notifications if n["method"] == "fimserver/status"]
         assert states[0] == "loading"
         assert states[-1] == "ready"

@@ -21,7 +21,9 @@ def test_a_burst_of_keys_does_not_ask_the_model_for_every_key(editor, host):
     answers = burst(editor)
     assert answers[-1][0]["insertText"] == "pute(1)"
     assert host.engines.asked[-1].prefix == "value = com"
-    assert len(host.engines.asked) < len(answers)  # once the rhythm is known, and as far as this machine keeps it
+    assert len(host.engines.asked) < len(
+        answers
+    )  # once the rhythm is known, and as far as this machine keeps it
 
 
 def test_the_prompt_is_read_while_the_next_key_is_waited_for(editor, host):

@@ -46,7 +46,9 @@ class Window:
         self.version += 1
         self.editor.type(uri, self.version, 0, 0, "#" if self.version % 2 else "\n")
         line = LINE + self.version // 2
-        return self.editor.post("textDocument/inlineCompletion", self.editor.params(uri, line, COLUMN, invoked=invoked))
+        return self.editor.post(
+            "textDocument/inlineCompletion", self.editor.params(uri, line, COLUMN, invoked=invoked)
+        )
 
     def works(self, *, invoked=True):
         """Whether the model answers."""
@@ -71,7 +73,11 @@ def test_two_windows_share_a_host_that_may_be_killed_at_any_time_and_outlives_th
     with Window("left") as left, Window("right") as right:
         host = ready((left, right), own)
         for _ in range(KILLS):
-            asked = [(window, window.ask(uri, invoked=rng.random() < 0.5)) for window in (left, right) for uri in window.uris]
+            asked = [
+                (window, window.ask(uri, invoked=rng.random() < 0.5))
+                for window in (left, right)
+                for uri in window.uris
+            ]
             time.sleep(rng.uniform(0, 0.4))  # at any moment of their work
             own.kill(host)
             killed = time.monotonic()

@@ -53,12 +53,17 @@ class Client:
         return {"jsonrpc": "2.0", "method": method, "params": params}
 
     def command(self, name, *arguments):
-        return self.request("workspace/executeCommand", {"command": f"fimserver.{name}", "arguments": list(arguments)})
+        return self.request(
+            "workspace/executeCommand", {"command": f"fimserver.{name}", "arguments": list(arguments)}
+        )
 
     def hello(self):
         params = recorded(self.name) | {"processId": os.getpid(), "rootUri": None, "workspaceFolders": None}
         return [
-            self.request("initialize", params | {"initializationOptions": {"delayMs": 20, "status": True, "model": "ar"}}),
+            self.request(
+                "initialize",
+                params | {"initializationOptions": {"delayMs": 20, "status": True, "model": "ar"}},
+            ),
             self.notification("initialized", {}),
         ]
 
@@ -69,29 +74,40 @@ class Client:
         ask = {"textDocument": named, "position": at(1, 11), "context": {"triggerKind": 2}}
         edits = [{"range": {"start": at(1, 11), "end": at(1, 11)}, "text": c} for c in "ab"]
         popup = {"range": {"start": at(1, 4), "end": at(1, 11)}, "text": "return x"}
-        first, second = self.request("textDocument/inlineCompletion", ask), self.request("textDocument/inlineCompletion", ask)
+        first, second = (
+            self.request("textDocument/inlineCompletion", ask),
+            self.request("textDocument/inlineCompletion", ask),
+        )
         chosen = ask | {"context": {"triggerKind": 1, "selectedCompletionInfo": popup}}
         return [
             self.notification(
-                "textDocument/didOpen", {"textDocument": {**named, "languageId": "python", "version": 1, "text": text}}
+                "textDocument/didOpen",
+                {"textDocument": {**named, "languageId": "python", "version": 1, "text": text}},
             ),
             first,
             *(
-                self.notification("textDocument/didChange", {"textDocument": {**named, "version": v}, "contentChanges": [edit]})
+                self.notification(
+                    "textDocument/didChange",
+                    {"textDocument": {**named, "version": v}, "contentChanges": [edit]},
+                )
                 for v, edit in enumerate(edits, 2)
             ),
             second,
             self.notification("$/cancelRequest", {"id": second["id"]}),
             self.request("textDocument/inlineCompletion", chosen),
             self.request(
-                "textDocument/completion", {"textDocument": named, "position": at(1, 12), "context": {"triggerKind": 1}}
+                "textDocument/completion",
+                {"textDocument": named, "position": at(1, 12), "context": {"triggerKind": 1}},
             ),
             self.request("fimserver/explain"),
             self.request("fimserver/stats", {}),
-            self.command(random.Random(number).choice(("accepted", "rejected", "setRoute", "stats", "explain")), "ar"),
+            self.command(
+                random.Random(number).choice(("accepted", "rejected", "setRoute", "stats", "explain")), "ar"
+            ),
             self.notification("textDocument/didFocus", {"textDocument": named}),
             self.notification(
-                "textDocument/didPartiallyAcceptCompletion", {"item": {"command": {"arguments": ["x"]}}, "acceptedLength": 3}
+                "textDocument/didPartiallyAcceptCompletion",
+                {"item": {"command": {"arguments": ["x"]}}, "acceptedLength": 3},
             ),
             self.notification("textDocument/didClose", {"textDocument": named}),
         ]
@@ -99,29 +115,46 @@ class Client:
     def notebook(self, number):
         named = {"uri": f"file:///srv/{FOLDER}/n{number}.ipynb", "version": 1}
         cells = [{"kind": 2, "document": f"cell:{number}:{i}"} for i in range(2)]
-        texts = [{"uri": c["document"], "languageId": "python", "version": 1, "text": f"{SECRET} = \n"} for c in cells]
+        texts = [
+            {"uri": c["document"], "languageId": "python", "version": 1, "text": f"{SECRET} = \n"}
+            for c in cells
+        ]
         edit = {"range": {"start": at(0, 1), "end": at(0, 2)}, "text": "x"}
         change = {"textContent": [{"document": {"uri": texts[0]["uri"], "version": 2}, "changes": [edit]}]}
-        moved = {"structure": {"array": {"start": 0, "deleteCount": 1, "cells": cells[:1]}, "didOpen": texts[:1]}}
+        moved = {
+            "structure": {"array": {"start": 0, "deleteCount": 1, "cells": cells[:1]}, "didOpen": texts[:1]}
+        }
         ask = {"textDocument": {"uri": texts[0]["uri"]}, "position": at(0, 3), "context": {"triggerKind": 2}}
-        opened = {"notebookDocument": {**named, "notebookType": "j", "cells": cells}, "cellTextDocuments": texts}
+        opened = {
+            "notebookDocument": {**named, "notebookType": "j", "cells": cells},
+            "cellTextDocuments": texts,
+        }
         return [
             self.notification("notebookDocument/didOpen", opened),
-            self.notification("notebookDocument/didChange", {"notebookDocument": named, "change": {"cells": change}}),
+            self.notification(
+                "notebookDocument/didChange", {"notebookDocument": named, "change": {"cells": change}}
+            ),
             self.request("textDocument/inlineCompletion", ask),
-            self.notification("notebookDocument/didChange", {"notebookDocument": named, "change": {"cells": moved}}),
-            self.notification("notebookDocument/didClose", {"notebookDocument": named, "cellTextDocuments": texts}),
+            self.notification(
+                "notebookDocument/didChange", {"notebookDocument": named, "change": {"cells": moved}}
+            ),
+            self.notification(
+                "notebookDocument/didClose", {"notebookDocument": named, "cellTextDocuments": texts}
+            ),
         ]
 
     def window(self):
         folders = {"added": [{"uri": f"file:///srv/{FOLDER}", "name": "x"}], "removed": []}
         return [
             self.notification(
-                "workspace/didChangeConfiguration", {"settings": {"fimserver": {"model": "dllm", "exclude": ["*.x"]}}}
+                "workspace/didChangeConfiguration",
+                {"settings": {"fimserver": {"model": "dllm", "exclude": ["*.x"]}}},
             ),
             self.notification("workspace/didChangeConfiguration", {"settings": None}),
             self.notification("workspace/didChangeWorkspaceFolders", {"event": folders}),
-            self.notification("workspace/didChangeWorkspaceFolders", {"event": {"added": [], "removed": folders["added"]}}),
+            self.notification(
+                "workspace/didChangeWorkspaceFolders", {"event": {"added": [], "removed": folders["added"]}}
+            ),
             self.notification("$/setTrace", {"value": "verbose"}),
             self.notification("$/unknown", [1]),
             self.notification("window/workDoneProgress/cancel", {"token": "x"}),
@@ -261,7 +294,11 @@ def says_exit(body):
         message = json.loads(body)
     except (ValueError, RecursionError):
         return False
-    return isinstance(message, dict) and message.get("method") == "exit" and (id_of(message) or "id" not in message)
+    return (
+        isinstance(message, dict)
+        and message.get("method") == "exit"
+        and (id_of(message) or "id" not in message)
+    )
 
 
 class Ledger:
@@ -279,7 +316,11 @@ class Ledger:
         words = (*INSIDES, SECRET, FOLDER) if "error" in message else INSIDES
         said = json.dumps({name: part for name, part in message.items() if name != "id"}, ensure_ascii=False)
         self.odd += [body for word in words if word in said]
-        self.seen[message.get("error", {}).get("code") or message.get("method") or "insertText" * ("insertText" in said)] += 1
+        self.seen[
+            message.get("error", {}).get("code")
+            or message.get("method")
+            or "insertText" * ("insertText" in said)
+        ] += 1
         if "method" in message:
             self.questions += [message] if "id" in message else []
             return
@@ -310,7 +351,9 @@ class Moody:
         if self._rng.random() < 0.2:
             return failure(self._rng.choice((Reason.NO_HOST, Reason.FAILED, Reason.RESTING, Reason.LOADING)))
         usage = Usage(route="ar", model="fake", reason=Reason.END, tokens=2)
-        return Answer(middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n)
+        return Answer(
+            middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n
+        )
 
     async def send_events(self, batch):  # noqa: ARG002
         return self._rng.random() < 0.5
@@ -340,7 +383,10 @@ async def play(rng, bodies):
         ledger.ask(body)
         stdio._receive(server, [body])
         while ledger.questions and rng.random() < 0.7:
-            answer = {"id": ledger.questions.pop()["id"], "result": rng.choice((None, [None], [{"model": "ar"}], *ODD[:12]))}
+            answer = {
+                "id": ledger.questions.pop()["id"],
+                "result": rng.choice((None, [None], [{"model": "ar"}], *ODD[:12])),
+            }
             stdio._receive(server, [json.dumps(answer).encode()])
         await asyncio.sleep(rng.choice((0, 0, 0, 0.001)))
         if codes:
@@ -380,10 +426,22 @@ def test_any_messages_in_any_order(said):
         except BaseException as error:
             error.add_note(f"WIRE_SEED={SEED}, session {number}")
             raise
-        assert not [word for word in (*INSIDES, SECRET, FOLDER) if word in said.text], f"session {number}\n{said.text}"
+        assert not [word for word in (*INSIDES, SECRET, FOLDER) if word in said.text], (
+            f"session {number}\n{said.text}"
+        )
         said.clear()
     print(dict(seen))
-    wanted = {-32700, -32600, -32601, -32602, -32002, -32800, "insertText", "workspace/configuration", "fimserver/status"}
+    wanted = {
+        -32700,
+        -32600,
+        -32601,
+        -32602,
+        -32002,
+        -32800,
+        "insertText",
+        "workspace/configuration",
+        "fimserver/status",
+    }
     assert MESSAGES < 2000 or wanted <= set(seen)
 
 
@@ -394,7 +452,10 @@ ONE_BY_ONE = [
     ({"jsonrpc": "1.0", "id": "old version", "method": "fimserver/explain"}, None),
     ({"id": "no version", "method": "fimserver/explain"}, None),
     ({"id": "\ud800", "method": "fimserver/explain"}, None),
-    ({"id": "notification", "method": "textDocument/didClose", "params": {"textDocument": {"uri": "x"}}}, -32600),
+    (
+        {"id": "notification", "method": "textDocument/didClose", "params": {"textDocument": {"uri": "x"}}},
+        -32600,
+    ),
     ({"id": "cancel", "method": "$/cancelRequest", "params": {"id": 1}}, -32600),
     ({"id": "no method"}, -32600),
     (
@@ -413,7 +474,9 @@ ONE_BY_ONE = [
 def test_odd_requests_are_answered_one_by_one(editor):
     for message, _ in ONE_BY_ONE:
         editor.link.send(json.dumps(message).encode())
-    codes = {message["id"]: editor.answer(message["id"]).get("error", {}).get("code") for message, _ in ONE_BY_ONE}
+    codes = {
+        message["id"]: editor.answer(message["id"]).get("error", {}).get("code") for message, _ in ONE_BY_ONE
+    }
     assert codes == {message["id"]: code for message, code in ONE_BY_ONE}
 
 
@@ -421,12 +484,18 @@ def test_an_answer_or_a_cancel_with_the_id_of_something_else_harms_nothing(edito
     host.says(0.2, "a + b")
     editor.open("file:///work/a.py", "x = \n")
     request = editor.post("textDocument/inlineCompletion", editor.params("file:///work/a.py", 0, 4))
-    for odd in ({"id": request, "result": None}, {"method": "$/cancelRequest", "params": {"id": {"a": request}}}):
+    for odd in (
+        {"id": request, "result": None},
+        {"method": "$/cancelRequest", "params": {"id": {"a": request}}},
+    ):
         editor.link.send(json.dumps(odd).encode())
     assert editor.answer(request)["result"]["items"]
 
 
-CELLS = {"notebookDocument": {"uri": "file:///n.ipynb", "version": 2}, "change": {"cells": {"textContent": 7}}}
+CELLS = {
+    "notebookDocument": {"uri": "file:///n.ipynb", "version": 2},
+    "change": {"cells": {"textContent": 7}},
+}
 
 
 @pytest.mark.parametrize(
@@ -435,8 +504,12 @@ CELLS = {"notebookDocument": {"uri": "file:///n.ipynb", "version": 2}, "change":
         pytest.param(b'{"method":"textDocument/didChange"', id="no JSON"),
         pytest.param(b'[{"method":"textDocument/didChange"}]', id="a batch"),
         pytest.param(b'{"method":"textDocument/didChange","params":{}}', id="no document"),
-        pytest.param(b'{"method":"textDocument/didOpen","params":{"textDocument":{"uri":"cell:1"}}}', id="no text"),
-        pytest.param(json.dumps({"method": "notebookDocument/didChange", "params": CELLS}).encode(), id="cells"),
+        pytest.param(
+            b'{"method":"textDocument/didOpen","params":{"textDocument":{"uri":"cell:1"}}}', id="no text"
+        ),
+        pytest.param(
+            json.dumps({"method": "notebookDocument/didChange", "params": CELLS}).encode(), id="cells"
+        ),
     ],
 )
 def test_what_may_have_been_an_edit_silences_the_document(body, editor, host):

@@ -31,7 +31,9 @@ def test_a_suggestion_that_is_used_ends_the_waiting():
     assert why(calm, 101.0) == ""
 
 
-@pytest.mark.parametrize(("left", "waits"), [(LEFT_IN_A_ROW - 1, False), (LEFT_IN_A_ROW, True), (LEFT_IN_A_ROW + 5, True)])
+@pytest.mark.parametrize(
+    ("left", "waits"), [(LEFT_IN_A_ROW - 1, False), (LEFT_IN_A_ROW, True), (LEFT_IN_A_ROW + 5, True)]
+)
 def test_several_in_a_row_that_were_not_used(left, waits):
     calm = Calm()
     for _ in range(left):

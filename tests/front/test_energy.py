@@ -39,7 +39,9 @@ def test_linux(found, power, tmp_path):
     assert from_sysfs(tmp_path) == power
 
 
-@pytest.mark.parametrize(("profile", "power"), [("low-power", "saving"), ("quiet", "saving"), ("balanced", "mains")])
+@pytest.mark.parametrize(
+    ("profile", "power"), [("low-power", "saving"), ("quiet", "saving"), ("balanced", "mains")]
+)
 def test_the_platform_profile_of_linux(profile, power, tmp_path):
     supplies(tmp_path, AC=AC_ON)
     (tmp_path / "firmware/acpi").mkdir(parents=True)
@@ -50,8 +52,16 @@ def test_the_platform_profile_of_linux(profile, power, tmp_path):
 @pytest.mark.parametrize(
     ("batt", "settings", "power"),
     [
-        ("Now drawing from 'AC Power'\n -InternalBattery-0 100%; charged", " sleep 1\n lowpowermode 0\n", "mains"),
-        ("Now drawing from 'Battery Power'\n -InternalBattery-0 80%; discharging", " lowpowermode 0\n", "battery"),
+        (
+            "Now drawing from 'AC Power'\n -InternalBattery-0 100%; charged",
+            " sleep 1\n lowpowermode 0\n",
+            "mains",
+        ),
+        (
+            "Now drawing from 'Battery Power'\n -InternalBattery-0 80%; discharging",
+            " lowpowermode 0\n",
+            "battery",
+        ),
         ("Now drawing from 'Battery Power'\n", " lowpowermode         1\n", "saving"),
         ("Now drawing from 'AC Power'\n", " lowpowermode         1\n", "saving"),
         ("", "", "mains"),

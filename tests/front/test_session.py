@@ -56,9 +56,13 @@ SLOTS = ("a.py\0inline", "a.py\0menu", "a.py2\0inline")
     ("act", "ends"),
     [
         pytest.param(
-            lambda s: s.running.run_latest("a.py\0inline", at_once()), [Reason.SUPERSEDED, None, None], id="newer in one slot"
+            lambda s: s.running.run_latest("a.py\0inline", at_once()),
+            [Reason.SUPERSEDED, None, None],
+            id="newer in one slot",
         ),
-        pytest.param(lambda s: s.close("a.py"), [Reason.SUPERSEDED] * 2 + [None], id="one document is closed"),
+        pytest.param(
+            lambda s: s.close("a.py"), [Reason.SUPERSEDED] * 2 + [None], id="one document is closed"
+        ),
         pytest.param(lambda s: s.configure(Config(model="ar")), [Reason.SUPERSEDED] * 3, id="other settings"),
         pytest.param(lambda s: s.close("a"), [None] * 3, id="another document is closed"),
     ],

@@ -44,7 +44,13 @@ def test_pieces_and_then_what_it_took():
     assert [piece.text for piece in texts] == ["x", "y"]
     assert all(piece.usage is None for piece in texts)
     usage = last.usage
-    assert (usage.route, usage.model, usage.reason, usage.tokens, usage.forwards) == ("ar", "fake", Reason.END, 2, 2)
+    assert (usage.route, usage.model, usage.reason, usage.tokens, usage.forwards) == (
+        "ar",
+        "fake",
+        Reason.END,
+        2,
+        2,
+    )
     assert usage.decision.why == "asked for"
     assert 0 < usage.ttft_ms <= usage.total_ms
     assert usage.queue_ms >= 0
@@ -149,7 +155,17 @@ def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
         seen.append((route, request.temperature, request.seed))
         return iter(["x"])
 
-    assert len(run(FakeEngines(script), pin=pin, request=Request("a", "b", temperature=temperature, seed=5), choices=4)) == 4
+    assert (
+        len(
+            run(
+                FakeEngines(script),
+                pin=pin,
+                request=Request("a", "b", temperature=temperature, seed=5),
+                choices=4,
+            )
+        )
+        == 4
+    )
     assert seen == asked
 
 
@@ -213,7 +229,11 @@ def test_an_engine_is_let_go_at_a_stop_string():
     assert ended == [True]
 
 
-@given(st.text("ab\n", max_size=12), st.text("ab\n", min_size=1, max_size=4), st.lists(st.integers(1, 4), min_size=12))
+@given(
+    st.text("ab\n", max_size=12),
+    st.text("ab\n", min_size=1, max_size=4),
+    st.lists(st.integers(1, 4), min_size=12),
+)
 def test_a_stop_string_is_found_however_the_text_is_cut(text, stop, cuts):
     said_, held, stopped, rest = "", "", False, text
     for cut in cuts:
@@ -293,7 +313,8 @@ def test_every_finished_choice_teaches_the_router_and_a_warm_up_does_not():
 def test_a_tokenizer_that_panics_while_the_route_is_chosen_ends_as_its_choice_does(monkeypatch, caplog):
     engines = said(PanicException("canary"))
     monkeypatch.setattr(
-        "fimserver.host.fake.FakeEngine.num_uncached_tokens", lambda *_: (_ for _ in ()).throw(PanicException("canary"))
+        "fimserver.host.fake.FakeEngine.num_uncached_tokens",
+        lambda *_: (_ for _ in ()).throw(PanicException("canary")),
     )
     ((_, reason, _),) = run(engines, pin="auto")
     assert reason is Reason.FAILED

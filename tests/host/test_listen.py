@@ -63,7 +63,9 @@ class Hosted:
         self.settings = Settings(idle_exit_minutes=minutes)
         self.path, self.code = socket_path(self.settings), None
         self._servers, make = [], listen.uvicorn.Server
-        monkeypatch.setattr(listen.uvicorn, "Server", lambda config: self._servers.append(make(config)) or self._servers[-1])
+        monkeypatch.setattr(
+            listen.uvicorn, "Server", lambda config: self._servers.append(make(config)) or self._servers[-1]
+        )
         self._thread = threading.Thread(target=self._run)
 
     def _run(self):
@@ -118,7 +120,11 @@ def test_a_second_host_leaves_at_once(runtime, monkeypatch):
 
 
 def test_other_models_mean_another_host(runtime):
-    assert socket_path(Settings(ar_card="nano")) != socket_path(Settings()) == socket_path(Settings(max_tokens=7))
+    assert (
+        socket_path(Settings(ar_card="nano"))
+        != socket_path(Settings())
+        == socket_path(Settings(max_tokens=7))
+    )
 
 
 def test_a_path_that_no_socket_can_have_is_said(runtime):
@@ -143,24 +149,35 @@ def test_nobody_uses_it_so_it_goes(runtime, monkeypatch):
 
 
 def test_it_stays_while_it_is_used(runtime, monkeypatch):
-    with Hosted(monkeypatch, "x", 3 * A_MOMENT * 60, "y", minutes=A_MOMENT) as hosted, client(hosted.path) as http:
+    with (
+        Hosted(monkeypatch, "x", 3 * A_MOMENT * 60, "y", minutes=A_MOMENT) as hosted,
+        client(hosted.path) as http,
+    ):
         assert http.post("/v1/completions", json={"prompt": "a"}).json()["choices"][0]["text"] == "xy"
         assert hosted.ends() == 0
 
 
 def test_a_lost_device_ends_the_process_with_a_code_of_its_own(runtime, monkeypatch):
-    with Hosted(monkeypatch, RuntimeError("CUDA error: unspecified launch failure")) as hosted, client(hosted.path) as http:
+    with (
+        Hosted(monkeypatch, RuntimeError("CUDA error: unspecified launch failure")) as hosted,
+        client(hosted.path) as http,
+    ):
         answer = http.post("/v1/completions", json={"prompt": "a"}).json()
         assert answer["fimserver"][0]["reason"] == "failed"
         assert hosted.ends() == listen.DEVICE_LOST == 3
 
 
 def test_going_answers_who_still_waits(runtime, monkeypatch):
-    with Hosted(monkeypatch, *[part for _ in range(2000) for part in ("x", 0.005)]) as hosted, client(hosted.path) as http:
+    with (
+        Hosted(monkeypatch, *[part for _ in range(2000) for part in ("x", 0.005)]) as hosted,
+        client(hosted.path) as http,
+    ):
         reasons = []
 
         def asks():
-            reasons.append(http.post("/v1/completions", json={"prompt": "a"}).json()["fimserver"][0]["reason"])
+            reasons.append(
+                http.post("/v1/completions", json={"prompt": "a"}).json()["fimserver"][0]["reason"]
+            )
 
         thread = threading.Thread(target=asks)
         thread.start()
@@ -172,7 +189,9 @@ def test_going_answers_who_still_waits(runtime, monkeypatch):
         assert reasons == ["cancelled"]
 
 
-@pytest.mark.parametrize("address", ["8765x", "x", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "a..b:80", "192.0.2.1:0"])
+@pytest.mark.parametrize(
+    "address", ["8765x", "x", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "a..b:80", "192.0.2.1:0"]
+)
 def test_an_address_that_cannot_be_listened_on_is_said(address):
     with pytest.raises(InputError, match="--listen"):
         run_tcp(Settings(), address, "t", frozenset())
@@ -274,10 +293,10 @@ def test_a_host_without_a_model_says_why_for_a_while_and_goes(runtime, monkeypat
 
 
 def test_a_card_that_does_not_exist_is_told_before_torch_is_loaded():
-    code = "from fimserver.host.listen import load_models\nfrom fimserver.settings import Settings\nimport sys\n"
-    code += (
-        "try:\n    load_models(Settings(ar_card='nope'))\nexcept Exception as error:\n    print(error, 'torch' in sys.modules)"
+    code = (
+        "from fimserver.host.listen import load_models\nfrom fimserver.settings import Settings\nimport sys\n"
     )
+    code += "try:\n    load_models(Settings(ar_card='nope'))\nexcept Exception as error:\n    print(error, 'torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         capture_output=True,
@@ -321,7 +340,9 @@ def test_the_addresses_that_are_shown_can_be_used(address, name, shown):
 
 
 def start(*arguments):
-    return subprocess.Popen([sys.executable, "-P", *arguments], cwd="/", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-P", *arguments], cwd="/", env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
 
 
 def kill(process):

@@ -25,7 +25,9 @@ class Ask:
     def __init__(self, name, *, session="s", idle=False, warm=False):
         self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()
         document = f"{name[0]}\0idle" if idle else name[0]  # a1 and a2 are of one document
-        self.job = Job((session, document), Request(name, ""), "ar", Deadline(), self._sink, idle=idle, warm=warm)
+        self.job = Job(
+            (session, document), Request(name, ""), "ar", Deadline(), self._sink, idle=idle, warm=warm
+        )
 
     def _sink(self, piece):
         if piece is None:
@@ -239,7 +241,13 @@ def test_withdrawing_an_old_request_leaves_the_new_one(world):
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("no"), NonFiniteError("nan"), torch.OutOfMemoryError("no"), SystemExit(1), KeyboardInterrupt()],
+    [
+        ValueError("no"),
+        NonFiniteError("nan"),
+        torch.OutOfMemoryError("no"),
+        SystemExit(1),
+        KeyboardInterrupt(),
+    ],
     ids=repr,
 )
 def test_a_failure_leaves_the_next_request_in_peace(error):

@@ -13,7 +13,12 @@ from fimserver.types import StopRule
 
 
 def read(
-    cursor: str, written: str, language: str = "python", stop: StopRule = "none", rules: frozenset[str] = RULES, step: int = 3
+    cursor: str,
+    written: str,
+    language: str = "python",
+    stop: StopRule = "none",
+    rules: frozenset[str] = RULES,
+    step: int = 3,
 ) -> tuple[str, Reason | None, int]:
     """The middle, why it ended, and how many characters of ``written`` were needed, when ``step`` come at a time.
 
@@ -69,7 +74,10 @@ class TestTheTextHasJoinedTheSuffix:
         assert read("x = |set\n", "offset\n", stop="line")[0] == "offset", "a word is not cut"
 
     def test_a_line_may_be_written_at_once_that_is_below(self):
-        assert read("a = 1\n|\nprint_the_whole_report(a)\n", "print_the_whole_report(a)\n")[:2] == ("", Reason.SUFFIX)
+        assert read("a = 1\n|\nprint_the_whole_report(a)\n", "print_the_whole_report(a)\n")[:2] == (
+            "",
+            Reason.SUFFIX,
+        )
 
 
 class TestTheScopeHasClosed:
@@ -99,7 +107,9 @@ class TestTheScopeHasClosed:
     def test_after_a_brace_that_the_suffix_lacks(self, language):
         cursor = "void f() {\n    |"
         assert read(cursor, "a();\n}\n\nvoid g() {\n", language)[:2] == ("a();\n}", Reason.SCOPE)
-        assert read(cursor, "if (a) {\n    b();\n    } else {\n    c();\n    }\n}\nx\n", language)[0].endswith("    }\n}")
+        assert read(cursor, "if (a) {\n    b();\n    } else {\n    c();\n    }\n}\nx\n", language)[
+            0
+        ].endswith("    }\n}")
 
     def test_after_a_bracket_of_a_literal_that_the_suffix_lacks_nothing_ends(self):
         assert read("xs = [\n    1,\n    |\n", "2,\n]\nys = 1\n")[0].startswith("2,\n]")
@@ -141,10 +151,17 @@ class TestOneLine:
 
     @pytest.mark.parametrize("language", ["javascript", "typescript", "rust", "java", "c", "cpp", "c_sharp"])
     def test_ends_with_a_statement_that_is_complete(self, language):
-        assert read("  x = |\n", "f(';', 1); g();", language, "line", step=1) == ("f(';', 1);", Reason.STATEMENT, 10)
+        assert read("  x = |\n", "f(';', 1); g();", language, "line", step=1) == (
+            "f(';', 1);",
+            Reason.STATEMENT,
+            10,
+        )
 
     def test_does_not_end_within_the_head_of_a_loop_or_in_python(self):
-        assert read("for (|\n", "i = 0; i < n; i++) {\n", "c", "line")[:2] == ("i = 0; i < n; i++) {", Reason.LINE)
+        assert read("for (|\n", "i = 0; i < n; i++) {\n", "c", "line")[:2] == (
+            "i = 0; i < n; i++) {",
+            Reason.LINE,
+        )
         assert read("x = |\n", "1; y = 2\n", "python", "line")[0] == "1; y = 2"
 
 
@@ -199,7 +216,12 @@ def test_what_was_shown_is_part_of_the_middle():
     """No text is shown that a rule takes back when it ends the middle."""
     cursor = "def f():\n    |\n    x = finish_it(a, b)\n    return x\n"
     prefix, _, suffix = cursor.partition("|")
-    for written in ("a = 1\n    x = finish_it(a, b)\n", "a\n    a\n", "return 1\n\n\n\ndef g():\n", "b\n    b = 1\n\n  \nc"):
+    for written in (
+        "a = 1\n    x = finish_it(a, b)\n",
+        "a\n    a\n",
+        "return 1\n\n\n\ndef g():\n",
+        "b\n    b = 1\n\n  \nc",
+    ):
         endings, shown = Endings(Around(prefix, suffix, "python"), "none"), 0
         for used in range(1, len(written) + 1):
             end = endings.end(written[:used])

@@ -50,7 +50,14 @@ def parts():
 @pytest.fixture(autouse=True)
 def _no_other_programs(tmp_path, monkeypatch):
     """No store of another program on this machine is looked at, and no configuration of pip."""
-    for name in ("HF_HOME", "HF_HUB_CACHE", "OLLAMA_MODELS", "LLAMA_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+    for name in (
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "OLLAMA_MODELS",
+        "LLAMA_CACHE",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

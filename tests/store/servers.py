@@ -83,7 +83,10 @@ def wheel(package, number, data):
         archive.writestr(f"{module}/__init__.py", "")
         archive.writestr(f"{module}/data/part{number:02d}.bin", data)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr(f"{info}/RECORD", "")
     return name, out.getvalue()
 
@@ -94,6 +97,8 @@ def simple_index(packages):
     for package, (number, data) in packages.items():
         name, built = wheel(package, number, data)
         digest = hashlib.sha256(built).hexdigest()
-        files[f"/simple/{package}/"] = f'<!DOCTYPE html><a href="/files/{name}#sha256={digest}">{name}</a>'.encode()
+        files[f"/simple/{package}/"] = (
+            f'<!DOCTYPE html><a href="/files/{name}#sha256={digest}">{name}</a>'.encode()
+        )
         files[f"/files/{name}"] = built
     return files

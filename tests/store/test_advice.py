@@ -47,7 +47,9 @@ def test_a_small_machine_keeps_nano_and_hears_why(settings):
 
 
 def test_the_command_says_it_in_json(tmp_path):
-    result = CliRunner().invoke(main, ["models", "best", "--json", "--models-dir", str(tmp_path)], catch_exceptions=False)
+    result = CliRunner().invoke(
+        main, ["models", "best", "--json", "--models-dir", str(tmp_path)], catch_exceptions=False
+    )
     items = json.loads(result.stdout)
     assert {item["route"] for item in items} == {"ar", "dllm"}
     assert {"name", "here", "size", "why", "command"} <= set(items[0])

@@ -21,7 +21,9 @@ def run(*arguments):
 
 
 def rows(settings, ram_gib=16.0, gpu_gib=0.0, found=()):
-    return {entry.name: entry for entry in catalogue.entries(settings, Machine(gpu_gib, ram_gib), list(found))}
+    return {
+        entry.name: entry for entry in catalogue.entries(settings, Machine(gpu_gib, ram_gib), list(found))
+    }
 
 
 @pytest.fixture
@@ -43,13 +45,23 @@ def test_every_card_is_listed_with_size_licence_and_routes(settings):
     nano = listed["nano"]
     assert (nano.state, nano.weights, nano.default_of, nano.fits) == ("here", "bf16", ("dllm", "ar"), True)
     absent = listed[CODER]
-    assert (absent.state, absent.size_bytes, absent.weights, absent.licence) == ("absent", 491_400_064, "Q4_K_M", "Apache-2.0")
+    assert (absent.state, absent.size_bytes, absent.weights, absent.licence) == (
+        "absent",
+        491_400_064,
+        "Q4_K_M",
+        "Apache-2.0",
+    )
 
 
 def test_a_coder_that_is_here_is_the_default_with_the_speed_measured_here(settings, coder):
     keep_ms("cpu", CODER, 187)
     entry = rows(settings)[CODER]
-    assert (entry.state, entry.default_of, entry.keystroke_ms, entry.where) == ("here", ("ar",), 187, str(coder))
+    assert (entry.state, entry.default_of, entry.keystroke_ms, entry.where) == (
+        "here",
+        ("ar",),
+        187,
+        str(coder),
+    )
     assert "187 ms a keystroke, measured here" in listing.text([entry], {}, is_terminal=False)
 
 
@@ -74,7 +86,9 @@ def test_links_lead_to_their_place(settings, tmp_path):
 
 def test_what_other_programs_have_is_listed_with_its_path(settings, tmp_path):
     card = get_card(CODER)
-    known, unknown, chat = (tmp_path / name for name in (gguf_files(card)[0], "Qwen2.5-Coder-3B-Q8_0.gguf", "chat.gguf"))
+    known, unknown, chat = (
+        tmp_path / name for name in (gguf_files(card)[0], "Qwen2.5-Coder-3B-Q8_0.gguf", "chat.gguf")
+    )
     for path in (known, unknown, chat):
         path.write_bytes(b"GGUF")
     found = [

@@ -35,7 +35,11 @@ def test_a_gguf_in_the_cache_of_the_hub_is_known_by_its_blob(home, card):
     snapshot.mkdir(parents=True)
     (snapshot / "other-name.gguf").symlink_to(blob)
     [found] = discover(home, {})
-    assert (found.owner, found.name, found.sha256) == ("Hugging Face", "someone/tiny-GGUF/other-name.gguf", digest_of(card))
+    assert (found.owner, found.name, found.sha256) == (
+        "Hugging Face",
+        "someone/tiny-GGUF/other-name.gguf",
+        digest_of(card),
+    )
     assert match(card, [found]) == found
 
 
@@ -55,9 +59,16 @@ def test_ollamas_manifest_leads_to_the_blob(home, card):
     blob = put(root / "blobs" / f"sha256-{digest_of(card)}")
     layers = [
         {"mediaType": "application/vnd.ollama.image.license", "digest": "sha256:" + "0" * 64, "size": 3},
-        {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest_of(card)}", "size": len(DATA)},
+        {
+            "mediaType": "application/vnd.ollama.image.model",
+            "digest": f"sha256:{digest_of(card)}",
+            "size": len(DATA),
+        },
     ]
-    put(root / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "0.5b", json.dumps({"layers": layers}).encode())
+    put(
+        root / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "0.5b",
+        json.dumps({"layers": layers}).encode(),
+    )
     [found] = discover(home, {})
     assert (found.owner, found.name, found.path) == ("Ollama", "tiny:0.5b", blob)
     assert match(card, [found]) == found

@@ -106,9 +106,14 @@ def test_a_file_of_another_size_is_refused_before_it_is_read(card, seen, tmp_pat
         get(card, tmp_path, seen, server.url + PATH)
 
 
-@pytest.mark.parametrize(("status", "says"), [(404, "has no /tiny.gguf"), (403, "refuses /tiny.gguf"), (500, "answers 500")])
+@pytest.mark.parametrize(
+    ("status", "says"), [(404, "has no /tiny.gguf"), (403, "refuses /tiny.gguf"), (500, "answers 500")]
+)
 def test_a_server_that_refuses_is_quoted(status, says, card, seen, tmp_path):
-    with serving({PATH: DATA}, {PATH: {"status": status}}) as server, pytest.raises(DownloadError, match=says):
+    with (
+        serving({PATH: DATA}, {PATH: {"status": status}}) as server,
+        pytest.raises(DownloadError, match=says),
+    ):
         get(card, tmp_path, seen, server.url + PATH)
 
 
@@ -130,7 +135,10 @@ def test_a_disk_that_becomes_full_is_said_in_one_line(card, seen, tmp_path):
     part = tmp_path / "tiny.part"
     part.mkdir()
     (part / f"{NAME}.part").symlink_to("/dev/full")
-    with serving({PATH: DATA}) as server, pytest.raises(DiskFullError, match="is full; what was fetched is kept"):
+    with (
+        serving({PATH: DATA}) as server,
+        pytest.raises(DiskFullError, match="is full; what was fetched is kept"),
+    ):
         get(card, tmp_path, seen, server.url + PATH)
 
 
@@ -147,7 +155,9 @@ def test_what_is_here_is_not_fetched_again_unless_it_is_damaged(card, seen, tmp_
 
 def test_two_at_once_fetch_it_once(card, seen, tmp_path):
     with serving({PATH: DATA}, {PATH: {"slow_s": 0.02}}) as server:
-        threads = [threading.Thread(target=get, args=(card, tmp_path, seen, server.url + PATH)) for _ in range(2)]
+        threads = [
+            threading.Thread(target=get, args=(card, tmp_path, seen, server.url + PATH)) for _ in range(2)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -176,7 +186,14 @@ def test_a_download_that_is_stopped_at_any_moment_can_go_on(ends, card, seen, tm
     partial = tmp_path / "tiny.part" / f"{NAME}.part"
     (tmp_path / "card.json").write_text(card.model_dump_json())
     with serving({PATH: DATA}, {PATH: {"slow_s": 0.1}}) as server:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), server.url + PATH, str(tmp_path / "card.json")]
+        command = [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            str(tmp_path),
+            server.url + PATH,
+            str(tmp_path / "card.json"),
+        ]
         for _ in range(2):
             before = partial.stat().st_size if partial.exists() else 0
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -40,10 +40,16 @@ class Hub(BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/someone/tiny"):
             siblings = [
                 {"rfilename": n, "size": len(b), "blobId": self.blobs.get(n, _blob(b))}
-                | ({"lfs": {"sha256": self.announced[n], "size": len(b), "pointerSize": 9}} if "model" in n else {})
+                | (
+                    {"lfs": {"sha256": self.announced[n], "size": len(b), "pointerSize": 9}}
+                    if "model" in n
+                    else {}
+                )
                 for n, b in self.files.items()
             ]
-            return self._send(json.dumps({"id": "someone/tiny", "sha": SHA, "siblings": siblings}).encode(), {})
+            return self._send(
+                json.dumps({"id": "someone/tiny", "sha": SHA, "siblings": siblings}).encode(), {}
+            )
         return self._file()
 
     def _file(self):
@@ -99,7 +105,9 @@ def test_a_model_comes_verified_and_without_code(hub, seen, tmp_path):
     assert not list(folder.glob("*.py"))
     assert not list(folder.glob("*.bin"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["files"] == {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["files"]}
+    assert manifest["files"] == {
+        n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["files"]
+    }
     assert seen.total == sum((folder / name).stat().st_size for name in manifest["files"])
 
 

@@ -34,10 +34,15 @@ def test_the_parts_become_the_file_and_nothing_is_installed(card, parts, seen, t
         pip_uses(server)
         where = get(card, tmp_path, seen)
         assert "asking the Python index that pip is configured for" in seen.lines
-        assert json.loads((where / "manifest.json").read_text())["source"] == f"the Python index {server.url}/simple/"
+        assert (
+            json.loads((where / "manifest.json").read_text())["source"]
+            == f"the Python index {server.url}/simple/"
+        )
     assert (where / NAME).read_bytes() == DATA
     assert sorted(path.name for path in where.iterdir()) == ["manifest.json", NAME]
-    listed = subprocess.run([sys.executable, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "list"], capture_output=True, text=True, check=True
+    ).stdout
     assert "tiny-part" not in listed
 
 
@@ -160,7 +165,9 @@ with ProgressBar() as bar:
 def test_an_interrupted_download_leaves_no_pip_behind_and_goes_on(card, parts, seen, tmp_path, pip_uses):
     (tmp_path / "card.json").write_text(card.model_dump_json())
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(tmp_path / "card.json")]
-    with serving(simple_index(parts), {f"/files/{wheel('tiny-part2', 2, b'')[0]}": {"slow_s": 0.5}}) as server:
+    with serving(
+        simple_index(parts), {f"/files/{wheel('tiny-part2', 2, b'')[0]}": {"slow_s": 0.5}}
+    ) as server:
         pip_uses(server)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while not any("_part2" in path for path, _ in server.asked):

@@ -69,7 +69,11 @@ def test_a_snapshot_of_the_hub_names_itself(checkpoint, tmp_path):
 def test_what_is_no_model_is_refused(tmp_path, checkpoint):
     text = tmp_path / "a.txt"
     text.write_text("text")
-    for path, says in ((text, "no GGUF"), (tmp_path / "none", "does not exist"), (tmp_path, r"no config\.json")):
+    for path, says in (
+        (text, "no GGUF"),
+        (tmp_path / "none", "does not exist"),
+        (tmp_path, r"no config\.json"),
+    ):
         with pytest.raises(InputError, match=says):
             links.add(path, tmp_path / "models")
     (checkpoint / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -104,7 +108,8 @@ def test_removing_says_what_became_free_and_takes_unfinished_downloads_too(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("nano", "shipped"), ("nothing", "no model named"), (CODER, "is not in"), ("..", "no model")]
+    ("name", "says"),
+    [("nano", "shipped"), ("nothing", "no model named"), (CODER, "is not in"), ("..", "no model")],
 )
 def test_what_cannot_be_removed_is_said(name, says, tmp_path):
     with pytest.raises(InputError, match=says):

@@ -22,9 +22,20 @@ from models.training.canvas_trainer import Recipe, Trainer
 VOCABULARY = 132
 MARKERS = Markers(prefix=128, suffix=129, middle=130, end=131)
 RECIPE = Recipe(
-    rows=32, blocks="8,16", attention_rank=4, mlp_rank=2, lr=3e-3, warmup_steps=2, lag=2, words=100, sampled_words=20
+    rows=32,
+    blocks="8,16",
+    attention_rank=4,
+    mlp_rank=2,
+    lr=3e-3,
+    warmup_steps=2,
+    lag=2,
+    words=100,
+    sampled_words=20,
 )
-CODE = "".join(f"def area_{i}(width, height):\n    total = width * {i}\n    return total + height\n\n\n" for i in range(30))
+CODE = "".join(
+    f"def area_{i}(width, height):\n    total = width * {i}\n    return total + height\n\n\n"
+    for i in range(30)
+)
 
 
 def encode(text):
@@ -91,7 +102,9 @@ class TestTheNetwork:
     def test_text_is_what_the_native_class_makes_of_it(self, model, coder):
         ids = encode(CODE[:200])
         logits = coder.logits(coder.clean(ids).hidden)
-        torch.testing.assert_close(logits, model(input_ids=torch.tensor([ids])).logits[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            logits, model(input_ids=torch.tensor([ids])).logits[0], atol=1e-4, rtol=1e-4
+        )
 
     def test_text_may_be_read_in_pieces(self, coder):
         ids = encode(CODE[:60])
@@ -115,7 +128,9 @@ class TestTheNetwork:
         adapter, example = stirred(coder.adapter(RECIPE.ranks(), 1.0, 0)), an_example()
         canvas, other = Plan(5, (True,) * 8), Plan(2, (True, False, True, True))
         alone = denoised(coder, adapter, example, [canvas])
-        torch.testing.assert_close(denoised(coder, adapter, example, [canvas, other])[:8], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            denoised(coder, adapter, example, [canvas, other])[:8], alone, atol=1e-5, rtol=1e-5
+        )
         ids = list(example.ids)
         ids[example.prompt + 5] = 7  # a token that the canvas covers
         changed = Example(tuple(ids), example.prompt)
@@ -252,12 +267,16 @@ class TestExport:
         example, mask_token = an_example(), 127
         frozen = fuse(model, 128, 8)
         cache = PrefixCache(frozen, 128, 32)
-        canvas = ShiftedCanvas(cache, example.ids[: example.prompt + 3], CanvasNetwork(frozen, adapter, mask_token), mask_token)
+        canvas = ShiftedCanvas(
+            cache, example.ids[: example.prompt + 3], CanvasNetwork(frozen, adapter, mask_token), mask_token
+        )
         assert canvas.open(Deadline())
         plan = Plan(3, (True, True, False, True, True, False, True, True))
         slots = [mask_token if masked else example.middle[3 + i] for i, masked in enumerate(plan.masked)]
         trained = coder.logits(denoised(coder, trainer.adapter, example, [plan]))
-        torch.testing.assert_close(canvas.predict(slots)[1:], trained[:-1], atol=0.1, rtol=0.05)  # the file is in bf16
+        torch.testing.assert_close(
+            canvas.predict(slots)[1:], trained[:-1], atol=0.1, rtol=0.05
+        )  # the file is in bf16
         untouched = coder.logits(denoised(coder, coder.adapter(RECIPE.ranks(), 1.0, 0), example, [plan]))
         assert not torch.allclose(untouched[:-1], trained[:-1], atol=0.5)
 

@@ -22,12 +22,16 @@ from models.training.corpus import (
 CODE = "def f(x):\n    return x + 1\n\n\n" * 30
 
 
-@pytest.mark.parametrize("licence", ["MIT", "BSD-3-Clause", "Apache Software License", "PSF-2.0", "BSD-3-Clause AND 0BSD"])
+@pytest.mark.parametrize(
+    "licence", ["MIT", "BSD-3-Clause", "Apache Software License", "PSF-2.0", "BSD-3-Clause AND 0BSD"]
+)
 def test_permissive_licences_pass(licence):
     check_source("something", licence)
 
 
-@pytest.mark.parametrize("licence", ["GPL-3.0", "LGPLv3+", "MPL-2.0", "MIT OR GPL-2.0", "unknown", "Proprietary"])
+@pytest.mark.parametrize(
+    "licence", ["GPL-3.0", "LGPLv3+", "MPL-2.0", "MIT OR GPL-2.0", "unknown", "Proprietary"]
+)
 def test_other_licences_do_not(licence):
     with pytest.raises(ValueError, match="licence"):
         check_source("something", licence)
@@ -99,10 +103,20 @@ def test_cleaning_and_sampling():
 
 
 def test_a_corpus_is_built_from_wheels_and_split_by_package(tmp_path, monkeypatch):
-    for name, licence in (("good", "MIT"), ("boltons", "BSD-3-Clause"), ("bad", "GPL-3.0"), ("textual", "MIT")):
+    for name, licence in (
+        ("good", "MIT"),
+        ("boltons", "BSD-3-Clause"),
+        ("bad", "GPL-3.0"),
+        ("textual", "MIT"),
+    ):
         with zipfile.ZipFile(tmp_path / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Name: {name}\nVersion: 1.0\nLicense-Expression: {licence}\n")
-            wheel.writestr(f"{name}/a.py", "".join(f"def {name}_{i}(x):\n    return x + {i}\n\n\n" for i in range(30)))
+            wheel.writestr(
+                f"{name}-1.0.dist-info/METADATA",
+                f"Name: {name}\nVersion: 1.0\nLicense-Expression: {licence}\n",
+            )
+            wheel.writestr(
+                f"{name}/a.py", "".join(f"def {name}_{i}(x):\n    return x + {i}\n\n\n" for i in range(30))
+            )
     monkeypatch.setattr("models.training.corpus.read_all", lambda wheels, read=_without_stdlib: read(wheels))
     sources = build(tmp_path, tmp_path / "out")
     assert {(s.name, s.split) for s in sources} == {("good", "train"), ("boltons", "valid")}

@@ -83,10 +83,15 @@ class TestLosses:
 
     def test_total_variation(self):
         q, p = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.1, 0.3, 0.6])
-        assert math.isclose(losses.total_variation(q, p).item(), 1 - sum(map(min, q.tolist(), p.tolist())), rel_tol=1e-6)
+        assert math.isclose(
+            losses.total_variation(q, p).item(), 1 - sum(map(min, q.tolist(), p.tolist())), rel_tol=1e-6
+        )
 
     def test_streak_is_the_sum_of_products(self):
-        expected = [sum(math.prod(math.exp(q) for q in chain[:j]) for j in range(1, len(chain) + 1)) for chain in self.chains()]
+        expected = [
+            sum(math.prod(math.exp(q) for q in chain[:j]) for j in range(1, len(chain) + 1))
+            for chain in self.chains()
+        ]
         torch.testing.assert_close(losses.survival(self.logq, self.learn).sum(-1), torch.tensor(expected))
         assert math.isclose(losses.streak(self.logq, self.learn).item(), -sum(expected) / 2, rel_tol=1e-5)
 
@@ -98,7 +103,13 @@ class TestLosses:
             assert gradient[0].argmin() == 0
 
     def test_streak_of_the_release(self):
-        expected = sum(-sum(math.exp(sum(chain[:j])) * chain[j] for j in range(len(chain))) for chain in self.chains()) / 2
+        expected = (
+            sum(
+                -sum(math.exp(sum(chain[:j])) * chain[j] for j in range(len(chain)))
+                for chain in self.chains()
+            )
+            / 2
+        )
         assert math.isclose(losses.streak_of_ce(self.logq, self.learn).item(), expected, rel_tol=1e-5)
 
     def test_an_impossible_token_gives_no_nan(self):
@@ -122,7 +133,9 @@ class TestAnchors:
         contexts = {tuple(windows[i].context): len(windows[i].context) for i in range(len(windows))}
         for ids, at, targets in zip(batch.ids.tolist(), batch.at, batch.targets, strict=True):
             (start,) = (length for context, length in contexts.items() if tuple(ids[:length]) == context)
-            assert all(start <= int(place) for place, after in zip(at, targets, strict=True) if after[0] != IGNORE)
+            assert all(
+                start <= int(place) for place, after in zip(at, targets, strict=True) if after[0] != IGNORE
+            )
 
     def test_filled_slots_leave_something_to_learn(self):
         batch = Mixture(some_windows(), Anchors(9, 8, fill_share=1.0), seed=1).batch(0, 8)
@@ -133,7 +146,13 @@ class TestAnchors:
 
     def test_a_batch_depends_on_seed_and_step_alone(self):
         def mixture(seed):
-            return Mixture(some_windows(), Anchors(3, WINDOW, 0.5, frozenset({3, 5})), seed, RowStream([CODE], MAKER, 1), 0.5)
+            return Mixture(
+                some_windows(),
+                Anchors(3, WINDOW, 0.5, frozenset({3, 5})),
+                seed,
+                RowStream([CODE], MAKER, 1),
+                0.5,
+            )
 
         first = mixture(1).batch(4, 6)
         assert all(torch.equal(a, b) for a, b in zip(first, mixture(1).batch(4, 6), strict=True))
@@ -191,10 +210,14 @@ class TestWhatASlotSees:
                 network.forward(batch.ids[row : row + 1, :p], mask, kv, torch.tensor([p - 1]))
                 hidden = network.hidden[:, 0]
                 token = network.embed(batch.ids[row, p])[None]
-                torch.testing.assert_close(heads(hidden, token)[:, 0], all_heads[row, place], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    heads(hidden, token)[:, 0], all_heads[row, place], atol=1e-4, rtol=1e-4
+                )
                 x = block.inputs(hidden, network.embed(slots[row, place])[None], masked[row, place][None])[0]
                 before = [tuple(t[None, :, :p] for t in kv.layer(i)) for i in (0, 1)]
-                torch.testing.assert_close(before[1][0][0], seen.layers[1][0][row, :, :p], atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    before[1][0][0], seen.layers[1][0][row, :, :p], atol=1e-4, rtol=1e-4
+                )
                 everything = bias_of(torch.ones(WINDOW + 1, p + WINDOW + 1, dtype=torch.bool), x.dtype)
                 stack = block.stack(WINDOW + 1, pack=False)
                 out = block.run(stack, x, network.rope(p, WINDOW + 1), everything, Joined(before))
@@ -206,7 +229,9 @@ class Joined:
         self.before = before
 
     def update(self, keys, values, index, /):
-        return tuple(torch.cat([old, new], 2) for old, new in zip(self.before[index], (keys, values), strict=True))
+        return tuple(
+            torch.cat([old, new], 2) for old, new in zip(self.before[index], (keys, values), strict=True)
+        )
 
 
 class TestAcceptance:
@@ -215,7 +240,10 @@ class TestAcceptance:
         logp = torch.randn(3, 4, 5).log_softmax(-1)
         drafts = joint(logp, 4)
         for row, found in zip(logp, drafts, strict=True):
-            every = sorted(itertools.product(range(5), repeat=4), key=lambda c: -sum(float(row[j, t]) for j, t in enumerate(c)))
+            every = sorted(
+                itertools.product(range(5), repeat=4),
+                key=lambda c: -sum(float(row[j, t]) for j, t in enumerate(c)),
+            )
             assert [tuple(c) for c in found.tolist()] == every[:4]
         assert torch.equal(drafts[:, 0], logp.argmax(-1))
 
@@ -305,7 +333,9 @@ class TestTraining:
     @pytest.mark.parametrize("kind", [0, 1])
     def test_half_precision_is_near_enough(self, target, kind):
         net, recipe = nets(target)[kind], replace(RECIPE, loss="ce")
-        full, half = (Trainer(net, target, recipe, bf16=bf16).loss(a_batch(fill=0.5)).item() for bf16 in (False, True))
+        full, half = (
+            Trainer(net, target, recipe, bf16=bf16).loss(a_batch(fill=0.5)).item() for bf16 in (False, True)
+        )
         assert math.isclose(full, half, rel_tol=0.02)
 
     def test_the_target_stays_as_it_is(self, target):
@@ -365,7 +395,10 @@ class TestRuns:
         assert second.progress == Progress()
         assert "starting anew" in capsys.readouterr().out
         fresh = target.new_block((0, 1), WINDOW)
-        assert all(torch.equal(a, b) for a, b in zip(second.trainer.net.parameters(), fresh.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(second.trainer.net.parameters(), fresh.parameters(), strict=True)
+        )
 
     def test_it_logs_what_was_accepted_and_stops_in_time(self, target, tmp_path):
         run = self.run(target, tmp_path)

@@ -16,9 +16,22 @@ from models.training.lengths import OUT, fit, marginal, measure, read_files, sam
 
 def code(number, rng):
     """A file with middles of all lengths."""
-    lines = [f"    value_{i} = compute(argument_{i}, {rng.randrange(99)}) + other[{i}]" for i in range(rng.randrange(1, 12))]
+    lines = [
+        f"    value_{i} = compute(argument_{i}, {rng.randrange(99)}) + other[{i}]"
+        for i in range(rng.randrange(1, 12))
+    ]
     return "\n".join(
-        [f'"""File {number}."""', "", "", f"def function_{number}(argument):", *lines, "    return value_0", "", "x = 1", ""]
+        [
+            f'"""File {number}."""',
+            "",
+            "",
+            f"def function_{number}(argument):",
+            *lines,
+            "    return value_0",
+            "",
+            "x = 1",
+            "",
+        ]
     )
 
 
@@ -40,7 +53,9 @@ def test_each_file_gives_each_kind_once_and_always_the_same(texts):
 def test_features_are_those_of_the_cursor(texts):
     for sample in samples(texts, 0):
         assert sample.features.language == "python"
-        assert sample.kind in {"in_line", "body"} or sample.features.blank_line == (sample.kind != "line_rest")
+        assert sample.kind in {"in_line", "body"} or sample.features.blank_line == (
+            sample.kind != "line_rest"
+        )
         assert sample.kind == "in_line" or not sample.features.right_text
         assert sample.bucket == bucket_of(sample.lexemes)
         assert len(columns(sample.features)) == len(NAMES)
@@ -64,7 +79,9 @@ def test_the_fit_is_what_the_host_reads_and_better_than_no_features(texts):
     LengthModel.model_validate(data)
     found = measure(data, training, held_out)
     assert sum(map(sum, found["confusion"])) == len(held_out)
-    assert [sum(row) for row in found["confusion"]] == [sum(s.bucket == bucket for s in held_out) for bucket in BUCKETS]
+    assert [sum(row) for row in found["confusion"]] == [
+        sum(s.bucket == bucket for s in held_out) for bucket in BUCKETS
+    ]
     assert found["log_loss"]["model"] < found["log_loss"]["marginal"]
     assert found["multi_line_log_loss"]["model"] < found["multi_line_log_loss"]["marginal"]
     hits = sum(found["confusion"][bucket][bucket] for bucket in BUCKETS)
@@ -84,10 +101,14 @@ def test_long_files_are_left_out(tmp_path):
 def test_the_recipe_writes_a_file_that_says_what_it_is_made_of(texts, tmp_path, monkeypatch):
     for split, some in (("train", texts[:40]), ("valid", texts[40:])):
         (tmp_path / f"{split}.txt").write_text(SEPARATOR.join(some), "utf-8")
-    sources = [{"name": split, "version": "1", "licence": "MIT", "split": split} for split in ("train", "valid")]
+    sources = [
+        {"name": split, "version": "1", "licence": "MIT", "split": split} for split in ("train", "valid")
+    ]
     (tmp_path / "sources.json").write_text(json.dumps(sources), "utf-8")
     out = tmp_path / "length.json"
-    monkeypatch.setattr(sys, "argv", ["lengths", "--corpus", str(tmp_path), "--out", str(out), "--files", "30"])
+    monkeypatch.setattr(
+        sys, "argv", ["lengths", "--corpus", str(tmp_path), "--out", str(out), "--files", "30"]
+    )
     lengths.main()
     read_model(out)
     trained_on = json.loads(out.read_bytes())["trained_on"]

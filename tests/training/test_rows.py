@@ -71,7 +71,9 @@ def test_a_row_has_the_length_of_its_layout_and_the_prompt_of_the_engine(nano):
     card = get_card("nano")
     assert card.fim is not None
     engine_prompt = fim_prompt(
-        PromptTokens(tuple(context[suffix_end + 1 : -1]), tuple(context[1:suffix_end])), card.fim, nano.engine("ar").vocabulary
+        PromptTokens(tuple(context[suffix_end + 1 : -1]), tuple(context[1:suffix_end])),
+        card.fim,
+        nano.engine("ar").vocabulary,
     )
     assert engine_prompt == context
     assert row.ids[: len(context) + len(middle)] == context + middle

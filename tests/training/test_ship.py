@@ -45,5 +45,9 @@ def test_a_drafter_goes_where_the_card_names_it_and_is_pinned(tmp_path):
 @pytest.mark.parametrize("name", ["nano", "nano-draft"])
 def test_the_shipped_card_pins_the_shipped_files(name):
     card, folder = read_card(MODELS / "cards" / f"{name}.toml"), MODELS / name
-    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in {".json", ".safetensors"}}
+    files = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.suffix in {".json", ".safetensors"}
+    }
     assert card.files == {name: sha256(folder / name) for name in files}

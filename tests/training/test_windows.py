@@ -48,7 +48,9 @@ def alone(target, context, count):
     ids = list(context)
     for _ in range(count):
         with torch.inference_mode():
-            ids.append(int(target.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            ids.append(
+                int(target.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            )
     return ids[len(context) :]
 
 
@@ -90,7 +92,11 @@ def test_draws_follow_the_softmax_at_their_temperature():
 
 
 def test_rows_come_back_as_they_went(tmp_path):
-    rows = [Window([1, 2, 3], [4], greedy=True), Window([5], [6, 7, 0], greedy=False), Window([8, 9], [1, 1], greedy=True)]
+    rows = [
+        Window([1, 2, 3], [4], greedy=True),
+        Window([5], [6, 7, 0], greedy=False),
+        Window([8, 9], [1, 1], greedy=True),
+    ]
     kept = Windows.of(rows[:1]).and_shard(rows[1:])
     kept.save(tmp_path / "w.safetensors", "abc")
     back = read_windows(tmp_path / "w.safetensors", "abc")
@@ -114,13 +120,18 @@ def test_a_file_that_was_continued_is_a_file_that_was_written_at_once(target, tm
     assert len(whole) == 16
     assert int(whole.greedy.sum()) == 8
     assert make_shard(writer, stream, 0) != make_shard(writer, stream, 1)
-    assert all(whole[i].context[0] == stream.maker.suffix and whole[i].context[-1] == stream.maker.middle for i in range(16))
+    assert all(
+        whole[i].context[0] == stream.maker.suffix and whole[i].context[-1] == stream.maker.middle
+        for i in range(16)
+    )
 
 
 def test_windows_of_another_target_are_refused(target, tmp_path):
     path = tmp_path / "w.safetensors"
     Windows.of([Window([1], [2], greedy=True)]).save(path, "a" * 64)
     with pytest.raises(SystemExit, match=r"written by other weights \(aaaaaaaaaaaa…\).*delete it"):
-        extend(path, Writer(target), RowStream([CODE], RowMaker(target.tokenizer, LAYOUT), 1), minutes=1, count=1)
+        extend(
+            path, Writer(target), RowStream([CODE], RowMaker(target.tokenizer, LAYOUT), 1), minutes=1, count=1
+        )
     with pytest.raises(SystemExit, match="is not there"):
         read_windows(tmp_path / "none", "")

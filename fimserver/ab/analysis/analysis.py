@@ -1,7 +1,7 @@
 """Analysis of a report: every number of a comparison, over all items and by strata.
 
-Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x as fast"), of speeds B
-over A. Intervals are of 95 %, by a cluster bootstrap over ``PairedRow.group``.
+Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x as fast"),
+of speeds B over A. Intervals are of 95 %, by a cluster bootstrap over ``PairedRow.group``.
 """
 
 from __future__ import annotations
@@ -98,11 +98,16 @@ def _times(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw
     if not groups:
         return
     drawn = draw(groups)
-    metric, label = measure.metric, measure.label
-    line = ComparisonRow(metric, label, measure.unit, measure.better, stratum, len(groups), drawn.groups.count, "difference")
+    metric = measure.metric
+    label = measure.label
+    line = ComparisonRow(
+        metric, label, measure.unit, measure.better, stratum, len(groups), drawn.groups.count, "difference"
+    )
     middle = replace(line, metric=f"{metric}_ratio", label=f"{label}, geometric mean", effect="ratio")
     middle = replace(middle, a=float(np.exp(np.log(a).mean())), b=float(np.exp(np.log(b).mean())))
-    yield _valued(replace(middle, p=sign_test(b - a) if stratum == ALL else None), geometric_ratio(a, b, drawn))
+    yield _valued(
+        replace(middle, p=sign_test(b - a) if stratum == ALL else None), geometric_ratio(a, b, drawn)
+    )
     of_a, of_b = (drawn.quantiles(values, [share / 100 for share in PERCENTILES]) for values in (a, b))
     for place, share in enumerate(PERCENTILES):
         named = replace(line, metric=f"{metric}_p{share}", label=f"{label}, p{share}")
@@ -119,7 +124,9 @@ def _means(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw
     found = mean_difference(a, b, drawn)
     if measure.metric in YES_OR_NO and (a == b).all():
         found = Interval(0.0, -unseen(drawn.groups.count), unseen(drawn.groups.count))
-    line = ComparisonRow(*measure[:4], stratum, len(groups), drawn.groups.count, "difference", float(a.mean()), float(b.mean()))
+    line = ComparisonRow(
+        *measure[:4], stratum, len(groups), drawn.groups.count, "difference", float(a.mean()), float(b.mean())
+    )
     line = replace(line, p=sign_test(b - a) if stratum == ALL and measure.tested else None)
     yield _valued(replace(line, primary=stratum == ALL and measure.metric in PRIMARY), found)
 
@@ -127,8 +134,11 @@ def _means(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw
 def _speeds(stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
     drawn = draw(tuple(row.group for row in rows))
     for reading_ms in READING_MS:
-        metric, label = f"chars_per_s_{reading_ms}", f"accepted characters per second, {reading_ms} ms of reading"
-        line = ComparisonRow(metric, label, "characters/s", "higher", stratum, len(rows), drawn.groups.count, "ratio")
+        metric = f"chars_per_s_{reading_ms}"
+        label = f"accepted characters per second, {reading_ms} ms of reading"
+        line = ComparisonRow(
+            metric, label, "characters/s", "higher", stratum, len(rows), drawn.groups.count, "ratio"
+        )
         yield _drawn(line, drawn, speeds(rows, "a", reading_ms, drawn), speeds(rows, "b", reading_ms, drawn))
 
 
@@ -136,8 +146,11 @@ def _drawn(line: ComparisonRow, drawn: Bootstrap, a: Floats, b: Floats) -> Compa
     """The line with both arms' numbers as they were in each draw (1 + draws,), and what they come to."""
     with np.errstate(divide="ignore", invalid="ignore"):
         both = drawn.interval(b - a if line.effect == "difference" else b / a)
-    of_a, of_b = estimate(drawn, a), estimate(drawn, b)
-    line = replace(line, a=of_a.value, a_low=of_a.low, a_high=of_a.high, b=of_b.value, b_low=of_b.low, b_high=of_b.high)
+    of_a = estimate(drawn, a)
+    of_b = estimate(drawn, b)
+    line = replace(
+        line, a=of_a.value, a_low=of_a.low, a_high=of_a.high, b=of_b.value, b_low=of_b.low, b_high=of_b.high
+    )
     return _valued(line, both)
 
 

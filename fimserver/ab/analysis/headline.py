@@ -16,7 +16,9 @@ def headline(comparisons: Sequence[ComparisonRow]) -> tuple[str, ...]:
     """Return sentences on time, exact middles and kept characters per second, with the signs of the table."""
     whole = {line.metric: line for line in comparisons if line.stratum == ALL}
     sentences = (
-        _speed_sentence(whole["answer_ms_ratio"], whole.get("kept_share")) if "answer_ms_ratio" in whole else "",
+        _speed_sentence(whole["answer_ms_ratio"], whole.get("kept_share"))
+        if "answer_ms_ratio" in whole
+        else "",
         _exact_sentence(whole["exact"]) if "exact" in whole else "",
         _value_sentence(whole["chars_per_s_300"]) if "chars_per_s_300" in whole else "",
     )

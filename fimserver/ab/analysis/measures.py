@@ -37,8 +37,24 @@ _ENDINGS: Mapping[str, Outcome] = {
     Reason.FAILED: "error",
     **dict.fromkeys(
         (
-            *(Reason.OFF, Reason.NOT_OPEN, Reason.DIRTY, Reason.TOO_LARGE, Reason.EXCLUDED, Reason.GENERATED, Reason.MID_WORD),
-            *(Reason.CONTROL, Reason.DUPLICATE, Reason.REPETITION, Reason.SYNTAX, Reason.NO_OP, Reason.POPUP, Reason.REJECTED),
+            *(
+                Reason.OFF,
+                Reason.NOT_OPEN,
+                Reason.DIRTY,
+                Reason.TOO_LARGE,
+                Reason.EXCLUDED,
+                Reason.GENERATED,
+                Reason.MID_WORD,
+            ),
+            *(
+                Reason.CONTROL,
+                Reason.DUPLICATE,
+                Reason.REPETITION,
+                Reason.SYNTAX,
+                Reason.NO_OP,
+                Reason.POPUP,
+                Reason.REJECTED,
+            ),
             Reason.CUT_OFF,
         ),
         "withheld",
@@ -95,12 +111,28 @@ TIMES = (
 )
 MEANS = (
     Measure("exact", "exact", "share", "higher", lambda _, r: float(r.exact), tested=True),
-    Measure("first_line", "first line right", "share", "higher", lambda _, r: float(r.first_line), tested=True),
-    Measure("prefix_chars", "right from the start", "characters", "higher", lambda _, r: float(r.prefix_chars), tested=True),
+    Measure(
+        "first_line", "first line right", "share", "higher", lambda _, r: float(r.first_line), tested=True
+    ),
+    Measure(
+        "prefix_chars",
+        "right from the start",
+        "characters",
+        "higher",
+        lambda _, r: float(r.prefix_chars),
+        tested=True,
+    ),
     Measure("kept_share", "right from the start, of the suggestion", "share", "higher", _share_of_text),
     Measure("gold_share", "right from the start, of the middle", "share", "higher", _share_of_gold),
     Measure("similarity", "edit similarity", "share", "higher", lambda _, r: r.similarity, tested=True),
-    Measure("parses", "parses", "share", "higher", lambda _, r: None if r.parses is None else float(r.parses), tested=True),
+    Measure(
+        "parses",
+        "parses",
+        "share",
+        "higher",
+        lambda _, r: None if r.parses is None else float(r.parses),
+        tested=True,
+    ),
     Measure("saved_keys", "saved keys", "keys", "higher", lambda _, r: r.saved_keys, tested=True),
     Measure("shown", "shown", "share", "higher", _ended("shown"), tested=True),
     Measure("late", "late or stale", "share", "lower", _ended("late")),
@@ -112,11 +144,16 @@ MEANS = (
     Measure("tokens", "tokens", "tokens", "", lambda _, r: float(r.tokens)),
     Measure("cancel_ms", "cancel to idle", "ms", "lower", lambda _, r: r.cancel_ms),
 )
-YES_OR_NO = frozenset({"exact", "first_line", "parses", "shown", "late", "cancelled", "empty", "error", "withheld"})
+YES_OR_NO = frozenset(
+    {"exact", "first_line", "parses", "shown", "late", "cancelled", "empty", "error", "withheld"}
+)
 
 
 def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
-    """The whole, then its parts by each way in which rows differ. Warm rows are a stratum of their own where there are cold ones."""
+    """The whole, then its parts by each way in which rows differ.
+
+    Warm rows are a stratum of their own where there are cold ones.
+    """
     whole = [row for row in rows if not row.warm] or list(rows)
     yield ALL, whole
     if len(whole) < len(rows):
@@ -127,13 +164,22 @@ def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
         "language": lambda row: row.language,
     }
     for axis, of in axes.items():
-        names = sorted({of(row) for row in whole} - {""}, key=lambda name: (LABELS.index(name) if name in LABELS else 0, name))
+        names = sorted(
+            {of(row) for row in whole} - {""},
+            key=lambda name: (LABELS.index(name) if name in LABELS else 0, name),
+        )
         if len(names) > 1:
             yield from ((f"{axis}:{name}", [row for row in whole if of(row) == name]) for name in names)
 
 
-def pairs(measure: Measure, rows: Sequence[PairedRow]) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+def pairs(
+    measure: Measure, rows: Sequence[PairedRow]
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Groups and columns of the rows for which both arms have a number."""
     read = [(row.group, measure.read(row, row.a), measure.read(row, row.b)) for row in rows]
     full = [(group, a, b) for group, a, b in read if a is not None and b is not None]
-    return tuple(pair[0] for pair in full), np.array([pair[1] for pair in full]), np.array([pair[2] for pair in full])
+    return (
+        tuple(pair[0] for pair in full),
+        np.array([pair[1] for pair in full]),
+        np.array([pair[2] for pair in full]),
+    )

@@ -28,7 +28,8 @@ def score(text: str, gold: str) -> Scores:
 
     ``first_line`` compares the first lines that are not blank, as a middle may begin with a line end.
     """
-    text, gold = unix_lines(text), unix_lines(gold)
+    text = unix_lines(text)
+    gold = unix_lines(gold)
     return Scores(
         exact=text.rstrip() == gold.rstrip(),
         first_line=_first_line(text) == _first_line(gold),
@@ -41,8 +42,8 @@ def score(text: str, gold: str) -> Scores:
 def saved_keys(text: str, gold: str) -> float:
     """Keys that a suggestion saves someone who types the gold text; a character is a key.
 
-    It is accepted, with one key, where it is right to its end or its whole first line is right; what is wrong after that
-    is deleted, a key a character. Nobody accepts at a loss. White space at the end is never wrong.
+    It is accepted, with one key, where it is right to its end or its whole first line is right; what is wrong
+    after that is deleted, a key a character. Nobody accepts at a loss. White space at the end is never wrong.
     """
     if gold.startswith(text):
         return max(0.0, len(text) - 1.0)

@@ -1,17 +1,19 @@
 """Confidence intervals and tests for paired rows that come in groups.
 
-Items of one file, task or trace are alike, so whole groups are drawn again, with replacement, and a group's rows stay
-together (paired cluster bootstrap). The plain percentile interval of such draws is too narrow for few groups: over nine
-kinds of simulated rows (300 times each) it covered 85 to 89 % with 8 groups and 90 to 95 % with 35, where 95 % were meant.
-The percentiles are therefore moved outwards, to the normal probability of ``sqrt(g / (g - 1)) * t(g - 1)`` (the expanded
-percentile interval of Hesterberg, arXiv 1411.5279), where ``g`` is not the number of groups but Kish's effective number,
-``(sum of sizes)^2 / sum of squared sizes``, because a few large groups tell no more than few groups. That covered 92 to
-98 % with 8 and 92 to 97 % with 35; a p95 difference was covered in 93 % of 1000 simulations with 36 groups.
-Unlike an interval that is widened about its middle it is the same for a ratio and its logarithm and never leaves the
-range of the draws; unlike a studentised one it serves means and quantiles alike.
+Items of one file, task or trace are alike, so whole groups are drawn again, with replacement, and a group's
+rows stay together (paired cluster bootstrap). The plain percentile interval of such draws is too narrow for
+few groups: over nine kinds of simulated rows (300 times each) it covered 85 to 89 % with 8 groups and 90 to
+95 % with 35, where 95 % were meant. The percentiles are therefore moved outwards, to the normal probability
+of ``sqrt(g / (g - 1)) * t(g - 1)`` (the expanded percentile interval of Hesterberg, arXiv 1411.5279), where
+``g`` is not the number of groups but Kish's effective number, ``(sum of sizes)^2 / sum of squared sizes``,
+because a few large groups tell no more than few groups. That covered 92 to 98 % with 8 and 92 to 97 % with
+35; a p95 difference was covered in 93 % of 1000 simulations with 36 groups. Unlike an interval that is
+widened about its middle it is the same for a ratio and its logarithm and never leaves the range of the draws;
+unlike a studentised one it serves means and quantiles alike.
 
-With fewer than ``MIN_CLUSTERS`` groups the bounds are NaN: even from the smallest to the largest of all draws, an interval
-of ``g`` groups covers ``1 - 2^(1 - g)`` at most. So they are where one group outweighs all, with an effective number below 2.
+With fewer than ``MIN_CLUSTERS`` groups the bounds are NaN: even from the smallest to the largest of all
+draws, an interval of ``g`` groups covers ``1 - 2^(1 - g)`` at most. So they are where one group outweighs
+all, with an effective number below 2.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ def clusters(groups: Sequence[str]) -> Clusters:
 class Bootstrap:
     """Bootstrap draws. Every array it returns has the sample itself in row 0, and then one row for each draw.
 
-    So the difference of two arms, or any other function of several numbers, is made by arithmetic on whole rows.
+    So the difference of two arms, or any other function of several numbers, is made by arithmetic on whole
+    rows.
     """
 
     groups: Clusters
@@ -78,7 +81,9 @@ class Bootstrap:
     def totals(self, column: ArrayLike) -> Floats:
         """The sum of a column (rows,) in each draw: (1 + draws,)."""
         sums = np.bincount(self.groups.index, np.asarray(column, float), minlength=self.groups.count)
-        return np.concatenate([block.astype(float) @ sums for block in _blocks(self.weights, self.groups.count)])
+        return np.concatenate(
+            [block.astype(float) @ sums for block in _blocks(self.weights, self.groups.count)]
+        )
 
     def means(self, column: ArrayLike) -> Floats:
         """The mean of a column (rows,) in each draw: (1 + draws,)."""
@@ -88,11 +93,17 @@ class Bootstrap:
         """Quantiles of a column (rows,) in each draw, as ``numpy.quantile`` has them: (1 + draws, shares)."""
         values = np.asarray(column, float)
         order = np.argsort(values)
-        values, rows = values[order], self.groups.index[order]
-        return np.concatenate([_quantiles(values, block[:, rows], shares) for block in _blocks(self.weights, len(rows))])
+        values = values[order]
+        rows = self.groups.index[order]
+        return np.concatenate(
+            [_quantiles(values, block[:, rows], shares) for block in _blocks(self.weights, len(rows))]
+        )
 
     def interval(self, series: Floats) -> Interval:
-        """Of one number in each draw (1 + draws,). No bounds where it cannot be made in some draw, or groups are few."""
+        """Of one number in each draw (1 + draws,).
+
+        No bounds where it cannot be made in some draw, or groups are few.
+        """
         effective = self.groups.effective
         if self.groups.count < MIN_CLUSTERS or effective < 2 or not np.isfinite(series).all():
             return Interval(float(series[0]), np.nan, np.nan)
@@ -120,7 +131,10 @@ def mean_difference(a: ArrayLike, b: ArrayLike, drawn: Bootstrap) -> Interval:
 
 
 def geometric_ratio(a: ArrayLike, b: ArrayLike, drawn: Bootstrap) -> Interval:
-    """A over B of paired columns (rows,) above 0, by the mean of the logarithm: of times, how many times faster B is."""
+    """A over B of paired columns (rows,) above 0, by the mean of the logarithm.
+
+    Of times, how many times faster B is.
+    """
     return drawn.interval(np.exp(drawn.means(np.log(a) - np.log(b))))
 
 
@@ -130,7 +144,8 @@ def sign_test(differences: ArrayLike) -> float:
     It takes pairs as independent. Where groups have many rows, trust the interval before it.
     """
     signs = np.sign(np.asarray(differences, float))
-    plus, discordant = int((signs > 0).sum()), int((signs != 0).sum())
+    plus = int((signs > 0).sum())
+    discordant = int((signs != 0).sum())
     return float(stats.binomtest(plus, discordant).pvalue) if discordant else 1.0
 
 
@@ -165,6 +180,8 @@ def _quantiles(values: Floats, counts: NDArray[np.uint16], shares: Sequence[floa
     for column, share in enumerate(shares):
         position = last * share
         below = np.floor(position).astype(np.int64)
-        left, right = (values[(ends <= place[:, None]).sum(axis=1)] for place in (below, np.minimum(below + 1, last)))
+        left, right = (
+            values[(ends <= place[:, None]).sum(axis=1)] for place in (below, np.minimum(below + 1, last))
+        )
         found[:, column] = left + (position - below) * (right - left)
     return found

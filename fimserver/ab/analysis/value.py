@@ -28,7 +28,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Regret:
-    """Regret: saved keys per item that one arm for all items loses to the better arm of each item. See ``regret``."""
+    """Regret: saved keys per item that one arm for all items loses to the better arm of each item.
+
+    See ``regret``.
+    """
 
     n: int
     keys_per_s: float  # what a second is worth
@@ -64,9 +67,12 @@ def column(rows: Sequence[PairedRow], side: Side, name: str) -> Floats:
 
 
 def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Bootstrap) -> Floats:
-    """Accepted characters per second, in each draw: all saved keys over all waiting and reading. Shape (1 + draws,).
+    """Accepted characters per second, in each draw: all saved keys over all waiting and reading.
 
-    Every shown suggestion is read for ``reading_ms``, good or bad; requests without an answer count with the time they took.
+    Shape (1 + draws,).
+
+    Every shown suggestion is read for ``reading_ms``, good or bad; requests without an answer count with the
+    time they took.
     """
     shown = np.array([outcome(getattr(row, side)) == "shown" for row in rows], float)
     spent_ms = drawn.totals(column(rows, side, "answer_ms") + reading_ms * shown)
@@ -77,11 +83,11 @@ def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Boot
 def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
     """Return what each arm loses to the better of the two arms on every item.
 
-    The value of an answer is its saved keys less what its time is worth: ``saved_keys - rate * answer_ms``. The rate is
-    the saved keys per millisecond, over all rows, of the better fixed arm (one that used one route throughout; of both
-    where both or none are), and at least 0. The oracle takes for each item the arm of the greater value. It knows the
-    outcome, luck included, so no policy reaches a regret of 0. The intervals take the rate as given. ``None`` where no
-    time passed.
+    The value of an answer is its saved keys less what its time is worth: ``saved_keys - rate * answer_ms``.
+    The rate is the saved keys per millisecond, over all rows, of the better fixed arm (one that used one
+    route throughout; of both where both or none are), and at least 0. The oracle takes for each item the arm
+    of the greater value. It knows the outcome, luck included, so no policy reaches a regret of 0. The
+    intervals take the rate as given. ``None`` where no time passed.
     """
     choosing = tuple(side for side in SIDES if len({getattr(row, side).route for row in rows}) > 1)
     fixed = [side for side in SIDES if side not in choosing] or SIDES
@@ -90,7 +96,9 @@ def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
     if not rates:
         return None
     rate = max(0.0, *rates)
-    values = {side: column(rows, side, "saved_keys") - rate * column(rows, side, "answer_ms") for side in SIDES}
+    values = {
+        side: column(rows, side, "saved_keys") - rate * column(rows, side, "answer_ms") for side in SIDES
+    }
     best = np.maximum(values["a"], values["b"])
     a, b = (estimate(drawn, drawn.means(best - values[side])) for side in SIDES)
     return Regret(len(rows), rate * 1000, a, b, choosing)
@@ -102,10 +110,16 @@ def predictions(rows: Sequence[PairedRow]) -> tuple[Prediction, ...]:
     for side in SIDES:
         results = [result for row in rows if answered(result := getattr(row, side)) and result.answer_ms > 0]
         for route in ROUTES:
-            mine = [result for result in results if result.route == route and result.predicted_ms.get(route, 0.0) > 0]
+            mine = [
+                result
+                for result in results
+                if result.route == route and result.predicted_ms.get(route, 0.0) > 0
+            ]
             if mine:
                 ratios = [result.answer_ms / result.predicted_ms[route] for result in mine]
-                found.append(Prediction(side, route, len(mine), *map(float, np.quantile(ratios, PREDICTION_SHARES))))
+                found.append(
+                    Prediction(side, route, len(mine), *map(float, np.quantile(ratios, PREDICTION_SHARES)))
+                )
     return tuple(found)
 
 

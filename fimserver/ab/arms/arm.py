@@ -46,7 +46,10 @@ class Runner(Protocol):
     arm: Arm
 
     def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
-        """The middle of a span from an empty cache, or from one that has read the prompt. Raises ``FimError``."""
+        """The middle of a span from an empty cache, or from one that has read the prompt.
+
+        Raises ``FimError``.
+        """
         ...
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
@@ -73,9 +76,13 @@ def read_spec(text: str) -> ArmSpec:
         elif equals and name.replace("-", "_") in Settings.model_fields:
             changes[name.replace("-", "_")] = value
         else:
-            raise InputError(f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none")
+            raise InputError(
+                f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none"
+            )
     if url and (wrong := [name for name in changes if name not in (*REQUEST_SETTINGS, "token")]):
-        raise InputError(f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started")
+        raise InputError(
+            f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started"
+        )
     return ArmSpec(without_token(text), url, changes)
 
 
@@ -85,7 +92,10 @@ def without_token(text: str) -> str:
 
 
 def _of_card(name: str) -> dict[str, str]:
-    """Return the settings that serve a card: its route, where it has one, and the card on each of its routes."""
+    """Return the settings that serve a card.
+
+    Its route, where it has one, and the card on each of its routes.
+    """
     try:
         routes = get_card(name).routes
     except CardError as error:
@@ -100,7 +110,10 @@ def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
 
 
 def body_of(span: Span, settings: Settings, session: str = "") -> CompletionBody:
-    """Return the request of an editor for a span. ``session``: the host then drops an earlier request of it."""
+    """Return the request of an editor for a span.
+
+    ``session``: the host then drops an earlier request of it.
+    """
     body = text_body(span.prefix, span.suffix, settings, path=span.group, language=span.language or None)
     return body.with_hints(session=session, document=session)
 

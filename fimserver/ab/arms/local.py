@@ -30,7 +30,8 @@ class LocalArm:
     """Engines in this process, asked in the way of the host."""
 
     def __init__(self, spec: str, settings: Settings, models: ModelPool) -> None:
-        self._settings, self._models = settings, models
+        self._settings = settings
+        self._models = models
         self._router = Router(settings.policy, LatencyModel(latency_path(settings)), seed=settings.seed)
         routes = ROUTES if settings.model == "auto" else (settings.model,)
         served = {route: models.engine(route).card.name for route in routes}
@@ -49,7 +50,8 @@ class LocalArm:
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
         self._models.clear()
-        deadline, cancelled_at = Deadline(), [0.0]
+        deadline = Deadline()
+        cancelled_at = [0.0]
 
         def cancel() -> None:
             cancelled_at[0] = time.perf_counter()
@@ -68,7 +70,9 @@ class LocalArm:
     def _request(self, span: Span) -> Request:
         return request_of(body_of(span, self._settings), self._settings)
 
-    def _run(self, request: Request, deadline: Deadline, *, only_warm: bool = False) -> Iterator[CompletionChunk]:
+    def _run(
+        self, request: Request, deadline: Deadline, *, only_warm: bool = False
+    ) -> Iterator[CompletionChunk]:
         job = Job(("ab", "ab"), request, self._settings.model, deadline, lambda _piece: None, warm=only_warm)
         pieces = run_job(self._models, job, self._router)
         return iter(list(pieces)) if only_warm else pieces

@@ -1,6 +1,7 @@
 """Holes in one file: rests of lines, lines, runs of statements, bodies.
 
-All offsets are of characters, the end excluded. Line ends are as in the file and never the last character of a middle.
+All offsets are of characters, the end excluded. Line ends are as in the file and never the last character of
+a middle.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ _AFTER_STATEMENT = " \t\r,;:"
 def holes(language: str, text: str, rng: Random) -> Mapping[str, list[Hole]]:
     """All cuts of a file by kind, in random order; of the rests of one line, one.
 
-    ``line_rest``: from an edge of a token to the line's end. ``line``: a line after its indentation. ``block``: 2 to 8
-    lines that are whole statements of one block. ``body``: what a function or class holds, up to 60 lines, from its first
-    line's text to its last, brackets outside. Only a body begins with a comment or a docstring.
+    ``line_rest``: from an edge of a token to the line's end. ``line``: a line after its indentation.
+    ``block``: 2 to 8 lines that are whole statements of one block. ``body``: what a function or class holds,
+    up to 60 lines, from its first line's text to its last, brackets outside. Only a body begins with a
+    comment or a docstring.
     """
     file = _File(language, text)
     found: dict[str, list[Hole]] = {
@@ -47,7 +49,8 @@ class _File:
     """A text, the same with blanks for strings and comments, its lines and its blocks."""
 
     def __init__(self, language: str, text: str) -> None:
-        self.text, self.code = text, parser.code_only(language, text)
+        self.text = text
+        self.code = parser.code_only(language, text)
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
         self.blocks = parser.blocks(language, text)
         self.comments = tuple(mark for mark in (languages.COMMENT_MARKS.get(language), "/*", "<!--") if mark)
@@ -67,15 +70,24 @@ class _File:
 
     def whole_lines(self) -> Iterator[Hole]:
         for row in range(len(self.starts)):
-            first, end = self.first(row), self.end(row)
+            first = self.first(row)
+            end = self.end(row)
             if self.code[first:end].strip() and re.search(r"\w", self.text[first:end]):
                 yield first, end
 
     def line_rests(self, rng: Random) -> Iterator[Hole]:
         for row in range(len(self.starts)):
-            first, end = self.first(row), self.end(row)
+            first = self.first(row)
+            end = self.end(row)
             tokens = _TOKEN.finditer(self.code, first, end)
-            edges = sorted({edge for token in tokens for edge in token.span() if edge > first and self._goes_on(edge, end)})
+            edges = sorted(
+                {
+                    edge
+                    for token in tokens
+                    for edge in token.span()
+                    if edge > first and self._goes_on(edge, end)
+                }
+            )
             if edges:
                 yield rng.choice(edges), end
 
@@ -118,10 +130,14 @@ class _File:
         if block.owner is None:
             return
         if self.text[begin] == "{" and self.text[stop - 1] == "}":
-            begin, stop = begin + 1, stop - 1
+            begin = begin + 1
+            stop = stop - 1
         inner = self.text[begin:stop]
         begin += len(inner) - len(inner.lstrip())
         end = begin + len(inner.strip())
         fresh = self.first(self.row(begin)) == begin
         if self.code[begin:end].strip() and fresh and self.row(end) - self.row(begin) < BODY_LINES:
-            yield self._as_lines(begin, end) or (begin, end)  # a comment after the last statement belongs to it
+            yield self._as_lines(begin, end) or (
+                begin,
+                end,
+            )  # a comment after the last statement belongs to it

@@ -28,7 +28,10 @@ FILE_BYTES = 2**20
 GIT_S = 60.0
 _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})  # beside the hidden ones
 _GIT_OWN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of another repository, where a hook of it runs us
-_JUDGED: Mapping[Reason, str] = {Reason.EXCLUDED: "private or ignored", Reason.GENERATED: "generated or minified"}
+_JUDGED: Mapping[Reason, str] = {
+    Reason.EXCLUDED: "private or ignored",
+    Reason.GENERATED: "generated or minified",
+}
 
 
 class Span(NamedTuple):
@@ -53,8 +56,9 @@ class Cut(NamedTuple):
 def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS) -> Cut:
     """Up to ``limit`` spans, the kinds in turn; the same for the same files and seed.
 
-    Within a git work tree the tracked files are taken; where there are none, as in an installed package, and elsewhere, all
-    but hidden ones. A kind comes to a file again only when it has been to all others. Raises ``InputError``.
+    Within a git work tree the tracked files are taken; where there are none, as in an installed package, and
+    elsewhere, all but hidden ones. A kind comes to a file again only when it has been to all others. Raises
+    ``InputError``.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with source files")
@@ -76,7 +80,9 @@ def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS)
             spans.append(span)
             turns.rotate(-1)
     if not spans:
-        raise InputError(f"{folder} has no source file in a language that fimserver parses: give another folder{_why(files)}")
+        raise InputError(
+            f"{folder} has no source file in a language that fimserver parses: give another folder{_why(files)}"
+        )
     return Cut(tuple(spans), dict(files.skipped))
 
 
@@ -90,7 +96,8 @@ class _Files:
     """The files of a folder, read when first asked for."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+        self.folder = folder
+        self.seed = seed
         self.skipped: Counter[str] = Counter()
         self._privacy = Privacy([folder])
         self._sources: dict[str, _Source | None] = {}
@@ -102,7 +109,10 @@ class _Files:
         return known
 
     def take(self, kind: str, queue: deque[str]) -> Span | None:
-        """A span of the first file that has one left; files without leave the queue, that one goes to its end."""
+        """A span of the first file that has one left.
+
+        Files without leave the queue, that one goes to its end.
+        """
         while queue:
             name = queue.popleft()
             if name not in self._sources:
@@ -130,7 +140,8 @@ class _Files:
     def _text(self, name: str) -> str | None:
         """The text of a file that may be used."""
         path = self.folder / name
-        reason, text = self._privacy.by_name(path), ""
+        reason = self._privacy.by_name(path)
+        text = ""
         why = _JUDGED[reason] if reason else ""
         try:
             if not why:
@@ -169,7 +180,11 @@ def _digest(*parts: str) -> str:
 
 
 def _why(files: _Files) -> str:
-    return f" ({', '.join(f'{count} {why}' for why, count in files.skipped.most_common())})" if files.skipped else ""
+    return (
+        f" ({', '.join(f'{count} {why}' for why, count in files.skipped.most_common())})"
+        if files.skipped
+        else ""
+    )
 
 
 def _tracked(folder: Path) -> list[str]:
@@ -183,7 +198,9 @@ def _tracked(folder: Path) -> list[str]:
         done = subprocess.run(command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S)  # noqa: S603 - no text of others in it
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
-        raise InputError(f"git cannot list {folder} ({message}): mend that, or give a copy without .git") from None
+        raise InputError(
+            f"git cannot list {folder} ({message}): mend that, or give a copy without .git"
+        ) from None
     except (OSError, subprocess.TimeoutExpired):
         raise InputError(
             f"git does not run, and {folder} is a git work tree: install git, or give a copy without .git"
@@ -203,7 +220,10 @@ def _walk(folder: Path) -> list[str]:
 
 
 class _Row(BaseModel):
-    """One line of a file of spans; other fields are ignored. HumanEval-Infilling's names are taken as well."""
+    """One line of a file of spans; other fields are ignored.
+
+    HumanEval-Infilling's names are taken as well.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -218,9 +238,12 @@ class _Row(BaseModel):
 
 
 def read_spans(path: Path, limit: int) -> Cut:
-    """The first ``limit`` spans of a JSONL file: ``prefix``, ``middle``, ``suffix``; perhaps ``id``, ``path`` or ``group``,
-    ``kind``, ``language``. Rows that cannot be used are counted by reason and first line. Raises ``InputError``.
-    """  # noqa: D205 - one sentence
+    """The first ``limit`` spans of a JSONL file: ``prefix``, ``middle``, ``suffix``.
+
+    Perhaps ``id``, ``path`` or ``group``,
+    ``kind``, ``language``. Rows that cannot be used are counted by reason and first line. Raises
+    ``InputError``.
+    """
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -231,7 +254,13 @@ def read_spans(path: Path, limit: int) -> Cut:
         if len(spans) == limit:
             break
         span = _row_span(line, path.name) if line.strip() else None
-        why = span if isinstance(span, str) else "has an id that came before" if span and span.item in spans else ""
+        why = (
+            span
+            if isinstance(span, str)
+            else "has an id that came before"
+            if span and span.item in spans
+            else ""
+        )
         if why:
             bad.setdefault(why, []).append(number)
         elif isinstance(span, Span):
@@ -261,13 +290,16 @@ def _row_span(line: bytes, file: str) -> Span | str:
 def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> bool | None:
     """Whether the function around the cursor parses with ``middle`` in it.
 
-    The function is that of the file as it was, with ``gold``: the innermost function or class of several lines that parses
-    by itself, or else the whole text. ``None`` where that does not parse, or the language is none of ours.
+    The function is that of the file as it was, with ``gold``: the innermost function or class of several
+    lines that parses by itself, or else the whole text. ``None`` where that does not parse, or the language
+    is none of ours.
     """
     known = parser.language_of(language)
     if known is None:
         return None
-    text, start, end = prefix + gold + suffix, len(prefix), len(prefix) + len(gold)
+    text = prefix + gold + suffix
+    start = len(prefix)
+    end = len(prefix) + len(gold)
     for first, last in _around(known, text, start, end):
         if _is_sound(known, text[first:last]):
             return _is_sound(known, text[first:start] + middle + text[end:last])
@@ -275,9 +307,14 @@ def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> b
 
 
 def _around(language: str, text: str, start: int, end: int) -> Iterator[Hole]:
-    """Functions and classes of several lines that a piece of text is in, innermost first; then all of the text."""
+    """Functions and classes of several lines that a piece of text is in, innermost first.
+
+    Then all of the text.
+    """
     owners = {block.owner for block in parser.blocks(language, text) if block.owner}
-    inner = [owner for owner in owners if owner[0] <= start and end <= owner[1] and "\n" in text[slice(*owner)]]
+    inner = [
+        owner for owner in owners if owner[0] <= start and end <= owner[1] and "\n" in text[slice(*owner)]
+    ]
     yield from sorted(inner, key=lambda owner: owner[1] - owner[0])
     yield 0, len(text)
 

@@ -1,7 +1,7 @@
 """Keystroke traces: their format, and checks that a trace is consistent.
 
-``front.recorder`` writes them and shows an example; the first line is a header, each other line an event. Positions are
-line and code points, counted from 0, in the text as the edits before have left it.
+``front.recorder`` writes them and shows an example; the first line is a header, each other line an event.
+Positions are line and code points, counted from 0, in the text as the edits before have left it.
 """
 
 from __future__ import annotations
@@ -133,10 +133,14 @@ class Texts:
     def _inside(self, doc: int, line: int, char: int) -> None:
         lines = self.documents[doc].lines
         if line >= len(lines):
-            raise ValueError(f"impossible positions: line {line} of document {doc}, which has {len(lines)} lines")
+            raise ValueError(
+                f"impossible positions: line {line} of document {doc}, which has {len(lines)} lines"
+            )
         width = len(lines[line].rstrip("\r\n"))
         if char > width:
-            raise ValueError(f"impossible positions: character {char} of line {line} in document {doc}, which has {width}")
+            raise ValueError(
+                f"impossible positions: character {char} of line {line} in document {doc}, which has {width}"
+            )
 
 
 def read_trace(path: Path) -> Trace:
@@ -159,11 +163,14 @@ def _header(path: Path, line: bytes) -> _Header:
     try:
         return _Header.model_validate_json(line)
     except ValidationError:
-        raise InputError(f"{path}:1: not the header of a trace of format {FORMAT}: give a file that was recorded") from None
+        raise InputError(
+            f"{path}:1: not the header of a trace of format {FORMAT}: give a file that was recorded"
+        ) from None
 
 
 def _events(path: Path, lines: Sequence[bytes]) -> Iterator[Event]:
-    texts, before_ms = Texts(), 0.0
+    texts = Texts()
+    before_ms = 0.0
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -176,7 +183,9 @@ def _events(path: Path, lines: Sequence[bytes]) -> Iterator[Event]:
             where = ".".join(map(str, first["loc"]))
             raise InputError(f"{path}:{number}: {where}{': ' if where else ''}{first['msg']}") from None
         if event.t_ms < before_ms:
-            raise InputError(f"{path}:{number}: time runs backwards: {event.t_ms:g} ms after {before_ms:g} ms")
+            raise InputError(
+                f"{path}:{number}: time runs backwards: {event.t_ms:g} ms after {before_ms:g} ms"
+            )
         before_ms = event.t_ms
         try:
             texts.play(event)

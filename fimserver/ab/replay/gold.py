@@ -1,9 +1,10 @@
 """Gold text of a request: what the rest of the trace leaves at its place.
 
-The gold text of a request is the text between two marks 10 s of trace time later, or at the end of the trace. Both marks
-are set at the cursor when the request is sent. Text typed there comes between them; edits before or after them move them.
-An edit that changes the text right before the cursor ends it sooner, as then nobody continues that text: the text between
-the marks just before that edit counts. The closing of the document ends it in the same way.
+The gold text of a request is the text between two marks 10 s of trace time later, or at the end of the trace.
+Both marks are set at the cursor when the request is sent. Text typed there comes between them; edits before
+or after them move them. An edit that changes the text right before the cursor ends it sooner, as then nobody
+continues that text: the text between the marks just before that edit counts. The closing of the document ends
+it in the same way.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from fimserver.ab.items.traces import Change, Close, Texts, Trace
 from fimserver.types import unix_lines
 
 HORIZON_MS = 10_000.0
-BEFORE_CHARS, AFTER_CHARS = 240, 120  # for people
+BEFORE_CHARS = 240
+AFTER_CHARS = 120  # for people
 
 
 @dataclass(frozen=True)
 class GoldText:
     """What the trace leaves at the place of a request. Line ends are newlines.
 
-    ``rest``: the rest of the line after the text. ``inside``: how many characters after the cursors of earlier
-    requests this one's is, where it is within what was typed there.
+    ``rest``: the rest of the line after the text. ``inside``: how many characters after the cursors of
+    earlier requests this one's is, where it is within what was typed there.
     """
 
     text: str
@@ -66,7 +68,10 @@ def settle(trace: Trace, requests: Sequence[PlannedRequest]) -> tuple[GoldText, 
 
 
 class _Follower:
-    """Goes through a trace once. Cost: a request reads its document twice, an edit looks at the places of 10 s."""
+    """Goes through a trace once.
+
+    Cost: a request reads its document twice, an edit looks at the places of 10 s.
+    """
 
     def __init__(self, trace: Trace, requests: Sequence[PlannedRequest]) -> None:
         self._texts = Texts()
@@ -116,9 +121,15 @@ class _Follower:
 
     def _end(self, *ended: _Marks) -> None:
         for marks in ended:
-            text, old = self._texts.documents[marks.request.doc].text, self.found[marks.request.number]
+            text = self._texts.documents[marks.request.doc].text
+            old = self.found[marks.request.number]
             rest = unix_lines(text[marks.right :]).split("\n", 1)[0]
             self.found[marks.request.number] = GoldText(
-                unix_lines(text[marks.left : marks.right]), rest, old.before, old.after, old.language, old.inside
+                unix_lines(text[marks.left : marks.right]),
+                rest,
+                old.before,
+                old.after,
+                old.language,
+                old.inside,
             )
             self._active.remove(marks)

@@ -1,7 +1,7 @@
 """Keystrokes that the suggestions of a replay would have saved.
 
-The gold text of a request is what was really typed there (``gold``). A suggestion is compared with as many lines
-of it as the suggestion has, followed by the characters that it replaces, where they are still there.
+The gold text of a request is what was really typed there (``gold``). A suggestion is compared with as many
+lines of it as the suggestion has, followed by the characters that it replaces, where they are still there.
 """
 
 from __future__ import annotations
@@ -53,12 +53,14 @@ class KeystrokeTotals:
 def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[PairedRow]:
     """The same requests of two arms, side by side. ``first``: the arm that was replayed first.
 
-    ``first_ms`` is key to shown, and 0 where nothing was shown; ``answer_ms`` is 0 where the request was cancelled or
-    superseded. Where no route is known, as nothing was answered, it is the arm's pinned one, or the one it mostly took.
-    Raises ``InputError`` for replays of different traces.
+    ``first_ms`` is key to shown, and 0 where nothing was shown; ``answer_ms`` is 0 where the request was
+    cancelled or superseded. Where no route is known, as nothing was answered, it is the arm's pinned one, or
+    the one it mostly took. Raises ``InputError`` for replays of different traces.
     """
     if [shot.request for shot in a.shots] != [shot.request for shot in b.shots]:
-        raise InputError(f"{trace_name}: the arms replayed different requests: replay one trace, with the same client")
+        raise InputError(
+            f"{trace_name}: the arms replayed different requests: replay one trace, with the same client"
+        )
     golds = settle(a.trace, [shot.request for shot in a.shots])
     results = [_results(replayed, golds) for replayed in (a, b)]
     return [
@@ -97,7 +99,9 @@ def timeline(trace_name: str, side: Side, replayed: Replayed) -> Timeline:
         if shot.ending == "shown":
             marks.append(Mark(at_ms=shot.answered_ms, what="shown", chars=len(_first(shot).text)))
         if shot.request.number in accepted:
-            marks.append(Mark(at_ms=shot.answered_ms, what="accept", chars=accepted[shot.request.number].right))
+            marks.append(
+                Mark(at_ms=shot.answered_ms, what="accept", chars=accepted[shot.request.number].right)
+            )
     endings = Counter(shot.ending for shot in replayed.shots)
     return Timeline(
         group=trace_name,
@@ -114,7 +118,11 @@ def totals(replayed: Replayed) -> KeystrokeTotals:
     golds = settle(replayed.trace, [shot.request for shot in replayed.shots])
     accepted = accepts(replayed, golds)
     endings = Counter(shot.ending for shot in replayed.shots)
-    shown = [(_first(shot), gold) for shot, gold in zip(replayed.shots, golds, strict=True) if shot.ending == "shown"]
+    shown = [
+        (_first(shot), gold)
+        for shot, gold in zip(replayed.shots, golds, strict=True)
+        if shot.ending == "shown"
+    ]
     kept = sum(common_prefix(unix_lines(text.text), _target(gold, text)) for text, gold in shown)
     return KeystrokeTotals(
         keys=len(replayed.keys),
@@ -141,7 +149,9 @@ def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accep
     """
     accepted: dict[int, Accept] = {}
     for shot, gold in zip(replayed.shots, golds, strict=True):
-        is_written = any(at < accepted[number].right for number, at in gold.inside.items() if number in accepted)
+        is_written = any(
+            at < accepted[number].right for number, at in gold.inside.items() if number in accepted
+        )
         if shot.ending != "shown" or is_written:
             continue
         accept = _worth(_first(shot), gold)
@@ -151,8 +161,12 @@ def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accep
 
 
 def _worth(text: ReplayedText, gold: GoldText) -> Accept:
-    """Return what a suggestion saves. Characters that were there already, and were not typed, are not saved."""
-    suggested, target = unix_lines(text.text), _target(gold, text)
+    """Return what a suggestion saves.
+
+    Characters that were there already, and were not typed, are not saved.
+    """
+    suggested = unix_lines(text.text)
+    target = _target(gold, text)
     right = common_prefix(suggested, target)
     untyped = max(0, right - len(gold.text))
     return Accept(right - untyped, max(0.0, saved_keys(suggested, target) - untyped))
@@ -164,14 +178,17 @@ def _target(gold: GoldText, text: ReplayedText) -> str:
 
 
 def _results(replayed: Replayed, golds: Sequence[GoldText]) -> list[Result]:
-    accepted, route = accepts(replayed, golds), _usual_route(replayed)
+    accepted = accepts(replayed, golds)
+    route = _usual_route(replayed)
     return [
-        _result(shot, gold, accepted.get(shot.request.number), route) for shot, gold in zip(replayed.shots, golds, strict=True)
+        _result(shot, gold, accepted.get(shot.request.number), route)
+        for shot, gold in zip(replayed.shots, golds, strict=True)
     ]
 
 
 def _result(shot: RequestOutcome, gold: GoldText, accept: Accept | None, usual: Route) -> Result:
-    text, facts = _first(shot), shot.facts
+    text = _first(shot)
+    facts = shot.facts
     suggested = unix_lines(text.text)
     scores = score(suggested, _as_long(_target(gold, text), suggested))
     is_answered = shot.ending in ANSWERED

@@ -31,8 +31,12 @@ class LspResponse:
 class LspClient:
     """One server process. ``heard`` is called with the method and parameters of every notification."""
 
-    def __init__(self, process: asyncio.subprocess.Process, heard: Callable[[str, Any], None], limit_s: float) -> None:
-        self._process, self._heard, self._limit_s = process, heard, limit_s
+    def __init__(
+        self, process: asyncio.subprocess.Process, heard: Callable[[str, Any], None], limit_s: float
+    ) -> None:
+        self._process = process
+        self._heard = heard
+        self._limit_s = limit_s
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[LspResponse]] = {}
         self._errors = b""
@@ -46,13 +50,18 @@ class LspClient:
         """Start a server. Raises ``InputError`` where there is no such program."""
         pipe = asyncio.subprocess.PIPE
         try:
-            process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env))
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(env)
+            )
         except OSError as error:
             raise InputError(f"{command[0]} cannot be started: {error.strerror or error}") from None
         return cls(process, heard, limit_s)
 
     def post(self, method: str, params: Any) -> tuple[int, asyncio.Future[LspResponse]]:
-        """Send a request; its id, and the answer to wait for. Raises ``FimError`` where the server is gone."""
+        """Send a request; its id, and the answer to wait for.
+
+        Raises ``FimError`` where the server is gone.
+        """
         number = next(self._ids)
         answer = self._pending[number] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_looked_at)
@@ -69,7 +78,9 @@ class LspClient:
             async with asyncio.timeout(self._limit_s):
                 return await future
         except TimeoutError:
-            raise FimError(f"the server did not answer within {self._limit_s:g} s: it hangs, see its log") from None
+            raise FimError(
+                f"the server did not answer within {self._limit_s:g} s: it hangs, see its log"
+            ) from None
 
     async def call(self, method: str, params: Any) -> Any:
         """Return the result of a request. Raises ``FimError`` where there is none."""
@@ -86,7 +97,9 @@ class LspClient:
             async with asyncio.timeout(self._limit_s):
                 await self._process.stdin.drain()
         except TimeoutError:
-            raise FimError(f"the server has read nothing for {self._limit_s:g} s: it hangs, see its log") from None
+            raise FimError(
+                f"the server has read nothing for {self._limit_s:g} s: it hangs, see its log"
+            ) from None
         except OSError:
             await self._tasks[0]  # raises the reader's error
 
@@ -111,7 +124,8 @@ class LspClient:
             self._process.stdin.write(encode(json.dumps({"jsonrpc": "2.0", **message}).encode()))
 
     async def _read(self) -> None:
-        decoder, stream = Decoder(), self._process.stdout
+        decoder = Decoder()
+        stream = self._process.stdout
         why = ""
         try:
             while stream is not None and (data := await stream.read(1 << 16)):
@@ -141,9 +155,7 @@ class LspClient:
             async with asyncio.timeout(END_S):
                 await asyncio.gather(self._process.wait(), self._tasks[1])
         lines = self._errors.decode("utf-8", "replace").strip().splitlines()
-        message = (
-            f"the server ended, exit code {self._process.returncode}: {lines[-1] if lines else 'it wrote nothing to stderr'}"
-        )
+        message = f"the server ended, exit code {self._process.returncode}: {lines[-1] if lines else 'it wrote nothing to stderr'}"
         return InputError(message) if self._process.returncode == _BAD_COMMAND else FimError(message)
 
     def _fail(self, problem: FimError) -> None:

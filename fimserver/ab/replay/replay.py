@@ -1,8 +1,8 @@
 """Replay of a keystroke trace against a real server, as an editor would send it.
 
-Keys come as they came, pauses cut to two seconds, all times divided by ``speed``: at 2 the same hands type on a machine
-that is half as fast. An editor's waits are scaled as well; those of the server are not. Without a speed each request is
-answered before the next key is sent.
+Keys come as they came, pauses cut to two seconds, all times divided by ``speed``: at 2 the same hands type on
+a machine that is half as fast. An editor's waits are scaled as well; those of the server are not. Without a
+speed each request is answered before the next key is sent.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class ReplayedText(NamedTuple):
 class RequestOutcome:
     """Outcome of a request. Times are measured, in milliseconds since the start of the replay.
 
-    ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts`` is what
-    ``fimserver/explain`` gave right after the answer; empty where there was no answer, or it was about another one.
+    ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts``
+    is what ``fimserver/explain`` gave right after the answer; empty where there was no answer, or it was
+    about another one.
     """
 
     request: PlannedRequest
@@ -54,7 +55,10 @@ class RequestOutcome:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A trace as one arm went through it. ``lag_ms``: by so much a key came too late at worst, on a busy machine."""
+    """A trace as one arm went through it.
+
+    ``lag_ms``: by so much a key came too late at worst, on a busy machine.
+    """
 
     trace: Trace
     shots: tuple[RequestOutcome, ...]  # one for each request of the plan, in order
@@ -79,16 +83,19 @@ def replay(
 ) -> Replayed:
     """Start the server of one arm, play a trace to it, end it.
 
-    ``command``: the server's command line. ``env`` is set on top of this process's own: a host that the server starts
-    lives on as it does for an editor, in the folders that it names. ``options``: more initializationOptions. ``ready_s``:
-    what the model gets to load, ``limit_s`` what the server gets to answer. Raises ``InputError`` for what cannot be
-    started, ``FimError`` for a server that dies, hangs or cannot use its model.
+    ``command``: the server's command line. ``env`` is set on top of this process's own: a host that the
+    server starts lives on as it does for an editor, in the folders that it names. ``options``: more
+    initializationOptions. ``ready_s``: what the model gets to load, ``limit_s`` what the server gets to
+    answer. Raises ``InputError`` for what cannot be started, ``FimError`` for a server that dies, hangs or
+    cannot use its model.
     """
     if speed is not None and not speed > 0:
         raise InputError(f"speed {speed:g}: give a number above 0")
     whole_env = os.environ | dict(env or {}) | {"FIMSERVER_RECORD": ""}  # a replay is no typing
     try:
-        return asyncio.run(_replay(trace, command, speed, client, whole_env, dict(options or {}), ready_s, limit_s))
+        return asyncio.run(
+            _replay(trace, command, speed, client, whole_env, dict(options or {}), ready_s, limit_s)
+        )
     except ExceptionGroup as group:
         raise group.exceptions[0] from None
 
@@ -104,7 +111,9 @@ async def _replay(
     limit_s: float,
 ) -> Replayed:
     states: list[Mapping[str, Any]] = [{}]
-    server = await LspClient.start(command, env, lambda method, params: _on_notification(states, method, params), limit_s)
+    server = await LspClient.start(
+        command, env, lambda method, params: _on_notification(states, method, params), limit_s
+    )
     try:
         await server.call("initialize", _greeting(options))
         server.notify("initialized", {})
@@ -134,7 +143,10 @@ def _greeting(options: Mapping[str, Any]) -> dict[str, Any]:
         "clientInfo": {"name": "fimserver ab"},
         "rootUri": None,
         "workspaceFolders": None,
-        "capabilities": {"general": {"positionEncodings": ["utf-32"]}, "textDocument": {"inlineCompletion": {}}},
+        "capabilities": {
+            "general": {"positionEncodings": ["utf-32"]},
+            "textDocument": {"inlineCompletion": {}},
+        },
         "initializationOptions": {**options, "status": True},
     }
 
@@ -166,7 +178,8 @@ async def _warm_up(server: LspClient) -> None:
 
 
 def _ask(uri: Any, line: int, char: int, *, invoked: bool) -> dict[str, Any]:
-    place, kind = {"line": line, "character": char}, 1 if invoked else 2
+    place = {"line": line, "character": char}
+    kind = 1 if invoked else 2
     return {"textDocument": {"uri": uri}, "position": place, "context": {"triggerKind": kind}}
 
 
@@ -187,7 +200,9 @@ class _Player:
     """The hands and the screen of one replay."""
 
     def __init__(self, server: LspClient, speed: float | None, client: Editor) -> None:
-        self._server, self._speed, self._client = server, speed, client
+        self._server = server
+        self._speed = speed
+        self._client = client
         self._uris: dict[int, str] = {}
         self._versions: Counter[int] = Counter()
         self._waiting: list[_Waiting] = []
@@ -215,8 +230,15 @@ class _Player:
         elif isinstance(what, Change):
             self._key(what)
         elif isinstance(what, Open):
-            self._uris[what.doc] = f"{FOLDER}/{what.doc}/{quote(what.name)}" if what.name else f"untitled:{what.doc}"
-            document = {"uri": self._uris[what.doc], "languageId": what.language, "version": 0, "text": what.text}
+            self._uris[what.doc] = (
+                f"{FOLDER}/{what.doc}/{quote(what.name)}" if what.name else f"untitled:{what.doc}"
+            )
+            document = {
+                "uri": self._uris[what.doc],
+                "languageId": what.language,
+                "version": 0,
+                "text": what.text,
+            }
             self._server.notify("textDocument/didOpen", {"textDocument": document})
         else:
             self._next_key()

@@ -1,6 +1,7 @@
 """Charts of a comparison, as SVG in the page's own colours.
 
-matplotlib draws with four stand-in colours; each becomes a CSS variable, so that one picture is right in light and dark.
+matplotlib draws with four stand-in colours; each becomes a CSS variable, so that one picture is right in
+light and dark.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from fimserver.ab.analysis.value import CurvePoint
 from fimserver.ab.schema import SIDES, Mark, PairedRow, Report, Result, Side, Timeline
 
 # Colours that nothing else uses, and the variables of the page that replace them.
-_INK, _GRID, _A, _B = "#010203", "#010204", "#010205", "#010206"
+_INK = "#010203"
+_GRID = "#010204"
+_A = "#010205"
+_B = "#010206"
 _VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _A: "var(--a)", _B: "var(--b)"}
 _COLOURS: Mapping[Side, str] = {"a": _A, "b": _B}
 _DASHES: Mapping[Side, str] = {"a": "-", "b": "--"}
@@ -60,11 +64,18 @@ _STYLE: dict[Any, Any] = {
     "path.simplify": False,
     "text.parse_math": False,  # a dollar sign in a name is one
 }
-_WIDE, _NARROW = 10.4, 4.6  # inches of 72 units: a column of the page is as wide as this is in units, or less
+_WIDE = 10.4
+_NARROW = 4.6  # inches of 72 units: a column of the page is as wide as this is in units, or less
 _STEPS = 400  # points of a curve are enough for the eye
 _DOTS = 1500
 _TRACE_S = 30.0
-_LANES: tuple[Literal["key", "request", "answer", "shown", "accept"], ...] = ("key", "request", "answer", "shown", "accept")
+_LANES: tuple[Literal["key", "request", "answer", "shown", "accept"], ...] = (
+    "key",
+    "request",
+    "answer",
+    "shown",
+    "accept",
+)
 
 
 class Bar(NamedTuple):
@@ -78,7 +89,10 @@ class Bar(NamedTuple):
 
 
 def ecdf(report: Report, labels: Mapping[Side, str]) -> Markup | None:
-    """Share of items with a first suggestion, and with an answer, within a time. Those that never had one count as never."""
+    """Share of items with a first suggestion, and with an answer, within a time.
+
+    Those that never had one count as never.
+    """
     panels = ("first shown", "whole answer")
     values = {(panel, side): np.sort(_times(report, panel, side)) for panel in panels for side in SIDES}
     if not any(len(found) for found in values.values()):
@@ -93,7 +107,9 @@ def ecdf(report: Report, labels: Mapping[Side, str]) -> Markup | None:
         _log_ms(top)
         bottom.set_xlabel("milliseconds, log scale")
         bottom.legend(loc="lower right")
-        return _svg(figure, "ecdf", "Share of items done within a time, first shown and whole answer, for both arms")
+        return _svg(
+            figure, "ecdf", "Share of items done within a time, first shown and whole answer, for both arms"
+        )
 
 
 def scatter(report: Report, labels: Mapping[Side, str]) -> Markup | None:
@@ -114,14 +130,17 @@ def scatter(report: Report, labels: Mapping[Side, str]) -> Markup | None:
             if chosen:
                 across, up = zip(*chosen, strict=True)
                 axes.scatter(across, up, s=18, marker=marker, c=colour, alpha=0.65, linewidths=0, label=label)
-        low, high = min(min(x, y) for _, x, y in points) / 1.2, max(max(x, y) for _, x, y in points) * 1.2
+        low = min(min(x, y) for _, x, y in points) / 1.2
+        high = max(max(x, y) for _, x, y in points) * 1.2
         axes.plot((low, high), (low, high), color=_INK, linewidth=0.9, label="as fast as each other")
         axes.set(xlim=(low, high), ylim=(low, high), xscale="log", yscale="log")
         axes.set(xlabel=f"A: {labels['a']}, ms to the answer", ylabel=f"B: {labels['b']}, ms to the answer")
         axes.set_aspect("equal")
         _log_ms(axes, both=True)
         figure.legend(loc="outside upper left", ncols=2, markerscale=1.7)
-        return _svg(figure, "scatter", "Answer time of each item, A across and B up; below the diagonal B was faster")
+        return _svg(
+            figure, "scatter", "Answer time of each item, A across and B up; below the diagonal B was faster"
+        )
 
 
 def forest(name: str, title: str, axis: str, bars: Sequence[Bar], *, ratio: bool) -> Markup | None:
@@ -134,10 +153,17 @@ def forest(name: str, title: str, axis: str, bars: Sequence[Bar], *, ratio: bool
         axes.axvline(1 if ratio else 0, color=_INK, linewidth=0.9)
         for place, bar in enumerate(drawn):
             low, high = (
-                side if math.isfinite(side) and (not ratio or side > 0) else bar.effect for side in (bar.low, bar.high)
+                side if math.isfinite(side) and (not ratio or side > 0) else bar.effect
+                for side in (bar.low, bar.high)
             )
             axes.plot((low, high), (place, place), color=_INK, linewidth=2.4 if bar.strong else 1.4)
-            axes.plot(bar.effect, place, color=_INK, marker="D" if bar.strong else "o", markersize=6 if bar.strong else 4.5)
+            axes.plot(
+                bar.effect,
+                place,
+                color=_INK,
+                marker="D" if bar.strong else "o",
+                markersize=6 if bar.strong else 4.5,
+            )
         axes.set(xlabel=axis, ylim=(len(drawn) - 0.5, -0.5))
         axes.set_yticks(range(len(drawn)), [bar.label for bar in drawn])
         axes.grid(visible=False, axis="y")
@@ -150,9 +176,13 @@ def forest(name: str, title: str, axis: str, bars: Sequence[Bar], *, ratio: bool
 
 
 def value_curve(points: Sequence[CurvePoint], labels: Mapping[Side, str]) -> Markup | None:
-    """Saved characters per second of both arms if every answer came so much later; a mark where they are now."""
+    """Saved characters per second of both arms if every answer came so much later.
+
+    A mark where they are now.
+    """
     lines = {
-        side: [(point.added_ms, value) for point in points if (value := getattr(point, side)) is not None] for side in SIDES
+        side: [(point.added_ms, value) for point in points if (value := getattr(point, side)) is not None]
+        for side in SIDES
     }
     if not any(lines.values()):
         return None
@@ -161,17 +191,25 @@ def value_curve(points: Sequence[CurvePoint], labels: Mapping[Side, str]) -> Mar
         for side, found in lines.items():
             if found:
                 label = f"{side.upper()}: {labels[side]}"
-                axes.plot(*zip(*found, strict=True), color=_COLOURS[side], linestyle=_DASHES[side], label=label)
+                axes.plot(
+                    *zip(*found, strict=True), color=_COLOURS[side], linestyle=_DASHES[side], label=label
+                )
                 axes.plot(*found[0], color=_COLOURS[side], marker=_MARKERS[side], markersize=8)
         axes.set(xlabel="milliseconds that every answer comes later", ylabel="saved characters per second")
         axes.set_ylim(bottom=min(0.0, *axes.get_ylim()))
         axes.legend(loc="upper right")
-        return _svg(figure, "value", "What latency is worth: saved characters per second of both arms by added milliseconds")
+        return _svg(
+            figure,
+            "value",
+            "What latency is worth: saved characters per second of both arms by added milliseconds",
+        )
 
 
 def timeline(timelines: Sequence[Timeline], labels: Mapping[Side, str]) -> tuple[str, Markup] | None:
     """The longest trace's name, and what happened in its first 30 s, both sides on one time axis."""
-    length = {line.group: max((mark.at_ms for mark in line.marks), default=0.0) for line in timelines if line.marks}
+    length = {
+        line.group: max((mark.at_ms for mark in line.marks), default=0.0) for line in timelines if line.marks
+    }
     if not length:
         return None
     group = max(length, key=lambda name: (length[name], name))
@@ -187,15 +225,27 @@ def timeline(timelines: Sequence[Timeline], labels: Mapping[Side, str]) -> tuple
             axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds")
         return group, _svg(
-            figure, "timeline", "Keys, requests, answers and suggestions shown and accepted over time, for both arms"
+            figure,
+            "timeline",
+            "Keys, requests, answers and suggestions shown and accepted over time, for both arms",
         )
 
 
 def _lane(axes: Axes, marks: Iterable[Mark], what: str, lane: int, side: Side, until: float) -> None:
     times = [mark.at_ms / 1000 for mark in marks if mark.what == what and mark.at_ms / 1000 <= until]
     colour, width = (_INK, 0.8) if what in {"key", "request"} else (_COLOURS[side], 1.6)
-    upright = (lane - 0.36, lane + 0.36, np.nan)  # one path with gaps is an eighth of the text of one path each
-    axes.plot(np.repeat(times, 3), np.tile(upright, len(times)), color=colour, linewidth=width, solid_capstyle="butt")
+    upright = (
+        lane - 0.36,
+        lane + 0.36,
+        np.nan,
+    )  # one path with gaps is an eighth of the text of one path each
+    axes.plot(
+        np.repeat(times, 3),
+        np.tile(upright, len(times)),
+        color=colour,
+        linewidth=width,
+        solid_capstyle="butt",
+    )
 
 
 def _steps(axes: Axes, values: np.ndarray, total: int, side: Side, label: str) -> None:
@@ -241,7 +291,10 @@ def _drawing(width: float, height: float) -> Iterator[Figure]:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as one inline SVG. Its ids carry ``name``, since matplotlib gives the same ones to every figure."""
+    """The figure as one inline SVG.
+
+    Its ids carry ``name``, since matplotlib gives the same ones to every figure.
+    """
     file = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+")  # the reader's fonts draw the text, not matplotlib's

@@ -25,7 +25,10 @@ from fimserver.ab.schema import SIDES, PairedRow, Report, Side
 
 _PAIRS = 20
 _ROWS = 500
-_BEFORE_CHARS, _TEXT_CHARS, _NAME_CHARS, _LABEL_CHARS = 400, 1500, 28, 18
+_BEFORE_CHARS = 400
+_TEXT_CHARS = 1500
+_NAME_CHARS = 28
+_LABEL_CHARS = 18
 _FORESTS = (
     ("answer_ms_ratio", "B so many times as fast, log scale"),
     ("exact", "B minus A, points"),
@@ -67,14 +70,23 @@ class _Pair:
 def write_page(report: Report, analysis: Analysis, path: Path) -> None:
     """One HTML file with everything in it; the same report and analysis give the same bytes."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("fimserver.ab.report").joinpath("page.html.j2").read_text("utf-8"))
-    page = template.render(**_words(report, analysis), **_numbers(report, analysis), **_pictures(report, analysis))
+    template = environment.from_string(
+        files("fimserver.ab.report").joinpath("page.html.j2").read_text("utf-8")
+    )
+    page = template.render(
+        **_words(report, analysis), **_numbers(report, analysis), **_pictures(report, analysis)
+    )
     path.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
 def _words(report: Report, analysis: Analysis) -> dict[str, Any]:
     source = " ".join(str(report.source[name]) for name in ("kind", "name") if name in report.source)
-    parts = (f"{analysis.n:,} items of {analysis.groups:,} groups", source, report.created[:10], f"fimserver {report.version}")
+    parts = (
+        f"{analysis.n:,} items of {analysis.groups:,} groups",
+        source,
+        report.created[:10],
+        f"fimserver {report.version}",
+    )
     return {
         "specs": {side: described(report.arms[side]) for side in SIDES},
         "summary": " \N{MIDDLE DOT} ".join(part for part in parts if part),
@@ -91,7 +103,10 @@ def _circumstances(report: Report) -> Iterator[tuple[str, str]]:
     for side in SIDES:
         arm = report.arms[side]
         facts = {"models": arm.models, "version": arm.version, "settings": arm.settings}
-        yield side.upper(), ", ".join([arm.spec, *(f"{name} {_as_text(value)}" for name, value in facts.items() if value)])
+        yield (
+            side.upper(),
+            ", ".join([arm.spec, *(f"{name} {_as_text(value)}" for name, value in facts.items() if value)]),
+        )
     for title, facts in (("items", report.source), ("machine", report.environment)):
         yield from ((f"{title}: {name.replace('_', ' ')}", _as_text(value)) for name, value in facts.items())
 
@@ -112,7 +127,8 @@ def _numbers(report: Report, analysis: Analysis) -> dict[str, Any]:
         ],
         "regret": list(_regret(analysis)),
         "predictions": [
-            (p.side.upper(), p.route, f"{p.n:,}", three(p.p10), three(p.p50), three(p.p90)) for p in analysis.predictions
+            (p.side.upper(), p.route, f"{p.n:,}", three(p.p10), three(p.p50), three(p.p90))
+            for p in analysis.predictions
         ],
         "pairs": [_pair(row) for row in worst(cold)],
         "item_columns": _COLUMNS,
@@ -129,9 +145,13 @@ def _regret(analysis: Analysis) -> Iterator[tuple[str, str]]:
         return
     for side in SIDES:
         estimate: Estimate = getattr(found, side)
-        low, high = three(estimate.low), three(estimate.high)
+        low = three(estimate.low)
+        high = three(estimate.high)
         name = side.upper() + ", which chose a route for each item" * (side in found.choosing)
-        yield name, f"{three(estimate.value)} saved keys an item" + (f" [{low}, {high}]" if low and high else "")
+        yield (
+            name,
+            f"{three(estimate.value)} saved keys an item" + (f" [{low}, {high}]" if low and high else ""),
+        )
     yield "a second is worth", f"{three(found.keys_per_s)} saved keys"
 
 
@@ -154,9 +174,16 @@ def _pictures(report: Report, analysis: Analysis) -> dict[str, Any]:
         "trace": traced[0] if traced else "",
         "trace_counts": "; ".join(counts),
         "forests": [
-            {"title": rows[0].label, "svg": charts.forest(metric, rows[0].label, axis, _bars(rows), ratio=ratio)}
+            {
+                "title": rows[0].label,
+                "svg": charts.forest(metric, rows[0].label, axis, _bars(rows), ratio=ratio),
+            }
             for metric, axis in _FORESTS
-            if (rows := [row for row in analysis.comparisons if row.metric == metric and row.value is not None])
+            if (
+                rows := [
+                    row for row in analysis.comparisons if row.metric == metric and row.value is not None
+                ]
+            )
             for ratio in [rows[0].effect == "ratio"]
         ],
     }
@@ -195,26 +222,37 @@ def stratum(name: str) -> str:
 
 
 def _pair(row: PairedRow) -> _Pair:
-    keys, ratio = row.b.saved_keys - row.a.saved_keys, _ratio(row)
+    keys = row.b.saved_keys - row.a.saved_keys
+    ratio = _ratio(row)
     parts = [f"{'B' if keys > 0 else 'A'} saved {_keys(abs(keys))} keys more"] if _keys_apart(row) else []
     if _times_apart(row):
         parts.append(f"{'B' if ratio > 1 else 'A'} was {three(max(ratio, 1 / ratio))}x as fast")
     about = ", ".join([*parts, row.kind.replace("_", " "), f"{row.lexemes:,} lexemes"])
     before = visible(row.before[-_BEFORE_CHARS:])
-    return _Pair(row.item, about, before, visible(row.gold[:_TEXT_CHARS]), tuple(_text(row, side) for side in SIDES))
+    return _Pair(
+        row.item, about, before, visible(row.gold[:_TEXT_CHARS]), tuple(_text(row, side) for side in SIDES)
+    )
 
 
 def _text(row: PairedRow, side: Side) -> _Text:
     result = getattr(row, side)
-    parts = [result.route, figure(result.answer_ms, "ms"), f"{_keys(result.saved_keys)} keys saved", outcome(result)]
-    parts += ["exact"] * result.exact + [f"cut after {_TEXT_CHARS:,} characters"] * (len(result.text) > _TEXT_CHARS)
+    parts = [
+        result.route,
+        figure(result.answer_ms, "ms"),
+        f"{_keys(result.saved_keys)} keys saved",
+        outcome(result),
+    ]
+    parts += ["exact"] * result.exact + [f"cut after {_TEXT_CHARS:,} characters"] * (
+        len(result.text) > _TEXT_CHARS
+    )
     right = len(result.text) if result.exact else result.prefix_chars
     return _Text(side, ", ".join(part for part in parts if part), visible(result.text[:_TEXT_CHARS], right))
 
 
 def _cells(row: PairedRow) -> tuple[str, ...]:
     exact = ("yes" if result.exact else "no" for result in (row.a, row.b))
-    times, saved = (three(row.a.answer_ms), three(row.b.answer_ms)), (_keys(row.a.saved_keys), _keys(row.b.saved_keys))
+    times = (three(row.a.answer_ms), three(row.b.answer_ms))
+    saved = (_keys(row.a.saved_keys), _keys(row.b.saved_keys))
     name = f"{row.item} (warm)" if row.warm else row.item
     return (name, row.kind, row.language, f"{row.lexemes:,}", *times, three(_ratio(row)), *exact, *saved)
 
@@ -232,11 +270,16 @@ def worst(rows: Sequence[PairedRow], count: int = _PAIRS) -> list[PairedRow]:
 
 
 def visible(text: str, right: int | None = None) -> Markup:
-    """Return text with visible white space, shaded after ``right`` characters; no character can hide or reorder others."""
+    """Return text with visible white space, shaded after ``right`` characters.
+
+    No character can hide or reorder others.
+    """
     text = text.replace("\r\n", "\n")
     right = len(text) if right is None else right
     lines = text[:right].split("\n")
-    kept = [_marked(line) for line in lines[:-1]] + [_marked(lines[-1], ended=right >= len(text) or text[right] == "\n")]
+    kept = [_marked(line) for line in lines[:-1]] + [
+        _marked(lines[-1], ended=right >= len(text) or text[right] == "\n")
+    ]
     off = [_marked(line) for line in text[right:].split("\n")] if right < len(text) else []
     end = Markup("<i>⏎</i>\n")
     shaded = Markup('<span class="off">{}</span>').format(end.join(off)) if off else Markup("")
@@ -269,5 +312,6 @@ def _times_apart(row: PairedRow) -> float:
 
 def _ratio(row: PairedRow) -> float:
     """How many times longer A took than B; NaN where one has no time."""
-    a, b = row.a.answer_ms, row.b.answer_ms
+    a = row.a.answer_ms
+    b = row.b.answer_ms
     return a / b if math.isfinite(a) and math.isfinite(b) and min(a, b) > 0 else math.nan

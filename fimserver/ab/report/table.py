@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +28,15 @@ LEGEND = "Differences are B minus A. A ratio above 1 is in B's favour: so many t
 _UNITS = {"ms": " ms", "share": " %"}  # written after a number; others are in the label
 _MANY = {"keys", "characters", "tokens", "passes", "characters/s"}
 _ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}
-_COLUMNS = (("n", 104), ("A", 0), ("B", 0), ("B against A", 0), ("95 % interval", 58), ("p", 70), ("p, Holm", 118))
+_COLUMNS = (
+    ("n", 104),
+    ("A", 0),
+    ("B", 0),
+    ("B against A", 0),
+    ("95 % interval", 58),
+    ("p", 70),
+    ("p, Holm", 118),
+)
 
 
 class TableLine(NamedTuple):
@@ -72,7 +87,11 @@ def probability(p: float | None) -> str:
 
 def line_of(row: ComparisonRow, label: str = "") -> TableLine:
     """A comparison as a line of the table, under its own label or another."""
-    unit = f", {row.unit}" if row.unit in _MANY and row.unit not in row.label and row.unit != "characters/s" else ""
+    unit = (
+        f", {row.unit}"
+        if row.unit in _MANY and row.unit not in row.label and row.unit != "characters/s"
+        else ""
+    )
     return TableLine(
         label or row.label.replace("characters per second", "characters/s") + unit,
         f"{row.n:,}",
@@ -102,7 +121,8 @@ def _effect(row: ComparisonRow) -> str:
 
 
 def _interval(row: ComparisonRow) -> str:
-    low, high = _scaled(row, row.low), _scaled(row, row.high)
+    low = _scaled(row, row.low)
+    high = _scaled(row, row.high)
     return f"[{low}, {high}]" if low and high else ""
 
 
@@ -152,7 +172,9 @@ def _say(console: Console, text: str, *, bold: bool = False) -> None:
 
 def _table(console: Console, lines: Iterable[TableLine]) -> Table:
     frame = box.SIMPLE_HEAD if console.is_terminal and console.width >= 100 else None
-    table = Table(box=frame, padding=(0, 1), pad_edge=False, header_style="bold" if console.is_terminal else "")
+    table = Table(
+        box=frame, padding=(0, 1), pad_edge=False, header_style="bold" if console.is_terminal else ""
+    )
     table.add_column("metric", overflow="fold")
     shown = [(name, console.width >= width) for name, width in _COLUMNS]
     for name, wanted in shown:

@@ -1,7 +1,8 @@
 """Diffusion drafter: fills a window of masked positions in a few denoising steps.
 
-SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once. SpecDiff-2 (arXiv
-2511.00606): several joint drafts of one set of marginals are verified together. ``DraftWindow`` is the seam: it predicts.
+SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once.
+SpecDiff-2 (arXiv 2511.00606): several joint drafts of one set of marginals are verified together.
+``DraftWindow`` is the seam: it predicts.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from fimserver.engine.drafts import DecodeState, Draft, Drafter, draft_from
 
 
 class DraftWindow(Protocol):
-    """Predicts the positions after the text: a block drafter, the target's own canvas, another model's canvas."""
+    """Predicts the positions after the text.
+
+    A block drafter, the target's own canvas, another model's canvas.
+    """
 
     longest: int
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        """Logits (n, V of the target) about each of n slots after ``state.ids``; ``None`` is a masked slot."""
+        """Logits (n, V of the target) about each of n slots after ``state.ids``.
+
+        ``None`` is a masked slot.
+        """
         ...
 
 
@@ -33,8 +40,14 @@ class DiffusionDrafter:
     name = "diffusion"
     inline = True
 
-    def __init__(self, window: DraftWindow, size: int, steps: int, drafts: int, first: Drafter | None = None) -> None:
-        self.window, self.size, self.steps, self.drafts, self.first = window, size, steps, drafts, first
+    def __init__(
+        self, window: DraftWindow, size: int, steps: int, drafts: int, first: Drafter | None = None
+    ) -> None:
+        self.window = window
+        self.size = size
+        self.steps = steps
+        self.drafts = drafts
+        self.first = first
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
@@ -47,8 +60,12 @@ class DiffusionDrafter:
         return joint_drafts(best, logits, self.drafts)
 
     def denoise(self, state: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
-        """Fill a window from the left; filled slots stay. Returns the draft and the logits (n, V) of the slots drafted here."""
-        draft, rows = self._given(state, size // 2), list[torch.Tensor]()
+        """Fill a window from the left; filled slots stay.
+
+        Returns the draft and the logits (n, V) of the slots drafted here.
+        """
+        draft = self._given(state, size // 2)
+        rows = list[torch.Tensor]()
         for step in range(self.steps):
             known = len(draft.tokens)
             end = max(known + 1, -(-size * (step + 1) // self.steps))
@@ -69,7 +86,10 @@ class DiffusionDrafter:
 
 
 def joined(one: Draft, two: Draft) -> Draft:
-    """Concatenate two drafts; the result keeps the second's name. A part without probabilities counts as one-hot."""
+    """Concatenate two drafts; the result keeps the second's name.
+
+    A part without probabilities counts as one-hot.
+    """
     marginals = None
     if one.marginals is not None or two.marginals is not None:
         some = one.marginals if one.marginals is not None else two.marginals
@@ -88,9 +108,9 @@ def _distribution(draft: Draft, like: torch.Tensor) -> torch.Tensor:
 def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
     """``count`` joint drafts of the same marginals (self-selection), that together are accepted furthest.
 
-    The others differ from ``best`` in one place each, where the second choice is most likely to be reached and right.
-    ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's scores would, where tokens
-    are drawn, change the distribution of the text.
+    The others differ from ``best`` in one place each, where the second choice is most likely to be reached
+    and right. ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's
+    scores would, where tokens are drawn, change the distribution of the text.
     """
     first = len(best.tokens) - len(logits)
     tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]
@@ -99,7 +119,10 @@ def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
     second = distributions.scatter(-1, tokens, 0.0).max(-1)
     reached = torch.cat([right.new_ones(1), right.cumprod(0)[:-1]])
     places = (reached * second.values).topk(min(count - 1, len(tokens))).indices.tolist()
-    return [best, *(_instead(best, first + i, int(second.indices[i]), float(second.values[i])) for i in places)]
+    return [
+        best,
+        *(_instead(best, first + i, int(second.indices[i]), float(second.values[i])) for i in places),
+    ]
 
 
 def _instead(draft: Draft, place: int, token: int, probability: float) -> Draft:

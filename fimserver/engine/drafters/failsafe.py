@@ -1,7 +1,8 @@
 """Failsafe drafter: a wrapper that keeps decoding alive when a drafter raises or hangs.
 
-A drafter that raises proposes nothing, and is switched off after three failures. One that hangs is left in its own thread and
-switched off. Drafters with ``inline`` run in the target's thread, which is faster: their work is bounded by construction.
+A drafter that raises proposes nothing, and is switched off after three failures. One that hangs is left in
+its own thread and switched off. Drafters with ``inline`` run in the target's thread, which is faster: their
+work is bounded by construction.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class FailsafeDrafter:
     """Wraps a drafter so that it never raises and never blocks."""
 
     def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
-        self.name, self.drafter, self.limit_s = name or drafter.name, drafter, limit_s
+        self.name = name or drafter.name
+        self.drafter = drafter
+        self.limit_s = limit_s
         self.failures = 0
         self.inline = drafter.inline
         self._worker = _Worker(self.name)
@@ -58,12 +61,16 @@ class _Worker:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._asked, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._asked = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
         self._work: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
 
     def run(self, work: Callable[[], T], limit_s: float) -> T:
-        """Run ``work``. Raises what it raises, and ``TimeoutError``, after which the worker must not be used again."""
+        """Run ``work``.
+
+        Raises what it raises, and ``TimeoutError``, after which the worker must not be used again.
+        """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def fill() -> None:

@@ -16,7 +16,8 @@ class HeadsDrafter:
     inline = True
 
     def __init__(self, net: Heads, network: Network) -> None:
-        self.net, self.network = net.to(network.device, network.dtype), network
+        self.net = net.to(network.device, network.dtype)
+        self.network = network
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:

@@ -1,7 +1,8 @@
 """Model drafter: a small autoregressive model drafts for a large one.
 
-Both must have the same tokens; the sizes of their vocabularies may differ (Qwen2.5-Coder: 151,936 and 152,064 rows, the
-rest is padding). The small model reads the same prompt with its markers and keeps its cache from call to call.
+Both must have the same tokens; the sizes of their vocabularies may differ (Qwen2.5-Coder: 151,936 and 152,064
+rows, the rest is padding). The small model reads the same prompt with its markers and keeps its cache from
+call to call.
 """
 
 from __future__ import annotations
@@ -40,13 +41,18 @@ class ModelDrafter:
         kept = min(common_prefix(self._rows, state.ids), len(state.ids) - 1)
         row = self._feed(state.ids[kept:], len(state.prompt) + kept)
         self._rows = list(state.ids)
-        tokens, distributions, rows, sure = list[int](), list[torch.Tensor](), list[torch.Tensor](), 1.0
+        tokens = list[int]()
+        distributions = list[torch.Tensor]()
+        rows = list[torch.Tensor]()
+        sure = 1.0
         while True:
             token, distribution = state.pick(row, len(state.ids) + len(tokens))
             tokens.append(token)
             rows.append(row)
             distributions += [] if distribution is None else [distribution]
-            sure *= 1.0 if distribution is not None else float(row.softmax(-1)[token])  # drawn tokens may not decide the length
+            sure *= (
+                1.0 if distribution is not None else float(row.softmax(-1)[token])
+            )  # drawn tokens may not decide the length
             if len(tokens) == size or sure < _STOP_BELOW or state.deadline.spent():
                 break
             row = self._feed([token], len(state.prompt) + len(self._rows))
@@ -87,8 +93,10 @@ class ModelDrafter:
 
 def check_tokens(runtime: Runtime, target: Runtime) -> None:
     """Raise ``LoadError`` where the two models do not have the same tokens."""
-    name, wanted = runtime.loaded.card.name, target.loaded.card.name
-    ours, theirs = target.loaded.vocabulary.ids_by_text(), runtime.loaded.vocabulary.ids_by_text()
+    name = runtime.loaded.card.name
+    wanted = target.loaded.card.name
+    ours = target.loaded.vocabulary.ids_by_text()
+    theirs = runtime.loaded.vocabulary.ids_by_text()
     size = min(runtime.network.vocab_size, target.network.vocab_size)
     different = [text for text, i in ours.items() if i < size and theirs.get(text) != i]
     if different:
@@ -99,7 +107,11 @@ def check_tokens(runtime: Runtime, target: Runtime) -> None:
 
 def _check_room(cache: PrefixCache | None, name: str, target: Card) -> PrefixCache:
     if cache is None:
-        raise LoadError(f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`")
+        raise LoadError(
+            f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`"
+        )
     if cache.capacity < target.prompt_tokens + target.max_new_tokens + _CATCH_UP:
-        raise LoadError(f"{name} cannot draft for {target.name}: its card allows only shorter prompts or middles")
+        raise LoadError(
+            f"{name} cannot draft for {target.name}: its card allows only shorter prompts or middles"
+        )
     return cache

@@ -1,7 +1,7 @@
 """Networks that are trained to draft for one target, and their files: ``Heads`` and ``BlockNetwork``.
 
-Both read what the target has computed: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values too. Both use its
-embedding and its head, so that a file holds only what is new.
+Both read what the target has computed: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values
+too. Both use its embedding and its head, so that a file holds only what is new.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class HeadsShape:
 class Heads(nn.Module):
     """Multi-token prediction heads (Gloeckle et al., arXiv 2404.19737; Medusa, arXiv 2401.10774).
 
-    Head k says what comes k tokens after the last known one, from the hidden state that gave that token and (as in Hydra,
-    arXiv 2402.05109) the token itself.
+    Head k says what comes k tokens after the last known one, from the hidden state that gave that token and
+    (as in Hydra, arXiv 2402.05109) the token itself.
     """
 
     KIND: ClassVar = "Heads"  # in the metadata of its files
@@ -42,7 +42,8 @@ class Heads(nn.Module):
     def __init__(self, shape: HeadsShape) -> None:
         super().__init__()
         self.shape = shape
-        d, k = shape.hidden, shape.heads
+        d = shape.hidden
+        k = shape.heads
         self.inward = nn.Parameter(torch.randn(k, 2 * d, d) * (2 * d) ** -0.5)
         self.outward = nn.Parameter(torch.zeros(k, d, d))
 
@@ -54,7 +55,10 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """``borrowed``: the target's layers whose keys and values the layers read, one each. The rest as in the target."""
+    """``borrowed``: the target's layers whose keys and values the layers read, one each.
+
+    The rest as in the target.
+    """
 
     borrowed: tuple[int, ...] = (3, 5)
     window: int = 16
@@ -82,8 +86,9 @@ class BlockShape:
 class BlockNetwork(nn.Module):
     """A masked-diffusion drafter (SpecDiff, arXiv 2408.05636) in the form of DFlash (arXiv 2602.06036).
 
-    Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They see each other both ways, and
-    through borrowed keys and values all that the target has read: the suffix too, where the layout puts it first.
+    Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They see each other
+    both ways, and through borrowed keys and values all that the target has read: the suffix too, where the
+    layout puts it first.
     """
 
     KIND: ClassVar = "Block"
@@ -106,15 +111,26 @@ class BlockNetwork(nn.Module):
         return native_stack(self.shape.config(), list(self.layers), rows, pack=pack)
 
     def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0; where ``masked`` (N, W + 1), blank."""
+        """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0.
+
+        Where ``masked`` (N, W + 1), blank.
+        """
         x = torch.where(masked[..., None], self.blank, slots)
         seen: torch.Tensor = self.see(hidden)
         return x + self.place[: x.shape[1]] + seen[:, None]
 
     def run(
-        self, stack: Stack, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
+        self,
+        stack: Stack,
+        x: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor,
+        kv: LayerKV,
     ) -> torch.Tensor:
-        """Inputs (N * (W + 1), d) to inputs of the target's head, same shape; row i is about slot i itself."""
+        """Inputs (N * (W + 1), d) to inputs of the target's head, same shape.
+
+        Row i is about slot i itself.
+        """
         out: torch.Tensor = self.norm(stack.run(x, rope, bias, kv))
         return out
 
@@ -126,16 +142,25 @@ def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
     """Write weights in bf16 with their shape and the SHA-256 of the ``target``'s weights that they were trained for."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}, path, metadata)
+    save_file(
+        {name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()},
+        path,
+        metadata,
+    )
 
 
 def load_net(kind: type[Net], path: Path, target: str) -> Net:
-    """Read a drafter's file. Raises ``LoadError`` where it is missing, damaged, of another kind, or for another target."""
+    """Read a drafter's file.
+
+    Raises ``LoadError`` where it is missing, damaged, of another kind, or for another target.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
-        shape = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()}
+        shape = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()
+        }
         net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -55,8 +55,8 @@ def make_diffusion(
 ) -> Drafter:
     """``what``: a window (``window_kinds.py``), such as ``self``; empty: as the card says.
 
-    ``tokens``: of the window at most; ``steps``: denoising steps; ``drafts``: joint drafts that are verified together;
-    ``first``: another drafter that gives the first tokens of the window.
+    ``tokens``: of the window at most; ``steps``: denoising steps; ``drafts``: joint drafts that are verified
+    together; ``first``: another drafter that gives the first tokens of the window.
     """
     window = make_window(context, what or _named(context.runtime.loaded.card, "diffusion"))
     return DiffusionDrafter(window, tokens, steps, drafts, make(context, first) if first else None)
@@ -71,16 +71,22 @@ DRAFTERS: Mapping[str, Callable[..., Drafter]] = {  # from cheap to dear
 
 
 def make_drafters(context: DraftContext) -> list[Drafter]:
-    """The drafters that the settings ask for, cheap ones first. What the card suggests and cannot be had is left out.
+    """The drafters that the settings ask for, cheap ones first.
 
-    Raises ``InputError`` on an unknown name or option, ``LoadError`` where a drafter that was asked for cannot be had.
+    What the card suggests and cannot be had is left out.
+
+    Raises ``InputError`` on an unknown name or option, ``LoadError`` where a drafter that was asked for
+    cannot be had.
     """
-    asked, card = context.settings.drafter, context.runtime.loaded.card
+    asked = context.settings.drafter
+    card = context.runtime.loaded.card
     if not context.runtime.can_draft or asked == "none":
         return []
     if asked not in {"auto", "mix"}:
         return [make(context, spec) for spec in _ordered(split_specs(asked))]
-    specs = split_specs(card.drafters.get("default", "ngram")) if asked == "auto" else ["ngram", *card.drafters]
+    specs = (
+        split_specs(card.drafters.get("default", "ngram")) if asked == "auto" else ["ngram", *card.drafters]
+    )
     made: list[Drafter] = []
     for spec in _ordered([spec for spec in specs if spec != "default"]):
         try:
@@ -95,15 +101,22 @@ def make(context: DraftContext, spec: str) -> Drafter:
     name, _, rest = spec.partition(":")
     name, _, options = name.partition(",")
     if name not in DRAFTERS:
-        raise InputError(f"no drafter named {name!r}: use {', '.join(DRAFTERS)} (several with commas), mix, auto or none")
+        raise InputError(
+            f"no drafter named {name!r}: use {', '.join(DRAFTERS)} (several with commas), mix, auto or none"
+        )
     what, _, more = rest.partition(",") if "=" not in rest.partition(",")[0] else ("", "", rest)
     defaults = _defaults(context, DRAFTERS[name])
-    given = read_options(f"drafter {name}", ",".join(filter(None, (options, more))), partial(DRAFTERS[name], context, what))
+    given = read_options(
+        f"drafter {name}", ",".join(filter(None, (options, more))), partial(DRAFTERS[name], context, what)
+    )
     return FailsafeDrafter(DRAFTERS[name](context, what, **defaults | given), spec)
 
 
 def split_specs(text: str) -> list[str]:
-    """The specs in a list with commas: a part with ``=`` and no name before it is an option of the spec before it."""
+    """The specs in a list with commas.
+
+    A part with ``=`` and no name before it is an option of the spec before it.
+    """
     specs: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if specs and "=" in part and ":" not in part.partition("=")[0]:

@@ -1,7 +1,7 @@
 """Kinds of window that the diffusion drafter can draft in, by name, and how each is built for a target.
 
-``WINDOWS`` is the place for another kind. In ``diffusion:WHAT``, ``WHAT`` is the name of a kind, or a file of weights for the
-kind ``block``, or a model card for the kind ``canvas``.
+``WINDOWS`` is the place for another kind. In ``diffusion:WHAT``, ``WHAT`` is the name of a kind, or a file of
+weights for the kind ``block``, or a model card for the kind ``canvas``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def make_block(context: DraftContext, what: str) -> DraftWindow:
     """A network that was trained for the target: ``what`` is its file in the model's folder."""
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.network, FusedModel):
-        raise LoadError(f"{runtime.loaded.card.name}: a block drafter needs our own forward pass: use --network auto")
+        raise LoadError(
+            f"{runtime.loaded.card.name}: a block drafter needs our own forward pass: use --network auto"
+        )
     path = runtime.loaded.folder / verify_file(runtime.loaded, what)
     net = load_net(BlockNetwork, path, weights_hash(runtime.loaded.folder))
     return BlockWindow(net, runtime.network, runtime.cache.kv)
@@ -31,7 +33,8 @@ def make_block(context: DraftContext, what: str) -> DraftWindow:
 
 def make_self(context: DraftContext, what: str) -> DraftWindow:  # noqa: ARG001 - the shape of WINDOWS
     """The target's own canvas on the shared cache."""
-    runtime, card = context.runtime, context.runtime.loaded.card
+    runtime = context.runtime
+    card = context.runtime.loaded.card
     if runtime.cache is None or card.canvas is None or card.canvas.attention != "cached":
         raise LoadError(f"{card.name} has no canvas on its own cache and cannot draft for itself")
     if isinstance(runtime.canvas_network, CanvasNetwork):
@@ -44,9 +47,13 @@ def make_canvas(context: DraftContext, what: str) -> DraftWindow:
     """The canvas of another diffusion model with the same tokens: ``what`` is its card."""
     other = context.other(what)
     if other.loaded.card.canvas is None or other.loaded.card.canvas.attention != "full":
-        raise LoadError(f"{what} is no diffusion model with a canvas between prefix and suffix: it cannot draft")
+        raise LoadError(
+            f"{what} is no diffusion model with a canvas between prefix and suffix: it cannot draft"
+        )
     check_tokens(other, context.runtime)
-    return CanvasWindow(other.network, other.loaded.card, other.loaded.vocabulary, context.runtime.network.vocab_size)
+    return CanvasWindow(
+        other.network, other.loaded.card, other.loaded.vocabulary, context.runtime.network.vocab_size
+    )
 
 
 WINDOWS: Mapping[str, Callable[[DraftContext, str], DraftWindow]] = {

@@ -1,4 +1,7 @@
-"""Windows that the diffusion drafter can draft in: a block drafter, the target's own canvas, another model's canvas."""
+"""Windows that the diffusion drafter can draft in.
+
+A block drafter, the target's own canvas, another model's canvas.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,22 @@ _ROWS = 16
 
 
 class BlockWindow:
-    """A small network that was trained for the target: it reads the target's hidden state, keys and values."""
+    """A small network that was trained for the target.
+
+    It reads the target's hidden state, keys and values.
+    """
 
     def __init__(self, net: BlockNetwork, network: FusedModel, kv: KVBuffer) -> None:
         self.net = net.to(network.device, network.dtype)
-        self.network, self.kv = network, kv
+        self.network = network
+        self.kv = kv
         self.longest = net.shape.window
         self.stack = net.stack(_ROWS, pack=network.pack)
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         assert state.hidden is not None  # the pass over the prompt has given it
-        start, rows = len(state.prompt) + len(state.ids) - 1, len(slots) + 1
+        start = len(state.prompt) + len(state.ids) - 1
+        rows = len(slots) + 1
         ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
         masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
         x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
@@ -46,9 +54,13 @@ class _Borrowed:
     """The target's keys and values before ``start``, then the window's own."""
 
     def __init__(self, kv: KVBuffer, layers: Sequence[int], start: int) -> None:
-        self.kv, self.layers, self.start = kv, layers, start
+        self.kv = kv
+        self.layers = layers
+        self.start = start
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, index: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         text_keys, text_values = (t[None, :, : self.start] for t in self.kv.layer(self.layers[index]))
         return torch.cat([text_keys, keys], 2), torch.cat([text_values, values], 2)
 
@@ -59,13 +71,18 @@ class SelfWindow:
     The row of the last id is causal, so its logits are the target's own word on the first slot.
     """
 
-    def __init__(self, cache: PrefixCache, mask_token: int, longest: int, network: Network | None = None) -> None:
+    def __init__(
+        self, cache: PrefixCache, mask_token: int, longest: int, network: Network | None = None
+    ) -> None:
         """``network``: runs the window, on the cache's keys and values; ``None``: the cache's own."""
-        self.cache, self.mask_token, self.longest = cache, mask_token, longest
+        self.cache = cache
+        self.mask_token = mask_token
+        self.longest = longest
         self.network = network or cache.network
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        start, rows = len(state.prompt) + len(state.ids) - 1, len(slots) + 1
+        start = len(state.prompt) + len(state.ids) - 1
+        rows = len(slots) + 1
         ids = [state.ids[-1], *(self.mask_token if slot is None else slot for slot in slots)]
         mask = self.cache.causal(start, rows).clone()
         mask[1:, : start + rows] = True
@@ -75,17 +92,21 @@ class SelfWindow:
 
 
 class AdapterWindow:
-    """The target's own canvas through its adapter: the last token as text, then as many masks as the adapter knows.
+    """The target's own canvas through its adapter.
+
+    The last token as text, then as many masks as the adapter knows.
 
     The row before a slot predicts it, so the first slot is the target's own word.
     """
 
     def __init__(self, cache: PrefixCache, network: CanvasNetwork) -> None:
-        self.cache, self.network = cache, network
+        self.cache = cache
+        self.network = network
         self.longest = max(network.adapter.blocks) + 1
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        start, mask_token = len(state.prompt) + len(state.ids) - 1, self.network.mask_token
+        start = len(state.prompt) + len(state.ids) - 1
+        mask_token = self.network.mask_token
         known = next((i for i, slot in enumerate(slots) if slot is None), len(slots))
         needed = max(1, len(slots) - known - 1)
         block = min(size for size in self.network.adapter.blocks if size >= needed)
@@ -103,16 +124,23 @@ class CanvasWindow:
 
     def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
         assert card.canvas is not None  # the registry has checked it
-        self.network, self.card, self.vocabulary = network, card, vocabulary
-        self.size, self._wanted = min(size, network.vocab_size), size
+        self.network = network
+        self.card = card
+        self.vocabulary = vocabulary
+        self.size = min(size, network.vocab_size)
+        self._wanted = size
         self.mask_token = vocabulary.special(card.canvas.mask)
         self.shift = card.canvas.shift
         self.longest = card.canvas.max_tokens
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        ids = (token if token < self.size else 0 for token in state.ids)  # a row of padding may have no embedding there
+        ids = (
+            token if token < self.size else 0 for token in state.ids
+        )  # a row of padding may have no embedding there
         context = PromptTokens((*state.prefix, *ids), tuple(state.suffix))
         left, right = canvas_context(context, self.card, self.vocabulary)
         canvas = FullCanvas(self.network, left, right, shift=self.shift)
         logits = canvas.predict([self.mask_token if slot is None else slot for slot in slots])
-        return torch.nn.functional.pad(logits[:, : self.size], (0, self._wanted - self.size), value=-torch.inf)
+        return torch.nn.functional.pad(
+            logits[:, : self.size], (0, self._wanted - self.size), value=-torch.inf
+        )

@@ -21,17 +21,22 @@ Arithmetic = Literal["none", "bf16", "int8"]
 log = logging.getLogger("fimserver.engine")
 CHOICE_FILE = platformdirs.user_cache_path("fimserver") / "arithmetic.json"
 SMALL_M = 100.0  # million parameters: below, products are not what costs
-_SIZE, _MATRICES = (2048, 1024), 8
+_SIZE = (2048, 1024)
+_MATRICES = 8
 _PASSES = ((1, 4.0), (64, 1.0))  # rows, weight: a completion decodes more often than it prefills
 
 
 def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | None = None) -> Arithmetic:
-    """What ``--quantize`` asks for; for ``auto``, what is fastest here. ``none`` is the device's plain type."""
+    """What ``--quantize`` asks for; for ``auto``, what is fastest here.
+
+    ``none`` is the device's plain type.
+    """
     if wanted in {"none", "bf16", "int8"}:
         return wanted  # type: ignore[return-value]
     if device.type != "cpu" or parameters_m < SMALL_M:
         return "none"
-    path, key = kept or CHOICE_FILE, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}"
+    path = kept or CHOICE_FILE
+    key = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}"
     known = _read(path)
     if known.get(key) not in {"none", "bf16", "int8"}:
         known[key] = measure()
@@ -87,7 +92,10 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return "unknown processor"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown processor",
+    )
 
 
 def _read(path: Path) -> dict[str, str]:

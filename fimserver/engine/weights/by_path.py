@@ -17,7 +17,8 @@ from fimserver.cards import Card, Fim, get_card, read_cards
 from fimserver.errors import CardError, LoadError
 from fimserver.hashing import sha256
 
-LONGEST_PROMPT, LONGEST_MIDDLE = 2048, 256  # tokens
+LONGEST_PROMPT = 2048
+LONGEST_MIDDLE = 256  # tokens
 KEPT = platformdirs.user_cache_path("fimserver") / "cards.json"
 
 
@@ -45,30 +46,50 @@ def find_card(name: str) -> Card:
     if path.is_dir():
         return card_of_folder(path)
     if not path.is_file():
-        raise CardError(f"{path} does not exist: name a card (`fimserver models` lists them), a GGUF file or a folder")
+        raise CardError(
+            f"{path} does not exist: name a card (`fimserver models` lists them), a GGUF file or a folder"
+        )
     return card_of_gguf(path)
 
 
 def card_of_folder(folder: Path) -> Card:
-    """A folder with ``config.json`` and safetensors of a known model, or with one GGUF model. Raises ``CardError``."""
+    """A folder with ``config.json`` and safetensors of a known model, or with one GGUF model.
+
+    Raises ``CardError``.
+    """
     if not any(folder.glob("*.safetensors")):
         files = sorted(p for p in folder.glob("*.gguf") if "-of-" not in p.name or "-00001-of-" in p.name)
         if len(files) != 1:
-            raise CardError(f"{folder} holds {len(files) or 'no'} models in GGUF and no safetensors: name one file")
+            raise CardError(
+                f"{folder} holds {len(files) or 'no'} models in GGUF and no safetensors: name one file"
+            )
         return card_of_gguf(files[0])
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        kind, positions = config["model_type"], int(config.get("max_position_embeddings", LONGEST_PROMPT))
+        kind = config["model_type"]
+        positions = int(config.get("max_position_embeddings", LONGEST_PROMPT))
     except (OSError, ValueError, KeyError, TypeError):
         raise CardError(f"{folder}: config.json is missing or cannot be read") from None
     if (card := read_cards().get(folder.name.lower())) is not None and card.architecture == kind:
         return card.model_copy(update={"folder": str(folder)})
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return _card(folder, [], folder.name, kind, parameters_m=size / 2e6, licence="unknown", tokens=None, positions=positions)
+    return _card(
+        folder,
+        [],
+        folder.name,
+        kind,
+        parameters_m=size / 2e6,
+        licence="unknown",
+        tokens=None,
+        positions=positions,
+    )
 
 
 def card_of_gguf(path: Path) -> Card:
-    """A GGUF file that a card pins by its hash, or one of a known family. What was found is kept by size and time."""
+    """A GGUF file that a card pins by its hash, or one of a known family.
+
+    What was found is kept by size and time.
+    """
     stat = path.stat()
     key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
     kept = _read_kept()
@@ -112,10 +133,15 @@ def _card(
     tokens: frozenset[str] | None,
     positions: int,
 ) -> Card:
-    """A card with the markers of the family that the name belongs to. Raises ``LoadError`` where there is none."""
+    """A card with the markers of the family that the name belongs to.
+
+    Raises ``LoadError`` where there is none.
+    """
     where = files[0] if files else folder
     fim = _markers(where, name, architecture, tokens)
-    stem = re.sub(r"[^a-z0-9.-]+", "-", (files[0].stem if files else folder.name).lower()).strip("-.") or "model"
+    stem = (
+        re.sub(r"[^a-z0-9.-]+", "-", (files[0].stem if files else folder.name).lower()).strip("-.") or "model"
+    )
     return Card(
         name=stem,
         licence=licence,
@@ -138,7 +164,9 @@ def _markers(where: Path, name: str, architecture: str, tokens: frozenset[str] |
         missing = None if tokens is None else next((t for t in fim.tokens if t not in tokens), None)
         if missing is None:
             return fim
-        raise LoadError(f"{where} lacks the token {missing!r}, without which it cannot fill middles: get another file")
+        raise LoadError(
+            f"{where} lacks the token {missing!r}, without which it cannot fill middles: get another file"
+        )
     raise LoadError(
         f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models` lists coders"
     )

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 class Checkpoint:
     """What a network can be built from.
 
-    ``config``: of transformers. ``pieces``: a tensor by transformers' name, fp32, cut into pieces of rows; ``KeyError`` or
-    ``LoadError`` where there is none. ``native``: transformers' class on a device, in a type, and what loading reported.
+    ``config``: of transformers. ``pieces``: a tensor by transformers' name, fp32, cut into pieces of rows;
+    ``KeyError`` or ``LoadError`` where there is none. ``native``: transformers' class on a device, in a type,
+    and what loading reported.
     """
 
     config: Any

@@ -95,7 +95,9 @@ class GGUFFile:
 
     def _stored(self, name: str) -> gguf.ReaderTensor:
         if name not in self.tensors:
-            raise LoadError(f"{self.paths[0]}: the file lacks the tensor {name}: get it again, or another file")
+            raise LoadError(
+                f"{self.paths[0]}: the file lacks the tensor {name}: get it again, or another file"
+            )
         return self.tensors[name]
 
     def _interleaved_heads(self, name: str) -> int:
@@ -136,11 +138,15 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
     """Fields of the configuration of transformers, its ``model_type`` among them. Raises ``LoadError``."""
     architecture = file.architecture
     if architecture not in {"qwen2", "qwen3", "llama"}:
-        raise LoadError(f"{file.paths[0]}: networks of the kind {architecture!r} are not supported as GGUF; get safetensors")
+        raise LoadError(
+            f"{file.paths[0]}: networks of the kind {architecture!r} are not supported as GGUF; get safetensors"
+        )
     values = _values(file, architecture)
     for key in _REFUSED:
         if values.get(key) not in {None, 0, "none"}:
-            raise LoadError(f"{file.paths[0]}: {architecture}.{key} = {values[key]} is not supported: get another variant")
+            raise LoadError(
+                f"{file.paths[0]}: {architecture}.{key} = {values[key]} is not supported: get another variant"
+            )
     if missing := next((key for key in _FIELDS.values() if key not in values), None):
         raise LoadError(
             f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get another"
@@ -154,7 +160,10 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": "lm_head.weight" not in file.tensors,
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in file.tensors,
-        "rope_parameters": {"rope_type": "default", "rope_theta": float(values.get("rope.freq_base", 10000.0))},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": float(values.get("rope.freq_base", 10000.0)),
+        },
     }
 
 
@@ -174,7 +183,9 @@ def _open(path: Path) -> gguf.GGUFReader:
         return gguf.GGUFReader(path)
     except Exception as error:  # noqa: BLE001 - the library trusts the file; what it trips over has many types
         text = str(error).splitlines()[0][:120] if str(error) else ""
-        raise LoadError(f"{path} is cut short or damaged ({type(error).__name__}: {text}): get it again") from None
+        raise LoadError(
+            f"{path} is cut short or damaged ({type(error).__name__}: {text}): get it again"
+        ) from None
 
 
 def _metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
@@ -186,7 +197,9 @@ def _transformers_name(path: Path, name: str) -> str:
         return _TOP[name]
     match = _LAYER.match(name)
     if match is None or match[2] not in _IN_LAYER:
-        raise LoadError(f"{path}: the tensor {name} is unknown: this kind of network is not supported as GGUF")
+        raise LoadError(
+            f"{path}: the tensor {name} is unknown: this kind of network is not supported as GGUF"
+        )
     return f"model.layers.{match[1]}.{_IN_LAYER[match[2]]}.{match[3]}"
 
 
@@ -200,7 +213,9 @@ def open_checkpoint(card: Card, path: Path) -> Checkpoint:
     """A GGUF file, with all of its shards, as a checkpoint. Raises ``LoadError``."""
     file = read_gguf(path)
     if file.architecture != card.architecture:
-        raise LoadError(f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong file?")
+        raise LoadError(
+            f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong file?"
+        )
     fields = config_fields(file)
     config = transformers.AutoConfig.for_model(**fields)
     return Checkpoint(
@@ -211,7 +226,9 @@ def open_checkpoint(card: Card, path: Path) -> Checkpoint:
     )
 
 
-def _read_model(file: GGUFFile, config: Any, device: torch.device | str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _read_model(
+    file: GGUFFile, config: Any, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Any, dict[str, Any]]:
     with torch.device("meta"):
         native: Any = type(transformers.AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
     model, info = native.from_pretrained(

@@ -38,7 +38,9 @@ def _qwen2(tokenizer: Tokenizer) -> None:
 
 
 def _llama3(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_split(rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _bytes()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [*_split(rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _bytes()]
+    )
 
 
 def _gpt2(tokenizer: Tokenizer) -> None:
@@ -47,7 +49,9 @@ def _gpt2(tokenizer: Tokenizer) -> None:
 
 def _starcoder(tokenizer: Tokenizer) -> None:
     digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
 
 
 def _deepseek_coder(tokenizer: Tokenizer) -> None:
@@ -56,7 +60,8 @@ def _deepseek_coder(tokenizer: Tokenizer) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, digits, _bytes()])
 
 
-# By the name in ``tokenizer.ggml.pre``: how text is cut before merges apply, as in the families' own tokenizer.json.
+# By the name in ``tokenizer.ggml.pre``: how text is cut before merges apply, as in the families' own
+# tokenizer.json.
 PRE_TOKENIZERS: Mapping[str, Callable[[Tokenizer], None]] = {
     "qwen2": _qwen2,
     "llama-bpe": _llama3,
@@ -68,13 +73,15 @@ PRE_TOKENIZERS: Mapping[str, Callable[[Tokenizer], None]] = {
 
 def make_tokenizer(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     """Byte-level BPE from the metadata of the file ``name``. Raises ``LoadError``."""
-    kind, cut = metadata.get("tokenizer.ggml.model"), str(metadata.get("tokenizer.ggml.pre"))
+    kind = metadata.get("tokenizer.ggml.model")
+    cut = str(metadata.get("tokenizer.ggml.pre"))
     if kind != "gpt2" or cut not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise LoadError(
             f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get safetensors"
         )
-    tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    merges = metadata.get("tokenizer.ggml.merges")
     if not tokens or not merges:
         raise LoadError(f"{name}: the file has no tokens or no merges: get another")
     types = metadata.get("tokenizer.ggml.token_type") or [_Type.NORMAL] * len(tokens)

@@ -1,7 +1,9 @@
-"""Int8 weights of a checkpoint, kept in the cache folder, so that a later start neither dequantises nor quantises.
+"""Int8 weights of a checkpoint, kept in the cache folder.
 
-A folder holds the weights, the embedding, the tokenizer, and ``meta.json`` with what the other files have to look like. It
-is written under another name and renamed; whatever does not fit is made again.
+So a later start neither dequantises nor quantises.
+
+A folder holds the weights, the embedding, the tokenizer, and ``meta.json`` with what the other files have to
+look like. It is written under another name and renamed; whatever does not fit is made again.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def can_quantize(config: Any) -> bool:
     )
 
 
-def int8_checkpoint(digest: str, read: Callable[[], Checkpoint], folder: Path | None = None) -> Int8Checkpoint:
+def int8_checkpoint(
+    digest: str, read: Callable[[], Checkpoint], folder: Path | None = None
+) -> Int8Checkpoint:
     """The int8 form of the weights with this hash: from the cache, else from the checkpoint, and kept.
 
     Raises ``LoadError`` where the checkpoint cannot be read.
@@ -86,7 +90,9 @@ def int8_checkpoint(digest: str, read: Callable[[], Checkpoint], folder: Path | 
     try:
         _write(made, place)
     except OSError as error:
-        log.warning("int8 weights could not be kept in %s (%s): the next start will be slow again", place, error)
+        log.warning(
+            "int8 weights could not be kept in %s (%s): the next start will be slow again", place, error
+        )
         return made
     return _read(place) or made
 
@@ -154,7 +160,8 @@ def _write(made: Int8Checkpoint, place: Path) -> None:
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
     try:
-        # The embedding is looked up row by row and stays in its file; the rest is read once, into another layout.
+        # The embedding is looked up row by row and stays in its file; the rest is read once, into another
+        # layout.
         save_file({"embedding": made.tensors["embedding"]}, part / "embedding.safetensors")
         rest = {name: tensor for name, tensor in made.tensors.items() if name != "embedding"}
         save_file(rest, part / "weights.safetensors")
@@ -175,13 +182,19 @@ def _read(place: Path) -> Int8Checkpoint | None:
     """A cache folder, or ``None`` where it is missing, of another format, or changed since it was written."""
     try:
         meta = json.loads((place / "meta.json").read_text("utf-8"))
-        if meta["format"] != FORMAT or any(_stamp(place / name) != stamp for name, stamp in meta["files"].items()):
+        if meta["format"] != FORMAT or any(
+            _stamp(place / name) != stamp for name, stamp in meta["files"].items()
+        ):
             return None
         tensors = load_file(place / "weights.safetensors") | load_file(place / "embedding.safetensors")
-        return Int8Checkpoint(Int8Shape(**meta["shape"]), tensors, Tokenizer.from_file(str(place / "tokenizer.json")))
+        return Int8Checkpoint(
+            Int8Shape(**meta["shape"]), tensors, Tokenizer.from_file(str(place / "tokenizer.json"))
+        )
     except Exception as error:  # noqa: BLE001 - a damaged file makes the libraries fail in many ways
         if place.exists():
-            log.warning("int8 weights in %s are damaged (%s): they are made again", place, type(error).__name__)
+            log.warning(
+                "int8 weights in %s are damaged (%s): they are made again", place, type(error).__name__
+            )
         return None
 
 

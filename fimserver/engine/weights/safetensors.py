@@ -1,4 +1,7 @@
-"""Checkpoints in the layout of the hub: safetensors, ``config.json`` and tokenizer files; native classes, no remote code."""
+"""Checkpoints in the layout of the hub: safetensors, ``config.json`` and tokenizer files.
+
+Native classes, no remote code.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ _SIZES = (
     "max_position_embeddings",
 )
 _OPTIONAL = ("tie_word_embeddings", "hidden_act")
-# Fields of other families' configurations that change the positions or the reach of attention, with their harmless values.
+# Fields of other families' configurations that change the positions or the reach of attention, with their
+# harmless values.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "use_sliding_window": (None, False),
@@ -57,14 +61,18 @@ def read_config(card: Card, folder: Path) -> Any:
         raw = {}
     if not isinstance(raw, dict) or raw.get("model_type") != card.architecture:
         kind = raw.get("model_type") if isinstance(raw, dict) else None
-        raise LoadError(f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: another model's files?")
+        raise LoadError(
+            f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: another model's files?"
+        )
     if card.loads_as == "qwen2":
         return transformers.Qwen2Config(**_qwen2_fields(card, raw))
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise LoadError(f"{card.name}: config.json in {folder} cannot be read ({line}): get the model again") from None
+        raise LoadError(
+            f"{card.name}: config.json in {folder} cannot be read ({line}): get the model again"
+        ) from None
 
 
 def _qwen2_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,13 +81,17 @@ def _qwen2_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
         raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as qwen2")
     for name, harmless in _REFUSED.items():
         if raw.get(name) not in harmless:
-            raise LoadError(f"{card.name}: config.json has {name} = {raw[name]!r}, which is not supported here")
+            raise LoadError(
+                f"{card.name}: config.json has {name} = {raw[name]!r}, which is not supported here"
+            )
     if raw.get("sliding_window") and raw.get("use_sliding_window", True):
         raise LoadError(f"{card.name}: config.json has a sliding window, which is not supported here")
     rope = dict(raw.get("rope_parameters") or {})
     theta = rope.pop("rope_theta", raw.get("rope_theta"))
     if theta is None or rope.pop("rope_type", "default") != "default" or rope:
-        raise LoadError(f"{card.name}: config.json has no plain rope_theta: its positions are not supported here")
+        raise LoadError(
+            f"{card.name}: config.json has no plain rope_theta: its positions are not supported here"
+        )
     known = {name: raw[name] for name in (*_SIZES, *_OPTIONAL) if name in raw}
     return known | {"rope_parameters": {"rope_type": "default", "rope_theta": float(theta)}}
 
@@ -88,7 +100,8 @@ class _Tensors:
     """Tensors of all safetensors files of a folder, by name."""
 
     def __init__(self, card: Card, folder: Path) -> None:
-        self.card, self.folder = card, folder
+        self.card = card
+        self.folder = folder
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         tensor = self._find(name)
@@ -103,7 +116,9 @@ class _Tensors:
                         found: torch.Tensor = file.get_tensor(name)
                         return found
             except (SafetensorError, OSError) as error:
-                raise LoadError(f"{self.card.name}: {path} cannot be read ({error}): get the model again") from None
+                raise LoadError(
+                    f"{self.card.name}: {path} cannot be read ({error}): get the model again"
+                ) from None
         raise LoadError(f"{self.card.name}: the checkpoint lacks tensor {name}: get the model again")
 
 

@@ -1,8 +1,10 @@
-"""Auto-closed brackets and quotes: finds those right of the cursor that an editor inserted when their openers were typed.
+"""Auto-closed brackets and quotes.
 
-Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. To a model with the suffix before the prefix that is a new
-suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2). Their openers are
-left of them on the same line, so that the text alone shows which they are.
+Finds those right of the cursor that an editor inserted when their openers were typed.
+
+Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. To a model with the suffix before the prefix
+that is a new suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2).
+Their openers are left of them on the same line, so that the text alone shows which they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _QUOTES = frozenset({'"', "'", "`", '"""', "'''"})
 
 def paired_closers(left: str, right: str) -> str:
     """The longest start of ``right`` (rest of the line) that closes what ``left`` (the line so far) leaves open."""
-    open_, at = _unclosed(_NO_QUOTE.sub("", left)), 0
+    open_ = _unclosed(_NO_QUOTE.sub("", left))
+    at = 0
     while open_:
         opener = open_.pop()
         closers = _CLOSER[opener]
@@ -30,7 +33,10 @@ def paired_closers(left: str, right: str) -> str:
 
 
 def _unclosed(left: str) -> list[str]:
-    """Openers without a closer, innermost last. Brackets count within strings too: editors pair them there."""
+    """Openers without a closer, innermost last.
+
+    Brackets count within strings too: editors pair them there.
+    """
     open_: list[str] = []
     at = 0
     while at < len(left):
@@ -51,7 +57,10 @@ def _unclosed(left: str) -> list[str]:
 
 
 def _quote(open_: list[str], quote: str) -> None:
-    """A quote closes the string that it began, brackets in it included; inside another string it is mere text."""
+    """A quote closes the string that it began, brackets in it included.
+
+    Inside another string it is mere text.
+    """
     begun = next((i for i in range(len(open_) - 1, -1, -1) if open_[i] in _QUOTES), None)
     if begun is None:
         open_.append(quote)

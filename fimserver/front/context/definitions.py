@@ -1,7 +1,8 @@
 """Definitions of imported names: their outlines, read from files of the workspace.
 
-Nothing else in the front reads source files of the workspace. A file is read only if it lies inside the roots, links
-resolved, if ``Privacy`` lets it, and if it is small. All of that happens on one thread in the background.
+Nothing else in the front reads source files of the workspace. A file is read only if it lies inside the
+roots, links resolved, if ``Privacy`` lets it, and if it is small. All of that happens on one thread in the
+background.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class _Known:
 
 
 class Definitions:
-    """Outlines of what documents import. ``run`` takes a job and runs it at once, later or elsewhere, one at a time."""
+    """Outlines of what documents import.
+
+    ``run`` takes a job and runs it at once, later or elsewhere, one at a time.
+    """
 
     def __init__(
         self,
@@ -94,7 +98,9 @@ class Definitions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._roots = tuple(os.path.realpath(root) for root in roots)
-        self._privacy, self._run, self._clock = privacy, run or Worker(), clock
+        self._privacy = privacy
+        self._run = run or Worker()
+        self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._waiting: dict[str, _Question] = {}
         # Bound methods with a cache of this object: the arguments say all, the state of the file included.
@@ -104,16 +110,23 @@ class Definitions:
         self._imports = lru_cache(maxsize=256)(self._list_imports)
 
     def lookup(self, snapshot: Snapshot, path: Path) -> tuple[Snippet, ...]:
-        """What is ready, one snippet for each file, in the order of the imports. Starts a look at the disk if it is time."""
-        language, root = parser.language_of(snapshot.language, path.name), self._privacy.root_of(path)
+        """What is ready, one snippet for each file, in the order of the imports.
+
+        Starts a look at the disk if it is time.
+        """
+        language = parser.language_of(snapshot.language, path.name)
+        root = self._privacy.root_of(path)
         if root is None or language is None or language not in CANDIDATES:
             return ()
-        head, now = snapshot.lines[:HEAD_LINES], self._clock()
+        head = snapshot.lines[:HEAD_LINES]
+        now = self._clock()
         known = self._known.get(snapshot.uri, _Known((), now))
         if known.head != head or known.until_s <= now:
             self._keep(snapshot.uri, replace(known, head=head, until_s=now + LOOK_AGAIN_S))
             is_queued = snapshot.uri in self._waiting
-            self._waiting[snapshot.uri] = _Question(snapshot.uri, path, root, language, snapshot.lines[:BODY_LINES])
+            self._waiting[snapshot.uri] = _Question(
+                snapshot.uri, path, root, language, snapshot.lines[:BODY_LINES]
+            )
             if not is_queued:
                 self._run(lambda: self._answer(snapshot.uri))
         return self._known[snapshot.uri].snippets
@@ -148,15 +161,22 @@ class Definitions:
                 known = outlines.setdefault(path, [])
                 if outline not in known and path != question.path:
                     known.append(outline)
-                    count, size = count + 1, size + len(outline)
+                    count = count + 1
+                    size = size + len(outline)
                 if count >= MAX_NAMES or size >= MAX_CHARS:
                     return self._snippets(outlines)
         return self._snippets(outlines)
 
     def _snippets(self, outlines: dict[Path, list[str]]) -> tuple[Snippet, ...]:
-        return tuple(Snippet(self._privacy.shown(path), "\n\n".join(known) + "\n") for path, known in outlines.items() if known)
+        return tuple(
+            Snippet(self._privacy.shown(path), "\n\n".join(known) + "\n")
+            for path, known in outlines.items()
+            if known
+        )
 
-    def _resolve(self, question: _Question, wanted: parser.Import, file: Path, depth: int) -> Iterator[tuple[Path, str]]:
+    def _resolve(
+        self, question: _Question, wanted: parser.Import, file: Path, depth: int
+    ) -> Iterator[tuple[Path, str]]:
         """Files and outlines of what an import in ``file`` names, or of what the document uses of a whole module."""
         named = CANDIDATES[question.language](wanted.module, wanted.names, file, question.root)
         candidates = dict.fromkeys(Path(os.path.normpath(path)) for path in named)
@@ -166,7 +186,9 @@ class Definitions:
             return
         for name in wanted.names:
             found = [
-                (path, outline) for path, mtime in files if (outline := self._outline(path, mtime, question.language, name))
+                (path, outline)
+                for path, mtime in files
+                if (outline := self._outline(path, mtime, question.language, name))
             ]
             if found:
                 yield found[0]
@@ -174,7 +196,13 @@ class Definitions:
                 yield from self._elsewhere(question, wanted.module, name, files, file, depth - 1)
 
     def _elsewhere(
-        self, question: _Question, module: str, name: str, files: Sequence[tuple[Path, int]], file: Path, depth: int
+        self,
+        question: _Question,
+        module: str,
+        name: str,
+        files: Sequence[tuple[Path, int]],
+        file: Path,
+        depth: int,
     ) -> Iterator[tuple[Path, str]]:
         """A name that a module only passes on, or that is a module itself."""
         for path, mtime in files:
@@ -202,7 +230,9 @@ class Definitions:
     def _define(self, path: Path, mtime_ns: int, language: str, name: str) -> str | None:
         text = self._text(path, mtime_ns)
         is_passed_on = any(name in passed.names for passed in self._imports(path, mtime_ns, language))
-        return None if text is None or is_passed_on else parser.definition(_language(path, language), text, name)
+        return (
+            None if text is None or is_passed_on else parser.definition(_language(path, language), text, name)
+        )
 
     def _list_imports(self, path: Path, mtime_ns: int, language: str) -> tuple[parser.Import, ...]:
         text = self._text(path, mtime_ns)

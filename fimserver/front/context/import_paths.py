@@ -1,7 +1,7 @@
 """Paths of imports: the files of a workspace where a module may be, for each language.
 
-Every rule returns paths in order of preference. They may be absent, and the text of an import may lead out of the workspace:
-the caller has to check before it opens them.
+Every rule returns paths in order of preference. They may be absent, and the text of an import may lead out of
+the workspace: the caller has to check before it opens them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-Rule = Callable[[str, Sequence[str], Path, Path], Sequence[Path]]  # module, names, importing file, workspace root
+Rule = Callable[
+    [str, Sequence[str], Path, Path], Sequence[Path]
+]  # module, names, importing file, workspace root
 _MAX_PARENTS = 12
 _MAX_MODULE = 300
 _MAX_GO_FILES = 8
@@ -17,9 +19,13 @@ _SCRIPTS = (".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mts", ".mjs", ".cts", ".cjs
 
 
 def python_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """Packages and modules: relative ones, and absolute ones from the root, from ``src`` and from folders of scripts."""
+    """Packages and modules.
+
+    Relative ones, and absolute ones from the root, from ``src`` and from folders of scripts.
+    """
     name = module.lstrip(".")
-    dots, parts = len(module) - len(name), name.split(".") if name else []
+    dots = len(module) - len(name)
+    parts = name.split(".") if name else []
     if dots:
         above = [file.parent, *file.parent.parents]
         starts = above[dots - 1 : dots]
@@ -36,7 +42,10 @@ def python_files(module: str, _names: Sequence[str], file: Path, root: Path) -> 
 
 
 def script_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """JavaScript and TypeScript: relative paths, ``@/`` and ``~/``, and paths from the root, with and without extension."""
+    """JavaScript and TypeScript.
+
+    Relative paths, ``@/`` and ``~/``, and paths from the root, with and without extension.
+    """
     if module.startswith("."):
         starts = [file.parent / module]
     elif module.startswith(("@/", "~/")):
@@ -54,19 +63,26 @@ def script_files(module: str, _names: Sequence[str], file: Path, root: Path) -> 
 
 def include_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
     """C and C++: beside the file, and in the usual folders of every folder above it."""
-    above = [folder / place for folder in [*_parents(file, root), root] for place in ("include", "inc", "src", ".")]
+    above = [
+        folder / place for folder in [*_parents(file, root), root] for place in ("include", "inc", "src", ".")
+    ]
     return [folder / module for folder in dict.fromkeys([file.parent, *above])]
 
 
 def go_files(module: str, _names: Sequence[str], _file: Path, root: Path) -> Sequence[Path]:
-    """The files of a package: the longest end of its path that is a folder. Paths without a host are Go's own."""
+    """The files of a package: the longest end of its path that is a folder.
+
+    Paths without a host are Go's own.
+    """
     parts = module.split("/")
     if "." not in parts[0] or ".." in parts:
         return []
     for start in range(1, len(parts)):
         folder = root.joinpath(*parts[start:])
         if folder.is_dir():
-            return sorted(path for path in folder.glob("*.go") if not path.stem.endswith("_test"))[:_MAX_GO_FILES]
+            return sorted(path for path in folder.glob("*.go") if not path.stem.endswith("_test"))[
+                :_MAX_GO_FILES
+            ]
     return []
 
 
@@ -75,16 +91,26 @@ def rust_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Se
     head, *rest = module.split("::")
     own = file.parent if file.stem in {"mod", "lib", "main"} else file.with_suffix("")
     if head == "crate":
-        start = next((folder / "src" for folder in _parents(file, root) if (folder / "Cargo.toml").exists()), root / "src")
+        start = next(
+            (folder / "src" for folder in _parents(file, root) if (folder / "Cargo.toml").exists()),
+            root / "src",
+        )
     elif head == "super":
         start = own.parent
         while rest and rest[0] == "super":
-            start, rest = start.parent, rest[1:]
+            start = start.parent
+            rest = rest[1:]
     else:
-        start, rest = own, rest if head == "self" else [head, *rest]
+        start = own
+        rest = rest if head == "self" else [head, *rest]
     target = start.joinpath(*rest)
     if not rest:
-        return [target / "lib.rs", target / "main.rs", target / "mod.rs", target.with_name(target.name + ".rs")]
+        return [
+            target / "lib.rs",
+            target / "main.rs",
+            target / "mod.rs",
+            target.with_name(target.name + ".rs"),
+        ]
     return [target.with_name(target.name + ".rs"), target / "mod.rs"]
 
 
@@ -92,14 +118,21 @@ def java_files(module: str, names: Sequence[str], file: Path, root: Path) -> Seq
     """Classes: below any folder above the file, and below the usual ones."""
     usual = [root / place for place in ("src/main/java", "src", "src/test/java", "app/src/main/java")]
     starts = dict.fromkeys([*_parents(file, root), root, *usual])
-    return [start.joinpath(*module.split("."), f"{name}.java") for start in starts for name in names if name != "*"]
+    return [
+        start.joinpath(*module.split("."), f"{name}.java")
+        for start in starts
+        for name in names
+        if name != "*"
+    ]
 
 
 def _bounded(rule: Rule) -> Rule:
     """No rule for modules that are no names: too long, or with characters that no path has."""
 
     def bounded(module: str, names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-        is_name = 0 < len(module) <= _MAX_MODULE and module.isprintable() and not module.startswith(("/", "\\"))
+        is_name = (
+            0 < len(module) <= _MAX_MODULE and module.isprintable() and not module.startswith(("/", "\\"))
+        )
         return rule(module, names, file, root) if is_name else []
 
     return bounded

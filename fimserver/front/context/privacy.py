@@ -1,8 +1,9 @@
 """Privacy: decides which files neither get nor feed completions.
 
-Three lists decide by name: names that always hold secrets; names that usually do (``credentials*``), unless the extension
-says that it is source code, so that ``id_generator.py`` and ``test_credentials.py`` are completed; and names of generated
-files. Then ``.gitignore`` and ``.fimignore`` decide, from the workspace root down, as git reads them. Content decides last.
+Three lists decide by name: names that always hold secrets; names that usually do (``credentials*``), unless
+the extension says that it is source code, so that ``id_generator.py`` and ``test_credentials.py`` are
+completed; and names of generated files. Then ``.gitignore`` and ``.fimignore`` decide, from the workspace
+root down, as git reads them. Content decides last.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ SOURCE = """
 """
 IGNORE_FILES = (".gitignore", ".fimignore")  # the later one has the last word
 
-CHECKED_LINES, CHECKED_CHARS = 100, 32 * 1024
+CHECKED_LINES = 100
+CHECKED_CHARS = 32 * 1024
 LOOK_AGAIN_S = 3.0
 _MAX_IGNORE_BYTES = 128 * 1024
 _MAX_NAMES = 4096
@@ -92,7 +94,10 @@ GENERATED_NAME = "files of this name are generated"
 
 
 class Privacy:
-    """Verdicts on files. ``globs`` are the user's, in the language of .gitignore; ``~`` is the home folder."""
+    """Verdicts on files.
+
+    ``globs`` are the user's, in the language of .gitignore; ``~`` is the home folder.
+    """
 
     def __init__(
         self, roots: Sequence[Path], globs: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic
@@ -100,9 +105,13 @@ class Privacy:
         both = [form for root in roots for form in (root.absolute(), Path(os.path.realpath(root)))]
         self.roots = tuple(sorted(dict.fromkeys(both), key=lambda root: len(root.parts), reverse=True))
         lists = (ALWAYS_PRIVATE, USUALLY_PRIVATE, GENERATED)
-        self._always, self._usually, self._generated = (GitIgnoreSpec.from_lines(names.split()) for names in lists)
+        self._always, self._usually, self._generated = (
+            GitIgnoreSpec.from_lines(names.split()) for names in lists
+        )
         self._source = frozenset(SOURCE.split())
-        self._globs = GitIgnoreSpec.from_lines([re.sub(r"^(!?)~/", rf"\1{Path.home().as_posix()}/", glob) for glob in globs])
+        self._globs = GitIgnoreSpec.from_lines(
+            [re.sub(r"^(!?)~/", rf"\1{Path.home().as_posix()}/", glob) for glob in globs]
+        )
         self._clock = clock
         self._names: dict[Path, tuple[float, _Verdict | None]] = {}
         self._folders: dict[Path, _Ignored] = {}
@@ -112,7 +121,10 @@ class Privacy:
         return self.by_name(path) or (None if path is None else by_content(lines))
 
     def by_name(self, path: Path | None) -> Reason | None:
-        """The part of the verdict that needs no text. A link is judged by its own name and by its target's."""
+        """The part of the verdict that needs no text.
+
+        A link is judged by its own name and by its target's.
+        """
         verdict = self._by_name(path)
         return verdict.reason if verdict else None
 
@@ -139,15 +151,21 @@ class Privacy:
         return next((root for root in self.roots if path.is_relative_to(root)), None)
 
     def shown(self, path: Path) -> str:
-        """The path as a model may see it: from the workspace root, or the bare name, never the home folder."""
+        """The path as a model may see it.
+
+        From the workspace root, or the bare name, never the home folder.
+        """
         root = self.root_of(path)
         return path.name if root is None else path.relative_to(root).as_posix()
 
     def _judge(self, path: Path) -> _Verdict | None:
-        whole, root = _posix(path), self.root_of(path)
+        whole = _posix(path)
+        root = self.root_of(path)
         inside = _posix(path if root is None else path.relative_to(root))
         is_source = path.suffix.lower() in self._source
-        if self._always.match_file(whole.lower()) or (not is_source and self._usually.match_file(inside.lower())):
+        if self._always.match_file(whole.lower()) or (
+            not is_source and self._usually.match_file(inside.lower())
+        ):
             return _Verdict(Reason.EXCLUDED, PRIVATE_NAME)
         if self._globs.match_file(inside) or self._globs.match_file(whole):
             return _Verdict(Reason.EXCLUDED, EXCLUDE_SETTING)
@@ -159,7 +177,8 @@ class Privacy:
     def _ignored_by(self, root: Path, parts: Sequence[str]) -> str:
         """Return the name of the ignore file that excludes a path, or an empty string.
 
-        As in git, the innermost file that has a rule decides, but nothing inside an ignored folder comes back.
+        As in git, the innermost file that has a rule decides, but nothing inside an ignored folder comes
+        back.
         """
         folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts))]
         rules = [self._rules_of(folder) for folder in folders]
@@ -175,7 +194,8 @@ class Privacy:
         return ""
 
     def _rules_of(self, folder: Path) -> _Rules:
-        now, known = self._clock(), self._folders.get(folder)
+        now = self._clock()
+        known = self._folders.get(folder)
         if known and now < known.looked_s + LOOK_AGAIN_S:
             return known.rules
         files = [folder / name for name in IGNORE_FILES]
@@ -188,7 +208,10 @@ class Privacy:
 
 
 def path_of(uri: str) -> Path | None:
-    """The file that a URI of any scheme names (``file``, ``git``, notebook cells); ``None`` for untitled documents."""
+    """The file that a URI of any scheme names (``file``, ``git``, notebook cells).
+
+    ``None`` for untitled documents.
+    """
     rest = uri.partition(":")[2].partition("#")[0].partition("?")[0]
     if rest.startswith("//"):
         rest = "/" + rest[2:].partition("/")[2]
@@ -200,7 +223,8 @@ def path_of(uri: str) -> Path | None:
 
 def by_content(lines: Sequence[str]) -> Reason | None:
     """``GENERATED`` for text that says so, is minified or is no text. Looks at the first lines only."""
-    head, size = [], 0
+    head = []
+    size = 0
     for line in islice(lines, CHECKED_LINES):
         head.append(line[: CHECKED_CHARS - size])
         size += len(head[-1])
@@ -215,7 +239,10 @@ def by_content(lines: Sequence[str]) -> Reason | None:
 
 
 def _is_minified(lines: Sequence[str]) -> bool:
-    """Whether half of the lines of code are long. A comment is no code, and a literal counts as nothing, however long it is."""
+    """Whether half of the lines of code are long.
+
+    A comment is no code, and a literal counts as nothing, however long it is.
+    """
     code = [line for line in lines if line.strip() and not _COMMENT.match(line)]
     is_long = [len(line) > _LONG_LINE and len(_LITERAL.sub("", line)) > _LONG_LINE for line in code]
     return bool(code) and 2 * sum(is_long) >= len(code)
@@ -249,7 +276,10 @@ def _read_rules(files: Iterable[Path], stamp: Sequence[tuple[int, int]]) -> _Rul
 
 
 def _tamed(line: str) -> str:
-    """A rule that matches at once: where many wildcards would make it backtrack (ReDoS), the rule is widened."""
+    """A rule that matches at once.
+
+    Where many wildcards would make it backtrack (ReDoS), the rule is widened.
+    """
     parts = [part if part.count("*") <= 3 else part[: part.index("*")] + "*" for part in line.split("/")]
     deep = [at for at, part in enumerate(parts) if part == "**"]
     parts = parts[: deep[2] + 1] if len(deep) > 3 else parts

@@ -1,7 +1,8 @@
 """Prompt context: prefix, suffix and snippets for a cursor.
 
-While someone types, as much as possible of the prompt stays what it was, so that the KV cache stays valid. The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and
-snippets keep their places, the most stable ones first.
+While someone types, as much as possible of the prompt stays what it was, so that the KV cache stays valid.
+The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and snippets
+keep their places, the most stable ones first.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from fimserver.front.documents.recent_edits import RecentEdits
 from fimserver.reasons import Reason
 from fimserver.types import Snippet, unix_lines
 
-PREFIX_CHARS, SUFFIX_CHARS = 24_000, 12_000
+PREFIX_CHARS = 24_000
+SUFFIX_CHARS = 12_000
 STEP = PREFIX_CHARS // 4  # by which the start of the prefix moves
-TYPED_CHARS, TYPED_LINES = 400, 3  # more than that moves the anchor
+TYPED_CHARS = 400
+TYPED_LINES = 3  # more than that moves the anchor
 # Characters of each kind of snippet. Fixed, so that one kind does not move the cuts of another.
-DEFINITION_CHARS, WINDOW_CHARS, EDIT_CHARS = 1800, 3000, 1200
+DEFINITION_CHARS = 1800
+WINDOW_CHARS = 3000
+EDIT_CHARS = 1200
 MAX_STATES = 64
 
 
@@ -36,8 +41,8 @@ MAX_STATES = 64
 class PromptContext:
     """Text around a cursor.
 
-    ``stripped`` is what is between the cursor and ``suffix`` in the file, and is left out: an answer has to be fitted
-    to the file. ``typed_chars``: so many last characters of ``prefix`` are new since the anchor.
+    ``stripped`` is what is between the cursor and ``suffix`` in the file, and is left out: an answer has to
+    be fitted to the file. ``typed_chars``: so many last characters of ``prefix`` are new since the anchor.
     """
 
     prefix: str
@@ -78,8 +83,10 @@ class ContextSource:
         definitions: Definitions | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._privacy, self._clock = privacy, clock
-        self._edits, self._definitions = edits or RecentEdits(), definitions or Definitions(roots, privacy)
+        self._privacy = privacy
+        self._clock = clock
+        self._edits = edits or RecentEdits()
+        self._definitions = definitions or Definitions(roots, privacy)
         self._windows = SimilarWindows()
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._used: dict[str, None] = {}  # documents, the one used last at the end
@@ -96,13 +103,22 @@ class ContextSource:
         closers = paired_closers(snapshot.line_before[-400:], snapshot.line_after[:64])
         suffix, stripped = _suffix(snapshot, after, closers, state.suffix)
         if state.anchor is None or suffix != state.suffix or not _continues(prefix, state.anchor):
-            state.anchor, state.suffix = prefix, suffix
+            state.anchor = prefix
+            state.suffix = suffix
         return PromptContext(prefix, suffix, len(prefix) - len(state.anchor), stripped=stripped)
 
     def build(
-        self, known: PromptContext, snapshot: Snapshot, open_documents: Mapping[str, Document], *, budget_ms: float = 20.0
+        self,
+        known: PromptContext,
+        snapshot: Snapshot,
+        open_documents: Mapping[str, Document],
+        *,
+        budget_ms: float = 20.0,
     ) -> PromptContext:
-        """``known`` with snippets, as many as are ready after ``budget_ms``. Without open documents there are none."""
+        """``known`` with snippets, as many as are ready after ``budget_ms``.
+
+        Without open documents there are none.
+        """
         if not open_documents:
             return known
         clock = _Clock(self._clock, self._clock() + budget_ms / 1000)
@@ -117,7 +133,9 @@ class ContextSource:
             names = self._names(open_documents)
             edits = self._edits.snippets(snapshot.uri, _seen(snapshot, known), names)
         edits = tuple(
-            edit for edit in edits if not any(edit.text in other.text for other in windows if other.path == edit.path)
+            edit
+            for edit in edits
+            if not any(edit.text in other.text for other in windows if other.path == edit.path)
         )
         snippets = [
             *self._fitted(definitions, DEFINITION_CHARS),
@@ -170,7 +188,10 @@ class ContextSource:
                 yield OpenFile(other, name, document.version, document.lines)
 
     def _fitted(self, snippets: Sequence[Snippet], limit: int) -> list[Snippet]:
-        """Snippets without secrets, in order, until ``limit`` characters are used up; the last is cut at a line."""
+        """Snippets without secrets, in order, until ``limit`` characters are used up.
+
+        The last is cut at a line.
+        """
         fitted: list[Snippet] = []
         for snippet in snippets:
             text = self._masked(_cut(snippet.text, limit))
@@ -182,9 +203,17 @@ class ContextSource:
 
 def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
     """Text before the cursor from ``state.start`` on, which moves only if the text from there is too long or too short."""
-    above = split_lines(before)[:-1] if before.endswith("\n") else split_lines(before + "\n")[:-1] if before else []
+    above = (
+        split_lines(before)[:-1]
+        if before.endswith("\n")
+        else split_lines(before + "\n")[:-1]
+        if before
+        else []
+    )
     lines, row = (
-        (above + list(snapshot.lines), len(above) + snapshot.place.line) if above else (snapshot.lines, snapshot.place.line)
+        (above + list(snapshot.lines), len(above) + snapshot.place.line)
+        if above
+        else (snapshot.lines, snapshot.place.line)
     )
     last = snapshot.line_before
     text = _between(lines, state.start, row, last)
@@ -195,7 +224,10 @@ def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
 
 
 def _between(lines: Sequence[str], start: tuple[int, int], row: int, last: str) -> str | None:
-    """Text from ``start`` to the cursor at the end of ``last``, line ``row``; ``None`` if it is before ``start``."""
+    """Text from ``start`` to the cursor at the end of ``last``, line ``row``.
+
+    ``None`` if it is before ``start``.
+    """
     line, column = start
     if line > row or (line == row and column > len(last)):
         return None
@@ -206,7 +238,10 @@ def _between(lines: Sequence[str], start: tuple[int, int], row: int, last: str) 
 
 
 def _start(lines: Sequence[str], row: int, last: str) -> tuple[int, int]:
-    """The first line start that leaves one step less than the limit; within a line if that alone is too long."""
+    """The first line start that leaves one step less than the limit.
+
+    Within a line if that alone is too long.
+    """
     if len(last) > PREFIX_CHARS - STEP:
         return row, -(-(len(last) - PREFIX_CHARS + STEP) // STEP) * STEP
     size = len(last)
@@ -217,7 +252,10 @@ def _start(lines: Sequence[str], row: int, last: str) -> tuple[int, int]:
 
 
 def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[str, str]:
-    """Suffix, and the closers left out of it: so many that the suffix is what it was ``before``, else all of them."""
+    """Suffix, and the closers left out of it.
+
+    So many that the suffix is what it was ``before``, else all of them.
+    """
     rest = snapshot.suffix(SUFFIX_CHARS + 64)
     if after and len(rest) < SUFFIX_CHARS:
         rest += ("" if rest.endswith("\n") or after.startswith("\n") else "\n") + after
@@ -229,13 +267,19 @@ def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[
 
 def _line_cut(text: str) -> str:
     """At most ``SUFFIX_CHARS`` characters, whole lines if there is one."""
-    return text if len(text) <= SUFFIX_CHARS else text[: text.rfind("\n", 0, SUFFIX_CHARS) + 1 or SUFFIX_CHARS]
+    return (
+        text if len(text) <= SUFFIX_CHARS else text[: text.rfind("\n", 0, SUFFIX_CHARS) + 1 or SUFFIX_CHARS]
+    )
 
 
 def _continues(prefix: str, anchor: str) -> bool:
     """Whether ``prefix`` is the anchor and a little more."""
     typed = len(prefix) - len(anchor)
-    return 0 <= typed <= TYPED_CHARS and prefix.startswith(anchor) and prefix.count("\n", len(anchor)) <= TYPED_LINES
+    return (
+        0 <= typed <= TYPED_CHARS
+        and prefix.startswith(anchor)
+        and prefix.count("\n", len(anchor)) <= TYPED_LINES
+    )
 
 
 def _seen(snapshot: Snapshot, known: PromptContext) -> range:

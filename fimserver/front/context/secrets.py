@@ -1,7 +1,8 @@
 """Secrets: replaces what looks like one in the snippets of other files.
 
 A wrong guess costs a snippet one literal; so everything that is assigned to a name such
-as ``api_key`` goes, whether it looks random or not. Identifiers in code and hashes that are marked as such stay.
+as ``api_key`` goes, whether it looks random or not. Identifiers in code and hashes that are marked as such
+stay.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import re
 
 REDACTED = "<redacted>"
 _MAX_MASKED_CHARS = 64 * 1024
-# Each pattern is one scan: a class that repeats is bounded, or nothing may follow it, so that no text makes it backtrack.
-_KEY_BLOCK = re.compile(r"(-----BEGIN [A-Z0-9 ]{0,40}KEY[A-Z ]{0,20}-----)[\s\S]*?(-----END [A-Z0-9 ]{1,60}-----|\Z)")
+# Each pattern is one scan: a class that repeats is bounded, or nothing may follow it, so that no text makes
+# it backtrack.
+_KEY_BLOCK = re.compile(
+    r"(-----BEGIN [A-Z0-9 ]{0,40}KEY[A-Z ]{0,20}-----)[\s\S]*?(-----END [A-Z0-9 ]{1,60}-----|\Z)"
+)
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9_-])(?:A[KSB]IA[A-Z0-9]{16}|gh[a-z]_[A-Za-z0-9]{16,255}|github_pat_\w{20,255}|gl[a-z]{2,5}-[\w-]{16,255}"
     r"|(?:sk|pk|rk)[-_](?=[\w-]{0,60}\d)[\w-]{16,300}|xox[a-z]-[\w-]{10,255}|AIza[\w-]{30,80}|ya29\.[\w-]{20,400}"
     r"|eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]{0,4000})?|npm_[A-Za-z0-9]{30,80}|pypi-[\w-]{30,400}|hf_[A-Za-z0-9]{20,80}"
     r"|SG\.[\w-]{16,64}\.[\w-]{16,64}|AGE-SECRET-KEY-[A-Z0-9]{40,80}|dop_v1_[a-f0-9]{40,80}|shp[a-z]{2}_[a-fA-F0-9]{30,40})"
 )
-_IN_URL = re.compile(r"(://[^\s:/@'\"]{0,80}:)([^\s/@'\"]{1,200})(?=@)|(\bhooks\.slack\.com/services/)[\w/]{10,100}")
+_IN_URL = re.compile(
+    r"(://[^\s:/@'\"]{0,80}:)([^\s/@'\"]{1,200})(?=@)|(\bhooks\.slack\.com/services/)[\w/]{10,100}"
+)
 _BEARER = re.compile(r"(?i:(\b(?:bearer|basic)[ ]))[\w.~+/-]{16,}+=*")
 _NAMED = re.compile(
     r"""(?ix) (?:passw(?:or)?d|passphrase|pwd|secret|credential|token|(?:api|access|private|secret|auth|encryption|account)[_-]?key)
@@ -28,12 +34,11 @@ _NAMED = re.compile(
 )
 _REFERENCE = re.compile(r"\$[{(A-Z_]|\{|<|%[(sd]|/")
 _WORD = re.compile(r"[A-Za-z0-9_+/-]{20,}={0,2}")
-_LITERAL_BEFORE, _LITERAL_AFTER = (
-    re.compile(r"(?:[=:][ \t]{0,4}|^[ \t]{0,40})$", re.MULTILINE),
-    re.compile(r"[ \t]{0,4}(?:$|#|[\r\n])", re.MULTILINE),
-)
+_LITERAL_BEFORE = re.compile(r"(?:[=:][ \t]{0,4}|^[ \t]{0,40})$", re.MULTILINE)
+_LITERAL_AFTER = re.compile(r"[ \t]{0,4}(?:$|#|[\r\n])", re.MULTILINE)
 _HASH_BEFORE = re.compile(
-    r"(?:sha\d{1,3}|md5|blake\w{1,3}|h1|integrity|checksum|digest|hash|rev|commit)[\"']?[-:= ]{1,4}[\"']?$|@$", re.IGNORECASE
+    r"(?:sha\d{1,3}|md5|blake\w{1,3}|h1|integrity|checksum|digest|hash|rev|commit)[\"']?[-:= ]{1,4}[\"']?$|@$",
+    re.IGNORECASE,
 )
 _HEX = re.compile(r"(?:0x)?(?:[0-9a-f]{32,}|[0-9A-F]{32,})")
 
@@ -53,30 +58,41 @@ def mask_secrets(text: str) -> str:
 
 
 def _mask_value(found: re.Match[str]) -> str:
-    """A literal goes; a bare value only if it cannot be code. References such as ``${TOKEN}`` and templates stay."""
+    """A literal goes; a bare value only if it cannot be code.
+
+    References such as ``${TOKEN}`` and templates stay.
+    """
     value = found[2] or found[3]
     keeps = bool(_REFERENCE.match(value)) or (found[2] is None and not _is_bare_secret(value))
     return found[0] if keeps else found[0][: -len(value)] + REDACTED
 
 
 def _is_bare_secret(value: str) -> bool:
-    return any(char.isdigit() for char in value) and any(char.isalpha() for char in value) and "." not in value
+    return (
+        any(char.isdigit() for char in value) and any(char.isalpha() for char in value) and "." not in value
+    )
 
 
 def _mask_random(found: re.Match[str]) -> str:
-    word, pieces = found[0], found[0].split("/")
+    word = found[0]
+    pieces = found[0].split("/")
     if _HASH_BEFORE.search(found.string, max(0, found.start() - 24), found.start()):
         return word
     if not _is_literal(found.string, found.start(), found.end()):
         return word
     if len(pieces) > 1 and any(len(piece) in {40, 64} and _HEX.fullmatch(piece) for piece in pieces):
         return word  # a commit in the address of a file
-    is_encoded = {char.islower() for char in word if char.isalpha()} == {True, False} and _is_random(word.replace("/", ""))
+    is_encoded = {char.islower() for char in word if char.isalpha()} == {True, False} and _is_random(
+        word.replace("/", "")
+    )
     return REDACTED if is_encoded or any(map(_is_random, pieces)) else word
 
 
 def _is_literal(text: str, start: int, end: int) -> bool:
-    """Whether the place is in quotes, is all that is assigned, or is all of a line; identifiers in code are not."""
+    """Whether the place is in quotes, is all that is assigned, or is all of a line.
+
+    Identifiers in code are not.
+    """
     if text[start - 1 : start] in {'"', "'", "`"} or text[end : end + 1] in {'"', "'", "`"}:
         return True
     return bool(_LITERAL_BEFORE.search(text, max(0, start - 48), start) and _LITERAL_AFTER.match(text, end))

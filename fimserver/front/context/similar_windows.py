@@ -1,7 +1,8 @@
 """Similar windows: pieces of other open files that share identifiers with the text at the cursor.
 
-The score is the Jaccard index of two sets of identifiers. Windows begin at multiples of ``WINDOW_LINES``, so that they do
-not slide; and a window stays chosen, in its place, until another one scores much better, so that the KV cache survives.
+The score is the Jaccard index of two sets of identifiers. Windows begin at multiples of ``WINDOW_LINES``, so
+that they do not slide; and a window stays chosen, in its place, until another one scores much better, so that
+the KV cache survives.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ WINDOW_LINES = 24
 MAX_WINDOWS = 64  # of one file; what lies below is not looked at
 MAX_FILES = 20
 MAX_SNIPPETS = 4
-BEFORE_LINES, AFTER_LINES = 32, 16  # around the cursor: what is compared
+BEFORE_LINES = 32
+AFTER_LINES = 16  # around the cursor: what is compared
 MIN_SCORE = 0.08
 STAY = 0.7  # a window goes when its score is below this share of its replacement's
 _MAX_LINE = 400
@@ -104,7 +106,10 @@ class SimilarWindows:
     def _scores(
         self, wanted: frozenset[str], files: Iterable[OpenFile], is_late: Callable[[], bool]
     ) -> tuple[dict[LineWindow, float], bool]:
-        """Scores of all windows that share something, the first files first; and whether all could be read."""
+        """Scores of all windows that share something, the first files first.
+
+        And whether all could be read.
+        """
         scores: dict[LineWindow, float] = {}
         is_complete = True
         for source in files:
@@ -115,7 +120,9 @@ class SimilarWindows:
                     scores[LineWindow(source.uri, index)] = score
         return scores, is_complete
 
-    def _windows(self, source: OpenFile, is_late: Callable[[], bool]) -> Iterator[tuple[int, frozenset[str] | None]]:
+    def _windows(
+        self, source: OpenFile, is_late: Callable[[], bool]
+    ) -> Iterator[tuple[int, frozenset[str] | None]]:
         """Identifiers of every window of a file; ``None`` where there was no time to read it."""
         known = self._read.setdefault(source.uri, {})
         _bound(self._read, source.uri, 2 * MAX_FILES)
@@ -177,7 +184,9 @@ def _snippet(source: OpenFile, window: LineWindow) -> Snippet:
     return Snippet(source.name, "".join(source.lines[start : start + WINDOW_LINES]))
 
 
-def _bound(kept: OrderedDict[str, _Chosen] | OrderedDict[str, dict[int, _Read]], used: str, limit: int) -> None:
+def _bound(
+    kept: OrderedDict[str, _Chosen] | OrderedDict[str, dict[int, _Read]], used: str, limit: int
+) -> None:
     """Mark an entry as used last, and drop the oldest beyond the limit."""
     kept.move_to_end(used)
     while len(kept) > limit:

@@ -1,8 +1,8 @@
 r"""Document mirror: the text of every open document, exactly as the editor has it.
 
-A document is a list of lines with their ends; only ``\n``, ``\r\n`` and ``\r`` end a line (LSP 3.18). A keystroke costs
-the same in a file of ten and of fifty thousand lines. An edit that cannot be applied makes the document dirty: it
-gets no suggestions until it is opened again.
+A document is a list of lines with their ends; only ``\n``, ``\r\n`` and ``\r`` end a line (LSP 3.18). A
+keystroke costs the same in a file of ten and of fifty thousand lines. An edit that cannot be applied makes
+the document dirty: it gets no suggestions until it is opened again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Snapshot:
         return self._gather(range(self.place.line + 1, len(self.lines)), rest, limit, before=False)
 
     def _gather(self, rows: range, first: str, limit: int, *, before: bool) -> str:
-        pieces, size = [first], len(first)
+        pieces = [first]
+        size = len(first)
         for row in rows:
             if size >= limit:
                 break
@@ -85,7 +86,9 @@ class Document:
     """One open document."""
 
     def __init__(self, uri: str, language: str, version: int, text: str) -> None:
-        self.uri, self.language, self.version = uri, language, version
+        self.uri = uri
+        self.language = language
+        self.version = version
         self.revision = 0
         self._load(text)
 
@@ -99,7 +102,10 @@ class Document:
         return self.chars > MAX_CHARS or self._long_lines > 0
 
     def change(self, version: int, edits: Sequence[Edit], encoding: Encoding) -> None:
-        """Apply edits in order. An edit that makes no sense, or an older version, makes the document dirty."""
+        """Apply edits in order.
+
+        An edit that makes no sense, or an older version, makes the document dirty.
+        """
         if version < self.version:
             self.dirty = True
         self.version = version
@@ -133,8 +139,10 @@ class Document:
         if end < start:
             self.dirty = True
             return
-        # A line end may be made or broken where the new text meets the old: the neighbours are split again with it.
-        first, last = start.line, end.line
+        # A line end may be made or broken where the new text meets the old: the neighbours are split again
+        # with it.
+        first = start.line
+        last = end.line
         middle = self.lines[first][: start.column] + text + self.lines[last][end.column :]
         if first > 0 and middle.startswith("\n") and self.lines[first - 1].endswith("\r"):
             first -= 1
@@ -144,12 +152,15 @@ class Document:
         ):
             last += 1
             middle += self.lines[last]
-        old, new = self.lines[first : last + 1], split_lines(middle)
+        old = self.lines[first : last + 1]
+        new = split_lines(middle)
         if last + 1 < len(self.lines) and new[-1] == "":
             new.pop()  # only the last line of a document may be without an end
         self.lines[first : last + 1] = new
         self.chars += sum(map(len, new)) - sum(map(len, old))
-        self._long_lines += sum(len(n) > MAX_LINE_CHARS for n in new) - sum(len(o) > MAX_LINE_CHARS for o in old)
+        self._long_lines += sum(len(n) > MAX_LINE_CHARS for n in new) - sum(
+            len(o) > MAX_LINE_CHARS for o in old
+        )
 
 
 def split_lines(text: str) -> list[str]:

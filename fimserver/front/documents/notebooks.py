@@ -68,7 +68,11 @@ class Notebooks:
                 return ""
             if cell.is_code and document.language == language:
                 return document.text.rstrip("\n") + "\n\n"
-            return "".join(f"{comment} {line.rstrip()}\n" for line in document.lines if line.strip()) if comment else ""
+            return (
+                "".join(f"{comment} {line.rstrip()}\n" for line in document.lines if line.strip())
+                if comment
+                else ""
+            )
 
         before = "".join(reversed(_enough(map(text, reversed(row[:place])))))[-CELL_CHARS:]
         after = "".join(_enough(map(text, row[place + 1 :])))[:CELL_CHARS]

@@ -1,7 +1,7 @@
 """Recent edits: the regions of open documents that the user changed last.
 
-A region is a document and two line numbers; its text is read when it is needed. So a keystroke costs the same in every file,
-and a snippet shows the text as it is now.
+A region is a document and two line numbers; its text is read when it is needed. So a keystroke costs the same
+in every file, and a snippet shows the text as it is now.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class _Region:
 
     def shown(self) -> range:
         """The lines to show: the changed ones and a few around them."""
-        return range(max(0, self.first - AROUND_LINES), min(len(self.document.lines), self.last + AROUND_LINES + 1))
+        return range(
+            max(0, self.first - AROUND_LINES), min(len(self.document.lines), self.last + AROUND_LINES + 1)
+        )
 
 
 class RecentEdits:
@@ -42,7 +44,8 @@ class RecentEdits:
     def observe(self, document: Document, line: int) -> None:
         """To be called after a change at ``line`` (its first line, as the editor counted before it). O(1).
 
-        By how many lines the document grew is found by comparing with the last call; regions below move along.
+        By how many lines the document grew is found by comparing with the last call; regions below move
+        along.
         """
         height = len(document.lines)
         grown = height - self._heights.get(document.uri, height)
@@ -63,14 +66,15 @@ class RecentEdits:
     ) -> tuple[Snippet, ...]:
         """The newest few regions as they read now, the newest last.
 
-        ``exclude_lines`` of the document ``exclude_uri`` are known to the model already; ``None`` means all of it.
-        ``name_of`` gives the path to show for a uri, or ``None`` for a document that must not be read.
+        ``exclude_lines`` of the document ``exclude_uri`` are known to the model already; ``None`` means all
+        of it. ``name_of`` gives the path to show for a uri, or ``None`` for a document that must not be read.
         """
         found: list[Snippet] = []
         for region in reversed(self._regions):
             if len(found) == MAX_SNIPPETS:
                 break
-            uri, lines = region.document.uri, region.shown()
+            uri = region.document.uri
+            lines = region.shown()
             is_known = uri == exclude_uri and (exclude_lines is None or _overlap(lines, exclude_lines))
             name = None if is_known or region.document.dirty or region.document.too_large else name_of(uri)
             text = "" if name is None else "".join(region.document.lines[lines.start : lines.stop])
@@ -96,7 +100,8 @@ def _union(old: _Region, new: _Region) -> _Region | None:
     """Both as one, where they are close and do not become too long."""
     if old.document is not new.document:
         return None
-    first, last = min(old.first, new.first), max(old.last, new.last)
+    first = min(old.first, new.first)
+    last = max(old.last, new.last)
     is_close = new.first - MERGE_LINES <= old.last and old.first <= new.last + MERGE_LINES
     return _Region(new.document, first, last) if is_close and last - first < REGION_LINES else None
 

@@ -1,7 +1,7 @@
 """Acceptance of suggestions: taken whole, in part, typed, or left.
 
-Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where a
-suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
+Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where
+a suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
 """
 
 from __future__ import annotations
@@ -72,31 +72,52 @@ def _nothing(_: ShownSuggestion) -> None: ...
 class Acceptance:
     """Suggestions of one window; the newest of each document is open until the next one.
 
-    ``on_show`` is called with each suggestion that comes to the screen, ``on_settle`` with each that leaves it.
+    ``on_show`` is called with each suggestion that comes to the screen, ``on_settle`` with each that leaves
+    it.
     """
 
     def __init__(
-        self, on_show: Callable[[ShownSuggestion], None] = _nothing, on_settle: Callable[[ShownSuggestion], None] = _nothing
+        self,
+        on_show: Callable[[ShownSuggestion], None] = _nothing,
+        on_settle: Callable[[ShownSuggestion], None] = _nothing,
     ) -> None:
-        self._on_show, self._on_settle = on_show, on_settle
+        self._on_show = on_show
+        self._on_settle = on_settle
         self.counts: dict[str, Counts] = {}
         self._open: dict[str, ShownSuggestion] = {}
         self._by_id: OrderedDict[str, ShownSuggestion] = OrderedDict()
         self._editor_reports = False
 
-    def offer(self, suggestion_id: str, document: Document, place: Position, text: str, route: str) -> ShownSuggestion | None:
-        """Note an answer to the editor. Its first suggestion is on the screen, unless the editor reports what it shows.
+    def offer(
+        self, suggestion_id: str, document: Document, place: Position, text: str, route: str
+    ) -> ShownSuggestion | None:
+        """Note an answer to the editor.
+
+        Its first suggestion is on the screen, unless the editor reports what it shows.
 
         Returns ``None`` for the rest of a suggestion that is being typed through: it is still the same one.
         """
         old = self._open.get(document.uri)
-        if old and not old.settled and not old.is_whole and old.text.endswith(text) and _follows(old, document, place):
+        if (
+            old
+            and not old.settled
+            and not old.is_whole
+            and old.text.endswith(text)
+            and _follows(old, document, place)
+        ):
             self._know(suggestion_id, old)
             return None
         before = document.lines[place.line][: place.column]
-        new = ShownSuggestion(suggestion_id, document.uri, place, before, text, route, _matched(document, place, text))
+        new = ShownSuggestion(
+            suggestion_id, document.uri, place, before, text, route, _matched(document, place, text)
+        )
         self._know(suggestion_id, new)
-        is_old = old is not None and not old.settled and not old.is_whole and (old.place, old.before) == (place, before)
+        is_old = (
+            old is not None
+            and not old.settled
+            and not old.is_whole
+            and (old.place, old.before) == (place, before)
+        )
         if not self._editor_reports and not is_old:
             self._show(new)
         return new
@@ -107,7 +128,10 @@ class Acceptance:
             self._by_id.popitem(last=False)
 
     def reported_shown(self, suggestion_id: str) -> None:
-        """Note that the editor reports a suggestion on the screen. An editor that does so once always does."""
+        """Note that the editor reports a suggestion on the screen.
+
+        An editor that does so once always does.
+        """
         self._editor_reports = True
         shown = self._by_id.get(suggestion_id)
         if shown is not None and self._open.get(shown.uri) is not shown:
@@ -118,7 +142,12 @@ class Acceptance:
         old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
         shown.on_screen = True
-        if old and instead_of is old and not old.settled and (old.place, old.before) == (shown.place, shown.before):
+        if (
+            old
+            and instead_of is old
+            and not old.settled
+            and (old.place, old.before) == (shown.place, shown.before)
+        ):
             self._on_settle(old)
         else:
             if old:
@@ -151,7 +180,10 @@ class Acceptance:
             self._settle(shown)
 
     def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
-        """Note that all of a suggestion, or its first ``chars``, was accepted. Returns whether the id is known."""
+        """Note that all of a suggestion, or its first ``chars``, was accepted.
+
+        Returns whether the id is known.
+        """
         shown = self._by_id.get(suggestion_id)
         if shown is None:
             return False
@@ -186,7 +218,8 @@ class Acceptance:
         if shown.settled:
             return
         shown.settled = True
-        counts, (accepted, typed) = self._of(shown.route), shown.kept
+        counts = self._of(shown.route)
+        (accepted, typed) = shown.kept
         counts.accepted += shown.fate == "full"
         counts.partly += shown.fate == "partly"
         counts.left += shown.fate == "left"

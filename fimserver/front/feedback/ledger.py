@@ -1,7 +1,7 @@
 """Ledger of answers: what became of each, and how much of it is left in the document after 10 s and 60 s.
 
-Texts are kept in this process until the last look; only numbers are sent to the host. Sending delays nothing: batches go
-beside the completions, and one that cannot be delivered is counted and dropped.
+Texts are kept in this process until the last look; only numbers are sent to the host. Sending delays nothing:
+batches go beside the completions, and one that cannot be delivered is counted and dropped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ LOOKS_S = (10, 60)  # after an answer came to the screen
 BATCH_S = 2.0
 BATCH_ANSWERS = 50
 MAX_OPEN = 256  # answers that may still change
-SLACK_LINES, SLACK_CHARS = 2, 80  # beyond a suggestion's own size: what the user put into it
-AROUND_LINES, AROUND_CHARS = 64, 4000  # that are looked at
+SLACK_LINES = 2
+SLACK_CHARS = 80  # beyond a suggestion's own size: what the user put into it
+AROUND_LINES = 64
+AROUND_CHARS = 4000  # that are looked at
 ANCHOR_CHARS = 200  # of the text after a suggestion, by which its end is found
 MOVED_LINES = 20  # that a place is looked for up and down
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
@@ -63,11 +65,19 @@ class Entry:
 
 
 class Ledger:
-    """Answers of one window. ``session`` is an opaque id, ``later(seconds, callback)`` a timer, ``clock`` Unix seconds."""
+    """Answers of one window.
 
-    def __init__(self, session: str, post: Post, later: Later = in_loop, clock: Callable[[], float] = time.time) -> None:
+    ``session`` is an opaque id, ``later(seconds, callback)`` a timer, ``clock`` Unix seconds.
+    """
+
+    def __init__(
+        self, session: str, post: Post, later: Later = in_loop, clock: Callable[[], float] = time.time
+    ) -> None:
         self.dropped = 0  # answers that never reached the host
-        self._session, self._post, self._later, self._clock = session, post, later, clock
+        self._session = session
+        self._post = post
+        self._later = later
+        self._clock = clock
         self._number = 0
         self._open: OrderedDict[str, Entry] = OrderedDict()  # by suggestion id
         self._untold: dict[int, AnswerRecord] = {}
@@ -83,7 +93,9 @@ class Ledger:
         entry = Entry(answer.model_copy(update={"number": self._number, "at": self._clock()}))
         if offered and document:
             entry.ids = tuple(shown.suggestion_id for shown in offered)
-            entry.document, entry.line, entry.before = document, offered[0].place.line, offered[0].before
+            entry.document = document
+            entry.line = offered[0].place.line
+            entry.before = offered[0].before
             entry.stood = around(document, entry.line, entry.before)
             self._open |= dict.fromkeys(entry.ids, entry)
         while len(self._open) > MAX_OPEN:
@@ -141,8 +153,12 @@ class Ledger:
         self._due = False
         if not self._untold and not self._keys:
             return
-        batch = Batch(session=self._session, answers=tuple(self._untold.values()), keys=self._keys, dropped=self.dropped)
-        self._untold, self._keys, self.dropped = {}, {}, 0
+        batch = Batch(
+            session=self._session, answers=tuple(self._untold.values()), keys=self._keys, dropped=self.dropped
+        )
+        self._untold = {}
+        self._keys = {}
+        self.dropped = 0
         task = asyncio.ensure_future(self._deliver(batch))
         self._posts.add(task)
         task.add_done_callback(self._posts.discard)
@@ -182,10 +198,13 @@ class Ledger:
         if seconds not in entry.looks or entry.document is None:
             return
         entry.looks.remove(seconds)
-        now, name = around(entry.document, entry.line, entry.before), f"after_{seconds}s"
+        now = around(entry.document, entry.line, entry.before)
+        name = f"after_{seconds}s"
         known: dict[str, Any] = {name: standing(entry.text, entry.stood, now)}
         if entry.shadow is not None and entry.answer.shadow is not None:
-            known["shadow"] = entry.answer.shadow.model_copy(update={name: standing(entry.shadow, entry.stood, now)})
+            known["shadow"] = entry.answer.shadow.model_copy(
+                update={name: standing(entry.shadow, entry.stood, now)}
+            )
         self._tell(entry, **known)
         self._let_go(entry)
 
@@ -215,9 +234,12 @@ def _row(lines: Sequence[str], line: int, before: str) -> int:
 
 
 def standing(text: str, stood: str, now: str) -> Persistence:
-    """Return how much of ``text`` is there now, less what was there before: from its start, and anywhere in whole words.
+    """Return how much of ``text`` is there now, less what was there before.
 
-    Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what it had itself.
+    From its start, and anywhere in whole words.
+
+    Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what
+    it had itself.
     """
     end = now.rfind(stood[:ANCHOR_CHARS]) if stood else len(now)
     old_prefix, old_kept = (0, 0) if end >= 0 else _found(text, stood)
@@ -230,7 +252,8 @@ def _found(text: str, there: str) -> tuple[int, int]:
     """Return how many characters of ``text`` begin ``there``, and how many are in common runs (difflib)."""
     lines = there.split("\n")[: text.count("\n") + 1 + SLACK_LINES]
     there = "\n".join(lines)[: 2 * len(text) + SLACK_CHARS]
-    words, theirs = _TOKEN.findall(text[:AROUND_CHARS]), _TOKEN.findall(there)
+    words = _TOKEN.findall(text[:AROUND_CHARS])
+    theirs = _TOKEN.findall(there)
     blocks = SequenceMatcher(None, words, theirs).get_matching_blocks()
     runs = ("".join(words[block.a : block.a + block.size]) for block in blocks)
     return common_prefix(text, there), sum(len(run) for run in runs if run.strip())
@@ -238,11 +261,16 @@ def _found(text: str, there: str) -> tuple[int, int]:
 
 def is_key(edit: Edit) -> bool:
     """Whether an edit is a key that inserts: one character, or a line end with its automatic indentation."""
-    return edit.start is not None and (len(edit.text) == 1 or (edit.text[:1] in {"\n", "\r"} and not edit.text.strip()))
+    return edit.start is not None and (
+        len(edit.text) == 1 or (edit.text[:1] in {"\n", "\r"} and not edit.text.strip())
+    )
 
 
 def moved(line: int, edit: Edit) -> int:
-    """Return where a line is after an edit that begins above it; one that covers it, as formatters make, keeps it about there."""
+    """Return where a line is after an edit that begins above it.
+
+    One that covers it, as formatters make, keeps it about there.
+    """
     if edit.start is None or edit.end is None or edit.start[0] >= line:
         return line
     added = len(split_lines(edit.text)) - 1

@@ -1,7 +1,9 @@
-"""Live A/B comparison of the routes: gives each document a route for five minutes, and asks the other route later.
+"""Live A/B comparison of the routes.
 
-A coin for each document and five minutes picks the route; the same seed and the same document get the same route,
-whatever happened before.
+Gives each document a route for five minutes, and asks the other route later.
+
+A coin for each document and five minutes picks the route; the same seed and the same document get the same
+route, whatever happened before.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class LiveComparison:
     """Comparison in one window. ``clock`` returns Unix seconds."""
 
     def __init__(self, mode: Mode = "off", seed: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self.mode, self._seed, self._clock = mode, seed, clock
+        self.mode = mode
+        self._seed = seed
+        self._clock = clock
         self._asked: dict[str, int] = {}  # the block of each document's last request
 
     def turn(self, document: str) -> RouteTurn | None:
@@ -63,7 +67,10 @@ class LiveComparison:
         return RouteTurn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S, self.mode)
 
     def is_first(self, document: str, turn: RouteTurn) -> bool:
-        """Return whether this is the first request of its block, whose caches the block before filled. True once."""
+        """Return whether this is the first request of its block, whose caches the block before filled.
+
+        True once.
+        """
         is_first = self._asked.get(document) != turn.block
         self._asked[document] = turn.block
         return is_first
@@ -85,7 +92,8 @@ class Shadow(NamedTuple):
 class Shadows:
     """Requests for the other route, sent while the user is idle. At most four wait; the oldest is dropped.
 
-    ``ask(body, deadline_ms)`` sends a request to the host; ``quiet_s`` returns for how many seconds the user has been idle.
+    ``ask(body, deadline_ms)`` sends a request to the host; ``quiet_s`` returns for how many seconds the user
+    has been idle.
     """
 
     def __init__(
@@ -95,11 +103,16 @@ class Shadows:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask, self._quiet_s, self._sleep, self._clock = ask, quiet_s, sleep, clock
+        self._ask = ask
+        self._quiet_s = quiet_s
+        self._sleep = sleep
+        self._clock = clock
         self._waiting: deque[Shadow] = deque(maxlen=MAX_SHADOWS)
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, body: CompletionBody, route: Route, judge: Callable[[Answer], None], deadline_ms: float) -> None:
+    def put(
+        self, body: CompletionBody, route: Route, judge: Callable[[Answer], None], deadline_ms: float
+    ) -> None:
         """Send the same request to ``route`` later, as idle work that any other request ends."""
         known = body.fimserver.model_copy(update={"route": route, "idle": True})
         only = body.model_copy(update={"fimserver": known, "n": 1})

@@ -1,8 +1,9 @@
 r"""Trace recorder: writes the keystrokes of a window into a file, to replay them later.
 
-A trace holds the user's text, so it is written only where the user has switched it on, into a file that only the user can
-read, and never has a file in it that privacy excludes. JSON lines: a header, then events with ``t`` in milliseconds since
-the start. Positions are line and code points; only names of files are written, no folders.
+A trace holds the user's text, so it is written only where the user has switched it on, into a file that only
+the user can read, and never has a file in it that privacy excludes. JSON lines: a header, then events with
+``t`` in milliseconds since the start. Positions are line and code points; only names of files are written, no
+folders.
 
     {"fimserver_trace": 1, "version": "0.1.0", "started": "2026-01-31T12:00:00+00:00"}
     {"t": 0.0, "e": "open", "doc": 1, "language": "python", "name": "work.py", "text": "def f():\n"}
@@ -58,13 +59,20 @@ def _harmless(
 
 
 class TraceRecorder:
-    """Writes one window's trace from a thread of its own: a slow disk delays no key, a full one only ends the recording.
+    """Writes one window's trace from a thread of its own.
 
-    ``may`` says whether a document may be recorded as it is now; it is asked at every event. ``clock``: seconds.
+    A slow disk delays no key, a full one only ends the recording.
+
+    ``may`` says whether a document may be recorded as it is now; it is asked at every event. ``clock``:
+    seconds.
     """
 
-    def __init__(self, path: Path, may: Callable[[Document], bool], clock: Callable[[], float] = time.monotonic) -> None:
-        self._may, self._clock, self._start = may, clock, clock()
+    def __init__(
+        self, path: Path, may: Callable[[Document], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._may = may
+        self._clock = clock
+        self._start = clock()
         self._numbers: dict[str, int] = {}  # of the documents that are open in the trace
         self._fresh = itertools.count(1)
         self._last: dict[str, Any] = {}
@@ -72,7 +80,9 @@ class TraceRecorder:
         self._closing = threading.Event()
         self._off = False
         self._thread = threading.Thread(target=self._run, args=(path,), name="recorder", daemon=True)
-        self._queue.put({"fimserver_trace": FORMAT, "version": __version__, "started": datetime.now(UTC).isoformat()})
+        self._queue.put(
+            {"fimserver_trace": FORMAT, "version": __version__, "started": datetime.now(UTC).isoformat()}
+        )
         self._thread.start()
 
     @_harmless
@@ -112,7 +122,10 @@ class TraceRecorder:
         self._thread.join(timeout_s)
 
     def _number(self, document: Document) -> int | None:
-        """A document's number in the trace. It comes into the trace, or leaves it, as soon as it may or may not be there."""
+        """A document's number in the trace.
+
+        It comes into the trace, or leaves it, as soon as it may or may not be there.
+        """
         if document.dirty or document.too_large or not self._may(document):
             self.close(document.uri)
             return None
@@ -170,9 +183,11 @@ def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> li
         scratch.lines = document.lines.copy()
     found: list[Patch] = []
     for edit in edits:
-        start, end = Position(0, 0), Position(len(scratch.lines) - 1, len(scratch.lines[-1]))
+        start = Position(0, 0)
+        end = Position(len(scratch.lines) - 1, len(scratch.lines[-1]))
         if edit.start is not None and edit.end is not None:
-            start, end = scratch.place(edit.start, encoding), scratch.place(edit.end, encoding)
+            start = scratch.place(edit.start, encoding)
+            end = scratch.place(edit.end, encoding)
         found.append((*start, *end, _sound(edit.text)))
         if scratch is not document:
             scratch.change(scratch.version, [edit], encoding)
@@ -180,7 +195,9 @@ def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> li
 
 
 def _create(path: Path) -> int:
-    """A new file that only this user can read: several windows may have been given one name, and no file is written over.
+    """A new file that only this user can read.
+
+    Several windows may have been given one name, and no file is written over.
 
     ``trace.jsonl``, then ``trace-2.jsonl`` and so on; in a folder, ``trace.jsonl`` there.
     """

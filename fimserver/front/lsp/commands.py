@@ -12,8 +12,10 @@ from fimserver.front.lsp.server import Server
 from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
 
-PAUSE_MINUTES, MAX_PAUSE_MINUTES = 60.0, 24 * 60.0
-SNOOZE_MINUTES, MAX_SNOOZE_MINUTES = 10.0, 24 * 60.0
+PAUSE_MINUTES = 60.0
+MAX_PAUSE_MINUTES = 24 * 60.0
+SNOOZE_MINUTES = 10.0
+MAX_SNOOZE_MINUTES = 24 * 60.0
 
 
 def explain(server: Server, _: Any = None) -> dict[str, Any]:
@@ -66,7 +68,10 @@ def toggle(server: Server, on: Any = None, *_: Any) -> bool:
 
 
 def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
-    """Make no suggestions for a while unless they are asked for; 0 ends that. Returns the minutes that are left."""
+    """Make no suggestions for a while unless they are asked for; 0 ends that.
+
+    Returns the minutes that are left.
+    """
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     wanted = min(max(float(minutes), 0.0), MAX_SNOOZE_MINUTES) if is_number else SNOOZE_MINUTES
     server.session.snoozed_until_s = time.monotonic() + 60 * wanted
@@ -77,12 +82,17 @@ def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
 
 
 async def pause(server: Server, minutes: Any = None, *_: Any) -> str:
-    """Have the host unload its models for so many minutes at most; 0 ends that. Returns one line on how it is now."""
+    """Have the host unload its models for so many minutes at most; 0 ends that.
+
+    Returns one line on how it is now.
+    """
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     wanted = min(max(float(minutes), 0.0), MAX_PAUSE_MINUTES) if is_number else PAUSE_MINUTES
     problem = await server.session.host.pause(wanted)
     server.later(server.status.watch())
-    return problem or (f"paused for {wanted:g} minutes at most, or until you ask explicitly" if wanted else "resumed")
+    return problem or (
+        f"paused for {wanted:g} minutes at most, or until you ask explicitly" if wanted else "resumed"
+    )
 
 
 def clear_cache(server: Server, *_: Any) -> int:
@@ -119,14 +129,18 @@ def did_focus(_server: Server, _params: Any) -> None:
 
 
 def did_show(server: Server, params: Any) -> None:
-    """Note that an item is on the screen (Copilot's extension). From then on only reported items count as shown."""
+    """Note that an item is on the screen (Copilot's extension).
+
+    From then on only reported items count as shown.
+    """
     if (suggestion_id := _suggestion_id(params)) is not None:
         server.session.acceptance.reported_shown(suggestion_id)
 
 
 def did_accept_partly(server: Server, params: Any) -> None:
     """Note how many UTF-16 units of an item were accepted (Copilot's extension)."""
-    suggestion_id, length = _suggestion_id(params), _field(params, "acceptedLength")
+    suggestion_id = _suggestion_id(params)
+    length = _field(params, "acceptedLength")
     if suggestion_id is not None and isinstance(length, int):
         shown = server.session.acceptance.find(suggestion_id)
         text = shown.text if shown else ""

@@ -18,7 +18,8 @@ DONE = ENDED | {Reason.LENGTH, Reason.EMPTY}
 
 async def examine(server: Server) -> dict[str, Any]:
     """Return the state of this window and of its host; one that can complete has to prove it."""
-    config, health = server.session.config, await server.session.host.health()
+    config = server.session.config
+    health = await server.session.host.health()
     facts = {
         "version": __version__,
         "state": health.reason or "ready",

@@ -1,7 +1,7 @@
 """Handlers of inline completion (ghost text) and of the completion menu.
 
-The snapshot is taken when the message comes, before the first await. No failure becomes a popup: the answer is an empty
-list, and ``fimserver/explain`` has the reason.
+The snapshot is taken when the message comes, before the first await. No failure becomes a popup: the answer
+is an empty list, and ``fimserver/explain`` has the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any
 
 
 async def _inline(server: Server, request: CompletionRequest) -> lsp.InlineCompletionList | None:
-    """Answer ``None`` when out of date: an empty list would hide what a newer request has shown meanwhile (Neovim)."""
+    """Answer ``None`` when out of date.
+
+    An empty list would hide what a newer request has shown meanwhile (Neovim).
+    """
     try:
         suggestions = await suggest(server, request)
     finally:
@@ -65,7 +68,12 @@ async def _menu(server: Server, request: CompletionRequest) -> lsp.CompletionLis
 
 
 def _arrived(
-    server: Server, params: Any, surface: Surface, *, invoked: bool, popup: lsp.SelectedCompletionInfo | None = None
+    server: Server,
+    params: Any,
+    surface: Surface,
+    *,
+    invoked: bool,
+    popup: lsp.SelectedCompletionInfo | None = None,
 ) -> CompletionRequest | None:
     """Resolve the request with the document as it is now; ``None`` where the document is not open."""
     session = server.session
@@ -78,13 +86,19 @@ def _arrived(
     selected = None
     if popup is not None:
         start = popup.range.start
-        selected = SelectedCompletion(document.place((start.line, start.character), session.encoding), popup.text)
+        selected = SelectedCompletion(
+            document.place((start.line, start.character), session.encoding), popup.text
+        )
     return arrive(session, document, place, invoked=invoked, surface=surface, popup=selected)
 
 
 async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestion, ...] | None:
-    """Return suggestions for a request, ``None`` where it is out of date. A failure is a reason, never an error."""
-    session, uri = server.session, request.uri
+    """Return suggestions for a request, ``None`` where it is out of date.
+
+    A failure is a reason, never an error.
+    """
+    session = server.session
+    uri = request.uri
     try:
         services = Services(session.memory, session.context, session.host, session.running)
         outcome = await complete(request, services)

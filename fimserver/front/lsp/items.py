@@ -20,7 +20,10 @@ FROM_LINE_START = ("Visual Studio Code", "VSCodium", "code-server", "Code - OSS"
 def inline_list(
     snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, from_line_start: bool
 ) -> lsp.InlineCompletionList:
-    """Return items for ghost text, always in the list form: some clients take nothing else for "no suggestion"."""
+    """Return items for ghost text, always in the list form.
+
+    Some clients take nothing else for "no suggestion".
+    """
     items = [_inline(snapshot, s, encoding, from_line_start=from_line_start) for s in suggestions]
     return lsp.InlineCompletionList(items=items)
 
@@ -28,7 +31,8 @@ def inline_list(
 def _inline(
     snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, from_line_start: bool
 ) -> lsp.InlineCompletionItem:
-    start, lead = suggestion.start, ""
+    start = suggestion.start
+    lead = ""
     if from_line_start:
         lead = snapshot.lines[start.line][: start.column]
         start = Position(start.line, 0)
@@ -43,12 +47,19 @@ def _inline(
 def menu_list(
     snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, insert_replace: bool
 ) -> lsp.CompletionList:
-    """Return items for clients without ghost text. Incomplete, so that the client asks again at the next key."""
-    items = [_menu(snapshot, suggestion, encoding, insert_replace=insert_replace) for suggestion in suggestions]
+    """Return items for clients without ghost text.
+
+    Incomplete, so that the client asks again at the next key.
+    """
+    items = [
+        _menu(snapshot, suggestion, encoding, insert_replace=insert_replace) for suggestion in suggestions
+    ]
     return lsp.CompletionList(is_incomplete=True, items=items)
 
 
-def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, insert_replace: bool) -> lsp.CompletionItem:
+def _menu(
+    snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, insert_replace: bool
+) -> lsp.CompletionItem:
     word = typed_word(snapshot.line_before)
     text = word + suggestion.text
     start = position(snapshot, Position(suggestion.start.line, suggestion.start.column - len(word)), encoding)
@@ -56,7 +67,9 @@ def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, ins
     whole = lsp.Range(start, position(snapshot, suggestion.end, encoding))
     # Never insert without replacing: what the text repeats of the line would stand there twice.
     splits = insert_replace and suggestion.end == snapshot.place
-    edit = lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if splits else lsp.TextEdit(whole, text)
+    edit = (
+        lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if splits else lsp.TextEdit(whole, text)
+    )
     first = text.strip().split("\n", 1)[0]
     return lsp.CompletionItem(
         label=first if len(first) <= LABEL_CHARS else first[: LABEL_CHARS - 1] + "…",
@@ -72,7 +85,10 @@ def _menu(snapshot: Snapshot, suggestion: Suggestion, encoding: Encoding, *, ins
 
 
 def typed_word(line_before: str) -> str:
-    """Return the word that ends at the cursor, which clients filter menu items by. Letters of any script count."""
+    """Return the word that ends at the cursor, which clients filter menu items by.
+
+    Letters of any script count.
+    """
     start = len(line_before)
     while start and is_word(line_before[start - 1]):
         start -= 1

@@ -95,8 +95,11 @@ def configure(server: Server, sent: Any) -> None:
     """
     if not isinstance(sent, dict):
         return  # the editor has no settings for us
-    session, new = server.session, sent
-    session.pins = {name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)}
+    session = server.session
+    new = sent
+    session.pins = {
+        name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)
+    }
     session.sent = new
     note_problems(server, new)
     _hold(server, changed(session.start, new)[0])
@@ -104,7 +107,8 @@ def configure(server: Server, sent: Any) -> None:
 
 def note_problems(server: Server, sent: Any) -> None:
     """Log settings that have no effect, each once; the health page lists them."""
-    known, problems = server.session.setting_problems, setting_problems(sent)
+    known = server.session.setting_problems
+    problems = setting_problems(sent)
     for problem in problems:
         if problem not in known:
             log.warning("setting %s", problem)

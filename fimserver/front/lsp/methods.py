@@ -36,13 +36,20 @@ METHODS: Mapping[str, Handler] = {
 
 
 def make_server(config: Config, host: HostClient, send: Send, leave: Callable[[int], None]) -> Server:
-    """Return a server with all methods and commands. ``send`` takes message bodies, ``leave`` an exit code."""
+    """Return a server with all methods and commands.
+
+    ``send`` takes message bodies, ``leave`` an exit code.
+    """
     server = Server(config, host, send, leave)
     server.protocol.on_bad_params = partial(text_sync.bad_params, server)
     server.protocol.on_lost = partial(text_sync.lost, server)
     for method, handler in METHODS.items():
         server.offer(method, handler)
-    server.offer(lsp.TEXT_DOCUMENT_INLINE_COMPLETION, inline_completion.inline_completion, lsp.InlineCompletionOptions())
+    server.offer(
+        lsp.TEXT_DOCUMENT_INLINE_COMPLETION,
+        inline_completion.inline_completion,
+        lsp.InlineCompletionOptions(),
+    )
     for name, command in commands.COMMANDS.items():
         server.command(f"fimserver.{name}")(partial(command, server))
     return server

@@ -1,7 +1,10 @@
-"""JSON-RPC and the life cycle of a language server: one answer for each request, in front of pygls' dispatcher.
+"""JSON-RPC and the life cycle of a language server.
+
+One answer for each request, in front of pygls' dispatcher.
 
 It adds what pygls 2.1.1 leaves open: requests that cannot be parsed are answered, nothing is served before
-``initialize`` or after ``shutdown``, errors carry no text or path, and handlers see messages in the order of arrival.
+``initialize`` or after ``shutdown``, errors carry no text or path, and handlers see messages in the order of
+arrival.
 """
 
 from __future__ import annotations
@@ -135,7 +138,9 @@ class Protocol(LanguageServerProtocol):
         if method == lsp.SHUTDOWN:
             self.life = Life.SHUT_DOWN
         self.handle_message(call)
-        if method == lsp.INITIALIZE and hasattr(self, "server_capabilities"):  # else it failed, and may be tried again
+        if method == lsp.INITIALIZE and hasattr(
+            self, "server_capabilities"
+        ):  # else it failed, and may be tried again
             self.life = Life.RUNNING
 
     def _structured(self, method: str, message: dict[str, Any], *, is_request: bool) -> Any:
@@ -163,12 +168,19 @@ class Protocol(LanguageServerProtocol):
             if "error" in message:
                 future.set_exception(JsonRpcException("the editor refused"))
             else:
-                future.set_result(self._converter.structure(message, kind).result if kind else message["result"])
+                future.set_result(
+                    self._converter.structure(message, kind).result if kind else message["result"]
+                )
         except Exception as error:  # noqa: BLE001 - an answer that does not fit is an error of the editor
             future.set_exception(JsonRpcException(type(error).__name__))
 
-    def send_request(self, method: str, params: Any = None, callback: Any = None, msg_id: Id | None = None) -> Any:
-        """Send a request to the editor; its id cannot be one of the editor's, and it is forgotten once settled."""
+    def send_request(
+        self, method: str, params: Any = None, callback: Any = None, msg_id: Id | None = None
+    ) -> Any:
+        """Send a request to the editor.
+
+        Its id cannot be one of the editor's, and it is forgotten once settled.
+        """
         msg_id = msg_id or uuid.uuid4().hex
         future = super().send_request(method, params, callback, msg_id)
         self._asked[msg_id] = self._request_futures.pop(msg_id), self._result_types.pop(msg_id)
@@ -187,10 +199,15 @@ class Protocol(LanguageServerProtocol):
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Run a handler at once, up to its first await: it sees the documents as they were when its message came."""
+        """Run a handler at once, up to its first await.
+
+        It sees the documents as they were when its message came.
+        """
         if inspect.isgeneratorfunction(handler):
             super()._execute_handler(msg_id, handler, callback, args, kwargs)
-            if (running := self._request_futures.get(msg_id)) is not None:  # a notification's: pygls never takes it away
+            if (
+                running := self._request_futures.get(msg_id)
+            ) is not None:  # a notification's: pygls never takes it away
                 running.add_done_callback(lambda _: self._request_futures.pop(msg_id, None))
             return
         future: Any = Future()
@@ -262,8 +279,13 @@ class Protocol(LanguageServerProtocol):
         self._send_body(self._converter.unstructure(data, unstructure_as=type(data)))
 
     def _send_body(self, message: Any) -> None:
-        """As JSON that every reader takes: no NaN, and half characters, which only come back to who sent them, escaped."""
-        write = partial(json.dumps, message, default=self._serialize_message, allow_nan=False, separators=(",", ":"))
+        """As JSON that every reader takes.
+
+        No NaN, and half characters, which only come back to who sent them, escaped.
+        """
+        write = partial(
+            json.dumps, message, default=self._serialize_message, allow_nan=False, separators=(",", ":")
+        )
         try:
             self.send(write(ensure_ascii=False).encode())
         except UnicodeEncodeError:

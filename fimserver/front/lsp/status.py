@@ -47,7 +47,9 @@ KINDS = {
 class Status:
     """Status of one window, sent as ``fimserver/status``. ``later`` runs a coroutine beside the messages."""
 
-    def __init__(self, server: LanguageServer, session: Session, later: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(
+        self, server: LanguageServer, session: Session, later: Callable[[Coroutine[Any, Any, None]], None]
+    ) -> None:
         self._server = server
         self._session = session
         self._later = later
@@ -88,7 +90,9 @@ class Status:
         kind = KINDS.get(outcome.reason)
         self._document = outcome.reason if kind == "Inactive" else None
         if outcome.source == "model" or kind in {"Warning", "Error"}:
-            self._health = replace(self._health, reason=outcome.reason if kind else None, message=outcome.message)
+            self._health = replace(
+                self._health, reason=outcome.reason if kind else None, message=outcome.message
+            )
         if self._health.reason in {Reason.LOADING, Reason.NO_HOST}:
             self._later(self.watch())
         if outcome.suggestions and outcome.usage:
@@ -98,7 +102,10 @@ class Status:
         self.refresh()
 
     async def watch(self) -> None:
-        """Start the host and show progress until its model is loaded, or cannot be. One watch runs at a time."""
+        """Start the host and show progress until its model is loaded, or cannot be.
+
+        One watch runs at a time.
+        """
         if not self._session.config.enabled:
             self.refresh()  # an editor that started switched off has had no status yet
             return
@@ -117,7 +124,10 @@ class Status:
         while True:
             self._health = await self._session.host.health()
             self.refresh()
-            if self._health.reason not in {Reason.LOADING, Reason.NO_HOST} or not self._session.config.enabled:
+            if (
+                self._health.reason not in {Reason.LOADING, Reason.NO_HOST}
+                or not self._session.config.enabled
+            ):
                 return
             if self._health.reason is Reason.LOADING:
                 await progress.begin()
@@ -138,10 +148,13 @@ class Progress:
         window = self._server.client_capabilities.window
         if self._asked or window is None or not window.work_done_progress:
             return
-        self._asked, token = True, uuid.uuid4().hex
+        self._asked = True
+        token = uuid.uuid4().hex
         try:
             async with asyncio.timeout(2):
-                await self._server.window_work_done_progress_create_async(lsp.WorkDoneProgressCreateParams(token))
+                await self._server.window_work_done_progress_create_async(
+                    lsp.WorkDoneProgressCreateParams(token)
+                )
         except Exception as error:  # noqa: BLE001 - then there is no progress
             log.info("no progress: %s", type(error).__name__)
             return

@@ -1,6 +1,7 @@
 """Process of one editor window: its pipes, its event loop, and its end.
 
-It never outlives the editor: the end of the pipe, the editor's death, and an editor that stops reading end it.
+It never outlives the editor: the end of the pipe, the editor's death, and an editor that stops reading end
+it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ FLUSH_S = 1.0
 
 
 def run_stdio(settings: Settings) -> int:
-    """Serve one editor over stdin and stdout. Returns the exit code. Raises ``InputError`` for a bad ``--connect``."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    """Serve one editor over stdin and stdout.
+
+    Returns the exit code. Raises ``InputError`` for a bad ``--connect``.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log what users type
         logging.getLogger(name).setLevel(logging.CRITICAL)
     host = open_host_client(settings.connect, settings.token, lambda: own_hosting(settings))
@@ -70,7 +76,9 @@ def _leaver(writer: PipeWriter, endings: Sequence[Callable[[], None]]) -> Callab
     return leave
 
 
-async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, leave: Callable[[int], None]) -> None:
+async def _serve(
+    make: Callable[[], Server], writer: PipeWriter, pipe_in: int, leave: Callable[[int], None]
+) -> None:
     loop = asyncio.get_running_loop()
     server = make()
 
@@ -86,7 +94,9 @@ async def _serve(make: Callable[[], Server], writer: PipeWriter, pipe_in: int, l
     def ended(problem: str | None) -> None:
         if problem:
             log.error("the editor's stream is out of step: %s", problem)
-        loop.call_soon_threadsafe(lambda: leave(_code_at_end(server, problem)))  # after what came before the end
+        loop.call_soon_threadsafe(
+            lambda: leave(_code_at_end(server, problem))
+        )  # after what came before the end
 
     loop.set_exception_handler(_note)
     loop.add_signal_handler(2, leave, 130)

@@ -44,7 +44,9 @@ def did_close(server: Server, params: lsp.DidCloseTextDocumentParams) -> None:
 
 
 def did_open_notebook(server: Server, params: lsp.DidOpenNotebookDocumentParams) -> None:
-    server.session.notebooks.open(params.notebook_document.uri, [_cell(cell) for cell in params.notebook_document.cells])
+    server.session.notebooks.open(
+        params.notebook_document.uri, [_cell(cell) for cell in params.notebook_document.cells]
+    )
     for got in params.cell_text_documents:
         server.session.open(Document(got.uri, str(got.language_id), got.version, got.text))
 

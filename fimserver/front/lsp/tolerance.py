@@ -1,7 +1,9 @@
-"""Tolerance for clients of other protocol versions: what is missing is filled in, what is unknown is left out.
+"""Tolerance for clients of other protocol versions.
 
-Only what a client says of itself and of a request is treated like that. An edit that cannot be read is never left out:
-its document would no longer be the editor's.
+What is missing is filled in, what is unknown is left out.
+
+Only what a client says of itself and of a request is treated like that. An edit that cannot be read is never
+left out: its document would no longer be the editor's.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def _inline_context(params: dict[str, Any]) -> dict[str, Any]:
     """A trigger kind that is missing or unknown means automatic."""
     context = params.get("context")
     context = dict(context) if isinstance(context, dict) else {}
-    invoked, automatic = lsp.InlineCompletionTriggerKind.Invoked.value, lsp.InlineCompletionTriggerKind.Automatic.value
+    invoked = lsp.InlineCompletionTriggerKind.Invoked.value
+    automatic = lsp.InlineCompletionTriggerKind.Automatic.value
     kind = context.get("triggerKind")
     is_known = isinstance(kind, int) and kind in {DRAFT_INVOKED, invoked, automatic}
     context["triggerKind"] = (kind or invoked) if is_known else automatic
@@ -48,11 +51,14 @@ def _document(params: dict[str, Any]) -> dict[str, Any]:
 
 def _changes(params: dict[str, Any]) -> dict[str, Any]:
     """An edit without a version follows the last one; one without a range is the whole text."""
-    named, edits = params.get("textDocument"), params.get("contentChanges")
+    named = params.get("textDocument")
+    edits = params.get("contentChanges")
     if isinstance(named, dict):
         params = params | {"textDocument": {"version": NO_VERSION} | _without_nulls(named)}
     if isinstance(edits, list):
-        params = params | {"contentChanges": [_without_nulls(edit) if isinstance(edit, dict) else edit for edit in edits]}
+        params = params | {
+            "contentChanges": [_without_nulls(edit) if isinstance(edit, dict) else edit for edit in edits]
+        }
     return params
 
 
@@ -66,7 +72,9 @@ def _cell_changes(params: dict[str, Any]) -> dict[str, Any]:
     contents = cells.get("textContent") if isinstance(cells, dict) else None
     for edited in contents if isinstance(contents, list) else ():
         if isinstance(edited, dict):
-            changed = _changes({"textDocument": edited.get("document"), "contentChanges": edited.get("changes")})
+            changed = _changes(
+                {"textDocument": edited.get("document"), "contentChanges": edited.get("changes")}
+            )
             edited |= {"document": changed["textDocument"], "changes": changed["contentChanges"]}
     return params
 
@@ -95,7 +103,10 @@ OPTIONAL = frozenset(
 
 
 def structured(converter: cattrs.Converter, message: dict[str, Any], kind: Any) -> Any:
-    """Return a message as a type of lsprotocol, without the fields that it does not know. Raises what cattrs raises."""
+    """Return a message as a type of lsprotocol, without the fields that it does not know.
+
+    Raises what cattrs raises.
+    """
     left = MAX_LEFT_OUT if message["method"] in OPTIONAL else 0
     while True:
         try:

@@ -1,7 +1,8 @@
 """Transport of messages over the two pipes of an editor.
 
-The framing is strict where leniency would lose step (header grammar, lengths) and lenient where it cannot (case, blanks,
-bare LF). A reader and a writer thread own the pipes, so neither a silent nor a deaf editor can stall the server.
+The framing is strict where leniency would lose step (header grammar, lengths) and lenient where it cannot
+(case, blanks, bare LF). A reader and a writer thread own the pipes, so neither a silent nor a deaf editor can
+stall the server.
 """
 
 from __future__ import annotations
@@ -81,11 +82,18 @@ def encode(body: bytes) -> bytes:
 
 
 class PipeReader(threading.Thread):
-    """Reads a descriptor and hands over bodies; ``ended`` is called once, with a problem or ``None`` for the end."""
+    """Reads a descriptor and hands over bodies.
 
-    def __init__(self, fd: int, received: Callable[[list[bytes]], None], ended: Callable[[str | None], None]) -> None:
+    ``ended`` is called once, with a problem or ``None`` for the end.
+    """
+
+    def __init__(
+        self, fd: int, received: Callable[[list[bytes]], None], ended: Callable[[str | None], None]
+    ) -> None:
         super().__init__(name="lsp-reader", daemon=True)
-        self._fd, self._received, self._ended = fd, received, ended
+        self._fd = fd
+        self._received = received
+        self._ended = ended
 
     def run(self) -> None:
         decoder = Decoder()
@@ -155,8 +163,12 @@ class PipeWriter(threading.Thread):
 
 
 def claim_pipes() -> tuple[int, int]:
-    """Return the editor's pipes as descriptors of our own; prints of libraries go to stderr, and stdin is empty for them."""
-    pipe_in, pipe_out = os.dup(0), os.dup(1)
+    """Return the editor's pipes as descriptors of our own.
+
+    Prints of libraries go to stderr, and stdin is empty for them.
+    """
+    pipe_in = os.dup(0)
+    pipe_out = os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)

@@ -1,4 +1,7 @@
-"""Types that filters share: the candidate text, the context it is filtered by, and the reason why nothing is shown."""
+"""Types that filters share.
+
+The candidate text, the context it is filtered by, and the reason why nothing is shown.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ _LINES = 60  # of the text around that filters compare with
 class Candidate:
     """Text on its way to the editor.
 
-    ``replace``: so many characters right of the cursor, on its line, make way for the text, which contains them.
+    ``replace``: so many characters right of the cursor, on its line, make way for the text, which contains
+    them.
     """
 
     text: str
@@ -24,10 +28,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FilterContext:
-    """The text around the cursor and the settings that filters need. Lines end in a newline, whatever the file has.
+    """The text around the cursor and the settings that filters need.
 
-    ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this place.
-    ``is_cell``: the text is a cell of a notebook.
+    Lines end in a newline, whatever the file has.
+
+    ``special``: strings that a tokenizer writes for its special tokens. ``rejected``: texts dismissed at this
+    place. ``is_cell``: the text is a cell of a notebook.
     """
 
     prefix: str
@@ -53,7 +59,11 @@ class FilterContext:
     @cached_property
     def above(self) -> list[str]:
         """Non-blank lines above the cursor's, the nearest last."""
-        lines = self.prefix.rsplit("\n", _LINES)[1:] if self.prefix.count("\n") > _LINES else self.prefix.split("\n")
+        lines = (
+            self.prefix.rsplit("\n", _LINES)[1:]
+            if self.prefix.count("\n") > _LINES
+            else self.prefix.split("\n")
+        )
         return [line.rstrip() for line in lines[:-1] if line.strip()]
 
     @cached_property

@@ -1,7 +1,7 @@
 """Filters for characters, ends and limits of a text.
 
-A filter takes a candidate and the text around the cursor, and returns the candidate, a changed one, or the reason to show
-nothing.
+A filter takes a candidate and the text around the cursor, and returns the candidate, a changed one, or the
+reason to show nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from fimserver.stopping.rules import Endings
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
 # Emoji and letters of some scripts are joined by a hidden character; within names of code it would be a trap.
 _JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
-# Invisible characters and those that change the direction of text (arXiv 2111.00169), line separators, half characters.
+# Invisible characters and those that change the direction of text (arXiv 2111.00169), line separators, half
+# characters.
 # As the tokenizers of coders write them. No language has them, but a file about language models may.
 _SPECIAL = re.compile(
     r"<\|(?:end_?of_?text|fim_\w{1,20}|im_(?:start|end)|file_sep(?:arator)?|repo_name|eot_id|begin_of_text|mask|pad|expand|delete"
@@ -39,9 +40,16 @@ _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
 
 
 def special_tokens(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """Cut where a special token begins: one of ``special``, or a well-known one that the file itself does not have."""
+    """Cut where a special token begins.
+
+    One of ``special``, or a well-known one that the file itself does not have.
+    """
     found = [at for token in context.special if token and (at := candidate.text.find(token)) >= 0]
-    known = (match for match in _SPECIAL.finditer(candidate.text) if match[0] not in context.prefix + context.suffix)
+    known = (
+        match
+        for match in _SPECIAL.finditer(candidate.text)
+        if match[0] not in context.prefix + context.suffix
+    )
     found += [match.start() for match in known]
     return replace(candidate, text=candidate.text[: min(found)]) if found else candidate
 
@@ -61,7 +69,9 @@ def control(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
     text = _JOINED.sub("", candidate.text)
     for char in set(text) - {"\n", "\t"}:
         kind = unicodedata.category(char)
-        if kind == "Cc" or (kind in _HIDDEN and (kind == "Cs" or char not in context.prefix + context.suffix)):
+        if kind == "Cc" or (
+            kind in _HIDDEN and (kind == "Cs" or char not in context.prefix + context.suffix)
+        ):
             return Reason.CONTROL
     return candidate
 
@@ -72,8 +82,8 @@ def control(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
 def unfinished(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
     """What was cut short keeps what can stand on its own.
 
-    Of several lines these are the whole ones. A single line stays if it ends neither in a word, which may be half of
-    one, nor in a string that it has begun.
+    Of several lines these are the whole ones. A single line stays if it ends neither in a word, which may be
+    half of one, nor in a string that it has begun.
     """
     if context.reason not in CUT_SHORT or not candidate.text.strip():
         return candidate
@@ -108,10 +118,14 @@ def one_line(candidate: Candidate, context: FilterContext) -> Candidate | Reason
 
 
 def scope(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """Cut at the first line outside of the block that the cursor is in; closers that the suffix lacks stay."""
+    """Cut at the first line outside of the block that the cursor is in.
+
+    Closers that the suffix lacks stay.
+    """
     lines = candidate.text.split("\n")
     limit = _limit(context, lines[0])
-    deeper, closed = False, False
+    deeper = False
+    closed = False
     for i, line in enumerate(lines[1:], 1):
         if not line.strip():
             continue
@@ -138,7 +152,10 @@ def _limit(context: FilterContext, first: str) -> int:
 
 
 def _stays(line: str, before: list[str], context: FilterContext, *, outside: bool) -> bool:
-    """Whether a line that ends the block belongs to it: it closes or goes on with what the text or the prefix opened."""
+    """Whether a line that ends the block belongs to it.
+
+    It closes or goes on with what the text or the prefix opened.
+    """
     words = re.findall(r"\w+", line)
     if line.strip()[0] in CLOSERS:
         head = "\n".join([*before, line])
@@ -151,7 +168,8 @@ def _stays(line: str, before: list[str], context: FilterContext, *, outside: boo
 
 def _open_before(context: FilterContext, text: str) -> int:
     """Brackets before the end of ``text`` that the suffix does not close."""
-    prefix, suffix = context.prefix[-WINDOW_CHARS:], context.suffix[:WINDOW_CHARS]
+    prefix = context.prefix[-WINDOW_CHARS:]
+    suffix = context.suffix[:WINDOW_CHARS]
     code = parser.code_only(context.language, prefix + text + suffix)
     cursor = len(prefix) + len(text)
     return debt(code[:cursor], code[cursor:])

@@ -22,13 +22,18 @@ _BLANKS = re.compile(r"[ \t]*")
 
 
 def leading(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """Let the first line begin at the cursor: no newline before it on a blank line, and no blanks that are there already."""
-    text, left = candidate.text, context.left
+    """Let the first line begin at the cursor.
+
+    No newline before it on a blank line, and no blanks that are there already.
+    """
+    text = candidate.text
+    left = context.left
     if left.strip():
         return replace(candidate, text=text.lstrip(" ")) if left[-1] in " \t" and text.strip() else candidate
     line = re.sub(r"^(?:[ \t]*\n)+", "", text)
     if line != text:
-        # Before other code a newline is meant; and a line that begins left of the cursor cannot be on the cursor's line.
+        # Before other code a newline is meant; and a line that begins left of the cursor cannot be on the
+        # cursor's line.
         if context.right.strip() or not line.startswith(left):
             return candidate
         text = line
@@ -40,7 +45,8 @@ def leading(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
 
 def _first_blanks(text: str, context: FilterContext) -> str:
     """What remains of the blanks that a text begins with on a line that has only blanks before the cursor."""
-    blanks, left = _blanks(text), context.left
+    blanks = _blanks(text)
+    left = context.left
     if not left:
         return "" if _is_stray(text, context) else blanks
     if not _is_level(columns(left), context) and _is_level(columns(left + blanks), context):
@@ -48,18 +54,25 @@ def _first_blanks(text: str, context: FilterContext) -> str:
     above = _code_above(context).rsplit("\n", 1)[-1]
     if not opens_block(context.language, above) or columns(left) > columns(above):
         return ""
-    # The editor did not indent the first line of a block. Models count from the margin, rarely from the cursor.
+    # The editor did not indent the first line of a block. Models count from the margin, rarely from the
+    # cursor.
     return blanks.removeprefix(left) or blanks
 
 
 def _is_level(width: int, context: FilterContext) -> bool:
-    """Whether a block around the cursor is indented by so many columns: one of the lines above, or the next one."""
+    """Whether a block around the cursor is indented by so many columns.
+
+    One of the lines above, or the next one.
+    """
     widths = [columns(line) for line in [*context.above, *context.below[:1]]]
     return width in widths
 
 
 def _is_stray(text: str, context: FilterContext) -> bool:
-    """Whether blanks at the start of an empty line make no block: a single one, or in Python where none is open."""
+    """Whether blanks at the start of an empty line make no block.
+
+    A single one, or in Python where none is open.
+    """
     if context.language is None or not re.match(r"[ \t]+[\w@]", text):
         return False
     if parser.place(context.language, context.prefix, context.suffix) != "code":
@@ -82,7 +95,10 @@ def _code_above(context: FilterContext) -> str:
 
 
 def indentation(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """Indent in the unit of the block at the cursor: tabs become spaces or spaces tabs, and nothing is made even."""
+    """Indent in the unit of the block at the cursor.
+
+    Tabs become spaces or spaces tabs, and nothing is made even.
+    """
     unit = unit_of(context)
     if not unit:
         return candidate
@@ -98,8 +114,8 @@ def indentation(candidate: Candidate, context: FilterContext) -> Candidate | Rea
 def unit_of(context: FilterContext) -> str:
     """A tab, or spaces; empty where the text's own indentation is as good as any.
 
-    The block at the cursor decides: the blanks of its line, of the next one where that is deeper, or on an empty line of the
-    one above. Then the file, and then the habit of its language.
+    The block at the cursor decides: the blanks of its line, of the next one where that is deeper, or on an
+    empty line of the one above. Then the file, and then the habit of its language.
     """
     blanks = _blanks(context.left) or _blanks(_neighbour(context))
     if "\t" in blanks:
@@ -110,7 +126,10 @@ def unit_of(context: FilterContext) -> str:
 
 
 def _neighbour(context: FilterContext) -> str:
-    """The line that shares its block with a cursor whose own line is not indented; it may be indented or not."""
+    """The line that shares its block with a cursor whose own line is not indented.
+
+    It may be indented or not.
+    """
     below = context.below[0] if context.below else ""
     above = context.above[-1] if context.above and not context.left else ""
     return below if _blanks(below) else above

@@ -19,7 +19,8 @@ FILTERS: Mapping[str, Filter] = {
     "broken_characters": filters.broken_characters,
     "line_ends": filters.line_ends,
     "control": filters.control,
-    "unfinished": filters.unfinished,  # before blanks are trimmed: a newline at the end says that the line is whole
+    # before blanks are trimmed: a newline at the end says that the line is whole
+    "unfinished": filters.unfinished,
     "leading": indentation.leading,
     "trailing": filters.trailing,
     "indentation": indentation.indentation,  # before lines are compared with those around
@@ -38,8 +39,8 @@ _ROUNDS = 8
 def postprocess(text: str, context: FilterContext) -> Candidate | Dropped:
     """What is shown of ``text``, or why nothing is.
 
-    A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the text that
-    comes out would pass unchanged.
+    A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the
+    text that comes out would pass unchanged.
     """
     context = replace(context, prefix=unix_lines(context.prefix), suffix=unix_lines(context.suffix))
     for _ in range(_ROUNDS):

@@ -11,11 +11,13 @@ from fimserver.front.syntax.brackets import CLOSERS, QUOTES, partners, unmatched
 from fimserver.lengths import common_prefix
 from fimserver.reasons import Reason
 
-# A rest of the cursor's line that an editor or a person has put there to close what is open: as in Copilot and Tabby.
+# A rest of the cursor's line that an editor or a person has put there to close what is open: as in Copilot
+# and Tabby.
 _CLOSING_REST = re.compile(r"\s*[)\]}\"'`;>]*\s*[:{;,]?\s*$")
 # (longest period, tokens it must have filled at the end): the limits of Copilot's repetition filter.
 _PERIODS = ((1, 10), (10, 30), (20, 45), (30, 60))
-_LOOPING_CHARS, _LOOP_CHARS = 60, 10  # of a word
+_LOOPING_CHARS = 60
+_LOOP_CHARS = 10  # of a word
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
 _MANY_LINES = 3
 _TELLING_CHARS = 4  # word characters without which a line says nothing
@@ -43,12 +45,18 @@ def suffix_overlap(candidate: Candidate, context: FilterContext) -> Candidate | 
 
 
 def fit(text: str, left: str, right: str) -> Candidate:
-    """Fit a text between the two parts of the cursor's line: it replaces as much of ``right`` as it has itself."""
+    """Fit a text between the two parts of the cursor's line.
+
+    It replaces as much of ``right`` as it has itself.
+    """
     return Candidate(text, _covered(text, left, right))
 
 
 def _covered(text: str, left: str, right: str) -> int:
-    """How much of ``right`` is in ``text`` already: its closers one after the other, all of it, or a start of it at the end."""
+    """How much of ``right`` is in ``text`` already.
+
+    Its closers one after the other, all of it, or a start of it at the end.
+    """
     rest = right.rstrip()
     if not rest or not text.strip():
         return 0
@@ -60,19 +68,24 @@ def _covered(text: str, left: str, right: str) -> int:
         if (size := _tail_size(head, rest)) and _is_whole_rest(head, size, left):
             return len(right)
     sizes = range(min(len(text), len(right)), 0, -1)
-    return next((n for n in sizes if text.endswith(right[:n]) and _is_start_of_rest(plain, n, left, right)), 0)
+    return next(
+        (n for n in sizes if text.endswith(right[:n]) and _is_start_of_rest(plain, n, left, right)), 0
+    )
 
 
 def _without_escaped_quotes(text: str, left: str) -> str:
     """The text with blanks in the place of quotes that a backslash makes mere text. Same length."""
     slashes = len(left) - len(left.rstrip("\\"))
-    masked = _ESCAPED.sub(lambda match: "  " if match[0][1] in _MEANINGLESS else match[0], "\\" * (slashes % 2) + text)
+    masked = _ESCAPED.sub(
+        lambda match: "  " if match[0][1] in _MEANINGLESS else match[0], "\\" * (slashes % 2) + text
+    )
     return masked[slashes % 2 :]
 
 
 def _has_in_order(text: str, rest: str) -> bool:
     """Whether the closers of ``rest`` are in ``text`` in that order, none of them closing what ``text`` opened."""
-    lone, at = set(unmatched(text)), 0
+    lone = set(unmatched(text))
+    at = 0
     ends = {match.start() for match in re.finditer(r".(?=[ \t]*(?:\n|$))", text)}
     for char in rest:
         if char.isspace():
@@ -87,7 +100,8 @@ def _has_in_order(text: str, rest: str) -> bool:
 
 def _tail_size(text: str, rest: str) -> int:
     """How many last characters of ``text`` are ``rest``, blanks aside; 0 if they are something else."""
-    at, wanted = len(text), "".join(rest.split())
+    at = len(text)
+    wanted = "".join(rest.split())
     for char in reversed(wanted):
         while at and text[at - 1] in " \t":
             at -= 1
@@ -98,16 +112,23 @@ def _tail_size(text: str, rest: str) -> int:
 
 
 def _is_whole_rest(text: str, size: int, left: str) -> bool:
-    """Whether the end of ``text`` is the rest of the line: a single character may be one of a word by chance."""
+    """Whether the end of ``text`` is the rest of the line.
+
+    A single character may be one of a word by chance.
+    """
     cut = len(text) - size
     within_word = _is_word((left + text[:cut])[-1:]) and _is_word(text[cut])
     return (size > 1 or not within_word) and _closes_nothing(text, cut)
 
 
 def _is_start_of_rest(text: str, size: int, left: str, right: str) -> bool:
-    """Whether the last ``size`` characters of ``text`` are the first of ``right``: whole words, and no closers of the text's."""
+    """Whether the last ``size`` characters of ``text`` are the first of ``right``.
+
+    Whole words, and no closers of the text's.
+    """
     cut = len(text) - size
-    tail, before = text[cut:], (left + text[:cut])[-1:]
+    tail = text[cut:]
+    before = (left + text[:cut])[-1:]
     if not tail.strip() or (_is_word(before) and _is_word(tail[0])):
         return False
     return not (_is_word(tail[-1]) and _is_word(right[size : size + 1])) and _closes_nothing(text, cut)
@@ -135,7 +156,10 @@ def _cut_lines_below(text: str, context: FilterContext) -> str:
 
 
 def _repeats(lines: Sequence[str], i: int, below: Sequence[_Key]) -> bool:
-    """Whether the lines from ``i`` on are those below: all of them, or first ones that cannot be there by chance."""
+    """Whether the lines from ``i`` on are those below.
+
+    All of them, or first ones that cannot be there by chance.
+    """
     kept = "\n".join(lines[:i])
     tail = [_key(line) for line in lines[i:] if line.strip()]
     closed = partners("\n".join(lines))[0].items()
@@ -170,7 +194,9 @@ def _key(line: str) -> _Key:
 def _are_next(lines: Sequence[_Key], below: Sequence[_Key]) -> bool:
     """Whether lines are the next ones, all of them or at least two, and say more than that something is closed."""
     same = common_prefix(lines, below)
-    return (same == len(lines) or same > 1) and any(not _CLOSERS_ONLY.fullmatch(text) for _, text in lines[:same])
+    return (same == len(lines) or same > 1) and any(
+        not _CLOSERS_ONLY.fullmatch(text) for _, text in lines[:same]
+    )
 
 
 def _is_telling(line: str) -> bool:
@@ -180,18 +206,24 @@ def _is_telling(line: str) -> bool:
 def _is_same(line: str, other: str) -> bool:
     """Equal, blanks within aside; if long, up to the indentation and one twentieth of the characters."""
     short = min(len(line.strip()), len(other.strip())) < _LONG_CHARS
-    return _key(line) == _key(other) if short else within(line.strip(), other.strip(), max(1, len(other.strip()) // 20))
+    return (
+        _key(line) == _key(other)
+        if short
+        else within(line.strip(), other.strip(), max(1, len(other.strip()) // 20))
+    )
 
 
 def within(a: str, b: str, limit: int) -> bool:
     """Whether the edit distance of two lines is at most ``limit``."""
-    a, b = a[:_LINE_CHARS], b[:_LINE_CHARS]
+    a = a[:_LINE_CHARS]
+    b = b[:_LINE_CHARS]
     if abs(len(a) - len(b)) > limit:
         return False
     row = list(range(len(b) + 1))
     for i, char in enumerate(a, 1):
         # Outside of the band the distance is above the limit anyway.
-        low, high = max(1, i - limit), min(len(b), i + limit)
+        low = max(1, i - limit)
+        high = min(len(b), i + limit)
         new = [limit + 1] * (len(b) + 1)
         new[0] = i
         for j in range(low, high + 1):
@@ -222,7 +254,11 @@ def _loop_at(lines: Sequence[str], start: int) -> int:
         return start + 1
     for size in range(2, (len(lines) - start) // 2 + 1):
         block = lines[start : start + size]
-        if block == lines[start + size : start + 2 * size] and sum(map(_is_telling, block)) > 1 and len(set(block)) > 1:
+        if (
+            block == lines[start + size : start + 2 * size]
+            and sum(map(_is_telling, block)) > 1
+            and len(set(block)) > 1
+        ):
             return start + size
     return 0
 
@@ -234,7 +270,10 @@ def _is_looping_word(word: str) -> bool:
 
 
 def loops(tokens: Sequence[str]) -> bool:
-    """Whether the last tokens are one short sequence over and over: the shortest period, by Knuth, Morris and Pratt."""
+    """Whether the last tokens are one short sequence over and over.
+
+    The shortest period, by Knuth, Morris and Pratt.
+    """
     return any(len(tokens) >= span and _period(tokens[-span:]) <= longest for longest, span in _PERIODS)
 
 

@@ -47,7 +47,10 @@ def parse_ahead(context: FilterContext) -> None:
 
 
 def _breaks(candidate: Candidate, context: FilterContext) -> bool:
-    """Where one line was asked for, what it opens need not be closed in it: then it is judged with the closers."""
+    """Where one line was asked for, what it opens need not be closed in it.
+
+    Then it is judged with the closers.
+    """
     endings = [""]
     if context.single_line or context.reason in {Reason.LINE, Reason.STATEMENT}:
         closers = closers_for(parser.code_only(context.language, candidate.text))
@@ -67,7 +70,10 @@ def _breaks_file(candidate: Candidate, context: FilterContext) -> bool:
 
 
 def _plain(candidate: Candidate, context: FilterContext) -> tuple[Candidate, FilterContext] | None:
-    """The text and what is around it in plain Python; ``None`` for a cell of a notebook in another language."""
+    """The text and what is around it in plain Python.
+
+    ``None`` for a cell of a notebook in another language.
+    """
     if not context.is_cell or context.language != "python":
         return candidate, context
     if is_other_language(context.prefix + candidate.text):
@@ -77,11 +83,16 @@ def _plain(candidate: Candidate, context: FilterContext) -> tuple[Candidate, Fil
 
 
 def _breaks_tree(candidate: Candidate, context: FilterContext) -> bool:
-    return parser.breaks_syntax(context.language, context.prefix, candidate.text, context.suffix, candidate.replace)
+    return parser.breaks_syntax(
+        context.language, context.prefix, candidate.text, context.suffix, candidate.replace
+    )
 
 
 def _breaks_python(candidate: Candidate, context: FilterContext) -> bool | None:
-    """Whether Python does not compile the text; ``None`` where it compiles nothing there. A header alone may be shown."""
+    """Whether Python does not compile the text; ``None`` where it compiles nothing there.
+
+    A header alone may be shown.
+    """
     crop = _crop(candidate, context)
     if crop is None:
         return None
@@ -103,7 +114,10 @@ def _with_bodies(text: str, context: FilterContext) -> list[str]:
 
 
 def _error_line(candidate: Candidate, context: FilterContext) -> int:
-    """The first line that Python does not compile: the lines before it may be good. A large number if it says nothing."""
+    """The first line that Python does not compile: the lines before it may be good.
+
+    A large number if it says nothing.
+    """
     plain = _plain(candidate, context)
     crop = _crop(*plain) if plain else None
     line = crop.error_line(plain[0].text) if plain and crop else None
@@ -112,11 +126,16 @@ def _error_line(candidate: Candidate, context: FilterContext) -> int:
 
 def _crop_around(context: FilterContext) -> Crop | None:
     is_blank = not context.left.strip() and not context.right.strip()
-    return crop_of(context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"), is_cell=context.is_cell)
+    return crop_of(
+        context.prefix, context.suffix, ("pass", "") if is_blank else ("", "x"), is_cell=context.is_cell
+    )
 
 
 def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
-    """What compiles around the cursor: with nothing there, with a statement, a name, or the first line of the text."""
+    """What compiles around the cursor.
+
+    With nothing there, with a statement, a name, or the first line of the text.
+    """
     if context.language != "python":
         return None
     known = _crop_around(context)

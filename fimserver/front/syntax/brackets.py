@@ -12,11 +12,15 @@ _STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`
 
 
 def partners(text: str) -> tuple[dict[int, int], list[int]]:
-    """For every closing bracket the offset of its partner, -1 if it has none in ``text``; and the openers left over."""
+    """For every closing bracket the offset of its partner, -1 if it has none in ``text``.
+
+    And the openers left over.
+    """
     pairs: dict[int, int] = {}
     open_: list[int] = []
     for match in _BRACKET.finditer(text):
-        i, char = match.start(), match[0]
+        i = match.start()
+        char = match[0]
         if char in OPENERS:
             open_.append(i)
         else:

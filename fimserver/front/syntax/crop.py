@@ -4,12 +4,16 @@ import re
 
 WINDOW_CHARS = 20_000  # of each side of the cursor
 
-# Where a window may begin or end: before a line that is not indented and closes nothing. A quote there ends a docstring.
+# Where a window may begin or end: before a line that is not indented and closes nothing. A quote there ends a
+# docstring.
 _TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*\"'`])")
 
 
 def window(prefix: str, suffix: str) -> tuple[str, str]:
-    """The text near the cursor, cut before top-level lines, or at least before lines, so that no block is torn."""
+    """The text near the cursor, cut before top-level lines, or at least before lines.
+
+    So no block is torn.
+    """
     if len(prefix) >= WINDOW_CHARS:
         prefix = prefix[-WINDOW_CHARS:]
         top = _TOP_LEVEL.search(prefix)

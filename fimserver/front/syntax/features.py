@@ -1,6 +1,7 @@
 """Features of a cursor: what the text around it looks like, and how many lines to expect there.
 
-Only the last lines before the cursor and the first lines after it are read, so the cost does not grow with the file.
+Only the last lines before the cursor and the first lines after it are read, so the cost does not grow with
+the file.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ BLOCK_LINES = 3  # of a block that has just been opened and has something in it
 BLANK_LINES = 2  # of a fresh line: a statement, perhaps more
 
 _CLOSING = " \t\r)]}>\"'`,;:"
-_UNFINISHED = re.compile(r"(?:[-+*/%=&|^<>.,(\[{\\~]|\b(?:and|or|not|in|is|if|else|return|new|await|import|from|as|case))$")
+_UNFINISHED = re.compile(
+    r"(?:[-+*/%=&|^<>.,(\[{\\~]|\b(?:and|or|not|in|is|if|else|return|new|await|import|from|as|case))$"
+)
 
 
 def features(language: str | None, prefix: str, suffix: str) -> Features:
@@ -33,8 +36,10 @@ def features(language: str | None, prefix: str, suffix: str) -> Features:
     prefix, suffix = near(prefix, suffix, LINES_BEFORE, LINES_AFTER)
     place = parser.place(language, prefix, suffix)
     code = parser.code_only(language, prefix + suffix)
-    before, after = code[: len(prefix)], code[len(prefix) :]
-    left, right = prefix.rsplit("\n", 1)[-1], suffix.split("\n", 1)[0]
+    before = code[: len(prefix)]
+    after = code[len(prefix) :]
+    left = prefix.rsplit("\n", 1)[-1]
+    right = suffix.split("\n", 1)[0]
     blank = not left.strip()
     opened = place == "code" and _opens_block(language, before)
     arguments = place == "code" and _in_arguments(before)
@@ -45,14 +50,18 @@ def features(language: str | None, prefix: str, suffix: str) -> Features:
         place=place,
         block_opened=opened,
         in_arguments=arguments,
-        statement_end=place == "code" and not (blank or opened or arguments) and _ends_statement(language, prefix),
+        statement_end=place == "code"
+        and not (blank or opened or arguments)
+        and _ends_statement(language, prefix),
         empty_body=empty,
         blank_line=blank,
         right_text=right_text,
         indentation=columns(left),
         bracket_debt=brackets.debt(before, after),
         mid_word=bool(re.search(r"\w$", left) and re.match(r"\w", right)),
-        expected_lines=_expected(place, empty=empty, opened=opened, blank=blank, inside=arguments or right_text),
+        expected_lines=_expected(
+            place, empty=empty, opened=opened, blank=blank, inside=arguments or right_text
+        ),
     )
 
 
@@ -63,7 +72,10 @@ def columns(line: str, tab: int = TAB_COLUMNS) -> int:
 
 
 def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
-    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before; else ``default``."""
+    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before.
+
+    Else ``default``.
+    """
     steps: Counter[str] = Counter()
     before = ""
     for line in lines[:UNIT_LINES]:
@@ -84,7 +96,10 @@ def opens_block(language: str | None, line: str) -> bool:
 
 
 def _expected(place: str, *, empty: bool, opened: bool, blank: bool, inside: bool) -> int:
-    """One line within strings, comments, brackets and before text; else the more, the more of a block is missing."""
+    """One line within strings, comments, brackets and before text.
+
+    Else the more, the more of a block is missing.
+    """
     if place != "code" or inside:
         return 1
     if empty:
@@ -103,7 +118,10 @@ def _opens_block(language: str | None, before: str) -> bool:
 
 
 def _in_arguments(before: str) -> bool:
-    """Within a round or square bracket, or a brace that opens a literal: one after an operator or an opener."""
+    """Within a round or square bracket, or a brace that opens a literal.
+
+    One after an operator or an opener.
+    """
     open_ = brackets.partners(before)[1]
     if not open_:
         return False

@@ -1,4 +1,7 @@
-"""Tables of languages: names, grammars, the node types that tree-sitter's grammars have, and queries for imports."""
+"""Tables of languages.
+
+Names, grammars, the node types that tree-sitter's grammars have, and queries for imports.
+"""
 
 import re
 from collections.abc import Mapping
@@ -59,7 +62,9 @@ BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
 INDENTATION: Mapping[str, str] = {"go": "\t"}
 _MAKEFILES = re.compile(r"(?:gnu)?makefile(?:\.\w+)?|.*\.mk", re.IGNORECASE)
 
-COMMENT_KINDS = frozenset({"comment", "line_comment", "block_comment", "html_comment", "js_comment", "doc_comment"})
+COMMENT_KINDS = frozenset(
+    {"comment", "line_comment", "block_comment", "html_comment", "js_comment", "doc_comment"}
+)
 STRING_KINDS = frozenset(
     {
         "string", "template_string", "regex", "interpreted_string_literal", "raw_string_literal", "rune_literal",
@@ -141,7 +146,10 @@ def is_makefile(language_id: str, path: str = "") -> bool:
 
 
 def language_of(language_id: str, path: str = "") -> str | None:
-    """Our name for an LSP language id; the file's extension counts where the editor does not know. ``None``: plain text."""
+    """Our name for an LSP language id; the file's extension counts where the editor does not know.
+
+    ``None``: plain text.
+    """
     name = _IDS.get(language_id.lower(), language_id.lower())
     if name in GRAMMARS:
         return name

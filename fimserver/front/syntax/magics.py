@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 # Of ``x = !ls`` and ``x = %sql …`` too. The line is kept as long as it was.
-_MAGIC = re.compile(r"^([ \t]*)(?:(?:[\w, ]+=[ \t]*)?(?:!|%%?\w)|\?{1,2}\w)[^\n]*|^([ \t]*)[\w.]+\?{1,2}[ \t]*$", re.MULTILINE)
+_MAGIC = re.compile(
+    r"^([ \t]*)(?:(?:[\w, ]+=[ \t]*)?(?:!|%%?\w)|\?{1,2}\w)[^\n]*|^([ \t]*)[\w.]+\?{1,2}[ \t]*$", re.MULTILINE
+)
 _OTHER_LANGUAGE = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun|python3?|memit)\b)\w")
 
 

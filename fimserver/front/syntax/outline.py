@@ -66,7 +66,9 @@ def _outline(language: str, outer: Node, inner: Node) -> list[str]:
     doc = _docstring(body) if language == "python" else _comment_above(outer)
     above = [f"// {doc}"] if doc and language != "python" else []
     first = [f'"""{doc}"""'] if doc and language == "python" else []
-    members = [line for child in body.named_children for line in _member(child)] if _holds_members(body) else []
+    members = (
+        [line for child in body.named_children for line in _member(child)] if _holds_members(body) else []
+    )
     return [*above, *_before(outer, body), *("    " + line for line in first + members)]
 
 
@@ -101,8 +103,16 @@ def _attached(root: Node, name: str) -> list[str]:
         receiver = node.child_by_field_name("receiver")
         kind = node.child_by_field_name("type")
         body = node.child_by_field_name("body")
-        if node.type == "impl_item" and kind is not None and text_of(kind).partition("<")[0] == name and body is not None:
-            lines += [*_before(node, body), *("    " + line for child in body.named_children for line in _member(child))]
+        if (
+            node.type == "impl_item"
+            and kind is not None
+            and text_of(kind).partition("<")[0] == name
+            and body is not None
+        ):
+            lines += [
+                *_before(node, body),
+                *("    " + line for child in body.named_children for line in _member(child)),
+            ]
         elif receiver is not None and re.search(rf"\b{re.escape(name)}\b", text_of(receiver)):
             lines += _member(node)
     return lines
@@ -118,9 +128,11 @@ def _docstring(body: Node) -> str:
 
 def _comment_above(node: Node) -> str:
     """The first line of the comment directly above."""
-    doc, below = "", node
+    doc = ""
+    below = node
     while (above := below.prev_sibling) is not None and above.type in languages.COMMENT_KINDS:
         if below.start_point.row - above.end_point.row > 1:
             break
-        doc, below = text_of(above), above
+        doc = text_of(above)
+        below = above
     return next((line for raw in doc.splitlines() if (line := raw.strip("/*#!- \t"))), "")

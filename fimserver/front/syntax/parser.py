@@ -1,7 +1,7 @@
 """Parser: asks tree-sitter what is broken in a text, what the cursor is in, and what is imported.
 
-A grammar is loaded when it is first needed. The trees of the last few texts are kept, so that all questions about one cursor
-share one parse.
+A grammar is loaded when it is first needed. The trees of the last few texts are kept, so that all questions
+about one cursor share one parse.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
 
 # Data has no statements.
 _DATA = frozenset({"json", "yaml", "html", "css"})
-_DEFINES = re.compile(r"function|method|func_literal|class|constructor|closure|struct|union|interface|enum|trait|impl|record")
+_DEFINES = re.compile(
+    r"function|method|func_literal|class|constructor|closure|struct|union|interface|enum|trait|impl|record"
+)
 _BLOCKS = frozenset(
     {
         "module", "program", "source_file", "translation_unit", "compilation_unit", "chunk", "block", "statement_block",
@@ -59,7 +61,10 @@ class Import(NamedTuple):
 
 
 class StatementRun(NamedTuple):
-    """Statements, or members, that stand one after the other. All spans are offsets of characters, the end excluded."""
+    """Statements, or members, that stand one after the other.
+
+    All spans are offsets of characters, the end excluded.
+    """
 
     span: tuple[int, int]  # the block, brackets and all
     statements: tuple[tuple[int, int], ...]  # comments too
@@ -99,7 +104,8 @@ def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "st
     if language is None:
         return "code"
     prefix, suffix = window(prefix, suffix)
-    at, line = len(_encode(prefix)), prefix.rsplit("\n", 1)[-1]
+    at = len(_encode(prefix))
+    line = prefix.rsplit("\n", 1)[-1]
     root = tree_with(language, prefix, "x", suffix, 0).root_node
     node = root.descendant_for_byte_range(at, at + 1)
     while node is not None and not node.is_error:
@@ -128,7 +134,10 @@ def code_only(language: str | None, text: str) -> str:
 
 
 def imports(language: str, text: str) -> tuple[Import, ...]:
-    """The modules a file imports, in order. ``names`` are those of the exporting module; ``*`` is all of them."""
+    """The modules a file imports, in order.
+
+    ``names`` are those of the exporting module; ``*`` is all of them.
+    """
     if language not in languages.IMPORT_QUERIES:
         return ()
     found: dict[int, tuple[str, dict[str, None]]] = {}
@@ -141,7 +150,10 @@ def imports(language: str, text: str) -> tuple[Import, ...]:
 
 
 def definition(language: str, text: str, name: str) -> str | None:
-    """The outline of a top-level definition: signature and first line of the docstring; of a class also its members."""
+    """The outline of a top-level definition: signature and first line of the docstring.
+
+    Of a class also its members.
+    """
     if language not in languages.COMMENT_MARKS:
         return None
     return outline(language, _tree(language, text[:FILE_CHARS]).root_node, name)
@@ -184,8 +196,12 @@ def _tree(language: str, text: str) -> Tree:
 
 def tree_with(language: str, prefix: str, middle: str, suffix: str, replace: int = 0) -> Tree:
     """The tree with the middle in it, made from the one without it."""
-    old, new, gone = _encode(prefix), _encode(middle), _encode(suffix[:replace])
-    start, old_end, new_end = len(old), len(old) + len(gone), len(old) + len(new)
+    old = _encode(prefix)
+    new = _encode(middle)
+    gone = _encode(suffix[:replace])
+    start = len(old)
+    old_end = len(old) + len(gone)
+    new_end = len(old) + len(new)
     tree = _tree(language, prefix + suffix).copy()
     tree.edit(start, old_end, new_end, _point(old), _point(old + gone), _point(old + new))
     return Parser(_grammar(language)).parse(old + new + _encode(suffix[replace:]), tree)
@@ -214,13 +230,19 @@ def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace
 
 
 def _damage(root: Node, start: int, end: int) -> int:
-    """Damage under ``root``; nodes between the bytes ``start`` and ``end`` that an ERROR holds are not counted."""
-    total, stack = 0, [root]  # a stack: text may be nested deeper than Python recurses
+    """Damage under ``root``.
+
+    Nodes between the bytes ``start`` and ``end`` that an ERROR holds are not counted.
+    """
+    total = 0
+    stack = [root]  # a stack: text may be nested deeper than Python recurses
     while stack:
         node = stack.pop()
         total += node.is_missing
         if node.is_error:
-            total += 1 + sum(not (start <= child.start_byte and child.end_byte <= end) for child in node.children)
+            total += 1 + sum(
+                not (start <= child.start_byte and child.end_byte <= end) for child in node.children
+            )
         stack.extend(child for child in node.children if child.has_error)
     return total
 

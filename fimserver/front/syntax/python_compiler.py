@@ -1,9 +1,9 @@
 """Python's own compiler, asked about the statements around the cursor.
 
-tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole file takes too
-long to compile between two keys, so that it is cut down to the statements that decide: headers of the functions and classes
-around the cursor, and the statements before and after it. What depends on the whole of a long function is not seen, such as a
-value returned from an async generator.
+tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole
+file takes too long to compile between two keys, so that it is cut down to the statements that decide: headers
+of the functions and classes around the cursor, and the statements before and after it. What depends on the
+whole of a long function is not seen, such as a value returned from an async generator.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from typing import NamedTuple
 from fimserver.front.syntax.crop import WINDOW_CHARS, window
 from fimserver.front.syntax.parser import Node, tree_with
 
-_WHOLE_ROWS = 120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
+_WHOLE_ROWS = (
+    120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
+)
 _MOST_ROWS = 400  # of any other statement; what is longer is not judged
 _HEADERS = ("class _:", "async def _():")
-# A line that is a statement at the margin and hardly a line of a docstring: where the text begins too far above.
+# A line that is a statement at the margin and hardly a line of a docstring: where the text begins too far
+# above.
 _STATEMENT = re.compile(
     r"^(?:(?:async def|def|class)[ ]\w+[(:]|@\w|(?:if|for|while|with|try)\b[^\n]*:$|from[ ]\S+[ ]import\b|import[ ]\w+$"
     r"|[\w.]+(?:[ ]*:[^\n=]*)?[ ]*[-+|]?=)",
@@ -43,14 +46,19 @@ class Crop(NamedTuple):
         return self._replace(after=self.after[count:])
 
     def error_line(self, middle: str) -> int | None:
-        """The line, from 0, of ``middle`` where Python sees the first error; ``None`` if all of it compiles."""
+        """The line, from 0, of ``middle`` where Python sees the first error.
+
+        ``None`` if all of it compiles.
+        """
         line = _error_line(self.before + middle + self.after, self.flags)
         return None if line is None else max(0, line - self.before.count("\n"))
 
 
 @lru_cache(maxsize=8)
 def crop_of(prefix: str, suffix: str, fillers: Sequence[str], *, is_cell: bool = False) -> Crop | None:
-    """The crop in which the first of ``fillers`` compiles that does so at the cursor; ``None`` if none of them does.
+    """The crop in which the first of ``fillers`` compiles that does so at the cursor.
+
+    ``None`` if none of them does.
 
     In a cell of a notebook ``await`` is allowed outside of functions.
     """
@@ -70,7 +78,9 @@ def crop_of(prefix: str, suffix: str, fillers: Sequence[str], *, is_cell: bool =
 def _error_line(text: str, flags: int) -> int | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an escape sequence that Python does not know is none of our business
+            warnings.simplefilter(
+                "ignore"
+            )  # an escape sequence that Python does not know is none of our business
             compile(text, "<crop>", "exec", flags, dont_inherit=True)
     except SyntaxError as error:
         return (error.lineno or 1) - 1
@@ -80,7 +90,10 @@ def _error_line(text: str, flags: int) -> int | None:
 
 
 def _cut(prefix: str, filler: str, suffix: str, flags: int = 0) -> Crop | None:
-    """The text cut down to the statements around the cursor; ``None`` where one of them is too long to compile."""
+    """The text cut down to the statements around the cursor.
+
+    ``None`` where one of them is too long to compile.
+    """
     data = (prefix + filler + suffix).encode("utf-8", "replace")
     start = len(prefix.encode("utf-8", "replace"))
     end = start + len(filler.encode("utf-8", "replace"))
@@ -92,7 +105,10 @@ def _cut(prefix: str, filler: str, suffix: str, flags: int = 0) -> Crop | None:
 
 
 def _with_header(prefix: str, header: str) -> str:
-    """A text that begins in a function or class whose header is too far above: from its outermost line on, with a header."""
+    """A text that begins in a function or class whose header is too far above.
+
+    From its outermost line on, with a header.
+    """
     lines = prefix.split("\n")
     widths = {i: len(line) - len(line.lstrip()) for i, line in enumerate(lines[:-1]) if line.strip()}
     outermost = min(widths.values(), default=0)
@@ -109,7 +125,10 @@ class _Cutter(NamedTuple):
     end: int
 
     def around(self, block: Node) -> tuple[bytes, bytes] | None:
-        """Of the statements of a block, what is around the cursor: the one there, the one before, the one after."""
+        """Of the statements of a block, what is around the cursor.
+
+        The one there, the one before, the one after.
+        """
         children = [child for child in block.children if child.type != "comment"]
         before = [child for child in children if child.end_byte < self.start]
         after = [child for child in children if child.start_byte > self.end]
@@ -121,7 +140,9 @@ class _Cutter(NamedTuple):
         if inner is None or above is None:
             return None
         gap = before[-1].end_byte if before else self._line_start(min(first, self.start))
-        begin = b"pass\n" if len(before) > 1 and block.type == "module" and b"__future__" not in above else b""
+        begin = (
+            b"pass\n" if len(before) > 1 and block.type == "module" and b"__future__" not in above else b""
+        )
         return (
             begin + above + self.data[gap:first] + inner[0],
             inner[1] + self.data[last : after[0].start_byte if after else max(last, block.end_byte)] + below,
@@ -155,9 +176,15 @@ class _Cutter(NamedTuple):
         return None if last is None else self.data[begin:inside] + last
 
     def _next(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """The next statement; with a docstring and imports from __future__ the one after them, as nothing may be above these."""
+        """The next statement.
+
+        With a docstring and imports from __future__ the one after them, as nothing may be above these.
+        """
         texts = (self.data[node.start_byte : node.end_byte] for node in nodes)
-        first = sum(1 for _ in takewhile(lambda text: text[:1] in b"\"'" or text.startswith(b"from __future__"), texts))
+        first = sum(
+            1
+            for _ in takewhile(lambda text: text[:1] in b"\"'" or text.startswith(b"from __future__"), texts)
+        )
         return nodes[: first + 1]
 
     def _head(self, node: Node) -> bytes:
@@ -178,4 +205,8 @@ def _rows(node: Node) -> int:
 def _body(node: Node) -> Node | None:
     """The block of a function or class, decorated or not."""
     inner = node.child_by_field_name("definition") or node
-    return inner.child_by_field_name("body") if inner.type in {"function_definition", "class_definition"} else None
+    return (
+        inner.child_by_field_name("body")
+        if inner.type in {"function_definition", "class_definition"}
+        else None
+    )

@@ -59,7 +59,9 @@ def make_app(host: Host) -> Starlette:
         middleware=[Middleware(Guard, host=host)],
         exception_handlers={HTTPException: unknown_address},
     )
-    app.router.redirect_slashes = False  # the guard cleans addresses; a redirect would name http:// behind TLS
+    app.router.redirect_slashes = (
+        False  # the guard cleans addresses; a redirect would name http:// behind TLS
+    )
     return app
 
 

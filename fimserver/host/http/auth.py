@@ -29,7 +29,8 @@ class Guard:
     """ASGI middleware in front of the endpoints."""
 
     def __init__(self, app: ASGIApp, host: Host) -> None:
-        self._app, self._host = app, host
+        self._app = app
+        self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +57,9 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the server's own handler logs a traceback with its message
             log.error("%s", where(error))  # noqa: TRY400
             if not begun:
-                await error_response(500, "something failed: the log of the host names the place")(scope, receive, send)
+                await error_response(500, "something failed: the log of the host names the place")(
+                    scope, receive, send
+                )
 
 
 def clean_path(path: str) -> str:
@@ -73,7 +76,9 @@ def refusal(host: Host, request: HttpRequest) -> Response | None:
     called = header_name(request.headers.get("host", ""))
     if called not in host.allowed_hosts and called != _own_address(request):
         name = _PRINTABLE.sub("?", called)[:100]
-        return error_response(403, f"the Host header names another machine ({name!r}): start with --allow-host NAME")
+        return error_response(
+            403, f"the Host header names another machine ({name!r}): start with --allow-host NAME"
+        )
     given = _token(request)
     if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), host.token.encode()):
         message = "the token is missing or wrong: set FIMSERVER_TOKEN for fimserver; others send Authorization: Bearer TOKEN"
@@ -90,7 +95,10 @@ def _token(request: HttpRequest) -> str:
 
 
 def _own_address(request: HttpRequest) -> str:
-    """The IP address that this connection reached us at. A name that a web page rebinds is never an address."""
+    """The IP address that this connection reached us at.
+
+    A name that a web page rebinds is never an address.
+    """
     server = request.scope.get("server")
     try:
         return str(ipaddress.ip_address(server[0])) if server else ""
@@ -99,14 +107,20 @@ def _own_address(request: HttpRequest) -> str:
 
 
 def header_name(host_header: str) -> str:
-    """A Host header without its port. Starlette's own reading takes a malformed one for the address we listen on."""
+    """A Host header without its port.
+
+    Starlette's own reading takes a malformed one for the address we listen on.
+    """
     name, _, port = host_header.lower().rpartition(":")
     name = name if port.isdecimal() else host_header.lower()
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name
 
 
 def allowed_name(given: str) -> str:
-    """A value of --allow-host as a Host header has it, without scheme, port and brackets. Raises ``InputError``."""
+    """A value of --allow-host as a Host header has it, without scheme, port and brackets.
+
+    Raises ``InputError``.
+    """
     text = given.strip().lower()
     try:
         if "://" in text:
@@ -119,7 +133,9 @@ def allowed_name(given: str) -> str:
             return name
     except ValueError:
         pass
-    raise InputError(f"--allow-host {given!r} is no name: give the name that clients use, for example gpu-box")
+    raise InputError(
+        f"--allow-host {given!r} is no name: give the name that clients use, for example gpu-box"
+    )
 
 
 def _is_address(text: str) -> bool:

@@ -69,7 +69,9 @@ async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> byt
 
 def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
     """A job, and the queue that its chunks arrive in, bound to the running loop. Raises ``InputError``."""
-    loop, answers, hints = asyncio.get_running_loop(), Answers(), body.fimserver
+    loop = asyncio.get_running_loop()
+    answers = Answers()
+    hints = body.fimserver
     document = f"{hints.document}\0idle" if hints.idle else hints.document or uuid.uuid4().hex
     job = Job(
         key=(hints.session, document),
@@ -96,7 +98,10 @@ def _put(loop: asyncio.AbstractEventLoop, answers: Answers, chunk: CompletionChu
 
 
 def _pin(host: Host, body: CompletionBody) -> RoutePin:
-    """The route that the caller, or else the user, wants. Raises ``InputError`` for a model that is not served here."""
+    """The route that the caller, or else the user, wants.
+
+    Raises ``InputError`` for a model that is not served here.
+    """
     pin = body.fimserver.route
     if body.model in {"", "auto", "fimserver"}:
         return host.settings.model if pin == "auto" else pin

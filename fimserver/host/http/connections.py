@@ -26,7 +26,10 @@ def max_connections() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with these bounds. Over the bound, the connection that has been idle longest is closed."""
+    """uvicorn's connection with these bounds.
+
+    Over the bound, the connection that has been idle longest is closed.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,7 +79,10 @@ class Connection(HttpToolsProtocol):
 
 
 def quiet_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Log faults of the event loop at most every ten seconds, by type: asyncio writes a traceback for each."""
+    """Log faults of the event loop at most every ten seconds, by type.
+
+    Asyncio writes a traceback for each.
+    """
     last = 0.0
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -85,6 +91,10 @@ def quiet_loop(loop: asyncio.AbstractEventLoop) -> None:
             return
         last = time.monotonic()
         error = context.get("exception")
-        log.error("event loop: %s (%s)", context.get("message", ""), type(error).__name__ if error else "no exception")
+        log.error(
+            "event loop: %s (%s)",
+            context.get("message", ""),
+            type(error).__name__ if error else "no exception",
+        )
 
     loop.set_exception_handler(handle)

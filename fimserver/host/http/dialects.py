@@ -1,8 +1,8 @@
 """Request bodies of other clients, read as a completion request.
 
-llama.cpp's ``/infill`` (llama.vim, llama.vscode), Mistral's ``fim/completions`` (Continue, Zed, minuet), OpenAI's
-``/v1/completions`` with a raw FIM prompt (Zed, cursortab, Continue, llm-ls). None of them names the document: llama.vim's
-``id_slot`` is 0 for everybody. So no request replaces another; hanging up stops one.
+llama.cpp's ``/infill`` (llama.vim, llama.vscode), Mistral's ``fim/completions`` (Continue, Zed, minuet),
+OpenAI's ``/v1/completions`` with a raw FIM prompt (Zed, cursortab, Continue, llm-ls). None of them names the
+document: llama.vim's ``id_slot`` is 0 for everybody. So no request replaces another; hanging up stops one.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class _Extra(RequestBody):
 class InfillBody(RequestBody):
     """``POST /infill``. The two times together are the deadline, counted from the arrival of the request.
 
-    llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and ignores ``t_max_prompt_ms``.
-    ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` are ignored; ``top_k`` counts where it is 1.
+    llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and ignores
+    ``t_max_prompt_ms``. ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` are ignored; ``top_k``
+    counts where it is 1.
     """
 
     model: Id = "auto"
@@ -67,7 +68,9 @@ class InfillBody(RequestBody):
     input_suffix: Text = ""
     input_extra: tuple[_Extra, ...] = ()
     n_predict: TokenLimit = None  # 0 only fills the prefix cache
-    n_indent: Annotated[int, Field(ge=0), AfterValidator(lambda value: min(value, MAX_INDENT))] = 0  # of a whole answer
+    n_indent: Annotated[int, Field(ge=0), AfterValidator(lambda value: min(value, MAX_INDENT))] = (
+        0  # of a whole answer
+    )
     n_cmpl: int = Field(1, ge=1, le=MAX_CHOICES)
     temperature: Temperature = None
     top_k: int = Field(0, ge=-1)
@@ -81,16 +84,24 @@ class InfillBody(RequestBody):
 
     @property
     def deadline_ms(self) -> float | None:
-        """``None`` where there is none: the times of a cache warm-up (llama.vim sends 1) are not meant for it."""
+        """``None`` where there is none.
+
+        The times of a cache warm-up (llama.vim sends 1) are not meant for it.
+        """
         if self.n_predict == 0 or self.t_max_predict_ms <= 0:
             return None
         return min(MAX_DEADLINE_MS, self.t_max_predict_ms + max(0.0, self.t_max_prompt_ms))
 
     @property
     def snippets(self) -> tuple[SnippetBody, ...]:
-        """The last files, as llama.vim's ring ends with the newest. One that is empty or very large is left out."""
+        """The last files, as llama.vim's ring ends with the newest.
+
+        One that is empty or very large is left out.
+        """
         files = [extra for extra in self.input_extra if 0 < len(extra.text) <= MAX_FILE_CHARS]
-        return tuple(SnippetBody(path=file.filename[-MAX_PATH_CHARS:], text=file.text) for file in files[-MAX_FILES:])
+        return tuple(
+            SnippetBody(path=file.filename[-MAX_PATH_CHARS:], text=file.text) for file in files[-MAX_FILES:]
+        )
 
 
 class FimBody(CompletionBody):
@@ -132,8 +143,8 @@ def _completions(data: bytes) -> tuple[CompletionBody, Shape]:
 def plain(body: CompletionBody) -> CompletionBody:
     """Split a raw FIM prompt into prefix and suffix.
 
-    A prompt with a suffix is never taken for one; nor is one with an empty suffix from our own front, which sends the text
-    of a file.
+    A prompt with a suffix is never taken for one; nor is one with an empty suffix from our own front, which
+    sends the text of a file.
     """
     hints = body.fimserver
     if body.suffix == NO_SUFFIX:
@@ -143,7 +154,11 @@ def plain(body: CompletionBody) -> CompletionBody:
     if (raw := read_raw(body.prompt)) is None:
         return body
     files = tuple(SnippetBody(path=path, text=text[:MAX_FILE_CHARS]) for path, text in raw.files[-MAX_FILES:])
-    found = {"path": hints.path or raw.path, "repo": hints.repo or raw.repo[:200], "snippets": hints.snippets or files}
+    found = {
+        "path": hints.path or raw.path,
+        "repo": hints.repo or raw.repo[:200],
+        "snippets": hints.snippets or files,
+    }
     hints = hints.model_copy(update=found)
     return body.model_copy(update={"prompt": raw.prefix, "suffix": raw.suffix, "fimserver": hints})
 
@@ -161,7 +176,10 @@ async def props(host: Host, _: HttpRequest) -> Response:
     state = host.scheduler.state
     if state is not None:
         return error_response(503, host.scheduler.problem or EXPLANATIONS[state])
-    cards, names = read_cards(), list(dict.fromkeys(host.scheduler.served.values()))
+    cards = read_cards()
+    names = list(dict.fromkeys(host.scheduler.served.values()))
     lengths = [cards[name].prompt_tokens + cards[name].max_new_tokens for name in names if name in cards]
     settings = {"default_generation_settings": {"n_ctx": min(lengths)}} if lengths else {}
-    return JSONResponse(settings | {"total_slots": 1, "model_alias": names[0], "build_info": f"fimserver {__version__}"})
+    return JSONResponse(
+        settings | {"total_slots": 1, "model_alias": names[0], "build_info": f"fimserver {__version__}"}
+    )

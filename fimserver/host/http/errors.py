@@ -20,7 +20,9 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 async def unknown_address(request: HttpRequest, error: Exception) -> Response:
     """404 and 405, which Starlette raises."""
     assert isinstance(error, HTTPException)
-    message = error.detail if error.status_code != 404 else "no such address: completions are at /v1/completions"
+    message = (
+        error.detail if error.status_code != 404 else "no such address: completions are at /v1/completions"
+    )
     if error.status_code == 405:
         message = f"{request.method} is not served at this address"
     return error_response(error.status_code, message, error.headers)

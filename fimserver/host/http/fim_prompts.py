@@ -2,10 +2,12 @@
 
 A text is such a prompt if it is one from its first character to its last, and in one way only:
 
-    [start token] [repository] [file ...]  PREFIX prefix SUFFIX suffix MIDDLE    or    SUFFIX suffix PREFIX prefix MIDDLE
+    [start token] [repository] [file ...]  PREFIX prefix SUFFIX suffix MIDDLE    or    SUFFIX suffix PREFIX
+    prefix MIDDLE
 
-with the markers of one family; between its first marker and its end, the second one stands exactly once. (Codestral
-has no MIDDLE, and SUFFIX first.) A text that merely mentions markers begins with something else, or ends elsewhere.
+with the markers of one family; between its first marker and its end, the second one stands exactly once.
+(Codestral has no MIDDLE, and SUFFIX first.) A text that merely mentions markers begins with something else,
+or ends elsewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ PATH_CHARS = 1000
 
 
 class Family(NamedTuple):
-    """The markers that several models share. ``repos`` stand before the repository's name, ``files`` before a path."""
+    """The markers that several models share.
+
+    ``repos`` stand before the repository's name, ``files`` before a path.
+    """
 
     prefix: str
     suffix: str
@@ -37,7 +42,13 @@ FAMILIES = (
         ("<|file_sep|>", "<|file_separator|>", "<|filename|>"),
     ),
     # StarCoder, StarCoder2, Granite code, Mellum, StableCode
-    Family("<fim_prefix>", "<fim_suffix>", "<fim_middle>", ("<repo_name>", "<reponame>"), ("<file_sep>", "<filename>")),
+    Family(
+        "<fim_prefix>",
+        "<fim_suffix>",
+        "<fim_middle>",
+        ("<repo_name>", "<reponame>"),
+        ("<file_sep>", "<filename>"),
+    ),
     Family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
     Family("<PRE> ", " <SUF>", " <MID>"),  # CodeLlama; the blanks are the template's
     Family("<PRE>", "<SUF>", "<MID>"),  # the same from clients that leave the blanks out
@@ -75,7 +86,8 @@ def _read(prompt: str, family: Family) -> RawPrompt | None:
     start = min(places)
     first = places[start]
     second = family.suffix if first == family.prefix else family.prefix
-    header, parts = text[:start], text[start + len(first) :].split(second)
+    header = text[:start]
+    parts = text[start + len(first) :].split(second)
     if len(parts) != 2 or (header and not header.startswith(family.repos + family.files)):
         return None
     prefix, suffix = parts if first == family.prefix else reversed(parts)

@@ -19,7 +19,10 @@ async def stats(host: Host, request: HttpRequest) -> Response:
     from fimserver.host.http.stats_page import page, policy  # noqa: PLC0415 - most hosts are never asked
 
     html = page(await _summary(host, request), refreshes=True)
-    headers = {"Content-Security-Policy": f"{policy()}; frame-ancestors 'none'", "X-Content-Type-Options": "nosniff"}
+    headers = {
+        "Content-Security-Policy": f"{policy()}; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+    }
     return HTMLResponse(html, headers=headers | PRIVATE)
 
 

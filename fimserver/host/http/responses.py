@@ -1,7 +1,7 @@
 """JsonObjects in the shapes that clients read: OpenAI's, Mistral's, llama.cpp's.
 
-A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count what had to be computed:
-tokens that were in the cache are not among them.
+A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count what had
+to be computed: tokens that were in the cache are not among them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Stamp(NamedTuple):
 class Shape(NamedTuple):
     """How an answer is written.
 
-    ``event``: one chunk of a stream; ``whole``: all chunks in one piece, given how many choices were asked for; ``end``:
-    what follows the last event, given the usage of each choice.
+    ``event``: one chunk of a stream; ``whole``: all chunks in one piece, given how many choices were asked
+    for; ``end``: what follows the last event, given the usage of each choice.
     """
 
     event: Callable[[CompletionChunk, Stamp], bytes]
@@ -43,7 +43,10 @@ class Shape(NamedTuple):
 
 
 def _error(message: str) -> JsonObject:
-    """The ``error`` field with the first choice's error. The status stays 200: an editor shows no dialog for it."""
+    """The ``error`` field with the first choice's error.
+
+    The status stays 200: an editor shows no dialog for it.
+    """
     return {"error": {"message": message}} if message else {}
 
 
@@ -84,12 +87,16 @@ def openai(*, include_usage: bool = False) -> Shape:
 
 
 def _counted(usages: Sequence[Usage]) -> JsonObject:
-    read, written = sum(usage.prefill.rows for usage in usages), sum(usage.tokens for usage in usages)
+    read = sum(usage.prefill.rows for usage in usages)
+    written = sum(usage.tokens for usage in usages)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def _mistral(chunks: Sequence[CompletionChunk], stamp: Stamp, choices: int) -> JsonObject:
-    """OpenAI's answer with each text as a message, too: some clients of this address read the one, some the other."""
+    """OpenAI's answer with each text as a message, too.
+
+    Some clients of this address read the one, some the other.
+    """
     answer = _openai(chunks, stamp, choices) | {"object": "chat.completion"}
     for choice in answer["choices"]:
         choice["message"] = {"role": "assistant", "content": choice["text"]}
@@ -110,18 +117,36 @@ def mistral(*, include_usage: bool = False) -> Shape:
 
 
 def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
-    """JsonObjects of ``/infill``. ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key."""
-    return Shape(partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), lambda *_: b"")
+    """JsonObjects of ``/infill``.
+
+    ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key.
+    """
+    return Shape(
+        partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), lambda *_: b""
+    )
 
 
 def _infill(
-    chunks: Sequence[CompletionChunk], _stamp: Stamp, choices: int, *, fields: tuple[str, ...] | None, indent: int
+    chunks: Sequence[CompletionChunk],
+    _stamp: Stamp,
+    choices: int,
+    *,
+    fields: tuple[str, ...] | None,
+    indent: int,
 ) -> JsonObject | list[JsonObject]:
     """One object; a list where several choices were asked for."""
     answer = gather(chunks)
     error = _error(answer.message)
     found = [
-        _picked({"index": middle.index, "content": indented(middle.text, indent), **_facts(middle.usage), **error}, fields)
+        _picked(
+            {
+                "index": middle.index,
+                "content": indented(middle.text, indent),
+                **_facts(middle.usage),
+                **error,
+            },
+            fields,
+        )
         for middle in answer.middles
     ]
     return found if choices > 1 else found[0]
@@ -129,13 +154,17 @@ def _infill(
 
 def _infill_event(chunk: CompletionChunk, _stamp: Stamp, *, fields: tuple[str, ...] | None) -> bytes:
     facts = _facts(chunk.usage) if chunk.usage else {"stop": False}
-    return server_sent(_picked({"index": chunk.index, "content": chunk.text, **facts, **_error(chunk.error)}, fields))
+    return server_sent(
+        _picked({"index": chunk.index, "content": chunk.text, **facts, **_error(chunk.error)}, fields)
+    )
 
 
 def _facts(usage: Usage) -> JsonObject:
     """How a middle ended, and what it took."""
-    read, written = usage.prefill.rows, usage.tokens
-    read_ms, write_ms = usage.prefill.ms, max(0.0, usage.total_ms - usage.prefill.ms)
+    read = usage.prefill.rows
+    written = usage.tokens
+    read_ms = usage.prefill.ms
+    write_ms = max(0.0, usage.total_ms - usage.prefill.ms)
     return {
         "model": usage.model,
         "stop": True,
@@ -171,7 +200,10 @@ def _at(answer: JsonObject, path: str) -> Any:
 
 
 def indented(text: str, least: int) -> str:
-    """``text`` up to its first line that is indented by fewer than ``least`` blanks; the first line may be."""
+    """``text`` up to its first line that is indented by fewer than ``least`` blanks.
+
+    The first line may be.
+    """
     kept, *lines = text.split("\n")
     for line in lines:
         if line.strip() and len(line) - len(line.lstrip(" \t")) < least:

@@ -14,7 +14,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from fimserver.host.stats.summary import Difference, RouteComparison, RouteTotals, Summary
 
 REFRESH_S = 10
-HEADINGS = ("route", "language", "lexemes", "shown", "accepted", "in part", "kept / 100 keys", "p50", "p90", "p95", "p99")
+HEADINGS = (
+    "route",
+    "language",
+    "lexemes",
+    "shown",
+    "accepted",
+    "in part",
+    "kept / 100 keys",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+)
 WORDS = frozenset({"route", "language"})  # the others are numbers
 UNITS = "Times in ms, from the request to the answer, of answers that a model gave. Kept: accepted or typed through."
 NONE = "\u2013"
@@ -25,7 +37,16 @@ def cells(line: RouteTotals) -> tuple[str, ...]:
     """A line under ``HEADINGS``."""
     rate = NONE if line.per_100_keys is None else f"{line.per_100_keys:.1f}"
     times = [f"{ms:.0f}" for ms in line.ms] or [NONE] * 4
-    return (line.route, line.language, line.bucket, str(line.shown), _of(line.full, line), _of(line.partly, line), rate, *times)
+    return (
+        line.route,
+        line.language,
+        line.bucket,
+        str(line.shown),
+        _of(line.full, line),
+        _of(line.partly, line),
+        rate,
+        *times,
+    )
 
 
 def _short(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,7 +63,9 @@ def sentences(comparison: RouteComparison) -> tuple[str, ...]:
     how = {"blocks": "by turns", "shadow": "by turns, the other route unseen"}[comparison.mode]
     said = [f"Comparison {how}: {comparison.answers} answers."]
     if kept := comparison.kept_chars:
-        said.append(f"Kept characters an answer after 60 s, dllm less ar: {kept.value:+.2f} {_bounds(kept, '+.2f')}.")
+        said.append(
+            f"Kept characters an answer after 60 s, dllm less ar: {kept.value:+.2f} {_bounds(kept, '+.2f')}."
+        )
     if ratio := comparison.times_as_long:
         said.append(f"Time to the answer, dllm in times of ar: {ratio.value:.2f} {_bounds(ratio, '.2f')}.")
     return tuple(said)
@@ -77,7 +100,9 @@ def page(summary: Summary, *, refreshes: bool = False) -> str:
 def policy() -> str:
     """The Content-Security-Policy: our own style and an empty icon only."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _scale(found: Difference, middle: float) -> tuple[float, float, float, float] | None:
@@ -96,5 +121,7 @@ def _style() -> str:
 
 @cache
 def _template() -> Template:
-    loader = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    loader = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
     return loader.get_template("stats.html.j2")

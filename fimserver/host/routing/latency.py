@@ -1,9 +1,9 @@
 """Latency model: milliseconds that each model takes on this device, learned from its answers.
 
-An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a pass takes:
-on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising step. Each figure is the
-median of the last few that were seen, so that a single outlier counts for nothing, and a device that is twice as slow from
-one moment on is known after a few answers.
+An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a
+pass takes: on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising
+step. Each figure is the median of the last few that were seen, so that a single outlier counts for nothing,
+and a device that is twice as slow from one moment on is known after a few answers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ RECENT = 7  # costs in a median: they vary little, and four answers at a new spe
 LENGTHS = 25  # pass counts in a median: they vary much
 ERRORS = 200
 UNBIASED = 20  # answers that the prior of no correction weighs
-CUT_SHORT = frozenset({Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY})
+CUT_SHORT = frozenset(
+    {Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY}
+)
 TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
 
 
@@ -60,19 +62,27 @@ class ModelCost:
     pass_tokens: deque[float] = field(
         default_factory=lambda: _recent(size=LENGTHS)
     )  # accepted in a round, or committed in a step
-    passes: list[deque[float]] = field(default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS])  # by length
+    passes: list[deque[float]] = field(
+        default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS]
+    )  # by length
     reckoned: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # before the correction
     actual: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))
     errors: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # log of actual / predicted
 
     @property
     def known(self) -> bool:
-        """Whether enough was seen to predict anything. A model without a cache reads its prompt in every pass."""
+        """Whether enough was seen to predict anything.
+
+        A model without a cache reads its prompt in every pass.
+        """
         return bool(self.pass_ms)
 
     @property
     def correction(self) -> float:
-        """Ratio of actual to predicted time; corrects for this model writing shorter or longer middles than people."""
+        """Ratio of actual to predicted time.
+
+        Corrects for this model writing shorter or longer middles than people.
+        """
         if not self.actual:
             return 1.0
         usual = UNBIASED * sum(self.reckoned) / len(self.reckoned)
@@ -96,29 +106,41 @@ class ModelCost:
 
     def by_length(self, rows: int, lexemes: Iterable[float]) -> tuple[float, ...]:
         """Milliseconds of an answer of each length; needs ``known``."""
-        row, step = (statistics.median(figures) if figures else 0.0 for figures in (self.row_ms, self.pass_ms))
+        row, step = (
+            statistics.median(figures) if figures else 0.0 for figures in (self.row_ms, self.pass_ms)
+        )
         return tuple(self.correction * (rows * row + self._passes(count) * step) for count in lexemes)
 
     def _passes(self, lexemes: float) -> float:
         """Passes seen for this length, or for its tokens at the usual rate."""
         if seen := self.passes[bucket_of(lexemes)]:
             return statistics.median(seen)
-        return lexemes * TOKENS_PER_LEXEME / (statistics.median(self.pass_tokens) if self.pass_tokens else 1.0)
+        return (
+            lexemes * TOKENS_PER_LEXEME / (statistics.median(self.pass_tokens) if self.pass_tokens else 1.0)
+        )
 
     def error(self) -> dict[str, float]:
         """Actual over predicted time, as percentiles of the last answers; empty if nothing was predicted."""
         ratios = sorted(math.exp(error) for error in self.errors)
-        return {f"p{p}": ratios[min(len(ratios) - 1, len(ratios) * p // 100)] for p in (10, 50, 90)} if ratios else {}
+        return (
+            {f"p{p}": ratios[min(len(ratios) - 1, len(ratios) * p // 100)] for p in (10, 50, 90)}
+            if ratios
+            else {}
+        )
 
     def dump(self) -> dict[str, Any]:
-        return {name: [list(row) for row in value] if name == "passes" else list(value) for name, value in vars(self).items()}
+        return {
+            name: [list(row) for row in value] if name == "passes" else list(value)
+            for name, value in vars(self).items()
+        }
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> ModelCost:
         """Raises ``KeyError``, ``TypeError`` or ``ValueError`` where the data are not ours."""
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
-        pass_tokens, errors = _figures(data["pass_tokens"], LENGTHS), _figures(data["errors"], ERRORS)
+        pass_tokens = _figures(data["pass_tokens"], LENGTHS)
+        errors = _figures(data["errors"], ERRORS)
         pairs = {name: _figures(data[name], ERRORS) for name in ("reckoned", "actual")}
         return cls(**prices, **pairs, pass_tokens=pass_tokens, passes=passes, errors=errors)
 
@@ -134,7 +156,8 @@ class LatencyModel:
     """Costs of all models of a host, kept in a file between runs. One thread learns, another may save."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._path, self._costs = path, _read(path) if path else dict[str, ModelCost]()
+        self._path = path
+        self._costs = _read(path) if path else dict[str, ModelCost]()
         self.unsaved = 0  # answers learned from since
         self._lock = threading.Lock()
 
@@ -164,7 +187,10 @@ class LatencyModel:
 
 
 def _read(path: Path) -> dict[str, ModelCost]:
-    """Costs from a file; none from one that is missing, damaged or of another schema: they are soon learned again."""
+    """Costs from a file; none from one that is missing, damaged or of another schema.
+
+    They are soon learned again.
+    """
     try:
         data = json.loads(path.read_bytes())
         if data["schema"] != SCHEMA:

@@ -1,7 +1,8 @@
 """Length model: the probable length of a middle, from features of the text around the cursor.
 
-Two logistic models, one over the buckets of ``lengths`` and one for "more than one line", on the same columns; their numbers
-are data (``models/length.json``), which ``models/training/lengths.py`` makes with the columns from here.
+Two logistic models, one over the buckets of ``lengths`` and one for "more than one line", on the same
+columns; their numbers are data (``models/length.json``), which ``models/training/lengths.py`` makes with the
+columns from here.
 """
 
 from __future__ import annotations
@@ -39,9 +40,14 @@ _FLAGS = (
     "mid_word",
 )
 _STEPS = {"indentation": (0, 4, 8, 12), "bracket_debt": (0, 1, 2), "expected_lines": (1, 2, 3)}
-_PAIR = ("block_opened", "blank_line")  # at its header's end a block begins with a line end: surely more than one line
-# A column is 1 where its name is true of the features, else 0. The language is none of them: the recipe's corpus is Python
-# alone. All products of two flags, and boosted trees in place of the logistic model, were hardly better on other files.
+_PAIR = (
+    "block_opened",
+    "blank_line",
+)  # at its header's end a block begins with a line end: surely more than one line
+# A column is 1 where its name is true of the features, else 0. The language is none of them: the recipe's
+# corpus is Python
+# alone. All products of two flags, and boosted trees in place of the logistic model, were hardly better on
+# other files.
 NAMES = (*_FLAGS, *(f"{name}>{step}" for name, steps in _STEPS.items() for step in steps), "&".join(_PAIR))
 
 
@@ -124,7 +130,9 @@ class LengthModel(_Data):
         return self._of(_softmax(scores), _sigmoid(_dot(self.multi_line.weights, row) + self.multi_line.bias))
 
     def _of(self, probabilities: tuple[float, ...], multi_line: float) -> LengthPrediction:
-        return LengthPrediction(probabilities, _dot(probabilities, self.lexemes), _dot(probabilities, self.chars), multi_line)
+        return LengthPrediction(
+            probabilities, _dot(probabilities, self.lexemes), _dot(probabilities, self.chars), multi_line
+        )
 
 
 def read_model(path: Path) -> LengthModel:

@@ -72,14 +72,18 @@ def latency(facts: PolicyInput) -> RouteChoice:
 def expected_value(facts: PolicyInput) -> RouteChoice:
     """Most kept characters per millisecond in the long run.
 
-    The ratio of two sums is not made largest by taking the larger ratio each time, but by the larger difference between
-    kept characters and time, the time priced at the rate reached so far (Dinkelbach 1967, Management Science 13).
+    The ratio of two sums is not made largest by taking the larger ratio each time, but by the larger
+    difference between kept characters and time, the time priced at the rate reached so far (Dinkelbach 1967,
+    Management Science 13).
     """
     return RouteChoice(max(ROUTES, key=facts.value))
 
 
 def bandit(facts: PolicyInput) -> RouteChoice:
-    """``expected_value`` with keep rates drawn from their posterior (Thompson sampling); a tenth of choices is drawn evenly."""
+    """``expected_value`` with keep rates drawn from their posterior (Thompson sampling).
+
+    A tenth of choices is drawn evenly.
+    """
     wins = sum(_drawn(facts, "dllm") > _drawn(facts, "ar") for _ in range(DRAWS))
     dllm = EXPLORED / 2 + (1 - EXPLORED) * wins / DRAWS
     return RouteChoice("dllm", dllm) if facts.random.random() < dllm else RouteChoice("ar", 1 - dllm)
@@ -87,7 +91,8 @@ def bandit(facts: PolicyInput) -> RouteChoice:
 
 def _drawn(facts: PolicyInput, route: Route) -> float:
     side = facts.sides[route]
-    kept, lost = side.keep * side.answers, (1 - side.keep) * side.answers
+    kept = side.keep * side.answers
+    lost = (1 - side.keep) * side.answers
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))
 
 

@@ -1,7 +1,8 @@
 """Router: chooses the route of a request and says why.
 
-A length is expected from what the text around the cursor looks like, a time from what each model has cost here, a keep rate
-from what became of earlier answers; a policy weighs them. A route that was asked for is not weighed.
+A length is expected from what the text around the cursor looks like, a time from what each model has cost
+here, a keep rate from what became of earlier answers; a policy weighs them. A route that was asked for is not
+weighed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,22 @@ from fimserver.cards import get_card
 from fimserver.errors import CardError
 from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
-from fimserver.host.routing.policies import POLICIES, READING_MS, TIMELESS, PolicyInput, RouteChoice, RouteEstimate, length
+from fimserver.host.routing.policies import (
+    POLICIES,
+    READING_MS,
+    TIMELESS,
+    PolicyInput,
+    RouteChoice,
+    RouteEstimate,
+    length,
+)
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route, RoutePin, other
 
-# Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and DreamCoder-7B with
-# DreamOn, on single- and multi-line infilling (arXiv 2602.01326, table 1); the middle bucket lies between them.
+# Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and
+# DreamCoder-7B with
+# DreamOn, on single- and multi-line infilling (arXiv 2602.01326, table 1); the middle bucket lies between
+# them.
 PUBLISHED: Mapping[Route, Sequence[float]] = {
     "ar": (0.926, 0.926, 0.756, 0.587, 0.587),
     "dllm": (0.921, 0.921, 0.780, 0.638, 0.638),
@@ -36,7 +47,9 @@ MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
 REST_S = 300.0
-FAR_SMALLER = 20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
+FAR_SMALLER = (
+    20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
+)
 WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by what is kept
 
 
@@ -73,7 +86,10 @@ class Router:
         seed: int = 0,
         expect: Callable[[Features | None, Request], LengthPrediction] = expected,
     ) -> None:
-        self.policy, self.costs, self._kept, self._expect = policy, costs or LatencyModel(), kept, expect
+        self.policy = policy
+        self.costs = costs or LatencyModel()
+        self._kept = kept
+        self._expect = expect
         self._random = random.Random(seed)
         self._kept_chars = self._spent_ms = 0.0  # recent, as predicted
         self._rests: dict[Route, tuple[str, float]] = {}
@@ -94,7 +110,8 @@ class Router:
     def decide(self, asked: RoutingRequest) -> Decision:
         """Choose the route of a request, with the reason."""
         expect = asked.length or self.expect(asked.request)
-        known, lexemes = dict[Route, tuple[float, ...]](), _lexemes(asked.request)
+        known = dict[Route, tuple[float, ...]]()
+        lexemes = _lexemes(asked.request)
         for route, model in asked.models.items():
             cost = self.costs.cost(cost_name(route, model))
             if cost.known and route in asked.rows:
@@ -104,7 +121,9 @@ class Router:
         if asked.pin != "auto":
             return replace(base, route=asked.pin, why="asked for")
         if self.policy in WEIGHING and (larger := far_larger(asked.models)):
-            return replace(base, route=larger, why=f"{asked.models[other(larger)]} on {other(larger)} is far smaller")
+            return replace(
+                base, route=larger, why=f"{asked.models[other(larger)]} on {other(larger)} is far smaller"
+            )
         if len(asked.models) == 1:
             (route,) = asked.models
             return replace(base, route=route, why=f"{other(route)} cannot run here: {asked.broken}")
@@ -115,9 +134,16 @@ class Router:
         self.costs.learn(cost_name(decision.route, model), seen, decision.predicted_ms.get(decision.route))
 
     def _weighed(
-        self, base: Decision, expect: LengthPrediction, asked: RoutingRequest, known: Mapping[Route, tuple[float, ...]]
+        self,
+        base: Decision,
+        expect: LengthPrediction,
+        asked: RoutingRequest,
+        known: Mapping[Route, tuple[float, ...]],
     ) -> Decision:
-        seen = {route: self._kept(route, asked.models[route]) or [KeepCounts(0.0, 0.0)] * len(LABELS) for route in ROUTES}
+        seen = {
+            route: self._kept(route, asked.models[route]) or [KeepCounts(0.0, 0.0)] * len(LABELS)
+            for route in ROUTES
+        }
         sides = {route: _side(route, expect, seen, known.get(route, ()), asked.left_ms) for route in ROUTES}
         facts = PolicyInput(expect.lexemes, expect.chars, sides, self._rate(expect, sides), self._random)
         measured = len(known) == len(ROUTES) or self.policy in TIMELESS
@@ -137,7 +163,9 @@ class Router:
         """Recent kept characters per millisecond; for the first request, those of its better route."""
         if self._spent_ms:
             return self._kept_chars / self._spent_ms
-        return max(side.keep * side.in_time * expect.chars / (side.ms + READING_MS) for side in sides.values())
+        return max(
+            side.keep * side.in_time * expect.chars / (side.ms + READING_MS) for side in sides.values()
+        )
 
     def _spend(self, facts: PolicyInput, choice: RouteChoice) -> None:
         side = facts.sides[choice.route]
@@ -147,27 +175,36 @@ class Router:
 
 
 def _side(
-    route: Route, expect: LengthPrediction, seen: Mapping[Route, Sequence[KeepCounts]], ms: tuple[float, ...], left_ms: float
+    route: Route,
+    expect: LengthPrediction,
+    seen: Mapping[Route, Sequence[KeepCounts]],
+    ms: tuple[float, ...],
+    left_ms: float,
 ) -> RouteEstimate:
     """Estimate of a route: ``ms`` by length, empty while it is not measured."""
     rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
     chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
     keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
     in_time = [float(each <= left_ms) for each in ms] or [1.0] * len(LABELS)
-    return RouteEstimate(_mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight)
+    return RouteEstimate(
+        _mean(expect.probabilities, ms) if ms else 0.0, _mean(expect.probabilities, in_time), keep, weight
+    )
 
 
 def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tuple[float, float]:
     """The share of a middle of one length that is kept of a route, and the answers that it rests on.
 
-    The level that both routes share adapts after about 20 answers; the difference between routes only after about 200: a
-    difference of a few points is within the noise of a hundred answers.
+    The level that both routes share adapts after about 20 answers; the difference between routes only after
+    about 200: a difference of a few points is within the noise of a hundred answers.
     """
     published = {each: PUBLISHED[each][bucket] for each in ROUTES}
     common = sum(published.values()) / len(published)
-    kept, answers = (sum(values) for values in zip(*((s.kept, s.answers) for s in seen.values()), strict=True))
+    kept, answers = (
+        sum(values) for values in zip(*((s.kept, s.answers) for s in seen.values()), strict=True)
+    )
     level = (common * LEVEL_ANSWERS + kept) / (LEVEL_ANSWERS + answers)
-    prior, weight = min(1.0, level * published[route] / common), DIFFERENCE_ANSWERS + seen[route].answers
+    prior = min(1.0, level * published[route] / common)
+    weight = DIFFERENCE_ANSWERS + seen[route].answers
     return (prior * DIFFERENCE_ANSWERS + seen[route].kept) / weight, weight
 
 
@@ -182,7 +219,9 @@ def fit(request: Request, length: LengthPrediction | None = None) -> Request:
     one_line = request.features.right_text or expect.multi_line < ONE_LINE
     stop = "line" if request.stop == "auto" and one_line else request.stop
     longest = _quantile(expect.probabilities, 1 - TAIL)
-    tokens = request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
+    tokens = (
+        request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
+    )
     return replace(request, stop=stop, max_tokens=tokens, canvas_tokens=round(expect.lexemes))
 
 
@@ -194,7 +233,10 @@ def _lexemes(request: Request) -> tuple[float, ...]:
 
 
 def far_larger(models: Mapping[Route, str]) -> Route | None:
-    """The route whose model is so much larger than the other's that there is nothing to weigh; none where sizes are alike."""
+    """The route whose model is so much larger than the other's that there is nothing to weigh.
+
+    None where sizes are alike.
+    """
     sizes = {route: _parameters_m(model) for route, model in models.items()}
     if len(sizes) < len(ROUTES) or not all(sizes.values()):
         return None
@@ -230,8 +272,13 @@ def _quantile(probabilities: Sequence[float], share: float) -> int | None:
     return None
 
 
-def _why(words: str, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate], choice: RouteChoice) -> str:
+def _why(
+    words: str, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate], choice: RouteChoice
+) -> str:
     """One line: the estimates of both routes, and the choice."""
-    each = [f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}" for route, side in sides.items()]
+    each = [
+        f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}"
+        for route, side in sides.items()
+    ]
     drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"
     return f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by {words}{drawn}"

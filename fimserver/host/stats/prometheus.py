@@ -24,10 +24,17 @@ class Metrics:
         )
         self._tokens = Counter("fimserver_tokens", "Tokens of middles", ["route"], registry=self.registry)
         self._forwards = Counter("fimserver_forwards", "Forward passes", ["route"], registry=self.registry)
-        self._rounds = Counter("fimserver_draft_rounds", "Passes of speculative decoding", registry=self.registry)
-        self._drafted = Counter("fimserver_drafted_tokens", "Tokens that drafters proposed", registry=self.registry)
+        self._rounds = Counter(
+            "fimserver_draft_rounds", "Passes of speculative decoding", registry=self.registry
+        )
+        self._drafted = Counter(
+            "fimserver_drafted_tokens", "Tokens that drafters proposed", registry=self.registry
+        )
         self._accepted = Counter(
-            "fimserver_accepted_tokens", "Drafted tokens that stood, by place in the draft", ["place"], registry=self.registry
+            "fimserver_accepted_tokens",
+            "Drafted tokens that stood, by place in the draft",
+            ["place"],
+            registry=self.registry,
         )
         self._switched_off = Counter(
             "fimserver_drafters_switched_off",

@@ -1,7 +1,7 @@
 """Store of statistics: one SQLite file of answers, with lengths and hashes instead of text.
 
-A damaged file is renamed and a new one is made; a file that cannot be written switches statistics off. Callers see no error
-of either, and never wait for long.
+A damaged file is renamed and a new one is made; a file that cannot be written switches statistics off.
+Callers see no error of either, and never wait for long.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Stats:
     """
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        self.path, self.problem = path, "" if path else "statistics are off"
+        self.path = path
+        self.problem = "" if path else "statistics are off"
         self.missed = 0  # batches that could not be written
         self._clock = clock
         self._lock = threading.Lock()
@@ -114,7 +115,10 @@ class Stats:
                 return
 
     def kept(self, route: str, model: str) -> tuple[KeepCounts, ...]:
-        """Answers whose end is known, and the shares that were kept, for each bucket; at most half a minute old."""
+        """Answers whose end is known, and the shares that were kept, for each bucket.
+
+        At most half a minute old.
+        """
         now = self._clock()
         at, known = self._kept.get((route, model), (-KEPT_S, ()))
         if now - at >= KEPT_S:
@@ -134,7 +138,8 @@ class Stats:
         return tuple(found.get(bucket, KeepCounts(0.0, 0.0)) for bucket in BUCKETS)
 
     def _write(self, path: Path, batch: Batch) -> None:
-        now, hour = self._clock(), int(self._clock() // 3600)
+        now = self._clock()
+        hour = int(self._clock() // 3600)
         counts = [(hour, "keys", language, count) for language, count in batch.keys.items()]
         if batch.dropped:
             counts.append((hour, "dropped", "", batch.dropped))
@@ -203,7 +208,9 @@ def _version(base: sqlite3.Connection) -> int:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the file for reading beside writers. Raises ``sqlite3.Error``, also if it is missing."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0.2, uri=True)) as base:
+    with contextlib.closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0.2, uri=True)
+    ) as base:
         if not _version(base):
             raise EmptyError(f"{path.name} is empty")
         yield base
@@ -219,5 +226,9 @@ def row(session: str, answer: AnswerRecord) -> dict[str, Any]:
 
 def _flat(told: dict[str, Any]) -> dict[str, Any]:
     looks = {name: told.get(f"after_{name}") or {} for name in ("10s", "60s")}
-    stands = {f"{kind}_{name}": look.get(f"{kind}_chars") for name, look in looks.items() for kind in ("prefix", "kept")}
+    stands = {
+        f"{kind}_{name}": look.get(f"{kind}_chars")
+        for name, look in looks.items()
+        for kind in ("prefix", "kept")
+    }
     return told | stands

@@ -1,7 +1,8 @@
 """Summary of the statistics by route, language and length, and the comparison of a live trial. Reads only.
 
-Times are of the front, from the request to the answer, of answers that a model gave and that were shown. Keystrokes are
-counted by language alone, so kept characters of several rows of a language add up over the same keys.
+Times are of the front, from the request to the answer, of answers that a model gave and that were shown.
+Keystrokes are counted by language alone, so kept characters of several rows of a language add up over the
+same keys.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from fimserver.types import ROUTES
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 ALPHA = 0.05
-OTHER, MEMORY = "other", "memory"  # a language without a name of ours; answers that came from memory
+OTHER = "other"
+MEMORY = "memory"  # a language without a name of ours; answers that came from memory
 Mode = Literal["blocks", "shadow"]
 MODES: tuple[Mode, ...] = ("blocks", "shadow")
 
@@ -34,7 +36,9 @@ SELECT route, language, bucket, fate, accepted_chars + typed_chars, CASE WHEN so
 FROM answers WHERE at > ? AND shown
 """
 REASONS = "SELECT reason, COUNT(*) FROM answers WHERE at > ? AND NOT shown AND chars = 0 GROUP BY reason ORDER BY 2 DESC, 1"
-COUNTS = "SELECT name, language, SUM(count) FROM counts WHERE hour >= ? GROUP BY name, language ORDER BY 3 DESC"
+COUNTS = (
+    "SELECT name, language, SUM(count) FROM counts WHERE hour >= ? GROUP BY name, language ORDER BY 3 DESC"
+)
 TURNS = """
 SELECT route, AVG(kept_60s), AVG(CASE WHEN source = 'model' THEN log_ms(total_ms) END), COUNT(*)
 FROM answers WHERE at > ? AND policy = ? AND block > 0 AND NOT first AND shown AND kept_60s NOT NULL
@@ -75,7 +79,10 @@ class Nothing(_SummaryModel):
 
 
 class Difference(_SummaryModel):
-    """A 95 % interval that holds at all looks together. Bounds are ``None`` while there are too few answers."""
+    """A 95 % interval that holds at all looks together.
+
+    Bounds are ``None`` while there are too few answers.
+    """
 
     value: float
     low: float | None
@@ -127,7 +134,10 @@ class ShownAnswer(NamedTuple):
 
 
 def summary(path: Path | None, days: float, problem: str = "") -> Summary:
-    """Summarise the last ``days``. If the store cannot be read, the summary is empty and names the problem."""
+    """Summarise the last ``days``.
+
+    If the store cannot be read, the summary is empty and names the problem.
+    """
     now = time.time()
     if path is None or not path.exists():
         return Summary(days=days, made=now, problem=problem)
@@ -145,14 +155,19 @@ def _summary(base: sqlite3.Connection, days: float, now: float, problem: str) ->
     rows = [ShownAnswer(*found) for found in base.execute(ANSWERS, (since,))]
     counts = list(base.execute(COUNTS, (int(since // 3600),)))
     keys = {language or OTHER: count for name, language, count in counts if name == "keys"}
-    nothing = [Nothing(reason=reason, count=n, explanation=_explained(reason)) for reason, n in base.execute(REASONS, (since,))]
+    nothing = [
+        Nothing(reason=reason, count=n, explanation=_explained(reason))
+        for reason, n in base.execute(REASONS, (since,))
+    ]
     compared = (comparison(base, mode, since) for mode in MODES)
     return Summary(
         days=days,
         made=now,
         keys=keys,
         routes=tuple(lines(rows, keys, lambda row: (row.route or MEMORY, "", ""))),
-        lines=tuple(lines(rows, keys, lambda row: (row.route or MEMORY, row.language or OTHER, _label(row.bucket)))),
+        lines=tuple(
+            lines(rows, keys, lambda row: (row.route or MEMORY, row.language or OTHER, _label(row.bucket)))
+        ),
         nothing=tuple(nothing),
         comparisons=tuple(found for found in compared if found),
         dropped=sum(count for name, _, count in counts if name == "dropped"),
@@ -169,7 +184,9 @@ def _label(bucket: int | None) -> str:
 
 
 def lines(
-    rows: Iterable[ShownAnswer], keys: Mapping[str, int], group_of: Callable[[ShownAnswer], tuple[str, str, str]]
+    rows: Iterable[ShownAnswer],
+    keys: Mapping[str, int],
+    group_of: Callable[[ShownAnswer], tuple[str, str, str]],
 ) -> Iterator[RouteTotals]:
     """One line for each group (route, language, bucket), in order."""
     groups: defaultdict[tuple[str, str, str], list[ShownAnswer]] = defaultdict(list)
@@ -193,7 +210,11 @@ def lines(
 
 def _order(route: str, language: str, bucket: str) -> tuple[int, str, int]:
     routes = (*ROUTES, MEMORY)
-    return routes.index(route) if route in routes else len(routes), language, LABELS.index(bucket) if bucket else -1
+    return (
+        routes.index(route) if route in routes else len(routes),
+        language,
+        LABELS.index(bucket) if bucket else -1,
+    )
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, ...]:
@@ -205,7 +226,8 @@ def percentiles(values: Sequence[float]) -> tuple[float, ...]:
 def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> RouteComparison | None:
     """Result of a comparison so far; ``None`` if there was none.
 
-    A value is a document's block: those of one block have their route, their user and their minutes in common.
+    A value is a document's block: those of one block have their route, their user and their minutes in
+    common.
     """
     base.create_function("log_ms", 1, lambda ms: math.log(max(ms, 1.0)), deterministic=True)
     turns = list(base.execute(TURNS, (since, mode)))

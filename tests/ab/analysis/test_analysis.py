@@ -32,7 +32,9 @@ def row(number, a, b, **fields):
 
 def report(*rows, **fields):
     arms = {"a": Arm(spec="dllm"), "b": Arm(spec="ar")}
-    return Report(version="0", created="", command="", source={}, environment={}, arms=arms, rows=rows, **fields)
+    return Report(
+        version="0", created="", command="", source={}, environment={}, arms=arms, rows=rows, **fields
+    )
 
 
 def whole(analysis, stratum="all"):
@@ -89,7 +91,10 @@ class TestByHand:
         assert all(line.p is None for line in analyse(HAND).comparisons if line.stratum != "all")
 
     def test_two_lines_carry_the_claims(self):
-        assert [line.metric for line in analyse(HAND).comparisons if line.primary] == ["first_ms_p95", "exact"]
+        assert [line.metric for line in analyse(HAND).comparisons if line.primary] == [
+            "first_ms_p95",
+            "exact",
+        ]
 
     def test_parts_are_the_ways_in_which_rows_differ(self):
         found = dict.fromkeys(line.stratum for line in analyse(HAND).comparisons)
@@ -115,7 +120,11 @@ class TestByHand:
 class TestRegret:
     def test_an_arm_that_chooses_well_has_none_and_its_rate_is_not_used(self):
         rows = [
-            row(i, {"answer_ms": 10, "saved_keys": 9, "route": ("ar", "dllm")[i % 2]}, {"answer_ms": 10, "saved_keys": i % 2})
+            row(
+                i,
+                {"answer_ms": 10, "saved_keys": 9, "route": ("ar", "dllm")[i % 2]},
+                {"answer_ms": 10, "saved_keys": i % 2},
+            )
             for i in range(12)
         ]
         found = analyse(report(*rows)).regret
@@ -133,7 +142,11 @@ class TestRegret:
 
 def test_predictions_are_by_arm_and_by_the_route_that_served():
     rows = [
-        row(i, {"answer_ms": 100 * i, "predicted_ms": {"dllm": 100, "ar": 1}}, {"answer_ms": 50, "predicted_ms": {"dllm": 9}})
+        row(
+            i,
+            {"answer_ms": 100 * i, "predicted_ms": {"dllm": 100, "ar": 1}},
+            {"answer_ms": 50, "predicted_ms": {"dllm": 9}},
+        )
         for i in range(1, 12)
     ]
     (found,) = analyse(report(*rows)).predictions
@@ -213,7 +226,12 @@ class TestNothingToSay:
             HAND,
             report(row(1, {}, {})),
             report(*(row(i, {"saved_keys": i % 2}, {"answer_ms": 1e-9 * (i % 2)}) for i in range(9))),
-            report(*(row(i, {"text": "", "reason": "failed"}, {"text": "", "reason": "failed"}, gold="") for i in range(9))),
+            report(
+                *(
+                    row(i, {"text": "", "reason": "failed"}, {"text": "", "reason": "failed"}, gold="")
+                    for i in range(9)
+                )
+            ),
         ],
         ids=["no rows", "by hand", "one row", "no time", "only errors"],
     )
@@ -230,7 +248,12 @@ def random_rows(seed, speedup, rate_a, rate_b, count=240):
         ms = rng.lognormvariate(5, 0.5)
         yes = [rng.random() < rate for rate in (rate_a, rate_b)]
         a, b = (
-            {"answer_ms": ms * rng.lognormvariate(0, 0.2) / by, "exact": ok, "saved_keys": 9.0 * ok, "prefix_chars": 3}
+            {
+                "answer_ms": ms * rng.lognormvariate(0, 0.2) / by,
+                "exact": ok,
+                "saved_keys": 9.0 * ok,
+                "prefix_chars": 3,
+            }
             for by, ok in zip((1, speedup), yes, strict=True)
         )
         yield row(i, a, b, group=f"file{i % 40}")  # fmt: skip
@@ -259,13 +282,19 @@ class TestHeadline:
         assert "no difference" not in (speed + exact + value)
 
     @pytest.mark.parametrize("seed", range(3))
-    @pytest.mark.parametrize(("speedup", "rate_a", "rate_b"), [(1.8, 0.2, 0.5), (0.6, 0.5, 0.2), (1.0, 0.3, 0.3)])
+    @pytest.mark.parametrize(
+        ("speedup", "rate_a", "rate_b"), [(1.8, 0.2, 0.5), (0.6, 0.5, 0.2), (1.0, 0.3, 0.3)]
+    )
     def test_its_signs_and_bounds_are_those_of_the_table(self, seed, speedup, rate_a, rate_b):
         analysis = analyse(report(*random_rows(seed, speedup, rate_a, rate_b)))
         lines = {line.metric: line_of(line) for line in analysis.comparisons if line.stratum == "all"}
-        for sentence, metric in zip(analysis.headline, ("answer_ms_ratio", "exact", "chars_per_s_300"), strict=True):
+        for sentence, metric in zip(
+            analysis.headline, ("answer_ms_ratio", "exact", "chars_per_s_300"), strict=True
+        ):
             said = sentence.split("(")[1] if metric == "exact" else sentence
-            assert numbers(said)[:3] == pytest.approx(numbers(lines[metric].effect + lines[metric].interval), abs=0.0051)
+            assert numbers(said)[:3] == pytest.approx(
+                numbers(lines[metric].effect + lines[metric].interval), abs=0.0051
+            )
 
     def test_no_difference_is_said_in_so_many_words_with_what_could_not_be_seen(self):
         speed, exact, value = analyse(report(*random_rows(2, 1.0, 0.3, 0.3))).headline
@@ -274,7 +303,10 @@ class TestHeadline:
 
     @pytest.mark.parametrize("groups", [1, 2, 5])
     def test_too_few_groups_are_counted_and_nothing_is_claimed(self, groups):
-        rows = [row(i, {"answer_ms": 90 + i, "saved_keys": 2}, {"answer_ms": 30, "saved_keys": 3}) for i in range(groups)]
+        rows = [
+            row(i, {"answer_ms": 90 + i, "saved_keys": 2}, {"answer_ms": 30, "saved_keys": 3})
+            for i in range(groups)
+        ]
         speed, exact, value = analyse(report(*rows)).headline
         for sentence in (speed, exact, value):
             assert f"{groups} groups are too few for an interval (6 are needed)" in sentence
@@ -303,14 +335,31 @@ class TestHeadline:
 
     def test_a_kept_share_that_may_be_worse_is_not_called_as_good(self):
         rows = [
-            row(i, {"answer_ms": 90 + i % 7, "prefix_chars": 3}, {"answer_ms": 30 + i % 5, "prefix_chars": i % 4})
+            row(
+                i,
+                {"answer_ms": 90 + i % 7, "prefix_chars": 3},
+                {"answer_ms": 30 + i % 5, "prefix_chars": i % 4},
+            )
             for i in range(60)
         ]
         assert "is not shown to be within 2 points" in analyse(report(*rows)).headline[0]
 
     def test_numbers_are_written_as_people_say_them(self):
         line = ComparisonRow(
-            "exact", "exact", "share", "higher", "all", 300, 40, "difference", 0.12, 0.103, -0.017, -0.038, 0.004, p=0.12
+            "exact",
+            "exact",
+            "share",
+            "higher",
+            "all",
+            300,
+            40,
+            "difference",
+            0.12,
+            0.103,
+            -0.017,
+            -0.038,
+            0.004,
+            p=0.12,
         )
         (said,) = headline([line])
         assert said == (
@@ -337,7 +386,9 @@ def test_exchanging_the_arms_turns_every_sign():
         assert (others[name].low, others[name].high) == pytest.approx((-lines[name].high, -lines[name].low))
         assert others[name].p == lines[name].p
     for name in ("answer_ms_ratio", "chars_per_s_300"):
-        assert (others[name].low, others[name].high) == pytest.approx((1 / lines[name].high, 1 / lines[name].low), rel=1e-4)
+        assert (others[name].low, others[name].high) == pytest.approx(
+            (1 / lines[name].high, 1 / lines[name].low), rel=1e-4
+        )
 
 
 def test_every_metric_has_its_own_name():

@@ -30,7 +30,14 @@ def test_what_is_equal(text, gold, exact, first_line, prefix_chars):
 
 @pytest.mark.parametrize(
     ("text", "gold", "similarity"),
-    [("ab", "ab", 1.0), (" ab\n", "ab", 1.0), ("ab", "cd", 0.0), ("abcd", "abxy", 0.5), ("", "", 1.0), ("", "a", 0.0)],
+    [
+        ("ab", "ab", 1.0),
+        (" ab\n", "ab", 1.0),
+        ("ab", "cd", 0.0),
+        ("abcd", "abxy", 0.5),
+        ("", "", 1.0),
+        ("", "a", 0.0),
+    ],
 )
 def test_similarity_is_of_stripped_text(text, gold, similarity):
     assert score(text, gold).similarity == similarity
@@ -42,7 +49,9 @@ def test_similarity_is_of_stripped_text(text, gold, similarity):
         pytest.param("return a", "return a + b", 7, id="right to its end, one key to accept"),
         pytest.param("a", "a + b", 0, id="a key for a key"),
         pytest.param("", "a", 0, id="nothing"),
-        pytest.param("x = a\ny", "x = a\nz", 6 - 1 - 1, id="the first line is right, the wrong tail is deleted"),
+        pytest.param(
+            "x = a\ny", "x = a\nz", 6 - 1 - 1, id="the first line is right, the wrong tail is deleted"
+        ),
         pytest.param("x = a\nyyyyyyyyyy", "x = a\nz", 0, id="never at a loss"),
         pytest.param("x = ab", "x = ac", 0, id="a wrong first line is not accepted"),
         pytest.param("x = a\n\n", "x = a", 4, id="white space at the end is not wrong"),

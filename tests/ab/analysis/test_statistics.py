@@ -46,7 +46,11 @@ def percentile_difference(a, b, share, drawn):
 ESTIMATES = {
     "difference of exact": ("exact", mean_difference, 3 / 8 - 2 / 8),
     "geometric ratio of times": ("times", geometric_ratio, SPEEDUP),
-    "difference of p50": ("times", lambda a, b, drawn: percentile_difference(a, b, 0.5, drawn), 100 / SPEEDUP - 100),
+    "difference of p50": (
+        "times",
+        lambda a, b, drawn: percentile_difference(a, b, 0.5, drawn),
+        100 / SPEEDUP - 100,
+    ),
     "difference of p95": (
         "times",
         lambda a, b, drawn: percentile_difference(a, b, 0.95, drawn),
@@ -95,7 +99,9 @@ class TestAgainstScipy:
 
     def test_the_draws_of_single_rows_are_those_of_a_plain_bootstrap(self):
         ours = bootstrap(self.singles, seed=1).means(self.values)
-        theirs = stats.bootstrap((self.values,), np.mean, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(2))
+        theirs = stats.bootstrap(
+            (self.values,), np.mean, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(2)
+        )
         assert ours[1:].std() == pytest.approx(theirs.standard_error, rel=0.05)
         # the Monte Carlo error of a 2.5 % point of 4000 draws is 0.042 standard errors: within 4 of it
         assert np.quantile(ours[1:], [0.025, 0.975]) == pytest.approx(
@@ -171,7 +177,10 @@ class TestFewGroups:
         assert math.isnan(found.low)
 
     def test_one_large_group_counts_for_less_than_its_rows(self):
-        even, uneven = clusters([str(i % 10) for i in range(100)]), clusters(["x"] * 91 + [str(i) for i in range(9)])
+        even, uneven = (
+            clusters([str(i % 10) for i in range(100)]),
+            clusters(["x"] * 91 + [str(i) for i in range(9)]),
+        )
         assert even.effective == pytest.approx(10)
         assert uneven.effective == pytest.approx(100**2 / (91**2 + 9))
 
@@ -201,6 +210,8 @@ def test_holm_as_computed_by_hand(raw, adjusted):
     assert holm(raw) == pytest.approx(adjusted)
 
 
-@pytest.mark.parametrize(("differences", "p"), [([], 1.0), ([0, 0], 1.0), ([1] + [-1] * 9, 22 / 1024), ([2, 2, 2], 0.25)])
+@pytest.mark.parametrize(
+    ("differences", "p"), [([], 1.0), ([0, 0], 1.0), ([1] + [-1] * 9, 22 / 1024), ([2, 2, 2], 0.25)]
+)
 def test_the_sign_test_as_computed_by_hand(differences, p):
     assert sign_test(differences) == pytest.approx(p)

@@ -182,7 +182,10 @@ class TestOneFile:
 
     def test_crlf_makes_no_other_spans(self):
         for kind in KINDS:
-            unix, windows = middles("python", PYTHON, kind), middles("python", PYTHON.replace("\n", "\r\n"), kind)
+            unix, windows = (
+                middles("python", PYTHON, kind),
+                middles("python", PYTHON.replace("\n", "\r\n"), kind),
+            )
             assert {middle.replace("\r\n", "\n") for middle in windows} == unix
 
     def test_a_line_begins_behind_its_indentation_and_holds_code(self):
@@ -215,7 +218,9 @@ class TestOneFile:
         assert not middles("python", short + "    a = 1\n", "body")
         assert not middles("python", "def f():\n" + f"    a = '{'x' * MIDDLE_CHARS}'\n", "body")
 
-    @pytest.mark.parametrize("text", ["function f() {}\n", "function f() { return 1; }\n", "function f() {\n  // later\n}\n"])
+    @pytest.mark.parametrize(
+        "text", ["function f() {}\n", "function f() { return 1; }\n", "function f() {\n  // later\n}\n"]
+    )
     def test_empty_bodies_and_those_on_the_header_are_none(self, text):
         assert not middles("javascript", text, "body")
 
@@ -282,7 +287,15 @@ class TestFolder:
             cut_spans(tmp_path, 5, 0, kinds=["word"])
 
     def test_of_a_work_tree_tracked_files_count(self, tmp_path):
-        write(tmp_path, {"a.py": PYTHON, "sub/b c.py": PYTHON + "x = 1\n", "sub/ü.py": PYTHON + "y = 1\n", "new.py": PYTHON})
+        write(
+            tmp_path,
+            {
+                "a.py": PYTHON,
+                "sub/b c.py": PYTHON + "x = 1\n",
+                "sub/ü.py": PYTHON + "y = 1\n",
+                "new.py": PYTHON,
+            },
+        )
         git(tmp_path, "init")
         git(tmp_path, "add", "a.py", "sub")
         assert {span.group for span in all_spans(tmp_path)} == {"a.py", "sub/b c.py", "sub/ü.py"}
@@ -337,10 +350,14 @@ class TestFolder:
             "no file, or a link": 1,
         }
 
-    @pytest.mark.parametrize("files", [{}, {"README.md": "Hello\n"}, {"a.py": ""}, {"secrets.json": '{"a": 1}\n'}])
+    @pytest.mark.parametrize(
+        "files", [{}, {"README.md": "Hello\n"}, {"a.py": ""}, {"secrets.json": '{"a": 1}\n'}]
+    )
     def test_a_folder_without_a_usable_file_says_so(self, files, tmp_path):
         write(tmp_path, files)
-        with pytest.raises(InputError, match="no source file in a language that fimserver parses: give another folder"):
+        with pytest.raises(
+            InputError, match="no source file in a language that fimserver parses: give another folder"
+        ):
             cut_spans(tmp_path, 5, 0)
 
     def test_a_file_or_nothing_is_no_folder(self, tmp_path):
@@ -350,7 +367,9 @@ class TestFolder:
 
     def test_a_work_tree_that_git_cannot_read_says_so(self, tmp_path):
         write(tmp_path, {"a.py": PYTHON, ".git": "gitdir: /nowhere\n"})
-        with pytest.raises(InputError, match=r"git cannot list .*\(.*/nowhere.*\).*give a copy without \.git"):
+        with pytest.raises(
+            InputError, match=r"git cannot list .*\(.*/nowhere.*\).*give a copy without \.git"
+        ):
             cut_spans(tmp_path, 5, 0)
 
     def test_a_work_tree_without_git_says_so(self, tmp_path, monkeypatch):
@@ -368,14 +387,27 @@ class TestFileOfSpans:
         return read_spans(write(tmp_path, {"spans.jsonl": text}) / "spans.jsonl", limit)
 
     def test_rows_of_humaneval_infilling_are_read_by_their_own_names(self, tmp_path):
-        row = {"task_id": "SingleLineInfilling/1", "prompt": "x = ", "canonical_solution": "1", "suffix": "\n", "test": "…"}
+        row = {
+            "task_id": "SingleLineInfilling/1",
+            "prompt": "x = ",
+            "canonical_solution": "1",
+            "suffix": "\n",
+            "test": "…",
+        }
         path = write(tmp_path, {"spans.jsonl": json.dumps(row) + "\n"}) / "spans.jsonl"
         (span,) = read_spans(path, 5).spans
-        assert (span.item, span.prefix, span.middle, span.suffix) == ("SingleLineInfilling/1", "x = ", "1", "\n")
+        assert (span.item, span.prefix, span.middle, span.suffix) == (
+            "SingleLineInfilling/1",
+            "x = ",
+            "1",
+            "\n",
+        )
 
     def test_rows_become_spans(self, tmp_path):
         full = {"id": "one", "path": "a/b.py", "kind": "line", "language": "Python", "extra": 1}
-        cut = self.read(tmp_path, self.ROW | full, "", self.ROW, self.ROW | {"group": "g", "path": "c.rs"}, "")
+        cut = self.read(
+            tmp_path, self.ROW | full, "", self.ROW, self.ROW | {"group": "g", "path": "c.rs"}, ""
+        )
         assert [span[:4] for span in cut.spans] == [
             ("one", "a/b.py", "line", "python"),
             (cut.spans[1].item, "spans.jsonl", "span", ""),
@@ -400,7 +432,8 @@ class TestFileOfSpans:
         assert cut.skipped["has an id that came before (first in line 7)"] == 1
 
     @pytest.mark.parametrize(
-        "text", [b"", b"\n\n", b"{}\n", b"\xff\xfe\n", b"[1]", b'{"prefix": "\\ud800", "middle": "1", "suffix": ""}']
+        "text",
+        [b"", b"\n\n", b"{}\n", b"\xff\xfe\n", b"[1]", b'{"prefix": "\\ud800", "middle": "1", "suffix": ""}'],
     )
     def test_a_file_without_a_usable_row_says_so(self, text, tmp_path):
         write(tmp_path, {"spans.jsonl": text})
@@ -417,10 +450,31 @@ class TestParses:
         ("language", "prefix", "gold", "suffix", "good", "bad"),
         [
             ("python", "def f(a):\n    x = ", "a + 1", "\n    return x\n", "g(a)", "g(a"),
-            ("python", "class A:\n    def f(self):\n        ", "return 1", "\n\n    y = 2\n", "pass", "return ("),
-            ("javascript", "class A {\n  m() {\n    ", "a();", "\n  }\n}\n", "if (b) { c(); }", "a();\n  }\n}"),
+            (
+                "python",
+                "class A:\n    def f(self):\n        ",
+                "return 1",
+                "\n\n    y = 2\n",
+                "pass",
+                "return (",
+            ),
+            (
+                "javascript",
+                "class A {\n  m() {\n    ",
+                "a();",
+                "\n  }\n}\n",
+                "if (b) { c(); }",
+                "a();\n  }\n}",
+            ),
             ("typescript", "class A {\n  m(): number {\n    return ", "1;", "\n  }\n}\n", "this.a;", "(1;"),
-            ("java", "class A {\n    int f() {\n        ", "return 1;", "\n    }\n}\n", "return 2;", "return 1; }"),
+            (
+                "java",
+                "class A {\n    int f() {\n        ",
+                "return 1;",
+                "\n    }\n}\n",
+                "return 2;",
+                "return 1; }",
+            ),
             ("go", "package a\n\nfunc f() int {\n\t", "return 1", "\n}\n", "return 2", "return ("),
             ("json", '{\n  "a": ', "1", "\n}\n", "[1, 2]", "[1"),
         ],

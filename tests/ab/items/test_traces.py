@@ -7,7 +7,17 @@ import pytest
 
 from bench.make_traces import MADE, make_trace
 from bench.make_traces import main as make_traces
-from fimserver.ab.items.traces import Change, Close, Open, Patch, SuggestionRequested, Texts, Trace, read_trace, write_trace
+from fimserver.ab.items.traces import (
+    Change,
+    Close,
+    Open,
+    Patch,
+    SuggestionRequested,
+    Texts,
+    Trace,
+    read_trace,
+    write_trace,
+)
 from fimserver.errors import InputError
 
 HEADER = {"fimserver_trace": 1, "version": "0.1.0", "started": "2026-01-31T12:00:00+00:00"}
@@ -97,7 +107,9 @@ def test_a_damaged_last_line_that_was_finished_is_an_error(written):
         read_trace(written(HEADER, OPEN, key(), '{"t": 100, "e": "cl'))
 
 
-@pytest.mark.parametrize("lines", [[HEADER], [HEADER, OPEN], [HEADER, OPEN, {"t": 9, "e": "close", "doc": 1}]])
+@pytest.mark.parametrize(
+    "lines", [[HEADER], [HEADER, OPEN], [HEADER, OPEN, {"t": 9, "e": "close", "doc": 1}]]
+)
 def test_a_trace_without_keys_is_refused(lines, written):
     with pytest.raises(InputError, match="no key in it"):
         read_trace(written(*lines))

@@ -31,16 +31,40 @@ def edited(start, *changes, asked_after=0, at=(0, 0), gap_ms=100.0):
     [
         pytest.param("x = \n", [(0, 4, 0, 4, "a"), (0, 5, 0, 5, "b")], (0, 4), "ab", "", id="typed on"),
         pytest.param("x = \n", [(0, 4, 0, 4, "ab"), (0, 5, 0, 6, "")], (0, 4), "a", "", id="taken back"),
-        pytest.param("x = \n", [(0, 4, 0, 4, "ab"), (0, 4, 0, 5, "c")], (0, 4), "cb", "", id="put right within"),
+        pytest.param(
+            "x = \n", [(0, 4, 0, 4, "ab"), (0, 4, 0, 5, "c")], (0, 4), "cb", "", id="put right within"
+        ),
         pytest.param("x = \ny\n", [(0, 4, 0, 4, "a"), (1, 0, 1, 1, "b")], (0, 4), "a", "", id="edits below"),
-        pytest.param("y\nx = \n", [(1, 4, 1, 4, "a"), (0, 0, 0, 0, "b\nc"), (2, 5, 2, 5, "d")], (1, 4), "ad", "", id="above"),
-        pytest.param("x = y\n", [(0, 4, 0, 4, "a"), (0, 3, 0, 5, "bcd")], (0, 4), "a", "y", id="the text before goes"),
-        pytest.param("x = \n", [(0, 3, 0, 4, ""), (0, 3, 0, 3, "a")], (0, 4), "", "", id="the key before is taken back"),
-        pytest.param("f()\n", [(0, 2, 0, 2, "a"), (0, 3, 0, 4, ")")], (0, 2), "a)", "", id="a bracket is typed over"),
+        pytest.param(
+            "y\nx = \n",
+            [(1, 4, 1, 4, "a"), (0, 0, 0, 0, "b\nc"), (2, 5, 2, 5, "d")],
+            (1, 4),
+            "ad",
+            "",
+            id="above",
+        ),
+        pytest.param(
+            "x = y\n", [(0, 4, 0, 4, "a"), (0, 3, 0, 5, "bcd")], (0, 4), "a", "y", id="the text before goes"
+        ),
+        pytest.param(
+            "x = \n", [(0, 3, 0, 4, ""), (0, 3, 0, 3, "a")], (0, 4), "", "", id="the key before is taken back"
+        ),
+        pytest.param(
+            "f()\n", [(0, 2, 0, 2, "a"), (0, 3, 0, 4, ")")], (0, 2), "a)", "", id="a bracket is typed over"
+        ),
         pytest.param("f()\n", [(0, 2, 0, 2, "a")], (0, 2), "a", ")", id="a bracket stays"),
         pytest.param("f(abc)\n", [(0, 2, 0, 4, "")], (0, 2), "", "c)", id="the text behind is deleted"),
-        pytest.param("f(abc)\n", [(0, 2, 0, 4, "z"), (0, 3, 0, 3, "y")], (0, 2), "zy", "c)", id="and written anew"),
-        pytest.param("x\r\n", [(0, 1, 0, 1, "\r\n    a"), (1, 5, 1, 5, "😀")], (0, 1), "\n    a😀", "", id="other line ends"),
+        pytest.param(
+            "f(abc)\n", [(0, 2, 0, 4, "z"), (0, 3, 0, 3, "y")], (0, 2), "zy", "c)", id="and written anew"
+        ),
+        pytest.param(
+            "x\r\n",
+            [(0, 1, 0, 1, "\r\n    a"), (1, 5, 1, 5, "😀")],
+            (0, 1),
+            "\n    a😀",
+            "",
+            id="other line ends",
+        ),
     ],
 )
 def test_what_comes_to_stand_at_a_place(start, changes, at, text, rest):
@@ -76,11 +100,24 @@ def replayed(trace, answers, endings=None, client="vscode", route="auto"):
             got = answers.get(number)
             texts = (ReplayedText(*(got if isinstance(got, tuple) else (got, 0))),) if got else ()
             ending = (endings or {}).get(number, "shown" if texts else "empty")
-            facts = {"route": "ar", "model": "nano", "reason": "line", "why": "pinned", "tokens": 3, "forwards": 2}
+            facts = {
+                "route": "ar",
+                "model": "nano",
+                "reason": "line",
+                "why": "pinned",
+                "tokens": 3,
+                "forwards": 2,
+            }
             key_ms = step.due_ms - 40
             facts = facts if ending in {"shown", "late"} else {}
-            shots.append(RequestOutcome(step.what, key_ms, step.due_ms, step.due_ms + 30, ending, texts, facts))
-    keys = [(step.due_ms, len(step.what.edits[0].text)) for step in plan(trace, client) if isinstance(step.what, Change)]
+            shots.append(
+                RequestOutcome(step.what, key_ms, step.due_ms, step.due_ms + 30, ending, texts, facts)
+            )
+    keys = [
+        (step.due_ms, len(step.what.edits[0].text))
+        for step in plan(trace, client)
+        if isinstance(step.what, Change)
+    ]
     return Replayed(trace, tuple(shots), tuple(keys), 9.0, 0.0, 1.0, client, route)
 
 
@@ -99,7 +136,9 @@ RETURN = typing("return a + b\nx")  # request n comes after key n + 1
         pytest.param({0: "eturn b"}, {}, {}, id="wrong"),
         pytest.param({0: "eturn a + b\nyy"}, {}, {0: (12, 12 - 1 - 2)}, id="the first line is right"),
         pytest.param({0: "eturn a"}, {0: "late"}, {}, id="it came late"),
-        pytest.param({0: "eturn a", 3: "rn a + b"}, {}, {0: (7, 6)}, id="what is written is not written again"),
+        pytest.param(
+            {0: "eturn a", 3: "rn a + b"}, {}, {0: (7, 6)}, id="what is written is not written again"
+        ),
         pytest.param({0: "eturn", 5: " a + b"}, {}, {0: (5, 4), 5: (6, 5)}, id="one after the other"),
         pytest.param({0: "eturn", 4: "n a + b"}, {}, {0: (5, 4)}, id="overlapping ones"),
         pytest.param({0: "e", 1: "turn"}, {}, {1: (4, 3)}, id="what saves nothing is left"),
@@ -107,16 +146,26 @@ RETURN = typing("return a + b\nx")  # request n comes after key n + 1
     ],
 )
 def test_what_is_accepted(answers, endings, expected):
-    assert accepted(RETURN, answers, endings) == {number: Accept(*accept) for number, accept in expected.items()}
+    assert accepted(RETURN, answers, endings) == {
+        number: Accept(*accept) for number, accept in expected.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("trace", "answer", "expected"),
     [
-        pytest.param(typing("abcd", "f()\n", (0, 2)), ("bcd)", 1), Accept(3, 2), id="a bracket that stays is not saved"),
+        pytest.param(
+            typing("abcd", "f()\n", (0, 2)), ("bcd)", 1), Accept(3, 2), id="a bracket that stays is not saved"
+        ),
         pytest.param(typing("abcd", "f()\n", (0, 2)), ("bcd)", 0), None, id="a bracket too many"),
         pytest.param(
-            Trace("t", (*typing("abcd", "f()\n", (0, 2)).events, Change(t=600, doc=1, edits=(Patch(0, 6, 0, 7, ")"),)))),
+            Trace(
+                "t",
+                (
+                    *typing("abcd", "f()\n", (0, 2)).events,
+                    Change(t=600, doc=1, edits=(Patch(0, 6, 0, 7, ")"),)),
+                ),
+            ),
             ("bcd)", 1),
             Accept(4, 3),
             id="a bracket that is typed over is saved",
@@ -129,15 +178,33 @@ def test_text_right_of_the_cursor(trace, answer, expected):
 
 def test_rows_pair_the_same_requests_of_both_arms():
     a = replayed(RETURN, {0: "eturn a + b", 5: " a + c"}, route="dllm")
-    b = replayed(RETURN, {0: "eturn"}, {1: "cancelled", 2: "superseded", 3: "late", 4: "failed"}, route="auto")
+    b = replayed(
+        RETURN, {0: "eturn"}, {1: "cancelled", 2: "superseded", 3: "late", 4: "failed"}, route="auto"
+    )
     made = rows("work", a, b, first="b")
     assert [row.item for row in made] == [f"work:{number}" for number in range(14)]
     first, second = made[0], made[1]
-    assert (first.group, first.kind, first.language, first.first, first.warm) == ("work", "request", "python", "b", True)
+    assert (first.group, first.kind, first.language, first.first, first.warm) == (
+        "work",
+        "request",
+        "python",
+        "b",
+        True,
+    )
     assert (first.before, first.gold, first.at_ms) == ("r", "eturn a + b\nx", 100.0)
     assert first.lexemes == 6  # eturn a + b, the line end, x
-    assert (first.a.exact, first.a.first_line, first.a.prefix_chars, first.a.saved_keys) == (True, True, 11, 10)
-    assert (first.b.exact, first.b.first_line, first.b.prefix_chars, first.b.saved_keys) == (False, False, 5, 4)
+    assert (first.a.exact, first.a.first_line, first.a.prefix_chars, first.a.saved_keys) == (
+        True,
+        True,
+        11,
+        10,
+    )
+    assert (first.b.exact, first.b.first_line, first.b.prefix_chars, first.b.saved_keys) == (
+        False,
+        False,
+        5,
+        4,
+    )
     assert (first.a.route, first.a.model, first.a.tokens, first.a.forwards) == ("ar", "nano", 3, 2)
     assert (first.a.first_ms, first.a.answer_ms) == pytest.approx((70, 30))
     assert (second.a.route, second.a.reason, second.a.shown, second.a.first_ms) == ("dllm", "", False, 0.0)
@@ -166,7 +233,9 @@ def test_a_timeline_has_a_mark_for_all_that_happened():
 
 
 def test_totals():
-    run = replayed(RETURN, {0: "eturn", 5: " b", 7: " +"}, {1: "cancelled", 2: "superseded", 3: "failed", 7: "late"})
+    run = replayed(
+        RETURN, {0: "eturn", 5: " b", 7: " +"}, {1: "cancelled", 2: "superseded", 3: "failed", 7: "late"}
+    )
     got = totals(run)
     assert (got.keys, got.typed_chars, got.requests, got.seconds) == (14, 14, 14, 9.0)
     assert (got.shown, got.late, got.cancelled, got.superseded, got.failed, got.empty) == (2, 1, 1, 1, 1, 8)

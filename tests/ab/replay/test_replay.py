@@ -23,20 +23,40 @@ def trace(*events, text=""):
 
 
 def asked(steps):
-    return [(step.due_ms, step.what.line, step.what.char) for step in steps if isinstance(step.what, PlannedRequest)]
+    return [
+        (step.due_ms, step.what.line, step.what.char)
+        for step in steps
+        if isinstance(step.what, PlannedRequest)
+    ]
 
 
 @pytest.mark.parametrize(
     ("events", "client", "expected"),
     [
         pytest.param([key(100), key(250)], "vscode", [(140, 0, 1), (290, 0, 1)], id="after each key"),
-        pytest.param([key(100), key(130), key(300)], "vscode", [(170, 0, 1), (340, 0, 1)], id="not where a key comes sooner"),
-        pytest.param([key(100), key(250), key(700)], "neovim", [(450, 0, 1), (900, 0, 1)], id="after the last of a burst"),
-        pytest.param([key(100), key(200, "", (0, 0), (0, 1))], "vscode", [(140, 0, 1)], id="not where text is deleted"),
+        pytest.param(
+            [key(100), key(130), key(300)],
+            "vscode",
+            [(170, 0, 1), (340, 0, 1)],
+            id="not where a key comes sooner",
+        ),
+        pytest.param(
+            [key(100), key(250), key(700)],
+            "neovim",
+            [(450, 0, 1), (900, 0, 1)],
+            id="after the last of a burst",
+        ),
+        pytest.param(
+            [key(100), key(200, "", (0, 0), (0, 1))], "vscode", [(140, 0, 1)], id="not where text is deleted"
+        ),
         pytest.param([key(100), Close(t=120, doc=1)], "vscode", [], id="not where the document closes"),
-        pytest.param([key(100, "a\r\n  b", (0, 2))], "vscode", [(140, 1, 3)], id="at the end of what was inserted"),
+        pytest.param(
+            [key(100, "a\r\n  b", (0, 2))], "vscode", [(140, 1, 3)], id="at the end of what was inserted"
+        ),
         pytest.param([key(100, "ab\n", (3, 2))], "vscode", [(140, 4, 0)], id="on a fresh line"),
-        pytest.param([key(100), key(60_000)], "vscode", [(140, 0, 1), (2140, 0, 1)], id="long pauses are cut"),
+        pytest.param(
+            [key(100), key(60_000)], "vscode", [(140, 0, 1), (2140, 0, 1)], id="long pauses are cut"
+        ),
         pytest.param(
             [key(100), SuggestionRequested(t=177, doc=1, line=0, char=1), key(200)],
             "neovim",
@@ -105,7 +125,9 @@ def test_the_next_key_ends_a_request_as_the_editor_ends_it(client, ending, host)
 
 def test_requests_of_the_trace_are_played_in_place_of_the_editors_own(host):
     host.says("c")
-    what = trace(key(10, "b"), SuggestionRequested(t=40, doc=1, line=0, char=1, invoked=True), key(200, "c", (0, 1)))
+    what = trace(
+        key(10, "b"), SuggestionRequested(t=40, doc=1, line=0, char=1, invoked=True), key(200, "c", (0, 1))
+    )
     run = play(host, what, speed=None)
     assert [shot.request for shot in run.shots] == [PlannedRequest(0, 2, 1, 0, 1, invoked=True)]
 
@@ -124,7 +146,9 @@ def test_a_model_that_fails_is_an_error(host):
 
 
 DIES = "import sys; sys.exit('gone for a reason')"
-EXITS = 'import os; os.write(1, b\'Content-Length: 36\\r\\n\\r\\n\' + b\'{"jsonrpc":"2.0","id":1,"result":{}}\')'
+EXITS = (
+    'import os; os.write(1, b\'Content-Length: 36\\r\\n\\r\\n\' + b\'{"jsonrpc":"2.0","id":1,"result":{}}\')'
+)
 SILENT = "import time; time.sleep(600)"
 CHATTY = "print('hello world, how are you')"
 
@@ -165,7 +189,9 @@ def test_a_trace_goes_through_the_real_server_and_model():
     for run, route in ((a, "dllm"), (b, "ar")):
         assert (len(run.shots), len(run.keys), run.route) == (10, 10, route)
         assert all(shot.asked_ms < shot.answered_ms for shot in run.shots)
-        answered = [shot for shot in run.shots if shot.facts.get("source") == "model" and "route" in shot.facts]
+        answered = [
+            shot for shot in run.shots if shot.facts.get("source") == "model" and "route" in shot.facts
+        ]
         assert {shot.facts["route"] for shot in answered} <= {route}
         assert totals(run).typed_chars == 10
         assert sum(mark.what == "key" for mark in timeline("t", "a", run).marks) == 10

@@ -76,9 +76,17 @@ def test_ids_are_unique_and_every_reference_has_one(page):
 
 def test_it_loads_nothing(page):
     outline = Outline(page)
-    loads = [attrs.get(name) for tag, attrs in outline.tags for name in ("src", "href") if tag != "use" and name in attrs]
+    loads = [
+        attrs.get(name)
+        for tag, attrs in outline.tags
+        for name in ("src", "href")
+        if tag != "use" and name in attrs
+    ]
     assert loads == ["data:,"]
-    assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
     assert "@import" not in page
     policy = next(attrs["content"] for attrs in outline.named("meta") if "http-equiv" in attrs)
     assert policy.startswith("default-src 'none';")
@@ -98,7 +106,14 @@ def test_it_says_what_was_found_and_how(page, report):
     text = Outline(page).text
     for sentence in analyse(report).headline:
         assert sentence in text
-    for said in (report.command, "dllm", "ar,drafter=none", "made-up", "none: synthetic numbers", "too large"):
+    for said in (
+        report.command,
+        "dllm",
+        "ar,drafter=none",
+        "made-up",
+        "none: synthetic numbers",
+        "too large",
+    ):
         assert said in text
 
 
@@ -112,7 +127,10 @@ def test_text_of_rows_is_text(tmp_path):
     names = ("item", "group", "kind", "language", "before", "after", "gold")
     rows = []
     for number, row in enumerate(made.rows):
-        sides = {side: getattr(row, side).model_copy(update={"text": HOSTILE, "why": HOSTILE}) for side in ("a", "b")}
+        sides = {
+            side: getattr(row, side).model_copy(update={"text": HOSTILE, "why": HOSTILE})
+            for side in ("a", "b")
+        }
         rows.append(row.model_copy(update=dict.fromkeys(names, f"{HOSTILE}{number}") | sides))
     check_harmless(page_of(tmp_path, made.model_copy(update={"rows": tuple(rows)})))
 
@@ -164,7 +182,11 @@ def test_numbers_that_are_none_leave_their_place_empty(missing, tmp_path):
     report = make_report(12)
     found = analyse(report)
     gone = dict.fromkeys(("a", "b", "value", "low", "high", "p", "p_holm"), missing)
-    page = page_of(tmp_path, report, replace(found, comparisons=tuple(replace(each, **gone) for each in found.comparisons)))
+    page = page_of(
+        tmp_path,
+        report,
+        replace(found, comparisons=tuple(replace(each, **gone) for each in found.comparisons)),
+    )
     text = Outline(page).text.lower()
     assert not re.findall(r"\bnan\b|\binf\b|\bnone [x\]]|\[none", text)
 
@@ -172,7 +194,12 @@ def test_numbers_that_are_none_leave_their_place_empty(missing, tmp_path):
 def test_times_that_are_none_make_a_page(tmp_path):
     made = make_report(12, traces=0)
     found = analyse(made)
-    gone = {"answer_ms": float("nan"), "first_ms": float("nan"), "saved_keys": float("nan"), "predicted_ms": {}}
+    gone = {
+        "answer_ms": float("nan"),
+        "first_ms": float("nan"),
+        "saved_keys": float("nan"),
+        "predicted_ms": {},
+    }
     rows = tuple(row.model_copy(update={"a": row.a.model_copy(update=gone)}) for row in made.rows)
     text = Outline(page_of(tmp_path, made.model_copy(update={"rows": rows}), found)).text
     assert not re.findall(r"\bnan\b", text)
@@ -180,7 +207,9 @@ def test_times_that_are_none_make_a_page(tmp_path):
 
 def test_rows_beyond_the_limit_are_summed_up(tmp_path):
     made = make_report(20)
-    many = tuple(row.model_copy(update={"item": f"{row.item}-{turn}"}) for turn in range(30) for row in made.rows)
+    many = tuple(
+        row.model_copy(update={"item": f"{row.item}-{turn}"}) for turn in range(30) for row in made.rows
+    )
     page = page_of(tmp_path, made.model_copy(update={"rows": many}), analyse(made))
     outline = Outline(page)
     assert "The first 500 items; 100 more are in report.json" in outline.text
@@ -191,8 +220,12 @@ def test_the_worst_pairs_come_first_and_none_twice():
     rows = make_report(50).rows
     found = worst(rows, 20)
     assert len({row.item for row in found}) == 20
-    assert abs(found[0].a.saved_keys - found[0].b.saved_keys) == max(abs(row.a.saved_keys - row.b.saved_keys) for row in rows)
-    slowest = max(rows, key=lambda row: max(row.a.answer_ms / row.b.answer_ms, row.b.answer_ms / row.a.answer_ms))
+    assert abs(found[0].a.saved_keys - found[0].b.saved_keys) == max(
+        abs(row.a.saved_keys - row.b.saved_keys) for row in rows
+    )
+    slowest = max(
+        rows, key=lambda row: max(row.a.answer_ms / row.b.answer_ms, row.b.answer_ms / row.a.answer_ms)
+    )
     assert slowest in found[:2]
 
 

@@ -13,7 +13,9 @@ from fimserver.ab.report.table import described, figure, line_of, print_table, p
 from fimserver.ab.schema import Arm
 from tests.ab.sample import make_report
 
-LINE = ComparisonRow("exact", "exact", "share", "higher", "all", 300, 20, "difference", 0.3, 0.25, -0.05, -0.1, 0.004)
+LINE = ComparisonRow(
+    "exact", "exact", "share", "higher", "all", 300, 20, "difference", 0.3, 0.25, -0.05, -0.1, 0.004
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,9 @@ def found():
 
 def printed(found, width, *, terminal=False):
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, markup=False, highlight=False, soft_wrap=True)
+    console = Console(
+        file=file, width=width, force_terminal=terminal, markup=False, highlight=False, soft_wrap=True
+    )
     print_table(console, *found)
     return file.getvalue()
 
@@ -57,7 +61,9 @@ def test_numbers_are_whole(width, found):
     lines = [line_of(row) for row in found[1].comparisons if row.stratum == "all" and row.better]
     for line in lines:
         if line.a.strip("0. %"):
-            assert re.search(rf" {re.escape(line.a)} +{re.escape(line.b)} +{re.escape(line.effect)}", text), line
+            assert re.search(rf" {re.escape(line.a)} +{re.escape(line.b)} +{re.escape(line.effect)}", text), (
+                line
+            )
         if width >= 80 and line.a.strip("0. %"):
             assert line.interval in text
 
@@ -79,7 +85,9 @@ def test_it_says_what_was_found(found):
 def test_markup_in_a_name_is_text(found):
     report, analysis = found
     arms = {side: arm.model_copy(update={"spec": "[red]x[/red] [/]"}) for side, arm in report.arms.items()}
-    assert "A [red]x[/red] [/] (made-up-canvas) against" in printed((report.model_copy(update={"arms": arms}), analysis), 140)
+    assert "A [red]x[/red] [/] (made-up-canvas) against" in printed(
+        (report.model_copy(update={"arms": arms}), analysis), 140
+    )
 
 
 def test_an_empty_report_has_a_note_and_no_table():
@@ -92,7 +100,15 @@ def test_an_empty_report_has_a_note_and_no_table():
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
-        *((None, ""), (float("nan"), ""), (float("inf"), ""), (0.0, "0"), (-0.0001, "0"), (0.668, "0.668"), (0.05, "0.050")),
+        *(
+            (None, ""),
+            (float("nan"), ""),
+            (float("inf"), ""),
+            (0.0, "0"),
+            (-0.0001, "0"),
+            (0.668, "0.668"),
+            (0.05, "0.050"),
+        ),
         *(
             (1.0, "1.00"),
             (9.996, "10.0"),
@@ -111,8 +127,18 @@ def test_three_digits(value, wanted):
 @pytest.mark.parametrize(
     ("value", "unit", "wanted"),
     [
-        *((12_345.0, "ms", "12.3 s"), (1016.2, "ms", "1,016 ms"), (3.14159, "ms", "3.14 ms"), (None, "ms", "")),
-        *((0.2933, "share", "29.3 %"), (0.0, "share", "0.0 %"), (float("nan"), "share", ""), (48.49, "keys", "48.5")),
+        *(
+            (12_345.0, "ms", "12.3 s"),
+            (1016.2, "ms", "1,016 ms"),
+            (3.14159, "ms", "3.14 ms"),
+            (None, "ms", ""),
+        ),
+        *(
+            (0.2933, "share", "29.3 %"),
+            (0.0, "share", "0.0 %"),
+            (float("nan"), "share", ""),
+            (48.49, "keys", "48.5"),
+        ),
     ],
 )
 def test_units(value, unit, wanted):
@@ -120,7 +146,8 @@ def test_units(value, unit, wanted):
 
 
 @pytest.mark.parametrize(
-    ("p", "wanted"), [(None, ""), (float("nan"), ""), (1e-9, "<0.001"), (0.0123, "0.012"), (0.5, "0.50"), (1.0, "1.00")]
+    ("p", "wanted"),
+    [(None, ""), (float("nan"), ""), (1e-9, "<0.001"), (0.0123, "0.012"), (0.5, "0.50"), (1.0, "1.00")],
 )
 def test_probabilities(p, wanted):
     assert probability(p) == wanted
@@ -132,8 +159,18 @@ def test_probabilities(p, wanted):
         ({}, "-5.0 pts", "[-10.0, 0.4]", False),
         ({"value": 0.05, "low": 0.01, "high": 0.1}, "+5.0 pts", "[1.0, 10.0]", True),
         ({"low": None, "high": None}, "-5.0 pts", "", False),
-        ({"effect": "ratio", "unit": "ms", "value": 1.8, "low": 1.6, "high": 2.0}, "1.80x", "[1.60, 2.00]", True),
-        ({"effect": "ratio", "unit": "ms", "value": 1.0, "low": 0.9, "high": 1.1}, "1.00x", "[0.90, 1.10]", False),
+        (
+            {"effect": "ratio", "unit": "ms", "value": 1.8, "low": 1.6, "high": 2.0},
+            "1.80x",
+            "[1.60, 2.00]",
+            True,
+        ),
+        (
+            {"effect": "ratio", "unit": "ms", "value": 1.0, "low": 0.9, "high": 1.1},
+            "1.00x",
+            "[0.90, 1.10]",
+            False,
+        ),
         ({"unit": "ms", "value": -31.7, "low": -44.7, "high": 5.63}, "-31.7 ms", "[-44.7, 5.6]", False),
         ({"value": None, "low": None, "high": None}, "", "", False),
     ],

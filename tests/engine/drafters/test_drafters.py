@@ -89,7 +89,9 @@ class TestModel:
         engine = make_ar(DraftContext(target, PLAIN))
         line = a_line(engine)
         ModelDrafter(draft, target).propose(line, 4)
-        markers = {engine.vocabulary.special(name) for name in ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")}
+        markers = {
+            engine.vocabulary.special(name) for name in ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+        }
         assert markers <= set(draft.cache._ids)
 
     def test_its_cache_is_kept_from_call_to_call(self, pair):
@@ -116,7 +118,9 @@ class TestModel:
 
     def test_a_shorter_draft_model_is_refused(self, pair, tmp_path):
         target, _ = pair
-        short = make_runtime(tiny(tmp_path / "short", card=make_card("qwen2", prompt_tokens=64, max_new_tokens=8)), PLAIN)
+        short = make_runtime(
+            tiny(tmp_path / "short", card=make_card("qwen2", prompt_tokens=64, max_new_tokens=8)), PLAIN
+        )
         with pytest.raises(LoadError, match="shorter"):
             ModelDrafter(short, target)
 
@@ -127,19 +131,25 @@ class TestTrained:
         engine = make_ar(DraftContext(runtime, PLAIN))
         plain = texts(engine, [])
         torch.manual_seed(0)
-        block = BlockWindow(BlockNetwork(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv)
+        block = BlockWindow(
+            BlockNetwork(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv
+        )
         for drafter in (
             HeadsDrafter(Heads(HeadsShape(heads=3)), runtime.network),
             DiffusionDrafter(block, 9, 1, 1),
             DiffusionDrafter(block, 6, 3, 3),
-            DiffusionDrafter(SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 12, 2, 2),
+            DiffusionDrafter(
+                SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 12, 2, 2
+            ),
         ):
             assert texts(engine, [drafter]) == plain
 
     def test_the_own_canvas_is_right_about_the_next_token(self, nano):
         runtime = nano.runtime(nano.card("ar"))
         engine = make_ar(DraftContext(runtime, PLAIN))
-        drafter = DiffusionDrafter(SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 8, 1, 1)
+        drafter = DiffusionDrafter(
+            SelfWindow(runtime.cache, runtime.loaded.vocabulary.special("<|mask|>"), 16), 8, 1, 1
+        )
         for request in REQUESTS:
             line = a_line(engine, request)
             draft = drafter.propose(line, 8)[0]
@@ -175,7 +185,9 @@ class TestDiffusion:
         target = make_runtime(tiny(tmp_path / "target", vocab_size=8448), PLAIN)
         engine = make_ar(DraftContext(target, PLAIN))
         plain = texts(engine, [])
-        window = CanvasWindow(make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.vocab_size)
+        window = CanvasWindow(
+            make_runtime(dream, PLAIN).network, card, dream.vocabulary, target.network.vocab_size
+        )
         drafter = DiffusionDrafter(window, 6, 2, 2)
         assert len(drafter.propose(a_line(engine), 6)[0].tokens) == 6
         assert texts(engine, [drafter]) == plain
@@ -205,7 +217,14 @@ class TestDiffusion:
                 return torch.eye(8)[[7 if slot is not None else i for i, slot in enumerate(slots)]] * 9
 
         for steps in (1, 2, 3, 6):
-            assert DiffusionDrafter(Window(), 6, steps, 1).propose(a_made_line(), 6)[0].tokens == (0, 1, 2, 3, 4, 5)
+            assert DiffusionDrafter(Window(), 6, steps, 1).propose(a_made_line(), 6)[0].tokens == (
+                0,
+                1,
+                2,
+                3,
+                4,
+                5,
+            )
 
     def test_another_drafter_may_give_the_first_tokens(self):
         class Window:
@@ -216,7 +235,9 @@ class TestDiffusion:
                 return torch.eye(8)[: len(slots)] * 9
 
         window = Window()
-        drafts = DiffusionDrafter(window, 6, 1, 1, ScriptedDrafter([99, 7, 6, 5, 4])).propose(a_made_line(), 6)
+        drafts = DiffusionDrafter(window, 6, 1, 1, ScriptedDrafter([99, 7, 6, 5, 4])).propose(
+            a_made_line(), 6
+        )
         assert window.seen == [7, 6, 5, None, None, None]
         assert drafts[0].tokens == (7, 6, 5, 3, 4, 5)
 
@@ -245,7 +266,9 @@ class TestDiffusion:
 
 def a_made_line(temperature=0.0, rule="keyed"):
     request = Request("", "", temperature=temperature)
-    return DecodeState(request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1))
+    return DecodeState(
+        request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1)
+    )
 
 
 class TestRegistry:
@@ -261,7 +284,11 @@ class TestRegistry:
                 make_drafters(DraftContext(runtime, Settings(drafter=name)))
 
     def test_what_the_card_suggests_and_cannot_be_had_is_left_out(self, tmp_path, caplog):
-        drafters = {"default": "ngram,heads,diffusion", "heads": "drafters/heads.safetensors", "diffusion": "self"}
+        drafters = {
+            "default": "ngram,heads,diffusion",
+            "heads": "drafters/heads.safetensors",
+            "diffusion": "self",
+        }
         runtime = make_runtime(tiny(tmp_path / "target", card=make_card("qwen2", drafters=drafters)), PLAIN)
         assert [d.name for d in make_drafters(DraftContext(runtime, Settings(drafter="auto")))] == ["ngram"]
         assert caplog.text.count("left out") == 2
@@ -333,7 +360,9 @@ class TestRegistry:
         engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), settings))
         plain = make_ar(DraftContext(nano.runtime(nano.card("ar")), PLAIN))
         request = Request("def f(a):\n    return ", "\n", max_tokens=8, stop="none")
-        texts = ["".join(chunk.text for chunk in each.complete(request, Deadline())) for each in (engine, plain)]
+        texts = [
+            "".join(chunk.text for chunk in each.complete(request, Deadline())) for each in (engine, plain)
+        ]
         assert texts[0] == texts[1] != ""
 
     def test_a_toy_window_from_outside_is_drafted_in(self, nano, monkeypatch):
@@ -346,7 +375,9 @@ class TestRegistry:
                 return torch.nn.functional.one_hot(torch.full((len(slots),), 7), 8192).float()
 
         monkeypatch.setitem(WINDOWS, "toy", lambda *_: Always())
-        (guarded,) = make_drafters(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:toy,tokens=3")))
+        (guarded,) = make_drafters(
+            DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="diffusion:toy,tokens=3"))
+        )
         assert [draft.tokens for draft in guarded.propose(a_made_line(), 5)] == [(7, 7, 7)]
 
 

@@ -37,14 +37,20 @@ def pick(_logits, _offset):
 
 def line_of(vocabulary, prefix, suffix="", middle="", *, snippets=(), tokens=448):
     """A line as the engine makes it, with so much of the middle decoded."""
-    request = Request(prefix, suffix, snippets=tuple(Snippet(f"{i}.py", text) for i, text in enumerate(snippets)))
+    request = Request(
+        prefix, suffix, snippets=tuple(Snippet(f"{i}.py", text) for i, text in enumerate(snippets))
+    )
     context = cut_context(request, CARD.model_copy(update={"prompt_tokens": tokens}), vocabulary)
-    return DecodeState(request, [], list(context.prefix), list(context.suffix), pick, ids=vocabulary.encode(middle))
+    return DecodeState(
+        request, [], list(context.prefix), list(context.suffix), pick, ids=vocabulary.encode(middle)
+    )
 
 
 def texts_of(ngram, line, size=24, source=""):
     """What is proposed, as text, of sources that begin with ``source``."""
-    return [ngram._vocabulary.decode(d.tokens) for d in ngram.propose(line, size) if d.source.startswith(source)]
+    return [
+        ngram._vocabulary.decode(d.tokens) for d in ngram.propose(line, size) if d.source.startswith(source)
+    ]
 
 
 def check(ngram, drafts, size):
@@ -76,11 +82,16 @@ class TestSources:
         text = "one alpha beta gamma\ntwo alpha delta epsilon\n"
         line = line_of(vocabulary, text + "one alpha", middle=" beta")
         first = ngram.propose(line, 24)[0]
-        other = NGramDrafter(vocabulary).propose(line_of(vocabulary, text + "two alpha", middle=" delta"), 24)[0]
+        other = NGramDrafter(vocabulary).propose(
+            line_of(vocabulary, text + "two alpha", middle=" delta"), 24
+        )[0]
         assert vocabulary.decode(first.tokens).startswith(" gamma")
         assert vocabulary.decode(other.tokens).startswith(" epsilon")
         assert (
-            first.grades[0] > NGramDrafter(vocabulary).propose(line_of(vocabulary, text + "x", middle=" beta"), 24)[0].grades[0]
+            first.grades[0]
+            > NGramDrafter(vocabulary)
+            .propose(line_of(vocabulary, text + "x", middle=" beta"), 24)[0]
+            .grades[0]
         )
 
     def test_the_suffix(self, vocabulary, ngram):
@@ -93,7 +104,12 @@ class TestSources:
 
     def test_the_file_beyond_the_prompt(self, vocabulary, ngram):
         filler = "".join(f"name_{i} = {i}\n" for i in range(300))
-        line = line_of(vocabulary, "alpha beta gamma delta\n" + filler, filler + "one two three four\n", middle="alpha beta")
+        line = line_of(
+            vocabulary,
+            "alpha beta gamma delta\n" + filler,
+            filler + "one two three four\n",
+            middle="alpha beta",
+        )
         assert "alpha" not in vocabulary.decode(line.prefix)
         ngram.observe(line, ended=False)
         while ngram.shelf.build(2000):
@@ -158,7 +174,9 @@ class TestOtherFiles:
         while ngram.shelf.build(2000):
             pass
         line = line_of(vocabulary, "y\n", middle="def function_7", snippets=[self.TEXT])
-        assert texts_of(ngram, line, source="ngram.open")[0].startswith("(argument):\n    return argument + 7")
+        assert texts_of(ngram, line, source="ngram.open")[0].startswith(
+            "(argument):\n    return argument + 7"
+        )
 
     def test_drafters_can_share_a_shelf(self, vocabulary):
         shelf = IndexCache(vocabulary)
@@ -223,7 +241,13 @@ class TestNewMiddle:
         assert texts_of(ngram, old)[0].startswith(" gamma")
 
     def test_what_was_known_of_the_old_one_does_not_show(self, vocabulary, ngram):
-        prefixes = ["alpha beta gamma\nalpha", "alpha beta gamma\nalphab", "alpha beta gamma\nal", "other\nalpha", ""]
+        prefixes = [
+            "alpha beta gamma\nalpha",
+            "alpha beta gamma\nalphab",
+            "alpha beta gamma\nal",
+            "other\nalpha",
+            "",
+        ]
         for prefix in prefixes:
             ngram.propose(line := line_of(vocabulary, prefix, "tail alpha beta"), 24)
             line.ids += vocabulary.encode(" beta gamma delta")
@@ -248,7 +272,9 @@ class TestChoice:
         grades = []
         for count in (1, 3, 8):
             words = WORDS[:count]
-            found = ngram.propose(line_of(vocabulary, text, middle="some more words first: " + " ".join(words)), 24)
+            found = ngram.propose(
+                line_of(vocabulary, text, middle="some more words first: " + " ".join(words)), 24
+            )
             grades.append(next(d.grades[0] for d in found if d.source == "ngram.file"))
         assert grades == sorted(set(grades))
 
@@ -266,7 +292,10 @@ class TestChoice:
         assert [draft.tokens for draft in choose(guesses, 9)] == [(5, 7), (5, 6)]
 
     def test_gaps_end_drafts(self):
-        guesses = [Match(0.9, "ngram.file", [5, 6, NO_TOKEN, 7], 0, 9), Match(0.9, "ngram.open", [NO_TOKEN, 7], 0, 9)]
+        guesses = [
+            Match(0.9, "ngram.file", [5, 6, NO_TOKEN, 7], 0, 9),
+            Match(0.9, "ngram.open", [NO_TOKEN, 7], 0, 9),
+        ]
         assert [draft.tokens for draft in choose(guesses, 9)] == [(5, 6)]
 
     @relaxed
@@ -285,7 +314,8 @@ class TestLimits:
 
     @settings(max_examples=200, deadline=None)
     @given(
-        st.lists(st.tuples(code, code, ids, ids, ids, st.lists(code, max_size=3)), min_size=1, max_size=4), st.integers(-1, 40)
+        st.lists(st.tuples(code, code, ids, ids, ids, st.lists(code, max_size=3)), min_size=1, max_size=4),
+        st.integers(-1, 40),
     )
     def test_nothing_makes_it_raise_or_propose_what_is_no_text(self, vocabulary, rows, size):
         ngram = NGramDrafter(vocabulary)
@@ -301,7 +331,9 @@ class TestLimits:
             check(ngram, ngram.propose(line, size), max(0, size))
             ngram.observe(line, ended=True)
 
-    @pytest.mark.parametrize(("prefix", "suffix"), [("", ""), ("x", ""), ("", "x"), ("\n", "\n"), ("\ud800", "\udfff")])
+    @pytest.mark.parametrize(
+        ("prefix", "suffix"), [("", ""), ("x", ""), ("", "x"), ("\n", "\n"), ("\ud800", "\udfff")]
+    )
     def test_little_context_is_no_error(self, vocabulary, ngram, prefix, suffix):
         line = line_of(vocabulary, prefix, suffix)
         check(ngram, ngram.propose(line, 24), 24)

@@ -127,7 +127,9 @@ class TestAutomaton:
         assert reader.length == 1
 
     def test_runs_of_one_token_do_not_take_for_ever(self):
-        assert len(automaton([7] * 50_000).ids) == 50_000  # minutes, were all states above told of every token
+        assert (
+            len(automaton([7] * 50_000).ids) == 50_000
+        )  # minutes, were all states above told of every token
 
 
 class TestShelf:
@@ -199,16 +201,26 @@ class TestElsewhere:
 
     def test_the_rest_of_the_file_is_what_the_prompt_does_not_show(self, vocabulary):
         elsewhere = RequestSources(vocabulary)
-        request = Request("far left\r\nnear left\n", "near right\nfar right\n", snippets=(Snippet("a.py", "other"),))
+        request = Request(
+            "far left\r\nnear left\n", "near right\nfar right\n", snippets=(Snippet("a.py", "other"),)
+        )
         near = [vocabulary.encode(text) for text in ("near left\n", "near right\n")]
         elsewhere.open(request, *near, same_start=False, same_suffix=False)
-        assert elsewhere.texts() == {"far left\n": "ngram.rest", "far right\n": "ngram.rest", "other": "ngram.open"}
+        assert elsewhere.texts() == {
+            "far left\n": "ngram.rest",
+            "far right\n": "ngram.rest",
+            "other": "ngram.open",
+        }
 
     def test_no_more_is_searched_than_there_is_time_for(self, vocabulary):
         elsewhere = RequestSources(vocabulary)
         snippets = tuple(Snippet(str(i), "x" * 30_000) for i in range(9))
-        elsewhere.open(Request("left", "right", snippets=snippets), [], [], same_start=False, same_suffix=False)
-        assert SEARCH_CHARS // 2 < sum(len(place.text) for place in elsewhere.places(["recent"])) <= SEARCH_CHARS
+        elsewhere.open(
+            Request("left", "right", snippets=snippets), [], [], same_start=False, same_suffix=False
+        )
+        assert (
+            SEARCH_CHARS // 2 < sum(len(place.text) for place in elsewhere.places(["recent"])) <= SEARCH_CHARS
+        )
 
 
 class TestRecents:

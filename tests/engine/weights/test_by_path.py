@@ -27,7 +27,10 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def coder(checkpoint, tmp_path):
     return write_gguf(
-        checkpoint, tmp_path / "some where" / "My_Model.gguf", tokens=CODER.tokens, general__name="Qwen2.5 Coder 0.5B"
+        checkpoint,
+        tmp_path / "some where" / "My_Model.gguf",
+        tokens=CODER.tokens,
+        general__name="Qwen2.5 Coder 0.5B",
     )
 
 

@@ -103,7 +103,9 @@ def test_a_quantised_file_loads(kind, checkpoints, tmp_path):
 def test_the_tokenizer_is_the_familys(path):
     metadata = dict(read_gguf(path).metadata)
     tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
-    theirs = Qwen2Tokenizer({text: i for i, text in enumerate(tokens)}, [tuple(pair.split(" ", 1)) for pair in merges])
+    theirs = Qwen2Tokenizer(
+        {text: i for i, text in enumerate(tokens)}, [tuple(pair.split(" ", 1)) for pair in merges]
+    )
     ours = make_tokenizer(metadata | {"tokenizer.ggml.pre": "qwen2"}, "tiny")
     for text in ODD_TEXTS:
         wanted = theirs.backend_tokenizer.encode(text, add_special_tokens=False).ids

@@ -60,14 +60,22 @@ def test_a_workspace_below_a_folder_with_a_telling_name_is_completed(tmp_path):
         ({".gitignore": "*.log\n"}, "a/b.log", True),
         ({".gitignore": "*.log\n!keep.log\n"}, "keep.log", False),
         ({".gitignore": "build/\n"}, "build/a/b.py", True),
-        ({".gitignore": "build/\n!build/a.py\n"}, "build/a.py", True),  # nothing in an ignored folder comes back
+        (
+            {".gitignore": "build/\n!build/a.py\n"},
+            "build/a.py",
+            True,
+        ),  # nothing in an ignored folder comes back
         ({".gitignore": "/top.py\n"}, "sub/top.py", False),
         ({"sub/.gitignore": "/own.py\n"}, "sub/own.py", True),
         ({"sub/.gitignore": "/own.py\n"}, "own.py", False),
         ({".gitignore": "*.gen\n", "sub/.gitignore": "!*.gen\n"}, "sub/a.gen", False),
         ({".fimignore": "private/**\n"}, "private/x.py", True),
         ({".gitignore": "x.py\n", ".fimignore": "!x.py\n"}, "x.py", False),
-        ({".gitignore": "# x.py\n\n!\n[z-a]\n\\\ny.py\n"}, "y.py", True),  # rules that make no sense do no harm
+        (
+            {".gitignore": "# x.py\n\n!\n[z-a]\n\\\ny.py\n"},
+            "y.py",
+            True,
+        ),  # rules that make no sense do no harm
         ({".gitignore": "a*a*a*a*a*b\n"}, "a" * 200, True),  # widened, so that it cannot be slow
         ({".gitignore": "**/a/**/a/**/a/**/a/**/a/**/b\n"}, "a/" * 40 + "c", True),
     ],
@@ -104,7 +112,8 @@ def test_a_link_is_judged_by_its_target_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("glob", "name"), [("*.sql", "a/b.sql"), ("/vendor/", "vendor/x.py"), ("~/private/**", str(Path.home() / "private/x.py"))]
+    ("glob", "name"),
+    [("*.sql", "a/b.sql"), ("/vendor/", "vendor/x.py"), ("~/private/**", str(Path.home() / "private/x.py"))],
 )
 def test_globs_of_the_user_exclude(tmp_path, glob, name):
     assert Privacy([tmp_path], [glob]).by_name(tmp_path / name) is Reason.EXCLUDED
@@ -112,7 +121,8 @@ def test_globs_of_the_user_exclude(tmp_path, glob, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["x.min.js", "Cargo.lock", "package-lock.json", "pnpm-lock.yaml", "a.js.map", "m_pb2.py", "m.pb.go"]
+    "name",
+    ["x.min.js", "Cargo.lock", "package-lock.json", "pnpm-lock.yaml", "a.js.map", "m_pb2.py", "m.pb.go"],
 )
 def test_names_of_generated_files(tmp_path, name):
     assert Privacy([tmp_path]).verdict(tmp_path / name, CODE) is Reason.GENERATED
@@ -131,7 +141,10 @@ def test_names_of_generated_files(tmp_path, name):
         (["# Do not edit the cache while it is warm\n"], None),
         ([f"var a={'x' * 3000};\n"], Reason.GENERATED),
         (["/*! Library v1 */\n", f"!function(){{{'var a=1;' * 400}}}();\n"], Reason.GENERATED),
-        (["/**\n", " * Licence\n", " */\n", f"{'a(1);' * 500}\n", "//# sourceMappingURL=a.map\n"], Reason.GENERATED),
+        (
+            ["/**\n", " * Licence\n", " */\n", f"{'a(1);' * 500}\n", "//# sourceMappingURL=a.map\n"],
+            Reason.GENERATED,
+        ),
         ([f"{'a,' * 600}\n"] * 3, Reason.GENERATED),
         ([f"{{{', '.join(f'{i}: [{i}]' for i in range(500))}}}"], Reason.GENERATED),
         ([f"ICON = '{'x' * 3000}'\n", "\n", "\n", "def f():\n", "    \n"], None),
@@ -260,7 +273,9 @@ def test_masking_takes_linear_time():
 def test_masking_twice_changes_nothing():
     rng = random.Random(5)
     for _ in range(50):
-        text = "\n".join(f'{name} = "{rng.choice(SECRETS)}"' for name in rng.choices(["key", "password", "x"], k=6))
+        text = "\n".join(
+            f'{name} = "{rng.choice(SECRETS)}"' for name in rng.choices(["key", "password", "x"], k=6)
+        )
         assert mask_secrets(mask_secrets(text)) == mask_secrets(text)
 
 

@@ -35,7 +35,9 @@ class Editor:
         self.before, self.after = "", ""
 
     def ask(self) -> PromptContext:
-        return self.source.text(self.document.snapshot(Position(self.line, self.column)), self.before, self.after)
+        return self.source.text(
+            self.document.snapshot(Position(self.line, self.column)), self.before, self.after
+        )
 
     def replace(self, start, end, text):
         self.document.change(self.document.version + 1, [Edit(start, end, text)], "utf-16")
@@ -96,7 +98,9 @@ class TestTyping:
         first = editor.ask()
         contexts = editor.write(line)
         assert PREFIX_CHARS - 2 * STEP < len(first.prefix) <= PREFIX_CHARS - STEP
-        is_constant = all(context.prefix.startswith(first.prefix) and context.suffix == first.suffix for context in contexts)
+        is_constant = all(
+            context.prefix.startswith(first.prefix) and context.suffix == first.suffix for context in contexts
+        )
         assert is_constant
 
     def test_the_start_moves_rarely_and_in_large_steps(self, source):
@@ -105,7 +109,9 @@ class TestTyping:
         for _ in range(300):
             for text in ("y = " + "1" * 95, "\n"):
                 editor.replace((editor.line, editor.column), (editor.line, editor.column), text)
-                editor.line, editor.column = (editor.line + 1, 0) if text == "\n" else (editor.line, len(text))
+                editor.line, editor.column = (
+                    (editor.line + 1, 0) if text == "\n" else (editor.line, len(text))
+                )
                 context = editor.ask()
                 assert len(context.prefix) <= PREFIX_CHARS
                 whole = "".join(editor.document.lines)
@@ -194,7 +200,9 @@ class TestWindow:
     def test_odd_documents(self, source, text, line, column):
         snapshot = Document("untitled:x", "plaintext", 1, text).snapshot(Position(line, column))
         context = source.text(snapshot)
-        is_part = context.prefix + context.suffix in text.replace("\r\n", "\n")  # no comparison of long texts by pytest
+        is_part = context.prefix + context.suffix in text.replace(
+            "\r\n", "\n"
+        )  # no comparison of long texts by pytest
         assert is_part
         assert len(context.prefix) <= PREFIX_CHARS
 
@@ -202,7 +210,9 @@ class TestWindow:
         editor = Editor(source, "x" * 100_000 + "\n", 0, pairs=False)
         first = editor.ask()
         assert PREFIX_CHARS - 2 * STEP < len(first.prefix) <= PREFIX_CHARS
-        assert {len(context.prefix) - context.typed_chars for context in editor.write("y" * 50)} == {len(first.prefix)}
+        assert {len(context.prefix) - context.typed_chars for context in editor.write("y" * 50)} == {
+            len(first.prefix)
+        }
 
     def test_going_up_takes_the_window_along(self, source):
         editor = Editor(source, "x = 1\n" * 10_000, 9_000)
@@ -227,7 +237,9 @@ def opened(root, files, language="python"):
 
 
 TOPIC = "def load_invoice(customer_name):\n    return sum_of_positions(customer_name)\n"
-MAIN = "from shapes import make\n\ninvoice = load_invoice(customer_name)\ntotal = sum_of_positions(invoice)\n\n"
+MAIN = (
+    "from shapes import make\n\ninvoice = load_invoice(customer_name)\ntotal = sum_of_positions(invoice)\n\n"
+)
 
 
 def build(source, root, documents, text=MAIN, **options):
@@ -244,7 +256,10 @@ def edit(source, document, line, text):
 class TestSnippets:
     def test_definitions_come_first_then_similar_windows_then_edits(self, tmp_path):
         (tmp_path / "shapes.py").write_text("def make(n):\n    return n\n")
-        source, documents = source_of(tmp_path), opened(tmp_path, {"a/topic.py": TOPIC, "notes.py": "one\ntwo\nthree\n"})
+        source, documents = (
+            source_of(tmp_path),
+            opened(tmp_path, {"a/topic.py": TOPIC, "notes.py": "one\ntwo\nthree\n"}),
+        )
         edit(source, documents[(tmp_path / "notes.py").as_uri()], 1, "changed ")
         snippets = build(source, tmp_path, documents).snippets
         assert [snippet.path for snippet in snippets] == ["shapes.py", "a/topic.py", "notes.py"]
@@ -261,20 +276,31 @@ class TestSnippets:
         assert len(seen) == 1
 
     def test_snippets_stay_while_someone_types(self, tmp_path):
-        source, documents = source_of(tmp_path), opened(tmp_path, {f"f{i}.py": TOPIC * 3 + f"x{i} = 1\n" for i in range(6)})
+        source, documents = (
+            source_of(tmp_path),
+            opened(tmp_path, {f"f{i}.py": TOPIC * 3 + f"x{i} = 1\n" for i in range(6)}),
+        )
         line = "result = customer_name.total(load_invoice)"
-        seen = {build(source, tmp_path, documents, MAIN + line[:count]).snippets for count in range(len(line))}
+        seen = {
+            build(source, tmp_path, documents, MAIN + line[:count]).snippets for count in range(len(line))
+        }
         assert len(seen) == 1
 
     def test_characters_are_bounded(self, tmp_path):
-        (tmp_path / "shapes.py").write_text("".join(f"def make{i}(argument_{i}):\n    pass\n\n\n" for i in range(200)))
+        (tmp_path / "shapes.py").write_text(
+            "".join(f"def make{i}(argument_{i}):\n    pass\n\n\n" for i in range(200))
+        )
         text = "from shapes import " + ", ".join(f"make{i}" for i in range(200)) + "\n" + MAIN
         documents = opened(tmp_path, {f"f{i}.py": (TOPIC + "# long line\n" * 10) * 40 for i in range(20)})
         source = source_of(tmp_path)
         for document in documents.values():
             edit(source, document, 30, "x" * 500 + "\n")
         snippets = build(source, tmp_path, documents, text).snippets
-        assert sum(len(snippet.text) for snippet in snippets) <= DEFINITION_CHARS + WINDOW_CHARS + EDIT_CHARS <= 6000
+        assert (
+            sum(len(snippet.text) for snippet in snippets)
+            <= DEFINITION_CHARS + WINDOW_CHARS + EDIT_CHARS
+            <= 6000
+        )
 
     def test_without_open_documents_there_are_none(self, tmp_path):
         source = source_of(tmp_path)
@@ -304,7 +330,16 @@ class TestSnippets:
 
     @pytest.mark.parametrize(
         "name",
-        [".env", "credentials.json", "id_rsa", "ignored.py", "globbed.py", "sub/private.py", "app.min.js", "config.tfvars"],
+        [
+            ".env",
+            "credentials.json",
+            "id_rsa",
+            "ignored.py",
+            "globbed.py",
+            "sub/private.py",
+            "app.min.js",
+            "config.tfvars",
+        ],
     )
     def test_an_excluded_file_never_feeds_a_completion(self, tmp_path, name):
         """A canary in a file that is open, edited, similar and imported."""
@@ -317,7 +352,11 @@ class TestSnippets:
         source = source_of(tmp_path, globs=["globbed.py"])
         documents = opened(tmp_path, {name: text, "topic.py": TOPIC})
         edit(source, documents[(tmp_path / name).as_uri()], 0, f"# {canary}\n")
-        imports = f"from {name.removesuffix('.py').replace('/', '.')} import {canary}\n" if name.endswith(".py") else ""
+        imports = (
+            f"from {name.removesuffix('.py').replace('/', '.')} import {canary}\n"
+            if name.endswith(".py")
+            else ""
+        )
         for _ in range(2):
             snippets = build(source, tmp_path, documents, imports + MAIN).snippets
             assert [snippet.path for snippet in snippets] == ["topic.py"]
@@ -336,4 +375,6 @@ def test_a_closed_document_leaves_nothing_behind(tmp_path):
     build(source, tmp_path, documents)
     for name in ("topic.py", "main.py"):
         source.forget((tmp_path / name).as_uri())
-    assert not [kept for kept in (source._states, source._used, source._contents, source._edits._regions) if kept]
+    assert not [
+        kept for kept in (source._states, source._used, source._contents, source._edits._regions) if kept
+    ]

@@ -36,7 +36,9 @@ def snapshot(text=QUERY, place=Position(2, 0), version=1):  # noqa: B008 - a tup
 
 
 def test_the_window_that_shares_identifiers_is_chosen():
-    snippets = SimilarWindows().choose(snapshot(), [source("a.py", OTHER, ABOUT, OTHER), source("b.py", OTHER)])
+    snippets = SimilarWindows().choose(
+        snapshot(), [source("a.py", OTHER, ABOUT, OTHER), source("b.py", OTHER)]
+    )
     assert [(snippet.path, snippet.text) for snippet in snippets] == [("a.py", "".join(ABOUT))]
 
 
@@ -44,7 +46,9 @@ def test_the_same_question_has_the_same_answer():
     sources = [source(f"{i}.py", ABOUT, OTHER, ABOUT) for i in range(5)]
     windows = SimilarWindows()
     first = windows.choose(snapshot(), sources)
-    assert windows.choose(snapshot(version=2), sources) == first == SimilarWindows().choose(snapshot(), sources)
+    assert (
+        windows.choose(snapshot(version=2), sources) == first == SimilarWindows().choose(snapshot(), sources)
+    )
     assert len(first) == MAX_SNIPPETS
 
 
@@ -52,7 +56,10 @@ def test_the_document_itself_and_files_beyond_the_limit_are_not_looked_at():
     mine = OpenFile("file:///me.py", "me.py", 1, ABOUT)
     far = source("far.py", ABOUT)
     assert SimilarWindows().choose(snapshot(), [mine]) == ()
-    assert SimilarWindows().choose(snapshot(), [*(source(f"{i}.py", OTHER) for i in range(MAX_FILES)), far]) == ()
+    assert (
+        SimilarWindows().choose(snapshot(), [*(source(f"{i}.py", OTHER) for i in range(MAX_FILES)), far])
+        == ()
+    )
 
 
 def test_the_word_being_typed_changes_nothing():
@@ -61,7 +68,8 @@ def test_the_word_being_typed_changes_nothing():
         [source("a.py", ABOUT), source("b.py", block("total", "totally_else", "customer_name"))],
     )
     seen = {
-        windows.choose(snapshot(QUERY + "totally_else"[:n], Position(3, n)), sources) for n in range(len("totally_else") + 1)
+        windows.choose(snapshot(QUERY + "totally_else"[:n], Position(3, n)), sources)
+        for n in range(len("totally_else") + 1)
     }
     assert len(seen) == 1
 
@@ -87,7 +95,11 @@ W = [LineWindow("u", i) for i in range(9)]
         ([], {W[0]: 0.01}, []),  # not worth it
         ([W[0], W[1]], {W[0]: 0.2, W[1]: 0.9}, [W[0], W[1]]),  # places stay
         (W[:4], dict.fromkeys(W[:4], 0.3) | {W[5]: 0.4}, W[:4]),  # not much better: nothing moves
-        (W[:4], dict.fromkeys(W[:4], 0.3) | {W[2]: 0.2, W[5]: 0.4}, [W[0], W[1], W[5], W[3]]),  # much better: takes the place
+        (
+            W[:4],
+            dict.fromkeys(W[:4], 0.3) | {W[2]: 0.2, W[5]: 0.4},
+            [W[0], W[1], W[5], W[3]],
+        ),  # much better: takes the place
         (W[:4], dict.fromkeys(W[1:4], 0.3), W[1:4]),  # gone
         (W[:1], {W[0]: 0.06}, W[:1]),  # stays a little below what would let it in
         (W[:1], {W[0]: 0.05}, []),

@@ -8,13 +8,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from fimserver.front.documents.mirror import MAX_LINE_CHARS, Document, Edit, Position, column_of, split_lines, units_of
+from fimserver.front.documents.mirror import (
+    MAX_LINE_CHARS,
+    Document,
+    Edit,
+    Position,
+    column_of,
+    split_lines,
+    units_of,
+)
 
 ENCODINGS = ("utf-8", "utf-16", "utf-32")
 CODECS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
 # What other mirrors stumble over: form feed, VT, FS, NEL, U+2028, both halves of line ends, BOM, NUL, astral characters.
 ALPHABET = "ab \t\n\r\x0b\x0c\x1c\x85\u2028\ufeff\0é√😀🎉"
-TEXT = st.text(ALPHABET, max_size=30) | st.text(max_size=5).filter(lambda t: not re.search("[\ud800-\udfff]", t))
+TEXT = st.text(ALPHABET, max_size=30) | st.text(max_size=5).filter(
+    lambda t: not re.search("[\ud800-\udfff]", t)
+)
 EDITS = int(os.environ.get("MIRROR_EDITS", "5000"))
 
 

@@ -10,7 +10,10 @@ def documents(**cells):
 
 def test_neighbours_of_a_cell():
     known = documents(
-        a=("python", "import os\n"), m=("markdown", "# Title\n\ntext"), b=("python", "os."), c=("python", "print(1)")
+        a=("python", "import os\n"),
+        m=("markdown", "# Title\n\ntext"),
+        b=("python", "os."),
+        c=("python", "print(1)"),
     )
     notebooks = Notebooks()
     notebooks.open("n", [Cell("a", True), Cell("m", False), Cell("b", True), Cell("c", True)])

@@ -5,7 +5,13 @@ import time
 import pytest
 
 from fimserver.front.documents.mirror import Document, Edit
-from fimserver.front.documents.recent_edits import AROUND_LINES, MAX_REGIONS, MAX_SNIPPETS, REGION_LINES, RecentEdits
+from fimserver.front.documents.recent_edits import (
+    AROUND_LINES,
+    MAX_REGIONS,
+    MAX_SNIPPETS,
+    REGION_LINES,
+    RecentEdits,
+)
 
 TEXT = "".join(f"line {i}\n" for i in range(100))
 
@@ -101,7 +107,9 @@ def test_the_log_is_bounded():
     documents = [document(f"{i}.py") for i in range(3 * MAX_REGIONS)]
     for doc in documents:
         change(edits, doc, 10, "x")
-    assert [snippet.path for snippet in shown(edits)] == [f"{i}.py" for i in range(3 * MAX_REGIONS)][-MAX_SNIPPETS:]
+    assert [snippet.path for snippet in shown(edits)] == [f"{i}.py" for i in range(3 * MAX_REGIONS)][
+        -MAX_SNIPPETS:
+    ]
     assert len(edits._regions) == MAX_REGIONS
 
 

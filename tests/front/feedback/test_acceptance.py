@@ -60,7 +60,9 @@ def test_a_last_character_that_came_alone_was_accepted_if_the_editor_says_so(tex
         typed(acceptance, fresh, "z", (1, 4 + len(text)))
         rest = len(text) - 1
         whole = replace(NOTHING, accepted=1, accepted_chars=1, typed_chars=rest)
-        assert acceptance.counts["ar"] == (whole if command else replace(NOTHING, left=1, typed_chars=rest + 1))
+        assert acceptance.counts["ar"] == (
+            whole if command else replace(NOTHING, left=1, typed_chars=rest + 1)
+        )
 
 
 def test_accepted_by_words(document):

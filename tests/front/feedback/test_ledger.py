@@ -103,10 +103,17 @@ def test_what_became_of_a_shown_answer(act, fate, accepted, typed, stands):
         return window.told[1], window
 
     answer, window = asyncio.run(run())
-    assert (answer.shown, answer.fate, answer.accepted_chars, answer.typed_chars) == (True, fate, accepted, typed)
+    assert (answer.shown, answer.fate, answer.accepted_chars, answer.typed_chars) == (
+        True,
+        fate,
+        accepted,
+        typed,
+    )
     assert (answer.chars, answer.lexemes, answer.at) == (len(TEXT), 7, 1000.0)
     assert answer.after_10s.prefix_chars == answer.after_60s.prefix_chars == stands
-    assert "u" not in {entry.document.uri for entry in window.ledger._open.values() if entry.answer.number == 1}
+    assert "u" not in {
+        entry.document.uri for entry in window.ledger._open.values() if entry.answer.number == 1
+    }
 
 
 def test_what_stands_later_is_seen_at_ten_seconds_and_at_sixty():
@@ -334,7 +341,8 @@ def test_a_place_is_found_again(lines, line, before, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a", True), ("\n    ", True), ("\r\n", True), ("", False), ("ab", False), ("\n  x", False)]
+    ("text", "expected"),
+    [("a", True), ("\n    ", True), ("\r\n", True), ("", False), ("ab", False), ("\n  x", False)],
 )
 def test_what_is_a_key(text, expected):
     assert is_key(Edit((0, 0), (0, 0), text)) is expected

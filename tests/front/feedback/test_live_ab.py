@@ -6,7 +6,15 @@ import pytest
 
 from fimserver.front.config import Config
 from fimserver.front.documents.mirror import Document, Position
-from fimserver.front.feedback.live_ab import BLOCK_S, MAX_SHADOWS, QUIET_S, SHADOW_S, LiveComparison, RouteTurn, Shadows
+from fimserver.front.feedback.live_ab import (
+    BLOCK_S,
+    MAX_SHADOWS,
+    QUIET_S,
+    SHADOW_S,
+    LiveComparison,
+    RouteTurn,
+    Shadows,
+)
 from fimserver.front.gate import arrive
 from fimserver.front.session import Session
 from fimserver.reasons import Reason
@@ -114,7 +122,9 @@ def test_a_comparison_is_switched_on_and_off_while_the_window_is_open():
 
 @pytest.mark.parametrize(("served", "explained"), [("ar", True), ("dllm", False)])
 def test_the_turn_is_the_reason_for_the_route_where_it_was_served(served, explained):
-    usage = Usage(route=served, model="nano", reason=Reason.END, decision=Decision(served, "asked for", bucket=3))
+    usage = Usage(
+        route=served, model="nano", reason=Reason.END, decision=Decision(served, "asked for", bucket=3)
+    )
     said = RouteTurn("ar", 7, 8 * BLOCK_S, "blocks").explained(usage).decision
     assert said.why.startswith("A/B: this document has ar until ") is explained
     assert (said.policy, said.propensity, said.bucket) == (("blocks", 0.5, 3) if explained else ("", 1.0, 3))

@@ -70,9 +70,13 @@ TEXT = "é = '😀'\r\nb = 2\rc\n"
         pytest.param([Edit((1, 5), (1, 5), "\r\n    x")], id="a line end"),
         pytest.param([Edit((0, 1), (0, 4), "日本")], id="other alphabets"),
         pytest.param([Edit((0, 7), (1, 0), "")], id="over a line end"),
-        pytest.param([Edit((0, 6), (0, 7), "\n"), Edit((1, 0), (1, 1), "😀y"), Edit((1, 1), (1, 2), "z")], id="several"),
+        pytest.param(
+            [Edit((0, 6), (0, 7), "\n"), Edit((1, 0), (1, 1), "😀y"), Edit((1, 1), (1, 2), "z")], id="several"
+        ),
         pytest.param([Edit(None, None, "all\r\nnew😀")], id="the whole text"),
-        pytest.param([Edit((0, 0), (0, 0), "x"), Edit(None, None, "new"), Edit((0, 1), (0, 99), "😀")], id="mixed"),
+        pytest.param(
+            [Edit((0, 0), (0, 0), "x"), Edit(None, None, "new"), Edit((0, 1), (0, 99), "😀")], id="mixed"
+        ),
         pytest.param([Edit((0, 99), (77, 0), "end")], id="positions that are moved to an end"),
         pytest.param([Edit((2, 0), (2, 0), "half \ud83d")], id="half a character"),
     ],
@@ -114,7 +118,12 @@ def test_nothing_is_written_over(session, path, tmp_path):
         TraceRecorder(path, lambda _: True).end()
     TraceRecorder(tmp_path, lambda _: True).end()
     assert path.read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["trace.jsonl", "work-2.jsonl", "work-3.jsonl", "work.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "trace.jsonl",
+        "work-2.jsonl",
+        "work-3.jsonl",
+        "work.jsonl",
+    ]
 
 
 @pytest.mark.parametrize("name", [".env", "id_rsa", "server.key", "app.min.js", "ignored.py"])

@@ -61,7 +61,10 @@ def test_what_is_needed_is_not_left_out():
 
 
 def test_an_edit_that_cannot_be_read_is_not_left_out():
-    bad = {"range": {"start": {"line": "one", "character": 0}, "end": {"line": 0, "character": 0}}, "text": "x"}
+    bad = {
+        "range": {"start": {"line": "one", "character": 0}, "end": {"line": 0, "character": 0}},
+        "text": "x",
+    }
     params = {"textDocument": {"uri": "a", "version": 1}, "contentChanges": [bad]}
     message = {"jsonrpc": "2.0", "method": "textDocument/didChange", "params": params}
     with pytest.raises(cattrs.BaseValidationError):

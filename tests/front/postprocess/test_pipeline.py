@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fimserver.front.postprocess.indentation import indentation
-from fimserver.front.postprocess.pipeline import FILTERS, Candidate, Dropped, FilterContext, distinct, fit, postprocess
+from fimserver.front.postprocess.pipeline import (
+    FILTERS,
+    Candidate,
+    Dropped,
+    FilterContext,
+    distinct,
+    fit,
+    postprocess,
+)
 from fimserver.front.postprocess.repetition import loops, within
 from fimserver.front.syntax.languages import GRAMMARS
 from fimserver.front.syntax.parser import breaks_syntax
@@ -60,7 +68,17 @@ def test_golden_cases(language, case):
 
 def test_there_are_cases_for_every_filter_that_drops():
     seen = {case.values[1]["reason"] for case in CASES if "reason" in case.values[1]}
-    assert seen >= {"control", "unfinished", "cut_off", "duplicate", "repetition", "syntax", "no_op", "blank", "rejected"}
+    assert seen >= {
+        "control",
+        "unfinished",
+        "cut_off",
+        "duplicate",
+        "repetition",
+        "syntax",
+        "no_op",
+        "blank",
+        "rejected",
+    }
     assert len(CASES) >= 60
     assert len({case.values[0] for case in CASES}) >= 6
 
@@ -90,9 +108,9 @@ PIECES = [
     "#",
 ]
 CODE = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
-DIRTY = st.lists(st.sampled_from([*PIECES, "\x00", "\x1b", "\u202e", "\ufffd", "\r\n", "\u2028", "<eos>"]), max_size=14).map(
-    "".join
-)
+DIRTY = st.lists(
+    st.sampled_from([*PIECES, "\x00", "\x1b", "\u202e", "\ufffd", "\r\n", "\u2028", "<eos>"]), max_size=14
+).map("".join)
 AROUND = st.builds(
     FilterContext,
     prefix=CODE,
@@ -113,7 +131,9 @@ def test_what_is_shown_can_be_shown(text, around):
     assert result.text.strip()
     assert "<eos>" not in result.text
     assert not [
-        char for char in result.text if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp", "Cs"} and char not in "\n\t"
+        char
+        for char in result.text
+        if unicodedata.category(char) in {"Cc", "Cf", "Zl", "Zp", "Cs"} and char not in "\n\t"
     ]
     assert "\ufffd" not in result.text
     assert 0 <= result.replace <= len(around.suffix.split("\n")[0])
@@ -128,7 +148,9 @@ def test_what_is_shown_can_be_shown(text, around):
 def test_what_is_shown_would_be_shown_unchanged(text, around):
     result = postprocess(text, around)
     if isinstance(result, Candidate):
-        finished = FilterContext(**{**vars(around), "reason": Reason.END if around.reason in CUT_SHORT else around.reason})
+        finished = FilterContext(
+            **{**vars(around), "reason": Reason.END if around.reason in CUT_SHORT else around.reason}
+        )
         assert postprocess(result.text, finished) == result
 
 
@@ -150,7 +172,9 @@ def test_what_is_shown_breaks_nothing(text, around):
 
 def test_the_filter_that_dropped_is_named():
     assert postprocess("a)", FilterContext("x = f(", "\n", language="python")) == Candidate("a)")
-    assert postprocess("a)", FilterContext("x = ", "\n", language="python")) == Dropped(Reason.SYNTAX, "syntax_gate")
+    assert postprocess("a)", FilterContext("x = ", "\n", language="python")) == Dropped(
+        Reason.SYNTAX, "syntax_gate"
+    )
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,11 @@ def cursors(draw):
     last = lines[row : row + removed] or [lines[row]]
     middle = "\n".join([last[0][column:], *last[1:]])
     prefix = "\n".join([*lines[:row], lines[row][:column]])
-    rest = [lines[row][column:], *lines[row + 1 :]] if anywhere and not removed else ["", *lines[row + removed :]]
+    rest = (
+        [lines[row][column:], *lines[row + 1 :]]
+        if anywhere and not removed
+        else ["", *lines[row + removed :]]
+    )
     return prefix, middle, "\n".join(rest)
 
 
@@ -65,7 +69,9 @@ def texts(draw, middle, prefix, suffix):
         "tabs": lambda: "\n".join(re.sub("    |  ", "\t", line) for line in lines),
         "runs on": lambda: middle + suffix[: draw(st.integers(0, 300))],
         "next lines": lambda: suffix[: draw(st.integers(0, 300))].lstrip("\n"),
-        "rest of the line": lambda: middle + suffix.split("\n", 1)[0] + draw(st.sampled_from(["", "\n", " "])),
+        "rest of the line": lambda: (
+            middle + suffix.split("\n", 1)[0] + draw(st.sampled_from(["", "\n", " "]))
+        ),
         "cut": lambda: "\n".join(other)[start * 7 :][: draw(st.integers(0, 120))],
     }
     return kinds[draw(st.sampled_from(sorted(kinds)))]()
@@ -121,5 +127,8 @@ def test_tabs_stay_tabs_and_spaces_stay_spaces(case):
 @given(cases())
 def test_what_the_rule_of_the_host_lets_run_is_not_cut_as_out_of_scope(case):
     prefix, text, suffix = case
-    if text.strip() and Endings(Around(prefix, suffix, "python"), "none", frozenset({"scope"})).end(text + "\n") is None:
+    if (
+        text.strip()
+        and Endings(Around(prefix, suffix, "python"), "none", frozenset({"scope"})).end(text + "\n") is None
+    ):
         assert scope(Candidate(text), FilterContext(prefix, suffix, language="python")) == Candidate(text)

@@ -112,7 +112,11 @@ def test_recipes_of_make_are_known_by_language_or_name(language_id, path, is_one
     assert is_makefile(language_id, path) is is_one
 
 
-@given(st.sampled_from([None, *GRAMMARS]), st.text("ab1 \n\t()[]{}:;='\"#/<>", max_size=60), st.text('a \n)}"', max_size=20))
+@given(
+    st.sampled_from([None, *GRAMMARS]),
+    st.text("ab1 \n\t()[]{}:;='\"#/<>", max_size=60),
+    st.text('a \n)}"', max_size=20),
+)
 def test_any_text_has_features(language, prefix, suffix):
     seen = features(language, prefix, suffix)
     assert seen.expected_lines >= 1

@@ -3,7 +3,15 @@
 import pytest
 
 from fimserver.front.syntax.languages import GRAMMARS, IMPORT_QUERIES
-from fimserver.front.syntax.parser import Import, breaks_syntax, code_only, definition, imports, language_of, place
+from fimserver.front.syntax.parser import (
+    Import,
+    breaks_syntax,
+    code_only,
+    definition,
+    imports,
+    language_of,
+    place,
+)
 
 
 def around(marked):
@@ -36,7 +44,11 @@ def test_the_editor_names_the_language_and_the_path_only_where_it_does_not(langu
 # language: (marked text, middle that is fine, middle that breaks it)
 MIDDLES = {
     "python": ("def f(a):\n    x = █\n    return x\n", "g(a, [1, 2])", "g(a, [1, 2)"),
-    "javascript": ("function f(a) {\n  const x = █\n  return x;\n}\n", "a.map((b) => b + 1);", "a.map((b) => b + 1;"),
+    "javascript": (
+        "function f(a) {\n  const x = █\n  return x;\n}\n",
+        "a.map((b) => b + 1);",
+        "a.map((b) => b + 1;",
+    ),
     "typescript": ("function f(a: string): number {\n  █\n}\n", "return a.length;", "return a.length;\n}"),
     "tsx": ("const A = () => {\n  return █;\n};\n", "<p>{a}</p>", "<p>{a</p>"),
     "go": ("package a\n\nfunc f() int {\n\t█\n}\n", "return 1", "return (1"),

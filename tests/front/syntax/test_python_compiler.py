@@ -40,11 +40,20 @@ MIDDLES = (
 )  # fmt: skip
 
 
-@given(st.integers(0, len(LINES) - 1), st.sampled_from(["blank", "start", "end", "middle"]), st.sampled_from(MIDDLES))
+@given(
+    st.integers(0, len(LINES) - 1),
+    st.sampled_from(["blank", "start", "end", "middle"]),
+    st.sampled_from(MIDDLES),
+)
 def test_a_crop_compiles_where_the_file_does(row, place, middle):
     line = LINES[row]
     blanks = line[: len(line) - len(line.lstrip())]
-    column = {"blank": len(blanks), "start": len(blanks), "end": len(line), "middle": (len(blanks) + len(line)) // 2}[place]
+    column = {
+        "blank": len(blanks),
+        "start": len(blanks),
+        "end": len(line),
+        "middle": (len(blanks) + len(line)) // 2,
+    }[place]
     prefix = "\n".join([*LINES[:row], line[:column]])
     suffix = "\n" * (place == "blank") + "\n".join([line[column:], *LINES[row + 1 :]])
     if place == "blank":
@@ -80,7 +89,16 @@ def test_the_line_of_the_first_error_is_counted_from_the_middle():
 
 
 @pytest.mark.parametrize(
-    "text", ["\0", "\ud800", "(" * 3000, "x" + ".x" * 50_000, "-" * 100_000 + "x", "9" * 10_000, "\N{BYTE ORDER MARK}"]
+    "text",
+    [
+        "\0",
+        "\ud800",
+        "(" * 3000,
+        "x" + ".x" * 50_000,
+        "-" * 100_000 + "x",
+        "9" * 10_000,
+        "\N{BYTE ORDER MARK}",
+    ],
 )
 def test_text_that_no_compiler_likes_is_an_error_and_no_crash(text):
     crop = crop_of("x = 1\n", "\n", ("pass",))

@@ -36,7 +36,9 @@ class Client(httpx2.Client):
 
     def streams(self, **fields):
         """The events of a stream."""
-        with self.stream("POST", "/v1/completions", json={"prompt": "a", "stream": True, **fields}) as response:
+        with self.stream(
+            "POST", "/v1/completions", json={"prompt": "a", "stream": True, **fields}
+        ) as response:
             assert response.status_code == 200
             assert response.headers["content-type"].startswith("text/event-stream")
             data = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -136,7 +138,10 @@ def test_choices_are_told_apart_by_index(client, stream):
     fields = {"n": 3, "suffix": ")"}
     if stream:
         events = client.streams(**fields)
-        texts = ["".join(e["choices"][0]["text"] for e in events if e["choices"][0]["index"] == i) for i in range(3)]
+        texts = [
+            "".join(e["choices"][0]["text"] for e in events if e["choices"][0]["index"] == i)
+            for i in range(3)
+        ]
         routes = [event["fimserver"]["route"] for event in events if "fimserver" in event]
     else:
         answer = client.completes(**fields)
@@ -151,7 +156,13 @@ def test_stop_strings_and_limits(host, client):
     answer = client.completes(stop=["y"])
     assert answer["choices"][0] == {"index": 0, "text": "x", "finish_reason": "stop"}
     assert answer["fimserver"][0]["reason"] == "block"
-    client.completes(max_tokens=7, temperature=0.5, top_p=0.25, seed=3, known={"stop": "line", "path": "p", "typed_chars": 1})
+    client.completes(
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.25,
+        seed=3,
+        known={"stop": "line", "path": "p", "typed_chars": 1},
+    )
     asked = host.engines.asked[-1]
     assert (asked.max_tokens, asked.temperature, asked.top_p, asked.seed) == (7, 0.5, 0.25, 3)
     assert (asked.stop, asked.path, asked.typed_chars) == ("line", "p", 1)
@@ -185,7 +196,9 @@ def test_a_newer_request_of_a_document_answers_the_older(host, client, stream):
     def asks():
         with Client(host) as other:
             answers.append(
-                other.streams(fimserver=known)[-1]["fimserver"] if stream else other.completes(known=known)["fimserver"][0]
+                other.streams(fimserver=known)[-1]["fimserver"]
+                if stream
+                else other.completes(known=known)["fimserver"][0]
             )
 
     thread = threading.Thread(target=asks)
@@ -223,7 +236,10 @@ def hang_up(host, *, stream, while_):
     """Send a request over a bare socket, and close it ``while_`` that is true."""
     body = json.dumps({"prompt": "dropped", "stream": stream}).encode()
     with socket.create_connection(("127.0.0.1", int(host.url.rsplit(":", 1)[1])), PATIENCE_S) as line:
-        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        line.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
         until(while_)
 
 
@@ -325,7 +341,9 @@ def test_a_bad_request_is_refused_by_field(host, client, fields, named):
 
 
 def test_a_card_that_is_not_served_is_told_from_one_that_is_unknown(client):
-    known, unknown = (client.completes(model=name, status=400)["error"]["message"] for name in ("qwen2.5-coder-7b", "gpt-4"))
+    known, unknown = (
+        client.completes(model=name, status=400)["error"]["message"] for name in ("qwen2.5-coder-7b", "gpt-4")
+    )
     assert "started with it" in known
     assert "not known" in unknown
 
@@ -341,7 +359,13 @@ def test_a_body_that_is_too_large_is_refused(host, client, declared):
 
 @pytest.mark.parametrize(
     ("model", "pin", "route"),
-    [("auto", "auto", "ar"), ("", "auto", "ar"), ("fimserver", "ar", "ar"), ("ar", "auto", "ar"), ("ar", "dllm", "dllm")],
+    [
+        ("auto", "auto", "ar"),
+        ("", "auto", "ar"),
+        ("fimserver", "ar", "ar"),
+        ("ar", "auto", "ar"),
+        ("ar", "dllm", "dllm"),
+    ],
 )
 def test_a_model_or_a_pin_names_the_route(client, model, pin, route):
     assert client.completes(model=model, known={"route": pin})["fimserver"][0]["route"] == route
@@ -358,7 +382,8 @@ def test_models_are_the_names_that_a_request_may_have(client):
 
 
 @pytest.mark.parametrize(
-    ("verb", "path", "status"), [("GET", "/v1/completions", 405), ("POST", "/health", 405), ("GET", "/x", 404)]
+    ("verb", "path", "status"),
+    [("GET", "/v1/completions", 405), ("POST", "/health", 405), ("GET", "/x", 404)],
 )
 def test_other_ways_lead_nowhere(client, verb, path, status):
     assert client.request(verb, path).status_code == status
@@ -412,7 +437,11 @@ def test_metrics_count_and_hold_no_text(host, client):
             grown[name] += after[name, labels] - before.get((name, labels), 0)
     assert grown["fimserver_choices_total"] == 1
     assert grown["fimserver_queue_seconds_count"] == 1
-    assert (after["fimserver_running", ()], after["fimserver_waiting", ()], after["fimserver_ready", ()]) == (0, 0, 1)
+    assert (after["fimserver_running", ()], after["fimserver_waiting", ()], after["fimserver_ready", ()]) == (
+        0,
+        0,
+        1,
+    )
     assert canary not in client.get("/metrics").text
 
 
@@ -421,8 +450,15 @@ def samples(client):
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     found = [s for family in text_string_to_metric_families(response.text) for s in family.samples]
-    assert {name for s in found if s.name.startswith("fimserver_") for name in s.labels} <= {"route", "reason", "le", "place"}
-    return {(s.name, tuple(sorted(s.labels.items()))): s.value for s in found if s.name.startswith("fimserver_")}
+    assert {name for s in found if s.name.startswith("fimserver_") for name in s.labels} <= {
+        "route",
+        "reason",
+        "le",
+        "place",
+    }
+    return {
+        (s.name, tuple(sorted(s.labels.items()))): s.value for s in found if s.name.startswith("fimserver_")
+    }
 
 
 def test_drafts_are_counted_in_answers_and_metrics(host, client):
@@ -430,7 +466,12 @@ def test_drafts_are_counted_in_answers_and_metrics(host, client):
     before = samples(client)
     answer = client.completes(known={"route": "ar"})
     after = samples(client)
-    assert answer["fimserver"][0]["drafting"] == {"rounds": 3, "drafted": 6, "accepted": [3], "switched_off": 0}
+    assert answer["fimserver"][0]["drafting"] == {
+        "rounds": 3,
+        "drafted": 6,
+        "accepted": [3],
+        "switched_off": 0,
+    }
     grown = {key: after[key] - before.get(key, 0) for key in after}
     assert grown["fimserver_draft_rounds_total", ()] == 3
     assert grown["fimserver_drafted_tokens_total", ()] == 6

@@ -26,7 +26,9 @@ def test_a_token_is_the_same_however_bearer_is_written(host, written):
     assert status(host, {"Authorization": written.format(TOKEN)}).status_code == 200
 
 
-@pytest.mark.parametrize("written", ["Bearer", "Basic {}", "Bearer {} x", "Bearer x{}", "Bearer Bearer {}", "Bearer {}é", ""])
+@pytest.mark.parametrize(
+    "written", ["Bearer", "Basic {}", "Bearer {} x", "Bearer x{}", "Bearer Bearer {}", "Bearer {}é", ""]
+)
 def test_another_token_is_none(host, written):
     response = status(host, {"Authorization": written.format(TOKEN).encode()})
     assert response.status_code == 401

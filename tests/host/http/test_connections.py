@@ -42,7 +42,9 @@ def is_closed(line):
         return True
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n", b"G", b"GET /health HTTP/1.1\r\nX: "])
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n", b"G", b"GET /health HTTP/1.1\r\nX: "]
+)
 def test_headers_that_never_end_are_not_waited_for(host, monkeypatch, sent):
     monkeypatch.setattr(connections, "HEADER_S", 0.2)
     with connect(host) as line:
@@ -58,7 +60,9 @@ def test_a_second_request_has_the_same_deadline(host, monkeypatch):
         line.sendall(b"GET /health HTTP/1.1\r\nX:")
         started = time.monotonic()
         assert is_closed(line)
-        assert time.monotonic() - started < 4  # uvicorn's own limit for idle connections is 5 s, and ends with the first byte
+        assert (
+            time.monotonic() - started < 4
+        )  # uvicorn's own limit for idle connections is 5 s, and ends with the first byte
 
 
 def test_a_request_in_progress_outlives_the_deadline_of_headers(host, monkeypatch):

@@ -205,7 +205,11 @@ def read(path, **fields):
             LLAMA_VIM,
             ("import cart\ndef add(a, b):", "\nadd(1, 2)\n\n", "", "", (Snippet("cart.py", CHUNK["text"]),)),
         ),
-        ("/infill", LLAMA_VSCODE, ("import cart\ndef add(a, b):", "\n", "", "", (Snippet("cart.py", CHUNK["text"]),))),
+        (
+            "/infill",
+            LLAMA_VSCODE,
+            ("import cart\ndef add(a, b):", "\n", "", "", (Snippet("cart.py", CHUNK["text"]),)),
+        ),
         ("/v1/completions", MINUET, ("def add(a, b):", "\nadd(1, 2)\n", "", "", ())),
         ("/v1/fim/completions", MINUET_CODESTRAL, ("def add(a, b):", "\nadd(1, 2)\n", "", "", ())),
         ("/fim/completions", CONTINUE, ("def add(a, b):", "\nadd(1, 2)\n", "", "", ())),
@@ -238,7 +242,10 @@ def test_llama_vim_gets_flat_keys_and_only_those_that_are_known(host, client):
     assert b'"content":"xy"' in response.content  # it looks for this text before it parses
     answer = response.json()
     assert answer["content"] == "xy"
-    assert set(answer) == set(LLAMA_VIM_FIELDS) - {"truncated", "tokens_cached"}  # which nothing here measures
+    assert set(answer) == set(LLAMA_VIM_FIELDS) - {
+        "truncated",
+        "tokens_cached",
+    }  # which nothing here measures
     assert (answer["timings/prompt_n"], answer["timings/predicted_n"]) == (0, 2)
 
 
@@ -257,7 +264,12 @@ def test_llama_vscode_gets_a_list_of_choices(host, client):
 def test_an_answer_of_infill(host, client):
     answer = client.asks("/infill", {"input_prefix": "a", "input_suffix": "b"})
     usage = answer["fimserver"]
-    assert (answer["content"], answer["stop"], answer["stop_type"], answer["model"]) == ("xy", True, "eos", "fake")
+    assert (answer["content"], answer["stop"], answer["stop_type"], answer["model"]) == (
+        "xy",
+        True,
+        "eos",
+        "fake",
+    )
     assert (answer["tokens_predicted"], answer["index"]) == (2, 0)
     timings = answer["timings"]
     assert (timings["prompt_n"], timings["prompt_ms"]) == (usage["prefill"][0], usage["prefill"][2])
@@ -278,7 +290,12 @@ def test_a_stream_of_infill(host, client):
 def test_an_answer_of_mistral_is_a_message_and_a_text(host, client, path):
     answer = client.asks(path, {"prompt": "a", "suffix": "b"})
     (choice,) = answer["choices"]
-    assert choice == {"index": 0, "text": "xy", "finish_reason": "stop", "message": {"role": "assistant", "content": "xy"}}
+    assert choice == {
+        "index": 0,
+        "text": "xy",
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "xy"},
+    }
     assert answer["usage"] == {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2}
 
 
@@ -296,7 +313,9 @@ def test_zed_finds_every_field_that_it_cannot_do_without(host, client):
     answer = client.asks("/v1/completions", ZED)
     kinds = {"id": str, "object": str, "created": int, "model": str, "choices": list, "usage": dict}
     assert {name: type(answer[name]) for name in kinds} == kinds
-    assert all(type(answer["usage"][n]) is int for n in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    assert all(
+        type(answer["usage"][n]) is int for n in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
     assert answer["choices"][0]["text"] == "xy"
 
 
@@ -311,7 +330,10 @@ def test_real_numbers_of_a_real_model(nano_models):
         raw = {"prompt": "<fim_prefix>def add(a, b):\n    return <fim_suffix>\n<fim_middle>", "max_tokens": 8}
         for route in ("ar", "dllm"):
             plain = {"prompt": body["input_prefix"], "suffix": "\n", "max_tokens": 8}
-            texts = [client.asks("/v1/completions", asked | {"model": route})["choices"][0]["text"] for asked in (raw, plain)]
+            texts = [
+                client.asks("/v1/completions", asked | {"model": route})["choices"][0]["text"]
+                for asked in (raw, plain)
+            ]
             assert texts[0] == texts[1]
         props = client.get("/props").json()
         card = read_cards()["nano"]
@@ -334,7 +356,12 @@ def test_the_text_of_a_file_is_never_torn(fields):
 
 def test_a_raw_prompt_leaves_the_rest_of_a_request():
     got = read("/v1/completions", **ZED, fimserver={"route": "dllm", "path": "mine.py"})
-    assert (got.prompt, got.suffix, got.max_tokens, got.stops) == ("def add(a, b):", "\nadd(1, 2)\n", 64, tuple(ZED["stop"]))
+    assert (got.prompt, got.suffix, got.max_tokens, got.stops) == (
+        "def add(a, b):",
+        "\nadd(1, 2)\n",
+        64,
+        tuple(ZED["stop"]),
+    )
     assert got.fimserver == EditorHints(route="dllm", path="mine.py")
 
 
@@ -366,10 +393,18 @@ def test_the_deadline_of_infill(fields, deadline_ms):
     ("path", "sent", "became"),
     [
         ("/infill", {}, {"max_tokens": None, "temperature": None, "seed": None, "n": 1, "model": "auto"}),
-        ("/infill", {"n_predict": 7, "seed": 3, "temperature": 0.5}, {"max_tokens": 7, "seed": 3, "temperature": 0.5}),
+        (
+            "/infill",
+            {"n_predict": 7, "seed": 3, "temperature": 0.5},
+            {"max_tokens": 7, "seed": 3, "temperature": 0.5},
+        ),
         ("/infill", {"n_predict": -1, "seed": -1}, {"max_tokens": None, "seed": None}),
         ("/infill", {"top_k": 1, "temperature": 0.5}, {"temperature": 0.0}),
-        ("/infill", {"stop": ["\n"], "n_cmpl": 2, "model": "dllm"}, {"stops": ("\n",), "n": 2, "model": "dllm"}),
+        (
+            "/infill",
+            {"stop": ["\n"], "n_cmpl": 2, "model": "dllm"},
+            {"stops": ("\n",), "n": 2, "model": "dllm"},
+        ),
         ("/fim/completions", {"prompt": "", "random_seed": 5}, {"seed": 5}),
         ("/fim/completions", {"prompt": "", "seed": 6}, {"seed": 6}),
     ],
@@ -379,7 +414,9 @@ def test_what_fields_become(path, sent, became):
     assert {name: getattr(got, name) for name in became} == became
 
 
-@pytest.mark.parametrize("field", ["n_predict", "n_indent", "n_cmpl", "top_k", "t_max_prompt_ms", "t_max_predict_ms"])
+@pytest.mark.parametrize(
+    "field", ["n_predict", "n_indent", "n_cmpl", "top_k", "t_max_prompt_ms", "t_max_predict_ms"]
+)
 def test_a_field_outside_its_range_is_refused_by_name(host, client, field):
     error = client.asks("/infill", {"input_prefix": "canary", field: -2}, 400)["error"]
     assert error["message"].startswith(f"{field}: ")
@@ -457,13 +494,17 @@ def test_clients_with_the_same_slot_do_not_push_each_other_out(host):
     lines = []
     for body in bodies:
         line = socket.create_connection(("127.0.0.1", int(host.url.rsplit(":", 1)[1])), PATIENCE_S)
-        line.sendall(b"POST /infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        line.sendall(
+            b"POST /infill HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
         lines.append(line)
     until(lambda: host.scheduler.depth == (1, 1))
     free.append(True)
     for line in lines:
         with line, line.makefile("rb") as answer:
-            head = dict(part.split(b": ") for part in iter(lambda: answer.readline().strip(), b"") if b": " in part)
+            head = dict(
+                part.split(b": ") for part in iter(lambda: answer.readline().strip(), b"") if b": " in part
+            )
             assert b'"content":"x"' in answer.read(int(head[b"content-length"]))
 
 
@@ -493,7 +534,11 @@ def test_props_while_nothing_can_run():
         until(lambda: client.get("/health").json()["status"] == "no_model")
         response = client.get("/props")
         assert response.status_code == 503
-        assert response.json()["error"] == {"message": "run fimserver models get x", "type": "unavailable_error", "code": 503}
+        assert response.json()["error"] == {
+            "message": "run fimserver models get x",
+            "type": "unavailable_error",
+            "code": 503,
+        }
 
 
 def test_props_of_a_model_without_a_card_has_no_length(client):

@@ -41,9 +41,7 @@ def test_the_current_file_is_the_last_one_if_it_has_no_text():
 
 def test_files_without_a_current_one():
     """As Continue writes it for a model with qwen and coder in its name."""
-    prompt = (
-        f"<|repo_name|>shop\n<|file_sep|>a.py\nx = 1\n<|file_sep|>b.py\ny = 2<|fim_prefix|>{PREFIX}<|fim_suffix|><|fim_middle|>"
-    )
+    prompt = f"<|repo_name|>shop\n<|file_sep|>a.py\nx = 1\n<|file_sep|>b.py\ny = 2<|fim_prefix|>{PREFIX}<|fim_suffix|><|fim_middle|>"
     assert read_raw(prompt) == RawPrompt(PREFIX, "", "", "shop", (("a.py", "x = 1\n"), ("b.py", "y = 2")))
 
 

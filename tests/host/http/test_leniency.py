@@ -85,7 +85,17 @@ OPENAI_NULLS = [
     "echo",
 ]
 INFILL_NULLS = [
-    *("model", "input_prefix", "prompt", "input_suffix", "input_extra", "n_predict", "n_indent", "n_cmpl", "temperature"),
+    *(
+        "model",
+        "input_prefix",
+        "prompt",
+        "input_suffix",
+        "input_extra",
+        "n_predict",
+        "n_indent",
+        "n_cmpl",
+        "temperature",
+    ),
     *("top_k", "top_p", "seed", "stop", "t_max_prompt_ms", "t_max_predict_ms", "stream", "response_fields"),
 ]
 
@@ -99,7 +109,9 @@ def test_a_null_of_openai_is_a_field_that_was_left_out(host, client, name):
 def test_a_null_of_infill_is_a_field_that_was_left_out(host, client, name):
     fields = {"input_prefix": "a", "prompt": "b"}
     rest = {key: value for key, value in fields.items() if key != name}
-    assert asked(host, client, "/infill", json.dumps(fields | {name: None})) == asked(host, client, "/infill", json.dumps(rest))
+    assert asked(host, client, "/infill", json.dumps(fields | {name: None})) == asked(
+        host, client, "/infill", json.dumps(rest)
+    )
 
 
 def test_nulls_within_hints_and_chunks(host, client):
@@ -130,7 +142,9 @@ def test_any_integer_is_a_seed(host, client, seed):
         assert got == (0 if seed == -1 else seed % SEEDS)
 
 
-@pytest.mark.parametrize("stop", [["\n\n"] * 17, ["x" * 240], [f"s{i}" for i in range(MAX_STOPS)], "x" * 1000])
+@pytest.mark.parametrize(
+    "stop", [["\n\n"] * 17, ["x" * 240], [f"s{i}" for i in range(MAX_STOPS)], "x" * 1000]
+)
 def test_many_and_long_stop_strings(host, client, stop):
     for path in COMPLETION_PATHS:
         asked(host, client, path, stop=stop)
@@ -138,7 +152,9 @@ def test_many_and_long_stop_strings(host, client, stop):
 
 @pytest.mark.parametrize("path", COMPLETION_PATHS)
 def test_too_many_stop_strings_are_refused_with_the_limit(client, path):
-    message = client.post(path, json={"prompt": "a", "stop": ["x"] * (MAX_STOPS + 1)}).json()["error"]["message"]
+    message = client.post(path, json={"prompt": "a", "stop": ["x"] * (MAX_STOPS + 1)}).json()["error"][
+        "message"
+    ]
     assert message.startswith("stop")
     assert str(MAX_STOPS) in message
 
@@ -173,7 +189,9 @@ def test_half_a_character_is_a_replacement_character(host, client, written, text
     assert asked(host, client, "/v1/completions", raw).prefix == text
 
 
-@pytest.mark.parametrize("body", [b'{"prompt": "\\ud80"}', b'{"prompt": "\\ud800', b'{"prompt": "\xed\xa0\x80"}', b"\\ud800"])
+@pytest.mark.parametrize(
+    "body", [b'{"prompt": "\\ud80"}', b'{"prompt": "\\ud800', b'{"prompt": "\xed\xa0\x80"}', b"\\ud800"]
+)
 def test_what_is_no_json_stays_none(client, body):
     response = client.post("/v1/completions", content=body)
     assert response.status_code == 400
@@ -186,11 +204,19 @@ def test_top_p_of_zero_is_greedy(host, client):
 
 
 def test_an_echo_that_is_asked_for_is_refused_and_scores_are_ignored(client):
-    assert client.post("/v1/completions", json={"prompt": "a", "echo": True}).json()["error"]["message"].startswith("echo")
-    assert client.post("/v1/completions", json={"prompt": "a", "logprobs": 1, "best_of": 2}).status_code == 200
+    assert (
+        client.post("/v1/completions", json={"prompt": "a", "echo": True})
+        .json()["error"]["message"]
+        .startswith("echo")
+    )
+    assert (
+        client.post("/v1/completions", json={"prompt": "a", "logprobs": 1, "best_of": 2}).status_code == 200
+    )
 
 
-@pytest.mark.parametrize("path", ["//v1/completions", "/v1//completions/", "/v1/completions/", "/v1/completions///"])
+@pytest.mark.parametrize(
+    "path", ["//v1/completions", "/v1//completions/", "/v1/completions/", "/v1/completions///"]
+)
 def test_an_address_with_slashes_too_many(client, path):
     response = client.post(str(client.base_url).rstrip("/") + path, json={"prompt": "a"})
     assert (response.status_code, response.json()["choices"][0]["text"]) == (200, "xy")
@@ -218,7 +244,9 @@ def test_an_unknown_address_is_an_error_in_json(client, path):
     assert "/v1/completions" in error["message"]
 
 
-@pytest.mark.parametrize(("verb", "path"), [("GET", "/v1/completions"), ("DELETE", "/health"), ("PUT", "/v1/models")])
+@pytest.mark.parametrize(
+    ("verb", "path"), [("GET", "/v1/completions"), ("DELETE", "/health"), ("PUT", "/v1/models")]
+)
 def test_another_method_is_an_error_in_json(client, verb, path):
     response = client.request(verb, path)
     assert (response.status_code, response.json()["error"]["code"]) == (405, 405)
@@ -227,7 +255,11 @@ def test_another_method_is_an_error_in_json(client, verb, path):
 
 def test_one_model_by_name(client):
     for name in ("auto", "ar", "dllm", "fake"):
-        assert client.get(f"/v1/models/{name}").json() == {"id": name, "object": "model", "owned_by": "fimserver"}
+        assert client.get(f"/v1/models/{name}").json() == {
+            "id": name,
+            "object": "model",
+            "owned_by": "fimserver",
+        }
     for name in ("gpt-4", "a/b", "%2e%2e"):
         response = client.get(f"/v1/models/{name}")
         assert (response.status_code, response.json()["error"]["code"]) == (404, 404)
@@ -306,7 +338,9 @@ def test_a_body_that_never_comes_is_not_waited_for(host, monkeypatch):
         assert line.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_a_failure_that_nobody_foresaw_is_an_error_in_json_and_quotes_nothing(host, client, monkeypatch, caplog):
+def test_a_failure_that_nobody_foresaw_is_an_error_in_json_and_quotes_nothing(
+    host, client, monkeypatch, caplog
+):
     def fails(_self, _job):
         raise ValueError("canary")
 

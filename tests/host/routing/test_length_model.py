@@ -23,7 +23,15 @@ from fimserver.host.routing.length_model import (
 from fimserver.lengths import BUCKETS, LABELS, bucket_of
 from fimserver.types import Features, Request
 
-FLAGS = ("block_opened", "in_arguments", "statement_end", "empty_body", "blank_line", "right_text", "mid_word")
+FLAGS = (
+    "block_opened",
+    "in_arguments",
+    "statement_end",
+    "empty_body",
+    "blank_line",
+    "right_text",
+    "mid_word",
+)
 PLACES = ("code", "string", "comment")
 NOTHING = {
     "language": "python", "place": "code", "indentation": 0, "bracket_debt": 0, "expected_lines": 1,
@@ -77,8 +85,14 @@ def true(features):
         ({"place": "string"}, {"string"}),
         ({"place": "comment", "mid_word": True}, {"comment", "mid_word"}),
         ({"indentation": 8}, {"indentation>0", "indentation>4"}),
-        ({"bracket_debt": 9, "expected_lines": 2}, {"bracket_debt>0", "bracket_debt>1", "bracket_debt>2", "expected_lines>1"}),
-        ({"block_opened": True, "blank_line": True}, {"block_opened", "blank_line", "block_opened&blank_line"}),
+        (
+            {"bracket_debt": 9, "expected_lines": 2},
+            {"bracket_debt>0", "bracket_debt>1", "bracket_debt>2", "expected_lines>1"},
+        ),
+        (
+            {"block_opened": True, "blank_line": True},
+            {"block_opened", "blank_line", "block_opened&blank_line"},
+        ),
         *(({flag: True}, {flag}) for flag in FLAGS),
     ],
 )
@@ -120,7 +134,10 @@ def test_the_host_says_what_scikit_learn_says(tmp_path):
     buckets = [(each.expected_lines + each.blank_line + rng.randrange(2)) % len(LABELS) for each in some]
     lines = [each.blank_line ^ (rng.random() < 0.2) for each in some]
     by_bucket, by_lines = (LogisticRegression(max_iter=2000).fit(x, truth) for truth in (buckets, lines))
-    multi_line = data()["multi_line"] | {"weights": by_lines.coef_[0].tolist(), "bias": float(by_lines.intercept_[0])}
+    multi_line = data()["multi_line"] | {
+        "weights": by_lines.coef_[0].tolist(),
+        "bias": float(by_lines.intercept_[0]),
+    }
     weights, bias = by_bucket.coef_.tolist(), by_bucket.intercept_.tolist()
     path = write(tmp_path / "length.json", data(weights=weights, bias=bias, multi_line=multi_line))
     for each in (drawn(rng) for _ in range(200)):
@@ -128,7 +145,9 @@ def test_the_host_says_what_scikit_learn_says(tmp_path):
         row = [columns(each)]
         assert length.probabilities == pytest.approx(by_bucket.predict_proba(row)[0], abs=1e-9)
         assert length.multi_line == pytest.approx(by_lines.predict_proba(row)[0, 1], abs=1e-9)
-        assert sum(length.probabilities[: length.bucket]) < 0.5 <= sum(length.probabilities[: length.bucket + 1])
+        assert (
+            sum(length.probabilities[: length.bucket]) < 0.5 <= sum(length.probabilities[: length.bucket + 1])
+        )
 
 
 def test_scores_beyond_the_range_of_exp_are_probabilities(tmp_path):
@@ -143,7 +162,9 @@ class TestShipped:
         for place, indentation, debt, lines in steps:
             for flags in itertools.product((False, True), repeat=len(FLAGS)):
                 seen = dict(zip(FLAGS, flags, strict=True))
-                known = features(place=place, indentation=indentation, bracket_debt=debt, expected_lines=lines, **seen)
+                known = features(
+                    place=place, indentation=indentation, bracket_debt=debt, expected_lines=lines, **seen
+                )
                 length = shipped().length(known, "", "")
                 assert len(length.probabilities) == len(LABELS)
                 assert min(length.probabilities) >= 0
@@ -188,11 +209,16 @@ class TestShipped:
         (data(bias=[float("nan")] * 5), r"bias\.0: Input should be a finite number"),
         (data(marginals={"inside": [0.2] * 5}), "marginals are not those of inside, line_end, fresh_line"),
         (data(marginals=dict.fromkeys(LOOKS, [0.3] * 5)), "no distributions"),
-        ({name: value for name, value in data().items() if name != "multi_line"}, "multi_line: Field required"),
+        (
+            {name: value for name, value in data().items() if name != "multi_line"},
+            "multi_line: Field required",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why_and_what_to_do(content, says, tmp_path):
-    with pytest.raises(InputError, match=rf"length\.json.*{says}.*make it again with .python -m models\.training\.lengths"):
+    with pytest.raises(
+        InputError, match=rf"length\.json.*{says}.*make it again with .python -m models\.training\.lengths"
+    ):
         read_model(write(tmp_path / "length.json", content))
 
 

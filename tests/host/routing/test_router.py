@@ -28,11 +28,15 @@ def features(**changes):
 def facts(dllm=None, ar=None, **changes):
     side = {"ms": 100.0, "in_time": 1.0, "keep": 0.5, "answers": 1e6}
     sides = {"dllm": RouteEstimate(**side | (dllm or {})), "ar": RouteEstimate(**side | (ar or {}))}
-    return PolicyInput(**{"lexemes": 20.0, "chars": 80.0, "sides": sides, "rate": 0.1, "random": random.Random(1)} | changes)
+    return PolicyInput(
+        **{"lexemes": 20.0, "chars": 80.0, "sides": sides, "rate": 0.1, "random": random.Random(1)} | changes
+    )
 
 
 def asked(request=INSIDE, pin="auto", left_ms=NO_DEADLINE_MS, models=MODELS, rows=None, broken=""):
-    return RoutingRequest(request, pin, left_ms, models, dict.fromkeys(models, 128) if rows is None else rows, broken)
+    return RoutingRequest(
+        request, pin, left_ms, models, dict.fromkeys(models, 128) if rows is None else rows, broken
+    )
 
 
 def costs(dllm_ms=2.0, ar_ms=2.0):
@@ -57,8 +61,16 @@ class TestPolicies:
             ("latency", facts(ar={"ms": 10, "in_time": 0.4}, dllm={"in_time": 0.0}), "ar"),
             ("expected_value", facts(ar={"keep": 0.6}), "ar"),
             ("expected_value", facts(dllm={"keep": 0.6}), "dllm"),
-            ("expected_value", facts(dllm={"keep": 0.6}, ar={"ms": 10}), "ar"),  # 8 characters more, 90 ms more
-            ("expected_value", facts(dllm={"keep": 0.6}, ar={"ms": 10}, rate=0.01), "dllm"),  # where time is cheap
+            (
+                "expected_value",
+                facts(dllm={"keep": 0.6}, ar={"ms": 10}),
+                "ar",
+            ),  # 8 characters more, 90 ms more
+            (
+                "expected_value",
+                facts(dllm={"keep": 0.6}, ar={"ms": 10}, rate=0.01),
+                "dllm",
+            ),  # where time is cheap
             ("expected_value", facts(dllm={"keep": 0.9, "in_time": 0.1}), "ar"),
             ("bandit", facts(dllm={"keep": 0.9}), "dllm"),
             ("bandit", facts(ar={"keep": 0.9}), "ar"),
@@ -164,7 +176,9 @@ class TestLimits:
         assert fit(INSIDE) is INSIDE
 
     def test_a_canvas_starts_as_long_as_is_expected(self):
-        request = Request("def f():\n    ", "\n", features=features(block_opened=True, empty_body=True, blank_line=True))
+        request = Request(
+            "def f():\n    ", "\n", features=features(block_opened=True, empty_body=True, blank_line=True)
+        )
         inside = Request("f(", ")\n", features=features(in_arguments=True, right_text=True))
         assert fit(request).canvas_tokens > fit(inside).canvas_tokens > 0
 
@@ -194,7 +208,9 @@ class TestModelsOfOtherSizes:
         for each, name in models.items():
             for tokens in (5, 15, 30, 60, 100):
                 ms = 100.0 if each == route else 1.0
-                latency.learn(cost_name(each, name), LatencySample(64, 6.4, 10, tokens, 6.4 + 10 * ms, Reason.END))
+                latency.learn(
+                    cost_name(each, name), LatencySample(64, 6.4, 10, tokens, 6.4 + 10 * ms, Reason.END)
+                )
         router = Router(policy, latency)
         for request in (INSIDE, FRESH):
             decision = router.decide(asked(request, models=models))

@@ -64,11 +64,17 @@ def test_an_answer_that_is_told_again_is_the_same(stats, path):
 
 def test_everything_that_was_told_is_in_the_row(stats, path):
     shadow = SuggestionEvent(
-        route="dllm", model="m", reason="line", chars=3, total_ms=9.0, after_10s=Persistence(prefix_chars=1, kept_chars=2)
+        route="dllm",
+        model="m",
+        reason="line",
+        chars=3,
+        total_ms=9.0,
+        after_10s=Persistence(prefix_chars=1, kept_chars=2),
     )
     stats.add(batch(answer(1, policy="shadow", propensity=0.5, block=7, first=True, shadow=shadow)))
     (found,) = rows(
-        path, "SELECT policy, propensity, block, first, shown, shadow_route, shadow_kept_10s, shadow_chars FROM answers"
+        path,
+        "SELECT policy, propensity, block, first, shown, shadow_route, shadow_kept_10s, shadow_chars FROM answers",
     )
     assert found == ("shadow", 0.5, 7, 1, 1, "dllm", 2, 3)
 
@@ -109,7 +115,9 @@ def test_a_file_that_another_holds_costs_the_batch_and_no_more(stats, path, monk
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("damage", [lambda _: b"no database " * 400, lambda data: data[:100] + b"\xff" * (len(data) - 100)])
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"no database " * 400, lambda data: data[:100] + b"\xff" * (len(data) - 100)]
+)
 def test_a_damaged_file_is_put_aside_and_begun_anew(path, damage, caplog):
     Stats(path).add(batch(answer(1)))
     path.write_bytes(damage(path.read_bytes()))
@@ -182,7 +190,12 @@ def test_what_was_kept_of_each_length_is_at_most_half_a_minute_old(path):
     stats = Stats(path, lambda: now)
     assert stats.kept("ar", "nano") == ()
     now += KEPT_S
-    told = (kept(1, 10, at=now), kept(2, 0, at=now, typed_chars=3), kept(3, 7, lexemes=99, at=now), answer(4, at=now))
+    told = (
+        kept(1, 10, at=now),
+        kept(2, 0, at=now, typed_chars=3),
+        kept(3, 7, lexemes=99, at=now),
+        answer(4, at=now),
+    )
     useless = (
         answer(9, chars=0, lexemes=0, bucket=2, reason="duplicate", shown=False, at=now),
         answer(10, chars=0, lexemes=0, bucket=2, reason="cancelled", shown=False, at=now),  # nobody knows
@@ -221,7 +234,10 @@ def test_a_line_for_each_route_language_and_bucket(stats, path):
         )
     )
     found = summary(path, 30)
-    assert [(x.route, x.language, x.bucket, x.shown, x.full, x.partly, x.kept_chars, x.per_100_keys) for x in found.lines] == [
+    assert [
+        (x.route, x.language, x.bucket, x.shown, x.full, x.partly, x.kept_chars, x.per_100_keys)
+        for x in found.lines
+    ] == [
         ("dllm", "other", "1-8", 1, 1, 0, 6, 12.0),
         ("ar", "python", "1-8", 3, 1, 1, 24, 12.0),
         ("ar", "python", "17-32", 1, 0, 0, 0, 0.0),
@@ -243,7 +259,11 @@ def test_without_keys_there_is_no_rate(stats, path):
 def test_why_nothing_was_shown_is_counted_and_explained(stats, path):
     nothing = {"shown": False, "chars": 0}
     stats.add(
-        batch(*(answer(i, reason="superseded", **nothing) for i in range(3)), answer(9, reason="empty", **nothing), answer(10))
+        batch(
+            *(answer(i, reason="superseded", **nothing) for i in range(3)),
+            answer(9, reason="empty", **nothing),
+            answer(10),
+        )
     )
     assert [(x.reason, x.count) for x in summary(path, 30).nothing] == [("superseded", 3), ("empty", 1)]
     assert summary(path, 30).nothing[1].explanation == "the model thinks that nothing belongs here"
@@ -256,7 +276,12 @@ def test_only_the_days_that_were_asked_for_count(stats, path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([], ()), ([5.0], (5.0,) * 4), (list(range(1, 101)), (50, 90, 95, 99)), ([3.0, 1.0, 2.0], (2.0, 3.0, 3.0, 3.0))],
+    [
+        ([], ()),
+        ([5.0], (5.0,) * 4),
+        (list(range(1, 101)), (50, 90, 95, 99)),
+        ([3.0, 1.0, 2.0], (2.0, 3.0, 3.0, 3.0)),
+    ],
 )
 def test_percentiles_are_values_that_were_measured(values, expected):
     assert SHARES == (0.5, 0.9, 0.95, 0.99)
@@ -269,7 +294,13 @@ def trial(stats, blocks, chars_of, policy="blocks", ms_of=lambda _: 100.0, **cha
     for block in range(blocks):
         route = coin.choice(ROUTES)
         for i in range(2):
-            known = {"policy": policy, "propensity": 0.5, "block": block + 1, "route": route, "total_ms": ms_of(route)}
+            known = {
+                "policy": policy,
+                "propensity": 0.5,
+                "block": block + 1,
+                "route": route,
+                "total_ms": ms_of(route),
+            }
             known |= {"at": answer(0).at + block / 100, "document": f"{block % 3:x}"}
             answers.append(kept(2 * block + i, chars_of(route, block), **known | changes))
     for start in range(0, len(answers), 100):
@@ -282,7 +313,12 @@ def compared(path, mode="blocks"):
 
 
 def test_a_difference_between_blocks_is_found(stats, path):
-    trial(stats, 400, lambda route, block: (14 if route == "dllm" else 4) + block % 5, ms_of={"ar": 50.0, "dllm": 200.0}.get)
+    trial(
+        stats,
+        400,
+        lambda route, block: (14 if route == "dllm" else 4) + block % 5,
+        ms_of={"ar": 50.0, "dllm": 200.0}.get,
+    )
     found = compared(path)
     assert found.answers == 800
     assert found.kept_chars.low < 10 < found.kept_chars.high
@@ -302,7 +338,9 @@ def test_a_shadow_is_compared_with_what_was_shown_beside_it(stats, path):
     for block in range(60):
         route, other = ("dllm", "ar") if block % 2 else ("ar", "dllm")
         chars = {"dllm": 9 + block % 3, "ar": 4}
-        shadow = SuggestionEvent(route=other, reason="end", after_60s=Persistence(prefix_chars=0, kept_chars=chars[other]))
+        shadow = SuggestionEvent(
+            route=other, reason="end", after_60s=Persistence(prefix_chars=0, kept_chars=chars[other])
+        )
         known = {"policy": "shadow", "propensity": 0.5, "block": block + 1, "route": route, "shadow": shadow}
         stats.add(batch(kept(block, chars[route], **known)))
     found = compared(path, "shadow")
@@ -312,7 +350,9 @@ def test_a_shadow_is_compared_with_what_was_shown_beside_it(stats, path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"first": True}, {"policy": "bandit"}, {"block": 0}, {"shown": False}, {"after_60s": None}], ids=str
+    "changes",
+    [{"first": True}, {"policy": "bandit"}, {"block": 0}, {"shown": False}, {"after_60s": None}],
+    ids=str,
 )
 def test_what_is_no_part_of_the_comparison(stats, path, changes):
     trial(stats, 30, lambda _route, _block: 5, **changes)
@@ -340,7 +380,9 @@ def test_names_are_text_on_the_page_whatever_they_are(stats, path):
     with closing(sqlite3.connect(path)) as base:
         base.execute("UPDATE answers SET language = '<script>alert(1)</script>', route = '\"><img src=x>'")
         base.execute("UPDATE counts SET language = '<b>'")
-        base.execute("INSERT INTO answers (session, number, at, reason, shown, chars) VALUES ('x', 1, 9e9, '<i>', 0, 0)")
+        base.execute(
+            "INSERT INTO answers (session, number, at, reason, shown, chars) VALUES ('x', 1, 9e9, '<i>', 0, 0)"
+        )
         base.commit()
     html = page(summary(path, 30))
     for markup in ("<script", "<img", "<b>", "<i>"):

@@ -1,7 +1,8 @@
 """N-gram drafter: finds earlier occurrences of the last tokens and proposes what followed them.
 
-It searches the text around the cursor, other texts of the request and recent middles. Suffix automata find the longest
-matches, as in SAM decoding (arXiv 2411.10666). Prefix and middle are one text to it, without markers.
+It searches the text around the cursor, other texts of the request and recent middles. Suffix automata find
+the longest matches, as in SAM decoding (arXiv 2411.10666). Prefix and middle are one text to it, without
+markers.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from fimserver.types import unix_lines
 
 TAIL_TOKENS = 16  # of the prefix: what finds the first matches, and what recent middles keep of theirs
 REVOCABLE_TOKENS = 8  # last ones of the prefix: typing changes no others
-BUILD_TOKENS, BUILD_TOKENS_AT_END = 24, 2000  # of texts not yet read: in a pass, and when the middle is done
-MATCHES, BRANCHES = 8, 3  # the longest matches are looked at, and of each the ways that it most often, then last, went on
+BUILD_TOKENS = 24
+BUILD_TOKENS_AT_END = 2000  # of texts not yet read: in a pass, and when the middle is done
+MATCHES = 8
+BRANCHES = 3  # the longest matches are looked at, and of each the ways that it most often, then last, went on
 MANY = 24  # a match with more different continuations is not used
-POOR, SURE = 0.03, 0.98  # chance of what followed no more than white space; and of anything, at most
+POOR = 0.03
+SURE = 0.98  # chance of what followed no more than white space; and of anything, at most
 SPELLED_TOKENS = 4  # first tokens of the middle that may be found as text
 _length = attrgetter("length")
 
@@ -37,20 +41,28 @@ class NGramDrafter:
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
 
-    def __init__(self, vocabulary: Vocabulary, shelf: IndexCache | None = None, window: int = MAX_NODES) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, shelf: IndexCache | None = None, window: int = MAX_NODES
+    ) -> None:
         """``window``: tokens of one draft at most."""
         self.window = window
         self._vocabulary = vocabulary
-        self._banned, self._largest = vocabulary.marker_ids, vocabulary.largest_id
+        self._banned = vocabulary.marker_ids
+        self._largest = vocabulary.largest_id
         self._texts: dict[int, str] = {}  # of tokens
-        self.shelf, self._recents, self._layout = shelf or IndexCache(vocabulary), MiddleHistory(), Layout(vocabulary)
+        self.shelf = shelf or IndexCache(vocabulary)
+        self._recents = MiddleHistory()
+        self._layout = Layout(vocabulary)
         self._elsewhere = RequestSources(vocabulary)
-        self._own, self._suffix, self._suffix_ids = SuffixAutomaton(), SuffixAutomaton(), list[int]()
+        self._own = SuffixAutomaton()
+        self._suffix = SuffixAutomaton()
+        self._suffix_ids = list[int]()
         self._state: DecodeState | None = None
         self._readers: list[AutomatonCursor] = []
         self._spelled: list[Match] = []
         self._spelled_at = 0  # tokens of the middle there were
-        self._seen, self._tail = 0, ""  # tokens of the middle; the last characters before and of it
+        self._seen = 0
+        self._tail = ""  # tokens of the middle; the last characters before and of it
         self._blank = True  # the last token is white space
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
@@ -62,7 +74,10 @@ class NGramDrafter:
         return choose(self._guesses(), min(size, self.window)) if size > 0 else []
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Index more text. At the end of a middle this takes some milliseconds, so the answer should be sent before."""
+        """Index more text.
+
+        At the end of a middle this takes some milliseconds, so the answer should be sent before.
+        """
         if ended:
             self._remember(state)
         else:
@@ -83,22 +98,33 @@ class NGramDrafter:
             self._read(self._clean(new))
 
     def _open(self, state: DecodeState) -> None:
-        self._state, self._seen = state, 0
-        prefix, suffix = self._clean(state.prefix), self._clean(state.suffix)
-        before, same_suffix = self._own, suffix == self._suffix_ids
+        self._state = state
+        self._seen = 0
+        prefix = self._clean(state.prefix)
+        suffix = self._clean(state.suffix)
+        before = self._own
+        same_suffix = suffix == self._suffix_ids
         self._own = before.retell(prefix, REVOCABLE_TOKENS)
         if not same_suffix:
-            self._suffix_ids, self._suffix = suffix, SuffixAutomaton()
+            self._suffix_ids = suffix
+            self._suffix = SuffixAutomaton()
             self._suffix.extend(suffix)
-        self._elsewhere.open(state.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix)
+        self._elsewhere.open(
+            state.request, prefix, suffix, same_start=self._own is before, same_suffix=same_suffix
+        )
         texts = self._elsewhere.texts()
-        sources = [(self._suffix, "ngram.suffix"), *((automaton, "ngram.recent") for automaton in self._recents.automata)]
+        sources = [
+            (self._suffix, "ngram.suffix"),
+            *((automaton, "ngram.recent") for automaton in self._recents.automata),
+        ]
         sources += zip(self.shelf.want(texts), texts.values(), strict=True)
         self._readers = [AutomatonCursor(automaton, kind) for automaton, kind in sources]
         for reader in self._readers:
             reader.read(prefix[-TAIL_TOKENS:])
         self._layout.open(state.request.prefix, state.request.suffix)
-        self._tail, self._spelled, self._spelled_at = unix_lines(state.request.prefix[-LONGEST:]), [], -1
+        self._tail = unix_lines(state.request.prefix[-LONGEST:])
+        self._spelled = []
+        self._spelled_at = -1
 
     def _read(self, tokens: list[int]) -> None:
         self._own.extend(tokens, revocable=True)
@@ -122,7 +148,8 @@ class NGramDrafter:
             yield from self._ways(own, state, own.lengths[state], "ngram.file", own.counts[state] - 1)
         live = [reader for reader in self._readers if reader.length]
         for reader in nlargest(MATCHES, live, key=_length) if len(live) > MATCHES else live:
-            automaton, state = reader.automaton, reader.state
+            automaton = reader.automaton
+            state = reader.state
             while state > 0 and not automaton.nexts[state]:
                 state = automaton.links[state]
             if state > 0:
@@ -135,19 +162,28 @@ class NGramDrafter:
         yield from self._spelled
         yield from self._layout.guesses()
 
-    def _ways(self, automaton: SuffixAutomaton, state: int, length: int, kind: str, places: int) -> list[Match]:
+    def _ways(
+        self, automaton: SuffixAutomaton, state: int, length: int, kind: str, places: int
+    ) -> list[Match]:
         """How a text went on in the ``places`` where it ended like ``state``."""
-        counts, ends, ways = automaton.counts, automaton.ends, automaton.nexts[state]
+        counts = automaton.counts
+        ends = automaton.ends
+        ways = automaton.nexts[state]
         if len(ways) > MANY:
             return []
         weight = places + DOUBTS[kind][min(length, REACH)] + SPREAD * (len(ways) - 1)
         children = list(ways.values())
         if len(children) > 1:
-            children = sorted(children, key=lambda child: (counts[child], ends[child]), reverse=True)[:BRANCHES]
+            children = sorted(children, key=lambda child: (counts[child], ends[child]), reverse=True)[
+                :BRANCHES
+            ]
         if length == 1 and self._blank:
             weight = max(weight, places / POOR)
         # Counts are a little off where a state has more than ``CHAIN`` above it.
-        return [Match(min(SURE, counts[child] / weight), kind, automaton.ids, ends[child], length) for child in children]
+        return [
+            Match(min(SURE, counts[child] / weight), kind, automaton.ids, ends[child], length)
+            for child in children
+        ]
 
     def _text(self, token: int) -> str:
         text = self._texts.get(token)
@@ -156,8 +192,12 @@ class NGramDrafter:
         return text
 
     def _clean(self, ids: list[int]) -> list[int]:
-        """``ids`` with ``NO_TOKEN`` where one is no text token: no match crosses it and nothing is drafted from it."""
-        banned, largest = self._banned, self._largest
+        """``ids`` with ``NO_TOKEN`` where one is no text token.
+
+        No match crosses it and nothing is drafted from it.
+        """
+        banned = self._banned
+        largest = self._largest
         if ids and (min(ids) < 0 or max(ids) > largest or not banned.isdisjoint(ids)):
             return [token if 0 <= token <= largest and token not in banned else NO_TOKEN for token in ids]
         return list(ids)

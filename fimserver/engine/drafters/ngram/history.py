@@ -28,7 +28,8 @@ class MiddleHistory:
         if not middle or ids in self._known:
             return
         if self._count == RECENT:
-            self.automata, self._count = (SuffixAutomaton(), self.automata[0]), 0
+            self.automata = (SuffixAutomaton(), self.automata[0])
+            self._count = 0
         self.automata[0].extend(ids)
         self._count += 1
         self._known.append(ids)

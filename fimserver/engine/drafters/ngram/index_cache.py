@@ -27,17 +27,24 @@ class _Volume:
 
 
 class IndexCache:
-    """Automata by text. The least recently requested are dropped first; requested ones are built in the order of the request."""
+    """Automata by text.
+
+    The least recently requested are dropped first; requested ones are built in the order of the request.
+    """
 
     def __init__(self, vocabulary: Vocabulary, max_tokens: int = MAX_TOKENS) -> None:
-        self._vocabulary, self._max_tokens = vocabulary, max_tokens
+        self._vocabulary = vocabulary
+        self._max_tokens = max_tokens
         self._volumes: OrderedDict[str, _Volume] = OrderedDict()
         self._wanted = 0  # so many of the last volumes
         self._unread: deque[_Volume] = deque()  # of the wanted ones
         self.tokens = 0  # in all automata
 
     def want(self, texts: Iterable[str]) -> list[SuffixAutomaton]:
-        """The automata of ``texts``, as far as they are built; they grow later. Texts of earlier calls may be dropped."""
+        """The automata of ``texts``, as far as they are built; they grow later.
+
+        Texts of earlier calls may be dropped.
+        """
         volumes = [self._volumes.get(text) or _Volume(text) for text in dict.fromkeys(texts) if text]
         for volume in volumes:
             self._volumes[volume.text] = volume
@@ -49,7 +56,10 @@ class IndexCache:
         return [volume.automaton for volume in volumes]
 
     def build(self, tokens: int) -> bool:
-        """Read about ``tokens`` more tokens of the requested texts. Returns whether anything is left to read."""
+        """Read about ``tokens`` more tokens of the requested texts.
+
+        Returns whether anything is left to read.
+        """
         while tokens > 0 and self._unread and self._has_room():
             volume = self._unread[0]
             ids = self._vocabulary.encode(_piece(volume, tokens * _TOKEN_CHARS))
@@ -72,7 +82,8 @@ class IndexCache:
 
 def _piece(volume: _Volume, chars: int) -> str:
     """The next ``chars`` characters or fewer, up to a line end if there is one."""
-    start, end = volume.chars, volume.chars + chars
+    start = volume.chars
+    end = volume.chars + chars
     if end < len(volume.text):
         line_end = volume.text.rfind("\n", start + 1, end)
         end = line_end if line_end > 0 else end

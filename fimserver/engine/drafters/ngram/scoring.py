@@ -1,7 +1,7 @@
 """Scores of matches by length, and the choice of draft tokens by score.
 
-The numbers were fitted on Python packages that are not among the evaluation packages (``bench/oracle.py``); they order
-drafts. The acceptance rate of a grade is measured while serving.
+The numbers were fitted on Python packages that are not among the evaluation packages (``bench/oracle.py``);
+they order drafts. The acceptance rate of a grade is measured while serving.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ FLOOR = 0.01  # a token that is less likely than this to be reached is not draft
 SPREAD = 3.0  # doubt that each further continuation adds
 REACH = 48  # longer matches are worth no more
 TWIN = 0.25  # chance that the second best way to go on from a token is the right one, that token granted
-# The doubt about a match of 1, 2, ... tokens, in occurrences: one continuation seen once is right with 1 / (1 + doubt).
+# The doubt about a match of 1, 2, ... tokens, in occurrences: one continuation seen once is right with 1 / (1
+# + doubt).
 _DOUBTS = {
     "ngram.file": (2.5, 1.35, 0.95, 0.6, 0.55, 0.47, 0.4, 0.28, 0.25, 0.25, 0.25, 0.25, 0.2, 0.2, 0.18, 0.12),
     "ngram.suffix": (3.6, 1.25, 0.87, 0.5, 0.5, 0.45, 0.3, 0.27, 0.22, 0.2, 0.2, 0.2, 0.2, 0.2, 0.18, 0.12),
@@ -35,7 +36,10 @@ DOUBTS = {source: (9.0, *d, *d[-1:] * (REACH + MAX_NODES - len(d))) for source, 
 
 
 class Match(NamedTuple):
-    """``ids[at:]`` may follow, because it followed the same ``length`` tokens before. ``chance``: of its first token."""
+    """``ids[at:]`` may follow, because it followed the same ``length`` tokens before.
+
+    ``chance``: of its first token.
+    """
 
     chance: float
     source: str
@@ -59,7 +63,10 @@ _GRADES = {source: tuple(map(grade, chances)) for source, chances in _CHANCES.it
 
 
 def choose(guesses: Iterable[Match], size: int) -> list[Draft]:
-    """Drafts of at most ``size`` tokens, likeliest first, none a prefix of another: the likeliest ``MAX_NODES`` tokens."""
+    """Drafts of at most ``size`` tokens, likeliest first, none a prefix of another.
+
+    The likeliest ``MAX_NODES`` tokens.
+    """
     by_token: dict[int, list[Match]] = {}
     for guess in guesses:
         by_token.setdefault(guess.ids[guess.at], []).append(guess)
@@ -70,18 +77,25 @@ def choose(guesses: Iterable[Match], size: int) -> list[Draft]:
     rows = [_tokens(guess, min(size, MAX_NODES)) for guess in chosen]
     rows = [row[:n] for row, n in zip(rows, _share(chosen, rows), strict=True)]
     return [
-        _draft(guess, row) for i, (guess, row) in enumerate(zip(chosen, rows, strict=True)) if row and not _covered(i, rows)
+        _draft(guess, row)
+        for i, (guess, row) in enumerate(zip(chosen, rows, strict=True))
+        if row and not _covered(i, rows)
     ]
 
 
 def _merged(same: list[Match]) -> list[Match]:
-    """Guesses of one first token support each other. The longest match is continued, and one that then goes on otherwise."""
+    """Guesses of one first token support each other.
+
+    The longest match is continued, and one that then goes on otherwise.
+    """
     miss = 1.0
     for guess in same:
         miss *= 1.0 - guess.chance
     same.sort(key=_strength, reverse=True)
     first = same[0]
-    twins = (guess._replace(chance=TWIN * (1.0 - miss)) for guess in same[1:] if _second(guess) != _second(first))
+    twins = (
+        guess._replace(chance=TWIN * (1.0 - miss)) for guess in same[1:] if _second(guess) != _second(first)
+    )
     return [first._replace(chance=1.0 - miss), *islice(twins, 1)]
 
 
@@ -91,8 +105,11 @@ def _second(guess: Match) -> int:
 
 def _covered(i: int, rows: list[tuple[int, ...]]) -> bool:
     """Whether a row is a prefix of another one, or the same as an earlier one."""
-    row, length = rows[i], len(rows[i])
-    return any(other[:length] == row and (len(other) > length or j < i) for j, other in enumerate(rows) if j != i)
+    row = rows[i]
+    length = len(rows[i])
+    return any(
+        other[:length] == row and (len(other) > length or j < i) for j, other in enumerate(rows) if j != i
+    )
 
 
 def _tokens(guess: Match, size: int) -> tuple[int, ...]:
@@ -102,17 +119,23 @@ def _tokens(guess: Match, size: int) -> tuple[int, ...]:
 
 def _draft(guess: Match, tokens: tuple[int, ...]) -> Draft:
     known = min(guess.length, REACH)
-    return Draft(guess.source, tokens, (grade(guess.chance), *_GRADES[guess.source][known + 1 : known + len(tokens)]))
+    return Draft(
+        guess.source, tokens, (grade(guess.chance), *_GRADES[guess.source][known + 1 : known + len(tokens)])
+    )
 
 
 def _share(guesses: list[Match], rows: list[tuple[int, ...]]) -> list[int]:
     """How many tokens of each row to keep: always the token next that is likeliest to be reached."""
     heap = [(-guess.chance, i) for i, guess in enumerate(guesses)]
-    lengths, left = [0] * len(heap), MAX_NODES
+    lengths = [0] * len(heap)
+    left = MAX_NODES
     while heap and left:
         minus, i = heappop(heap)
         rival = min(heap[0][0], -FLOOR) if heap else -FLOOR
-        chances, known, length, room = _CHANCES[guesses[i].source], min(guesses[i].length, REACH), lengths[i], len(rows[i])
+        chances = _CHANCES[guesses[i].source]
+        known = min(guesses[i].length, REACH)
+        length = lengths[i]
+        room = len(rows[i])
         while left and length < room and minus <= rival:
             length += 1
             left -= 1

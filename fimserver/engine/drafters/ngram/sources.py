@@ -22,14 +22,23 @@ class RequestSources:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._left, self._right, self._head = "", "", ""
-        self._before, self._after = list[str](), list[str]()  # chunks of the file left and right of the prompt, nearest first
+        self._left = ""
+        self._right = ""
+        self._head = ""
+        self._before = list[str]()
+        self._after = list[str]()  # chunks of the file left and right of the prompt, nearest first
         self._snippets: tuple[Snippet, ...] = ()
         self._snippet_texts: list[str] = []
 
-    def open(self, request: Request, prefix: list[int], suffix: list[int], *, same_start: bool, same_suffix: bool) -> None:
-        """A new request. The prompt shows ``prefix`` and ``suffix`` of it; whether they begin like those before."""
-        self._left, right = unix_lines(request.prefix), unix_lines(request.suffix)
+    def open(
+        self, request: Request, prefix: list[int], suffix: list[int], *, same_start: bool, same_suffix: bool
+    ) -> None:
+        """A new request.
+
+        The prompt shows ``prefix`` and ``suffix`` of it; whether they begin like those before.
+        """
+        self._left = unix_lines(request.prefix)
+        right = unix_lines(request.suffix)
         if not same_start or not self._left.startswith(self._head):
             self._head = self._left[: max(0, len(self._left) - self._chars(prefix))]
             self._before = chunks(self._head)[::-1]
@@ -47,7 +56,10 @@ class RequestSources:
         return kinds
 
     def places(self, recent: Iterable[str]) -> list[SearchText]:
-        """Where characters are looked for: in ``recent`` texts, the file and the snippets, as far as there is time."""
+        """Where characters are looked for.
+
+        In ``recent`` texts, the file and the snippets, as far as there is time.
+        """
         first = [*map(SearchText, recent), SearchText(self._left), SearchText(self._right, nearest=True)]
         places = [*first, *map(SearchText, self._snippet_texts)]
         chars = accumulate(len(place.text) for place in places)

@@ -1,7 +1,9 @@
-"""Suffix automaton over token ids: finds where the end of a text occurred before, and what followed (Blumer et al. 1985).
+"""Suffix automaton over token ids.
 
-It grows token by token. Each state represents the substrings that end at the same positions; its link leads to the longest
-of their suffixes that ends at more positions.
+Finds where the end of a text occurred before, and what followed (Blumer et al. 1985).
+
+It grows token by token. Each state represents the substrings that end at the same positions; its link leads
+to the longest of their suffixes that ends at more positions.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ class _Undo(NamedTuple):
 
 
 class SuffixAutomaton:
-    """``ids``, and of each state: what may follow, its link, its longest length, its latest end, how often it stands there.
+    """``ids``, and of each state.
+
+    What may follow, its link, its longest length, its latest end, how often it stands there.
 
     ``ends[s]`` is the index of the last token of the most recent place. Amortised O(1) a token.
     """
@@ -34,7 +38,10 @@ class SuffixAutomaton:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.nexts: list[dict[int, int]] = [{}]
-        self.links, self.lengths, self.ends, self.counts = [-1], [0], [-1], [0]
+        self.links = [-1]
+        self.lengths = [0]
+        self.ends = [-1]
+        self.counts = [0]
         self.last = 0
         self._undo: list[_Undo] = []  # for the last tokens of ``ids``
 
@@ -45,10 +52,16 @@ class SuffixAutomaton:
 
     def extend(self, tokens: Sequence[int], *, revocable: bool = False) -> None:
         """Append ``tokens``. What is not revocable cannot be rewound, nor what stands before it."""
-        nexts, links, lengths, ends, counts = self.nexts, self.links, self.lengths, self.ends, self.counts
+        nexts = self.nexts
+        links = self.links
+        lengths = self.lengths
+        ends = self.ends
+        counts = self.counts
         last = self.last
         for at, token in enumerate(tokens, len(self.ids)):
-            state, new, split = last, len(nexts), -1
+            state = last
+            new = len(nexts)
+            split = -1
             nexts.append({})
             lengths.append(at + 1)
             ends.append(at)
@@ -58,7 +71,8 @@ class SuffixAutomaton:
                 state = links[state]
             above = 0 if state < 0 else nexts[state][token]
             if state >= 0 and lengths[state] + 1 != lengths[above]:
-                split, above = above, new + 1
+                split = above
+                above = new + 1
                 links.append(above)
                 self._clone(split, state, token)
             else:
@@ -79,7 +93,8 @@ class SuffixAutomaton:
 
     def _clone(self, split: int, state: int, token: int) -> None:
         """Part the short substrings of ``split``, those that come from ``state``, from its long ones."""
-        nexts, links = self.nexts, self.links
+        nexts = self.nexts
+        links = self.links
         clone = len(nexts)
         nexts.append(nexts[split].copy())
         self.lengths.append(self.lengths[state] + 1)
@@ -90,8 +105,12 @@ class SuffixAutomaton:
         self._redirect(state, token, split, clone)
 
     def _redirect(self, state: int, token: int, old: int, new: int) -> int:
-        """From ``state`` upwards, let ``token`` lead to ``new`` where it led to ``old``. Returns the first state left alone."""
-        nexts, links = self.nexts, self.links
+        """From ``state`` upwards, let ``token`` lead to ``new`` where it led to ``old``.
+
+        Returns the first state left alone.
+        """
+        nexts = self.nexts
+        links = self.links
         while state >= 0 and nexts[state].get(token) == old:
             nexts[state][token] = new
             state = links[state]
@@ -105,7 +124,10 @@ class SuffixAutomaton:
             self._forget(self.ids.pop(), self._undo.pop())
 
     def _forget(self, token: int, undo: _Undo) -> None:
-        nexts, links, state, above = self.nexts, self.links, undo.last, self.links[self.last]
+        nexts = self.nexts
+        links = self.links
+        state = undo.last
+        above = self.links[self.last]
         for end in undo.ends:
             self.ends[above] = end
             self.counts[above] -= 1
@@ -121,7 +143,10 @@ class SuffixAutomaton:
         self.last = undo.last
 
     def retell(self, ids: list[int], revocable: int) -> SuffixAutomaton:
-        """This automaton over ``ids``, if enough of it can be kept; else a new one. The last ``revocable`` can be rewound."""
+        """This automaton over ``ids``, if enough of it can be kept; else a new one.
+
+        The last ``revocable`` can be rewound.
+        """
         floor = self.floor
         if not floor or self.ids[:floor] != ids[:floor]:
             fresh = SuffixAutomaton()
@@ -140,20 +165,27 @@ class AutomatonCursor:
     __slots__ = ("automaton", "kind", "length", "state")
 
     def __init__(self, automaton: SuffixAutomaton, kind: str) -> None:
-        self.automaton, self.kind = automaton, kind
+        self.automaton = automaton
+        self.kind = kind
         self.state = self.length = 0
 
     def read(self, tokens: Sequence[int]) -> None:
         """The followed text grew. The automaton may have grown as well."""
-        nexts, links, lengths = self.automaton.nexts, self.automaton.links, self.automaton.lengths
-        state, length = self.state, self.length
+        nexts = self.automaton.nexts
+        links = self.automaton.links
+        lengths = self.automaton.lengths
+        state = self.state
+        length = self.length
         for token in tokens:
             while state and (token not in nexts[state] or lengths[links[state]] >= length):
-                state = links[state]  # the text does not go on like this, or the state was split below the match
+                state = links[
+                    state
+                ]  # the text does not go on like this, or the state was split below the match
                 length = min(length, lengths[state])
             if token >= 0 and token in nexts[state]:
                 state = nexts[state][token]
                 length += 1
             else:
                 state = length = 0
-        self.state, self.length = state, length
+        self.state = state
+        self.length = length

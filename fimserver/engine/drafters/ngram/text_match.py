@@ -1,7 +1,7 @@
 """Matches by characters, for the first tokens of a middle.
 
-At the cursor the tokens of the prefix end where those of a whole file would not: after ``self.`` a file goes on with
-``.name``, a middle with ``name``. So the first tokens of a middle are searched for as text.
+At the cursor the tokens of the prefix end where those of a whole file would not: after ``self.`` a file goes
+on with ``.name``, a middle with ``name``. So the first tokens of a middle are searched for as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from fimserver.engine.vocabulary import Vocabulary
 
 SOURCE = "ngram.text"
 LONGEST = 32  # characters
-_CHANCES = {LONGEST: 0.75, 24: 0.6, 16: 0.45, 12: 0.42, 8: 0.3, 5: 0.25, 3: 0.25}  # by characters found, fitted
+_CHANCES = {
+    LONGEST: 0.75,
+    24: 0.6,
+    16: 0.45,
+    12: 0.42,
+    8: 0.3,
+    5: 0.25,
+    3: 0.25,
+}  # by characters found, fitted
 _SHOWN_CHARS = 40
 _MAX_GUESSES = 3
 _TOKEN_CHARS = 3

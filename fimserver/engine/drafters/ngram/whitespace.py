@@ -1,7 +1,8 @@
 """Line ends, indentation and closing brackets, drafted by rule.
 
-One rule for all languages that indent: a line that leaves a bracket or a block open is followed by a deeper one, a line
-that leaves the block by a shallower one, any other by an equal one; and a bracket that a line opened is closed on that line.
+One rule for all languages that indent: a line that leaves a bracket or a block open is followed by a deeper
+one, a line that leaves the block by a shallower one, any other by an equal one; and a bracket that a line
+opened is closed on that line.
 """
 
 from __future__ import annotations
@@ -18,9 +19,22 @@ _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _BRACKET = re.compile(r"[()\[\]{}]")
 _LEAVES = re.compile(r"\s*(return|raise|break|continue|pass)\b")
 # How often a line ends after this character, fitted with the evidence; any other: seldom.
-_ENDS = {":": 0.56, ")": 0.38, "}": 0.4, '"': 0.09, ",": 0.3, ";": 0.6, "{": 0.6, "]": 0.26, "'": 0.06, ".": 0.2}
-_SELDOM, _DOCSTRING = 0.03, 0.65
-_CLOSES, _OPENS = 0.13, 0.2  # a name inside of brackets is the last thing in them; a line ends after an opener
+_ENDS = {
+    ":": 0.56,
+    ")": 0.38,
+    "}": 0.4,
+    '"': 0.09,
+    ",": 0.3,
+    ";": 0.6,
+    "{": 0.6,
+    "]": 0.26,
+    "'": 0.06,
+    ".": 0.2,
+}
+_SELDOM = 0.03
+_DOCSTRING = 0.65
+_CLOSES = 0.13
+_OPENS = 0.2  # a name inside of brackets is the last thing in them; a line ends after an opener
 _INDENTS = 0.6  # an empty line begins where the rule says
 
 
@@ -30,7 +44,8 @@ class Layout:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._known: dict[str, tuple[int, ...]] = {}  # ids of white space and closers, by their text
-        # Where a line end and the white space after it are one token, a line end by itself comes before another one.
+        # Where a line end and the white space after it are one token, a line end by itself comes before
+        # another one.
         self._joined = len(vocabulary.encode("\n    x")) == len(vocabulary.encode("\nx"))
         self.open("", "")
 
@@ -39,7 +54,8 @@ class Layout:
         lines = unix_lines(prefix[-SEEN_CHARS:]).split("\n")
         self._unit = _unit(lines)
         self._right = suffix[:1]
-        self._line, self._before = "", next((line for line in reversed(lines[:-1]) if line.strip()), "")
+        self._line = ""
+        self._before = next((line for line in reversed(lines[:-1]) if line.strip()), "")
         self._open: list[str] = []  # closers of the brackets that the line opened, innermost last
         self.read(lines[-1])
 
@@ -48,7 +64,8 @@ class Layout:
         *whole, rest = text.split("\n")
         for line in whole:
             self._before = self._line + line if (self._line + line).strip() else self._before
-            self._line, self._open = "", []
+            self._line = ""
+            self._open = []
         self._line += rest
         for bracket in _BRACKET.findall(rest):
             if bracket in _CLOSERS:
@@ -63,7 +80,13 @@ class Layout:
         last = self._line[-1]
         below = "\n" + self._indent(self._line, self._open)
         if not self._open:
-            chance = _DOCSTRING if self._line.endswith(('"""', "'''")) else _SELDOM if last.isalnum() else _ENDS.get(last, 0.0)
+            chance = (
+                _DOCSTRING
+                if self._line.endswith(('"""', "'''"))
+                else _SELDOM
+                if last.isalnum()
+                else _ENDS.get(last, 0.0)
+            )
             return self._white(chance, below) if chance else []
         if last in _CLOSERS:
             return self._white(_OPENS, below)
@@ -76,7 +99,8 @@ class Layout:
         if text not in self._known:
             if len(self._known) > 1000:
                 self._known.clear()
-            # White space is cut otherwise before a word than at an end, so there is a word, which is cut off again.
+            # White space is cut otherwise before a word than at an end, so there is a word, which is cut off
+            # again.
             self._known[text] = tuple(self._vocabulary.encode(text + "x")[:-1])
         ids = self._known[text]
         return [Match(chance, SOURCE, ids, 0, 0)] if ids else []
