@@ -6,7 +6,6 @@ an editor adds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fimserver.errors import InputError
 from fimserver.json_body import RequestBody, read_json
 from fimserver.reasons import Reason
+from fimserver.sse import server_sent
 from fimserver.types import (
     MAX_DEADLINE_MS,
     MAX_TOKENS,
@@ -169,16 +169,6 @@ class Usage(_Frozen):
     drafting: Drafting | None = None  # of the ar route
 
 
-# Line ends for many readers, httpx among them; JSON leaves them as they are.
-LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
-
-
-def server_sent(event: dict[str, Any]) -> bytes:
-    """Encode an event of a stream as one line."""
-    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return b"data: " + data.translate(LINE_ENDS).encode("utf-8", "replace") + b"\n\n"
-
-
 class _Choice(_Frozen):
     index: int = 0
     text: str = ""
@@ -216,9 +206,6 @@ class CompletionChunk(_Frozen):
         if self.error:
             event["error"] = {"message": self.error}
         return server_sent(event)
-
-
-DONE = b"data: [DONE]\n\n"
 
 
 class _Event(BaseModel):

@@ -19,7 +19,8 @@ from fimserver.ab.items.spans import Cut, cut_spans, read_spans
 from fimserver.ab.items.traces import Trace, read_trace
 from fimserver.ab.replay.keystrokes import rows as rows_of_replay
 from fimserver.ab.replay.keystrokes import timelines
-from fimserver.ab.replay.replay import Replayed, replay
+from fimserver.ab.replay.outcome import Replayed
+from fimserver.ab.replay.replay import replay
 from fimserver.ab.report.environment import environment
 from fimserver.ab.report.page import write_page
 from fimserver.ab.report.table import progress

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from fimserver.ab.analysis.metrics import score
 from fimserver.ab.arms.arm import ArmAnswer, Runner
-from fimserver.ab.items.spans import Span, parses
+from fimserver.ab.items.parsing import parses
+from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import PairedRow, Result, Side
 from fimserver.errors import FimError, InputError
 from fimserver.lengths import lexemes

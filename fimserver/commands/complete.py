@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fimserver.errors import FimError, InputError, ModelError, NonFiniteError
 from fimserver.front.syntax.features import features
-from fimserver.host.jobs import EngineSource, Job, run_job
+from fimserver.host.job import EngineSource, Job
+from fimserver.host.jobs import run_job
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.paths import latency_path

@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fimserver.engine.fused import FusedModel, Linear
+from fimserver.engine.fused import FusedModel
 from fimserver.engine.kv import KVBuffer
+from fimserver.engine.layers import Linear
 from fimserver.errors import LoadError
 
 KIND = "canvas adapter"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fimserver.cards import Card
 from fimserver.engine.fused import FusedModel, FusedWeights
 from fimserver.engine.int8 import is_exact
 from fimserver.engine.int8_model import int8_weights
+from fimserver.engine.native_model import _quantize_int8, how_to_mend, native_model
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.engine.weights.arithmetic import choose
@@ -36,7 +37,6 @@ from fimserver.types import Deadline
 
 MANIFEST = "manifest.json"
 _HASHES = platformdirs.user_cache_path("fimserver") / "hashes.json"
-_HARMLESS = "rotary_emb.inv_freq"  # a buffer that old checkpoints stored; it is computed
 _PROBE_TEXT = "def add(a, b):\n    return a + b\n"
 
 
@@ -84,7 +84,7 @@ def _load_native(
         checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
     vocabulary = Vocabulary(checkpoint.tokenizer(), card)
     dtype = torch.float32 if device.type == "cpu" and arithmetic != "bf16" else torch.bfloat16
-    model = _native(card, folder, checkpoint, device, dtype)
+    model = native_model(card, folder, checkpoint, device, dtype)
     if arithmetic == "int8":
         _quantize_int8(model)
     positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
@@ -184,13 +184,13 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
     for name, wanted in expected.items():
         path = folder / name
         if not path.is_file():
-            raise LoadError(f"{card.name}: {path} is missing: {_again(card)}")
+            raise LoadError(f"{card.name}: {path} is missing: {how_to_mend(card)}")
         key = _key(path)
         if known.get(key) == wanted:
             continue
         if sha256(path) != wanted:
             raise LoadError(
-                f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {_again(card)}"
+                f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {how_to_mend(card)}"
             )
         known[key] = wanted
     _write_json(_HASHES, known)
@@ -227,7 +227,7 @@ def _probe_int8(loaded: Loaded) -> None:
 
 def _not_finite(card: Card) -> LoadError:
     return LoadError(
-        f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {_again(card)}"
+        f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {how_to_mend(card)}"
     )
 
 
@@ -239,40 +239,6 @@ def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
         raise LoadError(
             f"{card.name}: {what} does not fit an embedding of {rows} rows: tokenizer of another model?"
         )
-
-
-def _native(
-    card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
-) -> Any:
-    from safetensors import SafetensorError  # noqa: PLC0415 - transformers' part of the program, not that of int8
-
-    try:
-        model, info = checkpoint.native(device, dtype)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise LoadError(
-            f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {_again(card)}"
-        ) from None
-    for problem in _problems(info):
-        raise LoadError(f"{card.name}: {problem}: {_again(card)}")
-    return model.eval().requires_grad_(False)
-
-
-def _problems(info: Mapping[str, Any]) -> Iterator[str]:
-    """What a strict load would have refused, one line each."""
-    for kind, text in (("missing_keys", "lacks tensor"), ("unexpected_keys", "has an unknown tensor"),
-                       ("mismatched_keys", "has a tensor of another shape:")):  # fmt: skip
-        for key in sorted(map(str, info.get(kind, ()))):
-            if _HARMLESS not in key:
-                yield f"the checkpoint {text} {key}"
-    yield from map(str, info.get("error_msgs", ()))
-
-
-def _quantize_int8(model: Any) -> None:
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: PLC0415 - optional
-    except ImportError:
-        raise LoadError("int8 needs torchao: `pip install 'fimserver[int8]'`") from None
-    quantize_(model, Int8WeightOnlyConfig())
 
 
 def _expected_hashes(card: Card, folder: Path) -> Mapping[str, str]:
@@ -297,13 +263,3 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
         part.replace(path)
     except OSError:
         pass
-
-
-def _again(card: Card) -> str:
-    return f"run `fimserver models get {card.name}`" if card.hub else "reinstall fimserver"
-
-
-def _line(error: BaseException) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).splitlines()[0][:160]}" if str(error) else type(error).__name__
-    )

@@ -105,7 +105,11 @@ class FakeNetwork:
         self.logits = logits
 
     def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,  # noqa: ARG002 - the protocol
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
     ) -> torch.Tensor:
         self.hidden = torch.zeros(len(ids), len(logits_of), 1)
         return torch.stack([self._rows(branch, kv.start, logits_of) for branch in ids])

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-from fimserver.host.jobs import EngineSource, Job, run_job
+from fimserver.host.job import EngineSource, Job
+from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router, cost_name
 from fimserver.host.scheduler import Scheduler
 from fimserver.types import ROUTES, Deadline, Request, Route, StopRule

@@ -6,76 +6,25 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
+from fimserver.host.job import DeviceLostError, EngineSource, Job
 from fimserver.host.routing.latency import LatencySample
 from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Deadline, Decision, Request, Route, RoutePin, ms_since, other
+from fimserver.types import ROUTES, Deadline, Decision, Request, Route, ms_since, other
 from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
 log = logging.getLogger("fimserver.host")
-Key = tuple[str, str]  # session and document
-Sink = Callable[[CompletionChunk | None], None]  # ``None`` is the end
 CANDIDATE_TEMPERATURE = 0.6
 UNABLE = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY, Reason.NON_FINITE})
-
-
-class EngineSource(Protocol):
-    """Where engines come from: ``ModelPool``, or a fake."""
-
-    def engine(self, route: Route) -> Engine:
-        """The engine of a route, loaded. Raises ``FimError``."""
-        ...
-
-    def served(self) -> Mapping[Route, str]:
-        """The name of each route's model."""
-        ...
-
-
-@dataclass
-class Job:
-    """A request in the queue or running. ``superseded`` is set when a newer one replaced it."""
-
-    key: Key
-    request: Request
-    pin: RoutePin
-    budget: Deadline
-    sink: Sink
-    choices: int = 1
-    stops: tuple[str, ...] = ()
-    warm: bool = False
-    idle: bool = False
-    explicit: bool = False  # the user asked for it, so it ends a pause
-    preview: bool = False  # the canvas of each step is wanted, too
-    superseded: bool = False
-    overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
-    received: float = field(default_factory=time.perf_counter)
-
-    @property
-    def route(self) -> Literal["", "dllm", "ar"]:
-        """The route that was asked for; empty where it is the policy's choice."""
-        return "" if self.pin == "auto" else self.pin
-
-    def cancel(self, *, superseded: bool = False) -> None:
-        """Stop within one forward pass."""
-        self.superseded = self.superseded or superseded
-        self.budget.cancelled.set()
-
-    def named(self, reason: Reason | None) -> Reason | None:
-        """``reason``, with SUPERSEDED for a cancellation by a newer request."""
-        return Reason.SUPERSEDED if reason is Reason.CANCELLED and self.superseded else reason
-
-
-class DeviceLostError(Exception):
-    """The device cannot be used any more in this process."""
 
 
 def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk]:

@@ -21,7 +21,7 @@ from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
 from fimserver.host.http.connections import Connection, quiet_loop
 from fimserver.host.http.state import Host
-from fimserver.host.jobs import EngineSource
+from fimserver.host.job import EngineSource
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler

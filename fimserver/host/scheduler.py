@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
-from fimserver.host.jobs import DeviceLostError, EngineSource, Job, Key, run_job, where
+from fimserver.host.job import DeviceLostError, EngineSource, Job, Key
+from fimserver.host.jobs import run_job, where
 from fimserver.host.routing.router import Router
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import Route

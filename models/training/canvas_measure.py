@@ -1,9 +1,7 @@
-"""What a canvas adapter is worth in the engine, on development spans.
+"""What a canvas adapter is worth in the engine, on development spans: drafts of the ar route, and the dllm route itself.
 
-Drafts of the ar route, and the dllm route itself.
-
-Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at
-temperature 0 and compared with plain decoding of the ar route.
+Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at temperature 0 and
+compared with plain decoding of the ar route.
 """
 
 from __future__ import annotations
@@ -111,15 +109,9 @@ def engines(runtime: Runtime, settings: Mapping[str, object]) -> Iterator[tuple[
     """The arms of the comparison, by name."""
     for drafter in ("none", "ngram", "diffusion:self", "ngram,diffusion:self"):
         yield f"ar {drafter}", make_ar(DraftContext(runtime, Settings(drafter=drafter, **settings)))  # type: ignore[arg-type]
-    for schedule, threshold in (
-        ("leftmost", 1.0),
-        ("leftmost", 0.9),
-        ("leftmost", 0.7),
-        ("threshold", 0.9),
-        ("entropy_bound", 0.9),
-    ):
-        made = Settings(schedule=schedule, threshold=threshold, **settings)  # type: ignore[arg-type]
-        yield f"dllm {schedule} {threshold}", make_dllm(DraftContext(runtime, made))
+    for schedule in ("leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound"):
+        made = Settings(schedule=schedule, **settings)  # type: ignore[arg-type]
+        yield f"dllm {schedule}", make_dllm(DraftContext(runtime, made))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fimserver.engine.canvas import CachedCanvas, FullCanvas
-from fimserver.engine.diffusion import Denoiser, Tokens
+from fimserver.engine.denoiser import Denoiser, Tokens
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime

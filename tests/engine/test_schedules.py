@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fimserver.engine.diffusion import Denoiser, Tokens
+from fimserver.engine.denoiser import Denoiser, Tokens
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.sampling import draw

@@ -21,7 +21,7 @@ from fimserver.front.config import Config
 from fimserver.front.host_client import Health, failure
 from fimserver.front.lsp import stdio
 from fimserver.front.lsp.methods import make_server
-from fimserver.front.lsp.protocol import Life
+from fimserver.front.lsp.rpc_codes import Life
 from fimserver.front.lsp.transport import encode
 from fimserver.reasons import Reason
 from fimserver.wire import Answer, Middle, Usage

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fimserver.engine import faults
 from fimserver.errors import CardError, InputError, LoadError, ModelMissingError, NonFiniteError
 from fimserver.host.fake import FakeEngines
-from fimserver.host.jobs import DeviceLostError, Job, _until_stop, run_job
+from fimserver.host.job import DeviceLostError, Job
+from fimserver.host.jobs import _until_stop, run_job
 from fimserver.host.routing.length_model import expected
 from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason

@@ -11,7 +11,7 @@ from fimserver.engine import faults
 from fimserver.errors import ModelMissingError, NonFiniteError
 from fimserver.host import scheduler
 from fimserver.host.fake import FakeEngines
-from fimserver.host.jobs import Job
+from fimserver.host.job import Job
 from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
 from fimserver.types import Deadline, Request

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
-from fimserver.engine.fused import bias_of, fuse
+from fimserver.engine.fused import fuse
 from fimserver.engine.kv import KVBuffer
+from fimserver.engine.layers import bias_of
 from fimserver.errors import LoadError
 from models.training import losses
 from models.training.acceptance import Tally, interval, joint, marginals, tally

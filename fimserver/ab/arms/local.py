@@ -13,7 +13,8 @@ from fimserver.ab.items.spans import Span
 from fimserver.ab.schema import Arm
 from fimserver.commands.complete import timed
 from fimserver.host.calibrate import calibrate
-from fimserver.host.jobs import Job, run_job
+from fimserver.host.job import Job
+from fimserver.host.jobs import run_job
 from fimserver.host.request import request_of
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router

@@ -11,7 +11,7 @@ import random
 import shutil
 import subprocess
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -285,39 +285,3 @@ def _row_span(line: bytes, file: str) -> Span | str:
     item = row.id or f"{group}:{row.kind}:{_digest(row.prefix, row.middle, row.suffix)}"
     language = parser.language_of(row.language, row.path or row.group) or ""
     return Span(item, group, row.kind, language, row.prefix, row.middle, row.suffix)
-
-
-def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> bool | None:
-    """Whether the function around the cursor parses with ``middle`` in it.
-
-    The function is that of the file as it was, with ``gold``: the innermost function or class of several
-    lines that parses by itself, or else the whole text. ``None`` where that does not parse, or the language
-    is none of ours.
-    """
-    known = parser.language_of(language)
-    if known is None:
-        return None
-    text = prefix + gold + suffix
-    start = len(prefix)
-    end = len(prefix) + len(gold)
-    for first, last in _around(known, text, start, end):
-        if _is_sound(known, text[first:last]):
-            return _is_sound(known, text[first:start] + middle + text[end:last])
-    return None
-
-
-def _around(language: str, text: str, start: int, end: int) -> Iterator[Hole]:
-    """Functions and classes of several lines that a piece of text is in, innermost first.
-
-    Then all of the text.
-    """
-    owners = {block.owner for block in parser.blocks(language, text) if block.owner}
-    inner = [
-        owner for owner in owners if owner[0] <= start and end <= owner[1] and "\n" in text[slice(*owner)]
-    ]
-    yield from sorted(inner, key=lambda owner: owner[1] - owner[0])
-    yield 0, len(text)
-
-
-def _is_sound(language: str, text: str) -> bool:
-    return not parser.breaks_syntax(language, "", text, "")

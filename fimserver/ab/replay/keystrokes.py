@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fimserver.ab.analysis.metrics import saved_keys, score
 from fimserver.ab.replay.gold import GoldText, settle
-from fimserver.ab.replay.replay import Replayed, ReplayedText, RequestOutcome
+from fimserver.ab.replay.outcome import Replayed, ReplayedText, RequestOutcome
 from fimserver.ab.schema import Mark, PairedRow, Result, Side, Timeline
 from fimserver.errors import InputError
 from fimserver.lengths import common_prefix, lexemes

@@ -13,61 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from fimserver.ab.items.client_model import Editor, PlannedRequest, Step, plan
 from fimserver.ab.items.traces import Change, Close, Open, Patch, Trace
 from fimserver.ab.replay.lsp_client import LspClient, LspResponse
+from fimserver.ab.replay.outcome import Ending, Replayed, ReplayedText, RequestOutcome
 from fimserver.errors import FimError, InputError
 
 WARM_UP = "def add(a, b):\n    return \n\n\nvalue = \n"
 WARM_UP_PLACES = ((1, 11), (4, 8))  # of requests before the first key, which count for nothing
 POLL_S = 0.05
 FOLDER = "file:///fimserver-trace"
-Ending = Literal["shown", "late", "cancelled", "superseded", "empty", "failed"]
-
-
-class ReplayedText(NamedTuple):
-    """A suggestion. ``replace``: so many characters right of the cursor make way for it."""
-
-    text: str
-    replace: int
-
-
-@dataclass(frozen=True)
-class RequestOutcome:
-    """Outcome of a request. Times are measured, in milliseconds since the start of the replay.
-
-    ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts``
-    is what ``fimserver/explain`` gave right after the answer; empty where there was no answer, or it was
-    about another one.
-    """
-
-    request: PlannedRequest
-    key_ms: float  # the key before it
-    asked_ms: float
-    answered_ms: float
-    ending: Ending
-    texts: tuple[ReplayedText, ...]
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A trace as one arm went through it.
-
-    ``lag_ms``: by so much a key came too late at worst, on a busy machine.
-    """
-
-    trace: Trace
-    shots: tuple[RequestOutcome, ...]  # one for each request of the plan, in order
-    keys: tuple[tuple[float, int], ...]  # when each change was sent, and how many characters it inserted
-    seconds: float  # from the first event to the last answer
-    lag_ms: float
-    speed: float | None
-    client: Editor
-    route: str  # that is pinned, or "auto"
 
 
 def replay(

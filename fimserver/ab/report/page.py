@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from fimserver.ab.analysis.analysis import Analysis
 from fimserver.ab.analysis.comparison_row import ComparisonRow
@@ -21,6 +20,7 @@ from fimserver.ab.analysis.measures import ALL, outcome
 from fimserver.ab.analysis.value import Estimate
 from fimserver.ab.report import charts
 from fimserver.ab.report.table import LEGEND, described, figure, line_of, three
+from fimserver.ab.report.visible import visible
 from fimserver.ab.schema import SIDES, PairedRow, Report, Side
 
 _PAIRS = 20
@@ -48,7 +48,6 @@ _COLUMNS = (
     "A saved keys",
     "B saved keys",
 )
-_JOINERS = "\u200d\ufe0e\ufe0f"  # of emoji: format characters that are shown as they are
 
 
 @dataclass(frozen=True)
@@ -267,38 +266,6 @@ def worst(rows: Sequence[PairedRow], count: int = _PAIRS) -> list[PairedRow]:
     wait = sorted((row for row in rows if _times_apart(row)), key=_times_apart, reverse=True)
     turns = chain.from_iterable(zip_longest(keys, wait))
     return list({row.item: row for row in turns if row}.values())[:count]
-
-
-def visible(text: str, right: int | None = None) -> Markup:
-    """Return text with visible white space, shaded after ``right`` characters.
-
-    No character can hide or reorder others.
-    """
-    text = text.replace("\r\n", "\n")
-    right = len(text) if right is None else right
-    lines = text[:right].split("\n")
-    kept = [_marked(line) for line in lines[:-1]] + [
-        _marked(lines[-1], ended=right >= len(text) or text[right] == "\n")
-    ]
-    off = [_marked(line) for line in text[right:].split("\n")] if right < len(text) else []
-    end = Markup("<i>⏎</i>\n")
-    shaded = Markup('<span class="off">{}</span>').format(end.join(off)) if off else Markup("")
-    return end.join(kept) + shaded if text else Markup("<i>(nothing)</i>")
-
-
-def _marked(line: str, *, ended: bool = True) -> Markup:
-    """A line, or a part of one that goes on where it is not ``ended``: blanks at its end are marked."""
-    body = line.rstrip(" ") if ended else line
-    blanks = "\N{MIDDLE DOT}" * (len(line) - len(body))
-    return Markup("").join(map(_shown, body)) + (Markup("<i>{}</i>").format(blanks) if blanks else Markup(""))
-
-
-def _shown(character: str) -> Markup:
-    if character == "\t":
-        return Markup("<i>\N{RIGHTWARDS ARROW}</i>\t")
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} and character not in _JOINERS:
-        return Markup("<i>\\u{{{:x}}}</i>").format(ord(character))
-    return escape(character)
 
 
 def _keys_apart(row: PairedRow) -> float:

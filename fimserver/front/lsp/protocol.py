@@ -16,7 +16,6 @@ import logging
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams, JsonRpcMeth
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
+from fimserver.front.lsp.rpc_codes import Code, Life
 from fimserver.front.lsp.tolerance import filled_in, structured
 
 log = logging.getLogger("fimserver.front")
@@ -42,26 +42,6 @@ OURS = (
     lsp.NOTEBOOK_DOCUMENT_DID_CLOSE,
     lsp.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS,
 )
-
-
-class Code(Enum):
-    """Error codes of JSON-RPC and LSP, with the words that go along."""
-
-    PARSE = (-32700, "not JSON")
-    REQUEST = (-32600, "not a request that can be served now")
-    METHOD = (-32601, "no such method")
-    PARAMS = (-32602, "the parameters do not fit the method")
-    INTERNAL = (-32603, "internal error")
-    NOT_INITIALIZED = (-32002, "not initialized")
-    CANCELLED = (-32800, "cancelled")
-
-
-class Life(Enum):
-    """Where in its life a server is."""
-
-    NEW = "new"
-    RUNNING = "running"
-    SHUT_DOWN = "shut down"
 
 
 class Protocol(LanguageServerProtocol):

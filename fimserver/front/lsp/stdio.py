@@ -19,7 +19,7 @@ from fimserver.front.config import from_settings
 from fimserver.front.host_client import open_host_client
 from fimserver.front.host_process import own_hosting
 from fimserver.front.lsp.methods import make_server
-from fimserver.front.lsp.protocol import Life
+from fimserver.front.lsp.rpc_codes import Life
 from fimserver.front.lsp.server import Server
 from fimserver.front.lsp.transport import PipeReader, PipeWriter, claim_pipes
 from fimserver.settings import Settings

@@ -20,7 +20,7 @@ from fimserver.host.http.dialects import READERS
 from fimserver.host.http.errors import error_response
 from fimserver.host.http.responses import Shape, Stamp
 from fimserver.host.http.state import Host
-from fimserver.host.jobs import Job
+from fimserver.host.job import Job
 from fimserver.host.request import request_of
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import MAX_DEADLINE_MS, ROUTES, Deadline, RoutePin

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from fimserver.reasons import ENDED, Reason
-from fimserver.wire import DONE, CompletionChunk, Usage, finish_reason, gather, server_sent
+from fimserver.sse import DONE, server_sent
+from fimserver.wire import CompletionChunk, Usage, finish_reason, gather
 
 JsonObject = dict[str, Any]
 STOP_TYPES = dict.fromkeys(ENDED, "word") | {

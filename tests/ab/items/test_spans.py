@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from fimserver.ab.items.cuts import BLOCK_LINES, BODY_LINES, KINDS, MIDDLE_CHARS, holes
-from fimserver.ab.items.spans import cut_spans, parses, read_spans
+from fimserver.ab.items.parsing import parses
+from fimserver.ab.items.spans import cut_spans, read_spans
 from fimserver.errors import InputError
 from fimserver.front.syntax.languages import GRAMMARS
 from fimserver.front.syntax.parser import blocks

@@ -6,7 +6,7 @@ from fimserver.ab.items.client_model import PlannedRequest, plan
 from fimserver.ab.items.traces import Change, Close, Open, Patch, Trace
 from fimserver.ab.replay.gold import settle
 from fimserver.ab.replay.keystrokes import Accept, accepts, rows, timelines, totals
-from fimserver.ab.replay.replay import Replayed, ReplayedText, RequestOutcome
+from fimserver.ab.replay.outcome import Replayed, ReplayedText, RequestOutcome
 from fimserver.errors import InputError
 
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from fimserver.ab.analysis.analysis import Analysis, analyse
-from fimserver.ab.report.page import stratum, visible, worst, write_page
+from fimserver.ab.report.page import stratum, worst, write_page
+from fimserver.ab.report.visible import visible
 from fimserver.ab.schema import Arm, Report
 from tests.ab.sample import make_report
 

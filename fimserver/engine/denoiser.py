@@ -1,0 +1,172 @@
+"""The denoising loop: propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.09992)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from fimserver.cards import Canvas as CanvasCard
+from fimserver.engine.sampling import SlotProposals, draw
+from fimserver.engine.schedules import DenoisingStep, Schedule
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import Deadline, Request
+
+MAX_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids with a meaning on the canvas; ``None`` where the model has no such token."""
+
+    mask: int
+    end: int | None
+    expand: int | None
+    delete: int | None
+    forbidden: tuple[int, ...]
+
+    @classmethod
+    def of(cls, card: CanvasCard, vocabulary: Vocabulary) -> Tokens:
+        def maybe(text: str | None) -> int | None:
+            return None if text is None else vocabulary.special(text)
+
+        forbidden = dict.fromkeys((card.mask, *card.forbidden))
+        return cls(
+            vocabulary.special(card.mask),
+            maybe(card.end),
+            maybe(card.expand) if card.length == "expand" else None,
+            maybe(card.delete) if card.length == "expand" else None,
+            tuple(vocabulary.specials_of(forbidden)),
+        )
+
+
+@dataclass
+class CanvasState:
+    """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
+
+    ``confidence``: for each filled slot the probability of its token when it was committed.
+    """
+
+    slots: list[int]
+    fresh: frozenset[int] = frozenset()
+    expansions_left: int = 0
+    confidence: dict[int, float] = field(default_factory=dict)
+
+
+class Denoiser:
+    """One block of slots, from all masked to none."""
+
+    def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int, *, broadcast: bool = True) -> None:
+        """``broadcast``: an end or delete token takes every masked slot to its right along."""
+        self.tokens = tokens
+        self.schedule = schedule
+        self.max_slots = max_slots
+        self.broadcast = broadcast
+
+    def run(
+        self,
+        predict: Callable[[list[int]], torch.Tensor],
+        slots: int,
+        request: Request,
+        deadline: Deadline,
+        block: int = 0,
+    ) -> Iterator[CanvasState]:
+        """The state after every step.
+
+        Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
+        """
+        state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
+        generator: torch.Generator | None = None
+        for index in range(MAX_STEPS):
+            masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
+            if not masked or deadline.spent():
+                return
+            logits = predict(state.slots)[masked].float()  # (n, V)
+            generator = generator or torch.Generator(logits.device).manual_seed(request.seed + block)
+            self._forbid(logits, masked, state)
+            propose = functools.partial(_propose, logits, request, generator)
+            may_commit = functools.partial(self._may_commit, masked[0])
+            step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
+            commit = self.schedule(step)
+            chosen = step.chosen(commit.fill)
+            self._remask(state, commit.remask, masked[0])
+            self._commit(state, chosen)
+            yield state
+
+    def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
+        """An end may be committed only at the leftmost mask.
+
+        Far to the right an end is always likely; committing those first makes every middle shorter than the
+        model thinks.
+        """
+        return slot == leftmost or token != self.tokens.end
+
+    def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
+        """Special tokens never; expansion only with room; no end left of a word that is already there."""
+        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        full = len(state.slots) >= self.max_slots or state.expansions_left == 0
+        if self.tokens.expand is not None and full:
+            logits[:, self.tokens.expand] = -1e9
+        if self.tokens.end is not None:
+            words = [
+                i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}
+            ]
+            early = [row for row, i in enumerate(masked) if words and i < words[-1]]
+            logits[early, self.tokens.end] = -torch.inf
+
+    def _remask(self, state: CanvasState, slots: Sequence[int], first: int) -> None:
+        """Mask slots again. What is left of the first mask has been shown and stays."""
+        for slot in slots:
+            if slot > first and state.confidence.pop(slot, None) is not None:
+                state.slots[slot] = self.tokens.mask
+
+    def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]]) -> None:
+        """Write the chosen tokens.
+
+        With ``broadcast`` an end or a delete takes every masked slot to its right along.
+        """
+        for i, (token, probability) in chosen.items():
+            state.slots[i] = token
+            state.confidence[i] = probability
+        for terminator in (
+            t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast
+        ):
+            first = min(
+                (i for i, (token, _) in chosen.items() if token == terminator), default=len(state.slots)
+            )
+            for i in range(first, len(state.slots)):
+                if state.slots[i] == self.tokens.mask:
+                    state.slots[i] = terminator
+                    state.confidence[i] = state.confidence[first]
+        state.fresh = frozenset(chosen)
+        if self.tokens.expand is not None:
+            self._resize(state)
+
+    def _resize(self, state: CanvasState) -> None:
+        """An expand token becomes two masks, a deleted slot goes (DreamOn).
+
+        Right to left, so that places stay true.
+        """
+        for i in reversed(range(len(state.slots))):
+            if state.slots[i] == self.tokens.delete:
+                del state.slots[i]
+                state.fresh = frozenset(j - (j > i) for j in state.fresh if j != i)
+                state.confidence = {j - (j > i): p for j, p in state.confidence.items() if j != i}
+            elif state.slots[i] == self.tokens.expand:
+                roomy = state.expansions_left > 0 and len(state.slots) < self.max_slots
+                state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
+                state.expansions_left -= int(roomy)
+                state.fresh = frozenset(j + int(roomy and j > i) for j in state.fresh if j != i)
+                state.confidence = {
+                    j + int(roomy and j > i): p for j, p in state.confidence.items() if j != i
+                }
+
+
+def _propose(
+    logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]
+) -> SlotProposals:
+    """Draw tokens for some rows of (n, V) logits."""
+    some = logits if len(rows) == len(logits) else logits[list(rows)]
+    return draw(some, request.temperature, request.top_p, generator)
