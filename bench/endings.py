@@ -140,8 +140,13 @@ def make(args: argparse.Namespace) -> None:
     """Write recordings as JSON lines, one a hole, as they come."""
     flags = {"ar_card": args.card} | ({"models_dir": args.models_dir} if args.models_dir else {})
     pool = ModelPool(read_settings(**flags))
+    card = pool.card("ar")
+    assert card.fim is not None
     if args.prompt_tokens:
-        pool._cards["ar"] = pool.card("ar").model_copy(update={"prompt_tokens": args.prompt_tokens})
+        card = card.model_copy(update={"prompt_tokens": args.prompt_tokens})
+    if args.suffix_first:
+        card = card.model_copy(update={"fim": card.fim.model_copy(update={"layout": "spm", "typed_after_middle": False})})
+    pool._cards["ar"] = card  # noqa: SLF001
     engine = pool.engine("ar")
     assert isinstance(engine, Autoregressive)
     packages = {name: wanted(read_installed(name)) for name in PACKAGES}
