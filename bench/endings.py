@@ -145,8 +145,9 @@ def make(args: argparse.Namespace) -> None:
     if args.prompt_tokens:
         card = card.model_copy(update={"prompt_tokens": args.prompt_tokens})
     if args.suffix_first:
+        assert card.fim is not None
         card = card.model_copy(update={"fim": card.fim.model_copy(update={"layout": "spm", "typed_after_middle": False})})
-    pool._cards["ar"] = card  # noqa: SLF001
+    pool._cards["ar"] = card
     engine = pool.engine("ar")
     assert isinstance(engine, Autoregressive)
     packages = {name: wanted(read_installed(name)) for name in PACKAGES}
