@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def runtime_folder() -> Path:
     raise InputError(f"{problem}: set XDG_RUNTIME_DIR to a folder of yours")
 
 
-def _runtime_folders() -> list[Path]:
-    """Candidates, best first.
+def _runtime_folders() -> Iterator[Path]:
+    """Candidates, best first, found lazily: Python looks for the folder of temporary files by writing into it.
 
     An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it.
     """
@@ -54,7 +55,9 @@ def _runtime_folders() -> list[Path]:
     with warnings.catch_warnings(action="ignore"):  # platformdirs warns where it falls back
         usual = given / "fimserver" if given.is_absolute() else platformdirs.user_runtime_path("fimserver")
     name = f"fimserver-{os.getuid()}"
-    return list(dict.fromkeys([usual, Path(tempfile.gettempdir()) / name, Path("/tmp") / name]))  # noqa: S108 - checked below
+    yield usual
+    yield Path(tempfile.gettempdir()) / name
+    yield Path("/tmp") / name  # noqa: S108 - checked by the caller
 
 
 def private_folder(folder: Path) -> Path:
