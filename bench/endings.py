@@ -146,7 +146,9 @@ def make(args: argparse.Namespace) -> None:
         card = card.model_copy(update={"prompt_tokens": args.prompt_tokens})
     if args.suffix_first:
         assert card.fim is not None
-        card = card.model_copy(update={"fim": card.fim.model_copy(update={"layout": "spm", "typed_after_middle": False})})
+        card = card.model_copy(
+            update={"fim": card.fim.model_copy(update={"layout": "spm", "typed_after_middle": False})}
+        )
     pool._cards["ar"] = card
     engine = pool.engine("ar")
     assert isinstance(engine, Autoregressive)
