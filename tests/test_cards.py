@@ -11,6 +11,7 @@ from fimserver.cards import (
     Tokenizer,
     get_card,
     is_present,
+    model_folder,
     read_card,
     read_cards,
 )
@@ -137,3 +138,14 @@ def test_every_field_is_explained():
     for model in (Card, Tokenizer, Fim, Canvas, IndexParts):
         for name in model.model_fields:
             assert f"`{name}`" in text or f"`[{name}]`" in text, name
+
+
+def test_a_toy_card_from_outside_is_a_model(tmp_path, monkeypatch):
+    """nano's files under another name: a card is all that a model needs."""
+    (tmp_path / "cards").mkdir()
+    text = (MODELS / "cards" / "nano.toml").read_text("utf-8").replace('name = "nano"', 'name = "toy"')
+    (tmp_path / "cards" / "toy.toml").write_text(text)
+    (tmp_path / "toy").symlink_to(MODELS / "nano")
+    monkeypatch.setattr("fimserver.cards.MODELS", tmp_path)
+    assert get_card("toy").routes == ("dllm", "ar")
+    assert model_folder(get_card("toy"), tmp_path / "none") == tmp_path / "toy"

@@ -243,3 +243,13 @@ def test_candidates_equal_up_to_blanks_are_one():
 )
 def test_what_the_text_has_itself_is_replaced(text, left, right, replaced):
     assert fit(text, left, right) == Candidate(text, replaced)
+
+
+def test_a_toy_filter_from_outside_takes_part(monkeypatch):
+    def no_todo(candidate, _):
+        return Reason.REJECTED if "TODO" in candidate.text else candidate
+
+    monkeypatch.setitem(FILTERS, "no_todo", no_todo)
+    around = FilterContext("x = ", "\n", language="python")
+    assert postprocess("1  # TODO", around) == Dropped(Reason.REJECTED, "no_todo")
+    assert postprocess("1", around) == Candidate("1")

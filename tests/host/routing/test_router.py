@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from fimserver.host.routing.latency import LatencyModel, LatencySample
-from fimserver.host.routing.policies import EXPLORED, POLICIES, PolicyInput, RouteEstimate
+from fimserver.host.routing.policies import EXPLORED, POLICIES, PolicyInput, RouteChoice, RouteEstimate
 from fimserver.host.routing.router import NO_DEADLINE_MS, KeepCounts, Router, RoutingRequest, cost_name, fit
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
@@ -229,3 +229,11 @@ class TestModelsOfOtherSizes:
 
     def test_a_fixed_policy_stays_fixed(self):
         assert Router("fixed").decide(asked(models=self.CANVAS)).route == "ar"
+
+
+def test_a_toy_policy_from_outside_decides(monkeypatch):
+    monkeypatch.setitem(
+        POLICIES, "toy", lambda given: RouteChoice("dllm" if given.lexemes > 0 else "ar", 0.5)
+    )
+    decision = Router("toy", costs()).decide(asked())
+    assert (decision.route, decision.policy, decision.propensity) == ("dllm", "toy", 0.5)
