@@ -54,7 +54,7 @@ def test_health(editor, shoot):
 def test_menu(desks, tmp_path):
     with desks("vscode")(tmp_path) as editor:
         until(editor, lambda text: "\n" in text, PLACES)
-        assert editor.menu().count() == 10
+        assert editor.menu().count() == 11
         editor.shoot(Path(SHOTS or tmp_path) / "vscode-menu.png")
         editor.press("Escape")
 

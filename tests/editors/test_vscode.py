@@ -11,7 +11,7 @@ from tests.hosts import ScriptedHost
 
 pytestmark = pytest.mark.vscode
 MENU = ["Turn completions off", "auto", "dllm", "ar", "Explain the last answer", "Statistics"]
-MENU += ["Restart", "Doctor", "Show log", "Settings"]
+MENU += ["Get a model…", "Doctor", "Restart", "Show log", "Settings"]
 DRAWN = """() => [...document.querySelectorAll('.view-line span')]
   .map(span => getComputedStyle(span, '::after').content).filter(text => text !== 'none' && text !== 'normal').join('')"""
 OLD = """
