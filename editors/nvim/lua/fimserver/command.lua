@@ -89,7 +89,9 @@ end
 --- Get the coder that fits this machine, in a terminal, if the user wants it.
 function COMMANDS.get()
   local best = server.best()
-  if not best then return say('the program does not say which model fits: see :checkhealth fimserver') end
+  if not best then
+    return say('the program does not say which model fits: see :checkhealth fimserver')
+  end
   if best.here then return say(('%s is on this machine: %s'):format(best.name, best.why)) end
   local question = ('Download %s (%s)?'):format(best.name, best.size)
   if vim.fn.confirm(question, '&Download\n&Cancel', 2) ~= 1 then return end

@@ -73,7 +73,8 @@ local function check_model()
   if best and best.here then
     health.info(('the best coder for this machine is here: %s'):format(best.name))
   elseif best then
-    local offer = 'a better model for this machine: %s, %s to download; run :Fim get, or %s in a shell'
+    local offer = 'a better model for this machine: %s, %s to download; '
+      .. 'run :Fim get, or %s in a shell'
     health.info(offer:format(best.name, best.size, best.command))
   end
 end

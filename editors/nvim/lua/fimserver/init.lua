@@ -40,7 +40,9 @@ function M.trigger() return ghost.ask() end
 
 --- Make no suggestions for a while, unless they are asked for.
 ---@param minutes? number 10 by default; 0 ends it
-function M.snooze(minutes) require('fimserver.command').run({ 'snooze', tostring(minutes or 10) }) end
+function M.snooze(minutes)
+  require('fimserver.command').run({ 'snooze', tostring(minutes or 10) })
+end
 
 --- What is known of the server; `User FimserverStatus` says when it changes.
 ---@return fimserver.State

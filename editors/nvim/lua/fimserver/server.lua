@@ -51,7 +51,8 @@ function M.models_cmd(...)
   return vim.list_extend(vim.list_slice(cmd, 1, at and at - 1 or #cmd), { ... })
 end
 
---- The coder that would serve this machine best; nothing where the host is elsewhere or the program does not say.
+--- The coder that would serve this machine best; nothing where the host is elsewhere
+--- or the program does not say.
 ---@return fimserver.Advice?
 function M.best()
   if vim.list_contains(M.cmd('models'), '--connect') then return nil end
