@@ -1,4 +1,4 @@
-"""Knows what a model card may say, finds the cards and the folders of their models. Knows nothing of tensors.
+"""Model cards: their fields, and where cards and models are on this disk.
 
 Every field is explained in ``models/README.md``.
 """

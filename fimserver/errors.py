@@ -1,4 +1,4 @@
-"""Knows every way in which we fail on purpose. Knows nothing of how a failure is shown.
+"""Errors that fimserver raises on purpose, as one tree.
 
 FimError
 ├── InputError           what the caller gave cannot be used

@@ -1,4 +1,4 @@
-"""Knows how a file is told from another that has its name. Knows nothing of models."""
+"""SHA-256 of files."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Knows the codes that say why a completion ended, or why there is none. Knows nothing of who reads them."""
+"""Reasons: codes that say why a completion ended, or why there is none."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""Knows the nouns that every part of the program speaks in. Knows nothing of tensors, sockets or editors."""
+"""Values that every part of the program shares."""
 
 import threading
 import time

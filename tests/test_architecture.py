@@ -104,6 +104,7 @@ class TestEveryModule:
     def test_it_says_what_it_knows(self, path):
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert docstring
+        assert not docstring.startswith(("Knows", "Module"))
 
     def test_it_is_small(self, path):
         assert path.read_text("utf-8").count("\n") <= 300

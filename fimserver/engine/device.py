@@ -1,4 +1,4 @@
-"""Knows what this machine computes on, and how much room there is. Knows nothing of models."""
+"""The device that models run on, and its free memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows which engine serves which route and how it is put together. Knows nothing of who asks.
+"""Engines: which kind serves which route, and how each is put together.
 
 ``ENGINES`` is the place for another engine; nothing else names one.
 """

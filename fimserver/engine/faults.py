@@ -1,4 +1,4 @@
-"""Knows which failures of a device can be survived. Knows nothing of requests.
+"""Failures of a device, and which of them can be survived.
 
 A request that runs out of memory leaves a sound process behind; any other error of CUDA does not: from then
 on every answer may be garbage, so the process has to go and be started again.

@@ -1,9 +1,7 @@
-"""Knows the forward pass of dense Qwen2, Qwen3 and Llama networks in the fewest kernels.
-
-Knows nothing of loading.
+"""Our own forward pass of dense Qwen2, Qwen3 and Llama networks.
 
 Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix
-products, and those repack the weights at every call (figures: README, Speed). ``tests/engine/test_fused.py``
+products, and those repack the weights at every call (figures: docs/benchmarks.md). ``tests/engine/test_fused.py``
 holds it to the native class.
 """
 

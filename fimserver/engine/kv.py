@@ -1,4 +1,4 @@
-"""Knows the fixed-capacity key/value buffer and which tokens it holds. Knows nothing of what the tokens mean.
+"""The KV buffer of fixed capacity, and which tokens it holds.
 
 Row counts and read extents that depend on nothing but the position make every stored number a function of the
 tokens before it, so reuse never changes a bit. Branches lie one behind the other in the batch dimension, each

@@ -1,4 +1,4 @@
-"""Knows how rows of token ids become logits. Knows nothing of prompts, canvases or stopping.
+"""The network seam: token ids to logits, by transformers or by our own pass.
 
 ``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it,
 ``FusedModel`` (in ``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for

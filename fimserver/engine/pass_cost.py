@@ -1,6 +1,6 @@
-"""Knows which shapes a pass may have without changing a bit, and what each shape costs on this device.
+"""Shapes that a pass may have without changing a bit, and what each costs on this device.
 
-Knows nothing of drafts. A shape is (branches, rows of each). Matrix products choose their kernel by the
+A shape is (branches, rows of each). Matrix products choose their kernel by the
 number of rows, and another kernel may add up in another order; so the shapes are tried once, against the
 reference, before they are used.
 """

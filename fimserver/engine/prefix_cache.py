@@ -1,4 +1,4 @@
-"""Knows how a prompt gets into the KV buffer with the least work. Knows nothing of sampling.
+"""Prefix cache: brings a prompt into the KV buffer and runs only what differs from the cached tokens.
 
 One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks
 aligned to absolute positions, and only from the chunk in which the new prompt first differs from the one that

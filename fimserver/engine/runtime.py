@@ -1,7 +1,4 @@
-"""Knows how a loaded model becomes something that runs: its forward pass, its cache, its row count.
-
-Knows no engine.
-"""
+"""A loaded model made ready to run: its forward pass, its cache, its row count."""
 
 from __future__ import annotations
 

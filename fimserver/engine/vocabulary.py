@@ -1,6 +1,6 @@
-"""Knows how user text becomes token ids and back, and what the special tokens are called.
+"""Vocabulary: text to token ids and back, and the special tokens by their names.
 
-Knows nothing of prompts or of the network. User text never yields a special token.
+User text never yields a special token.
 """
 
 from __future__ import annotations
