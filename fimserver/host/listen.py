@@ -96,6 +96,7 @@ def run_tcp(
     """
     names = frozenset(map(allowed_name, allowed_hosts))
     listener, name = bind_tcp(address)
+    listener.listen()  # who reads the URL may connect at once; uvicorn accepts when it is ready
     bound(urls(listener, name))
     return _serve(settings, listener, token=token, allowed_hosts=names | own_names(name))
 

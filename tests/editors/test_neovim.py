@@ -262,10 +262,11 @@ def test_not_now_and_now(nvim, host):
     nvim.command("Fim snooze")
     nvim.wait("a snooze", lambda: nvim.status() == "snoozed", 5)
     assert nvim.ghost() is None
-    asked = len(host.engines.asked)
     nvim.type("q")
     assert nvim.settle() is None
-    assert len(host.engines.asked) == asked
+    assert not any(
+        request.prefix.endswith("q") for request in host.engines.asked
+    )  # a prefetch may still come in
     host.says("uick")
     nvim.lua("require('fimserver').trigger()")
     assert nvim.settle().text == "uick"

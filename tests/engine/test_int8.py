@@ -55,7 +55,7 @@ def test_passes_of_any_shape_that_is_used_have_the_same_bits(groups, tmp_path):
     runtime = make_runtime(load(card, folder, CPU, "int8"), settings)
     assert attends_alike(runtime.loaded.weights) == (groups >= 4)
     engine = make_ar(DraftContext(runtime, settings))
-    assert len(engine.speculation.pace.costs.ms) >= 8  # nothing was refused by the probe
+    assert len(engine.speculation.policy.costs.ms) >= 8  # nothing was refused by the probe
 
 
 @pytest.fixture(scope="module")

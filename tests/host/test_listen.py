@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -48,10 +49,11 @@ def client(path):
 
 
 @pytest.fixture
-def runtime(tmp_path, monkeypatch):
-    """A runtime directory of our own; the names of sockets may not be long."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path
+def runtime(monkeypatch):
+    """A runtime directory of our own with a short name: a socket in a long one is made elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="fim") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
 
 
 class Hosted:

@@ -87,7 +87,7 @@ def test_a_request_is_made_as_an_editor_would():
 class TestHere:
     @pytest.fixture(scope="class")
     def arms(self):
-        return open_arms(("dllm", "ar,drafter=none"), SHORT)
+        return open_arms(("dllm", "ar,drafter=none"), SHORT | {"dllm_card": "nano", "ar_card": "nano"})
 
     def test_both_arms_fill_a_span_and_say_what_it_took(self, arms):
         for arm, route in zip(arms, ("dllm", "ar"), strict=True):

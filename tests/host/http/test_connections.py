@@ -56,7 +56,9 @@ def test_a_second_request_has_the_same_deadline(host, monkeypatch):
     monkeypatch.setattr(connections, "HEADER_S", 0.5)
     with connect(host) as line:
         line.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert line.recv(65536).startswith(b"HTTP/1.1")
+        answer = line.recv(65536)
+        while b"}" not in answer:  # head and body may arrive apart
+            answer += line.recv(65536)
         line.sendall(b"GET /health HTTP/1.1\r\nX:")
         started = time.monotonic()
         assert is_closed(line)
