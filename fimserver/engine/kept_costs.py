@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 import torch
 
+from fimserver.engine.kept_json import read_kept, write_kept
 from fimserver.engine.load import weights_hash
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.runtime import Runtime
@@ -29,14 +28,14 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
     if runtime.loaded.card.parameters_m < LARGE_M or runtime.cache is None:
         return measure()
     path = kept or COSTS_FILE
-    known = _read(path)
+    known = read_kept(path)
     key = _key(runtime)
     try:
         return PassCosts({_shape(name): float(ms) for name, ms in known[key].items()})
     except (KeyError, ValueError, AttributeError, TypeError):
         costs = measure()
     known[key] = {f"{branches}x{tokens}": round(ms, 3) for (branches, tokens), ms in costs.ms.items()}
-    _write(path, known)
+    write_kept(path, known)
     return costs
 
 
@@ -56,22 +55,3 @@ def _key(runtime: Runtime) -> str:
 def _shape(name: str) -> tuple[int, int]:
     branches, _, tokens = name.partition("x")
     return int(branches), int(tokens)
-
-
-def _read(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write(path: Path, known: dict[str, dict[str, float]]) -> None:
-    """Write the file as a whole; without a writable cache the shapes are measured at every start."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(known), "utf-8")
-        part.replace(path)
-    except OSError as error:
-        log.info("pass costs are not kept: %s", type(error).__name__)

@@ -6,7 +6,6 @@ Local files, no remote code. Whatever does not fit is an error, never a warning.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from fimserver.cards import Card
 from fimserver.engine.fused import FusedModel, FusedWeights
 from fimserver.engine.int8 import is_exact
 from fimserver.engine.int8_model import int8_weights
+from fimserver.engine.kept_json import read_kept, write_kept
 from fimserver.engine.native_model import _quantize_int8, how_to_mend, native_model
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.vocabulary import Vocabulary
@@ -159,12 +159,12 @@ def weights_hash(folder: Path) -> str:
 
 def files_hash(paths: Sequence[Path]) -> str:
     """The same of some files; each is hashed once per size and modification time."""
-    known = _read_json(_HASHES)
+    known = read_kept(_HASHES)
     hashes = []
     for path in paths:
         if _key(path) not in known:
             known[_key(path)] = sha256(path)
-            _write_json(_HASHES, known)
+            write_kept(_HASHES, known)
         hashes.append(str(known[_key(path)]))
     return _joined(hashes)
 
@@ -180,7 +180,7 @@ def _key(path: Path) -> str:
 
 def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
     """A file is hashed once per size and modification time."""
-    known = _read_json(_HASHES)
+    known = read_kept(_HASHES)
     for name, wanted in expected.items():
         path = folder / name
         if not path.is_file():
@@ -193,7 +193,7 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
                 f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {how_to_mend(card)}"
             )
         known[key] = wanted
-    _write_json(_HASHES, known)
+    write_kept(_HASHES, known)
 
 
 def probe(loaded: Loaded) -> None:
@@ -242,24 +242,5 @@ def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
 
 
 def _expected_hashes(card: Card, folder: Path) -> Mapping[str, str]:
-    files = _read_json(folder / MANIFEST).get("files", {})
+    files = read_kept(folder / MANIFEST).get("files", {})
     return {str(name): str(value) for name, value in files.items()} | dict(card.files)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Best effort: without a writable cache files are hashed again next time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(value), "utf-8")
-        part.replace(path)
-    except OSError:
-        pass

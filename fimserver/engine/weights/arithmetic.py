@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch.nn import functional as F
 
 from fimserver.engine.attention import multiplies_bf16
 from fimserver.engine.int8 import Int8Linear, is_exact, quantize_weight
+from fimserver.engine.kept_json import read_kept, write_kept
 
 Arithmetic = Literal["none", "bf16", "int8"]
 log = logging.getLogger("fimserver.engine")
@@ -37,11 +36,11 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
         return "none"
     path = kept or CHOICE_FILE
     key = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}"
-    known = _read(path)
+    known = read_kept(path)
     if known.get(key) not in {"none", "bf16", "int8"}:
         known[key] = measure()
-        _write(path, known)
-    return known[key]  # type: ignore[return-value]
+        write_kept(path, known)
+    return known[key]  # type: ignore[no-any-return]
 
 
 def measure() -> Arithmetic:
@@ -96,22 +95,3 @@ def processor() -> str:
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
         "unknown processor",
     )
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write(path: Path, value: dict[str, str]) -> None:
-    """Best effort: without a writable cache the measurement is made at every start."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(value), "utf-8")
-        part.replace(path)
-    except OSError:
-        pass

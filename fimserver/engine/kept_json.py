@@ -1,0 +1,29 @@
+"""JSON files of the cache folder, which can be made again: read leniently, written as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """Return the object in a file, empty where the file is missing, damaged or no object."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_kept(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file; without a writable cache what it keeps is found out again at the next start."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(value), "utf-8")
+        part.replace(path)
+    except OSError:
+        pass
