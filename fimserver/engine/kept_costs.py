@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import processor
 
-log = logging.getLogger("fimserver.engine")
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
 LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start
 
