@@ -196,7 +196,8 @@ class Ours:
         chunks = []
         started = time.perf_counter()
         for chunk in self.engine.complete(span.request, Deadline()):
-            chunks.append((1000 * (time.perf_counter() - started), chunk))  # noqa: PERF401 - the clock is asked each time
+            # The clock is asked each time.
+            chunks.append((1000 * (time.perf_counter() - started), chunk))  # noqa: PERF401
         total_ms = 1000 * (time.perf_counter() - started)
         rounds = [chunk.round for _, chunk in chunks if chunk.round]
         said = [(ms, _tokens(chunk.round)) for ms, chunk in chunks if chunk.round]

@@ -151,7 +151,7 @@ def traffic(runtime: Path) -> list[dict[str, Any]]:
 
 
 def answered(runtime: Path, since: float) -> bool:
-    """Whether what was asked after a time has been answered some time ago, or nothing will be asked any more."""
+    """Whether all requests after a time have been answered, or no more will be sent."""
     rows = [row for row in traffic(runtime) if row["t"] >= since]
     asked = {row["id"] for row in rows if row["method"] == "textDocument/inlineCompletion"}
     answers = [row["t"] for row in rows if row["from"] == "server" and row["id"] in asked]

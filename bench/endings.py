@@ -34,7 +34,8 @@ from fimserver.types import Deadline, Request
 from models.training.holes import line_tail
 
 PACKAGES = (
-    "hypothesis", "hatchling", "pynvim", "prometheus_client", "execnet", "httpx2", "httpcore2", "mpmath", "tqdm",
+    "hypothesis", "hatchling", "pynvim", "prometheus_client", "execnet", "httpx2", "httpcore2", "mpmath",
+    "tqdm",
     "pydantic_settings", "filelock", "fontTools", "playwright",
 )  # fmt: skip
 PREFIX_CHARS, SUFFIX_CHARS = 12_000, 6_000
@@ -214,9 +215,10 @@ def report(recordings: Sequence[Recording]) -> None:
             n = len(scores)
             reasons = Counter(each.reason for each in scores).most_common(4)
             print(
-                f"| {kind} ({n}) | {name} | {sum(s.first_line for s in scores) / n:.0%} | {sum(s.exact for s in scores) / n:.0%} "
-                f"| {sum(s.kept_chars for s in scores) / n:.1f} | {sum(s.extra_chars for s in scores) / n:.1f} "
-                f"| {sum(s.tokens for s in scores) / n:.1f} | {', '.join(f'{reason} {count}' for reason, count in reasons)} |"
+                f"| {kind} ({n}) | {name} | {sum(s.first_line for s in scores) / n:.0%} |"
+                f" {sum(s.exact for s in scores) / n:.0%} | {sum(s.kept_chars for s in scores) / n:.1f} |"
+                f" {sum(s.extra_chars for s in scores) / n:.1f} | {sum(s.tokens for s in scores) / n:.1f} |"
+                f" {', '.join(f'{reason} {count}' for reason, count in reasons)} |"
             )
 
 
@@ -233,13 +235,13 @@ def tokens_per_pass(recordings: Sequence[Recording]) -> str:
         some = [each for each in recordings if kind in {each.kind, "all"} and each.passes]
         if some:
             parts.append(
-                f"{kind} {sum(len(each.texts) + each.ended for each in some) / sum(each.passes for each in some):.2f}"
+                f"{kind} {sum(len(r.texts) + r.ended for r in some) / sum(r.passes for r in some):.2f}"
             )
     return "tokens a pass while writing: " + ", ".join(parts)
 
 
 def truth(args: argparse.Namespace) -> None:
-    """Print how often the rules end the file's own text exactly where the hole ends, too early, too late, or not at all.
+    """Print how often the rules end the file's own text where the hole ends, too early, too late, or never.
 
     The rest of the file follows the true middle, as if a model wrote the file and never stopped by itself.
     """

@@ -55,7 +55,7 @@ def generate_arm(loaded: Loaded, engine: Autoregressive, tokens: int = TOKENS) -
 
 
 def first_token_arm(engine: Autoregressive, *, typed: bool) -> Arm:
-    """Our first token: of a new prompt, or (``typed``) of a prompt that is there but for one more letter in the prefix."""
+    """Our first token: of a new prompt, or (``typed``) of a cached one with a letter added."""
 
     def run(request: Request) -> tuple[int, float]:
         one = dataclasses.replace(request, max_tokens=1)
@@ -205,7 +205,10 @@ def main() -> None:
         },
         args.turns,
     )
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch"
+        f" {torch.__version__}"
+    )
     print(f"{machine}; {TOKENS} tokens a call, prompts of {[len(ar.prompt(r)) for r in prompts()]} tokens\n")
     report("ms per token", tokens, "transformers generate")
     report("ms to the first token", first, "transformers generate")
@@ -225,7 +228,8 @@ def report(title: str, results: dict[str, list[float]], base: str) -> None:
     for name, values in results.items():
         ratio = statistics.median(b / v for b, v in zip(results[base], values, strict=True))
         print(
-            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f}x |"
+            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} |"
+            f" {ratio:.2f}x |"
         )
     print()
 

@@ -51,7 +51,7 @@ def no_sentencepiece(self):
 for kind in vars(base).values():
     if isinstance(kind, type) and "get_vocab_base_pre" in vars(kind):
         kind.get_vocab_base_pre = lambda self, tokenizer: "default"
-        kind._create_vocab_sentencepiece = no_sentencepiece  # it asks for the module before it looks for the file
+        kind._create_vocab_sentencepiece = no_sentencepiece  # it imports it before the file
 script.main()
 """
 _START_S = 60.0
@@ -65,7 +65,7 @@ class Llamas:
         self._weights: dict[str, Path] = {}
 
     def arm(self, spec: Spec) -> Llama:
-        """``llama.cpp``, ``llama.cpp+lookup/K8N3`` (n-grams of N, K drafted tokens), ``llama.cpp+model/K3``."""
+        """``llama.cpp``, ``llama.cpp+lookup/K8N3`` (n-grams of N, K drafts), ``llama.cpp+model/K3``."""
         server, converter = find_llama()
         options: dict[str, object] = {}
         if spec.name == "llama.cpp+lookup":
@@ -142,7 +142,8 @@ class Llama:
         events: list[tuple[float, dict[str, Any]]] = []
         for line in link.getresponse():
             if line.startswith(b"data: "):
-                events.append((1000 * (time.perf_counter() - started), json.loads(line[6:])))  # noqa: PERF401 - the clock
+                # The clock.
+                events.append((1000 * (time.perf_counter() - started), json.loads(line[6:])))  # noqa: PERF401
         total_ms = 1000 * (time.perf_counter() - started)
         link.close()
         return _answer(events, total_ms, self.fleet)

@@ -1,16 +1,19 @@
-"""How many tokens a pass a drafter would yield if the model wrote exactly what stands in the file (specdec §7.1).
+"""Tokens a pass that a drafter would yield if the model wrote exactly the file's own text.
 
-python -m bench.oracle [--spans N] [--json FILE]      prints a table for nano's prompt budget and one for 2048 tokens
+python -m bench.oracle [--spans N] [--json FILE]      prints a table for nano's prompt budget and one for 2048
+tokens
 
-FIM cases (the tail of a line, 3 to 8 lines, the body of a function: a third each) are cut from packages that no model here
-was trained on and that nothing was tuned on: a2a-sdk, cyclopts, great-tables, langextract, mini-swe-agent, narwhals,
-openai-agents, pydantic-ai (its code is in pydantic-ai-slim), strands-agents, textual, fetched by ``pip download``.
-``--tuning`` takes the installed packages below instead, which are not in ``models/training/packages.txt`` either; the
-constants of ``fimserver/engine/drafters`` were fitted on them.
+FIM cases (the tail of a line, 3 to 8 lines, the body of a function: a third each) are cut from packages that
+no model here was trained on and that nothing was tuned on: a2a-sdk, cyclopts, great-tables, langextract,
+mini-swe-agent, narwhals, openai-agents, pydantic-ai (its code is in pydantic-ai-slim), strands-agents,
+textual, fetched by ``pip download``. ``--tuning`` takes the installed packages below instead, which are not
+in ``models/training/packages.txt`` either; the constants of ``fimserver/engine/drafters`` were fitted on
+them.
 
-A pass yields the accepted tokens and one more; the end of the middle counts as a token, which nobody drafts. "file" is what
-the language server sends of it, of which the prompt shows a part; "+ open files" are up to 120 000 tokens of the same
-package. ``--prefilled``: the first token comes with the prompt and does not count, as in our engine.
+A pass yields the accepted tokens and one more; the end of the middle counts as a token, which nobody drafts.
+"file" is what the language server sends of it, of which the prompt shows a part; "+ open files" are up to 120
+000 tokens of the same package. ``--prefilled``: the first token comes with the prompt and does not count, as
+in our engine.
 """
 
 from __future__ import annotations
@@ -278,7 +281,8 @@ def main() -> None:
         }
     if not any(packages.values()):
         sys.exit(
-            "no package to cut from: let pip reach an index, give --wheels a folder with the wheels, or use --tuning"
+            "no package to cut from: let pip reach an index, give --wheels a folder with the wheels, or use"
+            " --tuning"
         )
     print({name: len(files) for name, files in packages.items()}, f"seed {args.seed}")
     results = {}

@@ -88,7 +88,7 @@ class Peers:
         self._models: dict[str, Any] = {}
 
     def arm(self, spec: Spec) -> Transformers:
-        """``transformers``, ``transformers+model/K5`` (K drafted tokens), ``transformers+lookup/K16N5`` (n-grams up to N)."""
+        """``transformers``, ``transformers+model/K5`` (K drafts), ``transformers+lookup/K16N5`` (n-grams)."""
         model = self._model(self.fleet.card)
         if spec.name == "transformers":
             return Transformers(spec.text, self.fleet, model, {}, lambda: None)

@@ -274,13 +274,13 @@ def pinned(rows: Sequence[PairedRow], route: Route) -> list[Pick]:
 
 
 def oracle(rows: Sequence[PairedRow], rate: float) -> list[Pick]:
-    """The better route of every row, known afterwards, time priced at ``rate`` kept characters per millisecond."""
+    """The better route of every row in hindsight, time priced at ``rate`` kept characters per millisecond."""
     both = zip(pinned(rows, "dllm"), pinned(rows, "ar"), strict=True)
     return [max(pair, key=lambda pick: pick.kept - rate * (pick.ms + READING_MS)) for pair in both]
 
 
 def settles(machine: Machine, policy: str, confusion: Sequence[Sequence[int]], seed: int) -> int:
-    """Requests after a device has become twice as slow until every route in use (a tenth of requests) is priced so."""
+    """Requests until a device twice as slow as before is priced so on every route in use."""
     turn, count = 500, 200
     sums = simulate(
         machine, policy, confusion, turn + count, seed, lambda number: 2.0 if number >= turn else 1.0

@@ -50,12 +50,17 @@ from fimserver.errors import FimError
 from fimserver.types import Request
 
 ARMS = (
-    "none", "none/R1", "ngram", "heads", "model", "diffusion", "diffusion/K2", "diffusion/T2", "diffusion/K2T2", "diffusion:self",
+    "none", "none/R1", "ngram", "heads", "model", "diffusion", "diffusion/K2", "diffusion/T2",
+    "diffusion/K2T2",
+    "diffusion:self",
     "ngram+heads", "ngram+diffusion", "mix", "auto",
-    "ngram/F1", "diffusion/F1", "diffusion/K2F1", "diffusion/T2F1", "diffusion:self/F1", "diffusion:self/K2F1",
+    "ngram/F1", "diffusion/F1", "diffusion/K2F1", "diffusion/T2F1", "diffusion:self/F1",
+    "diffusion:self/K2F1",
     "diffusion:self/T2F1",
-    "transformers", "transformers+model", "transformers+model/K3", "transformers+model/K5", "transformers+model/K8",
-    "transformers+lookup", "transformers+lookup/K5N3", "transformers+lookup/K10N5", "transformers+lookup/K16N5",
+    "transformers", "transformers+model", "transformers+model/K3", "transformers+model/K5",
+    "transformers+model/K8",
+    "transformers+lookup", "transformers+lookup/K5N3", "transformers+lookup/K10N5",
+    "transformers+lookup/K16N5",
     "llama.cpp", "llama.cpp+lookup/K8N3", "llama.cpp+model",
 )  # fmt: skip
 _PEERS = ("transformers", "llama.cpp")

@@ -167,8 +167,8 @@ def ratios(cells: Cells, what: str) -> str:
             [f"`{arm}`", *(interval.text(2, "x") if interval else "-" for pair in pairs for interval in pair)]
         )
     return (
-        f"Times faster, {what}: geometric mean over spans, and milliseconds a token of all spans together.\n\n"
-        + _table(head, lines)
+        f"Times faster, {what}: geometric mean over spans, and milliseconds a token of all spans"
+        " together.\n\n" + _table(head, lines)
     )
 
 
@@ -236,7 +236,7 @@ def _verdict(interval: Interval, goal: float) -> str:
 
 
 def questions(cells: Cells) -> str:
-    """SpecDiff-2: do two joint drafts give more tokens a verifying pass than one, and two denoising steps more than one?"""
+    """SpecDiff-2: tokens a verifying pass of two joint drafts, and of two denoising steps, against one."""
     lines = []
     for arm in cells:
         for letter, title in (("K", "two drafts instead of one"), ("T", "two steps instead of one")):
@@ -262,7 +262,10 @@ def questions(cells: Cells) -> str:
         "tokens a verifying pass, mean difference",
         "times faster, all together",
     ]
-    note = "An arm with F1 drafts always and as if every pass cost the same; the others draft only where it pays here."
+    note = (
+        "An arm with F1 drafts always and as if every pass cost the same; the others draft only where it pays"
+        " here."
+    )
     return f"{note}\n\n{_table(head, lines)}" if lines else ""
 
 
@@ -279,15 +282,18 @@ def identity(documents: Sequence[Mapping[str, Any]]) -> str:
         )
     head = ["arm", "requests", "with other tokens than the reference", "first differences in 1000 tokens"]
     return (
-        "The reference is the first arm of ours. All of ours must agree; transformers adds in another order.\n\n"
-        + _table(head, lines)
+        "The reference is the first arm of ours. All of ours must agree; transformers adds in another"
+        " order.\n\n" + _table(head, lines)
     )
 
 
 def _machine(document: Mapping[str, Any]) -> str:
     machine, run = document["machine"], document["run"]
     facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items())
-    about = f"{run['spans']} spans (seed {run['seed']}) of {', '.join(run['packages'])}; most tokens {run['limits']}"
+    about = (
+        f"{run['spans']} spans (seed {run['seed']}) of {', '.join(run['packages'])}; most tokens"
+        f" {run['limits']}"
+    )
     return f"{facts}\n\n{about}"
 
 

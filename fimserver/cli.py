@@ -77,11 +77,13 @@ def main(context: click.Context, /, **flags: Any) -> None:
     if context.invoked_subcommand is not None:
         if given := [name for name, value in flags.items() if value is not None]:
             raise InputError(
-                f"--{given[0].replace('_', '-')} belongs after the command: fimserver {context.invoked_subcommand} …"
+                f"--{given[0].replace('_', '-')} belongs after the command: fimserver"
+                f" {context.invoked_subcommand} …"
             )
         return
     gc.disable()  # what is made while importing stays: collecting it costs an eighth of the time to start
-    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415 - the other commands need no language server
+    # The other commands need no language server.
+    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()
@@ -184,7 +186,7 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     help="At most.",
 )
 def pause(minutes: float) -> None:
-    """Unload the models of this user's hosts until an explicit completion, `fimserver resume`, or the limit."""
+    """Unload the models of your hosts until an explicit completion, `fimserver resume` or the limit."""
     from fimserver.commands.pause import pause_hosts  # noqa: PLC0415 - loads the HTTP client
 
     _echo_each(pause_hosts(minutes))

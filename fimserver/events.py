@@ -28,7 +28,7 @@ class _Record(BaseModel):
 
 
 class Persistence(_Record):
-    """Characters of a suggestion that are in the document some time later, minus those that were there before."""
+    """Characters of a suggestion in the document some time later, less those already there before."""
 
     prefix_chars: Count  # from its start
     kept_chars: Count  # anywhere in it, in whole words

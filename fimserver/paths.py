@@ -47,7 +47,9 @@ def runtime_folder() -> Path:
 
 
 def _runtime_folders() -> Iterator[Path]:
-    """Candidates, best first, found lazily: Python looks for the folder of temporary files by writing into it.
+    """Candidates, best first, found lazily.
+
+    Python looks for the folder of temporary files by writing into it.
 
     An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it.
     """

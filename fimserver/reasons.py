@@ -84,8 +84,12 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.MID_WORD: "the cursor is inside a word: ask explicitly to complete here",
     Reason.ON_DEMAND: "the setting trigger is onDemand: ask explicitly to complete here",
     Reason.SNOOZED: "suggestions are snoozed for a while: ask explicitly to complete here",
-    Reason.BATTERY: "the machine runs on battery or saves power, and the setting battery is off: ask explicitly",
-    Reason.ENOUGH: "the last minute has shown as many suggestions as the setting shownPerMinute allows: ask explicitly",
+    Reason.BATTERY: (
+        "the machine runs on battery or saves power, and the setting battery is off: ask explicitly"
+    ),
+    Reason.ENOUGH: (
+        "the last minute has shown as many suggestions as the setting shownPerMinute allows: ask explicitly"
+    ),
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",

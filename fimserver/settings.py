@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     quantize: Literal["auto", "none", "bf16", "int8"] = option(
         "auto",
         "weights",
-        "Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs `fimserver[int8]`.",
+        "Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs"
+        " `fimserver[int8]`.",
     )
     threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
     max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)
@@ -127,7 +128,8 @@ class Settings(BaseSettings):
     verify: Literal["keyed", "token", "block", "recursive"] = option(
         "keyed",
         "engine",
-        "Rule of acceptance; keyed: the same text with and without drafts, the others: the same distribution.",
+        "Rule of acceptance; keyed: the same text with and without drafts, the others: the same"
+        " distribution.",
     )
     decode_rows: int = option(
         0,

@@ -101,13 +101,25 @@ class TestEveryModule:
         assert "trust_remote_code=True" not in text
         assert not {"pickle", "marshal", "shelve"} & tops(path)
 
-    def test_it_says_what_it_knows(self, path):
+    def test_its_docstring_says_what_it_is(self, path):
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         assert docstring
         assert not docstring.startswith(("Knows", "Module"))
 
     def test_it_is_small(self, path):
         assert path.read_text("utf-8").count("\n") <= 300
+
+
+class TestLines:
+    @pytest.mark.parametrize("folder", ["fimserver", "models", "bench"])
+    def test_none_is_longer_than_110_columns_but_for_a_tag_of_a_checker(self, folder):
+        long = [
+            f"{path.relative_to(ROOT)}:{number}"
+            for path in sorted((ROOT / folder).rglob("*.py"))
+            for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
+            if len(line) > 110 and "# noqa" not in line and "# type: ignore" not in line
+        ]
+        assert not long
 
 
 # A folder of the front, the host or the comparisons, and the folders that it may import beside itself and the base modules.

@@ -157,7 +157,8 @@ def _read(path: Path, fingerprint: str) -> list[PairedRow]:
         same = False
     if not same:
         raise InputError(
-            f"{path.parent} has an unfinished comparison of something else: give another --out, or delete {path}"
+            f"{path.parent} has an unfinished comparison of something else: give another --out, or delete"
+            f" {path}"
         )
     rows = []
     for line in lines:

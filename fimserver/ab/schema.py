@@ -145,7 +145,8 @@ def merge(reports: Sequence[Report]) -> Report:
     for other in others:
         if {side: arm.spec for side, arm in other.arms.items()} != specs:
             raise InputError(
-                f"reports of different arms cannot be merged: {specs} and {[a.spec for a in other.arms.values()]}"
+                f"reports of different arms cannot be merged: {specs} and"
+                f" {[a.spec for a in other.arms.values()]}"
             )
     rows = {row.item: row for report in reports for row in report.rows}
     lines = {(line.group, line.side): line for report in reports for line in report.timelines}

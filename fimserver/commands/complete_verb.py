@@ -224,8 +224,8 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         mean(float(row[name]) for row in scored) for name in ("exact", "first_line", "similarity", "tokens")
     )
     return (
-        f"{len(scored)} spans: exact {exact:.1%}, first line right {first_line:.1%}, edit similarity {similarity:.1%}, "
-        f"{tokens:.1f} tokens, p50 {median(row['ms'] for row in scored):.0f} ms"
+        f"{len(scored)} spans: exact {exact:.1%}, first line right {first_line:.1%}, edit similarity"
+        f" {similarity:.1%}, {tokens:.1f} tokens, p50 {median(row['ms'] for row in scored):.0f} ms"
     )
 
 

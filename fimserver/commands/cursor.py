@@ -87,7 +87,7 @@ def _start(text: str, line: int, column: int | None, path: Path) -> tuple[int, i
 
 
 def editor_request(place: CursorPosition, settings: Settings) -> CompletionRequest:
-    """Return the request of an editor that has this file open, and no other, and the current folder as its workspace."""
+    """Return the request of an editor with this file alone open, in the current folder as workspace."""
     path = place.path.resolve()
     privacy = Privacy([Path.cwd()])
     root = privacy.root_of(path)

@@ -203,7 +203,10 @@ def _cost(cost: ModelCost) -> str:
         median(figures) if figures else 0.0 for figures in (cost.row_ms, cost.pass_ms, cost.pass_tokens)
     )
     error = ", ".join(f"{name} {ratio:.2f}" for name, ratio in cost.error().items())
-    return f"{row * 1000:.0f} us a prompt row, {step:.1f} ms a pass, {tokens:.1f} tokens a pass; actual / predicted: {error}"
+    return (
+        f"{row * 1000:.0f} us a prompt row, {step:.1f} ms a pass, {tokens:.1f} tokens a pass; actual /"
+        f" predicted: {error}"
+    )
 
 
 def _tokens_per_s(models: ModelPool, settings: Settings) -> float:

@@ -55,7 +55,10 @@ def _help(field: FieldInfo) -> str:
 
 def where_settings_are() -> str:
     """Return the last lines of a command's help: other ways to give settings, and where all are listed."""
-    return f"\b\nSettings may also be given as FIMSERVER_… variables and in\n{CONFIG_FILE}.\nAll of them: docs/settings.md."
+    return (
+        f"\b\nSettings may also be given as FIMSERVER_… variables and in\n{CONFIG_FILE}.\nAll of them:"
+        " docs/settings.md."
+    )
 
 
 def flag(name: str) -> str:

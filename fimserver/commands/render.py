@@ -19,7 +19,7 @@ REJECTED = "strike red"
 
 
 def in_place(place: CursorPosition, inserted: str, replaced: int = 0) -> Text:
-    """Return the lines around the cursor with ``inserted`` instead of ``replaced`` characters right of the cursor."""
+    """Return the lines around the cursor, ``inserted`` in place of the next ``replaced`` characters."""
     text = Text()
     above = _lines(place.prefix)
     below = _lines(place.suffix[replaced:])

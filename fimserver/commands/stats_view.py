@@ -71,7 +71,8 @@ def render(found: Summary, console: Console) -> None:
         console.print(found.problem)
     if found.is_empty:
         console.print(
-            f"nothing was counted in the last {found.days:g} days: complete something in an editor, and come back"
+            f"nothing was counted in the last {found.days:g} days: complete something in an editor, and come"
+            " back"
         )
         return
     for comparison in found.comparisons:

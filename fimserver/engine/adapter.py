@@ -1,7 +1,7 @@
-"""Low-rank adapter of a causal network that acts on canvas rows alone (gated LoRA, arXiv 2507.11851), and its file.
+"""Low-rank adapter of a causal network for canvas rows alone (gated LoRA, arXiv 2507.11851), and its file.
 
-The gate is the mask: a row before the first mask of a pass is text and goes through the frozen products; masks, and known
-tokens to the right of a mask, also go through the low-rank branch.
+The gate is the mask: a row before the first mask of a pass is text and goes through the frozen products;
+masks, and known tokens to the right of a mask, also go through the low-rank branch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CanvasAdapter:
     branches: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
     def check_block(self, tokens: int) -> None:
-        """Raise ``LoadError`` for a canvas of a size, or with a share of masks, that the adapter has not seen."""
+        """Raise ``LoadError`` for a canvas size or a share of masks that the adapter was not trained on."""
         low, high = self.mask_ratios
         if tokens not in self.blocks:
             known = ", ".join(map(str, self.blocks))
@@ -48,7 +48,8 @@ class CanvasAdapter:
             )
         if low > 1 / tokens or high < 1:
             raise LoadError(
-                f"the canvas adapter knows shares of masks from {low:g} to {high:g}; a canvas needs 1/{tokens} to 1"
+                f"the canvas adapter knows shares of masks from {low:g} to {high:g}; a canvas needs"
+                f" 1/{tokens} to 1"
             )
 
 
@@ -71,7 +72,8 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # Not a mapping.
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         names = [name.removesuffix(".down") for name in tensors if name.endswith(".down")]
         branches = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
         low, high = json.loads(about["mask_ratios"])
@@ -86,7 +88,8 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
         raise LoadError(f"{path.name} holds {about.get('kind')!r}, not {KIND!r}")
     if adapter.base != base:
         raise LoadError(
-            f"canvas adapter {path.name} was trained on weights {adapter.base[:12]}…, these are {base[:12]}…: get the file it names"
+            f"canvas adapter {path.name} was trained on weights {adapter.base[:12]}…, these are {base[:12]}…:"
+            " get the file it names"
         )
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise LoadError(f"canvas adapter {path.name} holds NaN or infinity: reinstall fimserver")

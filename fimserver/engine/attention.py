@@ -58,4 +58,5 @@ def _in_bf16(
 def multiplies_bf16() -> bool:
     """Whether this processor multiplies bf16 natively, and torch makes use of it."""
     capable: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return capable and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - no public name exists
+    # No public name exists.
+    return capable and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001

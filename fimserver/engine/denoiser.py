@@ -1,4 +1,7 @@
-"""The denoising loop: propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.09992)."""
+"""The denoising loop.
+
+Propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.09992).
+"""
 
 from __future__ import annotations
 

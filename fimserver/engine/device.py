@@ -32,7 +32,7 @@ def free_machine(device: torch.device) -> Machine:
 def device_map(
     weights_gib: float, device: torch.device, free: list[float] | None = None
 ) -> str | Mapping[str, Any]:
-    """One device when the weights fit with a fifth to spare, else accelerate's ``auto`` (several GPUs, then CPU)."""
+    """One device if the weights fit with a fifth to spare, else accelerate's ``auto`` (GPUs, then CPU)."""
     if free is None:
         free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]
     return {"": device} if device.type == "cpu" or weights_gib * 1.2 <= free[0] else "auto"
@@ -55,7 +55,10 @@ def wait_for(device: torch.device) -> None:
 def describe(device: torch.device) -> str:
     """Device, memory and number format in one line."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {free_gib(device):.1f} GiB free, bfloat16, torch {torch.__version__}"
+        return (
+            f"{torch.cuda.get_device_name(device)}, {free_gib(device):.1f} GiB free, bfloat16, torch"
+            f" {torch.__version__}"
+        )
     memory = f"{ram_gib():.0f} GiB memory, " if ram_gib() else ""
     return f"CPU, {memory}{torch.get_num_threads()} threads, float32, torch {torch.__version__}"
 

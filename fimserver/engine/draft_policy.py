@@ -80,7 +80,7 @@ class DraftPolicy:
         self.switched_off = 0  # times that a drafter was not asked because it would not have paid
 
     def plan(self, drafts: Sequence[Draft], max_draft_tokens: int) -> DraftPlan:
-        """Choose shape and drafts with the most expected tokens per millisecond, using at most ``max_draft_tokens`` tokens."""
+        """Choose shape and drafts (up to ``max_draft_tokens``) with most expected tokens per millisecond."""
         costs = self.costs.ms
         best = DraftPlan(self.costs.plain, (), 1.0)
         best_rate = 1.0 / costs[self.costs.plain]

@@ -119,7 +119,8 @@ class ModelPool:
             for models in shares
             if all(getattr(models.settings, n) == getattr(settings, n) for n in WEIGHTS_SETTINGS)
         )
-        self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001 - its own kind
+        # Its own kind.
+        self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001
         self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:

@@ -1,8 +1,8 @@
 """Our own forward pass of dense Qwen2, Qwen3 and Llama networks.
 
 Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix
-products, and those repack the weights at every call (figures: docs/benchmarks.md). ``tests/engine/test_fused.py``
-holds it to the native class.
+products, and those repack the weights at every call (figures: docs/benchmarks.md).
+``tests/engine/test_fused.py`` holds it to the native class.
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ class FusedModel:
         self.cos, self.sin = weights.rotary(capacity)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
-        """The same network on the same weights, with every product replaced by ``wrap(layer, name, product)``.
+        """The same network on the same weights, every product replaced by ``wrap(layer, name, product)``.
 
-        ``embed``: other embeddings of ids; ``None``: the same. Both read and write the same KV buffer, so that some rows of a text can go through one and some through the other.
+        ``embed``: other embeddings of ids; ``None``: the same. Both read and write the same KV buffer, so
+        that some rows of a text can go through one and some through the other.
         """
         weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
@@ -99,13 +100,13 @@ class FusedModel:
         return self.whole.forward_bidirectional(ids, logits_of)
 
     def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start`` on, for each of ``count`` branches."""
+        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start``, ``count`` branches."""
         here = slice(start, start + rows)
         return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
 
 
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
-    """The network of a ``…ForCausalLM`` of transformers on the same weights, decoded at ``rows`` rows a pass."""
+    """Return the network of a ``…ForCausalLM`` of transformers, on its weights, for ``rows`` rows a pass."""
     body = model.model
     device = torch.device(model.model.embed_tokens.weight.device)
     pack = packs(model, device)
@@ -178,6 +179,7 @@ def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
     if not pack:
         return lambda x: F.linear(x, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001 - no public name exists
+    # No public name exists.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001
     product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
     return lambda x: product(x, packed, bias, "none", [], "")

@@ -37,7 +37,7 @@ class Int8Linear:
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
 
     def integers(self, x: torch.Tensor) -> torch.Tensor:
-        """The product alone: x (N, in) of uint8, 128 standing for zero, to sums times the scales of the channels, fp32."""
+        """The product: x (N, in), uint8 with zero at 128, to integer sums times the scales, fp32."""
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, _ZERO, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )

@@ -19,7 +19,7 @@ LARGE_M = 100.0  # million parameters: smaller models are measured in millisecon
 
 
 def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | None = None) -> PassCosts:
-    """Return the costs that an earlier start measured for the same model, machine and buffer, else measure and keep them.
+    """Return the kept costs of the same model, machine and buffer, or measure and keep them.
 
     Which shapes have the bits of plain decoding depends on the same things as their cost.
     """

@@ -1,4 +1,7 @@
-"""JSON files of the cache folder, which can be made again: read leniently, written as a whole or not at all."""
+"""JSON files of the cache folder, which can be made again.
+
+Read leniently, written as a whole or not at all.
+"""
 
 from __future__ import annotations
 

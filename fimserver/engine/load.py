@@ -101,14 +101,16 @@ def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: 
     """
     if not is_exact():
         raise LoadError(
-            "int8: this processor or this build of torch has no exact int8 products; use --quantize none or bf16"
+            "int8: this processor or this build of torch has no exact int8 products; use --quantize none or"
+            " bf16"
         )
 
     def read() -> Checkpoint:
         checkpoint = weight_format.read(card, folder)
         if not can_quantize(checkpoint.config):
             raise _UnfitError(
-                f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize none"
+                f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize"
+                " none"
             )
         return checkpoint
 
@@ -136,7 +138,7 @@ def _is_full(card: Card) -> bool:
 
 
 def verify_files(card: Card, folder: Path) -> None:
-    """Compare every file but drafters' with the hashes of the card, or of the manifest that the download wrote."""
+    """Compare all files but drafters' with the hashes of the card, or of the download's manifest."""
     drafters = set(card.drafters.values())
     _verify(
         card,

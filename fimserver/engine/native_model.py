@@ -18,7 +18,8 @@ _HARMLESS = "rotary_emb.inv_freq"  # a buffer that old checkpoints stored; it is
 def native_model(
     card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    from safetensors import SafetensorError  # noqa: PLC0415 - transformers' part of the program, not that of int8
+    # Only the safetensors reader needs it, not int8.
+    from safetensors import SafetensorError  # noqa: PLC0415
 
     try:
         model, info = checkpoint.native(device, dtype)

@@ -32,7 +32,7 @@ class Network(Protocol):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, R, V) of the rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
+        """Logits (B, R, V) of rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
 
         ``mask`` (M, extent) is true where a row may look.
         """

@@ -28,7 +28,7 @@ class PromptTokens:
 
 
 def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> PromptTokens:
-    """The end of the prefix and the start of the suffix that fit into ``card.prompt_tokens`` less ``markers``."""
+    """The end of the prefix and start of the suffix that fit ``card.prompt_tokens`` less ``markers``."""
     suffix = request.suffix
     header = file_header(request, card, vocabulary)
     prefix, typed = _split_typed(request, card)
@@ -44,7 +44,7 @@ def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: i
 
 
 def _split_typed(request: Request, card: Card) -> tuple[str, str]:
-    """Split off the end of the prefix that goes after the middle token (EFIM, so that typing keeps the KV cache valid)."""
+    """Split off the end of the prefix that goes after the middle token (EFIM: keeps the cache valid)."""
     allowed = card.fim is not None and card.fim.typed_after_middle
     typed_chars = min(request.typed_chars, len(request.prefix), card.prompt_tokens // 4) if allowed else 0
     cut = len(request.prefix) - typed_chars

@@ -50,13 +50,13 @@ def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 def verify_tokens(
     target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform
 ) -> Verdict:
-    """Accept each token in turn with min(1, p/q) and replace the first rejected one (arXiv 2211.17192, algorithm 1).
+    """Accept tokens in turn with min(1, p/q), replace the first rejected (arXiv 2211.17192, algorithm 1).
 
-    ``target`` (n+1, V); ``draft`` (n, V), row i the distribution that ``tokens[i]`` was drawn from given the tokens before it, at a
-    length that may depend on these but not on the token cut off there. Or ``draft`` is ``None``, a one-hot q: exact for
-    any tokens of any length, however they were chosen, but they are accepted with p alone.
-    A row of ``draft`` that is no distribution, or gives its token no probability, ends the draft before that token.
-    Raises ``NonFiniteError`` if a row of ``target`` is no distribution.
+    ``target`` (n+1, V); ``draft`` (n, V), row i the distribution that ``tokens[i]`` was drawn from given the
+    tokens before it, at a length that may depend on these but not on the token cut off there. Or ``draft`` is
+    ``None``, a one-hot q: exact for any tokens of any length, however they were chosen, but they are accepted
+    with p alone. A row of ``draft`` that is no distribution, or gives its token no probability, ends the
+    draft before that token. Raises ``NonFiniteError`` if a row of ``target`` is no distribution.
     """
     return recursive_rejection((target,), (draft,), (tokens,), uniform)
 
@@ -94,7 +94,7 @@ def verify_block(
 
 
 def _block_rest(weight: float, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Distribution (V,) of the token after a block that ends here, and the chance of that if no longer one is accepted."""
+    """Distribution (V,) of the token after a block that ends here, and the chance that it ends here."""
     rest = (weight * p - q).clamp(min=0)
     mass = float(rest.sum())
     return (rest, mass / (1 - weight + mass)) if mass > 0 else (p, 0.0)

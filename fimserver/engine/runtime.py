@@ -87,7 +87,8 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     capacity = -(-(card.prompt_tokens + longest + drafts) // chunk) * chunk
     if card.prompt_tokens + longest > loaded.positions:
         raise LoadError(
-            f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has {loaded.positions}"
+            f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has"
+            f" {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
     return Runtime(

@@ -102,7 +102,7 @@ Schedule = Callable[[DenoisingStep], Commit]
 
 
 def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
-    """All slots whose probability reaches ``level``, at most ``limit``, and always the best (Fast-dLLM, arXiv 2505.22618)."""
+    """The best slot and all that reach ``level``, at most ``limit`` (Fast-dLLM, arXiv 2505.22618)."""
 
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
@@ -142,7 +142,7 @@ def factor(f: float = 1.0) -> Schedule:
 
 
 def entropy_bound(gamma: float = 0.1) -> Schedule:
-    """The k slots of lowest entropy with the sum of all but the largest at most ``gamma`` (EB-sampler, arXiv 2505.24857)."""
+    """The k slots of lowest entropy, all but the largest at most ``gamma`` (EB-sampler, arXiv 2505.24857)."""
 
     def commit(step: DenoisingStep) -> Commit:
         entropies = step.proposals.entropy

@@ -99,7 +99,8 @@ class RejectionSampler:
     def picker(self, request: Request) -> Pick:
         draws = random.Random(hashed(request.seed, "draw"))
 
-        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - the seam
+        # The seam.
+        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001
             if request.temperature <= 0:
                 return int(logits.argmax()), None
             distribution = probabilities(logits[None], request.temperature)[0]

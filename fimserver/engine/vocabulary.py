@@ -55,7 +55,8 @@ class Vocabulary:
         token_id = self._tokenizer.token_to_id(text)
         if token_id is None:
             raise LoadError(
-                f"{self._card.name}: the tokenizer has no token {text!r}: wrong tokenizer files, or a wrong card"
+                f"{self._card.name}: the tokenizer has no token {text!r}: wrong tokenizer files, or a wrong"
+                " card"
             )
         return int(token_id)
 
@@ -94,7 +95,8 @@ def read_tokenizer(folder: Path, card: Card) -> Tokenizer:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         raise LoadError(
-            f"{card.name}: tokenizer files in {folder} cannot be read ({type(error).__name__}); get the model again"
+            f"{card.name}: tokenizer files in {folder} cannot be read ({type(error).__name__}); get the model"
+            " again"
         ) from None
     known = tokenizer.get_vocab(with_added_tokens=True)
     tokenizer.add_special_tokens(

@@ -109,7 +109,7 @@ def _unknown_name(key: str) -> str:
 
 
 def _changed(config: Config, sent: Any) -> tuple[Config, dict[str, str]]:
-    """Return ``config`` with what was sent on top, and what is wrong with each value that could not be used."""
+    """Return ``config`` with the sent values, and a problem for each value that could not be used."""
     if not isinstance(sent, dict):
         return config, {}
     named = {_name(str(key)): value for key, value in sent.items()}

@@ -1,4 +1,4 @@
-"""Energy: whether the machine runs on battery or saves power, as Linux and macOS say, read in the background."""
+"""Energy: whether the machine runs on battery or saves power (Linux, macOS), read in the background."""
 
 from __future__ import annotations
 

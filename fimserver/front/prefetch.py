@@ -1,4 +1,4 @@
-"""Prefetch: asks for what comes after a shown suggestion, as if it had been accepted, while the model is idle."""
+"""Prefetch: asks for the text after a shown suggestion, as if accepted, while the model is idle."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Running:
         return 0.0 if is_busy else time.monotonic() - self.last_used_s
 
     async def run_latest(self, slot: str, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Run ``work``; an older request of the slot is answered at once as superseded, whatever it has yet to clean up."""
+        """Run ``work``; an older request of the slot is answered as superseded before it has cleaned up."""
         self.stop(slot)
         self.used()
         running = RunningTask(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())

@@ -168,7 +168,8 @@ class Session:
 
     def record(self, path: Path) -> TraceRecorder:
         """Record keystrokes from now on, of documents that privacy allows. The caller ends the recorder."""
-        from fimserver.front.feedback.trace_recorder import TraceRecorder  # noqa: PLC0415 - only where it is used
+        # Imported where it is used.
+        from fimserver.front.feedback.trace_recorder import TraceRecorder  # noqa: PLC0415
 
         self.recorder = TraceRecorder(
             path, lambda document: self.privacy.verdict(path_of(document.uri), document.lines) is None
@@ -222,7 +223,7 @@ class Session:
         return hashlib.sha256(f"{self.session_id} {uri}".encode("utf-8", "replace")).hexdigest()[:16]
 
     def reject(self, rejected: RejectedText) -> None:
-        """Note a dismissal: the text, and the rest of it once its start is typed, is not shown there again."""
+        """Note a dismissal: the text, or its rest once the start is typed, is not shown there again."""
         self.calm.dismissed(time.monotonic())
         self.rejected[rejected] = None
         while len(self.rejected) > MAX_REJECTED:

@@ -134,7 +134,8 @@ def _guarded(
 
     Out of memory before any text was sent: caches are emptied and it is tried once more.
     """
-    from fimserver.engine.faults import DeviceFault, fault_of, free_memory  # noqa: PLC0415 - the host listens before torch is there
+    # The host listens before torch is imported.
+    from fimserver.engine.faults import DeviceFault, fault_of, free_memory  # noqa: PLC0415
 
     usage = Usage(
         route=decision.route,

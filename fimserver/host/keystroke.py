@@ -1,4 +1,4 @@
-"""Keystroke: how long a model takes from a typed letter to a whole single-line answer, its prompt being in the cache."""
+"""Keystroke: time from a typed letter to a whole single-line answer, the rest of the prompt cached."""
 
 from __future__ import annotations
 

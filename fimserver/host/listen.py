@@ -52,7 +52,8 @@ def load_models(settings: Settings) -> EngineSource:
     for route in routes(settings):
         if name := settings.card(route):
             get_card(name)  # before torch takes its memory for a name that no card has
-    from fimserver.engine.engines import ModelPool  # noqa: PLC0415 - the host listens before torch is imported
+    # The host listens before torch is imported.
+    from fimserver.engine.engines import ModelPool  # noqa: PLC0415
 
     models = ModelPool(settings)
     for route in routes(settings):

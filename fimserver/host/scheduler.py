@@ -114,7 +114,7 @@ class Scheduler:
             answer(job, Reason.CANCELLED)
 
     def pause(self, seconds: float) -> None:
-        """Unload the models after the running job, until an explicit job or the limit, and answer what waits."""
+        """Unload the models after the running job, until an explicit job or the limit; answer the rest."""
         with self._changed:
             self._paused_until = time.monotonic() + seconds
             waiting = list(self._waiting.values())
@@ -187,7 +187,8 @@ class Scheduler:
 
     def _unload(self) -> None:
         """Give memory back; nothing refers to the engines any more."""
-        from fimserver.engine.faults import free_memory  # noqa: PLC0415 - the host listens before torch is imported
+        # The host listens before torch is imported.
+        from fimserver.engine.faults import free_memory  # noqa: PLC0415
 
         self.state = Reason.PAUSED
         free_memory()

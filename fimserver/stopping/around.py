@@ -58,7 +58,7 @@ class Around:
 
     @cached_property
     def below(self) -> tuple[str, ...]:
-        """The next lines after the cursor's that are not blank, as far as they belong to the cursor's block."""
+        """The next lines after the cursor's that are not blank and belong to the cursor's block."""
         lines = (line.rstrip() for line in self._after if line.strip())
         same = takewhile(lambda line: columns(line) >= columns(self.left), lines)
         return tuple(islice(same, BELOW_LINES))

@@ -196,7 +196,7 @@ class Endings:
         return any(word.startswith(line.strip()) for word in words)
 
     def _stays(self, word: str, width: int, *, outside: bool) -> bool:
-        """Whether a line that begins with ``word`` goes on with the block, or closes it where the suffix does not."""
+        """Whether a line starting with ``word`` continues the block, or closes it if the suffix does not."""
         if word in CLOSING_WORDS.get(self.around.language, ()):
             return first_word(self.around.next_line) != word
         if outside:

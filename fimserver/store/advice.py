@@ -1,4 +1,4 @@
-"""Advice on models: for each route the best choice for this machine, why, what gets it, and how large it is."""
+"""Advice on models: for each route the best choice for this machine, why, its size and how to get it."""
 
 from __future__ import annotations
 

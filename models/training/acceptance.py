@@ -108,7 +108,7 @@ def window_of(net: Heads | BlockNetwork) -> int:
 def marginals(
     net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch, steps: int
 ) -> torch.Tensor:
-    """Log-probabilities (B, A, W, V) of every slot, each from the denoising step that fills it, left to right."""
+    """Log-probabilities (B, A, W, V) of the slots, each from the denoising step that fills it."""
     if isinstance(net, Heads):
         return target.head(heads_outputs(net, target, seen, batch)).float().log_softmax(-1)
     window = net.shape.window
@@ -145,7 +145,7 @@ def interval(values: torch.Tensor, anchors: torch.Tensor) -> Interval:
 
 
 def batches(windows: Windows, count: int, anchors: Anchors, rows: int = 8) -> list[Batch]:
-    """At most ``count`` random windows that have room for an anchor, in batches of texts of about the same length."""
+    """At most ``count`` random windows with room for an anchor, in batches of about the same length."""
     roomy = (windows.middles() > 1).nonzero()[:, 0].tolist()
     chosen = random.Random(0).sample(roomy, min(count, len(roomy)))
     texts = sorted((written(windows, i) for i in chosen), key=lambda text: len(text.ids))

@@ -49,7 +49,7 @@ def heads_outputs(net: Heads, target: Target, seen: Seen, batch: Batch) -> torch
 def block_outputs(
     net: BlockNetwork, target: Target, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
 ) -> torch.Tensor:
-    """What the block drafter says for slots (B, A, W + 1), with the last known tokens ``at`` (B, A), where ``masked`` or not.
+    """Outputs of the block drafter for slots (B, A, W + 1), after the last known tokens ``at`` (B, A).
 
     All windows of a row are one sequence behind the text; the bias keeps them apart.
     """

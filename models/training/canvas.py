@@ -124,7 +124,8 @@ def load(trainer: Trainer, base: str, path: Path) -> Progress:
         metadata = file.metadata()
         if metadata["base"] != base:
             raise ValueError(
-                f"{path} was trained on weights {metadata['base'][:12]}…, not on {base[:12]}…: use its own base"
+                f"{path} was trained on weights {metadata['base'][:12]}…, not on {base[:12]}…: use its own"
+                " base"
             )
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     trainer.adapter.load_state_dict(_under(tensors, "adapter."))
@@ -158,7 +159,8 @@ def read_documents(corpus: Path) -> dict[str, list[str]]:
     missing = [name for name, _ in CORPUS.values() if not (corpus / name).exists()]
     if missing:
         raise SystemExit(
-            f"{corpus / missing[0]} is not there: run `python -m models.training.corpus` and `…canvas_corpus` first"
+            f"{corpus / missing[0]} is not there: run `python -m models.training.corpus` and `…canvas_corpus`"
+            " first"
         )
     return {
         language: (corpus / name).read_text("utf-8").split(SEPARATOR)

@@ -1,7 +1,7 @@
-"""JavaScript and TypeScript sources of the canvas adapter's corpus, from npm packages with a permissive licence.
+"""JavaScript and TypeScript sources of the canvas adapter's corpus: permissively licensed npm packages.
 
-Usage: ``cd FOLDER; xargs -n1 npm pack < …/models/training/npm.txt``, then ``python -m models.training.canvas_corpus
---packages FOLDER``. The Python part is that of ``models.training.corpus``.
+Usage: ``cd FOLDER; xargs -n1 npm pack < …/models/training/npm.txt``, then ``python -m
+models.training.canvas_corpus --packages FOLDER``. The Python part is that of ``models.training.corpus``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def main() -> None:
         texts += kept
         sources.append(source)
         print(
-            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}"
+            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB "
+            f" {source.licence}"
         )
     (args.out / "typescript.txt").write_text(SEPARATOR.join(texts), "utf-8")
     (args.out / "typescript.json").write_text(json.dumps([asdict(s) for s in sources], indent=1))

@@ -46,7 +46,7 @@ class Development:
 
     @torch.no_grad()
     def measure(self, adapter: Adapter) -> dict[str, float]:
-        """Survival of each drafted place, tokens a cycle of two passes, and the share and loss of right infills."""
+        """Survival of drafted places, tokens a cycle of two passes, share and loss of right infills."""
         draft = torch.stack([s for example in self.own for s in self._survival(adapter, example)]).mean(0)
         infills = [self._infill(adapter, example, number) for number, example in enumerate(self.written[::3])]
         right, loss, leading = (torch.cat(column) for column in zip(*infills, strict=True))

@@ -1,7 +1,9 @@
-"""What a canvas adapter is worth in the engine, on development spans: drafts of the ar route, and the dllm route itself.
+"""What a canvas adapter is worth in the engine, on development spans.
 
-Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at temperature 0 and
-compared with plain decoding of the ar route.
+Drafts of the ar route, and the dllm route itself.
+
+Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at
+temperature 0 and compared with plain decoding of the ar route.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ CANVAS = {
     "length": "end",
     "max_tokens": 128,
     "schedule": "leftmost",
-    "forbidden": ("<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|repo_name|>", "<|file_sep|>"),
+    "forbidden": ("<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>",
+                  "<|repo_name|>", "<|file_sep|>"),
 }  # fmt: skip
 
 
@@ -61,7 +64,10 @@ class Outcome:
         """One row of a table."""
         rate = self.tokens / max(1, self.passes)
         share, time_ms = self.equal / self.spans, 1000 * self.seconds / max(1, self.tokens)
-        return f"{self.name:28} tokens {self.tokens:5}  a pass {rate:5.2f}  ms a token {time_ms:6.1f}  as plain {share:.2f}"
+        return (
+            f"{self.name:28} tokens {self.tokens:5}  a pass {rate:5.2f}  ms a token {time_ms:6.1f}  as plain"
+            f" {share:.2f}"
+        )
 
 
 def requests(texts: Sequence[str], count: int, max_tokens: int, seed: int) -> Iterator[Request]:

@@ -143,7 +143,7 @@ class Coder:
 
     @torch.no_grad()
     def clean(self, ids: Sequence[int], past: torch.Tensor | None = None) -> Clean:
-        """One causal pass of the frozen coder over ``ids``, after the keys and values ``past`` of what is before them."""
+        """One causal pass of the frozen coder over ``ids``, after the keys and values ``past``."""
         start = 0 if past is None else past.shape[3]
         positions = torch.arange(start, start + len(ids), device=self.device)
         stored: list[torch.Tensor] = []

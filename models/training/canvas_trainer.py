@@ -138,7 +138,7 @@ class Trainer:
         }
 
     def _words(self, targets: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Tokens that are scored, what is added to the logits of those drawn to represent the rest, and how many are not drawn."""
+        """Tokens that are scored, an offset for the logits of sampled ones, and the number not sampled."""
         known = torch.unique(torch.cat([self.frequent, targets]))
         size = len(self.coder.head)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + number)

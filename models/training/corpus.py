@@ -95,9 +95,7 @@ def download(names: Iterable[str], folder: Path) -> None:
         "-d",
         str(folder),
     ]
-    subprocess.run(  # noqa: S603 - our own pinned list
-        [*command, *names], check=True
-    )
+    subprocess.run([*command, *names], check=True)  # noqa: S603 - our own pinned list
 
 
 def read_wheel(path: Path) -> tuple[Source, list[Document]]:
@@ -203,7 +201,8 @@ def build(wheels: Path, out: Path) -> list[Source]:
         texts[source.split] += kept
         sources.append(source)
         print(
-            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB  {source.licence}"
+            f"{source.name:24} {source.version:12} {len(kept):5} files {sum(map(len, kept)) / 1e6:6.2f} MB "
+            f" {source.licence}"
         )
     for split, documents_text in texts.items():
         (out / f"{split}.txt").write_text(SEPARATOR.join(documents_text), "utf-8")

@@ -33,7 +33,7 @@ from models.training.windows import LAYOUT, read_windows, windows_path
 
 
 class Run:
-    """One run: the rate falls to zero along the budget, which counts the minutes of former runs that were cut off."""
+    """One run: the rate falls to zero along the budget, which includes the minutes of runs cut off before."""
 
     def __init__(
         self, trainer: Trainer, data: Mixture, valid: Mapping[str, Sequence[Batch]], folder: Path, name: str

@@ -107,7 +107,7 @@ def ngram_fill(hole: Hole) -> tuple[str, int]:
 
 
 def longest_match(prefix: str, suffix: str, limit: int = 80) -> str:
-    """What follows the latest earlier place, or else the first later one, that ends like the prefix for longest."""
+    """Text after the place (earlier ones first) that shares the longest ending with the prefix."""
     for length in range(min(limit, len(prefix)), 0, -1):
         tail = prefix[-length:]
         if (at := prefix.rfind(tail, 0, len(prefix) - 1)) >= 0:
@@ -119,9 +119,10 @@ def longest_match(prefix: str, suffix: str, limit: int = 80) -> str:
 
 @torch.inference_mode()
 def bits(loaded: Loaded, maker: RowMaker, hole: Hole, rng: random.Random) -> tuple[float, float]:
-    """Bits of a whole middle with its end under the ar route, and an upper bound of them under the dllm route.
+    """Bits of a whole middle and its end under the ar route, and an upper bound of them under the dllm route.
 
-    The bound is the any-order one: blocks of slots, each n times the mean loss at a uniform number of masks, four draws.
+    The bound is the any-order one: blocks of slots, each n times the mean loss at a uniform number of masks,
+    four draws.
     """
     size, draws = 16, 4
     context, middle = maker.tokens(hole, random.Random(0))

@@ -70,7 +70,7 @@ def samples(texts: Iterable[str], seed: int, per_kind: int = 1) -> Iterator[Samp
 
 
 def _begun(kind: str, text: str, hole: tuple[int, int], rng: random.Random) -> tuple[int, int]:
-    """A hole as it is; of some bodies, from the end of the header, where the cursor is before Enter is pressed."""
+    """A hole, for some bodies from the end of the header, where the cursor is before Enter is pressed."""
     start, end = hole
     return (len(text[:start].rstrip()), end) if kind == "body" and rng.random() < AT_HEADER else hole
 

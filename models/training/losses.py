@@ -37,10 +37,10 @@ def survival(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:
 
 
 def streak(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:
-    """``streak``: less the expected accepted length, sum over j of prod over i <= j of q_i(y_i) (arXiv 2511.00606).
+    """``streak``: the negative expected accepted length, -sum_j prod_{i <= j} q_i(y_i) (arXiv 2511.00606).
 
-    The value itself, not its logarithm, which trains as stably and gains less. Flat where nothing is right yet: it starts
-    from weights that cross entropy has trained.
+    The value itself, not its logarithm, which trains as stably and gains less. Flat where nothing is right
+    yet: it starts from weights that cross entropy has trained.
     """
     return -survival(logq, learn).sum(-1).mean()
 

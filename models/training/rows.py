@@ -121,7 +121,7 @@ class RowMaker:
     def _canvases(
         self, middle: list[int], rng: random.Random
     ) -> Iterator[tuple[list[int], int, list[bool], int]]:
-        """Pairs of canvases at the same start with complementary masks, or one all masked and one at random."""
+        """Pairs of canvases at one start: complementary masks, or one all masked and one at random."""
         size, count = rng.choice(CANVAS_SIZES)
         beyond = self.eot if middle[-1] == self.eot else IGNORE  # a middle that was cut has no known end
         for pair in range(count // 2):

@@ -20,7 +20,7 @@ MARK = "\n[files] # written by models/training/ship.py\n"
 
 
 def ship(source: Path, folder: Path, card: Path) -> None:
-    """Copy the weights from ``source`` (the tokenizer too, where it has one) and pin all hashes in ``card``."""
+    """Copy weights (and a tokenizer, if present) from ``source`` and pin all hashes in ``card``."""
     folder.mkdir(exist_ok=True)
     for name in SHIPPED:
         if (source / name).is_file() and source.resolve() != folder.resolve():

@@ -24,43 +24,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from models.training.corpus import CACHE, SEPARATOR
 from models.training.rows import Batch, Layout, RowMaker, RowStream
+from models.training.shape import Shape
 
 PARTS = ("context", "middle", "canvas")
 NANO = Path(__file__).parent.parent / "nano"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of the network."""
-
-    hidden: int = 256
-    layers: int = 6
-    heads: int = 4
-    kv_heads: int = 2
-    mlp: int = 768
-    vocabulary: int = 8192
-    positions: int = 1024
-
-    def config(self) -> Qwen3Config:
-        return Qwen3Config(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.mlp,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            head_dim=64,
-            max_position_embeddings=self.positions,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            bos_token_id=None,
-            eos_token_id=0,
-            pad_token_id=2,
-        )
 
 
 @dataclass(frozen=True)

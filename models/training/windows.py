@@ -42,7 +42,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """Many of them: one tensor of all ids, where each row ends in it, how long its context is, and whether it is greedy."""
+    """Windows: a tensor of all ids, and of each row its end, context length and greediness."""
 
     ids: torch.Tensor
     ends: torch.Tensor
@@ -115,8 +115,8 @@ def read_windows(path: Path, target: str) -> Windows:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     if metadata["target"] != target:
         raise SystemExit(
-            f"{path} was written by other weights ({metadata['target'][:12]}…) than the target's ({target[:12]}…): "
-            "delete it, or name the target that wrote it with --target"
+            f"{path} was written by other weights ({metadata['target'][:12]}…) than the target's"
+            f" ({target[:12]}…): delete it, or name the target that wrote it with --target"
         )
     return Windows(**tensors, shards=int(metadata["shards"]))
 

@@ -8,7 +8,8 @@ import torch
 from fimserver.cards import MODELS, get_card
 from fimserver.engine.load import load
 from models.training.rows import RowStream
-from models.training.train import Progress, Recipe, Run, Shape, Trainer
+from models.training.shape import Shape
+from models.training.train import Progress, Recipe, Run, Trainer
 from tests.training.test_rows import CODE, MAKER
 
 SHAPE = Shape(hidden=32, layers=1, heads=1, kv_heads=1, mlp=48)

@@ -177,4 +177,7 @@ def _notes(report: Report, rows: Sequence[PairedRow], comparisons: Sequence[Comp
     for measure in TIMES:
         line = whole.get(f"{measure.metric}_ratio")
         if line is None or line.n < len(rows):
-            yield f"times of {measure.label} are of {line.n if line else 0} of {len(rows)} items: those that both arms answered"
+            yield (
+                f"times of {measure.label} are of {line.n if line else 0} of {len(rows)} items: those that"
+                " both arms answered"
+            )

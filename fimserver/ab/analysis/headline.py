@@ -16,9 +16,11 @@ def headline(comparisons: Sequence[ComparisonRow]) -> tuple[str, ...]:
     """Return sentences on time, exact middles and kept characters per second, with the signs of the table."""
     whole = {line.metric: line for line in comparisons if line.stratum == ALL}
     sentences = (
-        _speed_sentence(whole["answer_ms_ratio"], whole.get("kept_share"))
-        if "answer_ms_ratio" in whole
-        else "",
+        (
+            _speed_sentence(whole["answer_ms_ratio"], whole.get("kept_share"))
+            if "answer_ms_ratio" in whole
+            else ""
+        ),
         _exact_sentence(whole["exact"]) if "exact" in whole else "",
         _value_sentence(whole["chars_per_s_300"]) if "chars_per_s_300" in whole else "",
     )
@@ -35,7 +37,10 @@ def _speed_sentence(line: ComparisonRow, kept: ComparisonRow | None) -> str:
     worst = None if kept is None else kept.low if fast == "B" else kept.high and -kept.high
     held = worst is not None and worst > -MARGIN
     verb = "is" if held else "is not shown to be"
-    return f"{sentence}; the kept share of {fast}, the faster one, {verb} within {100 * MARGIN:.0f} points of {slow}'s."
+    return (
+        f"{sentence}; the kept share of {fast}, the faster one, {verb} within {100 * MARGIN:.0f} points of"
+        f" {slow}'s."
+    )
 
 
 def _exact_sentence(line: ComparisonRow) -> str:
@@ -63,8 +68,14 @@ def _not_shown(line: ComparisonRow) -> str:
     """Return why the sentence claims no difference: no interval, or one that holds "the same"."""
     if line.low is None or line.high is None:
         if line.groups < MIN_CLUSTERS:
-            return f"; {line.groups} groups are too few for an interval ({MIN_CLUSTERS} are needed), so this may be chance"
-        return "; the items allow no interval (a few groups outweigh the rest, or an arm kept nothing), so this may be chance"
+            return (
+                f"; {line.groups} groups are too few for an interval ({MIN_CLUSTERS} are needed), so this may"
+                " be chance"
+            )
+        return (
+            "; the items allow no interval (a few groups outweigh the rest, or an arm kept nothing), so this"
+            " may be chance"
+        )
     if line.effect == "ratio":
         smallest = f"{math.sqrt(line.high / line.low):.2f}x" if line.low > 0 else "any size"
     else:

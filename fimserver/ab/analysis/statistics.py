@@ -139,7 +139,7 @@ def geometric_ratio(a: ArrayLike, b: ArrayLike, drawn: Bootstrap) -> Interval:
 
 
 def sign_test(differences: ArrayLike) -> float:
-    """The exact two-sided p of as many plus and minus signs, pairs without a difference aside (McNemar's for binary ones).
+    """The exact two-sided p of a sign test without ties (McNemar's for binary outcomes).
 
     It takes pairs as independent. Where groups have many rows, trust the interval before it.
     """
@@ -159,7 +159,7 @@ def holm(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def unseen(count: int) -> float:
-    """The largest share that something may have that none of ``count`` groups showed, at 97.5 % (the rule of three).
+    """Upper 97.5 % bound of a share of which ``count`` groups showed no case (the rule of three).
 
     A bootstrap of nothing but zeros has no width; this has. NaN for fewer than ``MIN_CLUSTERS``.
     """

@@ -21,7 +21,8 @@ def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Ru
 def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runner:
     settings = read_settings(**flags | spec.changes)
     if spec.url:
-        from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415 - the HTTP library, where an arm is remote
+        # The HTTP library is imported where an arm is remote.
+        from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415
 
         return RemoteArm(spec.text, spec.url, settings)
     from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch, where an arm is local

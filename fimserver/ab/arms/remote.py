@@ -26,7 +26,8 @@ class RemoteArm:
                 pass
         return answer_of(timed(self._host.stream(body)))
 
-    def cancel_ms(self, span: Span, after_ms: float) -> float | None:  # noqa: ARG002 - what a host does then cannot be seen
+    # What a host does then cannot be seen.
+    def cancel_ms(self, span: Span, after_ms: float) -> float | None:  # noqa: ARG002
         return None
 
     def close(self) -> None:

@@ -81,7 +81,8 @@ def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS)
             turns.rotate(-1)
     if not spans:
         raise InputError(
-            f"{folder} has no source file in a language that fimserver parses: give another folder{_why(files)}"
+            f"{folder} has no source file in a language that fimserver parses: give another"
+            f" folder{_why(files)}"
         )
     return Cut(tuple(spans), dict(files.skipped))
 
@@ -195,7 +196,8 @@ def _tracked(folder: Path) -> list[str]:
     command = [shutil.which("git") or "git", "-c", "core.fsmonitor=false", "ls-files", "-z"]
     env = {name: value for name, value in os.environ.items() if name not in _GIT_OWN}
     try:
-        done = subprocess.run(command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S)  # noqa: S603 - no text of others in it
+        # No text of others in it.
+        done = subprocess.run(command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S)  # noqa: S603
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
         raise InputError(

@@ -155,7 +155,10 @@ class LspClient:
             async with asyncio.timeout(END_S):
                 await asyncio.gather(self._process.wait(), self._tasks[1])
         lines = self._errors.decode("utf-8", "replace").strip().splitlines()
-        message = f"the server ended, exit code {self._process.returncode}: {lines[-1] if lines else 'it wrote nothing to stderr'}"
+        message = (
+            f"the server ended, exit code {self._process.returncode}:"
+            f" {lines[-1] if lines else 'it wrote nothing to stderr'}"
+        )
         return InputError(message) if self._process.returncode == _BAD_COMMAND else FimError(message)
 
     def _fail(self, problem: FimError) -> None:

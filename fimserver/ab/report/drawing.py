@@ -115,6 +115,10 @@ def svg(figure: Figure, name: str, title: str) -> Markup:
         text = text.replace(colour, variable)
     opening, _, body = text.partition(">")
     box = re.search(r'viewBox="[^"]*"', opening)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0] if box else ""}'
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        f" {box[0] if box else ''}"
+    )
     label = f'role="img" aria-labelledby="{name}-title"><title id="{name}-title">{escape(title)}</title>'
-    return Markup(f"{head} {label}{body}")  # noqa: S704 - matplotlib escapes the texts, and ours is escaped here
+    # Matplotlib escapes the texts, and ours is escaped here.
+    return Markup(f"{head} {label}{body}")  # noqa: S704

@@ -46,7 +46,8 @@ def _cpuinfo(name: str) -> list[str]:
 def _line(*command: str) -> str | None:
     """The first line that a command prints, ``None`` where it cannot be run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 - ours, fixed
+        # Ours, fixed.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip().split("\n")[0] or None

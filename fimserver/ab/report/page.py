@@ -132,9 +132,11 @@ def _numbers(report: Report, analysis: Analysis) -> dict[str, Any]:
         "pairs": [_pair(row) for row in worst(cold)],
         "item_columns": _COLUMNS,
         "items": [_cells(row) for row in report.rows[:_ROWS]],
-        "left_out": f"The first {_ROWS:,} items; {rest:,} more are in report.json and in every number above."
-        if rest > 0
-        else "",
+        "left_out": (
+            f"The first {_ROWS:,} items; {rest:,} more are in report.json and in every number above."
+            if rest > 0
+            else ""
+        ),
     }
 
 
@@ -159,7 +161,8 @@ def _pictures(report: Report, analysis: Analysis) -> dict[str, Any]:
     labels = {side: _short(spec, _NAME_CHARS) for side, spec in specs.items()}
     traced = charts.timeline(report.timelines, labels)
     counts = [
-        f"{line.side.upper()}: {line.keys:,} keys, {line.cancelled:,} requests cancelled, {line.superseded:,} superseded"
+        f"{line.side.upper()}: {line.keys:,} keys, {line.cancelled:,} requests cancelled, {line.superseded:,}"
+        " superseded"
         for line in report.timelines
         if traced and line.group == traced[0]
     ]

@@ -24,7 +24,10 @@ from fimserver.ab.analysis.comparison_row import ComparisonRow
 from fimserver.ab.analysis.measures import ALL
 from fimserver.ab.schema import Arm, Report
 
-LEGEND = "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the same time. Points (pts) are of 100 %."
+LEGEND = (
+    "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the"
+    " same time. Points (pts) are of 100 %."
+)
 _UNITS = {"ms": " ms", "share": " %"}  # written after a number; others are in the label
 _MANY = {"keys", "characters", "tokens", "passes", "characters/s"}
 _ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}

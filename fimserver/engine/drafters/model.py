@@ -101,7 +101,8 @@ def check_tokens(runtime: Runtime, target: Runtime) -> None:
     different = [text for text, i in ours.items() if i < size and theirs.get(text) != i]
     if different:
         raise LoadError(
-            f"{name} cannot draft for {wanted}: it has another tokenizer (no token {different[0]!r} at the same id)"
+            f"{name} cannot draft for {wanted}: it has another tokenizer (no token {different[0]!r} at the"
+            " same id)"
         )
 
 

@@ -49,7 +49,7 @@ class Heads(nn.Module):
         self.outward = nn.Parameter(torch.zeros(k, d, d))
 
     def forward(self, hidden: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        """Hidden states (N, d) and embeddings (N, d) of the tokens that they gave, to inputs of the target's head (K, N, d)."""
+        """From hidden states (N, d) and embeddings (N, d) of their tokens to inputs of the head (K, N, d)."""
         both = torch.cat([hidden, token], -1).expand(self.shape.heads, -1, -1)
         return hidden + torch.bmm(F.silu(torch.bmm(both, self.inward)), self.outward)
 
@@ -96,7 +96,8 @@ class BlockNetwork(nn.Module):
     Shape = BlockShape
 
     def __init__(self, shape: BlockShape) -> None:
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer  # noqa: PLC0415 - slow to import
+        # Slow to import.
+        from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer  # noqa: PLC0415
 
         super().__init__()
         self.shape = shape
@@ -140,7 +141,7 @@ Net = TypeVar("Net", Heads, BlockNetwork)
 
 
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
-    """Write weights in bf16 with their shape and the SHA-256 of the ``target``'s weights that they were trained for."""
+    """Write weights in bf16 with their shape and the SHA-256 of the weights of the ``target``."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(
@@ -158,7 +159,8 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # Not a mapping.
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         shape = {
             name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()
         }
@@ -172,7 +174,8 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
         raise LoadError(f"drafter file {path.name} holds {metadata.get('kind')!r}, not {kind.KIND!r}")
     if metadata.get("target") != target:
         raise LoadError(
-            f"drafter file {path.name} was trained for other weights of this model: `make drafters` trains it again"
+            f"drafter file {path.name} was trained for other weights of this model: `make drafters` trains it"
+            " again"
         )
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise LoadError(f"drafter file {path.name} holds NaN or infinity: reinstall, or train it again")

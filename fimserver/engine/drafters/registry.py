@@ -1,7 +1,7 @@
-"""Drafters by name, and how each is built for a target from a spec such as ``ngram`` or ``diffusion:self,steps=2``.
+"""Drafters by name, built for a target from a spec such as ``ngram`` or ``diffusion:self,steps=2``.
 
-``DRAFTERS`` is the place for another one; no loop names one. A spec is ``NAME[:WHAT][,option=value]``; the options of a
-drafter are the keyword parameters of its maker. Several specs are separated by commas.
+``DRAFTERS`` is the place for another one; no loop names one. A spec is ``NAME[:WHAT][,option=value]``; the
+options of a drafter are the keyword parameters of its maker. Several specs are separated by commas.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from fimserver.errors import FimError, InputError, LoadError
 log = logging.getLogger("fimserver.engine")
 
 
-def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+# The shape of DRAFTERS.
+def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001
     """From texts alone; ``window``: tokens of a draft at most."""
     return NGramDrafter(context.runtime.loaded.vocabulary, window=window)
 

@@ -44,7 +44,7 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
 
 
 def measure() -> Arithmetic:
-    """The arithmetic whose products take least time on this processor, of those that it computes exactly or natively."""
+    """The arithmetic with the fastest products, of those that this processor computes exactly or natively."""
     costs = {name: _cost(make) for name, make in _candidates().items()}
     log.info("milliseconds of products by arithmetic: %s", {name: round(ms, 2) for name, ms in costs.items()})
     return min(costs, key=lambda name: costs[name])

@@ -168,7 +168,8 @@ def _markers(where: Path, name: str, architecture: str, tokens: frozenset[str] |
             f"{where} lacks the token {missing!r}, without which it cannot fill middles: get another file"
         )
     raise LoadError(
-        f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models` lists coders"
+        f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models`"
+        " lists coders"
     )
 
 

@@ -139,7 +139,8 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
     architecture = file.architecture
     if architecture not in {"qwen2", "qwen3", "llama"}:
         raise LoadError(
-            f"{file.paths[0]}: networks of the kind {architecture!r} are not supported as GGUF; get safetensors"
+            f"{file.paths[0]}: networks of the kind {architecture!r} are not supported as GGUF; get"
+            " safetensors"
         )
     values = _values(file, architecture)
     for key in _REFUSED:
@@ -149,7 +150,8 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
             )
     if missing := next((key for key in _FIELDS.values() if key not in values), None):
         raise LoadError(
-            f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get another"
+            f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get"
+            " another"
         )
     fields = {name: values[key] for name, key in _FIELDS.items()}
     heads = int(fields["num_attention_heads"])
@@ -214,7 +216,8 @@ def open_checkpoint(card: Card, path: Path) -> Checkpoint:
     file = read_gguf(path)
     if file.architecture != card.architecture:
         raise LoadError(
-            f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong file?"
+            f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong"
+            " file?"
         )
     fields = config_fields(file)
     config = transformers.AutoConfig.for_model(**fields)

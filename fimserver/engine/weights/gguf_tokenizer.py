@@ -78,7 +78,8 @@ def make_tokenizer(metadata: Mapping[str, Any], name: str) -> Tokenizer:
     if kind != "gpt2" or cut not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise LoadError(
-            f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get safetensors"
+            f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get"
+            " safetensors"
         )
     tokens = metadata.get("tokenizer.ggml.tokens")
     merges = metadata.get("tokenizer.ggml.merges")

@@ -17,7 +17,7 @@ _QUOTES = frozenset({'"', "'", "`", '"""', "'''"})
 
 
 def paired_closers(left: str, right: str) -> str:
-    """The longest start of ``right`` (rest of the line) that closes what ``left`` (the line so far) leaves open."""
+    """The longest start of ``right`` (rest of the line) that closes brackets and quotes open in ``left``."""
     open_ = _unclosed(_NO_QUOTE.sub("", left))
     at = 0
     while open_:

@@ -177,7 +177,7 @@ class Definitions:
     def _resolve(
         self, question: _Question, wanted: parser.Import, file: Path, depth: int
     ) -> Iterator[tuple[Path, str]]:
-        """Files and outlines of what an import in ``file`` names, or of what the document uses of a whole module."""
+        """Files and outlines of names that an import in ``file`` binds, or are used of a whole module."""
         named = CANDIDATES[question.language](wanted.module, wanted.names, file, question.root)
         candidates = dict.fromkeys(Path(os.path.normpath(path)) for path in named)
         files = [(path, mtime) for path in candidates if (mtime := self._state(path)) is not None][:8]
@@ -215,7 +215,7 @@ class Definitions:
             yield from self._resolve(question, submodule, file, 0)
 
     def _used(self, question: _Question, files: Sequence[tuple[Path, int]]) -> Iterator[tuple[Path, str]]:
-        """Of whole modules, the definitions whose names occur in the document, in the order in which they do."""
+        """Definitions of whole modules whose names occur in the document, in the document's order."""
         words = dict.fromkeys(re.findall(r"[^\W\d]\w{2,63}", "".join(line[:400] for line in question.lines)))
         for path, mtime in files:
             defined = self._names(path, mtime)

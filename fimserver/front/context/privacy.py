@@ -24,25 +24,27 @@ from fimserver.reasons import Reason
 
 # In the language of .gitignore, in lower case, separated by blanks.
 ALWAYS_PRIVATE = """
-.env* *.env .envrc .dev.vars .flaskenv *.pem *.key *.p8 *.p12 *.pfx *.pkcs12 *.ppk *.kdb *.kdbx *.jks *.keystore *.keytab *.asc
-*.gpg *.pgp *.agekey *.ovpn *.mobileprovision .netrc _netrc .npmrc .yarnrc .yarnrc.yml .pypirc .git-credentials .gitcookies
-.pgpass .my.cnf .mylogin.cnf .htpasswd .dockercfg **/.docker/config.json .boto .s3cfg .vault-token .vault_pass* .terraformrc
-terraform.rc *.tfstate *.tfstate.* *.tfvars *.tfvars.json kubeconfig *.kubeconfig .*_history .xauthority
-.aws/ .azure/ .gcloud/ **/.config/gcloud/ **/.config/gh/ .kube/ .ssh/ .gnupg/ .password-store/
+.env* *.env .envrc .dev.vars .flaskenv *.pem *.key *.p8 *.p12 *.pfx *.pkcs12 *.ppk *.kdb *.kdbx *.jks
+*.keystore *.keytab *.asc *.gpg *.pgp *.agekey *.ovpn *.mobileprovision .netrc _netrc .npmrc .yarnrc
+.yarnrc.yml .pypirc .git-credentials .gitcookies .pgpass .my.cnf .mylogin.cnf .htpasswd .dockercfg
+**/.docker/config.json .boto .s3cfg .vault-token .vault_pass* .terraformrc terraform.rc *.tfstate
+*.tfstate.* *.tfvars *.tfvars.json kubeconfig *.kubeconfig .*_history .xauthority .aws/ .azure/ .gcloud/
+**/.config/gcloud/ **/.config/gh/ .kube/ .ssh/ .gnupg/ .password-store/
 """
 USUALLY_PRIVATE = """
-id_* credentials* .credentials* *_credentials *_credentials.* secret secrets secret.* secrets.* .secret* *.secret *.secrets
-*-secret.* *-secrets.* *_secret.* *_secrets.* kubeconfig* service-account* service_account* passwords.* password.* token.txt
+id_* credentials* .credentials* *_credentials *_credentials.* secret secrets secret.* secrets.* .secret*
+*.secret *.secrets *-secret.* *-secrets.* *_secret.* *_secrets.* kubeconfig* service-account*
+service_account* passwords.* password.* token.txt
 """
 GENERATED = """
-*.min.js *.min.mjs *.min.css *.bundle.js *.map *.lock *.lockfile *-lock.json *-lock.yaml *.lock.json npm-shrinkwrap.json go.sum
-*_pb2.py *_pb2.pyi *_pb2_grpc.py *.pb.go *.pb.cc *.pb.h *_pb.js *_pb.ts *_pb.d.ts *.g.dart *.freezed.dart *.g.cs *.designer.cs
-*.generated.* *_generated.* *.snap
+*.min.js *.min.mjs *.min.css *.bundle.js *.map *.lock *.lockfile *-lock.json *-lock.yaml *.lock.json
+npm-shrinkwrap.json go.sum *_pb2.py *_pb2.pyi *_pb2_grpc.py *.pb.go *.pb.cc *.pb.h *_pb.js *_pb.ts *_pb.d.ts
+*.g.dart *.freezed.dart *.g.cs *.designer.cs *.generated.* *_generated.* *.snap
 """
 SOURCE = """
-.asm .c .cc .clj .cljs .cpp .cs .css .cu .cxx .d .dart .elm .erl .ex .exs .f90 .fs .go .groovy .h .hh .hpp .hrl .hs .html .hxx
-.java .jl .js .jsx .kt .kts .less .lua .m .mjs .ml .mli .mm .mts .nim .php .pl .pm .py .pyi .pyx .r .rb .rs .scala .scss .sol
-.svelte .swift .ts .tsx .v .vb .vhd .vue .zig
+.asm .c .cc .clj .cljs .cpp .cs .css .cu .cxx .d .dart .elm .erl .ex .exs .f90 .fs .go .groovy .h .hh .hpp
+.hrl .hs .html .hxx .java .jl .js .jsx .kt .kts .less .lua .m .mjs .ml .mli .mm .mts .nim .php .pl .pm .py
+.pyi .pyx .r .rb .rs .scala .scss .sol .svelte .swift .ts .tsx .v .vb .vhd .vue .zig
 """
 IGNORE_FILES = (".gitignore", ".fimignore")  # the later one has the last word
 
@@ -54,8 +56,10 @@ _MAX_NAMES = 4096
 
 _SAYS_GENERATED = re.compile(
     r"^\s*(?://|\#|/?\*|--|;|<!--|%|@generated)"  # only comments speak for the file
-    r"[^\n]*?(?:@generated\b|\bgenerated\b[^\n]*\bdo not (?:edit|modify)|\bdo not (?:edit|modify)\b[^\n]*\bgenerated\b"
-    r"|<auto-?generated|\b(?:auto-?|automatically |this file (?:is|was) )generated (?:by|from|file|code|with|using)\b)"
+    r"[^\n]*?(?:@generated\b|\bgenerated\b[^\n]*\bdo not (?:edit|modify)|\bdo not"
+    r" (?:edit|modify)\b[^\n]*\bgenerated\b"
+    r"|<auto-?generated|\b(?:auto-?|automatically |this file (?:is|was) )generated"
+    r" (?:by|from|file|code|with|using)\b)"
     r"|^\s*@generated\b",
     re.IGNORECASE,
 )

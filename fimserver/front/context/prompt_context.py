@@ -202,7 +202,7 @@ class ContextSource:
 
 
 def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
-    """Text before the cursor from ``state.start`` on, which moves only if the text from there is too long or too short."""
+    """Text from ``state.start``, which moves only if the text is too long or too short, to the cursor."""
     above = (
         split_lines(before)[:-1]
         if before.endswith("\n")

@@ -17,18 +17,24 @@ _KEY_BLOCK = re.compile(
     r"(-----BEGIN [A-Z0-9 ]{0,40}KEY[A-Z ]{0,20}-----)[\s\S]*?(-----END [A-Z0-9 ]{1,60}-----|\Z)"
 )
 _TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:A[KSB]IA[A-Z0-9]{16}|gh[a-z]_[A-Za-z0-9]{16,255}|github_pat_\w{20,255}|gl[a-z]{2,5}-[\w-]{16,255}"
-    r"|(?:sk|pk|rk)[-_](?=[\w-]{0,60}\d)[\w-]{16,300}|xox[a-z]-[\w-]{10,255}|AIza[\w-]{30,80}|ya29\.[\w-]{20,400}"
-    r"|eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]{0,4000})?|npm_[A-Za-z0-9]{30,80}|pypi-[\w-]{30,400}|hf_[A-Za-z0-9]{20,80}"
-    r"|SG\.[\w-]{16,64}\.[\w-]{16,64}|AGE-SECRET-KEY-[A-Z0-9]{40,80}|dop_v1_[a-f0-9]{40,80}|shp[a-z]{2}_[a-fA-F0-9]{30,40})"
+    r"(?<![A-Za-z0-9_-])(?:A[KSB]IA[A-Z0-9]{16}"
+    r"|gh[a-z]_[A-Za-z0-9]{16,255}|github_pat_\w{20,255}|gl[a-z]{2,5}-[\w-]{16,255}"
+    r"|(?:sk|pk|rk)[-_](?=[\w-]{0,60}\d)[\w-]{16,300}"
+    r"|xox[a-z]-[\w-]{10,255}|AIza[\w-]{30,80}|ya29\.[\w-]{20,400}"
+    r"|eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]{0,4000})?"
+    r"|npm_[A-Za-z0-9]{30,80}|pypi-[\w-]{30,400}|hf_[A-Za-z0-9]{20,80}"
+    r"|SG\.[\w-]{16,64}\.[\w-]{16,64}|AGE-SECRET-KEY-[A-Z0-9]{40,80}"
+    r"|dop_v1_[a-f0-9]{40,80}|shp[a-z]{2}_[a-fA-F0-9]{30,40})"
 )
 _IN_URL = re.compile(
     r"(://[^\s:/@'\"]{0,80}:)([^\s/@'\"]{1,200})(?=@)|(\bhooks\.slack\.com/services/)[\w/]{10,100}"
 )
 _BEARER = re.compile(r"(?i:(\b(?:bearer|basic)[ ]))[\w.~+/-]{16,}+=*")
 _NAMED = re.compile(
-    r"""(?ix) (?:passw(?:or)?d|passphrase|pwd|secret|credential|token|(?:api|access|private|secret|auth|encryption|account)[_-]?key)
-    s?\d{0,2} ["'\]]{0,2} [ \t]{0,8} (?::[ \t]{0,4}[\w.|\[\] ]{1,40}(?==))? (?::=|===?|=>|=|:) [ \t]{0,8} [rbuf]{0,2}
+    r"""(?ix) (?:passw(?:or)?d|passphrase|pwd|secret|credential|token
+    |(?:api|access|private|secret|auth|encryption|account)[_-]?key)
+    s?\d{0,2} ["'\]]{0,2} [ \t]{0,8} (?::[ \t]{0,4}[\w.|\[\] ]{1,40}(?==))?
+    (?::=|===?|=>|=|:) [ \t]{0,8} [rbuf]{0,2}
     (?: (["'`]) ([^"'`\r\n]{3,}+) | ([^\s"'`,;(){}\[\]]{6,300}+) (?=[ \t]{0,8}(?:$|\#|\r|\n)) )""",
     re.MULTILINE,
 )
@@ -37,17 +43,18 @@ _WORD = re.compile(r"[A-Za-z0-9_+/-]{20,}={0,2}")
 _LITERAL_BEFORE = re.compile(r"(?:[=:][ \t]{0,4}|^[ \t]{0,40})$", re.MULTILINE)
 _LITERAL_AFTER = re.compile(r"[ \t]{0,4}(?:$|#|[\r\n])", re.MULTILINE)
 _HASH_BEFORE = re.compile(
-    r"(?:sha\d{1,3}|md5|blake\w{1,3}|h1|integrity|checksum|digest|hash|rev|commit)[\"']?[-:= ]{1,4}[\"']?$|@$",
+    r"(?:sha\d{1,3}|md5|blake\w{1,3}|h1|integrity|checksum|digest|hash|rev|commit)[\"']?"
+    r"[-:= ]{1,4}[\"']?$|@$",
     re.IGNORECASE,
 )
 _HEX = re.compile(r"(?:0x)?(?:[0-9a-f]{32,}|[0-9A-F]{32,})")
 
 
 def mask_secrets(text: str) -> str:
-    """Text of another file with what looks like a secret replaced by ``<redacted>``, and cut at 64 K characters.
+    """Text of another file, cut at 64 K characters, with likely secrets replaced by ``<redacted>``.
 
-    What is replaced: key blocks, the token forms of well-known services, passwords in URLs, literals that are assigned
-    to a name such as ``api_key``, and long strings of high entropy that are not marked as a hash.
+    What is replaced: key blocks, the token forms of well-known services, passwords in URLs, literals that are
+    assigned to a name such as ``api_key``, and long strings of high entropy that are not marked as a hash.
     """
     text = _KEY_BLOCK.sub(rf"\1{REDACTED}\2", text[:_MAX_MASKED_CHARS])
     text = _TOKEN.sub(REDACTED, text)

@@ -31,13 +31,14 @@ _MAX_STATES = 64
 _IDENTIFIER = re.compile(r"[^\W\d]\w{2,63}")
 # Words of many languages that say nothing about a subject.
 _COMMON = """
-abstract and any array assert async await bool boolean break byte case catch char class const constexpr continue def default
-defer del delete dict double elif else end enum error except export extends extern false False final finally float fmt for
-from func function get global goto if impl implements import include init int interface is lambda len let list long loop
-match mod module mut namespace new nil None nonlocal not null object operator or override package pass pub print private
-protected public raise range readonly ref require return self set short signed sizeof static std str string struct super
-switch template test then this throw throws trait true True try tuple type typedef typename typeof union unsafe unsigned use
-using val value var virtual void where while with yield
+abstract and any array assert async await bool boolean break byte case catch char class const constexpr
+continue def default defer del delete dict double elif else end enum error except export extends extern
+false False final finally float fmt for from func function get global goto if impl implements import include
+init int interface is lambda len let list long loop match mod module mut namespace new nil None nonlocal not
+null object operator or override package pass pub print private protected public raise range readonly ref
+require return self set short signed sizeof static std str string struct super switch template test then
+this throw throws trait true True try tuple type typedef typename typeof union unsafe unsigned use using val
+value var virtual void where while with yield
 """
 COMMON = frozenset(_COMMON.split())
 

@@ -63,7 +63,7 @@ class Snapshot:
         return self.lines[self.place.line][self.place.column :].rstrip("\r\n")
 
     def prefix(self, limit: int = CONTEXT_CHARS) -> str:
-        """At most ``limit`` characters before the cursor, in whole lines where the first is not cut by the limit."""
+        """At most ``limit`` characters before the cursor, from the start of a line if one is within them."""
         return self._gather(range(self.place.line - 1, -1, -1), self.line_before, limit, before=True)
 
     def suffix(self, limit: int = CONTEXT_CHARS) -> str:

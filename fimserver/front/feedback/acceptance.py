@@ -156,7 +156,7 @@ class Acceptance:
         self._on_show(shown)
 
     def edited(self, document: Document, inserted_chars: int) -> None:
-        """Count how much of the suggestion is in the document after an edit that inserted so many characters."""
+        """Count how much of the suggestion the document holds after an edit that inserted some characters."""
         shown = self._open.get(document.uri)
         if shown is None or shown.settled:
             return
@@ -219,7 +219,7 @@ class Acceptance:
             return
         shown.settled = True
         counts = self._of(shown.route)
-        (accepted, typed) = shown.kept
+        accepted, typed = shown.kept
         counts.accepted += shown.fate == "full"
         counts.partly += shown.fate == "partly"
         counts.left += shown.fate == "left"

@@ -39,7 +39,7 @@ class RouteTurn(NamedTuple):
     mode: Mode = "blocks"
 
     def explained(self, usage: Usage) -> Usage:
-        """Return ``usage`` with the comparison as the reason for its route, unless another route served it."""
+        """Return ``usage``, the comparison the reason for its route unless another route served it."""
         if usage.route != self.route:
             return usage
         until = datetime.fromtimestamp(self.until).astimezone()

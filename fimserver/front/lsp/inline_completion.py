@@ -108,7 +108,8 @@ async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestio
     except FimError as error:
         outcome = Outcome(reason=Reason.FAILED, message=str(error), uri=uri)
     except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the editor
-        log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400 - a traceback may quote text
+        # A traceback may quote text.
+        log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400
         outcome = Outcome(reason=Reason.FAILED, message=type(error).__name__, uri=uri)
     session.note(outcome)
     account(session, request, outcome)

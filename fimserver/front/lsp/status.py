@@ -1,4 +1,4 @@
-"""Status bar state: the host's last known health, then the current document's, the route and the last latency."""
+"""Status bar state: health of the host, then of the current document, the route and the last latency."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Status:
             self._server.protocol.notify("fimserver/status", facts)
 
     def renew(self) -> None:
-        """Send the status after settings changed, which may have been why the current document got no suggestions."""
+        """Send the status after a change of settings, which may switch the current document on or off."""
         self._document = None
         self.refresh()
 
@@ -166,5 +166,6 @@ class Progress:
             self._report(lsp.WorkDoneProgressEnd(message=message))
 
     def _report(self, value: Any) -> None:
-        unstructured = self._server.protocol._converter.unstructure(value)  # noqa: SLF001 - pygls has no other way
+        # Pygls has no other way.
+        unstructured = self._server.protocol._converter.unstructure(value)  # noqa: SLF001
         self._server.progress(lsp.ProgressParams(self._token, unstructured))

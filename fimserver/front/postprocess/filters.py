@@ -29,8 +29,10 @@ _JOINED = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 # characters.
 # As the tokenizers of coders write them. No language has them, but a file about language models may.
 _SPECIAL = re.compile(
-    r"<\|(?:end_?of_?text|fim_\w{1,20}|im_(?:start|end)|file_sep(?:arator)?|repo_name|eot_id|begin_of_text|mask|pad|expand|delete"
-    r"|code_(?:prefix|middle|suffix))\|>|<\uff5c[^\uff5c\s]{1,30}\uff5c>|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:EOT|file_sep|repo_name)>"
+    r"<\|(?:end_?of_?text|fim_\w{1,20}|im_(?:start|end)|file_sep(?:arator)?|repo_name"
+    r"|eot_id|begin_of_text|mask|pad|expand|delete"
+    r"|code_(?:prefix|middle|suffix))\|>|<\uff5c[^\uff5c\s]{1,30}\uff5c>"
+    r"|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:EOT|file_sep|repo_name)>"
 )
 _SCOPE_RULE = frozenset({"scope"})
 _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
@@ -142,7 +144,7 @@ def scope(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
 
 
 def _may_run_on(text: str, prefix: str, suffix: str, language: str) -> bool:
-    """Whether the rule that ends middles in the host lets all of it be written, which sees strings, handlers and brackets."""
+    """Whether the host's rule for the end of a middle (strings, handlers, brackets) allows the text."""
     return Endings(Around(prefix, suffix, language), "none", _SCOPE_RULE).end(text + "\n") is None
 
 

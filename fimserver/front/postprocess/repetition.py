@@ -83,7 +83,7 @@ def _without_escaped_quotes(text: str, left: str) -> str:
 
 
 def _has_in_order(text: str, rest: str) -> bool:
-    """Whether the closers of ``rest`` are in ``text`` in that order, none of them closing what ``text`` opened."""
+    """Whether ``text`` has the closers of ``rest`` in order, none for a bracket that it opened itself."""
     lone = set(unmatched(text))
     at = 0
     ends = {match.start() for match in re.finditer(r".(?=[ \t]*(?:\n|$))", text)}
@@ -192,7 +192,7 @@ def _key(line: str) -> _Key:
 
 
 def _are_next(lines: Sequence[_Key], below: Sequence[_Key]) -> bool:
-    """Whether lines are the next ones, all of them or at least two, and say more than that something is closed."""
+    """Whether lines repeat the next ones: all of them or at least two, with more than closing brackets."""
     same = common_prefix(lines, below)
     return (same == len(lines) or same > 1) and any(
         not _CLOSERS_ONLY.fullmatch(text) for _, text in lines[:same]

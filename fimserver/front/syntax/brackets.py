@@ -39,7 +39,7 @@ def closers_for(text: str) -> str:
 
 
 def unmatched(text: str) -> list[int]:
-    """Offsets of the closing brackets without a partner, and of a last quote that closes what began before ``text``."""
+    """Offsets of closing brackets without a partner, and of a quote whose string began before ``text``."""
     lone = [i for i, partner in partners(text)[0].items() if partner < 0]
     return sorted(lone + [text.rindex(quote) for quote in QUOTES if text.count(quote) % 2])
 

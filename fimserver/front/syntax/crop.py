@@ -26,7 +26,7 @@ def window(prefix: str, suffix: str) -> tuple[str, str]:
 
 
 def near(prefix: str, suffix: str, before: int, after: int) -> tuple[str, str]:
-    """The last ``before`` lines of the prefix and the first ``after`` lines of the suffix, within a window's size."""
+    """The last ``before`` lines of the prefix and first ``after`` of the suffix, within a window's size."""
     above = prefix[-WINDOW_CHARS:].rsplit("\n", before)
     below = suffix[:WINDOW_CHARS].split("\n", after)
     return "\n".join(above[-before:]), "\n".join(below[:after])

@@ -67,10 +67,12 @@ COMMENT_KINDS = frozenset(
 )
 STRING_KINDS = frozenset(
     {
-        "string", "template_string", "regex", "interpreted_string_literal", "raw_string_literal", "rune_literal",
+        "string", "template_string", "regex", "interpreted_string_literal", "raw_string_literal",
+        "rune_literal",
         "string_literal", "char_literal", "character_literal", "character", "verbatim_string_literal",
         "interpolated_string_expression", "string_array", "heredoc_body", "raw_string", "ansi_c_string",
-        "double_quote_scalar", "single_quote_scalar", "block_scalar", "quoted_attribute_value", "string_value",
+        "double_quote_scalar", "single_quote_scalar", "block_scalar", "quoted_attribute_value",
+        "string_value",
     },
 )  # fmt: skip
 # Code inside a string.
@@ -83,16 +85,21 @@ INTERPOLATION_KINDS = frozenset(
 
 # Nodes around a definition that are part of what it says, and nodes that only hold definitions.
 WRAPPERS = frozenset(
-    {"export_statement", "decorated_definition", "template_declaration", "type_declaration", "lexical_declaration",
+    {"export_statement", "decorated_definition", "template_declaration", "type_declaration",
+     "lexical_declaration",
      "variable_declaration", "ambient_declaration", "declaration", "type_definition"},
 )  # fmt: skip
 HOLDERS = frozenset(
-    {"preproc_ifdef", "preproc_if", "preproc_else", "linkage_specification", "namespace_definition", "declaration_list",
+    {"preproc_ifdef", "preproc_if", "preproc_else", "linkage_specification", "namespace_definition",
+     "declaration_list",
      "if_statement", "try_statement", "block"},
 )  # fmt: skip
 
 _FROM = "source: (string (string_fragment) @module)"
-_REQUIRE = '(call_expression function: (identifier) @_f arguments: (arguments (string (string_fragment) @module)) (#eq? @_f "require"))'
+_REQUIRE = (
+    "(call_expression function: (identifier) @_f arguments: (arguments (string (string_fragment) @module))"
+    ' (#eq? @_f "require"))'
+)
 _JAVASCRIPT = f"""
 (import_statement {_FROM})
 (import_statement (import_clause (identifier) @name) {_FROM})
@@ -110,31 +117,39 @@ _C = """
 """
 # One match is a module, or a module and one name taken from it.
 IMPORT_QUERIES: Mapping[str, str] = {
-    "python": """
+    "python": (
+        """
         (import_statement name: (dotted_name) @module)
         (import_statement name: (aliased_import name: (dotted_name) @module))
         (import_from_statement module_name: (_) @module)
         (import_from_statement module_name: (_) @module name: (dotted_name) @name)
         (import_from_statement module_name: (_) @module name: (aliased_import name: (dotted_name) @name))
         (import_from_statement module_name: (_) @module (wildcard_import) @name)
-    """,
+    """
+    ),
     "javascript": _JAVASCRIPT,
     "typescript": _JAVASCRIPT,
     "tsx": _JAVASCRIPT,
     "go": "(import_spec path: (_ (interpreted_string_literal_content) @module))",
-    "rust": """
+    "rust": (
+        """
         (use_declaration argument: (identifier) @module)
         (use_declaration argument: (scoped_identifier path: (_) @module name: (_) @name))
-        (use_declaration argument: (use_as_clause path: (scoped_identifier path: (_) @module name: (_) @name)))
+        (use_declaration argument:
+            (use_as_clause path: (scoped_identifier path: (_) @module name: (_) @name)))
         (use_declaration argument: (use_wildcard (_) @module))
         (use_declaration argument: (scoped_use_list path: (_) @module))
         (use_declaration argument: (scoped_use_list path: (_) @module list: (use_list (identifier) @name)))
-        (use_declaration argument: (scoped_use_list path: (_) @module list: (use_list (use_as_clause path: (identifier) @name))))
-    """,
-    "java": """
+        (use_declaration argument: (scoped_use_list path: (_) @module
+            list: (use_list (use_as_clause path: (identifier) @name))))
+    """
+    ),
+    "java": (
+        """
         (import_declaration (scoped_identifier scope: (_) @module name: (_) @name) .)
         (import_declaration (scoped_identifier) @module (asterisk) @name)
-    """,
+    """
+    ),
     "c": _C,
     "cpp": _C,
 }

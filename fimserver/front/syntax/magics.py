@@ -1,4 +1,4 @@
-"""IPython magics: commands in the Python of a notebook cell (``%time``, ``!pip``, ``%%bash``, ``name?``) that are no Python."""
+"""IPython magics: commands in a cell that are not Python (``%time``, ``!pip``, ``%%bash``, ``name?``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_other_language(text: str) -> bool:
 
 
 def without_magics(prefix: str, middle: str, suffix: str) -> tuple[str, str, str]:
-    """The three parts of a cell with a number in the place of every magic, and blanks in the place of what it is given."""
+    """The three parts of a cell with a number for every magic, and blanks for its arguments."""
     text = prefix + middle + suffix
     plain = _MAGIC.sub(_number, text)
     end = len(prefix) + len(middle)

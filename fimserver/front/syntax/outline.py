@@ -15,7 +15,7 @@ _DEPTH = 8  # of what holds a definition
 
 
 def outline(language: str, root: Node, name: str) -> str | None:
-    """The outline of a top-level definition under ``root``, or ``None`` where nothing of that name is defined."""
+    """The outline of a top-level definition under ``root``, or ``None`` if no such name is defined."""
     found = [(outer, inner) for outer, inner in _definitions(root) if _name_of(inner) == name]
     if not found:
         return None
@@ -30,7 +30,7 @@ def text_of(node: Node) -> str:
 
 
 def _definitions(node: Node, outer: Node | None = None, depth: int = 0) -> Iterator[tuple[Node, Node]]:
-    """Pairs of a definition with all that belongs to it (decorators, ``export``) and the node that bears the name."""
+    """Pairs of a definition, with its decorators and ``export``, and the node that bears the name."""
     for child in node.named_children if depth < _DEPTH else ():
         if child.type in languages.HOLDERS:
             yield from _definitions(child, None, depth + 1)
@@ -50,7 +50,7 @@ def _name_of(node: Node) -> str:
 
 
 def body_of(node: Node, depth: int = 0) -> Node | None:
-    """The body of a function or class, also where a name is bound to one (``const f = () => {…}``, ``type T struct``)."""
+    """The body of a function or class, also of one bound to a name (``const f = () => {…}``)."""
     if (body := node.child_by_field_name("body")) is not None or depth == _DEPTH:
         return body
     parts = (node.child_by_field_name(field) for field in ("value", "type"))

@@ -46,8 +46,10 @@ _DEFINES = re.compile(
 )
 _BLOCKS = frozenset(
     {
-        "module", "program", "source_file", "translation_unit", "compilation_unit", "chunk", "block", "statement_block",
-        "statement_list", "compound_statement", "do_group", "then", "body_statement", "block_body", "constructor_body",
+        "module", "program", "source_file", "translation_unit", "compilation_unit", "chunk", "block",
+        "statement_block",
+        "statement_list", "compound_statement", "do_group", "then", "body_statement", "block_body",
+        "constructor_body",
         "class_body", "interface_body", "enum_body", "declaration_list", "field_declaration_list",
     },
 )  # fmt: skip
@@ -72,14 +74,15 @@ class StatementRun(NamedTuple):
 
 
 def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, replace: int = 0) -> bool:
-    """Whether ``middle``, in the place of the first ``replace`` characters of ``suffix``, does damage to the text.
+    """Whether ``middle``, in place of the first ``replace`` characters of ``suffix``, damages the text.
 
-    Damage is the number of MISSING nodes, of ERROR nodes, and of the nodes that the parser could not fit in anywhere and
-    left inside an ERROR. It is compared with the damage of the text without the middle. While a statement is being
-    written that text is broken anyway, so that a wrong middle would hide behind damage that any right one repairs; where
-    a mere name in place of the middle does less damage, that is what the middle is measured by. Nodes of the middle
-    itself count only where the text around was sound: within an ERROR that was there before they are no news. Where the
-    parser was lost already on the lines above and below the cursor, nothing can be said, and nothing breaks.
+    Damage is the number of MISSING nodes, of ERROR nodes, and of the nodes that the parser could not fit in
+    anywhere and left inside an ERROR. It is compared with the damage of the text without the middle. While a
+    statement is being written that text is broken anyway, so that a wrong middle would hide behind damage
+    that any right one repairs; where a mere name in place of the middle does less damage, that is what the
+    middle is measured by. Nodes of the middle itself count only where the text around was sound: within an
+    ERROR that was there before they are no news. Where the parser was lost already on the lines above and
+    below the cursor, nothing can be said, and nothing breaks.
     """
     if language is None or not middle:
         return False

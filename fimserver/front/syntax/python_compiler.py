@@ -27,7 +27,8 @@ _HEADERS = ("class _:", "async def _():")
 # A line that is a statement at the margin and hardly a line of a docstring: where the text begins too far
 # above.
 _STATEMENT = re.compile(
-    r"^(?:(?:async def|def|class)[ ]\w+[(:]|@\w|(?:if|for|while|with|try)\b[^\n]*:$|from[ ]\S+[ ]import\b|import[ ]\w+$"
+    r"^(?:(?:async def|def|class)[ ]\w+[(:]|@\w|(?:if|for|while|with|try)\b[^\n]*:$"
+    r"|from[ ]\S+[ ]import\b|import[ ]\w+$"
     r"|[\w.]+(?:[ ]*:[^\n=]*)?[ ]*[-+|]?=)",
     re.MULTILINE,
 )
@@ -161,7 +162,7 @@ class _Cutter(NamedTuple):
         return self.data[first : self.start], self.data[self.end : max(last, self.end)]
 
     def _tail(self, node: Node) -> bytes | None:
-        """A statement before the cursor, of a long function or class only the header and the last statement."""
+        """A statement before the cursor; of a long function or class the header and last statement."""
         begin = self._line_start(node.start_byte)
         body = _body(node)
         if _rows(node) <= (_WHOLE_ROWS if body else _MOST_ROWS):

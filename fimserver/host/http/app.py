@@ -108,7 +108,7 @@ class PauseBody(RequestBody):
 
 
 async def pause(host: Host, request: HttpRequest) -> Response:
-    """Unload the models and give their memory back, until an explicit request, ``/v1/resume`` or the limit."""
+    """Unload the models and free their memory, until an explicit request, ``/v1/resume`` or the limit."""
     try:
         asked = read_json(PauseBody, await read_request(request, MAX_PAUSE_BYTES) or b"{}")
     except FimError as error:

@@ -81,7 +81,10 @@ def refusal(host: Host, request: HttpRequest) -> Response | None:
         )
     given = _token(request)
     if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), host.token.encode()):
-        message = "the token is missing or wrong: set FIMSERVER_TOKEN for fimserver; others send Authorization: Bearer TOKEN"
+        message = (
+            "the token is missing or wrong: set FIMSERVER_TOKEN for fimserver; others send Authorization:"
+            " Bearer TOKEN"
+        )
         return error_response(401, message, {"WWW-Authenticate": "Bearer"})
     return None
 

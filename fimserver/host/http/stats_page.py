@@ -28,7 +28,10 @@ HEADINGS = (
     "p99",
 )
 WORDS = frozenset({"route", "language"})  # the others are numbers
-UNITS = "Times in ms, from the request to the answer, of answers that a model gave. Kept: accepted or typed through."
+UNITS = (
+    "Times in ms, from the request to the answer, of answers that a model gave. Kept: accepted or typed"
+    " through."
+)
 NONE = "\u2013"
 FOLDER = Path(__file__).parent
 

@@ -281,4 +281,7 @@ def _why(
         for route, side in sides.items()
     ]
     drawn = "" if choice.propensity == 1.0 else f", drawn with {choice.propensity:.2f}"
-    return f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by {words}{drawn}"
+    return (
+        f"about {expect.lexemes:.0f} lexemes ({LABELS[expect.bucket]}); {'; '.join(each)}: {choice.route} by"
+        f" {words}{drawn}"
+    )

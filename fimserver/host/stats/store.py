@@ -34,9 +34,12 @@ DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 COLUMNS = {
-    "session": "TEXT", "number": "INTEGER", "at": "REAL", "document": "TEXT", "language": "TEXT", "route": "TEXT",
-    "model": "TEXT", "source": "TEXT", "policy": "TEXT", "propensity": "REAL", "bucket": "INTEGER", "block": "INTEGER",
-    "first": "INTEGER", "reason": "TEXT", "shown": "INTEGER", "fate": "TEXT", "chars": "INTEGER", "lexemes": "INTEGER",
+    "session": "TEXT", "number": "INTEGER", "at": "REAL", "document": "TEXT", "language": "TEXT",
+    "route": "TEXT",
+    "model": "TEXT", "source": "TEXT", "policy": "TEXT", "propensity": "REAL", "bucket": "INTEGER",
+    "block": "INTEGER",
+    "first": "INTEGER", "reason": "TEXT", "shown": "INTEGER", "fate": "TEXT", "chars": "INTEGER",
+    "lexemes": "INTEGER",
     "accepted_chars": "INTEGER", "typed_chars": "INTEGER", "total_ms": "REAL", "ttft_ms": "REAL",
     "prefix_10s": "INTEGER", "kept_10s": "INTEGER", "prefix_60s": "INTEGER", "kept_60s": "INTEGER",
     "shadow_route": "TEXT", "shadow_model": "TEXT", "shadow_reason": "TEXT", "shadow_chars": "INTEGER",
@@ -46,15 +49,18 @@ COLUMNS = {
 }  # fmt: skip
 CREATE = f"""
 BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS answers ({", ".join(map(" ".join, COLUMNS.items()))}, PRIMARY KEY (session, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS answers ({", ".join(map(" ".join, COLUMNS.items()))},
+PRIMARY KEY (session, number)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS answers_at ON answers (at);
 CREATE INDEX IF NOT EXISTS answers_kept ON answers
 (route, model, at, bucket, fate, reason, chars, lexemes, accepted_chars, typed_chars);
-CREATE TABLE IF NOT EXISTS counts (hour INTEGER, name TEXT, language TEXT, count INTEGER, PRIMARY KEY (hour, name, language));
+CREATE TABLE IF NOT EXISTS counts (hour INTEGER, name TEXT, language TEXT, count INTEGER,
+PRIMARY KEY (hour, name, language));
 PRAGMA user_version = {SCHEMA};
 COMMIT;
 """
-PUT = f"INSERT OR REPLACE INTO answers VALUES ({', '.join(':' + name for name in COLUMNS)})"  # noqa: S608 - our own names
+# Our own names.
+PUT = f"INSERT OR REPLACE INTO answers VALUES ({', '.join(':' + name for name in COLUMNS)})"  # noqa: S608
 COUNT = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
 LENGTHS = " ".join(f"WHEN lexemes <= {limit} THEN {bucket}" for bucket, limit in enumerate(LIMITS))
 # Answers that turned out to be of no use count for the length that was expected.
@@ -72,7 +78,8 @@ KEPT = f"""
 SELECT CASE WHEN chars = 0 THEN bucket {LENGTHS} ELSE {len(LIMITS)} END AS length,
 COUNT(*), SUM(MIN(1.0, (accepted_chars + typed_chars) * 1.0 / MAX(1, chars))) FROM answers
 WHERE route = ? AND model = ? AND at > ? AND length NOT NULL
-AND (fate != '' OR (chars = 0 AND reason IN ({", ".join(f"'{reason}'" for reason in USELESS)}))) GROUP BY length
+AND (fate != '' OR (chars = 0 AND reason IN ({", ".join(f"'{reason}'" for reason in USELESS)})))
+GROUP BY length
 """  # noqa: S608 - our own numbers and names
 
 

@@ -32,10 +32,14 @@ Mode = Literal["blocks", "shadow"]
 MODES: tuple[Mode, ...] = ("blocks", "shadow")
 
 ANSWERS = """
-SELECT route, language, bucket, fate, accepted_chars + typed_chars, CASE WHEN source = 'model' THEN total_ms END
+SELECT route, language, bucket, fate, accepted_chars + typed_chars,
+CASE WHEN source = 'model' THEN total_ms END
 FROM answers WHERE at > ? AND shown
 """
-REASONS = "SELECT reason, COUNT(*) FROM answers WHERE at > ? AND NOT shown AND chars = 0 GROUP BY reason ORDER BY 2 DESC, 1"
+REASONS = (
+    "SELECT reason, COUNT(*) FROM answers WHERE at > ? AND NOT shown AND chars = 0 GROUP BY reason"
+    " ORDER BY 2 DESC, 1"
+)
 COUNTS = (
     "SELECT name, language, SUM(count) FROM counts WHERE hour >= ? GROUP BY name, language ORDER BY 3 DESC"
 )
@@ -96,7 +100,7 @@ class Difference(_SummaryModel):
 
 
 class RouteComparison(_SummaryModel):
-    """dllm less ar: settled kept characters per shown answer, and the time that dllm takes, in times of ar's."""
+    """dllm against ar: difference in kept characters per shown answer, and ratio of the times."""
 
     mode: Mode
     answers: int
