@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
@@ -50,6 +50,49 @@ def wait_for(device: torch.device) -> None:
     """Return when the device has done all that it was given, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def to_device(numbers: Sequence[Any], device: torch.device) -> torch.Tensor:
+    """Integers on the device, copied from pinned memory where there is a GPU, so that the host does not wait."""
+    if device.type != "cuda":
+        return torch.tensor(numbers, device=device)
+    return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
+
+
+class Event(Protocol):
+    """A mark in the work of a device."""
+
+    def synchronize(self) -> None:
+        """Return when the device has come to the mark."""
+        ...
+
+
+class Pace:
+    """Keeps the host at most one pass ahead of the device: a prefill that is cancelled ends with the pass that runs."""
+
+    def __init__(self, mark: Callable[[], Event] | None) -> None:
+        """``mark``: sets a mark after the work given so far; ``None`` where the host does the work itself."""
+        self.mark = mark
+        self._last: Event | None = None
+
+    @classmethod
+    def of(cls, device: torch.device) -> Pace:
+        return cls(_cuda_mark if device.type == "cuda" else None)
+
+    def step(self) -> None:
+        """Call after each pass: waits for the one before it."""
+        if self.mark is None:
+            return
+        previous = self._last
+        self._last = self.mark()
+        if previous is not None:
+            previous.synchronize()
+
+
+def _cuda_mark() -> Event:
+    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 def describe(device: torch.device) -> str:

@@ -13,6 +13,7 @@ import torch
 from fimserver.cards import Card, get_card, model_folder
 from fimserver.defaults import default_card
 from fimserver.engine.autoregressive import Autoregressive
+from fimserver.engine.capture import capture_canvas, capture_decoding, decode_starts
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
@@ -57,7 +58,9 @@ def make_ar(target: DraftContext) -> Autoregressive:
     cache = runtime.cache
     rows = runtime.rows
     draft = runtime.can_draft
-    costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft))
+    starts = decode_starts(cache)
+    costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft, starts=starts))
+    capture_decoding(cache, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
@@ -68,6 +71,8 @@ def make_dllm(target: DraftContext) -> Diffusion:
     runtime = target.runtime
     card = runtime.loaded.card
     schedule = make_schedule(card, target.settings)
+    if runtime.cache is not None and card.canvas is not None:
+        capture_canvas(runtime.cache, card.canvas.max_tokens)
     return Diffusion(card, runtime.loaded.vocabulary, runtime.canvas_network, runtime.cache, schedule)
 
 

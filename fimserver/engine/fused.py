@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from fimserver.engine.graphs import Graphs
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.layers import GatedMlp, Layer, Linear, Mlp, ModelShape, Stack, Wrap, bias_of
+from fimserver.engine.layers import GatedMlp, Layer, LayerKV, Linear, Mlp, ModelShape, Stack, Wrap, bias_of
 from fimserver.engine.network import NativeNetwork, Network
+from fimserver.engine.static_pass import StaticPasses
 from fimserver.errors import LoadError
 
 PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
@@ -71,6 +73,11 @@ class FusedModel:
         self.head = weights.head
         self.embed = weights.embed
         self.cos, self.sin = weights.rotary(capacity)
+        self.static: StaticPasses | None = None
+
+    def use_graphs(self, graphs: Graphs) -> None:
+        """Run cached passes over static buffers through ``graphs`` from now on."""
+        self.static = StaticPasses(self._static, self.vocab_size, self.final_norm, graphs)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
         """The same network on the same weights, every product replaced by ``wrap(layer, name, product)``.
@@ -84,13 +91,40 @@ class FusedModel:
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
+        if self.static is not None:
+            hidden, logits = self.static.forward(ids, mask, kv, logits_of)
+        else:
+            rope = self.rope(kv.start, ids.shape[1], len(ids))
+            hidden, logits = self._compute(ids, rope, mask, kv, logits_of)
+        self.hidden = hidden if len(logits_of) else self.hidden
+        return logits
+
+    def _compute(
+        self,
+        ids: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+        kv: LayerKV,
+        logits_of: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         count, rows = ids.shape
         x = self.embed(ids.flatten())  # (B * M, d)
-        x = self.stack.run(x, self.rope(kv.start, rows, count), bias_of(mask, x.dtype), kv)
+        x = self.stack.run(x, rope, bias_of(mask, x.dtype), kv)
         if len(logits_of) == 0:
-            return x.new_empty(count, 0, self.vocab_size)
-        self.hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
-        return self.head(self.hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+            return x.new_empty(count, 0, x.shape[-1]), x.new_empty(count, 0, self.vocab_size)
+        hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
+        return hidden, self.head(hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+
+    def _static(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: LayerKV,
+        logits_of: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rope = self.cos[positions].repeat(len(ids), 1, 1), self.sin[positions].repeat(len(ids), 1, 1)
+        return self._compute(ids, rope, mask, kv, logits_of)
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         if self.whole is None:
@@ -170,12 +204,24 @@ MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
 }
 
 
+def joined(modules: Sequence[Any]) -> torch.Tensor:
+    """The weights of several linears one below the other. The modules become views of it: nothing is there twice."""
+    if len(modules) == 1:
+        only: torch.Tensor = modules[0].weight
+        return only
+    weight = torch.cat([m.weight.detach() for m in modules])
+    parts = torch.split(weight, [len(m.weight) for m in modules])
+    for module, part in zip(modules, parts, strict=True):
+        module.weight.data = part
+    return weight
+
+
 def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
     """One product for several linears over the same input.
 
     ``pack`` lays the weights out for ``rows`` rows once.
     """
-    weight = torch.cat([m.weight for m in modules]) if len(modules) > 1 else modules[0].weight
+    weight = torch.cat([m.weight for m in modules]) if pack else joined(modules)
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
     if not pack:
         return lambda x: F.linear(x, weight, bias)

@@ -44,20 +44,31 @@ class KVBuffer(Cache):
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
-        if layer_idx not in self._layers:
-            self._layers[layer_idx] = (self._empty(key_states), self._empty(value_states))
         count = len(key_states)
-        keys, values = (buffer[:count] for buffer in self._layers[layer_idx])
+        keys, values = (buffer[:count] for buffer in self.buffers(layer_idx, key_states))
         rows = slice(self.start, self.start + key_states.shape[2])
         keys[:, :, rows] = key_states
         values[:, :, rows] = value_states
-        self._equal = min(self._equal, self.start)
+        self.wrote_from(self.start)
         return keys[:, :, : self.extent], values[:, :, : self.extent]
+
+    def buffers(self, index: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (branches, heads, capacity + 1, D) of one layer, made like (B, heads, M, D) where new.
+
+        The last row is never read: rows that only fill a pass up are written there.
+        """
+        if index not in self._layers:
+            self._layers[index] = (self._empty(like), self._empty(like))
+        return self._layers[index]
+
+    def wrote_from(self, start: int) -> None:
+        """Note that rows from ``start`` on may differ between branches."""
+        self._equal = min(self._equal, start)
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (heads, capacity, D) of the text in one layer, rotated as they are stored."""
         keys, values = self._layers[index]
-        return keys[0], values[0]
+        return keys[0, :, : self.capacity], values[0, :, : self.capacity]
 
     def broadcast_to_branches(self, end: int) -> None:
         """Copy what the text has before ``end`` into the other branches."""
@@ -78,5 +89,5 @@ class KVBuffer(Cache):
         return itertools.chain.from_iterable(self._layers.values())
 
     def _empty(self, rows: torch.Tensor) -> torch.Tensor:
-        shape = (self.branches, rows.shape[1], self.capacity, rows.shape[3])
+        shape = (self.branches, rows.shape[1], self.capacity + 1, rows.shape[3])
         return torch.zeros(shape, dtype=rows.dtype, device=rows.device)

@@ -8,7 +8,7 @@ reference, before they are used.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -54,37 +54,46 @@ class PassCosts:
         self._load += _SMOOTHING * (load - self._load)
 
 
-def measure_costs(cache: PrefixCache, rows: int, *, draft: bool = True) -> PassCosts:
+def measure_costs(
+    cache: PrefixCache, rows: int, *, draft: bool = True, starts: Sequence[int] = ()
+) -> PassCosts:
     """Try every shape on random tokens.
 
-    Those whose rows are the bits of a pass of ``rows`` rows, with their time.
+    Those whose rows are the bits of a pass of ``rows`` rows, with their time. ``starts``: the positions at
+    which they are tried, and the first of them timed; none: after the first chunk.
     """
+    first, *others = starts or (cache.chunk,)
     if not draft:  # one row runs other kernels than several
-        return PassCosts({(1, 1): _time(cache, [[0]])})
+        return PassCosts({(1, 1): _time(cache, [[0]], first)})
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(cache.network.vocab_size, (cache.chunk + MOST_ROWS,), generator=generator).tolist()
-    cache.prefill(ids[: cache.chunk], Deadline(), want_logits=False)
-    text = ids[cache.chunk :]
-    reference = _reference(cache, text, rows)
-    ms = {(1, rows): _time(cache, [text[:rows]])}
-    for shape in shapes(cache.kv.branches):
-        branches = [text[: shape[1]]] * shape[0]
-        logits = cache.branches(branches, cache.chunk)
-        shared = min(len(reference), shape[1])
-        if all(torch.equal(branch[:shared], reference[:shared]) for branch in logits):
-            ms[shape] = _time(cache, branches)
+    count = max(first, *others, 0) + MOST_ROWS
+    ids = torch.randint(cache.network.vocab_size, (count,), generator=generator).tolist()
+    alike = [shape for shape in shapes(cache.kv.branches) if shape != (1, rows)]
+    for start in (*others, first):
+        cache.prefill(ids[:start], Deadline(), want_logits=False)
+        text = ids[start : start + MOST_ROWS]
+        reference = _reference(cache, text, rows, start)
+        alike = [shape for shape in alike if _is_alike(cache, text, shape, reference, start)]
+    ms = {shape: _time(cache, [text[: shape[1]]] * shape[0], first) for shape in [(1, rows), *alike]}
     cache.clear()
     return PassCosts(ms)
 
 
-def _reference(cache: PrefixCache, text: list[int], rows: int) -> torch.Tensor:
+def _is_alike(cache: PrefixCache, text: list[int], shape: Shape, reference: torch.Tensor, start: int) -> bool:
+    """Whether every branch of a pass of this shape has the bits of plain decoding."""
+    logits = cache.branches([text[: shape[1]]] * shape[0], start)
+    shared = min(len(reference), shape[1])
+    return all(torch.equal(branch[:shared], reference[:shared]) for branch in logits)
+
+
+def _reference(cache: PrefixCache, text: list[int], rows: int, start: int) -> torch.Tensor:
     """Logits (R, V) of plain decoding.
 
     Of one pass, or of one pass for each of the first tokens where a pass is one row.
     """
     if rows > 1:
-        return cache.branches([text[:rows]], cache.chunk)[0]
-    return torch.cat([cache.branches([[text[i]]], cache.chunk + i)[0] for i in range(PROBED_ROWS)])
+        return cache.branches([text[:rows]], start)[0]
+    return torch.cat([cache.branches([[text[i]]], start + i)[0] for i in range(PROBED_ROWS)])
 
 
 def size(shape: Shape) -> int:
@@ -100,11 +109,11 @@ def shapes(branches: int) -> list[Shape]:
     )
 
 
-def _time(cache: PrefixCache, branches: list[list[int]]) -> float:
+def _time(cache: PrefixCache, branches: list[list[int]], start: int) -> float:
     """The best of up to three passes, in milliseconds; one where passes are slow anyway."""
     times: list[float] = []
     while len(times) < _TIMINGS and sum(times) < _ENOUGH_S:
         started = time.perf_counter()
-        cache.branches(branches, cache.chunk)[0, 0, 0].item()  # waits for the device
+        cache.branches(branches, start)[0, 0, 0].item()  # waits for the device
         times.append(time.perf_counter() - started)
     return 1000 * min(times)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from fimserver.engine.device import Pace, to_device
 from fimserver.engine.kv import KVBuffer
 from fimserver.engine.network import Network
 from fimserver.lengths import common_prefix
@@ -29,6 +30,7 @@ class PrefixCache:
         self.kv = KVBuffer(self.capacity, branches)
         self.forwards = 0
         self.prefilled = Prefill()  # what the last prefill ran; without its time
+        self.pace = Pace.of(network.device)
         self._ids: list[int] = []
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
         self._causal = self._everything.tril()
@@ -53,6 +55,7 @@ class PrefixCache:
                 return None
             self._ids = self._ids[:start]  # true also when the pass fails half way
             logits = self._chunk(ids, start, want_logits=want_logits)
+            self.pace.step()
         return logits
 
     def num_uncached_tokens(self, ids: Sequence[int]) -> int:
@@ -102,7 +105,7 @@ class PrefixCache:
         self.kv.start = start
         self.kv.extent = mask.shape[1]
         self.forwards += 1
-        return network.forward(torch.tensor(branches, device=network.device), mask, self.kv, logits_of)
+        return network.forward(to_device(branches, network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.
@@ -125,7 +128,7 @@ class PrefixCache:
         piece = list(ids[start : start + self.chunk])
         last = len(piece) - 1
         is_last = want_logits and start + self.chunk >= len(ids)
-        wanted = torch.tensor([last], device=self.network.device) if is_last else self._no_rows
+        wanted = self._everywhere[last : last + 1] if is_last else self._no_rows
         mask = self.causal(start, self.chunk)[:, : start + self.chunk]
         logits = self.rows(piece + [0] * (self.chunk - len(piece)), start, mask, wanted)
         self._ids = list(ids[: start + len(piece)])

@@ -9,6 +9,7 @@ from functools import cached_property
 from fimserver.cards import adapter_path
 from fimserver.engine import fused
 from fimserver.engine.adapter import CanvasNetwork, load_adapter
+from fimserver.engine.cuda_graphs import CudaGraphs
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
@@ -108,6 +109,9 @@ def attends_alike(weights: fused.FusedWeights) -> bool:
 def _network(loaded: Loaded, capacity: int, rows: int, *, fused_pass: bool) -> Network:
     if loaded.weights is not None:
         return fused.FusedModel(loaded.weights, capacity)
-    return (
-        fused.fuse(loaded.model, capacity, rows) if fused_pass else NativeNetwork(loaded.model, loaded.device)
-    )
+    if not fused_pass:
+        return NativeNetwork(loaded.model, loaded.device)
+    network = fused.fuse(loaded.model, capacity, rows)
+    if loaded.device.type == "cuda":
+        network.use_graphs(CudaGraphs())
+    return network

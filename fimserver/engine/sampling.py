@@ -14,9 +14,7 @@ from fimserver.errors import NonFiniteError
 def require_finite(logits: torch.Tensor) -> torch.Tensor:
     """Raise ``NonFiniteError`` on NaN or +infinity; -infinity means forbidden and is fine."""
     if not bool((logits < float("inf")).all()):
-        raise NonFiniteError(
-            "the model produced NaN or infinity; its weights or its number format are broken"
-        )
+        raise _not_finite()
     return logits
 
 
@@ -43,6 +41,27 @@ def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -
         return int(logits.argmax())
     noise = keyed_gumbel(seed, position, logits.shape[-1], logits.device)
     return int((logits.double() / temperature + noise).argmax())
+
+
+def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: int) -> list[list[int]]:
+    """``choose`` for each row of (B, R, V) logits, row r for ``position`` + r, on their device.
+
+    The host waits for the device once, when it reads the tokens. Raises ``NonFiniteError``.
+    """
+    scores = logits
+    if temperature > 0:
+        rows = range(position, position + logits.shape[1])
+        noise = [keyed_gumbel(seed, row, logits.shape[-1], logits.device) for row in rows]
+        scores = logits.double() / temperature + torch.stack(noise)
+    finite = (logits < float("inf")).all()
+    numbers = torch.cat([scores.argmax(-1).flatten(), finite[None].long()]).tolist()
+    if not numbers[-1]:
+        raise _not_finite()
+    return [numbers[i : i + logits.shape[1]] for i in range(0, len(numbers) - 1, logits.shape[1])]
+
+
+def _not_finite() -> NonFiniteError:
+    return NonFiniteError("the model produced NaN or infinity; its weights or its number format are broken")
 
 
 class SlotProposals(NamedTuple):

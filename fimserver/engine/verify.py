@@ -23,7 +23,7 @@ from fimserver.engine.rejection_sampling import (
     verify_block,
     verify_tokens,
 )
-from fimserver.engine.sampling import choose, hashed, require_finite
+from fimserver.engine.sampling import choose, choose_rows, hashed, require_finite
 from fimserver.types import Request
 
 
@@ -59,12 +59,24 @@ class GumbelMaxVerifier:
 
     adaptive = True
 
+    def __init__(self, *, at_once: bool | None = None) -> None:
+        """``at_once``: choose all tokens of a pass together, with one read from the device; ``None``: on a GPU.
+
+        A CPU has nothing to wait for, and noise for rows that no draft reaches costs it more than it saves.
+        """
+        self.at_once = at_once
+
     def picker(self, request: Request) -> Pick:
         return lambda logits, offset: (choose(logits, request.temperature, request.seed, offset), None)
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
-        require_finite(logits)
-        chosen = logits.argmax(-1).tolist() if state.request.temperature <= 0 else None
+        request = state.request
+        at_once = logits.is_cuda if self.at_once is None else self.at_once
+        chosen: list[list[int]] | None = None
+        if at_once or request.temperature <= 0:
+            chosen = choose_rows(logits, request.temperature, request.seed, len(state.ids))
+        else:
+            require_finite(logits)
         alive = list(range(len(drafts)))
         branch = 0
         tokens = list[int]()

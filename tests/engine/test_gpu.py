@@ -25,6 +25,16 @@ def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
             assert ids_of(engine, request_, [drafter])[0] == plain
 
 
+def test_passes_are_replayed_from_graphs_that_were_captured_at_load(engine):
+    graphs = engine.cache.network.static.graphs
+    captured = set(graphs._graphs)
+    for request in REQUESTS:
+        engine.cache.clear()
+        ids_of(engine, request)
+    assert graphs.failure == ""
+    assert set(graphs._graphs) == captured
+
+
 def test_rows_are_the_same_bits_in_every_shape_that_is_used(engine):
     cache, costs = engine.cache, engine.speculation.policy.costs
     prompt, chain = engine.prompt(REQUESTS[0]), [300 + i for i in range(24)]

@@ -1,0 +1,54 @@
+"""Capture at load: runs every shape that requests will have once, so that no request waits for a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from fimserver.engine.fused import FusedModel
+from fimserver.engine.pass_cost import MOST_ROWS, Shape
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.static_pass import ROWS, extents
+
+
+def decode_starts(cache: PrefixCache) -> tuple[int, ...]:
+    """A position for each number of keys that decoding passes read: other kernels may run for each."""
+    if not is_static(cache):
+        return (cache.chunk,)
+    return tuple(extent - MOST_ROWS for extent in extents(cache.capacity))
+
+
+def is_static(cache: PrefixCache) -> bool:
+    """Whether passes run over static buffers."""
+    return isinstance(cache.network, FusedModel) and cache.network.static is not None
+
+
+@torch.inference_mode()
+def capture_decoding(cache: PrefixCache, shapes: Iterable[Shape]) -> None:
+    """Run prefill chunks and decoding passes of these shapes at every extent. Forgets the prompt."""
+    if not is_static(cache):
+        return
+    cache.clear()
+    every = torch.arange(1, device=cache.network.device)
+    for extent in extents(cache.capacity):
+        start = extent - cache.chunk
+        mask = cache.causal(start, cache.chunk)[:, :extent]
+        for wanted in (every[:0], every):
+            cache.rows([0] * cache.chunk, start, mask, wanted)
+    for branches, rows in shapes:
+        for start in decode_starts(cache):
+            cache.branches([[0] * rows] * branches, start)
+
+
+@torch.inference_mode()
+def capture_canvas(cache: PrefixCache, longest: int) -> None:
+    """Run canvases of up to ``longest`` slots at every extent. Forgets the prompt."""
+    if not is_static(cache):
+        return
+    cache.clear()
+    for rows in (rows for rows in ROWS if rows < 2 * longest):
+        count = min(rows, longest)
+        every = torch.arange(count, device=cache.network.device)
+        for extent in extents(cache.capacity):
+            cache.rows([0] * count, extent - count, cache.block(extent - count, count), every)

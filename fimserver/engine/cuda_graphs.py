@@ -1,0 +1,51 @@
+"""CUDA graphs: the kernels of a pass captured once and launched together (the only module that captures)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+
+import torch
+
+from fimserver.engine.faults import free_memory
+
+WARM_UPS = 2  # before a capture: libraries allocate and choose kernels in their first runs
+log = logging.getLogger("fimserver.engine")
+
+
+class CudaGraphs:
+    """One graph a key; all share one pool of memory, as only one runs at a time and none keeps a result there."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+        self.failure = ""  # why nothing is captured any more
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+
+    def run(self, key: Hashable, work: Callable[[], None]) -> None:
+        if key not in self._graphs and not self.failure:
+            self._try(key, work)
+        if key in self._graphs:
+            self._graphs[key].replay()  # a capture runs nothing: the first time too
+        else:
+            work()
+
+    def _try(self, key: Hashable, work: Callable[[], None]) -> None:
+        """Capture; where that fails, passes run without graphs from now on, which is slower and as right."""
+        try:
+            self._graphs[key] = self._capture(work)
+        except RuntimeError as error:  # out of memory, or an operation that cannot be captured
+            self.failure = str(error).partition("\n")[0][:160]
+            log.warning("passes run without CUDA graphs: %s", self.failure)
+            free_memory()
+
+    def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            work()
+        return graph
