@@ -14,7 +14,7 @@ log = logging.getLogger("fimserver.engine")
 
 
 class CudaGraphs:
-    """One graph a key; all share one pool of memory, as only one runs at a time and none keeps a result there."""
+    """One graph a key, all on one pool of memory: only one runs at a time and none keeps a result there."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()

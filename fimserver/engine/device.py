@@ -53,7 +53,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def to_device(numbers: Sequence[Any], device: torch.device) -> torch.Tensor:
-    """Integers on the device, copied from pinned memory where there is a GPU, so that the host does not wait."""
+    """Integers on the device; a GPU copies them from pinned memory, so that the host does not wait."""
     if device.type != "cuda":
         return torch.tensor(numbers, device=device)
     return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
@@ -68,7 +68,10 @@ class Event(Protocol):
 
 
 class Pace:
-    """Keeps the host at most one pass ahead of the device: a prefill that is cancelled ends with the pass that runs."""
+    """Keeps the host at most one pass ahead of the device.
+
+    So a prefill that is cancelled ends with the pass that runs.
+    """
 
     def __init__(self, mark: Callable[[], Event] | None) -> None:
         """``mark``: sets a mark after the work given so far; ``None`` where the host does the work itself."""

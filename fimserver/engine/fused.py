@@ -205,7 +205,10 @@ MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
 
 
 def joined(modules: Sequence[Any]) -> torch.Tensor:
-    """The weights of several linears one below the other. The modules become views of it: nothing is there twice."""
+    """The weights of several linears one below the other.
+
+    The modules become views of it, so that nothing is there twice.
+    """
     if len(modules) == 1:
         only: torch.Tensor = modules[0].weight
         return only

@@ -53,7 +53,7 @@ class KVBuffer(Cache):
         return keys[:, :, : self.extent], values[:, :, : self.extent]
 
     def buffers(self, index: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (branches, heads, capacity + 1, D) of one layer, made like (B, heads, M, D) where new.
+        """Keys and values (branches, heads, capacity + 1, D) of one layer, made like (B, heads, M, D) if new.
 
         The last row is never read: rows that only fill a pass up are written there.
         """

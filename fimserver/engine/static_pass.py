@@ -19,8 +19,8 @@ from fimserver.engine.layers import LayerKV
 ROWS = (1, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of a branch; larger passes are multiples of the last
 EXTENT = 512  # keys of the smallest pass; others are twice, four times as many, up to the buffer's capacity
 
-# Ids (B, M), positions (M,), mask (M, extent), keys and values, wanted rows (R,) or none: hidden states of the
-# wanted rows (B, R, d) and their logits (B, R, V).
+# Ids (B, M), positions (M,), mask (M, extent), keys and values, wanted rows (R,) or none: hidden states of
+# the wanted rows (B, R, d) and their logits (B, R, V).
 Compute = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, LayerKV, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]

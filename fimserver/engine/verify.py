@@ -60,7 +60,7 @@ class GumbelMaxVerifier:
     adaptive = True
 
     def __init__(self, *, at_once: bool | None = None) -> None:
-        """``at_once``: choose all tokens of a pass together, with one read from the device; ``None``: on a GPU.
+        """``at_once``: choose all tokens of a pass together, read from the device once; ``None``: on a GPU.
 
         A CPU has nothing to wait for, and noise for rows that no draft reaches costs it more than it saves.
         """

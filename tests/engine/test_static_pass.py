@@ -114,7 +114,7 @@ def test_shapes_are_rounded_up_to_few_sizes():
 
 
 class Reads(TorchDispatchMode):
-    """Counts what makes the host wait for a device: numbers that are read out of tensors, and shapes that depend on them."""
+    """Counts what makes the host wait for a device: numbers read out of tensors, shapes that depend on them."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
 
