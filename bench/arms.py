@@ -233,7 +233,7 @@ def row_of(
     first = 0
     line_ms: float | None = None
     for ms, new in answer.said:
-        ids = _cut([*ids, *new], fleet.stops, span.request.max_tokens)
+        ids = _cut([*ids, *new], fleet.stops, span.request.sampling.max_tokens)
         first = first or len(ids)
         if line_ms is None and "\n" in fleet.text(ids).lstrip():
             line_ms = ms
@@ -243,7 +243,7 @@ def row_of(
         span=span.name,
         kind=span.kind,
         prompt_tokens=len(prompt),
-        limit=span.request.max_tokens,
+        limit=span.request.sampling.max_tokens,
         tokens=len(ids),
         first_tokens=first,
         ttft_ms=first_ms,

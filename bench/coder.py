@@ -69,7 +69,7 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
     from fimserver.engine.drafts import DecodeState
     from fimserver.engine.engines import ModelPool
     from fimserver.settings import Settings
-    from fimserver.types import Deadline, Request
+    from fimserver.types import Deadline, Request, Sampling
 
     settings = Settings(
         device="cpu",
@@ -91,7 +91,7 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
         ids, tokens = request["ids"], request["tokens"]
         if not request.get("keep"):
             cache.clear()
-        asked = Request("", "", max_tokens=tokens)
+        asked = Request("", "", sampling=Sampling(max_tokens=tokens))
         started = time.perf_counter()
         logits = cache.prefill(ids, Deadline(), want_logits=True)
         state = DecodeState(

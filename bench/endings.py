@@ -30,7 +30,7 @@ from fimserver.engine.output import make_endings
 from fimserver.lengths import common_prefix
 from fimserver.settings import read_settings
 from fimserver.stopping.rules import RULES
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from models.training.holes import line_tail
 
 PACKAGES = (
@@ -115,9 +115,8 @@ def holes(packages: dict[str, Files], count: int, seed: int) -> Iterator[tuple[s
         request = Request(
             text[max(0, start - PREFIX_CHARS) : start],
             text[end : end + SUFFIX_CHARS],
-            max_tokens=MOST_TOKENS,
-            stop="none",
             path=path,
+            sampling=Sampling(max_tokens=MOST_TOKENS, stop="none"),
         )
         yield kind, f"{package}/{path}", request, text[start:end]
         number += 1
@@ -175,7 +174,7 @@ class Score:
 
 def score(recording: Recording, rules: frozenset[str] | None) -> Score:
     """End a recorded middle by ``rules``, token by token; ``None`` for no rule at all, not even one line."""
-    request = Request(recording.prefix, recording.suffix, stop="auto", path=recording.path)
+    request = Request(recording.prefix, recording.suffix, path=recording.path, sampling=Sampling(stop="auto"))
     endings = None if rules is None else make_endings(request, rules)
     tokens, text, reason = (
         len(recording.texts) + recording.ended,
@@ -248,7 +247,7 @@ def truth(args: argparse.Namespace) -> None:
     packages = {name: wanted(read_installed(name)) for name in PACKAGES}
     found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     for kind, path, request, middle in holes(packages, args.spans, args.seed):
-        endings = make_endings(dataclasses.replace(request, stop="auto", path=path))
+        endings = make_endings(dataclasses.replace(request.with_sampling(stop="auto"), path=path))
         assert endings is not None
         text = middle + request.suffix[:800]
         end = next((end for size in range(1, len(text) + 1) if (end := endings.end(text[:size]))), None)

@@ -26,7 +26,7 @@ from fimserver.engine.load import Loaded, load
 from fimserver.engine.runtime import make_runtime
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 TOKENS = 48
 SOURCE = Path(__file__).parent.parent / "fimserver" / "cards.py"
@@ -37,7 +37,10 @@ def prompts() -> list[Request]:
     """Three places of one of our own files: near its start, in its middle, near its end."""
     text = SOURCE.read_text("utf-8")
     cuts = [text.index("class Tokenizer"), text.index("@property"), text.index("def default_card")]
-    return [Request(text[:cut], text[cut + 40 :], max_tokens=TOKENS, stop="none") for cut in cuts]
+    return [
+        Request(text[:cut], text[cut + 40 :], sampling=Sampling(max_tokens=TOKENS, stop="none"))
+        for cut in cuts
+    ]
 
 
 def generate_arm(loaded: Loaded, engine: Autoregressive, tokens: int = TOKENS) -> Arm:
@@ -58,7 +61,7 @@ def first_token_arm(engine: Autoregressive, *, typed: bool) -> Arm:
     """Our first token: of a new prompt, or (``typed``) of a cached one with a letter added."""
 
     def run(request: Request) -> tuple[int, float]:
-        one = dataclasses.replace(request, max_tokens=1)
+        one = request.with_sampling(max_tokens=1)
         engine.cache.clear()
         if typed:
             list(engine.complete(dataclasses.replace(one, prefix=one.prefix[:-1]), Deadline()))

@@ -132,7 +132,7 @@ class Llama:
     def answer(self, span: Span, prompt: Sequence[int]) -> Answer:
         question = {
             "prompt": list(prompt),
-            "n_predict": span.request.max_tokens,
+            "n_predict": span.request.sampling.max_tokens,
             "temperature": 0,
             "cache_prompt": False,
         }

@@ -58,7 +58,7 @@ class Transformers:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
-                max_new_tokens=span.request.max_tokens,
+                max_new_tokens=span.request.sampling.max_tokens,
                 eos_token_id=self.stops,
                 pad_token_id=self.pad,
                 streamer=ear,

@@ -47,12 +47,12 @@ from fimserver.lengths import BUCKETS, bucket_of, lexemes
 from fimserver.paths import latency_path
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import ROUTES, Request, Route
+from fimserver.types import ROUTES, Request, Route, Sampling
 
 NOISE = 0.15
 TOKENS_PER_LEXEME = 1.2
 MODEL = "simulated"
-REQUEST = Request("", "", max_tokens=1024)
+REQUEST = Request("", "", sampling=Sampling(max_tokens=1024))
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def simulate(
     draw, result = random.Random(seed), Sums()
     kept = {route: [KeepCounts(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
     lengths, said = _lengths(confusion), 0
-    name = policy if policy in POLICIES else "fixed"
+    name = policy if policy in POLICIES else "always_ar"
     router = Router(
         name,
         kept=lambda route, _model: kept[route],

@@ -150,8 +150,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     def fit(kind: str, request: Request) -> Request:
         limit = min(limits[kind], fleet.card.max_new_tokens)
-        return dataclasses.replace(
-            request, max_tokens=limit, temperature=args.temperature, seed=args.seed, stop="none"
+        return request.with_sampling(
+            max_tokens=limit, temperature=args.temperature, seed=args.seed, stop="none"
         )
 
     packages = read_folder(args.source) if args.source else read_packages(args.cache)

@@ -43,7 +43,7 @@ class Reason(StrEnum):
     NO_HOST = "no_host"
     BUSY = "busy"
     PAUSED = "paused"
-    RESTING = "resting"
+    HOST_FAILED = "host_failed"
     REFUSED = "refused"
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE = "non_finite"
@@ -96,7 +96,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.BUSY: "the host has too many requests waiting: try again in a moment",
     Reason.PAUSED: "the host is paused and gave its memory back: ask explicitly to go on",
     Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
-    Reason.RESTING: "the model host died three times in three minutes: ask explicitly to try again",
+    Reason.HOST_FAILED: "the model host died three times in three minutes: ask explicitly to try again",
     Reason.REFUSED: "the host refused the request: check --connect and its token",
     Reason.OUT_OF_MEMORY: "the device ran out of memory: use a smaller model",
     Reason.NON_FINITE: "the model produced NaN or infinity",

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from fimserver.errors import InputError
-from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS, RoutePin, StopRule
+from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS, RoutePin, Sampling, StopRule
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         "", "engine", "Model card of the dllm route; empty: the best present one that fits."
     )
     ar_card: str = option("", "engine", "Model card of the ar route; empty: the best present one that fits.")
-    policy: Literal["fixed", "length", "latency", "expected_value", "bandit"] = option(
+    policy: Literal["always_ar", "length", "latency", "expected_value", "bandit"] = option(
         "expected_value", "host", "Rule that chooses the route where none is asked for."
     )
     models_dir: Path = option(
@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, CONFIG_FILE))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn where a request does not say otherwise."""
+        return Sampling(self.max_tokens, self.temperature, self.top_p, self.seed, self.stop)
 
     def card(self, route: str) -> str:
         """The card that was asked for on a route, or an empty string."""

@@ -3,8 +3,8 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from fimserver.reasons import Reason
 
@@ -51,6 +51,20 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, and where a middle ends at the latest.
+
+    ``temperature`` 0 is greedy. The same seed gives the same text at any temperature.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: StopRule = "auto"
+
+
+@dataclass(frozen=True)
 class Request:
     """One middle to be filled. Text is as in the file; line ends may be of any kind.
 
@@ -60,17 +74,17 @@ class Request:
 
     prefix: str
     suffix: str
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    stop: StopRule = "auto"
+    sampling: Sampling = Sampling()
     path: str = ""  # of the file, as the model may see it
     repo: str = ""  # name of the repository
     snippets: tuple[Snippet, ...] = ()  # the most stable first
     typed_chars: int = 0
     features: Features | None = None  # where the caller has looked
     canvas_tokens: int = 0  # slots that a canvas of free length starts with; 0: as the card says
+
+    def with_sampling(self, **changes: Any) -> "Request":
+        """Return the same request with some fields of ``sampling`` changed."""
+        return replace(self, sampling=replace(self.sampling, **changes))
 
 
 @dataclass(frozen=True)
@@ -185,7 +199,7 @@ def ms_since(started: float) -> float:
 class Deadline:
     """How long a request may go on. Asked before every forward pass."""
 
-    deadline: float | None = None  # time.monotonic() seconds
+    expires_s: float | None = None  # of the monotonic clock; ``None``: never
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -196,6 +210,6 @@ class Deadline:
         """Why to stop now, or ``None`` to go on."""
         if self.cancelled.is_set():
             return Reason.CANCELLED
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.expires_s is not None and time.monotonic() >= self.expires_s:
             return Reason.DEADLINE
         return None

@@ -28,7 +28,7 @@ class ScriptedHost:
     def __init__(self, load=None, token="", allowed_hosts=frozenset()):
         self.engines = FakeEngines()
         self.scheduler = Scheduler(
-            load or (lambda: self.engines), router=Router("fixed")
+            load or (lambda: self.engines), router=Router("always_ar")
         )  # no test depends on a clock
         self.host = Host(Settings(), self.scheduler, token, allowed_hosts)
         self._listener = socket.socket(

@@ -93,7 +93,7 @@ def complete(
         key=("", ""),
         request=request,
         pin=settings.model,
-        budget=Deadline.of_ms(settings.deadline_ms),
+        deadline=Deadline.of_ms(settings.deadline_ms),
         sink=lambda _chunk: None,
         preview=watch is not None,
     )
@@ -182,13 +182,13 @@ class WatchedEngine:
         self._engine = engine
         self._watch = watch
 
-    def warm(self, request: Request, budget: Deadline) -> None:
-        self._engine.warm(request, budget)
+    def warm(self, request: Request, deadline: Deadline) -> None:
+        self._engine.warm(request, deadline)
 
     def num_uncached_tokens(self, request: Request) -> int:
         return self._engine.num_uncached_tokens(request)
 
-    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
-        for chunk in self._engine.complete(request, budget):
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
+        for chunk in self._engine.complete(request, deadline):
             self._watch(chunk)
             yield chunk

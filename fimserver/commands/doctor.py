@@ -29,7 +29,7 @@ from fimserver.keystrokes import keep_ms
 from fimserver.paths import latency_path, log_path, log_problem, socket_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
-from fimserver.types import Request, Route
+from fimserver.types import Request, Route, Sampling
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KNOWN = Request(
     "class Box:\n    def __init__(self, width, height):\n        self.width = width\n        self.height = ",
     "\n\n    def area(self):\n        return self.width * self.height\n",
-    max_tokens=8,
+    sampling=Sampling(max_tokens=8),
 )
 KNOWN_ANSWER = "height"
 DRAFTED = 4  # samples that drafters are tried on; more of it is in the benchmarks
@@ -139,7 +139,7 @@ def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Fin
         return Finding(name, f"not used: {error}", ok=not asked_for)
     engine.speculation.drafters = tuple(made)
     settings = target.settings.model_copy(update={"model": "ar", "deadline_ms": None})
-    requests = [replace(request, max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
+    requests = [request.with_sampling(max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
     usages = [complete(OneEngine(engine), request, settings).usage for request in requests]
     counts = [usage.drafting for usage in usages if usage.drafting]
     rounds = sum(count.rounds for count in counts)
@@ -211,8 +211,10 @@ def _cost(cost: ModelCost) -> str:
 
 def _tokens_per_s(models: ModelPool, settings: Settings) -> float:
     """Return the speed of a longer completion whose prompt is in the cache."""
-    request = Request("def fibonacci(n):\n    ", "\n", max_tokens=48, stop="none", temperature=0.8)
-    middles = [complete(models, replace(request, seed=seed), settings) for seed in range(4)]
+    request = Request(
+        "def fibonacci(n):\n    ", "\n", sampling=Sampling(max_tokens=48, stop="none", temperature=0.8)
+    )
+    middles = [complete(models, request.with_sampling(seed=seed), settings) for seed in range(4)]
     return sum(middle.usage.tokens for middle in middles) / (
         sum(middle.total_ms for middle in middles) / 1000
     )

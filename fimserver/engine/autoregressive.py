@@ -122,4 +122,4 @@ class Autoregressive:
         return useful if useful < stop else min(stop + 1, len(draft))
 
     def _limit(self, request: Request) -> int:
-        return min(request.max_tokens, self.card.max_new_tokens)
+        return min(request.sampling.max_tokens, self.card.max_new_tokens)

@@ -87,7 +87,7 @@ class Denoiser:
             if not masked or deadline.spent():
                 return
             logits = predict(state.slots)[masked].float()  # (n, V)
-            generator = generator or torch.Generator(logits.device).manual_seed(request.seed + block)
+            generator = generator or torch.Generator(logits.device).manual_seed(request.sampling.seed + block)
             self._forbid(logits, masked, state)
             propose = functools.partial(_propose, logits, request, generator)
             may_commit = functools.partial(self._may_commit, masked[0])
@@ -172,4 +172,4 @@ def _propose(
 ) -> SlotProposals:
     """Draw tokens for some rows of (n, V) logits."""
     some = logits if len(rows) == len(logits) else logits[list(rows)]
-    return draw(some, request.temperature, request.top_p, generator)
+    return draw(some, request.sampling.temperature, request.sampling.top_p, generator)

@@ -122,7 +122,7 @@ class Diffusion:
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""
-        return max(1, min(request.max_tokens, self.canvas_card.max_tokens))
+        return max(1, min(request.sampling.max_tokens, self.canvas_card.max_tokens))
 
     def _slots(self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline) -> int:
         """Number of slots to start with."""

@@ -35,7 +35,7 @@ class Engine(Protocol):
 
     card: Card
 
-    def warm(self, request: Request, budget: Deadline) -> None:
+    def warm(self, request: Request, deadline: Deadline) -> None:
         """Do what can be done before the request is final."""
         ...
 
@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Rows of its prompt that have to be run before the first token."""
         ...
 
-    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Chunks of one middle; the last one carries the reason."""
         ...
 

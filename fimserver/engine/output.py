@@ -20,8 +20,8 @@ def stop_rule(request: Request) -> StopRule:
 
     Else no limit.
     """
-    if request.stop != "auto":
-        return request.stop
+    if request.sampling.stop != "auto":
+        return request.sampling.stop
     left = request.prefix.rsplit("\n", 1)[-1].strip()
     right = request.suffix.split("\n", 1)[0].strip(_CLOSERS + "\r")
     return "line" if right or (left and not left.endswith(_OPENERS)) else "none"
@@ -32,7 +32,7 @@ def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | N
 
     ``None`` where the caller wants all that the model writes.
     """
-    if request.stop == "none":
+    if request.sampling.stop == "none":
         return None
     language = (request.features and request.features.language) or language_of_path(request.path) or ""
     return Endings(

@@ -42,16 +42,16 @@ class PrefixCache:
         self._ids = []
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], budget: Deadline, *, want_logits: bool) -> torch.Tensor | None:
+    def prefill(self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool) -> torch.Tensor | None:
         """Bring the prompt in.
 
-        Logits (V,) of its last row, empty if not wanted; ``None`` when the budget ran out.
+        Logits (V,) of its last row, empty if not wanted; ``None`` when the deadline passed.
         """
         logits = torch.empty(0)
         starts = self._starts(ids, want_logits=want_logits)
         self.prefilled = Prefill(len(starts) * self.chunk, len(starts))
         for start in starts:
-            if budget.spent():
+            if deadline.spent():
                 return None
             self._ids = self._ids[:start]  # true also when the pass fails half way
             logits = self._chunk(ids, start, want_logits=want_logits)

@@ -67,14 +67,17 @@ class GumbelMaxVerifier:
         self.at_once = at_once
 
     def picker(self, request: Request) -> Pick:
-        return lambda logits, offset: (choose(logits, request.temperature, request.seed, offset), None)
+        return lambda logits, offset: (
+            choose(logits, request.sampling.temperature, request.sampling.seed, offset),
+            None,
+        )
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
-        request = state.request
+        sampling = state.request.sampling
         at_once = logits.is_cuda if self.at_once is None else self.at_once
         chosen: list[list[int]] | None = None
-        if at_once or request.temperature <= 0:
-            chosen = choose_rows(logits, request.temperature, request.seed, len(state.ids))
+        if at_once or sampling.temperature <= 0:
+            chosen = choose_rows(logits, sampling.temperature, sampling.seed, len(state.ids))
         else:
             require_finite(logits)
         alive = list(range(len(drafts)))
@@ -109,23 +112,25 @@ class RejectionSampler:
         self.rule = rule
 
     def picker(self, request: Request) -> Pick:
-        draws = random.Random(hashed(request.seed, "draw"))
+        draws = random.Random(hashed(request.sampling.seed, "draw"))
 
         # The seam.
         def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001
-            if request.temperature <= 0:
+            if request.sampling.temperature <= 0:
                 return int(logits.argmax()), None
-            distribution = probabilities(logits[None], request.temperature)[0]
+            distribution = probabilities(logits[None], request.sampling.temperature)[0]
             return sample(distribution, draws.random), distribution
 
         return pick
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         targets = [
-            probabilities(logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], state.request.temperature)
+            probabilities(
+                logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], state.request.sampling.temperature
+            )
             for b in range(len(drafts) or 1)
         ]
-        uniform = random.Random(hashed(state.request.seed, f"accept/{len(state.ids)}")).random
+        uniform = random.Random(hashed(state.request.sampling.seed, f"accept/{len(state.ids)}")).random
         if not drafts:
             return Accepted([sample(targets[0][0], uniform)], 0)
         verdict = self.rule(targets, [d.marginals for d in drafts], [d.tokens for d in drafts], uniform)

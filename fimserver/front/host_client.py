@@ -180,7 +180,7 @@ class HttpHostClient:
         problem = self._process.problem if self._process else ""
         if reason is Reason.LOADING or not problem:
             return ""
-        return f"{problem}; ask explicitly to try again" if reason is Reason.RESTING else problem
+        return f"{problem}; ask explicitly to try again" if reason is Reason.HOST_FAILED else problem
 
     @property
     def _url(self) -> str:
@@ -204,7 +204,7 @@ class HttpHostClient:
             asked=asked
         )  # an explicit request resets the circuit breaker once, not at every poll
         while reason is not None:
-            if reason is Reason.RESTING or time.monotonic() + POLL_S > deadline_s:
+            if reason is Reason.HOST_FAILED or time.monotonic() + POLL_S > deadline_s:
                 return reason
             await asyncio.sleep(POLL_S)
             reason = self._process.state()

@@ -68,10 +68,10 @@ class HostProcess:
             return None
         now = self._clock()
         self._note_deaths(now)
-        if asked and self._resting(now):
+        if asked and self._has_failed(now):
             self._deaths.clear()
-        if self._resting(now):
-            return Reason.RESTING
+        if self._has_failed(now):
+            return Reason.HOST_FAILED
         if self._child is None and now >= self._next_start():
             self._start(now)
         return Reason.LOADING if self._child is not None else Reason.NO_HOST
@@ -100,7 +100,7 @@ class HostProcess:
                     None  # it lives and does not listen: another may be started, its lock permitting
                 )
 
-    def _resting(self, now: float) -> bool:
+    def _has_failed(self, now: float) -> bool:
         return len(self._deaths) == len(BACK_OFF_S) and now - self._deaths[0] < DEATHS_WINDOW_S
 
     def _next_start(self) -> float:

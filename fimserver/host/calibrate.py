@@ -15,7 +15,7 @@ from fimserver.host.job import EngineSource, Job
 from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router, cost_name
 from fimserver.host.scheduler import Scheduler
-from fimserver.types import ROUTES, Deadline, Request, Route, StopRule
+from fimserver.types import ROUTES, Deadline, Request, Route, Sampling, StopRule
 
 SOURCES = ("wire.py", "settings.py", "types.py")
 CUTS = (0.25, 0.5, 0.75)  # of a source
@@ -67,7 +67,7 @@ class Background:
                 jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known))
             )
         if self._left:
-            self._scheduler.submit(replace(self._left.pop(), budget=Deadline.of_ms(TIME_MS)))
+            self._scheduler.submit(replace(self._left.pop(), deadline=Deadline.of_ms(TIME_MS)))
 
 
 def _request(text: str, cut: float, stop: str) -> Request:
@@ -78,4 +78,4 @@ def _request(text: str, cut: float, stop: str) -> Request:
     end = text.find("\n", start)
     kept = start + (end - start) // 3
     rule: StopRule = "line" if stop == "line" else "block" if stop == "block" else "none"
-    return Request(text[:kept], text[end:], TOKENS[stop], stop=rule)
+    return Request(text[:kept], text[end:], sampling=Sampling(max_tokens=TOKENS[stop], stop=rule))

@@ -26,13 +26,13 @@ class FakeEngine:
         self._host = host
         self._route = route
 
-    def warm(self, request: Request, budget: Deadline) -> None:  # noqa: ARG002 - the shape of an engine
+    def warm(self, request: Request, deadline: Deadline) -> None:  # noqa: ARG002 - the shape of an engine
         self._host.warmed.append(request)
 
     def num_uncached_tokens(self, request: Request) -> int:
         return len(request.prefix) // 4
 
-    def complete(self, request: Request, budget: Deadline) -> Iterator[Chunk]:
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         self._host.asked.append(request)
         tokens = 0
         for step in self._host.script(request, self._route):
@@ -45,7 +45,7 @@ class FakeEngine:
             elif step:
                 tokens += 1
                 yield Chunk(step, tokens, tokens, None)
-            if (reason := budget.spent()) is not None:
+            if (reason := deadline.spent()) is not None:
                 self._host.stopped.append((reason, time.monotonic()))
                 yield Chunk("", tokens, tokens, reason)
                 return

@@ -37,7 +37,7 @@ class Job:
     key: Key
     request: Request
     pin: RoutePin
-    budget: Deadline
+    deadline: Deadline
     sink: Sink
     choices: int = 1
     stops: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Job:
     def cancel(self, *, superseded: bool = False) -> None:
         """Stop within one forward pass."""
         self.superseded = self.superseded or superseded
-        self.budget.cancelled.set()
+        self.deadline.cancelled.set()
 
     def named(self, reason: Reason | None) -> Reason | None:
         """``reason``, with SUPERSEDED for a cancellation by a newer request."""

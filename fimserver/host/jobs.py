@@ -36,7 +36,7 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
     fitted = fit(job.request, length)
     chosen = router.decide(_routing_request(engines, job, router, fitted, length))
     for index, (decision, request) in enumerate(_variants(job, fitted, chosen)):
-        if index and job.budget.spent():
+        if index and job.deadline.spent():
             return
         for piece in _served(engines, job, router, index, decision, request):
             yield piece
@@ -53,21 +53,21 @@ def _routing_request(
     """
     routes = ROUTES if job.pin == "auto" else (job.pin,)
     rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
-    able = [route for route in routes if job.pin != "auto" or not router.resting(route)] or routes
-    broken = next((why for route in routes if (why := router.resting(route))), "")
+    able = [route for route in routes if job.pin != "auto" or not router.tripped(route)] or routes
+    broken = next((why for route in routes if (why := router.tripped(route))), "")
     served = engines.served()
     models = {route: served.get(route, "") for route in able}
-    return RoutingRequest(fitted, job.pin, _left_ms(job.budget), models, rows, broken, length)
+    return RoutingRequest(fitted, job.pin, _left_ms(job.deadline), models, rows, broken, length)
 
 
 def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int | None:
     """Prompt tokens that a route would have to compute; ``None`` where it cannot run or cannot say."""
-    if job.pin == "auto" and router.resting(route):
+    if job.pin == "auto" and router.tripped(route):
         return None
     try:
         return engines.engine(route).num_uncached_tokens(job.request)
     except FimError as error:
-        router.rest(route, str(error))
+        router.trip(route, str(error))
     except BaseException as error:
         # Not ``Exception``: tokenizers raise a PanicException. The run itself reports the error.
         if _ends_process(error):
@@ -76,9 +76,11 @@ def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int 
     return None
 
 
-def _left_ms(budget: Deadline) -> float:
+def _left_ms(deadline: Deadline) -> float:
     return (
-        NO_DEADLINE_MS if budget.deadline is None else max(0.0, (budget.deadline - time.monotonic()) * 1000)
+        NO_DEADLINE_MS
+        if deadline.expires_s is None
+        else max(0.0, (deadline.expires_s - time.monotonic()) * 1000)
     )
 
 
@@ -100,13 +102,13 @@ def _served(
             said
             or not piece.usage
             or piece.usage.reason not in UNABLE
-            or router.resting(other(decision.route))
+            or router.tripped(other(decision.route))
         ):
             yield piece
             continue
         why = piece.error or EXPLANATIONS[piece.usage.reason]
         if piece.usage.reason is not Reason.NON_FINITE:  # which may be this prompt's own
-            router.rest(decision.route, why)
+            router.trip(decision.route, why)
         instead = replace(
             decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}"
         )
@@ -123,8 +125,11 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
         if others:
             yield others.pop(), request
         else:
-            warmer = max(request.temperature, CANDIDATE_TEMPERATURE)
-            yield chosen, replace(request, temperature=warmer, seed=request.seed + i)
+            warmer = max(request.sampling.temperature, CANDIDATE_TEMPERATURE)
+            yield (
+                chosen,
+                request.with_sampling(temperature=warmer, seed=request.sampling.seed + i),
+            )
 
 
 def _guarded(
@@ -177,16 +182,16 @@ def _choice(
     engine = engines.engine(usage.route)
     request = _with_room(engine, job.request, request)
     if job.warm:
-        engine.warm(request, job.budget)
+        engine.warm(request, job.deadline)
         yield CompletionChunk(
             index=index,
-            usage=usage.model_copy(update={"reason": job.named(job.budget.spent()) or Reason.END}),
+            usage=usage.model_copy(update={"reason": job.named(job.deadline.spent()) or Reason.END}),
         )
         return
     started = time.perf_counter()
     first_ms = 0.0
     held = ""
-    for chunk in engine.complete(request, job.budget):
+    for chunk in engine.complete(request, job.deadline):
         added, held, stopped = _until_stop(held + chunk.text, job.stops)
         reason = Reason.BLOCK if stopped else job.named(chunk.reason)
         added += held if reason else ""
@@ -228,7 +233,8 @@ def _with_room(engine: Engine, asked: Request, fitted: Request) -> Request:
     if canvas is None or canvas.length != "expand":
         return fitted
     return replace(
-        fitted, max_tokens=asked.max_tokens, canvas_tokens=max(fitted.canvas_tokens, canvas.initial_tokens)
+        fitted.with_sampling(max_tokens=asked.sampling.max_tokens),
+        canvas_tokens=max(fitted.canvas_tokens, canvas.initial_tokens),
     )
 
 

@@ -26,7 +26,7 @@ def keystroke_ms(engine: Engine) -> float:
 
 def _answers_ms(engine: Engine) -> Iterator[float]:
     for sample in samples()[:LINES]:
-        request = replace(sample, max_tokens=MAX_TOKENS, stop="line")
+        request = sample.with_sampling(max_tokens=MAX_TOKENS, stop="line")
         engine.warm(request, Deadline())
         for typed in range(1, len(TYPED) + 1):
             started = time.perf_counter()

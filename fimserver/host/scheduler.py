@@ -71,7 +71,7 @@ class Scheduler:
     def hangs(self) -> bool:
         """Whether the running job has gone on long after it was to stop: no forward pass takes so long."""
         job = self._running
-        if job is None or not job.budget.spent():
+        if job is None or not job.deadline.spent():
             return False
         if job.overdue_since is None:
             job.overdue_since = time.monotonic()

@@ -23,7 +23,7 @@ from fimserver.engine.engines import Engine, make_ar, make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.settings import Settings
-from fimserver.types import Chunk, Deadline, Request
+from fimserver.types import Chunk, Deadline, Request, Sampling
 from models.training.corpus import CACHE, SEPARATOR
 from models.training.holes import KINDS
 
@@ -77,7 +77,7 @@ def requests(texts: Sequence[str], count: int, max_tokens: int, seed: int) -> It
         text = rng.choice(texts)
         start, end = KINDS["line_tail" if number % 2 else "lines"][0](text, rng)
         prefix, suffix = text[max(0, start - 1200) : start], text[end : end + 500]
-        yield Request(prefix, suffix, max_tokens=max_tokens, stop="none")
+        yield Request(prefix, suffix, sampling=Sampling(max_tokens=max_tokens, stop="none"))
 
 
 def run(name: str, engine: Engine, spans: Sequence[Span]) -> Outcome:

@@ -30,7 +30,7 @@ from fimserver.engine.load import Loaded, load
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from models.training.corpus import CACHE
 from models.training.holes import Hole, cut
 from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Layout, Row, RowMaker, collate
@@ -93,7 +93,7 @@ def engine_fill(engine: Engine, runtime: Runtime) -> Fill:
     def fill(hole: Hole) -> tuple[str, int]:
         if runtime.cache:
             runtime.cache.clear()
-        request = Request(hole.text[: hole.start], hole.text[hole.end :], max_tokens=64)
+        request = Request(hole.text[: hole.start], hole.text[hole.end :], sampling=Sampling(max_tokens=64))
         chunks = list(engine.complete(request, Deadline()))
         return "".join(c.text for c in chunks), chunks[-1].forwards
 

@@ -18,7 +18,7 @@ from bench.spans import PACKAGES, Span, cut_spans, read_folder
 from bench.tables import SCHEMA, best_assisted, best_ours, faster, read_cells, report
 from fimserver.cards import MODELS, PACKAGE, get_card
 from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
-from fimserver.types import Request
+from fimserver.types import Request, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +110,26 @@ def test_a_row_ends_with_the_stop_or_at_the_limit(fleet: Fleet) -> None:
     arm = fleet.arm(Spec.of("none"))
     line, stop = fleet.loaded.vocabulary.encode("\nx = 1\n"), min(fleet.stops)
     answer = Answer([(5.0, line[:2]), (6.0, [*line[2:], stop, 9, 9])], 7.0, passes=1, rounds=1, drafted=9)
-    row, ids = row_of(arm, Span("s", "multi", Request("", "", max_tokens=50)), [1, 2], answer, fleet)
+    row, ids = row_of(
+        arm, Span("s", "multi", Request("", "", sampling=Sampling(max_tokens=50))), [1, 2], answer, fleet
+    )
     assert ids == [*line, stop]
     assert (row.tokens, row.first_tokens, row.accepted) == (len(line) + 1, 2, len(line) - 1)
     assert (row.ttft_ms, row.line_ms, row.last_ms, row.total_ms) == (5.0, 6.0, 6.0, 7.0)
-    row, ids = row_of(arm, Span("s", "multi", Request("", "", max_tokens=3)), [1, 2], answer, fleet)
+    row, ids = row_of(
+        arm, Span("s", "multi", Request("", "", sampling=Sampling(max_tokens=3))), [1, 2], answer, fleet
+    )
     assert ids == line[:3]
 
 
 def test_a_cold_request_says_the_same_again(fleet: Fleet) -> None:
     arm, span = (
         fleet.arm(Spec.of("none")),
-        Span("s", "single", Request("def add(a, b):\n    return ", "\n", max_tokens=6, stop="none")),
+        Span(
+            "s",
+            "single",
+            Request("def add(a, b):\n    return ", "\n", sampling=Sampling(max_tokens=6, stop="none")),
+        ),
     )
     first, again = arm.answer(span, []), arm.answer(span, [])
     assert [ids for _, ids in first.said] == [ids for _, ids in again.said]

@@ -13,7 +13,7 @@ from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import LoadError
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.engine.test_autoregressive import CODE, text_of
 from tests.tiny import make_card, make_checkpoint
 
@@ -67,7 +67,9 @@ def runtime_of(folder, *, canvas=CANVAS, network="auto", drafters=None):
 def requests():
     for cut, temperature in ((40, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
         yield Request(
-            CODE[:cut], CODE[cut + 10 :], max_tokens=24, temperature=temperature, seed=cut, stop="none"
+            CODE[:cut],
+            CODE[cut + 10 :],
+            sampling=Sampling(max_tokens=24, temperature=temperature, seed=cut, stop="none"),
         )
 
 
@@ -101,7 +103,7 @@ class TestTheArRoute:
         before = [
             tensor[:, :count].clone() for layer in range(LAYERS) for tensor in runtime.cache.kv.layer(layer)
         ]
-        text_of(engine, dataclasses.replace(request, max_tokens=6))  # one block: nothing is settled
+        text_of(engine, request.with_sampling(max_tokens=6))  # one block: nothing is settled
         after = [tensor[:, :count] for layer in range(LAYERS) for tensor in runtime.cache.kv.layer(layer)]
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -186,7 +188,7 @@ class TestTheDllmRoute:
         dllm = make_dllm(DraftContext(runtime, Settings(schedule="leftmost", threshold=1.0)))
         ar = ar_engine(runtime)
         for request in requests():
-            if request.temperature == 0:
+            if request.sampling.temperature == 0:
                 expected = text_of(ar, request)
                 assert text_of(dllm, request).startswith(expected)
 

@@ -10,14 +10,16 @@ from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.engine.test_autoregressive import text_of
 
 CARD = get_card("qwen2.5-coder-0.5b-instruct")
 MODELS_DIR = Settings().models_dir  # before the tests get folders of their own
 PRODUCTS = {"qkv": (896, 1152), "out": (896, 896), "gate_up": (896, 9728), "down": (4864, 896)}
 REQUEST = Request(
-    "import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ", "\n", max_tokens=12
+    "import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ",
+    "\n",
+    sampling=Sampling(max_tokens=12),
 )
 
 pytestmark = pytest.mark.skipif(

@@ -14,7 +14,7 @@ from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.tiny import CONFIGS, make_card, make_checkpoint
 
 CODE = '''import os
@@ -30,7 +30,7 @@ def write(path, text):
     with open(path, "w") as file:
         file.write(text)
 '''
-REQUEST = Request(CODE[:90], CODE[110:], max_tokens=24, stop="none")
+REQUEST = Request(CODE[:90], CODE[110:], sampling=Sampling(max_tokens=24, stop="none"))
 
 
 def tokens_of(engine, request):
@@ -42,8 +42,8 @@ def tokens_of(engine, request):
     return watcher.seen, chunks
 
 
-def text_of(engine, request, budget=None):
-    return "".join(chunk.text for chunk in engine.complete(request, budget or Deadline()))
+def text_of(engine, request, deadline=None):
+    return "".join(chunk.text for chunk in engine.complete(request, deadline or Deadline()))
 
 
 def generated(model, engine, request):
@@ -52,7 +52,7 @@ def generated(model, engine, request):
     output = model.generate(
         prompt,
         do_sample=False,
-        max_new_tokens=request.max_tokens,
+        max_new_tokens=request.sampling.max_tokens,
         eos_token_id=sorted(engine.stops),
         pad_token_id=0,
     )
@@ -84,7 +84,7 @@ def test_greedy_equals_generate_on_random_checkpoints(architecture, network, tmp
 @pytest.mark.parametrize("cut", [0, 5, 60, 90, 150, len(CODE)])
 def test_greedy_equals_generate_on_nano(cut, nano):
     model = nano.runtime(nano.card("ar")).loaded.model
-    request = Request(CODE[:cut], CODE[cut:], max_tokens=32, stop="none")
+    request = Request(CODE[:cut], CODE[cut:], sampling=Sampling(max_tokens=32, stop="none"))
     assert_equals_generate(model, nano.engine("ar"), request)
 
 
@@ -99,7 +99,9 @@ def test_reuse_after_edits_anywhere_changes_nothing(temperature, nano):
         text = text[:at] + rng.choice(["x", "\n", "    return", "", "é"]) + text[at + rng.randrange(4) :]
         cursor = rng.randrange(len(text))
         request = Request(
-            text[:cursor], text[cursor:], max_tokens=6, temperature=temperature, seed=3, stop="none"
+            text[:cursor],
+            text[cursor:],
+            sampling=Sampling(max_tokens=6, temperature=temperature, seed=3, stop="none"),
         )
         warm = text_of(engine, request)
         cache.clear()
@@ -138,15 +140,27 @@ def test_typing_at_the_end_of_the_prefix_costs_one_prefill_pass(nano):
     engine = nano.engine("ar")
     list(engine.complete(REQUEST, Deadline()))
     before = engine.cache.forwards
-    typed = dataclasses.replace(REQUEST, prefix=REQUEST.prefix + "x", max_tokens=1)
+    typed = dataclasses.replace(REQUEST.with_sampling(max_tokens=1), prefix=REQUEST.prefix + "x")
     list(engine.complete(typed, Deadline()))
     assert engine.cache.forwards - before <= 2
 
 
 def test_seed_decides_the_sample(nano):
     engine = nano.engine("ar")
-    samples = {text_of(engine, dataclasses.replace(REQUEST, temperature=1.0, seed=s)) for s in range(5)}
-    again = {text_of(engine, dataclasses.replace(REQUEST, temperature=1.0, seed=s)) for s in range(5)}
+    samples = {
+        text_of(
+            engine,
+            REQUEST.with_sampling(temperature=1.0, seed=s),
+        )
+        for s in range(5)
+    }
+    again = {
+        text_of(
+            engine,
+            REQUEST.with_sampling(temperature=1.0, seed=s),
+        )
+        for s in range(5)
+    }
     assert samples == again
     assert len(samples) > 1
 
@@ -154,15 +168,15 @@ def test_seed_decides_the_sample(nano):
 def test_cancel_and_deadline_stop_at_the_next_pass(nano, monkeypatch):
     engine = nano.engine("ar")
     monkeypatch.setattr(engine, "stops", frozenset())  # whatever the weights think, it goes on
-    budget = Deadline()
+    deadline = Deadline()
     chunks = []
-    for chunk in engine.complete(REQUEST, budget):
+    for chunk in engine.complete(REQUEST, deadline):
         chunks.append(chunk)
         if len(chunks) == 3:
-            budget.cancelled.set()
+            deadline.cancelled.set()
     assert chunks[-1].reason is Reason.CANCELLED
     assert chunks[-1].forwards == chunks[2].forwards
-    late = list(engine.complete(REQUEST, Deadline(deadline=time.monotonic())))
+    late = list(engine.complete(REQUEST, Deadline(expires_s=time.monotonic())))
     assert [c.reason for c in late] == [Reason.DEADLINE]
     assert late[0].forwards == 0
 

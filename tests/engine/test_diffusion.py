@@ -14,7 +14,7 @@ from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.schedules import SCHEDULES, entropy
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.engine.test_autoregressive import CODE, REQUEST, text_of
 from tests.tiny import DREAM_CANVAS, DREAMON_CANVAS, make_card, make_checkpoint
 
@@ -45,7 +45,9 @@ def test_cached_equals_uncached_on_nano(schedule, nano):
     engine = make_dllm(DraftContext(runtime, Settings(schedule=schedule)))
     for cut, temperature in ((0, 0.0), (60, 0.0), (90, 0.7), (150, 0.0)):
         request = Request(
-            CODE[:cut], CODE[cut + 10 :], max_tokens=40, temperature=temperature, seed=cut, stop="none"
+            CODE[:cut],
+            CODE[cut + 10 :],
+            sampling=Sampling(max_tokens=40, temperature=temperature, seed=cut, stop="none"),
         )
         cached = text_of(engine, request)
         original = engine.open_canvas
@@ -71,7 +73,7 @@ def test_the_other_route_in_between_changes_nothing(nano):
 def dreamon_reference(model, left, right, start, limit, tokens, request):
     """DreamOn's loop over a tensor of fixed size with a dead tail, written from the paper's code description."""
     mask, expand, delete = tokens.mask, tokens.expand, tokens.delete
-    generator = torch.Generator().manual_seed(request.seed)
+    generator = torch.Generator().manual_seed(request.sampling.seed)
     x = left + [mask] * start + right
     tail = limit - start
     length, budget, history = start, limit, []
@@ -85,17 +87,17 @@ def dreamon_reference(model, left, right, start, limit, tokens, request):
         rows[:, mask] = -torch.inf
         if length >= limit or budget == 0:
             rows[:, expand] = -1e9
-        if request.temperature > 0:
-            rows = rows / request.temperature
-        if request.top_p < 1:
+        if request.sampling.temperature > 0:
+            rows = rows / request.sampling.temperature
+        if request.sampling.top_p < 1:
             ordered, order = rows.sort(descending=True)
-            drop = ordered.softmax(-1).cumsum(-1) > request.top_p
+            drop = ordered.softmax(-1).cumsum(-1) > request.sampling.top_p
             drop = torch.cat([torch.zeros_like(drop[:, :1]), drop[:, :-1]], 1)
             rows = rows.masked_fill(
                 torch.zeros_like(drop).scatter(1, order, drop), torch.finfo(rows.dtype).min
             )
         p = rows.softmax(-1)
-        if request.temperature > 0:
+        if request.sampling.temperature > 0:
             p = p / p.sum(-1, keepdim=True)
             token = torch.multinomial(p, 1, True, generator=generator)[:, 0]
         else:
@@ -133,7 +135,7 @@ def test_dreamon_equals_its_reference_step_by_step(
     with torch.no_grad():
         for token, like in ((engine.tokens.expand, 400 + seed), (engine.tokens.delete, 500 + 3 * seed)):
             model.lm_head.weight[token] = 1.05 * model.lm_head.weight[like]
-    request = dataclasses.replace(REQUEST, temperature=temperature, top_p=top_p, seed=seed)
+    request = REQUEST.with_sampling(temperature=temperature, top_p=top_p, seed=seed)
     canvas = engine.open_canvas(request)
     denoiser = Denoiser(engine.tokens, entropy(), 24)
     ours = [list(state.slots) for state in denoiser.run(canvas.predict, start, request, Deadline())]
@@ -144,7 +146,7 @@ def test_dreamon_equals_its_reference_step_by_step(
 def test_dream_loads_strictly_and_decodes_deterministically(dream_folder):
     first, second = dream_engine(dream_folder, DREAM_CANVAS), dream_engine(dream_folder, DREAM_CANVAS)
     for temperature in (0.0, 0.5):
-        request = dataclasses.replace(REQUEST, temperature=temperature)
+        request = REQUEST.with_sampling(temperature=temperature)
         assert text_of(first, request) == text_of(second, request) != ""
 
 
@@ -224,7 +226,12 @@ def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
         return logits
 
     monkeypatch.setattr(CachedCanvas, "predict", never_ends)
-    chunks = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=40), Deadline()))
+    chunks = list(
+        engine.complete(
+            REQUEST.with_sampling(max_tokens=40),
+            Deadline(),
+        )
+    )
     assert chunks[-1].tokens == 40
     assert chunks[-1].reason is Reason.LENGTH
 
@@ -248,14 +255,19 @@ def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, n
 
     start = len(nano.engine("dllm").open_canvas(REQUEST).context)
     monkeypatch.setattr(CachedCanvas, "predict", compare)
-    request = dataclasses.replace(REQUEST, max_tokens=40, temperature=temperature)
+    request = REQUEST.with_sampling(max_tokens=40, temperature=temperature)
     list(nano.engine("dllm").complete(request, Deadline()))
     assert compared  # how many passes a further block takes is up to the weights
 
 
 def test_a_short_limit_cuts_a_block_and_does_not_shrink_it(nano):
     engine = nano.engine("dllm")
-    short = list(engine.complete(dataclasses.replace(REQUEST, max_tokens=3), Deadline()))
+    short = list(
+        engine.complete(
+            REQUEST.with_sampling(max_tokens=3),
+            Deadline(),
+        )
+    )
     assert short[-1].tokens <= 3
     assert all(len(c.canvas) <= engine.canvas_card.block_tokens for c in short)
 
@@ -277,12 +289,12 @@ def test_deadline_and_cancel_keep_what_is_good(nano, monkeypatch):
     engine = nano.engine("dllm")
     endless = dataclasses.replace(engine.tokens, forbidden=(*engine.tokens.forbidden, engine.tokens.end))
     monkeypatch.setattr(engine, "tokens", endless)  # whatever the weights think, it goes on
-    late = list(engine.complete(REQUEST, Deadline(deadline=time.monotonic())))
+    late = list(engine.complete(REQUEST, Deadline(expires_s=time.monotonic())))
     assert [(c.reason, c.text, c.forwards) for c in late] == [(Reason.DEADLINE, "", 0)]
-    budget, steps = Deadline(), []
-    for chunk in engine.complete(REQUEST, budget):
+    deadline, steps = Deadline(), []
+    for chunk in engine.complete(REQUEST, deadline):
         steps.append(chunk)
-        budget.cancelled.set()
+        deadline.cancelled.set()
     assert steps[-1].reason is Reason.CANCELLED
     assert steps[-1].forwards == steps[0].forwards
 
@@ -290,7 +302,7 @@ def test_deadline_and_cancel_keep_what_is_good(nano, monkeypatch):
 def test_special_tokens_never_come_out(nano):
     engine = nano.engine("dllm")
     for seed in range(6):
-        request = dataclasses.replace(REQUEST, temperature=2.0, seed=seed, max_tokens=16)
+        request = REQUEST.with_sampling(temperature=2.0, seed=seed, max_tokens=16)
         for route in (engine, nano.engine("ar")):
             text = text_of(route, request)
             assert not any(name in text for name in engine.vocabulary.specials)

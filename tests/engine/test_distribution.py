@@ -3,7 +3,6 @@
 ``LAW_RUNS`` sets how many texts each case draws; `make law` draws 200,000.
 """
 
-import dataclasses
 import itertools
 import math
 import os
@@ -18,7 +17,7 @@ from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.verify import VERIFIERS, GumbelMaxVerifier
-from fimserver.types import Request
+from fimserver.types import Request, Sampling
 
 RUNS = int(os.environ.get("LAW_RUNS", "1500"))
 V, LENGTH, TEMPERATURE = 4, 3, 0.8
@@ -99,7 +98,7 @@ def draw_texts(rule, drafter, runs):
     )
     counts = Counter()
     for seed in range(runs):
-        request = Request("", "", temperature=TEMPERATURE, seed=seed)
+        request = Request("", "", sampling=Sampling(temperature=TEMPERATURE, seed=seed))
         line = DecodeState(request, [0], [0], [], speculation.verifier.picker(request), ids=[0])
         while len(line.ids) <= LENGTH:
             speculation.round(line, LENGTH - len(line.ids))
@@ -151,8 +150,6 @@ def test_keyed_acceptance_is_near_the_optimal_coupling():
     tv = float((p - q).abs().sum() / 2)
     same = 0
     for seed in range(400):
-        pick = GumbelMaxVerifier().picker(
-            dataclasses.replace(Request("", ""), temperature=TEMPERATURE, seed=seed)
-        )
+        pick = GumbelMaxVerifier().picker(Request("", "").with_sampling(temperature=TEMPERATURE, seed=seed))
         same += pick(TARGET[0], 0)[0] == pick(DRAFT[0], 0)[0]
     assert same / 400 > (1 - tv) / (1 + tv) - 0.08

@@ -63,7 +63,7 @@ def engine():
     return ModelPool(Settings(device="cpu", threads=1, quantize="int8", drafter="none")).engine("ar")
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.temperature}")
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.sampling.temperature}")
 def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
     plain, _ = ids_of(engine, request_)
     for drafter in (ScriptedDrafter(plain), Liar(plain, 0), RandomDrafter(0, 8192)):

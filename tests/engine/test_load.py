@@ -16,7 +16,7 @@ from fimserver.errors import FimError, LoadError, ModelMissingError
 from fimserver.hashing import sha256
 from fimserver.machine import Machine
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.tiny import CONFIGS, DREAM_CANVAS, copy_checkpoint, make_card, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -213,7 +213,7 @@ def test_a_model_that_accelerate_offloads_decodes_the_same(folder):
     accelerate.cpu_offload(offloaded.model, execution_device=CPU)
     assert not fused.fits(offloaded.model)
     spread = make_ar(DraftContext(make_runtime(offloaded, Settings()), Settings()))
-    request = Request("def f(x):\n    return ", "\n", max_tokens=8, stop="none")
+    request = Request("def f(x):\n    return ", "\n", sampling=Sampling(max_tokens=8, stop="none"))
     texts = ["".join(c.text for c in engine.complete(request, Deadline())) for engine in (plain, spread)]
     assert texts[0] == texts[1] != ""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.output import Output, make_endings
 from fimserver.reasons import Reason
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 CODE = '''import os
 
@@ -41,7 +39,9 @@ CURSORS = [
 def requests(stop="auto"):
     for cursor in CURSORS:
         at = CODE.index(cursor)
-        yield Request(CODE[:at], CODE[at + len(cursor) :], max_tokens=40, stop=stop, path="files.py")
+        yield Request(
+            CODE[:at], CODE[at + len(cursor) :], path="files.py", sampling=Sampling(max_tokens=40, stop=stop)
+        )
 
 
 def tokens_of(engine, request, drafter=None):
@@ -58,7 +58,7 @@ def tokens_of(engine, request, drafter=None):
 def test_no_token_is_spent_after_the_one_that_decides(nano):
     engine, ended = nano.engine("ar"), set()
     for request in requests():
-        every, _ = tokens_of(engine, dataclasses.replace(request, stop="none"))
+        every, _ = tokens_of(engine, request.with_sampling(stop="none"))
         ids, chunks = tokens_of(engine, request)
         endings = make_endings(request)
         texts = [engine.vocabulary.decode(every[: n + 1]) for n in range(len(every))]
@@ -76,7 +76,7 @@ def test_no_token_is_spent_after_the_one_that_decides(nano):
 def test_drafts_end_with_the_token_that_ends_the_middle(nano):
     engine, cut = nano.engine("ar"), 0
     for request in requests():
-        every, _ = tokens_of(engine, dataclasses.replace(request, stop="none"))
+        every, _ = tokens_of(engine, request.with_sampling(stop="none"))
         endings = make_endings(request)
         done = 0
         for chunk in tokens_of(engine, request, ScriptedDrafter([*every, *every]))[1]:
@@ -92,7 +92,7 @@ def test_drafts_end_with_the_token_that_ends_the_middle(nano):
 def test_drafts_do_not_change_where_the_middle_ends(temperature, nano):
     engine = nano.engine("ar")
     for greedy in requests():
-        request = dataclasses.replace(greedy, temperature=temperature, seed=5)
+        request = greedy.with_sampling(temperature=temperature, seed=5)
         plain = tokens_of(engine, request)
         noise = tokens_of(engine, request, ScriptedDrafter([*plain[0], *plain[0], *plain[0]]))
         assert plain[0] == noise[0]
@@ -103,7 +103,11 @@ def test_the_canvas_ends_by_the_same_rules(nano):
     engine, ended = nano.engine("dllm"), set()
     for request in requests():
         whole = "".join(
-            c.text for c in engine.complete(dataclasses.replace(request, stop="none"), Deadline())
+            c.text
+            for c in engine.complete(
+                request.with_sampling(stop="none"),
+                Deadline(),
+            )
         )
         chunks = list(engine.complete(request, Deadline()))
         text, endings = "".join(chunk.text for chunk in chunks), make_endings(request)
@@ -132,4 +136,6 @@ def test_useful_counts_up_to_the_token_that_ends(nano):
     assert "\n" in vocabulary.decode(ids[:count])
     assert "\n" not in vocabulary.decode(ids[: count - 1])
     assert output.useful([], ids[:2]) == 2
-    assert Output(vocabulary, Request("x = ", "\n", stop="none")).useful([], ids) == len(ids)
+    assert Output(vocabulary, Request("x = ", "\n", sampling=Sampling(stop="none"))).useful([], ids) == len(
+        ids
+    )

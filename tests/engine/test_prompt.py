@@ -5,7 +5,7 @@ import pytest
 from fimserver.cards import Fim
 from fimserver.engine.prompt import PromptTokens, anchored_tail, cut_context, fim_prompt
 from fimserver.lengths import common_prefix
-from fimserver.types import Deadline, Request, Snippet
+from fimserver.types import Deadline, Request, Sampling, Snippet
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine)
 def test_a_warmed_prompt_gives_the_same_text_in_no_more_passes(route, nano):
     engine, request = (
         nano.engine(route),
-        Request("def area(width, height):\n    return ", "\n" * 3, max_tokens=8),
+        Request("def area(width, height):\n    return ", "\n" * 3, sampling=Sampling(max_tokens=8)),
     )
     cold = list(engine.complete(request, Deadline()))
     nano.runtime(nano.card(route)).cache.clear()

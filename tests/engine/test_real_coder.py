@@ -12,7 +12,7 @@ from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import ModelPool
 from fimserver.engine.weights import int8_cache
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.engine.test_speculate import Liar, ids_of
 
 NAME = "qwen2.5-coder-0.5b-instruct"
@@ -29,10 +29,9 @@ REQUESTS = (
     Request(
         PREFIX,
         "\n\n\ndef median(values):\n    return sorted(values)[len(values) // 2]\n",
-        max_tokens=24,
-        stop="none",
+        sampling=Sampling(max_tokens=24, stop="none"),
     ),
-    Request(PREFIX, "\n", max_tokens=24, stop="none", temperature=0.8, seed=3),
+    Request(PREFIX, "\n", sampling=Sampling(max_tokens=24, stop="none", temperature=0.8, seed=3)),
 )
 
 

@@ -12,10 +12,10 @@ from fimserver.engine.sampling import draw
 from fimserver.engine.schedules import SCHEDULES, Commit, DenoisingStep, read_schedule
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 TOKENS = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
-REQUEST = Request("def f(a):\n    return ", "\n\n\nf(1)\n", max_tokens=16, stop="none")
+REQUEST = Request("def f(a):\n    return ", "\n\n\nf(1)\n", sampling=Sampling(max_tokens=16, stop="none"))
 
 
 def flat(slots):

@@ -1,6 +1,5 @@
 """The verifier in the engine: whatever is drafted, the text is the same, the logits are the same bits, the counts add up."""
 
-import dataclasses
 import random
 import threading
 
@@ -19,7 +18,7 @@ from fimserver.engine.verify import VERIFIERS, GumbelMaxVerifier
 from fimserver.errors import NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 CODE = '''import os
 
@@ -39,7 +38,11 @@ class Store:
         self.values[name] = value
 '''
 REQUESTS = [
-    Request(CODE[:cut], CODE[cut + 30 :], max_tokens=40, stop="none", temperature=temperature, seed=5)
+    Request(
+        CODE[:cut],
+        CODE[cut + 30 :],
+        sampling=Sampling(max_tokens=40, stop="none", temperature=temperature, seed=5),
+    )
     for cut in (60, 150, 290)
     for temperature in (0.0, 0.7)
 ]
@@ -88,7 +91,7 @@ class Liar:
 
 
 class TestTheTextIsTheSame:
-    @pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.temperature}")
+    @pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.sampling.temperature}")
     def test_with_an_oracle_a_liar_and_noise(self, engine, request_):
         plain, chunks = ids_of(engine, request_)
         text = "".join(c.text for c in chunks)
@@ -109,7 +112,9 @@ class TestTheTextIsTheSame:
     def test_when_the_limit_cuts_a_draft(self, engine, limit):
         plain, _ = ids_of(engine, REQUESTS[1])
         ids, chunks = ids_of(
-            engine, dataclasses.replace(REQUESTS[1], max_tokens=limit), [ScriptedDrafter(plain)]
+            engine,
+            REQUESTS[1].with_sampling(max_tokens=limit),
+            [ScriptedDrafter(plain)],
         )
         assert ids == plain[:limit]
         assert chunks[-1].tokens == min(limit, len(plain))
@@ -124,7 +129,7 @@ class TestTheTextIsTheSame:
 
     @pytest.mark.parametrize("stop", ["line", "block"])
     def test_when_the_stop_rule_ends_it_inside_a_draft(self, engine, stop):
-        request = dataclasses.replace(REQUESTS[3], stop=stop)
+        request = REQUESTS[3].with_sampling(stop=stop)
         free, _ = ids_of(engine, REQUESTS[3])
         plain, chunks = ids_of(engine, request)
         ids, drafted = ids_of(engine, request, [ScriptedDrafter(free)])

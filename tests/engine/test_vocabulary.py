@@ -9,7 +9,7 @@ from fimserver.engine.output import Output, stop_rule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import LoadError
 from fimserver.reasons import Reason
-from fimserver.types import Request
+from fimserver.types import Request, Sampling
 from tests.tiny import make_card
 
 NAMES = ["<|middle|>", "<|eot|>", "<|mask|>", "<|suffix|>", "<|prefix|>", "<|pad|>", "<|file|>"]
@@ -71,7 +71,7 @@ def test_half_a_character_waits(vocabulary):
     ],
 )
 def test_stop_rules(rule, prefix, text, want, reason, vocabulary):
-    parts, output = shown(vocabulary, text, Request(prefix, "", stop=rule))
+    parts, output = shown(vocabulary, text, Request(prefix, "", sampling=Sampling(stop=rule)))
     assert "".join(parts) == want
     assert output.reason is reason
 

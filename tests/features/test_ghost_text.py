@@ -157,7 +157,7 @@ def test_a_cancelled_request_is_answered_at_once_and_stops_the_engine(editor, ho
 
 
 def test_asked_explicitly_there_are_several_distinct_candidates(editor, host):
-    host.engines.script = lambda request, route: iter((f"{route}_{request.seed}",))
+    host.engines.script = lambda request, route: iter((f"{route}_{request.sampling.seed}",))
     editor.open(URI, CODE)
     texts = [item["insertText"] for item in editor.ask(URI, 1, 11, invoked=True)]
     assert len(texts) == len(set(texts)) == 3

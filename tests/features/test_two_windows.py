@@ -100,7 +100,7 @@ def test_two_windows_share_a_host_that_may_be_killed_at_any_time_and_outlives_th
 
 ORDINARY = {
     "end", "line", "block", "length", "empty", "deadline", "unfinished", "blank", "duplicate", "repetition", "syntax", "no_op",
-    "no_host", "loading", "resting", "superseded", "stale", "failed", "mid_word",
+    "no_host", "loading", "host_failed", "superseded", "stale", "failed", "mid_word",
 }  # fmt: skip
 
 
@@ -111,6 +111,6 @@ def test_a_host_that_dies_three_times_rests_until_someone_asks(own):
             own.kill(host)
             window.editor.answer(window.ask(window.uris[0]))
         window.editor.answer(window.ask(window.uris[1]))
-        assert window.editor.explain()["reason"] == "resting"
+        assert window.editor.explain()["reason"] == "host_failed"
         assert own.processes() == []
         ready((window,), own)

@@ -349,7 +349,9 @@ class Moody:
     async def complete(self, body, *, deadline_s, asked, watch=None):  # noqa: ARG002 - the shape of a line
         await asyncio.sleep(self._rng.choice((0, 0, 0.001, 0.01)))
         if self._rng.random() < 0.2:
-            return failure(self._rng.choice((Reason.NO_HOST, Reason.FAILED, Reason.RESTING, Reason.LOADING)))
+            return failure(
+                self._rng.choice((Reason.NO_HOST, Reason.FAILED, Reason.HOST_FAILED, Reason.LOADING))
+            )
         usage = Usage(route="ar", model="fake", reason=Reason.END, tokens=2)
         return Answer(
             middles=(Middle(text=self._rng.choice(("a + b", "", "x\n", ") (")), usage=usage),) * body.n

@@ -61,9 +61,9 @@ def test_deaths_back_off_then_it_rests_until_asked():
         assert world.hosting.state() is Reason.LOADING
     world.comes_up()
     world.dies()
-    assert world.hosting.state() is Reason.RESTING
+    assert world.hosting.state() is Reason.HOST_FAILED
     world.now += 60
-    assert world.hosting.state() is Reason.RESTING
+    assert world.hosting.state() is Reason.HOST_FAILED
     assert len(world.started) == 3
     assert world.hosting.state(asked=True) is Reason.LOADING
     assert len(world.started) == 4

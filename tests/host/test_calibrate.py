@@ -13,7 +13,7 @@ def texts():
 def test_samples_are_holes_of_several_kinds_in_ordinary_code():
     found = samples()
     assert len({request.prefix for request in found}) == len(found) >= 9
-    assert {request.stop for request in found} == {"line", "block", "none"}
+    assert {request.sampling.stop for request in found} == {"line", "block", "none"}
     assert all(request.prefix.strip() and request.suffix.strip() for request in found)
 
 

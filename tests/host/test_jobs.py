@@ -16,7 +16,7 @@ from fimserver.host.jobs import _until_stop, run_job
 from fimserver.host.routing.length_model import expected
 from fimserver.host.routing.router import Router
 from fimserver.reasons import Reason
-from fimserver.types import Deadline, Features, Request
+from fimserver.types import Deadline, Features, Request, Sampling
 
 
 class PanicException(BaseException):
@@ -24,7 +24,11 @@ class PanicException(BaseException):
 
 
 def job(**fields):
-    given = {"request": Request("a", "b", seed=5), "pin": "ar", "budget": Deadline()} | fields
+    given = {
+        "request": Request("a", "b", sampling=Sampling(seed=5)),
+        "pin": "ar",
+        "deadline": Deadline(),
+    } | fields
     return Job(key=("s", "d"), sink=lambda _: None, **given)
 
 
@@ -153,7 +157,7 @@ def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
     seen = []
 
     def script(request, route):
-        seen.append((route, request.temperature, request.seed))
+        seen.append((route, request.sampling.temperature, request.sampling.seed))
         return iter(["x"])
 
     assert (
@@ -161,7 +165,7 @@ def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
             run(
                 FakeEngines(script),
                 pin=pin,
-                request=Request("a", "b", temperature=temperature, seed=5),
+                request=Request("a", "b", sampling=Sampling(temperature=temperature, seed=5)),
                 choices=4,
             )
         )
@@ -171,14 +175,14 @@ def test_candidates_differ_in_route_or_seed(pin, temperature, asked):
 
 
 def test_no_further_candidate_is_begun_when_time_is_up():
-    budget = Deadline()
+    deadline = Deadline()
 
     def script(_request, _route):
         yield "x"
-        budget.cancelled.set()
+        deadline.cancelled.set()
         yield "y"
 
-    assert run(FakeEngines(script), budget=budget, choices=3) == [("xy", Reason.CANCELLED, "")]
+    assert run(FakeEngines(script), deadline=deadline, choices=3) == [("xy", Reason.CANCELLED, "")]
 
 
 @pytest.mark.parametrize(("superseded", "reason"), [(True, Reason.SUPERSEDED), (False, Reason.CANCELLED)])
@@ -341,10 +345,10 @@ class Expanding(FakeEngines):
 @pytest.mark.parametrize("text", ["x = ", "os.listdir(", "def f():\n    "])
 def test_a_canvas_that_expands_starts_as_its_card_says(text):
     """Length features, as an editor sends them, would start it at 4 to 24 slots."""
-    asked = Request(text, ")\n", max_tokens=100, features=FEATURES)
+    asked = Request(text, ")\n", features=FEATURES, sampling=Sampling(max_tokens=100))
     engines = Expanding("expand")
     run(engines, request=asked, pin="dllm")
-    assert (engines.asked[0].canvas_tokens, engines.asked[0].max_tokens) == (64, 100)
+    assert (engines.asked[0].canvas_tokens, engines.asked[0].sampling.max_tokens) == (64, 100)
     for length in ("search", "fixed", "end"):
         engines = Expanding(length)
         run(engines, request=asked, pin="dllm")
@@ -353,8 +357,12 @@ def test_a_canvas_that_expands_starts_as_its_card_says(text):
 
 def test_a_limit_of_the_caller_holds_for_a_canvas_that_expands():
     engines = Expanding("expand")
-    run(engines, request=Request("x = ", ")\n", max_tokens=7, features=FEATURES), pin="dllm")
-    assert engines.asked[0].max_tokens == 7
+    run(
+        engines,
+        request=Request("x = ", ")\n", features=FEATURES, sampling=Sampling(max_tokens=7)),
+        pin="dllm",
+    )
+    assert engines.asked[0].sampling.max_tokens == 7
 
 
 def test_the_length_is_predicted_once_and_the_job_stays_as_it_was(monkeypatch):

@@ -9,7 +9,7 @@ const WAIT = 'Models are loaded and tried. This takes 20 seconds, on a busy mach
 const REMEDIES: Readonly<Record<string, Remedy>> = {
   off: ['Turn completions on', 'toggleCompletions'],
   refused: ['Set token…', 'setToken'],
-  resting: ['Restart', 'restartServer'],
+  host_failed: ['Restart', 'restartServer'],
   no_host: ['Restart', 'restartServer'],
 };
 const LINKS = ['chooseProgram', ...Object.values(REMEDIES).map(([, command]) => command)].map((name) => `fimserver.${name}`);
@@ -61,7 +61,7 @@ function open(name: string): (content: string | readonly Part[]) => void {
 
 function programRows({ found, problem, version }: Session): Row[] {
   const rows: Row[] = found ? [['✓', 'program', found.program], ['', 'found by', found.how]] : [];
-  const remedy = found ? REMEDIES['resting'] : (['Choose the program…', 'chooseProgram'] as const);
+  const remedy = found ? REMEDIES['host_failed'] : (['Choose the program…', 'chooseProgram'] as const);
   if (problem) return [...rows, ['✗', 'server', `${problem.title}. ${problem.advice}`, remedy]];
   return [...rows, version ? ['✓', 'server', `runs, version ${version}`] : ['', 'server', 'starting']];
 }

@@ -30,7 +30,7 @@ _ENDINGS: Mapping[str, Outcome] = {
     Reason.NO_HOST: "error",
     Reason.BUSY: "error",
     Reason.PAUSED: "error",
-    Reason.RESTING: "error",
+    Reason.HOST_FAILED: "error",
     Reason.REFUSED: "error",
     Reason.OUT_OF_MEMORY: "error",
     Reason.NON_FINITE: "error",

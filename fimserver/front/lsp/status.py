@@ -38,7 +38,7 @@ KINDS = {
     Reason.OUT_OF_MEMORY: "Error",
     Reason.NON_FINITE: "Error",
     Reason.NO_MODEL: "Error",
-    Reason.RESTING: "Error",
+    Reason.HOST_FAILED: "Error",
     Reason.REFUSED: "Error",
     Reason.FAILED: "Error",
 }

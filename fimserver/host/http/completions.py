@@ -77,7 +77,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         key=(hints.session, document),
         request=request_of(body, host.settings),
         pin=_pin(host, body),
-        budget=Deadline.of_ms(hints.deadline_ms or host.settings.deadline_ms or MAX_DEADLINE_MS),
+        deadline=Deadline.of_ms(hints.deadline_ms or host.settings.deadline_ms or MAX_DEADLINE_MS),
         sink=lambda chunk: _put(loop, answers, chunk),
         choices=body.n,
         stops=body.stops,
@@ -130,9 +130,9 @@ async def _chunks(host: Host, job: Job, answers: Answers) -> AsyncIterator[Compl
 
 
 async def _next(answers: Answers, job: Job) -> CompletionChunk | None:
-    assert job.budget.deadline is not None  # make_job sets one
+    assert job.deadline.expires_s is not None  # make_job sets one
     try:
-        left = max(0.0, job.budget.deadline - time.monotonic()) + GRACE_MS / 1000
+        left = max(0.0, job.deadline.expires_s - time.monotonic()) + GRACE_MS / 1000
         return await asyncio.wait_for(answers.get(), left) if answers.empty() else answers.get_nowait()
     except TimeoutError:
         return None

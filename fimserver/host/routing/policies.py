@@ -53,7 +53,7 @@ class RouteChoice(NamedTuple):
 Policy = Callable[[PolicyInput], RouteChoice]
 
 
-def fixed(_: PolicyInput) -> RouteChoice:
+def always_ar(_: PolicyInput) -> RouteChoice:
     """Always ar: the baseline of the other policies."""
     return RouteChoice("ar")
 
@@ -96,9 +96,9 @@ def _drawn(facts: PolicyInput, route: Route) -> float:
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))
 
 
-TIMELESS = frozenset({"fixed", "length"})  # policies that need no times
+TIMELESS = frozenset({"always_ar", "length"})  # policies that need no times
 POLICIES: Mapping[str, Policy] = {
-    "fixed": fixed,
+    "always_ar": always_ar,
     "length": length,
     "latency": latency,
     "expected_value": expected_value,

@@ -46,7 +46,7 @@ TAIL = 0.05  # of middles may be longer than the tokens they get
 MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
-REST_S = 300.0
+TRIPPED_S = 300.0
 FAR_SMALLER = (
     20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
 )
@@ -92,15 +92,15 @@ class Router:
         self._expect = expect
         self._random = random.Random(seed)
         self._kept_chars = self._spent_ms = 0.0  # recent, as predicted
-        self._rests: dict[Route, tuple[str, float]] = {}
+        self._tripped: dict[Route, tuple[str, float]] = {}
 
-    def rest(self, route: Route, why: str) -> None:
+    def trip(self, route: Route, why: str) -> None:
         """Do not choose a route for a while: it cannot run."""
-        self._rests[route] = (why, time.monotonic() + REST_S)
+        self._tripped[route] = (why, time.monotonic() + TRIPPED_S)
 
-    def resting(self, route: Route) -> str:
+    def tripped(self, route: Route) -> str:
         """Why a route is not chosen now, or an empty string."""
-        why, until = self._rests.get(route, ("", 0.0))
+        why, until = self._tripped.get(route, ("", 0.0))
         return why if time.monotonic() < until else ""
 
     def expect(self, request: Request) -> LengthPrediction:
@@ -217,18 +217,20 @@ def fit(request: Request, length: LengthPrediction | None = None) -> Request:
         return request
     expect = length or expected(request.features, request)
     one_line = request.features.right_text or expect.multi_line < ONE_LINE
-    stop = "line" if request.stop == "auto" and one_line else request.stop
+    stop = "line" if request.sampling.stop == "auto" and one_line else request.sampling.stop
     longest = _quantile(expect.probabilities, 1 - TAIL)
     tokens = (
-        request.max_tokens if longest is None else min(request.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
+        request.sampling.max_tokens
+        if longest is None
+        else min(request.sampling.max_tokens, longest * MOST_TOKENS_PER_LEXEME)
     )
-    return replace(request, stop=stop, max_tokens=tokens, canvas_tokens=round(expect.lexemes))
+    return replace(request.with_sampling(stop=stop, max_tokens=tokens), canvas_tokens=round(expect.lexemes))
 
 
 def _lexemes(request: Request) -> tuple[float, ...]:
     """Lexemes written of a middle of each bucket, within the limits of the request."""
-    most = request.max_tokens / TOKENS_PER_LEXEME
-    most = min(most, LINE_LEXEMES) if request.stop == "line" else most
+    most = request.sampling.max_tokens / TOKENS_PER_LEXEME
+    most = min(most, LINE_LEXEMES) if request.sampling.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
 
 

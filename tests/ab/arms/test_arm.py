@@ -74,7 +74,7 @@ def test_an_arm_changes_the_settings_of_the_command():
 def test_a_request_is_made_as_an_editor_would():
     settings = Settings(max_tokens=9)
     request = request_of(body_of(SPAN, settings), settings)
-    assert (request.prefix, request.suffix, request.max_tokens, request.path) == (
+    assert (request.prefix, request.suffix, request.sampling.max_tokens, request.path) == (
         SPAN.prefix,
         SPAN.suffix,
         9,

@@ -22,14 +22,18 @@ from fimserver.engine.sampling import choose
 from fimserver.engine.verify import VERIFIERS
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 from tests.tiny import DREAM_CANVAS, make_card, make_checkpoint
 
 CPU = torch.device("cpu")
 PLAIN = Settings(drafter="none")
 CODE = "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\ndef write(path, text):\n    with open("
 REQUESTS = [
-    Request(CODE[:cut], CODE[cut + 9 :], max_tokens=24, stop="none", temperature=temperature, seed=2)
+    Request(
+        CODE[:cut],
+        CODE[cut + 9 :],
+        sampling=Sampling(max_tokens=24, stop="none", temperature=temperature, seed=2),
+    )
     for cut in (30, 90)
     for temperature in (0.0, 0.8)
 ]
@@ -51,7 +55,7 @@ def a_line(engine, request=REQUESTS[0]):
     line = engine.decode_state(request, Deadline())
     logits = engine.cache.prefill(line.prompt, Deadline(), want_logits=True)
     line.hidden = engine.cache.network.hidden[0, -1]
-    line.ids.append(choose(logits, request.temperature, request.seed, 0))
+    line.ids.append(choose(logits, request.sampling.temperature, request.sampling.seed, 0))
     return line
 
 
@@ -265,7 +269,7 @@ class TestDiffusion:
 
 
 def a_made_line(temperature=0.0, rule="keyed"):
-    request = Request("", "", temperature=temperature)
+    request = Request("", "", sampling=Sampling(temperature=temperature))
     return DecodeState(
         request, [1], [1], [], VERIFIERS[rule]().picker(request), ids=[99], hidden=torch.zeros(1)
     )
@@ -340,7 +344,7 @@ class TestRegistry:
 
     def test_the_window_of_ngram_can_be_chosen(self, nano):
         text = "alpha beta gamma delta epsilon zeta eta theta iota kappa\n"
-        request = Request(text * 3 + "alpha", "\n", stop="none")
+        request = Request(text * 3 + "alpha", "\n", sampling=Sampling(stop="none"))
         engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), Settings(drafter="ngram,window=3")))
         state = engine.decode_state(request, Deadline())
         state.ids = engine.vocabulary.encode(" beta")
@@ -359,7 +363,7 @@ class TestRegistry:
         assert (ngram.name, parrot.drafter.middle) == ("ngram", [7, 7, 7])
         engine = make_ar(DraftContext(nano.runtime(nano.card("ar")), settings))
         plain = make_ar(DraftContext(nano.runtime(nano.card("ar")), PLAIN))
-        request = Request("def f(a):\n    return ", "\n", max_tokens=8, stop="none")
+        request = Request("def f(a):\n    return ", "\n", sampling=Sampling(max_tokens=8, stop="none"))
         texts = [
             "".join(chunk.text for chunk in each.complete(request, Deadline())) for each in (engine, plain)
         ]

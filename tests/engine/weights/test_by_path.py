@@ -11,12 +11,12 @@ from fimserver.engine.weights.by_path import find_card
 from fimserver.errors import CardError, FimError, LoadError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Chunk, Deadline, Request
+from fimserver.types import Chunk, Deadline, Request, Sampling
 from tests.gguf_files import write_gguf
 from tests.tiny import MARKERS, make_card, make_checkpoint
 
 CODER = get_card("qwen2.5-coder-0.5b").fim
-REQUEST = Request("def f(x):\n    return ", "\n", max_tokens=4, stop="none")
+REQUEST = Request("def f(x):\n    return ", "\n", sampling=Sampling(max_tokens=4, stop="none"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fimserver.errors import ModelMissingError, NonFiniteError
 from fimserver.host.routing.router import Router
-from fimserver.types import CONTEXT_CHARS
+from fimserver.types import CONTEXT_CHARS, Sampling
 from fimserver.wire import MAX_BODY_BYTES, read_answer
 from tests.hosts import ScriptedHost
 
@@ -56,7 +56,7 @@ def shared():
 def host(shared):
     """A host whose engines end every middle at once; it is one for the whole module."""
     shared.says("x", "y")
-    shared.scheduler.router = Router("fixed")  # no route rests for what an earlier test did
+    shared.scheduler.router = Router("always_ar")  # no route rests for what an earlier test did
     shared.engines.asked.clear()
     shared.engines.warmed.clear()
     shared.engines.stopped.clear()
@@ -164,8 +164,8 @@ def test_stop_strings_and_limits(host, client):
         known={"stop": "line", "path": "p", "typed_chars": 1},
     )
     asked = host.engines.asked[-1]
-    assert (asked.max_tokens, asked.temperature, asked.top_p, asked.seed) == (7, 0.5, 0.25, 3)
-    assert (asked.stop, asked.path, asked.typed_chars) == ("line", "p", 1)
+    assert asked.sampling == Sampling(7, 0.5, 0.25, 3, "line")
+    assert (asked.path, asked.typed_chars) == ("p", 1)
 
 
 def test_what_is_far_from_the_cursor_never_reaches_an_engine(host, client):

@@ -173,7 +173,7 @@ def shared():
 @pytest.fixture
 def host(shared):
     shared.says("x", "y")
-    shared.scheduler.router = Router("fixed")
+    shared.scheduler.router = Router("always_ar")
     shared.engines.asked.clear()
     shared.engines.warmed.clear()
     shared.engines.stopped.clear()

@@ -27,7 +27,7 @@ def shared():
 @pytest.fixture
 def host(shared):
     shared.says("x", "y")
-    shared.scheduler.router = Router("fixed")
+    shared.scheduler.router = Router("always_ar")
     shared.engines.asked.clear()
     return shared
 
@@ -50,13 +50,17 @@ def asked(host, client, path, raw=None, **fields):
 @pytest.mark.parametrize("limit", [MAX_TOKENS + 1, 4096, 2**31, 10**30])
 def test_a_limit_above_ours_is_ours(host, client, path, limit):
     name = "n_predict" if path == "/infill" else "max_tokens"
-    assert asked(host, client, path, **{name: limit}).max_tokens == MAX_TOKENS
+    assert asked(host, client, path, **{name: limit}).sampling.max_tokens == MAX_TOKENS
 
 
 @pytest.mark.parametrize("path", COMPLETION_PATHS)
 def test_no_limit_of_the_client_is_our_default(host, client, path):
     name = "n_predict" if path == "/infill" else "max_tokens"
-    assert asked(host, client, path, **{name: -1}).max_tokens == asked(host, client, path).max_tokens == 64
+    assert (
+        asked(host, client, path, **{name: -1}).sampling.max_tokens
+        == asked(host, client, path).sampling.max_tokens
+        == 64
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,8 +140,8 @@ def test_other_lists_are_no_prompt(client, prompt):
 @pytest.mark.parametrize("seed", [-1, 0, SEEDS - 1, SEEDS, 2**63 - 1, -(2**63), -7, 2**64 - 1])
 def test_any_integer_is_a_seed(host, client, seed):
     for path, name in [("/v1/completions", "seed"), ("/fim/completions", "random_seed"), ("/infill", "seed")]:
-        got = asked(host, client, path, **{name: seed}).seed
-        assert got == asked(host, client, path, **{name: seed}).seed
+        got = asked(host, client, path, **{name: seed}).sampling.seed
+        assert got == asked(host, client, path, **{name: seed}).sampling.seed
         assert 0 <= got < SEEDS
         assert got == (0 if seed == -1 else seed % SEEDS)
 
@@ -200,7 +204,7 @@ def test_what_is_no_json_stays_none(client, body):
 
 def test_top_p_of_zero_is_greedy(host, client):
     got = asked(host, client, "/v1/completions", top_p=0, temperature=1.0)
-    assert (got.temperature, got.top_p) == (0.0, 1.0)
+    assert (got.sampling.temperature, got.sampling.top_p) == (0.0, 1.0)
 
 
 def test_an_echo_that_is_asked_for_is_refused_and_scores_are_ignored(client):

@@ -10,7 +10,7 @@ from fimserver.host.routing.policies import EXPLORED, POLICIES, PolicyInput, Rou
 from fimserver.host.routing.router import NO_DEADLINE_MS, KeepCounts, Router, RoutingRequest, cost_name, fit
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Features, Request, other
+from fimserver.types import Features, Request, Sampling, other
 
 MODELS = {"dllm": "d", "ar": "a"}
 INSIDE, FRESH = Request("f(", ")\n"), Request("def f():\n    ", "\n")
@@ -52,7 +52,7 @@ class TestPolicies:
     @pytest.mark.parametrize(
         ("policy", "given", "route"),
         [
-            ("fixed", facts(ar={"ms": 9e9, "keep": 0.0}), "ar"),
+            ("always_ar", facts(ar={"ms": 9e9, "keep": 0.0}), "ar"),
             ("length", facts(lexemes=16), "ar"),
             ("length", facts(lexemes=17), "dllm"),
             ("latency", facts(ar={"ms": 99}), "ar"),
@@ -148,11 +148,11 @@ class TestDecisions:
     def test_a_route_that_cannot_run_rests_for_a_while(self, monkeypatch):
         router, now = Router(), [1000.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
-        router.rest("dllm", "no room")
-        assert router.resting("dllm") == "no room"
-        assert not router.resting("ar")
+        router.trip("dllm", "no room")
+        assert router.tripped("dllm") == "no room"
+        assert not router.tripped("ar")
         now[0] += 301
-        assert not router.resting("dllm")
+        assert not router.tripped("dllm")
 
     def test_the_seed_decides_what_is_drawn(self):
         def routes(seed):
@@ -183,14 +183,19 @@ class TestLimits:
         assert fit(request).canvas_tokens > fit(inside).canvas_tokens > 0
 
     def test_a_middle_before_other_text_is_one_line(self):
-        inside = Request("f(", ")\n", 1024, features=features(in_arguments=True, right_text=True))
-        assert fit(inside).stop == "line"
-        assert fit(inside).max_tokens < 1024
+        inside = Request(
+            "f(",
+            ")\n",
+            features=features(in_arguments=True, right_text=True),
+            sampling=Sampling(max_tokens=1024),
+        )
+        assert fit(inside).sampling.stop == "line"
+        assert fit(inside).sampling.max_tokens < 1024
 
     @pytest.mark.parametrize("stop", ["line", "block", "none"])
     def test_a_stop_rule_that_was_asked_for_stands(self, stop):
-        request = Request("f(", ")\n", stop=stop, features=features(right_text=True))
-        assert fit(request).stop == stop
+        request = Request("f(", ")\n", features=features(right_text=True), sampling=Sampling(stop=stop))
+        assert fit(request).sampling.stop == stop
 
 
 def test_there_are_two_routes():
@@ -228,7 +233,7 @@ class TestModelsOfOtherSizes:
         assert "keeps" in Router().decide(asked(models=models)).why
 
     def test_a_fixed_policy_stays_fixed(self):
-        assert Router("fixed").decide(asked(models=self.CANVAS)).route == "ar"
+        assert Router("always_ar").decide(asked(models=self.CANVAS)).route == "ar"
 
 
 def test_a_toy_policy_from_outside_decides(monkeypatch):
