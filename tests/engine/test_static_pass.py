@@ -140,7 +140,7 @@ def engine(nano):
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.temperature}")
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: f"{len(r.prefix)}-{r.sampling.temperature}")
 def test_the_text_is_the_same_whatever_is_drafted(engine, request_):
     plain, _ = ids_of(engine, request_)
     assert len(plain) > 1
