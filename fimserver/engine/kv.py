@@ -45,20 +45,23 @@ class KVBuffer(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
         count = len(key_states)
-        keys, values = (buffer[:count] for buffer in self.buffers(layer_idx, key_states))
+        keys, values = (buffer[:count] for buffer in self.buffers(layer_idx, key_states, value_states))
         rows = slice(self.start, self.start + key_states.shape[2])
         keys[:, :, rows] = key_states
         values[:, :, rows] = value_states
         self.wrote_from(self.start)
         return keys[:, :, : self.extent], values[:, :, : self.extent]
 
-    def buffers(self, index: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def buffers(
+        self, index: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (branches, heads, capacity + 1, D) of one layer, made like (B, heads, M, D) if new.
 
-        The last row is never read: rows that only fill a pass up are written there.
+        Values may be of another width than keys (MLA). The last row is never read: rows that only fill a pass
+        up are written there.
         """
         if index not in self._layers:
-            self._layers[index] = (self._empty(like), self._empty(like))
+            self._layers[index] = (self._empty(keys), self._empty(values))
         return self._layers[index]
 
     def wrote_from(self, start: int) -> None:

@@ -62,7 +62,7 @@ class StaticRows:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, index: int, /
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        stored = [buffer[: self.branches] for buffer in self.kv.buffers(index, keys)]
+        stored = [buffer[: self.branches] for buffer in self.kv.buffers(index, keys, values)]
         for buffer, rows in zip(stored, (keys, values), strict=True):
             buffer.index_copy_(2, self.places, rows)
         return stored[0][:, :, : self.extent], stored[1][:, :, : self.extent]
