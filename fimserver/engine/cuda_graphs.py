@@ -18,11 +18,13 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
-        self.failure = ""  # why nothing is captured any more
+        # One stream for all captures: cuBLAS keeps a workspace for each stream that it has run on.
+        self.stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.failures: dict[Hashable, str] = {}  # keys that run without a graph, and why
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
-        if key not in self._graphs and not self.failure:
+        if key not in self._graphs and key not in self.failures:
             self._try(key, work)
         if key in self._graphs:
             self._graphs[key].replay()  # a capture runs nothing: the first time too
@@ -30,22 +32,22 @@ class CudaGraphs:
             work()
 
     def _try(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Capture; where that fails, passes run without graphs from now on, which is slower and as right."""
+        """Capture; where that fails, passes of this key run without a graph, which is slower and as right."""
         try:
             self._graphs[key] = self._capture(work)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
-            self.failure = str(error).partition("\n")[0][:160]
-            log.warning("passes run without CUDA graphs: %s", self.failure)
+            self.failures[key] = str(error).partition("\n")[0][:160]
+            log.warning("passes of one shape run without a CUDA graph: %s", self.failures[key])
             free_memory()
 
     def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             for _ in range(WARM_UPS):
                 work()
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Other threads (a drafter's, another model's) may use the device meanwhile.
+        with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
             work()
         return graph

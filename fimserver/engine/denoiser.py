@@ -8,14 +8,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from fimserver.cards import Canvas as CanvasCard
 from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.engine.schedules import DenoisingStep, Schedule
-from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Deadline, Request
+
+if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers are installed
+    from fimserver.cards import Canvas as CanvasCard
+    from fimserver.engine.vocabulary import Vocabulary
 
 MAX_STEPS = 256
 

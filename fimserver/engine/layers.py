@@ -101,6 +101,7 @@ class Stack:
         """``bf16_attention``: passes of many rows attend in bf16, whatever the type of the hidden states."""
         self.layers = tuple(layers)
         self.sizes = sizes
+        self.attention = attend
         self.bf16_attention = bf16_attention
 
     def wrapped(self, wrap: Wrap) -> Stack:
@@ -147,7 +148,7 @@ class Stack:
         rotated = _rotate(qk, *rope).view(-1, rows, heads + kv_heads, head_dim)
         v = qkv[:, heads + kv_heads :].view(-1, rows, kv_heads, head_dim)
         keys, values = kv.update(rotated[:, :, heads:].transpose(1, 2), v.transpose(1, 2), index)
-        return layer.out(attend(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1))
+        return layer.out(self.attention(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1))
 
 
 def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

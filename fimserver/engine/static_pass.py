@@ -114,7 +114,7 @@ class StaticPasses:
     def _run(self, buffers: Buffers, kv: KVBuffer, shape: PassShape) -> None:
         rows = torch.arange(shape.rows, device=self.like.device)
         positions = buffers.start + rows
-        places = torch.where(rows < buffers.count, positions, kv.capacity)  # one row more than is ever read
+        places = positions.masked_fill(rows >= buffers.count, kv.capacity)  # a row that is never read
         stored = StaticRows(kv, shape.branches, shape.extent, places)
         hidden, logits = self.compute(
             buffers.ids, positions.clamp(max=kv.capacity - 1), buffers.mask, stored, buffers.wanted
@@ -149,7 +149,7 @@ def _fill(
     rows, extent = mask.shape
     if mask.shape != buffers.mask.shape:
         buffers.mask.zero_()
-        buffers.mask[rows:, 0] = True  # filling sees something, so that none of it is NaN
+        buffers.mask[rows:, :1].fill_(1)  # filling sees something, so that none of it is NaN
     buffers.mask[:rows, :extent].copy_(mask)
     buffers.ids[:, :rows].copy_(ids)
     buffers.wanted[: len(logits_of)].copy_(logits_of)

@@ -31,7 +31,7 @@ def test_passes_are_replayed_from_graphs_that_were_captured_at_load(engine):
     for request in REQUESTS:
         engine.cache.clear()
         ids_of(engine, request)
-    assert graphs.failure == ""
+    assert graphs.failures == {}
     assert set(graphs._graphs) == captured
 
 

@@ -5,11 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fimserver.engine import fused, sampling
+from fimserver.engine.attention import attend, attend_by_products, fold_bias
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, decode_starts
 from fimserver.engine.device import Pace
 from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.engine.graphs import EagerGraphs
+from fimserver.engine.layers import bias_of
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import PassCosts, measure_costs
 from fimserver.engine.prefix_cache import PrefixCache
@@ -240,3 +242,14 @@ def test_joined_weights_are_there_once(model):
     rows = slice(len(first.q_proj.weight), len(first.q_proj.weight) + len(first.k_proj.weight))
     assert torch.equal(first.k_proj.weight, joined[rows])
     assert fused.joined([first.o_proj]) is first.o_proj.weight
+
+
+def test_attention_as_two_products_agrees_with_the_fused_kernel():
+    generator = torch.Generator().manual_seed(0)
+    q, keys, values = (
+        torch.randn(2, *shape, 16, generator=generator) for shape in ((5, 8), (2, 40), (2, 40))
+    )
+    bias = fold_bias(bias_of(torch.ones(5, 40, dtype=torch.bool).tril(20), torch.float32), 4, bf16=False)
+    wanted = attend(q, keys, values, bias, 0.25)
+    got = attend_by_products(q, keys, values, bias, 0.25)
+    assert (got - wanted).norm() / wanted.norm() < 0.01  # bf16

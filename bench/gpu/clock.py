@@ -1,0 +1,29 @@
+"""Milliseconds of work on a device, from an idle device to an idle device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def once_ms(device: torch.device, work: Callable[[], object]) -> float:
+    wait(device)
+    started = time.perf_counter()
+    work()
+    wait(device)
+    return 1000 * (time.perf_counter() - started)
+
+
+def median_ms(device: torch.device, work: Callable[[], object], repeats: int) -> float:
+    """The median of ``repeats`` runs, after two that do not count."""
+    for _ in range(2):
+        work()
+    return statistics.median(once_ms(device, work) for _ in range(repeats))

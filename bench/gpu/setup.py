@@ -1,0 +1,135 @@
+"""What the steps share: the device, the sizes, the ceilings, random models made on the device, their caches."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.gpu.figures import Sheet
+from bench.gpu.shapes import Ceilings, Shape
+from fimserver.engine.capture import capture_decoding, decode_starts
+from fimserver.engine.cuda_graphs import CudaGraphs
+from fimserver.engine.fused import FusedModel, fuse
+from fimserver.engine.graphs import EagerGraphs, Graphs
+from fimserver.engine.pass_cost import PassCosts, measure_costs
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.speculate import Speculation
+from fimserver.engine.verify import GumbelMaxVerifier
+
+ROWS = 8  # of a decoding pass, as on a GPU
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything is measured."""
+
+    ar: tuple[Shape, ...]
+    dllm: Shape
+    prompts: tuple[int, ...]
+    context: int  # tokens before the token whose time is taken
+    tokens: int  # decoded in a row
+    capacity: int
+    chunk: int
+    canvases: tuple[int, ...]
+    repeats: int
+    copy_mb: int
+    product: int  # rows and columns of the matrices
+
+
+@dataclass
+class Bench:
+    """One run."""
+
+    device: torch.device
+    sizes: Sizes
+    sheet: Sheet
+    until: float  # time.monotonic() at which no further step starts
+    ceilings: Ceilings = field(default_factory=lambda: Ceilings(1.0, 1.0))
+    models: dict[str, Any] = field(default_factory=dict)
+    fused: dict[str, FusedModel] = field(default_factory=dict)
+
+    @property
+    def left_s(self) -> float:
+        return self.until - time.monotonic()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def graphs(self) -> Graphs:
+        return CudaGraphs() if self.device.type == "cuda" else EagerGraphs()
+
+    def ids(self, count: int, shape: Shape, seed: int = 1) -> list[int]:
+        """Random token ids."""
+        return torch.randint(shape.vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+    def model(self, shape: Shape) -> Any:
+        """A random model, made on the device; the one before it goes."""
+        if shape.name not in self.models:
+            self.models.clear()
+            self.fused.clear()
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            self.models[shape.name] = make_model(shape, self.device, self.dtype, self.sizes.capacity)
+        return self.models[shape.name]
+
+    def network(self, shape: Shape) -> FusedModel:
+        """Our own pass over a shape's weights, which are there once."""
+        model = self.model(shape)
+        if shape.name not in self.fused:
+            self.fused[shape.name] = fuse(model, self.sizes.capacity, ROWS)
+        fused = self.fused[shape.name]
+        return FusedModel(fused.weights, fused.capacity, fused.whole, pack=fused.pack)
+
+    def cache(self, shape: Shape, *, graphs: bool = True, branches: int = 3) -> PrefixCache:
+        """A new cache on it."""
+        network = self.network(shape)
+        if graphs:
+            network.use_graphs(self.graphs())
+        return PrefixCache(network, self.sizes.capacity, self.sizes.chunk, branches)
+
+
+def make_model(shape: Shape, device: torch.device, dtype: torch.dtype, positions: int) -> Any:
+    """transformers' Qwen2 with random weights, wide enough that its logits are far from uniform."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=max(positions, 4096),
+        tie_word_embeddings=shape.tied,
+        initializer_range=0.05,
+        use_cache=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = Qwen2ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    return model.eval().requires_grad_(False)
+
+
+def speculation(cache: PrefixCache, costs: PassCosts, drafters: tuple[Any, ...] = ()) -> Speculation:
+    return Speculation(cache, drafters, GumbelMaxVerifier(at_once=True), costs)
+
+
+def costs_of(cache: PrefixCache) -> PassCosts:
+    """Usable shapes and their cost, as at a start of the program; captures them."""
+    costs = measure_costs(cache, ROWS, starts=decode_starts(cache))
+    capture_decoding(cache, costs.ms)
+    return costs
