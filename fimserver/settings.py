@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     prefill_rows: int = option(
         0,
         "weights",
-        "Rows of every prefill pass; 0: 64 where a CPU runs our own pass, else 128.",
+        "Rows of every prefill pass; 0: 256 on a GPU, 64 where a CPU runs our own pass, else 128.",
         ge=0,
         le=1024,
     )

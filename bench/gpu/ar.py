@@ -1,4 +1,4 @@
-"""The ar route at random weights: first token cold and warm, a token, the cost of rows; transformers beside it."""
+"""The ar route at random weights: first token, a token, the cost of rows, transformers beside them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _rows(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]:
 
 
 def measure_variants(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    """The plain pass with what is not the default: attention as two products, and kernels fused by a compiler."""
+    """The plain pass with what is no default: attention as two products, kernels fused by a compiler."""
     context = bench.sizes.context
     floor = bench.ceilings.floor_ms(shape, ROWS, context, ROWS)
     draft = [bench.ids(ROWS, shape)]

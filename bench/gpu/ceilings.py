@@ -24,7 +24,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     product_ms = median_ms(device, functools.partial(torch.matmul, a, b), bench.sizes.repeats)
     flops = 2 * size**3
-    # A pass reads its weights and writes next to nothing: where reading alone is faster than copying, it counts.
+    # A pass writes next to nothing: where reading alone is faster than copying, it is the ceiling.
     read_rate = moved / 2 / read_ms
     bench.ceilings = Ceilings(max(moved / copy_ms, read_rate), flops / product_ms)
     yield Figure("copy bandwidth", moved / copy_ms / 1e6, "GB/s", note="bytes read and written")

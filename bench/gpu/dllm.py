@@ -26,7 +26,7 @@ TOKENS_A_STEP = (1, 2, 4)
 
 
 class DualCache:
-    """Canvas between cached sides that see both ways: refreshed every few steps (Fast-dLLM, arXiv 2505.22618)."""
+    """Canvas between cached sides, refreshed every few steps (dual cache of Fast-dLLM, arXiv 2505.22618)."""
 
     def __init__(self, cache: PrefixCache, left: Sequence[int], right: Sequence[int]) -> None:
         self.cache = cache

@@ -1,4 +1,4 @@
-"""Exactness of the verifier: the text is the same whatever is drafted and cached, bit for bit, under graphs."""
+"""Exactness of the verifier: the text is the same whatever is drafted and cached, under graphs."""
 
 from __future__ import annotations
 

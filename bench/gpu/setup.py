@@ -1,4 +1,4 @@
-"""What the steps share: the device, the sizes, the ceilings, random models made on the device, their caches."""
+"""What the steps share: the device, the sizes, the ceilings, random models and their caches."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ SPARE = 1.3  # memory that a step may need beyond weights, keys and values
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to measure. ``seconds``: it does not start with less time left; ``shape``: the model it needs."""
+    """One thing to measure. It does not start with less than ``seconds`` left; ``shape``: the model it needs."""
 
     name: str
     run: Callable[[Bench], Iterator[Figure]]
