@@ -1,7 +1,8 @@
 """Measure everything that the README promises of a GPU, in order of worth, within some minutes.
 
 Usage: ``python -m bench.gpu --minutes 8 --out DIR`` on a machine with torch and transformers and nothing
-else, without network; weights are random and made on the device. ``--toy`` runs every step at toy sizes on the CPU.
+else, without network. Weights are random and made on the
+device. ``--toy`` runs every step at toy sizes on the CPU.
 ``figures.json`` is written after every figure; a table of all is printed last. What is expected, and why:
 ``bench/gpu/expected.md``.
 """

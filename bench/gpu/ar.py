@@ -22,7 +22,7 @@ from fimserver.engine.speculate import Speculation
 from fimserver.types import Request
 
 MEASURED_ROWS = ((1, 4), (1, 8), (1, 16), (1, 24), (1, 32), (2, 8), (3, 8))
-GREEDY = Request("", "", temperature=0.0)
+GREEDY = Request("", "")
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:

@@ -15,7 +15,7 @@ from fimserver.engine.drafts import DecodeState, Draft, Drafter, RandomDrafter, 
 from fimserver.engine.pass_cost import PassCosts, shapes
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.speculate import Speculation
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 SEEDS = 3
 
@@ -54,10 +54,10 @@ def begin(made: Speculation, prompt: list[int], request: Request) -> DecodeState
 
 
 def decode(made: Speculation, prompt: list[int], request: Request) -> list[int]:
-    """``request.max_tokens`` ids after a prompt."""
+    """``request.sampling.max_tokens`` ids after a prompt."""
     state = begin(made, prompt, request)
-    while len(state.ids) < request.max_tokens:
-        made.round(state, request.max_tokens - len(state.ids) - 1)
+    while len(state.ids) < request.sampling.max_tokens:
+        made.round(state, request.sampling.max_tokens - len(state.ids) - 1)
     return state.ids
 
 
@@ -70,7 +70,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     flat = PassCosts(dict.fromkeys(found.ms, 1.0))  # so that every shape is worth its drafts
     prompt = bench.ids(bench.sizes.context - 7, shape)
     for name, temperature in (("greedy", 0.0), ("keyed", 0.8)):
-        request = Request("", "", max_tokens=bench.sizes.tokens, temperature=temperature, seed=3)
+        request = Request("", "", Sampling(bench.sizes.tokens, temperature, seed=3))
         plain = decode(speculation(cache, flat), prompt, request)
         same = [
             decode(speculation(cache, flat, (drafter,)), prompt, request) == plain
@@ -123,7 +123,7 @@ def _waits(bench: Bench, shape: Shape, made: Speculation, prompt: list[int]) -> 
     name = f"{shape.name} host waits in a round"
     if bench.device.type != "cuda":
         return Figure(name, None, "waits", 1.0, "needs CUDA")
-    state = begin(made, prompt, Request("", "", temperature=0.8))
+    state = begin(made, prompt, Request("", "", Sampling(temperature=0.8)))
     rounds = 4
     torch.cuda.set_sync_debug_mode("warn")
     try:

@@ -17,7 +17,7 @@ from bench.gpu.shapes import Shape
 from fimserver.engine.faults import DeviceFault, fault_of, free_memory
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 CANCELS = 8
 SPARE_BYTES = 64 * 2**20
@@ -67,7 +67,7 @@ def _out_of_memory(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[F
     """A request that does not fit fails by itself, and the next one gives the same text as before."""
     made = speculation(cache, PassCosts({(1, ROWS): 1.0}))
     prompt = bench.ids(bench.sizes.context, shape)
-    request = Request("", "", max_tokens=bench.sizes.tokens, temperature=0.8, seed=9)
+    request = Request("", "", Sampling(bench.sizes.tokens, 0.8, seed=9))
     before = decode(made, prompt, request)
     fault, peak = _exhaust(bench, shape, cache)
     free_memory()

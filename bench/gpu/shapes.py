@@ -57,7 +57,7 @@ class Ceilings:
     flops_per_ms: float
 
     def floor_ms(self, shape: Shape, rows: int, context: int, logits: int, branches: int = 1) -> float:
-        """Least time of a pass of ``rows`` rows of each branch over ``context`` keys, ``logits`` of them wanted.
+        """Least time of a pass of ``rows`` rows a branch over ``context`` keys, ``logits`` of them wanted.
 
         The larger of what has to be read and what has to be multiplied.
         """

@@ -49,7 +49,7 @@ SPARE = 1.3  # memory that a step may need beyond weights, keys and values
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to measure. It does not start with less than ``seconds`` left; ``shape``: the model it needs."""
+    """One thing to measure, which may take ``seconds``; ``shape``: the model that it needs."""
 
     name: str
     run: Callable[[Bench], Iterator[Figure]]
