@@ -40,7 +40,7 @@ from fimserver.cards import get_card
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet
-from models.training.corpus import RESERVED
+from models.training.corpus import RESERVED, download
 from models.training.holes import line_tail
 
 EVALUATION = sorted(RESERVED)
@@ -176,20 +176,10 @@ def fetch(names: Sequence[str], folder: Path) -> list[Path]:
     """Wheels of ``names``; fewer, with a message, if pip cannot get them."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not list(folder.glob(f"{name.replace('-', '_')}-*.whl"))]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "-d",
-        str(folder),
-        *missing,
-    ]
-    if missing and subprocess.run(command, check=False).returncode:
+    try:
+        if missing:
+            download(missing, folder)
+    except subprocess.CalledProcessError:
         print(f"pip could not fetch {' '.join(missing)}: these packages are left out", file=sys.stderr)
     return sorted(folder.glob("*.whl"))
 

@@ -21,6 +21,16 @@ from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.settings import Settings
 
+PATIENCE_S = 60.0
+
+
+def until(true):
+    """Wait for something that happens soon. Fails after a minute."""
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
 
 class ScriptedHost:
     """``script(request, route)`` yields text, pauses in seconds, or errors to raise."""

@@ -22,6 +22,7 @@ BASE = {
     "wire",
     "sse",
     "json_body",
+    "kept_json",
     "paths",
     "lengths",
     "languages",

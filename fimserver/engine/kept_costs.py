@@ -8,11 +8,11 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from fimserver.engine.kept_json import read_kept, write_kept
 from fimserver.engine.load import weights_hash
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import processor
+from fimserver.kept_json import read_kept, write_kept
 
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
 LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start

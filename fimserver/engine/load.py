@@ -23,7 +23,6 @@ from fimserver.cards import Card
 from fimserver.engine.fused import FusedModel, FusedWeights
 from fimserver.engine.int8 import is_exact
 from fimserver.engine.int8_model import int8_weights
-from fimserver.engine.kept_json import read_kept, write_kept
 from fimserver.engine.native_model import _quantize_int8, how_to_mend, native_model
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.vocabulary import Vocabulary
@@ -33,6 +32,7 @@ from fimserver.engine.weights.formats import WeightFormat, format_of
 from fimserver.engine.weights.int8_cache import can_quantize, int8_checkpoint
 from fimserver.errors import LoadError, ModelMissingError
 from fimserver.hashing import sha256
+from fimserver.kept_json import read_kept, write_kept
 from fimserver.types import Deadline
 
 MANIFEST = "manifest.json"

@@ -81,21 +81,10 @@ class Document:
 
 
 def download(names: Iterable[str], folder: Path) -> None:
-    """Fetch each pinned wheel with pip, without dependencies."""
+    """Fetch wheels with pip, without dependencies. Raises ``CalledProcessError`` if one cannot be had."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-        "-d",
-        str(folder),
-    ]
-    subprocess.run([*command, *names], check=True)  # noqa: S603 - our own pinned list
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*pip, "-d", str(folder), *names], check=True)  # noqa: S603
 
 
 def read_wheel(path: Path) -> tuple[Source, list[Document]]:

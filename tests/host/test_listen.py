@@ -25,17 +25,11 @@ from fimserver.host.listen import run_host, run_tcp
 from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.paths import socket_path
 from fimserver.settings import Settings
+from tests.hosts import until
 
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parent.parent.parent
 FOREVER, A_MOMENT = 60.0, 0.2 / 60  # minutes
-
-
-def until(true):
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def connects(path):
@@ -373,6 +367,7 @@ import itertools, sys
 from fimserver.host import listen
 from fimserver.host.fake import FakeEngines
 from fimserver.settings import Settings
+from tests.hosts import until
 
 def words(request, route):
     for _ in itertools.count():
@@ -409,6 +404,7 @@ import socket, sys
 from fimserver.host import listen
 from fimserver.host.fake import FakeEngines
 from fimserver.settings import Settings
+from tests.hosts import until
 
 def load_models(settings):
     with socket.socket(socket.AF_UNIX) as probe:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fimserver.engine.attention import multiplies_bf16
 from fimserver.engine.int8 import Int8Linear, is_exact, quantize_weight
-from fimserver.engine.kept_json import read_kept, write_kept
+from fimserver.kept_json import read_kept, write_kept
 
 Arithmetic = Literal["none", "bf16", "int8"]
 log = logging.getLogger("fimserver.engine")

@@ -6,16 +6,16 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
 from fimserver.cards import Card, Fim, get_card, read_cards
 from fimserver.errors import CardError, LoadError
 from fimserver.hashing import sha256
+from fimserver.kept_json import read_kept, write_kept
 
 LONGEST_PROMPT = 2048
 LONGEST_MIDDLE = 256  # tokens
@@ -92,12 +92,12 @@ def card_of_gguf(path: Path) -> Card:
     """
     stat = path.stat()
     key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
-    kept = _read_kept()
+    kept = read_kept(KEPT)
     if key in kept:
         with contextlib.suppress(ValueError):  # of another version: found again
             return Card.model_validate_json(json.dumps(kept[key]))
     card = _find_gguf(path)
-    _write_kept(kept | {key: card.model_dump(mode="json")})
+    write_kept(KEPT, kept | {key: card.model_dump(mode="json")})
     return card
 
 
@@ -171,22 +171,3 @@ def _markers(where: Path, name: str, architecture: str, tokens: frozenset[str] |
         f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models`"
         " lists coders"
     )
-
-
-def _read_kept() -> dict[str, Any]:
-    try:
-        value = json.loads(KEPT.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_kept(value: Mapping[str, Any]) -> None:
-    """Best effort: without a writable cache files are looked at again next time."""
-    try:
-        KEPT.parent.mkdir(parents=True, exist_ok=True)
-        part = KEPT.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(value), "utf-8")
-        part.replace(KEPT)
-    except OSError:
-        pass

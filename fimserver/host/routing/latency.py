@@ -8,9 +8,7 @@ and a device that is twice as slow from one moment on is known after a few answe
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import statistics
 import threading
 from collections import deque
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fimserver.kept_json import read_kept, write_kept
 from fimserver.lengths import BUCKETS, bucket_of
 from fimserver.reasons import Reason
 
@@ -177,13 +176,7 @@ class LatencyModel:
             costs = {name: cost.dump() for name, cost in self._costs.items()}
         if self._path is None:
             return
-        part = self._path.with_suffix(f".{os.getpid()}")
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part.write_text(json.dumps({"schema": SCHEMA, "costs": costs}), "utf-8")
-            part.replace(self._path)
-        except OSError:
-            return
+        write_kept(self._path, {"schema": SCHEMA, "costs": costs})
 
 
 def _read(path: Path) -> dict[str, ModelCost]:
@@ -192,9 +185,9 @@ def _read(path: Path) -> dict[str, ModelCost]:
     They are soon learned again.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = read_kept(path)
         if data["schema"] != SCHEMA:
             return {}
         return {str(name): ModelCost.read(cost) for name, cost in data["costs"].items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return {}

@@ -13,10 +13,9 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from fimserver.errors import ModelMissingError, NonFiniteError
-from fimserver.host.routing.router import Router
 from fimserver.types import CONTEXT_CHARS, Sampling
 from fimserver.wire import MAX_BODY_BYTES, read_answer
-from tests.hosts import ScriptedHost
+from tests.hosts import ScriptedHost, until
 
 PATIENCE_S = 10.0
 TOKEN = "secret"  # noqa: S105 - of a host that lives as long as a test
@@ -46,34 +45,10 @@ class Client(httpx2.Client):
         return [json.loads(event) for event in data]
 
 
-@pytest.fixture(scope="module")
-def shared():
-    with ScriptedHost() as host:
-        yield host
-
-
-@pytest.fixture
-def host(shared):
-    """A host whose engines end every middle at once; it is one for the whole module."""
-    shared.says("x", "y")
-    shared.scheduler.router = Router("always_ar")  # no route rests for what an earlier test did
-    shared.engines.asked.clear()
-    shared.engines.warmed.clear()
-    shared.engines.stopped.clear()
-    return shared
-
-
 @pytest.fixture
 def client(host):
     with Client(host) as client:
         yield client
-
-
-def until(true):
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ The bodies are what the plugins send, built after their sources; the versions ar
 
 import json
 import socket
-import time
 
 import httpx2
 import pytest
@@ -14,10 +13,9 @@ from fimserver.cards import read_cards
 from fimserver.errors import InputError, ModelMissingError
 from fimserver.host.http.dialects import READERS, InfillBody
 from fimserver.host.http.responses import indented
-from fimserver.host.routing.router import Router
 from fimserver.types import Snippet
 from fimserver.wire import MAX_STOPS, CompletionBody, EditorHints
-from tests.hosts import ScriptedHost
+from tests.hosts import ScriptedHost, until
 
 PATIENCE_S = 60.0  # nano shares its processor
 TOKEN = "secret"  # noqa: S105 - of a host that lives as long as a test
@@ -164,33 +162,10 @@ class Client(httpx2.Client):
         return [line.removeprefix("data: ") for line in lines]
 
 
-@pytest.fixture(scope="module")
-def shared():
-    with ScriptedHost() as host:
-        yield host
-
-
-@pytest.fixture
-def host(shared):
-    shared.says("x", "y")
-    shared.scheduler.router = Router("always_ar")
-    shared.engines.asked.clear()
-    shared.engines.warmed.clear()
-    shared.engines.stopped.clear()
-    return shared
-
-
 @pytest.fixture
 def client(host):
     with Client(host) as client:
         yield client
-
-
-def until(true):
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def read(path, **fields):

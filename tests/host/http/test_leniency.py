@@ -9,27 +9,11 @@ import httpx2
 import pytest
 
 from fimserver.host import scheduler
-from fimserver.host.routing.router import Router
 from fimserver.types import MAX_TOKENS, SEEDS
 from fimserver.wire import MAX_FILE_CHARS, MAX_STOPS, read_body
-from tests.hosts import ScriptedHost
 
 PATIENCE_S = 30.0
 COMPLETION_PATHS = ["/v1/completions", "/v1/fim/completions", "/fim/completions", "/infill"]
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with ScriptedHost() as host:
-        yield host
-
-
-@pytest.fixture
-def host(shared):
-    shared.says("x", "y")
-    shared.scheduler.router = Router("always_ar")
-    shared.engines.asked.clear()
-    return shared
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""JSON files of the cache folder, which can be made again.
+"""JSON files that can be made again: costs, hashes, cards.
 
 Read leniently, written as a whole or not at all.
 """
@@ -24,7 +24,7 @@ def read_kept(path: Path) -> dict[str, Any]:
 def write_kept(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file; without a writable cache what it keeps is found out again at the next start."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(value), "utf-8")
         part.replace(path)
