@@ -164,6 +164,7 @@ def test_restarts_in_a_row_are_one(editor):
     before, starts = editor.servers(), editor.starts()
     editor.call("repeat", 3, "fimserver.restartServer")
     editor.wait("another server", lambda: editor.servers() and not editor.servers() & before, 30)
+    editor.wait("it to be started", lambda: editor.starts() > starts, 30)
     editor.wait("it to be ready", lambda: "ready" in editor.status(), 30)
     assert editor.starts() == starts + 1
 

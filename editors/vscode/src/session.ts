@@ -63,9 +63,10 @@ export class Session {
   }
 
   private async begin(): Promise<void> {
-    await this.end();
+    const ended = this.end();
     this.found = this.problem = undefined;
-    this.changes.fire();
+    this.changes.fire(); // the old server's status is nobody's while it ends
+    await ended;
     try {
       const [found, path] = [find(await places()), setting('path', '')];
       this.found = found;
@@ -98,8 +99,10 @@ export class Session {
 
   private listen(client: LanguageClient): void {
     client.onDidChangeState(({ newState }) => { if (newState === State.Stopped) this.died(client, CRASHED); });
-    client.onNotification('fimserver/canvas', (canvas: Canvas) => { this.canvases.fire(canvas); });
+    const isCurrent = (): boolean => this.client === client; // one that is being ended may still send
+    client.onNotification('fimserver/canvas', (canvas: Canvas) => { if (isCurrent()) this.canvases.fire(canvas); });
     client.onNotification('fimserver/status', (status: Status) => {
+      if (!isCurrent()) return;
       this.status = status;
       this.changes.fire();
     });
