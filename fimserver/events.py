@@ -61,6 +61,7 @@ class AnswerRecord(SuggestionEvent):
     bucket: Annotated[int, Field(ge=0, le=4)] | None = None  # of ``lengths.LABELS``
     block: Count = 0  # of a trial: five-minute blocks since 1970
     first: bool = False  # nothing of this document and block was asked of the model before
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None  # that the model had in it
     shown: bool = False
     fate: Fate = ""  # empty: not known yet, or never shown
     accepted_chars: Count = 0

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     REJECTED = "rejected"
     UNFINISHED = "unfinished"
     CUT_OFF = "cut_off"
+    UNSURE = "unsure"
 
 
 EXPLANATIONS: dict[Reason, str] = {
@@ -111,6 +112,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.REJECTED: "it was dismissed at this place before",
     Reason.UNFINISHED: "time was up before any part could stand on its own",
     Reason.CUT_OFF: "the token limit came before any part could stand on its own",
+    Reason.UNSURE: "the chance that it is accepted is below the setting minAcceptance: ask explicitly",
 }
 
 # A middle that ended so is whole: the model said so, or a rule found its end.

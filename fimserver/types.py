@@ -167,6 +167,7 @@ class Chunk:
     round: Round | None = None
     drafting: Drafting | None = None  # of the ar route, on the last chunk
     prefill: Prefill = NO_PREFILL  # on the last chunk
+    confidence: float | None = None  # on the last chunk: geometric mean probability of its tokens
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,8 @@ class Usage(_Frozen):
     prefill: Prefill = Prefill()
     decision: Decision | None = None  # why this route; ``None`` where it never ran
     drafting: Drafting | None = None  # of the ar route
+    confidence: float | None = None  # geometric mean of the probabilities that the model gave its tokens
+    chance: float | None = None  # that it is accepted; ``None`` where that was never calibrated
 
 
 class _Choice(_Frozen):

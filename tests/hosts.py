@@ -17,6 +17,7 @@ from fimserver.host.fake import FakeEngines
 from fimserver.host.http.app import make_app
 from fimserver.host.http.connections import Connection
 from fimserver.host.http.state import Host
+from fimserver.host.routing.chances import Chances, Curve
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.settings import Settings
@@ -32,13 +33,17 @@ def until(true):
         time.sleep(0.005)
 
 
+# The chance of a suggestion is the model's confidence.
+EVEN = Chances(curves={"ar": {"fake": Curve(confidence=(0, 1), share=(0, 1))}})
+
+
 class ScriptedHost:
     """``script(request, route)`` yields text, pauses in seconds, or errors to raise."""
 
     def __init__(self, load=None, token="", allowed_hosts=frozenset()):
         self.engines = FakeEngines()
         self.scheduler = Scheduler(
-            load or (lambda: self.engines), router=Router("always_ar")
+            load or (lambda: self.engines), router=Router("always_ar", chances=EVEN)
         )  # no test depends on a clock
         self.host = Host(Settings(), self.scheduler, token, allowed_hosts)
         self._listener = socket.socket(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState
 from fimserver.engine.output import Output
@@ -70,7 +72,8 @@ class Autoregressive:
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
             used = self.cache.forwards - forwards
             drafting = Drafting.of(rounds, policy.switched_off - rested) if reason else None
-            return Chunk(text, len(state.ids), used, reason, round=made, drafting=drafting, prefill=prefill)
+            sure = confidence(state) if reason else None
+            return Chunk(text, len(state.ids), used, reason, (), made, drafting, prefill, sure)
 
         try:
             for made in self._rounds(state, deadline):
@@ -123,3 +126,12 @@ class Autoregressive:
 
     def _limit(self, request: Request) -> int:
         return min(request.sampling.max_tokens, self.card.max_new_tokens)
+
+
+def confidence(state: DecodeState) -> float | None:
+    """Return the geometric mean of the probabilities of the middle's tokens; ``None`` where there are none.
+
+    Probabilities are those of temperature 1, whatever the text was sampled at.
+    """
+    count = len(state.ids)
+    return torch.cat(state.log_probs)[:count].mean().exp().item() if count else None

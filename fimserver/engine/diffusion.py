@@ -7,6 +7,7 @@ tokens that expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator
 
@@ -25,6 +26,7 @@ from fimserver.errors import CardError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, Request, Slot, ms_since
 
+TINY = 1e-9  # least probability that is counted
 SHORTER = 4  # the length search does not try less than the expected length divided by this
 
 
@@ -105,7 +107,14 @@ class Diffusion:
             canvas.forwards,
             self._reason(output, state, done, request, deadline),
             prefill=prefill,
+            confidence=self._confidence(state),
         )
+
+    def _confidence(self, state: CanvasState) -> float | None:
+        """Return the geometric mean of the probabilities at which the last block's text was committed."""
+        count = len(self._settled(state.slots))
+        found = [max(p, TINY) for slot, p in state.confidence.items() if slot < count]
+        return math.exp(math.fsum(map(math.log, found)) / len(found)) if found else None
 
     def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)

@@ -40,6 +40,7 @@ class Speculation:
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
         """Choose the first token from the logits (V,) of the prompt's last row."""
         token, branch = self.verifier.accept(logits[None, None], (), state)
+        state.log_probs.append(log_probs_of(logits[None], token))
         state.ids += token
         self.observe(state, ended=False)
         return Round((1, 1), "", (), 0, token[branch], 0)
@@ -54,6 +55,7 @@ class Speculation:
         started = time.perf_counter()
         logits = self.verify(state, plan)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
+        state.log_probs.append(log_probs_of(logits[branch], tokens))
         self.policy.learn(plan, tokens, 1000 * (time.perf_counter() - started))
         self.commit(state, tokens, branch)
         return _record(plan, tokens, branch)
@@ -121,6 +123,13 @@ class Speculation:
             else []
         )
         return DraftPlan(shape, tuple(drafts[: shape[0]]), 1.0)
+
+
+def log_probs_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+    """Log probabilities (n,) of the first n tokens from logits (M, V), at temperature 1."""
+    rows = logits[: len(tokens)].float()
+    chosen = rows.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0]
+    return chosen - rows.logsumexp(-1)
 
 
 def _record(plan: DraftPlan, tokens: Sequence[int], branch: int) -> Round:

@@ -32,6 +32,7 @@ LASTING = frozenset(
         Reason.REPETITION,
         Reason.SYNTAX,
         Reason.NO_OP,
+        Reason.UNSURE,
     }
 )
 PARSE_AFTER_S = 0.004  # by then the request has been sent

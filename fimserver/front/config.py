@@ -42,6 +42,7 @@ class Config(BaseModel):
     delay_ms: float = Field(120.0, ge=0, le=2000)  # longest wait for the next key
     calm_delay_ms: float = Field(0.0, ge=0, le=5000)  # added after dismissals, and while deleting or moving
     shown_per_minute: int = Field(0, ge=0, le=1000)  # suggestions that were not asked for; 0: no limit
+    min_acceptance: float = Field(0.0, ge=0, le=1)  # least chance of being accepted; 0: no limit
     battery: Literal["ignore", "save", "off"] = "save"  # on battery or while the system saves power
     candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
     menu: Literal["auto", "always", "never"] = (

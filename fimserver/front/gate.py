@@ -107,6 +107,7 @@ def limits(session: Session, *, invoked: bool) -> Limits:
         stop=config.stop,
         candidates=config.candidates if invoked else 1,
         deadline_ms=config.invoked_deadline_ms if invoked else config.deadline_ms,
+        min_acceptance=0.0 if invoked else config.min_acceptance,
     )
 
 

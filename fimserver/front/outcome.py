@@ -66,5 +66,7 @@ class Outcome:
             "why": used.decision.why if used.decision else "",
             "tokens": used.tokens,
             "forwards": used.forwards,
+            "confidence": None if used.confidence is None else round(used.confidence, 3),
+            "chance": None if used.chance is None else round(used.chance, 3),
         }
         return facts | chosen | measured

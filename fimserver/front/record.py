@@ -55,6 +55,7 @@ def answer_record(session: Session, request: CompletionRequest, outcome: Outcome
         bucket=_bucket(decision, text),
         total_ms=outcome.total_ms,
         ttft_ms=used.ttft_ms if used else 0.0,
+        confidence=used.confidence if used else None,
         chars=len(text),
         lexemes=lexemes(text),
     )

@@ -36,6 +36,7 @@ class Limits:
     stop: StopRule
     candidates: int
     deadline_ms: float
+    min_acceptance: float = 0.0  # less likely ones are not shown
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,19 @@ def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[Remember
     dropped = Dropped(Reason.EMPTY, "")
     for choice in answer.middles:
         result = _filter(choice.text, filter_context(request, choice.usage.reason))
+        if isinstance(result, Candidate) and _is_unsure(request, choice.usage.chance):
+            result = Dropped(Reason.UNSURE, "min_acceptance")
         if isinstance(result, Dropped):
             dropped = result if dropped.reason is Reason.EMPTY else dropped
         elif len(distinct([*candidates, result])) > len(candidates):
             candidates.append(result)
             middles.append(RememberedMiddle(result.text, choice.usage.reason))
     return tuple(middles), dropped
+
+
+def _is_unsure(request: CompletionRequest, chance: float | None) -> bool:
+    """Whether it is too unlikely that a suggestion is accepted. A model without a known chance is shown."""
+    return chance is not None and chance < request.limits.min_acceptance
 
 
 def _filter(text: str, context: FilterContext) -> Candidate | Dropped:

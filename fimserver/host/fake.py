@@ -50,7 +50,9 @@ class FakeEngine:
                 yield Chunk("", tokens, tokens, reason)
                 return
         drafting = Drafting(tokens, 2 * tokens, (tokens,)) if self._route == "ar" else None
-        yield Chunk("", tokens, tokens, Reason.END if tokens else Reason.EMPTY, drafting=drafting)
+        reason = Reason.END if tokens else Reason.EMPTY
+        sure = self._host.confidence
+        yield Chunk("", tokens, tokens, reason, drafting=drafting, confidence=sure)
 
 
 class FakeEngines:
@@ -58,6 +60,7 @@ class FakeEngines:
 
     def __init__(self, script: Script | None = None) -> None:
         self.script: Script = script or (lambda _request, _route: iter(()))
+        self.confidence: float | None = None
         self.asked: list[Request] = []
         self.warmed: list[Request] = []
         self.stopped: list[tuple[Reason, float]] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
 from fimserver.host.job import DeviceLostError, EngineSource, Job
+from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencySample
 from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
@@ -39,9 +40,18 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
         if index and job.deadline.spent():
             return
         for piece in _served(engines, job, router, index, decision, request):
-            yield piece
+            yield _with_chance(piece, router.chances)
             if piece.usage and piece.usage.decision and not job.warm:
                 router.learn(piece.usage.decision, piece.usage.model, _seen(piece.usage))
+
+
+def _with_chance(piece: CompletionChunk, chances: Chances) -> CompletionChunk:
+    """The chunk, with the chance that the user accepts what it ends."""
+    used = piece.usage
+    if used is None or used.confidence is None:
+        return piece
+    chance = chances.chance(used.route, used.model, used.confidence)
+    return piece.model_copy(update={"usage": used.model_copy(update={"chance": chance})})
 
 
 def _routing_request(
@@ -204,6 +214,7 @@ def _choice(
             "total_ms": ms_since(started),
             "drafting": chunk.drafting,
             "prefill": chunk.prefill,
+            "confidence": chunk.confidence,
         }
         canvas = chunk.canvas if job.preview and index == 0 else ()
         if added or reason or canvas:

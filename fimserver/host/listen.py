@@ -22,6 +22,7 @@ from fimserver.host.http.auth import allowed_name
 from fimserver.host.http.connections import Connection, quiet_loop
 from fimserver.host.http.state import Host
 from fimserver.host.job import EngineSource
+from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
@@ -124,7 +125,9 @@ def _serve(
         lost = server.should_exit = True
 
     stats = Stats(stats_path())
-    router = Router(settings.policy, LatencyModel(latency_path(settings)), stats.kept, settings.seed)
+    latency = LatencyModel(latency_path(settings))
+    chances = Chances(stats.settled)
+    router = Router(settings.policy, latency, stats.kept, settings.seed, chances=chances)
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
     host = Host(settings, scheduler, token, allowed_hosts, stats)

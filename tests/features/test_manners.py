@@ -118,6 +118,22 @@ def test_it_waits_longer_while_deleting(window):
     assert took_s(window) < 0.6
 
 
+@pytest.mark.parametrize(("least", "confidence", "shown"), [
+    (0.3, 0.2, False), (0.3, 0.29, False), (0.3, 0.3, True), (0.3, 0.9, True), (0, 0.01, True), (1, 0.99, False),
+    (0.9, None, True),
+])  # fmt: skip
+def test_what_is_unlikely_to_be_accepted_is_shown_only_when_asked_for(window, host, least, confidence, shown):
+    host.engines.confidence = confidence
+    begin(window, minAcceptance=least)
+    if shown:
+        assert window.ask(URI, 1, 11)
+    else:
+        refused(window, "unsure")
+        refused(window, "unsure")  # also from memory
+    assert window.ask(URI, 1, 11, invoked=True)
+    assert window.explain()["confidence"] == confidence
+
+
 def test_no_more_than_so_many_a_minute(window):
     begin(window, shownPerMinute=2)
     for number in range(2):

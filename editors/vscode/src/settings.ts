@@ -3,7 +3,8 @@
 import * as vscode from 'vscode';
 
 const TOLD = ['enabled', 'model', 'routes', 'maxTokens', 'delayMs', 'deadlineMs', 'exclude', 'disabledLanguages', 'snippets',
-  'prefetch', 'preview', 'stats', 'trigger', 'triggers', 'battery', 'calmDelayMs', 'shownPerMinute'];
+  'prefetch', 'preview', 'stats', 'trigger', 'triggers', 'battery', 'calmDelayMs', 'shownPerMinute',
+  'minAcceptance'];
 const sent = new Set<string>();
 
 export function setting<T>(name: string, otherwise: T): T {

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from fimserver.cards import get_card
 from fimserver.errors import CardError
+from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
 from fimserver.host.routing.policies import (
@@ -85,9 +86,11 @@ class Router:
         kept: KeptSource = lambda _route, _model: (),
         seed: int = 0,
         expect: Callable[[Features | None, Request], LengthPrediction] = expected,
+        chances: Chances | None = None,
     ) -> None:
         self.policy = policy
         self.costs = costs or LatencyModel()
+        self.chances = chances or Chances()
         self._kept = kept
         self._expect = expect
         self._random = random.Random(seed)

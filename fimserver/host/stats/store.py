@@ -12,18 +12,19 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fimserver.events import AnswerRecord, Batch
+from fimserver.host.routing.chances import Settled
 from fimserver.host.routing.router import KeepCounts
 from fimserver.lengths import BUCKETS, LIMITS
 from fimserver.paths import data_path
 from fimserver.reasons import Reason
 
 log = logging.getLogger("fimserver.host")
-SCHEMA = 1
+SCHEMA = 2
 KEEP_DAYS = 400
 KEPT_DAYS = 90  # that a keep rate rests on
 KEPT_S = 30.0  # for which a keep rate is cached
@@ -46,6 +47,7 @@ COLUMNS = {
     "shadow_lexemes": "INTEGER", "shadow_total_ms": "REAL", "shadow_ttft_ms": "REAL",
     "shadow_prefix_10s": "INTEGER", "shadow_kept_10s": "INTEGER",
     "shadow_prefix_60s": "INTEGER", "shadow_kept_60s": "INTEGER",
+    "confidence": "REAL",
 }  # fmt: skip
 CREATE = f"""
 BEGIN IMMEDIATE;
@@ -61,6 +63,13 @@ COMMIT;
 """
 # Our own names.
 PUT = f"INSERT OR REPLACE INTO answers VALUES ({', '.join(':' + name for name in COLUMNS)})"  # noqa: S608
+# Version 1 had no such column. A new one is added at the end, as in ``COLUMNS``.
+UPGRADE = "ALTER TABLE answers ADD COLUMN confidence REAL"
+SETTLED = """
+SELECT confidence, accepted_chars + typed_chars > 0 FROM answers
+WHERE route = ? AND model = ? AND at > ? AND shown AND fate != '' AND confidence NOT NULL
+ORDER BY at DESC LIMIT 500
+"""
 COUNT = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
 LENGTHS = " ".join(f"WHEN lexemes <= {limit} THEN {bucket}" for bucket, limit in enumerate(LIMITS))
 # Answers that turned out to be of no use count for the length that was expected.
@@ -106,6 +115,7 @@ class Stats:
         self._lock = threading.Lock()
         self._pruned = 0.0
         self._kept: dict[tuple[str, str], tuple[float, tuple[KeepCounts, ...]]] = {}
+        self._settled: dict[tuple[str, str], tuple[float, tuple[Settled, ...]]] = {}
 
     def add(self, batch: Batch) -> None:
         """Write a batch of a window. May wait for the disk: call it off the event loop."""
@@ -133,15 +143,31 @@ class Stats:
             self._kept[route, model] = (now, known)
         return known
 
-    def _look_up(self, route: str, model: str, now: float) -> tuple[KeepCounts, ...]:
+    def settled(self, route: str, model: str) -> tuple[Settled, ...]:
+        """Return the latest suggestions whose end is known. At most half a minute old."""
+        now = self._clock()
+        at, known = self._settled.get((route, model), (-KEPT_S, ()))
+        if now - at >= KEPT_S:
+            rows = self._rows(SETTLED, (route, model, now - KEPT_DAYS * DAY_S))
+            known = tuple(Settled(confidence, bool(used)) for confidence, used in rows)
+            self._settled[route, model] = (now, known)
+        return known
+
+    def _rows(self, query: str, values: Sequence[object]) -> list[Any]:
+        """Return the rows of a query, none where there is no file yet."""
         if self.path is None:
-            return ()
+            return []
         try:
             with reading(self.path) as base:
-                rows = base.execute(KEPT, (route, model, now - KEPT_DAYS * DAY_S))
-                found = {bucket: KeepCounts(answers, kept) for bucket, answers, kept in rows}
+                return base.execute(query, values).fetchall()
         except sqlite3.Error:
+            return []
+
+    def _look_up(self, route: str, model: str, now: float) -> tuple[KeepCounts, ...]:
+        rows = self._rows(KEPT, (route, model, now - KEPT_DAYS * DAY_S))
+        if not rows:
             return ()
+        found = {bucket: KeepCounts(answers, kept) for bucket, answers, kept in rows}
         return tuple(found.get(bucket, KeepCounts(0.0, 0.0)) for bucket in BUCKETS)
 
     def _write(self, path: Path, batch: Batch) -> None:
@@ -195,7 +221,10 @@ def _open(path: Path) -> sqlite3.Connection:
     base = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
         base.execute("PRAGMA synchronous = NORMAL")
-        if _version(base) != SCHEMA:
+        version = _version(base)
+        if version == 1:
+            base.executescript(f"BEGIN IMMEDIATE; {UPGRADE}; PRAGMA user_version = {SCHEMA}; COMMIT;")
+        elif version != SCHEMA:
             base.execute("PRAGMA journal_mode = WAL")
             base.executescript(CREATE)
     except BaseException:

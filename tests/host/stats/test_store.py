@@ -130,6 +130,29 @@ def test_a_damaged_file_is_put_aside_and_begun_anew(path, damage, caplog):
     assert stats.problem == ""
 
 
+def test_what_became_of_suggestions_is_known_with_the_confidence_in_them(stats):
+    told = [
+        kept(1, 10, confidence=0.75), kept(2, 0, confidence=0.5), kept(3, 0, confidence=0.5, typed_chars=4),
+        kept(4, 10), answer(5, confidence=0.5), kept(6, 3, confidence=0.5, model="another"),
+    ]  # fmt: skip
+    stats.add(batch(*told))
+    assert sorted(stats.settled("ar", "nano")) == [(0.5, False), (0.5, True), (0.75, True)]
+    assert stats.settled("dllm", "nano") == ()
+
+
+def test_a_file_of_the_version_before_is_brought_up_to_date(path):
+    Stats(path).add(batch(kept(1, 10)))
+    with closing(sqlite3.connect(path)) as base:
+        base.execute("ALTER TABLE answers DROP COLUMN confidence")
+        base.execute("PRAGMA user_version = 1")
+    stats = Stats(path)
+    assert stats.settled("ar", "nano") == ()
+    stats.add(batch(kept(2, 10, confidence=0.5)))
+    assert stats.problem == ""
+    assert rows(path) == [(2,)]
+    assert Stats(path).settled("ar", "nano") == ((0.5, True),)
+
+
 def a_folder(path):
     path.mkdir(parents=True)
 
