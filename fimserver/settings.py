@@ -80,11 +80,11 @@ class Settings(BaseSettings):
         "Folder that `models get` downloads into.",
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "weights", "Where models run.")
-    quantize: Literal["auto", "none", "bf16", "int8"] = option(
+    quantize: Literal["auto", "none", "bf16", "int8", "int4"] = option(
         "auto",
         "weights",
-        "Numbers of the matrix products; auto: as fast as this machine can. On a GPU int8 needs"
-        " `fimserver[int8]`.",
+        "Numbers of the matrix products; auto: as fast as this machine can. int4 is for GPUs;"
+        " there both need `fimserver[int8]`.",
     )
     threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
     max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)

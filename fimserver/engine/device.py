@@ -24,6 +24,13 @@ def free_gib(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] / 2**30 if device.type == "cuda" else 0.0
 
 
+def free_gibs(device: torch.device) -> list[float]:
+    """Free memory of every GPU, the first one first; none for the CPU."""
+    if device.type != "cuda":
+        return []
+    return [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())]
+
+
 def free_machine(device: torch.device) -> Machine:
     """Free memory here, as far as models on this device can use it."""
     return Machine(free_gib(device), free_ram_gib())
@@ -32,10 +39,13 @@ def free_machine(device: torch.device) -> Machine:
 def device_map(
     weights_gib: float, device: torch.device, free: list[float] | None = None
 ) -> str | Mapping[str, Any]:
-    """One device if the weights fit with a fifth to spare, else accelerate's ``auto`` (GPUs, then CPU)."""
+    """One device, or several GPUs by accelerate's ``auto`` where the first has no fifth to spare.
+
+    What fits on none was refused before (``memory_plan.py``).
+    """
     if free is None:
-        free = [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())] or [0.0]
-    return {"": device} if device.type == "cpu" or weights_gib * 1.2 <= free[0] else "auto"
+        free = free_gibs(device)
+    return {"": device} if len(free) < 2 or weights_gib * 1.2 <= free[0] else "auto"
 
 
 def ram_gib() -> float:

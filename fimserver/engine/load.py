@@ -20,10 +20,12 @@ import platformdirs
 import torch
 
 from fimserver.cards import Card
+from fimserver.engine.device import free_gibs
 from fimserver.engine.fused import FusedModel, FusedWeights
 from fimserver.engine.int8 import is_exact
 from fimserver.engine.int8_model import int8_weights
-from fimserver.engine.native_model import _quantize_int8, how_to_mend, native_model
+from fimserver.engine.memory_plan import require_memory
+from fimserver.engine.native_model import QUANTISED, how_to_mend, native_model, quantise
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.engine.weights.arithmetic import choose
@@ -58,7 +60,7 @@ class Loaded:
 
 
 def load(card: Card, folder: Path, device: torch.device, quantize: str = "none") -> Loaded:
-    """Read, verify and probe one model. ``quantize``: none, bf16, int8 or auto.
+    """Read, verify and probe one model. ``quantize``: none, bf16, int8, int4 or auto.
 
     Raises ``ModelMissingError`` or ``LoadError``.
     """
@@ -84,9 +86,12 @@ def _load_native(
         checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
     vocabulary = Vocabulary(checkpoint.tokenizer(), card)
     dtype = torch.float32 if device.type == "cpu" and arithmetic != "bf16" else torch.bfloat16
-    model = native_model(card, folder, checkpoint, device, dtype)
-    if arithmetic == "int8":
-        _quantize_int8(model)
+    require_memory(card, checkpoint.config, arithmetic, free_gibs(device))
+    quantised = arithmetic in QUANTISED
+    # Quantised weights come from the CPU one by one, so that the device never holds them in bf16.
+    model = native_model(card, folder, checkpoint, torch.device("cpu") if quantised else device, dtype)
+    if quantised:
+        quantise(model, arithmetic, device)
     positions = int(getattr(model.config, "max_position_embeddings", 1 << 30))
     loaded = Loaded(card, folder, model, vocabulary, device, dtype, positions)
     check_vocabulary(card, vocabulary, int(model.get_input_embeddings().weight.shape[0]))

@@ -16,7 +16,7 @@ from fimserver.engine.attention import multiplies_bf16
 from fimserver.engine.int8 import Int8Linear, is_exact, quantize_weight
 from fimserver.kept_json import read_kept, write_kept
 
-Arithmetic = Literal["none", "bf16", "int8"]
+Arithmetic = Literal["none", "bf16", "int8", "int4"]
 log = logging.getLogger("fimserver.engine")
 CHOICE_FILE = platformdirs.user_cache_path("fimserver") / "arithmetic.json"
 SMALL_M = 100.0  # million parameters: below, products are not what costs
@@ -30,7 +30,7 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
 
     ``none`` is the device's plain type.
     """
-    if wanted in {"none", "bf16", "int8"}:
+    if wanted in {"none", "bf16", "int8", "int4"}:
         return wanted  # type: ignore[return-value]
     if device.type != "cpu" or parameters_m < SMALL_M:
         return "none"
