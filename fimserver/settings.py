@@ -21,7 +21,16 @@ from pydantic_settings import (
 )
 
 from fimserver.errors import InputError
-from fimserver.types import MAX_DEADLINE_MS, MAX_TEMPERATURE, MAX_TOKENS, SEEDS, RoutePin, Sampling, StopRule
+from fimserver.types import (
+    MAX_DEADLINE_MS,
+    MAX_PROMPT_TOKENS,
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    SEEDS,
+    RoutePin,
+    Sampling,
+    StopRule,
+)
 
 CONFIG_FILE = platformdirs.user_config_path("fimserver") / "config.toml"
 
@@ -130,6 +139,20 @@ class Settings(BaseSettings):
         "engine",
         "Rule of acceptance; keyed: the same text with and without drafts, the others: the same"
         " distribution.",
+    )
+    prompt_tokens: int = option(
+        0,
+        "weights",
+        "Longest prompt, in tokens; 0: as many as are read within prompt_ms, between 512 and what the card says.",
+        ge=0,
+        le=MAX_PROMPT_TOKENS,
+    )
+    prompt_ms: float = option(
+        1000.0,
+        "weights",
+        "Milliseconds that reading a whole prompt may take, by the speed measured here; sets its length.",
+        gt=0,
+        le=MAX_DEADLINE_MS,
     )
     decode_rows: int = option(
         0,

@@ -14,6 +14,7 @@ RoutePin = Literal["auto", "dllm", "ar"]  # a route that was asked for, or the p
 StopRule = Literal["auto", "line", "block", "none"]
 CONTEXT_CHARS = 64 * 1024  # on each side of the cursor; text further away is never tokenised
 MAX_TOKENS = 1024  # of one middle
+MAX_PROMPT_TOKENS = 128 * 1024
 MAX_DEADLINE_MS = 120_000.0
 MAX_TEMPERATURE = 2.0
 SEEDS = 2**62  # seeds are 0 to this
@@ -80,6 +81,7 @@ class Request:
     snippets: tuple[Snippet, ...] = ()  # the most stable first
     typed_chars: int = 0
     features: Features | None = None  # where the caller has looked
+    deadline_ms: float | None = None  # that the caller waits; a prompt that takes longer to read is cut
     canvas_tokens: int = 0  # slots that a canvas of free length starts with; 0: as the card says
 
     def with_sampling(self, **changes: Any) -> "Request":
@@ -148,6 +150,16 @@ class Prefill(NamedTuple):
     ms: float = 0.0
 
 
+class PromptUse(NamedTuple):
+    """What of the text around the cursor was in the prompt, and what was left out of it."""
+
+    tokens: int  # of the whole prompt
+    limit: int  # that it could have
+    lines_above: int = 0  # left out, at the start of the prefix
+    lines_below: int = 0  # left out, at the end of the suffix
+    snippets: int = 0  # left out
+
+
 NO_PREFILL = Prefill()
 
 
@@ -168,6 +180,7 @@ class Chunk:
     drafting: Drafting | None = None  # of the ar route, on the last chunk
     prefill: Prefill = NO_PREFILL  # on the last chunk
     confidence: float | None = None  # on the last chunk: geometric mean probability of its tokens
+    prompt: PromptUse | None = None  # on the last chunk
 
 
 @dataclass(frozen=True)
@@ -184,6 +197,7 @@ class Completion:
     reason: Reason
     drafting: Drafting | None = None
     why: str = ""  # this route
+    prompt: PromptUse | None = None
 
 
 def unix_lines(text: str) -> str:

@@ -24,6 +24,7 @@ from fimserver.types import (
     Drafting,
     Features,
     Prefill,
+    PromptUse,
     RoutePin,
     Slot,
     Snippet,
@@ -165,6 +166,7 @@ class Usage(_Frozen):
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     prefill: Prefill = Prefill()
+    prompt: PromptUse | None = None  # what of the text around the cursor was read
     decision: Decision | None = None  # why this route; ``None`` where it never ran
     drafting: Drafting | None = None  # of the ar route
     confidence: float | None = None  # geometric mean of the probabilities that the model gave its tokens

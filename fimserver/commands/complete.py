@@ -154,6 +154,7 @@ def finished(middle: TimedMiddle) -> Completion:
         reason=usage.reason,
         drafting=usage.drafting,
         why=usage.decision.why if usage.decision else "",
+        prompt=usage.prompt,
     )
 
 

@@ -51,7 +51,7 @@ class Drawing(NamedTuple):
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a picture.")
 @click.option("--show-steps", is_flag=True, help="Draw the canvas at every denoising step.")
-@click.option("--explain", is_flag=True, help="Say why this route.")
+@click.option("--explain", is_flag=True, help="Say why this route, and what of the file was read.")
 @click.option(
     "--trace",
     is_flag=True,
@@ -145,6 +145,7 @@ def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, ste
         console.print(f"an editor shows nothing of it: {EXPLANATIONS[shown.hidden]}")
     if drawing.explain:
         console.print(completion.why)
+        console.print(render.prompt_line(completion.prompt, place, body))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fimserver.commands.cursor import CursorPosition
-from fimserver.types import Completion, Drafting, Round, Slot, unix_lines
+from fimserver.types import Completion, Drafting, PromptUse, Round, Slot, unix_lines
+from fimserver.wire import CompletionBody
 
 AROUND = 3  # lines shown above and below
 INSERTED = "bold green"
@@ -52,6 +53,27 @@ def _drafted(drafting: Drafting | None) -> str:
     if not drafting or not drafting.drafted:
         return ""
     return f" · {sum(drafting.accepted)} of {drafting.drafted} drafted tokens accepted"
+
+
+def prompt_line(use: PromptUse | None, place: CursorPosition, body: CompletionBody) -> str:
+    """Return one line on what of the text around the cursor was read, and what was left out."""
+    if use is None:
+        return ""
+    above = use.lines_above + place.prefix.count("\n") - unix_lines(body.prompt).count("\n")
+    below = use.lines_below + place.suffix.count("\n") - unix_lines(body.suffix or "").count("\n")
+    left = [
+        f"{count} {what}{'s' if count > 1 else ''}{where}"
+        for count, what, where in (
+            (above, "line", " at the top"),
+            (below, "line", " at the bottom"),
+            (use.snippets, "snippet", ""),
+        )
+        if count > 0
+    ]
+    return (
+        f"prompt: {use.tokens} tokens of at most {use.limit}"
+        f"; left out: {', '.join(left) if left else 'nothing'}"
+    )
 
 
 def step_line(added: str, canvas: Sequence[Slot], number: int) -> Text:

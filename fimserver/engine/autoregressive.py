@@ -13,24 +13,33 @@ import torch
 from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState
 from fimserver.engine.output import Output
-from fimserver.engine.prompt import cut_context, fim_prompt
+from fimserver.engine.prompt import PromptTokens, cut_context, fim_prompt, prompt_use
+from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Chunk, Deadline, Drafting, Prefill, Request, Round, ms_since
+from fimserver.types import Chunk, Deadline, Drafting, Prefill, PromptUse, Request, Round, ms_since
 
 
 class Autoregressive:
     """Fills a middle from left to right, several tokens a pass where drafts are right."""
 
-    def __init__(self, card: Card, vocabulary: Vocabulary, speculation: Speculation) -> None:
+    def __init__(
+        self,
+        card: Card,
+        vocabulary: Vocabulary,
+        speculation: Speculation,
+        budget: PromptBudget | None = None,
+    ) -> None:
+        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``."""
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
         self.card = card
         self.fim = card.fim
         self.vocabulary = vocabulary
         self.speculation = speculation
+        self.budget = budget or PromptBudget(card.prompt_tokens)
         self.cache = speculation.cache
         # All special tokens, the card's stops among them: none is text, so a model that emits one has
         # finished.
@@ -42,12 +51,21 @@ class Autoregressive:
 
     def decode_state(self, request: Request, deadline: Deadline) -> DecodeState:
         """The state of decoding before the first token."""
-        context = cut_context(request, self.card, self.vocabulary)
+        context = self._context(request)
         prompt = fim_prompt(context, self.fim, self.vocabulary)
         prefix = [*context.prefix, *context.typed]
         return DecodeState(
             request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline
         )
+
+    def _context(self, request: Request) -> PromptTokens:
+        tokens = self.budget.tokens(request.deadline_ms)
+        return cut_context(request, self.card, self.vocabulary, tokens=tokens)
+
+    def _use(self, request: Request, prompt: Sequence[int]) -> PromptUse:
+        """What of the text around the cursor is in the prompt."""
+        limit = self.budget.tokens(request.deadline_ms)
+        return prompt_use(request, self._context(request), self.vocabulary, len(prompt), limit)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the prompt, so that ``complete`` starts at once."""
@@ -71,9 +89,12 @@ class Autoregressive:
 
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
             used = self.cache.forwards - forwards
-            drafting = Drafting.of(rounds, policy.switched_off - rested) if reason else None
-            sure = confidence(state) if reason else None
-            return Chunk(text, len(state.ids), used, reason, (), made, drafting, prefill, sure)
+            if reason is None:
+                return Chunk(text, len(state.ids), used, None, round=made, prefill=prefill)
+            drafting = Drafting.of(rounds, policy.switched_off - rested)
+            use = self._use(request, state.prompt)
+            sure = confidence(state)
+            return Chunk(text, len(state.ids), used, reason, (), made, drafting, prefill, sure, use)
 
         try:
             for made in self._rounds(state, deadline):

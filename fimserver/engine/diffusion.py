@@ -19,12 +19,13 @@ from fimserver.engine.device import wait_for
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt import canvas_context, cut_context
+from fimserver.engine.prompt import PromptTokens, canvas_context, cut_context, prompt_use
+from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.reasons import Reason
-from fimserver.types import Chunk, Deadline, Prefill, Request, Slot, ms_since
+from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, Slot, ms_since
 
 TINY = 1e-9  # least probability that is counted
 SHORTER = 4  # the length search does not try less than the expected length divided by this
@@ -40,7 +41,9 @@ class Diffusion:
         network: Network,
         cache: PrefixCache | None,
         schedule: Schedule,
+        budget: PromptBudget | None = None,
     ) -> None:
+        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``."""
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
         self.card = card
@@ -50,12 +53,12 @@ class Diffusion:
         self.cache = cache
         self.tokens = Tokens.of(card.canvas, vocabulary)
         self.schedule = schedule
+        self.budget = budget or PromptBudget(card.prompt_tokens)
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
         """The canvas of a request, with its context on both sides."""
-        context = cut_context(request, self.card, self.vocabulary)
-        left, right = canvas_context(context, self.card, self.vocabulary)
+        left, right = self._sides(request)
         if self.cache is not None and self.canvas_card.shift:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
@@ -68,15 +71,21 @@ class Diffusion:
 
     def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
-        return (
-            0
-            if self.cache is None
-            else self.cache.num_uncached_tokens(
-                canvas_context(cut_context(request, self.card, self.vocabulary), self.card, self.vocabulary)[
-                    0
-                ]
-            )
-        )
+        return 0 if self.cache is None else self.cache.num_uncached_tokens(self._sides(request)[0])
+
+    def _context(self, request: Request) -> PromptTokens:
+        tokens = self.budget.tokens(request.deadline_ms)
+        return cut_context(request, self.card, self.vocabulary, tokens=tokens)
+
+    def _sides(self, request: Request) -> tuple[list[int], list[int]]:
+        """Ids left and right of the canvas."""
+        return canvas_context(self._context(request), self.card, self.vocabulary)
+
+    def _use(self, request: Request) -> PromptUse:
+        """What of the text around the cursor is in the prompt."""
+        read = sum(map(len, self._sides(request)))
+        limit = self.budget.tokens(request.deadline_ms)
+        return prompt_use(request, self._context(request), self.vocabulary, read, limit)
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk after every step, with the text that is committed left to right.
@@ -108,6 +117,7 @@ class Diffusion:
             self._reason(output, state, done, request, deadline),
             prefill=prefill,
             confidence=self._confidence(state),
+            prompt=self._use(request),
         )
 
     def _confidence(self, state: CanvasState) -> float | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -17,9 +18,10 @@ from fimserver.engine.capture import capture_canvas, capture_decoding, decode_st
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
-from fimserver.engine.kept_costs import kept_costs
+from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
+from fimserver.engine.prompt_budget import STEPS, PromptBudget
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
@@ -63,7 +65,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
     capture_decoding(cache, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
-    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
 
 
 def make_dllm(target: DraftContext) -> Diffusion:
@@ -73,7 +75,16 @@ def make_dllm(target: DraftContext) -> Diffusion:
     schedule = make_schedule(card, target.settings)
     if runtime.cache is not None and card.canvas is not None:
         capture_canvas(runtime.cache, card.canvas.max_tokens)
-    return Diffusion(card, runtime.loaded.vocabulary, runtime.canvas_network, runtime.cache, schedule)
+    vocabulary = runtime.loaded.vocabulary
+    return Diffusion(card, vocabulary, runtime.canvas_network, runtime.cache, schedule, runtime.budget)
+
+
+def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:
+    """The runtime with prompts that fit the time, where the user leaves their length to us."""
+    limit = runtime.budget.limit
+    if settings.prompt_tokens or runtime.cache is None or limit <= STEPS[0]:
+        return runtime
+    return replace(runtime, budget=PromptBudget(limit, kept_speed(runtime), settings.prompt_ms))
 
 
 class Resources(Protocol):
@@ -176,5 +187,5 @@ class ModelPool:
         if card.name not in self._runtimes:
             folder = model_folder(card, self.settings.models_dir)
             loaded = load(card, folder, self.device, self.settings.quantize)
-            self._runtimes[card.name] = make_runtime(loaded, self.settings)
+            self._runtimes[card.name] = _with_budget(make_runtime(loaded, self.settings), self.settings)
         return self._runtimes[card.name]

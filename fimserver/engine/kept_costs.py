@@ -1,4 +1,4 @@
-"""Pass costs kept between starts: measuring the shapes of a large model takes seconds, reading them none."""
+"""Pass costs and prefill speed kept between starts: measuring a large model takes seconds, reading them none."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 
 from fimserver.engine.load import weights_hash
 from fimserver.engine.pass_cost import PassCosts
+from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.prompt_budget import PrefillSpeed, as_kept, from_kept, measure_speed
 from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import processor
 from fimserver.kept_json import read_kept, write_kept
 
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
+SPEEDS_FILE = platformdirs.user_cache_path("fimserver") / "prefill_speeds.json"
 LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start
 
 
@@ -35,6 +38,27 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
     known[key] = {f"{branches}x{tokens}": round(ms, 3) for (branches, tokens), ms in costs.ms.items()}
     write_kept(path, known)
     return costs
+
+
+def kept_speed(
+    runtime: Runtime, measure: Callable[[PrefixCache], PrefillSpeed] = measure_speed, kept: Path | None = None
+) -> PrefillSpeed:
+    """Return the fastest prefill that this and earlier starts measured for the same model and machine.
+
+    Measured at every start, as it takes two chunks: the first one may have been on a busy machine.
+    """
+    assert runtime.cache is not None
+    speed = measure(runtime.cache)
+    if runtime.loaded.card.parameters_m < LARGE_M:
+        return speed
+    path = kept or SPEEDS_FILE
+    known = read_kept(path)
+    key = _key(runtime)
+    before = from_kept(known.get(key))
+    speed = speed.faster(before) if before else speed
+    if speed != before:
+        write_kept(path, known | {key: as_kept(speed)})
+    return speed
 
 
 def _key(runtime: Runtime) -> str:

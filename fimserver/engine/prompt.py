@@ -11,47 +11,80 @@ from dataclasses import dataclass
 from fimserver.cards import Card, Fim
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
-from fimserver.types import Request, unix_lines
+from fimserver.types import PromptUse, Request, unix_lines
 
 CHARS_PER_TOKEN = 8  # above what code has on average; bounds how much text is tokenised
 SNIPPETS_SHARE = 0.25  # of the prompt, at most
+TYPED_SHARE = 8  # one part in so many is kept free for what is typed after the middle token
+ROUNDING = 32  # lengths are rounded to one part in so many of the prompt
 
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """Token ids around the cursor, within the card's ``prompt_tokens``."""
+    """Token ids around the cursor, within the budget of the prompt."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     header: tuple[int, ...] = ()  # repository, other files and file, where the family has tokens for them
     typed: tuple[int, ...] = ()  # the end of the prefix, where the layout puts it after the middle token
+    snippets: int = 0  # of other files, in the header
 
 
-def cut_context(request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8) -> PromptTokens:
-    """The end of the prefix and start of the suffix that fit ``card.prompt_tokens`` less ``markers``."""
-    suffix = request.suffix
-    header = file_header(request, card, vocabulary)
-    prefix, typed = _split_typed(request, card)
+def cut_context(
+    request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8, tokens: int = 0
+) -> PromptTokens:
+    """The end of the prefix and start of the suffix that fit into ``tokens`` less ``markers``.
+
+    ``tokens`` 0: the card's ``prompt_tokens``. What is left for prefix and suffix is rounded down, so that a
+    typed letter or a longer header moves neither cut.
+    """
+    tokens = tokens or card.prompt_tokens
+    step = max(1, tokens // ROUNDING)
+    header = file_header(request, card, vocabulary, tokens)
+    prefix, typed = _split_typed(request, card, tokens)
     typed_ids = vocabulary.encode(unix_lines(typed))
-    room = card.prompt_tokens - markers - len(header) - len(typed_ids)
+    kept_free = tokens // TYPED_SHARE if card.fim is not None and card.fim.typed_after_middle else 0
+    taken = _stepped(len(header), step) + kept_free + _stepped(len(typed_ids) - kept_free, step)
+    room = max(0, tokens - markers - taken)
     suffix_room = int(room * card.suffix_share)
-    suffix_ids = vocabulary.encode(unix_lines(suffix[: suffix_room * CHARS_PER_TOKEN]))[:suffix_room]
-    prefix_room = room - len(suffix_ids)
+    suffix = unix_lines(request.suffix[: suffix_room * CHARS_PER_TOKEN])
+    suffix_ids = vocabulary.encode(suffix)[:suffix_room]
+    prefix_room = room - min(suffix_room, _stepped(len(suffix_ids), step))
     prefix_ids = vocabulary.encode(unix_lines(anchored_tail(prefix, prefix_room * CHARS_PER_TOKEN)))
     over = len(prefix_ids) - prefix_room
     kept = prefix_ids[_stepped(over, prefix_room // 4) :]
-    return PromptTokens(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids))
+    file = vocabulary.special(card.fim.file) if card.fim and card.fim.file else None
+    snippets = header.count(file) - bool(request.path) if header and file is not None else 0
+    return PromptTokens(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids), snippets)
 
 
-def _split_typed(request: Request, card: Card) -> tuple[str, str]:
-    """Split off the end of the prefix that goes after the middle token (EFIM: keeps the cache valid)."""
+def _split_typed(request: Request, card: Card, tokens: int) -> tuple[str, str]:
+    """Split off the end of the prefix that goes after the middle token (EFIM: keeps the cache valid).
+
+    A longer one is cut at steps from its start, so that the cut stays where it is from key to key.
+    """
     allowed = card.fim is not None and card.fim.typed_after_middle
-    typed_chars = min(request.typed_chars, len(request.prefix), card.prompt_tokens // 4) if allowed else 0
+    typed_chars = min(request.typed_chars, len(request.prefix)) % max(1, tokens // 4) if allowed else 0
     cut = len(request.prefix) - typed_chars
     return request.prefix[:cut], request.prefix[cut:]
 
 
-def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[int]:
+def prompt_use(
+    request: Request, context: PromptTokens, vocabulary: Vocabulary, prompt_tokens: int, limit: int
+) -> PromptUse:
+    """What of a request is in its prompt of ``prompt_tokens``, and how much was left out of it."""
+    above = _lines(request.prefix) - _lines(vocabulary.decode([*context.prefix, *context.typed]))
+    below = _lines(request.suffix) - _lines(vocabulary.decode(context.suffix))
+    snippets = len(request.snippets) - context.snippets
+    return PromptUse(prompt_tokens, limit, max(0, above), max(0, below), snippets)
+
+
+def _lines(text: str) -> int:
+    """Line ends in a text."""
+    return unix_lines(text).count("\n")
+
+
+def file_header(request: Request, card: Card, vocabulary: Vocabulary, tokens: int) -> list[int]:
     """Repository, snippets and file name, each after its token.
 
     Families with both tokens never saw a file without repository.
@@ -64,9 +97,7 @@ def file_header(request: Request, card: Card, vocabulary: Vocabulary) -> list[in
             *vocabulary.encode((request.repo or "workspace")[:200] + "\n"),
         ]
     if fim and fim.file:
-        header += _snippets(
-            request, vocabulary, vocabulary.special(fim.file), int(card.prompt_tokens * SNIPPETS_SHARE)
-        )
+        header += _snippets(request, vocabulary, vocabulary.special(fim.file), int(tokens * SNIPPETS_SHARE))
         if request.path and (header or not fim.repo):
             header += [vocabulary.special(fim.file), *vocabulary.encode(request.path[-200:] + "\n")]
     return header

@@ -16,6 +16,7 @@ from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.prompt_budget import CPU_TOKENS, PromptBudget
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 
@@ -35,6 +36,7 @@ class Runtime:
     network: Network
     cache: PrefixCache | None
     rows: int
+    budget: PromptBudget  # of its prompts
 
     @property
     def can_draft(self) -> bool:
@@ -75,7 +77,8 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     """Choose the forward pass and size the cache for one model."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
-        return Runtime(loaded, NativeNetwork(loaded.model, loaded.device), None, 1)
+        whole = NativeNetwork(loaded.model, loaded.device)
+        return Runtime(loaded, whole, None, 1, PromptBudget(settings.prompt_tokens or card.prompt_tokens))
     use_lean = loaded.weights is not None or (settings.network != "native" and fused.fits(loaded.model))
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
@@ -87,16 +90,23 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
         card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0
     )
     drafts = MOST_ROWS if rows > 1 or loaded.weights is not None else 1
-    capacity = -(-(card.prompt_tokens + longest + drafts) // chunk) * chunk
-    if card.prompt_tokens + longest > loaded.positions:
+    prompt = prompt_limit(loaded, settings)
+    capacity = -(-(prompt + longest + drafts) // chunk) * chunk
+    if prompt + longest > loaded.positions:
+        wanted = "--prompt-tokens" if settings.prompt_tokens else "the card"
         raise LoadError(
-            f"{card.name}: the card wants {card.prompt_tokens + longest} positions, the model has"
+            f"{card.name}: {wanted} and the answer want {prompt + longest} positions, the model has"
             f" {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
-    return Runtime(
-        loaded, network, PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1), rows
-    )
+    cache = PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1)
+    return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
+
+
+def prompt_limit(loaded: Loaded, settings: Settings) -> int:
+    """Longest prompt in tokens: as the user wants, else as the card says, but less on a CPU."""
+    most = loaded.card.prompt_tokens
+    return settings.prompt_tokens or (min(most, CPU_TOKENS) if loaded.device.type == "cpu" else most)
 
 
 def _chunk(device: torch.device, *, fused_pass: bool) -> int:

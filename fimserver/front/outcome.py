@@ -68,5 +68,6 @@ class Outcome:
             "forwards": used.forwards,
             "confidence": None if used.confidence is None else round(used.confidence, 3),
             "chance": None if used.chance is None else round(used.chance, 3),
+            "prompt": used.prompt._asdict() if used.prompt else {},
         }
         return facts | chosen | measured

@@ -215,6 +215,7 @@ def _choice(
             "drafting": chunk.drafting,
             "prefill": chunk.prefill,
             "confidence": chunk.confidence,
+            "prompt": chunk.prompt,
         }
         canvas = chunk.canvas if job.preview and index == 0 else ()
         if added or reason or canvas:

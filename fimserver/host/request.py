@@ -19,6 +19,7 @@ def request_of(body: CompletionBody, settings: Settings) -> Request:
         snippets=tuple(snippet.snippet() for snippet in hints.snippets),
         typed_chars=hints.typed_chars,
         features=hints.features,
+        deadline_ms=hints.deadline_ms or settings.deadline_ms,
     )
 
 

@@ -1,6 +1,7 @@
 """The command line gives what the language server gives at the same cursor: the same request, the same text."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -92,7 +93,7 @@ def test_the_engine_gets_the_same_request_from_both(name, text, line, column, fo
         in_editor(host, folder, name, text, line, column)
         on_command_line(folder, name, text, line, column)
         (there,) = host.engines.asked
-    assert here.asked == [there]
+    assert here.asked == [replace(there, deadline_ms=None)]  # on the command line nobody waits
     assert there.features is not None
     assert there.canvas_tokens > 0  # it was fitted to the length that is expected
 
@@ -180,3 +181,17 @@ class TestAHostElsewhere:
 )
 def test_half_characters_become_the_replacement_character(text, sound):
     assert valid_unicode(text) == sound
+
+
+def test_explain_says_what_of_the_file_was_read(tmp_path):
+    path = tmp_path / "long.py"
+    path.write_text("".join(f"value_{i} = compute({i})\n" for i in range(400)), "utf-8")
+    result = CliRunner().invoke(
+        main,
+        ["complete", f"{path}:300:1", "--explain", "--max-tokens", "2", "--ar-card", "nano", "--model", "ar"],
+    )
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("prompt: "))
+    assert "tokens of at most 448; left out: " in line
+    assert "lines at the top" in line
+    assert "lines at the bottom" in line

@@ -1,9 +1,11 @@
 """Layouts of the prompt, its budget, and an anchor that stays where it is while someone types."""
 
+import itertools
+
 import pytest
 
 from fimserver.cards import Fim
-from fimserver.engine.prompt import PromptTokens, anchored_tail, cut_context, fim_prompt
+from fimserver.engine.prompt import PromptTokens, anchored_tail, cut_context, fim_prompt, prompt_use
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Request, Sampling, Snippet
 
@@ -168,6 +170,41 @@ def test_while_someone_types_a_psm_prompt_goes_on_from_the_one_before(engine):
     assert (
         len(plain) - common_prefix(plain, before) > 50
     )  # what it would cost to bring all of it into the prefix
+
+
+def test_in_a_file_longer_than_the_prompt_typing_recomputes_a_few_tokens(engine):
+    """The cuts do not follow the length of what was typed, of the header, or of the suffix."""
+    card, fim = psm(engine)
+    text = "".join(f"value_{i} = compute(value_{i - 1}, {i})\n" for i in range(400))
+    line, before, recomputed = "result = [compute(value) for value in values if value is not None]", (), []
+    for typed in range(len(line) + 1):
+        request = Request(text + line[:typed], text, typed_chars=typed)
+        prompt = fim_prompt(cut_context(request, card, engine.vocabulary), fim, engine.vocabulary)
+        recomputed.append(len(prompt) - common_prefix(prompt, before))
+        before = prompt
+    assert max(recomputed[1:]) <= 4
+
+
+def test_what_was_typed_moves_into_the_prefix_in_steps(engine):
+    """Not with every key, since the suffix would have to be read again each time."""
+    card, _ = psm(engine)
+    typed = "item_1, " * 60
+    prefixes = [
+        cut_context(Request("x = [" + typed[:n], "\ny", typed_chars=n), card, engine.vocabulary).prefix
+        for n in range(0, len(typed), 3)
+    ]
+    moves = sum(one != other for one, other in itertools.pairwise(prefixes))
+    assert 0 < moves <= len(typed) // (card.prompt_tokens // 4)
+
+
+def test_snippets_that_do_not_fit_are_counted(engine):
+    card = engine.card.model_copy(update={"fim": engine.card.fim.model_copy(update={"file": "<|file|>"})})
+    many = tuple(Snippet(f"{i}.py", "value = compute(1)\n" * 5) for i in range(40))
+    for path in ("", "a.py"):
+        request = Request("", "", path=path, snippets=many)
+        context = cut_context(request, card, engine.vocabulary)
+        shown = engine.vocabulary.decode(context.header).count("<|file|>") - bool(path)
+        assert prompt_use(request, context, engine.vocabulary, 9, 9).snippets == 40 - shown < 40
 
 
 def test_where_the_card_does_not_allow_it_typed_text_stays_in_the_prefix(engine):

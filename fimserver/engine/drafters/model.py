@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState, Draft, grades
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import Runtime
@@ -28,7 +27,7 @@ class ModelDrafter:
 
     def __init__(self, runtime: Runtime, target: Runtime) -> None:
         check_tokens(runtime, target)
-        self.cache = _check_room(runtime.cache, runtime.loaded.card.name, target.loaded.card)
+        self.cache = _check_room(runtime.cache, runtime.loaded.card.name, target)
         self.size = min(runtime.network.vocab_size, target.network.vocab_size)
         self._pad = target.network.vocab_size - self.size
         self._prompt: list[int] = []
@@ -106,13 +105,14 @@ def check_tokens(runtime: Runtime, target: Runtime) -> None:
         )
 
 
-def _check_room(cache: PrefixCache | None, name: str, target: Card) -> PrefixCache:
+def _check_room(cache: PrefixCache | None, name: str, target: Runtime) -> PrefixCache:
+    card = target.loaded.card
     if cache is None:
         raise LoadError(
             f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`"
         )
-    if cache.capacity < target.prompt_tokens + target.max_new_tokens + _CATCH_UP:
+    if cache.capacity < target.budget.limit + card.max_new_tokens + _CATCH_UP:
         raise LoadError(
-            f"{name} cannot draft for {target.name}: its card allows only shorter prompts or middles"
+            f"{name} cannot draft for {card.name}: its card allows only shorter prompts or middles"
         )
     return cache

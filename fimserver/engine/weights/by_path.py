@@ -17,8 +17,9 @@ from fimserver.errors import CardError, LoadError
 from fimserver.hashing import sha256
 from fimserver.kept_json import read_kept, write_kept
 
-LONGEST_PROMPT = 2048
+LONGEST_PROMPT = 8192
 LONGEST_MIDDLE = 256  # tokens
+POSITIONS = 2048  # where a file does not say
 KEPT = platformdirs.user_cache_path("fimserver") / "cards.json"
 
 
@@ -67,7 +68,7 @@ def card_of_folder(folder: Path) -> Card:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         kind = config["model_type"]
-        positions = int(config.get("max_position_embeddings", LONGEST_PROMPT))
+        positions = int(config.get("max_position_embeddings", POSITIONS))
     except (OSError, ValueError, KeyError, TypeError):
         raise CardError(f"{folder}: config.json is missing or cannot be read") from None
     if (card := read_cards().get(folder.name.lower())) is not None and card.architecture == kind:
@@ -118,7 +119,7 @@ def _find_gguf(path: Path) -> Card:
         parameters_m=file.parameters / 1e6,
         licence=str(file.metadata.get("general.license", "unknown")),
         tokens=frozenset(file.metadata.get("tokenizer.ggml.tokens") or ()),
-        positions=int(file.metadata.get(f"{file.architecture}.context_length", LONGEST_PROMPT)),
+        positions=int(file.metadata.get(f"{file.architecture}.context_length", POSITIONS)),
     )
 
 
