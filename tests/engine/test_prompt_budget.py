@@ -9,7 +9,7 @@ from fimserver.engine.prompt_budget import STEPS, PrefillSpeed, PromptBudget, me
 from fimserver.engine.runtime import make_runtime
 from fimserver.errors import LoadError
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request
+from fimserver.types import Deadline, Request, Sampling
 
 
 def flat(row_ms):
@@ -98,10 +98,12 @@ def test_the_user_may_fix_the_length(nano):
 def test_both_routes_keep_to_the_budget_and_say_what_they_left_out(route, nano):
     engine = nano.engine(route)
     text = "".join(f"value_{i} = compute({i})\n" for i in range(300))
-    request = Request(text, text, max_tokens=4)
+    request = Request(text, text, Sampling(max_tokens=4))
     use = list(engine.complete(request, Deadline()))[-1].prompt
     assert use.tokens <= use.limit == engine.card.prompt_tokens
     assert 0 < use.lines_above < 300
     assert 0 < use.lines_below < 300
-    short = list(engine.complete(Request("x = 1\n", "y = 2\n", max_tokens=4), Deadline()))[-1].prompt
+    short = list(engine.complete(Request("x = 1\n", "y = 2\n", Sampling(max_tokens=4)), Deadline()))[
+        -1
+    ].prompt
     assert (short.lines_above, short.lines_below, short.snippets) == (0, 0, 0)
