@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     prompt_tokens: int = option(
         0,
         "weights",
-        "Longest prompt, in tokens; 0: as many as are read within prompt_ms, between 512 and what the card says.",
+        "Longest prompt, in tokens; 0: as many as are read within prompt_ms, 512 to what the card says.",
         ge=0,
         le=MAX_PROMPT_TOKENS,
     )

@@ -1,4 +1,4 @@
-"""Pass costs and prefill speed kept between starts: measuring a large model takes seconds, reading them none."""
+"""Pass costs and prefill speed kept between starts: measuring a large model takes seconds."""
 
 from __future__ import annotations
 

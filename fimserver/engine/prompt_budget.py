@@ -1,7 +1,7 @@
 """Prompt budget: how many tokens of text are read around a cursor, from the measured speed of prefill.
 
-A prompt of that size is read from an empty cache within the time that is given for it. Sizes are coarse steps,
-so that a little more or less time does not move the cuts, which would cost the whole KV cache.
+A prompt of that size is read from an empty cache within the time that is given for it. Sizes are coarse
+steps, so that a little more or less time does not move the cuts, which would cost the whole KV cache.
 """
 
 from __future__ import annotations
