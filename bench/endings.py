@@ -99,11 +99,12 @@ class Recording:
     passes: int = 0
 
 
-def holes(packages: dict[str, Files], count: int, seed: int) -> Iterator[tuple[str, str, Request, str]]:
+def holes(
+    packages: dict[str, Files], count: int, seed: int, kinds: Sequence[str] = tuple(KINDS)
+) -> Iterator[tuple[str, str, Request, str]]:
     """Kind, path, request and true middle of ``count`` holes, kinds and packages in turn."""
     rng = random.Random(seed)
     names, number = sorted(name for name, files in packages.items() if files), 0
-    kinds = list(KINDS)
     while number < count:
         kind, package = kinds[number % len(kinds)], names[number // len(kinds) % len(names)]
         path = rng.choice(sorted(packages[package]))
@@ -130,7 +131,8 @@ def record(engine: Autoregressive, kind: str, path: str, request: Request, truth
     last = list(engine.complete(request, Deadline()))[-1]
     engine.speculation.drafters = drafters
     ids = watcher.seen
-    texts = tuple(engine.vocabulary.decode(ids[: n + 1]) for n in range(len(ids)))
+    held = len(engine.decode_state(request, Deadline()).held)
+    texts = tuple(engine.vocabulary.decode(ids[: n + 1])[held:] for n in range(len(ids)))
     passes = last.forwards - last.prefill.forwards + 1
     ended = str(last.reason) in {"end", "empty"}
     return Recording(kind, path, request.prefix, request.suffix, truth, texts, ended, passes)
@@ -144,17 +146,16 @@ def make(args: argparse.Namespace) -> None:
     assert card.fim is not None
     if args.prompt_tokens:
         card = card.model_copy(update={"prompt_tokens": args.prompt_tokens})
-    if args.suffix_first:
-        assert card.fim is not None
-        card = card.model_copy(
-            update={"fim": card.fim.model_copy(update={"layout": "spm", "typed_after_middle": False})}
-        )
+    changes: dict[str, object] = {"heal": False} if args.no_heal else {}
+    if args.layout:
+        changes |= {"layout": args.layout, "typed_after_middle": False}
+    card = card.model_copy(update={"fim": card.fim.model_copy(update=changes)})
     pool._cards["ar"] = card
     engine = pool.engine("ar")
     assert isinstance(engine, Autoregressive)
     packages = {name: wanted(read_installed(name)) for name in PACKAGES}
     with args.file.open("w") as out:
-        for number, hole in enumerate(holes(packages, args.spans, args.seed)):
+        for number, hole in enumerate(holes(packages, args.spans, args.seed, args.kinds)):
             out.write(json.dumps(dataclasses.asdict(record(engine, *hole))) + "\n")
             out.flush()
             print(number + 1, end="\r", file=sys.stderr)
@@ -283,9 +284,9 @@ def main() -> None:
     making.add_argument(
         "--prompt-tokens", type=int, default=0, help="of a prompt at most; 0: as the card says"
     )
-    making.add_argument(
-        "--suffix-first", action="store_true", help="the suffix before the prefix, whatever the card says"
-    )
+    making.add_argument("--layout", choices=("psm", "spm", "spm_tail"), help="instead of the card's")
+    making.add_argument("--no-heal", action="store_true", help="no token healing, whatever the card says")
+    making.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=tuple(KINDS))
     making.add_argument("--spans", type=int, default=200)
     making.add_argument("--seed", type=int, default=0)
     making.set_defaults(run=make)

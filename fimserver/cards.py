@@ -46,6 +46,7 @@ class Fim(_Strict):
     repo: str | None = None
     file: str | None = None
     typed_after_middle: bool = False
+    heal: bool = False  # the last token of the prefix is written again by the model
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState
+from fimserver.engine.healing import TokenHealing
 from fimserver.engine.output import Output
 from fimserver.engine.prompt import PromptTokens, cut_context, fim_prompt, prompt_use
 from fimserver.engine.prompt_budget import PromptBudget
@@ -40,6 +42,7 @@ class Autoregressive:
         self.vocabulary = vocabulary
         self.speculation = speculation
         self.budget = budget or PromptBudget(card.prompt_tokens)
+        self.healing = TokenHealing(vocabulary) if card.fim.heal else None
         self.cache = speculation.cache
         # All special tokens, the card's stops among them: none is text, so a model that emits one has
         # finished.
@@ -52,15 +55,20 @@ class Autoregressive:
     def decode_state(self, request: Request, deadline: Deadline) -> DecodeState:
         """The state of decoding before the first token."""
         context = self._context(request)
-        prompt = fim_prompt(context, self.fim, self.vocabulary)
-        prefix = [*context.prefix, *context.typed]
+        seen = replace(request, prefix=request.prefix[: len(request.prefix) - len(context.held)])
         return DecodeState(
-            request, prompt, prefix, list(context.suffix), self.speculation.verifier.picker(request), deadline
+            seen,
+            fim_prompt(context, self.fim, self.vocabulary),
+            [*context.prefix, *context.typed],
+            list(context.suffix),
+            self.speculation.verifier.picker(request),
+            deadline,
+            held=context.held,
         )
 
     def _context(self, request: Request) -> PromptTokens:
         tokens = self.budget.tokens(request.deadline_ms)
-        return cut_context(request, self.card, self.vocabulary, tokens=tokens)
+        return cut_context(request, self.card, self.vocabulary, tokens=tokens, healing=self.healing)
 
     def _use(self, request: Request, prompt: Sequence[int]) -> PromptUse:
         """What of the text around the cursor is in the prompt."""
@@ -80,7 +88,7 @@ class Autoregressive:
         started = time.perf_counter()
         policy = self.speculation.policy
         state = self.decode_state(request, deadline)
-        output = Output(self.vocabulary, request)
+        output = Output(self.vocabulary, request, state.held)
         rounds = list[Round]()
         state.useful = lambda draft: self._useful(state, output, draft)
         forwards = self.cache.forwards
@@ -116,9 +124,16 @@ class Autoregressive:
         if logits is None:
             return
         state.hidden = self.cache.network.hidden[0, -1]
-        yield self.speculation.begin(state, logits)
+        yield self.speculation.begin(state, self._healed(logits, state.held))
         while not deadline.spent():
             yield self.speculation.round(state, self._limit(state.request) - len(state.ids) - 1)
+
+    def _healed(self, logits: torch.Tensor, held: str) -> torch.Tensor:
+        """Logits (V,) of the first token, which has to begin with ``held``."""
+        if self.healing is None or not held:
+            return logits
+        allowed = self.healing.allowed(held, logits.shape[-1], logits.device)
+        return logits.masked_fill(~allowed, -torch.inf)
 
     def _take(self, state: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
         """Text of a round's tokens, and the reason if the middle ends with them.

@@ -78,8 +78,9 @@ class Denoiser:
         request: Request,
         deadline: Deadline,
         block: int = 0,
+        begin: torch.Tensor | None = None,
     ) -> Iterator[CanvasState]:
-        """The state after every step.
+        """The state after every step. ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
 
         Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
         """
@@ -92,6 +93,8 @@ class Denoiser:
             logits = predict(state.slots)[masked].float()  # (n, V)
             generator = generator or torch.Generator(logits.device).manual_seed(request.sampling.seed + block)
             self._forbid(logits, masked, state)
+            if begin is not None and masked[0] == 0:
+                logits[0, ~begin] = -torch.inf
             propose = functools.partial(_propose, logits, request, generator)
             may_commit = functools.partial(self._may_commit, masked[0])
             step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)

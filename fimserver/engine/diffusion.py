@@ -10,12 +10,14 @@ import functools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fimserver.cards import Card
 from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
 from fimserver.engine.canvas_length import search_length
 from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
 from fimserver.engine.device import wait_for
+from fimserver.engine.healing import TokenHealing
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
@@ -54,6 +56,7 @@ class Diffusion:
         self.tokens = Tokens.of(card.canvas, vocabulary)
         self.schedule = schedule
         self.budget = budget or PromptBudget(card.prompt_tokens)
+        self.healing = TokenHealing(vocabulary) if card.fim and card.fim.heal else None
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
@@ -75,7 +78,7 @@ class Diffusion:
 
     def _context(self, request: Request) -> PromptTokens:
         tokens = self.budget.tokens(request.deadline_ms)
-        return cut_context(request, self.card, self.vocabulary, tokens=tokens)
+        return cut_context(request, self.card, self.vocabulary, tokens=tokens, healing=self.healing)
 
     def _sides(self, request: Request) -> tuple[list[int], list[int]]:
         """Ids left and right of the canvas."""
@@ -94,16 +97,23 @@ class Diffusion:
         """
         started = time.perf_counter()
         canvas = self.open_canvas(request)
-        output = Output(self.vocabulary, request)
+        held = self._context(request).held
+        output = Output(self.vocabulary, request, held)
         done: list[int] = []  # settled ids of this and earlier blocks
         state = CanvasState([])
         prefill = Prefill()
         while canvas.open(deadline) and deadline.spent() is None:
             prefill = prefill if done else self._prefill(canvas, started)
             settled = list(done)
-            for state in self._block(canvas, len(done), request, deadline):
+            for state in self._block(canvas, len(done), request, deadline, held):
                 done = (settled + self._settled(state.slots))[: self.limit(request)]
-                yield Chunk(output.show(done), len(done), canvas.forwards, None, self._view(settled, state))
+                yield Chunk(
+                    output.show(done),
+                    len(done),
+                    canvas.forwards,
+                    None,
+                    self._view(settled, state, held),
+                )
                 if output.reason:
                     break
             if output.reason or not self._goes_on(state, done, request):
@@ -131,13 +141,16 @@ class Diffusion:
         return canvas.prefilled._replace(ms=ms_since(started))
 
     def _block(
-        self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline
+        self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline, held: str
     ) -> Iterator[CanvasState]:
         limit = self.limit(request)
         slots = self._slots(canvas, request.canvas_tokens, limit, deadline)
         most = limit if self.canvas_card.length == "expand" else slots
         denoiser = Denoiser(self.tokens, self.schedule, most, broadcast=self.canvas_card.broadcast)
-        return denoiser.run(canvas.predict, slots, request, deadline, block=done)
+        begin = None
+        if self.healing and held and not done:
+            begin = self.healing.allowed(held, self.network.vocab_size, self.network.device)
+        return denoiser.run(canvas.predict, slots, request, deadline, block=done, begin=begin)
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""
@@ -187,12 +200,14 @@ class Diffusion:
         unended = self.canvas_card.length == "end" and self.tokens.end not in state.slots
         return Reason.LENGTH if unended and len(done) >= self.limit(request) else Reason.END
 
-    def _view(self, settled: list[int], state: CanvasState) -> tuple[Slot, ...]:
-        """The canvas as text, slot by slot, up to its end."""
+    def _view(self, settled: list[int], state: CanvasState, held: str) -> tuple[Slot, ...]:
+        """The canvas as text, slot by slot, up to its end; the first slot without ``held``."""
         slots = [Slot(self._piece(token), masked=False) for token in settled]
         for i, token in enumerate(state.slots):
             if token == self.tokens.end:
                 break
             masked = token == self.tokens.mask
             slots.append(Slot("" if masked else self._piece(token), masked, i in state.fresh))
+        if held and slots:
+            slots[0] = replace(slots[0], text=slots[0].text[len(held) :])
         return tuple(slots)

@@ -35,6 +35,7 @@ class DecodeState:
     )  # of the middle so far; the last one has not been through the network
     useful: Callable[[Sequence[int]], int] = len  # how many tokens of a draft can be of use
     log_probs: list[torch.Tensor] = field(default_factory=list)  # of the ids, by pass
+    held: str = ""  # end of the prefix that the first id spells again (``healing.py``)
     hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
 
 

@@ -46,7 +46,9 @@ class Output:
     Incomplete characters wait, and so does what a rule may still take back.
     """
 
-    def __init__(self, vocabulary: Vocabulary, request: Request) -> None:
+    def __init__(self, vocabulary: Vocabulary, request: Request, held: str = "") -> None:
+        """``held``: the end of the prefix, which the first id spells again (``healing.py``)."""
+        self._held_chars = len(held)
         self._vocabulary = vocabulary
         self._endings = make_endings(request)
         self._whole = ""
@@ -82,4 +84,4 @@ class Output:
         return added
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._vocabulary.decode(ids).rstrip("\ufffd")
+        return self._vocabulary.decode(ids)[self._held_chars :].rstrip("\ufffd")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fimserver.cards import Card, Fim
+from fimserver.engine.healing import TokenHealing
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
 from fimserver.types import PromptUse, Request, unix_lines
@@ -28,10 +29,16 @@ class PromptTokens:
     header: tuple[int, ...] = ()  # repository, other files and file, where the family has tokens for them
     typed: tuple[int, ...] = ()  # the end of the prefix, where the layout puts it after the middle token
     snippets: int = 0  # of other files, in the header
+    held: str = ""  # end of the prefix that is in no id here: the first token of the middle begins with it
 
 
 def cut_context(
-    request: Request, card: Card, vocabulary: Vocabulary, markers: int = 8, tokens: int = 0
+    request: Request,
+    card: Card,
+    vocabulary: Vocabulary,
+    markers: int = 8,
+    tokens: int = 0,
+    healing: TokenHealing | None = None,
 ) -> PromptTokens:
     """The end of the prefix and start of the suffix that fit into ``tokens`` less ``markers``.
 
@@ -41,7 +48,7 @@ def cut_context(
     tokens = tokens or card.prompt_tokens
     step = max(1, tokens // ROUNDING)
     header = file_header(request, card, vocabulary, tokens)
-    prefix, typed = _split_typed(request, card, tokens)
+    prefix, typed, held = _split_typed(request, card, tokens, healing)
     typed_ids = vocabulary.encode(unix_lines(typed))
     kept_free = tokens // TYPED_SHARE if card.fim is not None and card.fim.typed_after_middle else 0
     taken = _stepped(len(header), step) + kept_free + _stepped(len(typed_ids) - kept_free, step)
@@ -55,18 +62,28 @@ def cut_context(
     kept = prefix_ids[_stepped(over, prefix_room // 4) :]
     file = vocabulary.special(card.fim.file) if card.fim and card.fim.file else None
     snippets = header.count(file) - bool(request.path) if header and file is not None else 0
-    return PromptTokens(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids), snippets)
+    return PromptTokens(tuple(kept), tuple(suffix_ids), tuple(header), tuple(typed_ids), snippets, held)
 
 
-def _split_typed(request: Request, card: Card, tokens: int) -> tuple[str, str]:
-    """Split off the end of the prefix that goes after the middle token (EFIM: keeps the cache valid).
+def _split_typed(
+    request: Request, card: Card, tokens: int, healing: TokenHealing | None
+) -> tuple[str, str, str]:
+    """Split the prefix: what stays, what goes after the middle token, and what the middle begins with.
 
-    A longer one is cut at steps from its start, so that the cut stays where it is from key to key.
+    What was typed since the anchor goes after the middle token (EFIM: keeps the cache valid); a longer one is
+    cut at steps from its start, so that the cut stays where it is from key to key. With healing the token at
+    the anchor goes there too, for the same reason.
     """
+    whole = request.prefix
     allowed = card.fim is not None and card.fim.typed_after_middle
-    typed_chars = min(request.typed_chars, len(request.prefix)) % max(1, tokens // 4) if allowed else 0
-    cut = len(request.prefix) - typed_chars
-    return request.prefix[:cut], request.prefix[cut:]
+    typed_chars = min(request.typed_chars, len(whole)) % max(1, tokens // 4) if allowed else 0
+    cut = len(whole) - typed_chars
+    held = healing.held_back(whole) if healing else ""
+    end = len(whole) - len(held)
+    if healing and typed_chars:
+        cut -= len(healing.held_back(whole[:cut]))
+    cut = min(cut, end)
+    return whole[:cut], whole[cut:end], held
 
 
 def prompt_use(

@@ -50,6 +50,14 @@ class Vocabulary:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
 
+    def texts(self) -> list[str]:
+        """The text of every id; empty where it has none: special tokens, and ids that no token has."""
+        anchor = self._anchor_ids
+        ids = range(self.largest_id + 1)
+        texts = self._tokenizer.decode_batch([[*anchor, i] for i in ids], skip_special_tokens=False)
+        cut = len(self._card.tokenizer.anchor) if anchor else 0
+        return ["" if i in self.marker_ids else text[cut:] for i, text in zip(ids, texts, strict=True)]
+
     def special(self, text: str) -> int:
         """The id of a special token. Raises ``LoadError`` that names it when it is not one known id."""
         token_id = self._tokenizer.token_to_id(text)

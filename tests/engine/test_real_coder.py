@@ -69,3 +69,22 @@ def test_a_prompt_read_in_pieces_is_the_same_prompt(engine):
     for size in (200, 1000, len(request.prefix)):
         engine.warm(Request(request.prefix[:size], request.suffix), Deadline())
     assert ids_of(engine, request)[0] == whole
+
+
+RECORDS = Path(__file__).parents[2] / "examples" / "records.py"
+
+
+# Each is a floor of quality: what the model says at a place that people begin with.
+@pytest.mark.parametrize(
+    ("left", "middle"),
+    [
+        ("        return ", "json.load(file)"),
+        ("        return js", "on.load(file)"),
+        ("        ret", "urn json.load(file)"),
+    ],
+)
+def test_a_cursor_inside_a_word_or_after_a_blank_is_filled(left, middle, engine):
+    text = RECORDS.read_text("utf-8")
+    before, after = text.split("        return \n", 1)
+    request = Request(before + left, "\n" + after, path="records.py")
+    assert "".join(chunk.text for chunk in engine.complete(request, Deadline())) == middle
