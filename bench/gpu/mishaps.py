@@ -71,6 +71,7 @@ def _out_of_memory(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[F
     before = decode(made, prompt, request)
     fault, peak = _exhaust(bench, shape, cache)
     free_memory()
+    cache.clear()
     survived = fault is DeviceFault.MEMORY and decode(made, prompt, request) == before
     note = f"fault: {fault.value if fault else 'none'}"
     yield Figure(f"{shape.name} text after running out of memory, equal", float(survived), "share", 1.0, note)

@@ -114,7 +114,7 @@ def _measured(bench: Bench, step: Step) -> bool:
     """Measure a step; one that fails is a line of the table, unless nothing can be measured after it."""
     started = time.monotonic()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             bench.sheet.add(step.run(bench))
     except Exception as error:  # noqa: BLE001 - whatever it is, the steps after it count
         if fault_of(error) is DeviceFault.DEVICE and bench.device.type == "cuda":
