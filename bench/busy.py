@@ -1,6 +1,7 @@
 """Milliseconds per completion while other processes compute, for several ways of waiting between threads.
 
-Usage: ``python -m bench.busy [--card NAME] [--competitors 0 1 2 4] [--ways default ours] [--out FILE.json]``.
+Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--requests N] [--competitors 0 1 2 4]
+[--ways default ours] [--out FILE.json]``; a coder without a canvas has the ar route alone.
 Each way has a process of its own, which loads the model once; they take turns, request by request, so that
 whatever else the machine does meets all of them. Competitors are processes that only count. Requests are
 holes in our own source, each with an empty cache.
@@ -46,13 +47,13 @@ def competitors(count):
 class Worker:
     """A process that answers requests in one way of waiting."""
 
-    def __init__(self, card, way):
+    def __init__(self, card, way, routes):
         clean = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("OMP_", "GOMP_", "KMP_"))
         }
-        command = [sys.executable, "-m", "bench.busy", "--worker", card]
+        command = [sys.executable, "-m", "bench.busy", "--worker", card, "--routes", *routes]
         self._process = subprocess.Popen(
             command, env=clean | WAYS[way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -76,12 +77,12 @@ class Worker:
         self._process.stdout.close()
 
 
-def measure(card, ways, counts):
+def measure(card, ways, counts, routes, most):
     """Rows of way, competitors, route, p50 and p95 in milliseconds."""
     rows = []
     with ExitStack() as stack:
-        workers = {way: stack.enter_context(Worker(card, way)) for way in ways}
-        requests = {worker.ready() for worker in workers.values()}.pop()
+        workers = {way: stack.enter_context(Worker(card, way, routes)) for way in ways}
+        requests = min(most, *(worker.ready() for worker in workers.values()))
         for count in counts:
             times = {}
             with competitors(count):
@@ -107,7 +108,7 @@ def row(way, count, route, ms):
     }
 
 
-def work(card):
+def work(card, routes):
     """Answer requests as they are named on stdin."""
     if os.environ.get("BENCH_OURS"):
         from fimserver.threads import prepare
@@ -116,7 +117,7 @@ def work(card):
     from fimserver.engine.engines import ModelPool
     from fimserver.host.calibrate import samples
     from fimserver.settings import Settings
-    from fimserver.types import ROUTES, Deadline
+    from fimserver.types import Deadline
 
     models = ModelPool(Settings(ar_card=card, dllm_card=card, device="cpu"))
     requests = samples()
@@ -128,25 +129,27 @@ def work(card):
             pass
         return (time.perf_counter() - started) * 1000
 
-    for route in ROUTES:
+    for route in routes:
         run(route, requests[0])
     print(len(requests), flush=True)
     for line in sys.stdin:
-        print(json.dumps({route: run(route, requests[int(line)]) for route in ROUTES}), flush=True)
+        print(json.dumps({route: run(route, requests[int(line)]) for route in routes}), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--card", default="nano")
+    parser.add_argument("--routes", nargs="+", choices=["dllm", "ar"], default=["dllm", "ar"])
+    parser.add_argument("--requests", type=int, default=9)
     parser.add_argument("--competitors", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--ways", nargs="+", default=["default", "ours"], choices=WAYS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", metavar="CARD", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker)
+        work(args.worker, args.routes)
         return
-    rows = measure(args.card, args.ways, args.competitors)
+    rows = measure(args.card, args.ways, args.competitors, args.routes, args.requests)
     if args.out:
         machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
         args.out.write_text(

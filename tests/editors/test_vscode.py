@@ -117,6 +117,48 @@ def test_a_canvas_that_is_denoised_is_drawn_where_that_is_wanted(editor, host):
         editor.call("set", "fimserver.deadlineMs", None)
 
 
+# ---------------------------------------------------------------- manners
+
+
+def comes_when_asked_for(editor, name):
+    """Nothing comes by itself, and the suggestion comes on the key for it."""
+    editor.open(name)
+    editor.type("x = ")
+    assert editor.settle() is None
+    editor.press("Alt+Backslash")
+    assert editor.wait("what was asked for", editor.ghost).text == "one"
+
+
+def test_on_demand_nothing_comes_unless_it_is_asked_for(editor, host):
+    host.says("one")
+    editor.set("fimserver.trigger", "onDemand")
+    try:
+        comes_when_asked_for(editor, "on_demand.py")
+    finally:
+        editor.call("set", "fimserver.trigger", None)
+
+
+def test_not_now_is_a_key(editor, host):
+    host.says("one")
+    editor.open("before.py")
+    editor.type("x = ")
+    assert editor.settle().text == "one"
+    editor.press("Alt+Shift+Backslash")
+    editor.wait("a snooze", lambda: "snoozed" in editor.status(), 10)
+    comes_when_asked_for(editor, "snoozed.py")
+
+
+def test_a_pause_ends_with_what_is_asked_for(editor, host):
+    host.says("one")
+    editor.open("before_pause.py")
+    editor.type("x = ")
+    assert editor.settle().text == "one"
+    editor.command("FIM: Pause: Give the Models' Memory Back")
+    editor.wait("a pause", lambda: host.scheduler.paused_s > 0, 10)
+    comes_when_asked_for(editor, "paused.py")
+    assert host.scheduler.paused_s == 0
+
+
 # ---------------------------------------------------------------- pages
 
 
