@@ -41,7 +41,7 @@ class Reason(StrEnum):
     LOADING = "loading"
     NO_MODEL = "no_model"
     NO_HOST = "no_host"
-    BUSY = "busy"
+    OVERLOADED = "overloaded"
     PAUSED = "paused"
     HOST_FAILED = "host_failed"
     REFUSED = "refused"
@@ -94,7 +94,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",
-    Reason.BUSY: "the host has too many requests waiting: try again in a moment",
+    Reason.OVERLOADED: "the host has more requests than it can answer in time: try again in a moment",
     Reason.PAUSED: "the host is paused and gave its memory back: ask explicitly to go on",
     Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
     Reason.HOST_FAILED: "the model host died three times in three minutes: ask explicitly to try again",

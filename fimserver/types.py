@@ -1,5 +1,6 @@
 """Values that every part of the program shares."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -220,6 +221,10 @@ class Deadline:
     @classmethod
     def of_ms(cls, deadline_ms: float | None) -> "Deadline":
         return cls(None if deadline_ms is None else time.monotonic() + deadline_ms / 1000)
+
+    def left_s(self) -> float:
+        """Seconds until the deadline, at least 0; infinity without one."""
+        return math.inf if self.expires_s is None else max(0.0, self.expires_s - time.monotonic())
 
     def spent(self) -> Reason | None:
         """Why to stop now, or ``None`` to go on."""

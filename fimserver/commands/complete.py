@@ -28,7 +28,7 @@ FAILURES: Mapping[Reason, type[FimError]] = {
     Reason.NON_FINITE: NonFiniteError,
     Reason.OUT_OF_MEMORY: ModelError,
     Reason.LOADING: ModelError,
-    Reason.BUSY: ModelError,
+    Reason.OVERLOADED: ModelError,
     Reason.PAUSED: ModelError,
     Reason.FAILED: FimError,
 }

@@ -242,7 +242,7 @@ def _read(response: httpx2.Response) -> Answer:
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
     if response.status_code == TOO_MANY:
-        return failure(Reason.BUSY, message_of(response))
+        return failure(Reason.OVERLOADED, message_of(response))
     if response.status_code != OK:
         return failure(Reason.BAD_INPUT, message_of(response))
     return read_answer(response.content)

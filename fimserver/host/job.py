@@ -45,7 +45,11 @@ class Job:
     idle: bool = False
     explicit: bool = False  # the user asked for it, so it ends a pause
     preview: bool = False  # the canvas of each step is wanted, too
+    user: str = ""  # whose turn it takes
     superseded: bool = False
+    admitted: bool = False  # it was found to be in time when it came
+    charged_s: float = 0.0  # engine time that its user was charged before it was known
+    started: float = 0.0  # monotonic seconds
     overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
     received: float = field(default_factory=time.perf_counter)
 
@@ -53,6 +57,11 @@ class Job:
     def route(self) -> Literal["", "dllm", "ar"]:
         """The route that was asked for; empty where it is the policy's choice."""
         return "" if self.pin == "auto" else self.pin
+
+    @property
+    def low(self) -> int:
+        """How far back its kind comes: 0 for a request, 1 for a warm-up, 2 for idle work."""
+        return 2 if self.idle else int(self.warm)
 
     def cancel(self, *, superseded: bool = False) -> None:
         """Stop within one forward pass."""

@@ -17,7 +17,7 @@ from fimserver.host.routing.latency import LatencySample
 from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Deadline, Decision, Request, Route, ms_since, other
+from fimserver.types import ROUTES, Decision, Request, Route, ms_since, other
 from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _routing_request(
     broken = next((why for route in routes if (why := router.tripped(route))), "")
     served = engines.served()
     models = {route: served.get(route, "") for route in able}
-    return RoutingRequest(fitted, job.pin, _left_ms(job.deadline), models, rows, broken, length)
+    left_ms = min(NO_DEADLINE_MS, 1000 * job.deadline.left_s())
+    return RoutingRequest(fitted, job.pin, left_ms, models, rows, broken, length)
 
 
 def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int | None:
@@ -84,14 +85,6 @@ def _rows(engines: EngineSource, route: Route, job: Job, router: Router) -> int 
             raise
         log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
     return None
-
-
-def _left_ms(deadline: Deadline) -> float:
-    return (
-        NO_DEADLINE_MS
-        if deadline.expires_s is None
-        else max(0.0, (deadline.expires_s - time.monotonic()) * 1000)
-    )
 
 
 def _seen(usage: Usage) -> LatencySample:

@@ -1,4 +1,4 @@
-"""Queue of a host: the newest request of a document wins, idle work yields, a pause gives memory back.
+"""Scheduler of a host: the newest request of a document wins, users take turns, a pause gives memory back.
 
 One thread owns the engines. All other threads only put jobs in and take them out.
 """
@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
-from fimserver.host.job import DeviceLostError, EngineSource, Job, Key
+from fimserver.host.job import DeviceLostError, EngineSource, Job
 from fimserver.host.jobs import run_job, where
 from fimserver.host.routing.router import Router
+from fimserver.host.waiting import ServiceTimes, Waiting
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import Route
 from fimserver.wire import CompletionChunk, Usage
 
 log = logging.getLogger("fimserver.host")
-MAX_WAITING = 64
 HANG_S = 30.0
 
 
@@ -43,7 +43,8 @@ class Scheduler:
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
         self._load = load
         self._on_device_lost = on_device_lost
-        self._waiting: dict[Key, Job] = {}
+        self._times = ServiceTimes()
+        self._waiting = Waiting(self._times)
         self._running: Job | None = None
         self._changed = threading.Condition()
         self._closed = False
@@ -57,8 +58,7 @@ class Scheduler:
         """Cancel everything, now and from now on, and wait for the engine to stop."""
         with self._changed:
             self._closed = True
-            waiting = list(self._waiting.values())
-            self._waiting.clear()
+            waiting = self._waiting.clear()
             if self._running:
                 self._running.cancel()
             self._changed.notify()
@@ -84,32 +84,44 @@ class Scheduler:
         return int(self._running is not None), len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Jobs that it replaces are answered at once, or stop within one forward pass."""
+        """Queue a job. Jobs that it replaces are answered at once, or stop within one forward pass.
+
+        One that could not start in time, or would make another come too late, is answered at once, too.
+        """
         with self._changed:
             refusal = self._refusal(job)
-            dropped = {} if refusal else {key: self._waiting.pop(key) for key in self._pointless(job)}
-            if not refusal:
-                if self._running and (self._running.key == job.key or self._running.idle):
-                    self._running.cancel(superseded=True)
-                self._waiting[job.key] = job
-                self._changed.notify()
+            dropped = [] if refusal else self._waiting.pointless(job)
+            late = [] if refusal else self._take(job, dropped)
         if refusal:
             answer(job, refusal, EXPLANATIONS[refusal] if refusal is Reason.PAUSED else "")
-        for key, old in dropped.items():
-            pushed_out = not (key == job.key or old.idle)
+        for old in dropped:
+            pushed_out = not (old.key == job.key or old.idle)
             old.cancel(superseded=True)
-            if pushed_out:
-                answer(old, Reason.BUSY, EXPLANATIONS[Reason.BUSY])
-            else:
-                answer(old, Reason.SUPERSEDED)
+            reason = Reason.OVERLOADED if pushed_out else Reason.SUPERSEDED
+            answer(old, reason, EXPLANATIONS[reason] if pushed_out else "")
+        for each in late:
+            each.cancel()
+            answer(each, Reason.OVERLOADED, EXPLANATIONS[Reason.OVERLOADED])
+
+    def _take(self, job: Job, dropped: list[Job]) -> list[Job]:
+        """Put a job into the queue in place of others, and take out those that come too late then."""
+        for old in dropped:
+            self._waiting.remove(old)
+        if self._running and (self._running.key == job.key or self._running.idle):
+            self._running.cancel(superseded=True)
+        self._waiting.put(job)
+        late = self._waiting.late(self._running)
+        for each in late:
+            self._waiting.remove(each)
+        job.admitted = True
+        self._changed.notify()
+        return late
 
     def withdraw(self, job: Job) -> None:
         """Take a job out: its caller hung up."""
         job.cancel()
         with self._changed:
-            waits = self._waiting.get(job.key) is job
-            if waits:
-                del self._waiting[job.key]
+            waits = self._waiting.remove(job)
         if waits:
             answer(job, Reason.CANCELLED)
 
@@ -117,8 +129,7 @@ class Scheduler:
         """Unload the models after the running job, until an explicit job or the limit; answer the rest."""
         with self._changed:
             self._paused_until = time.monotonic() + seconds
-            waiting = list(self._waiting.values())
-            self._waiting.clear()
+            waiting = self._waiting.clear()
             self._changed.notify()
         for job in waiting:
             answer(job, Reason.PAUSED, EXPLANATIONS[Reason.PAUSED])
@@ -150,17 +161,6 @@ class Scheduler:
             rival is not None and rival.key == job.key and not rival.warm for rival in rivals
         )
         return Reason.SUPERSEDED if late else None
-
-    def _pointless(self, job: Job) -> list[Key]:
-        """Waiting jobs that have to go for ``job``.
-
-        Its document's, idle ones, and the oldest where the queue is full.
-
-        An idle job pushes none but idle ones out.
-        """
-        keys = [key for key, old in self._waiting.items() if key == job.key or old.idle]
-        left = [key for key in self._waiting if key not in keys]
-        return keys if job.idle else keys + left[: max(0, len(left) + 1 - MAX_WAITING)]
 
     def _run(self) -> None:
         while self._served_until_pause():
@@ -225,18 +225,22 @@ class Scheduler:
         self.state = state
 
     def _next(self) -> Job | None:
-        """The oldest waiting job, idle ones last; ``None`` when the host closes or pauses."""
+        """The next waiting job; ``None`` when the host closes or pauses."""
         with self._changed:
-            while not (self._waiting or self._closed or (self.paused_s and self.state is None)):
+            while not (len(self._waiting) or self._closed or (self.paused_s and self.state is None)):
                 self._changed.wait()
             if self._closed or (self.paused_s and self.state is None):
                 return None
-            key = next((key for key, job in self._waiting.items() if not job.idle), next(iter(self._waiting)))
-            self._running = self._waiting.pop(key)
+            self._running = self._waiting.pop()
+            self._times.start(self._running)
             return self._running
 
     def _done(self) -> None:
         with self._changed:
+            if self._running:
+                self._times.end(self._running)
+            if not len(self._waiting):
+                self._times.settle()
             self._running = None
 
 

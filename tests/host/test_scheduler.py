@@ -9,7 +9,7 @@ import torch
 
 from fimserver.engine import faults
 from fimserver.errors import ModelMissingError, NonFiniteError
-from fimserver.host import scheduler
+from fimserver.host import scheduler, waiting
 from fimserver.host.fake import FakeEngines
 from fimserver.host.job import Job
 from fimserver.host.scheduler import Scheduler
@@ -22,11 +22,18 @@ PATIENCE_S = 10.0
 class Ask:
     """A job and what came out of it."""
 
-    def __init__(self, name, *, session="s", idle=False, warm=False):
+    def __init__(self, name, *, session="s", idle=False, warm=False, deadline_ms=None):
         self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()
         document = f"{name[0]}\0idle" if idle else name[0]  # a1 and a2 are of one document
         self.job = Job(
-            (session, document), Request(name, ""), "ar", Deadline(), self._sink, idle=idle, warm=warm
+            (session, document),
+            Request(name, ""),
+            "ar",
+            Deadline.of_ms(deadline_ms),
+            self._sink,
+            idle=idle,
+            warm=warm,
+            user=session,
         )
 
     def _sink(self, piece):
@@ -128,11 +135,11 @@ def test_the_newest_of_a_document_answers_the_waiting_one_at_once(world):
     assert world.began == ["b", "a2"]
 
 
-def test_documents_take_turns_in_order(world):
-    asks = [world.runs("a"), *map(world.asks, "bcd"), world.asks("a", session="another window")]
+def test_documents_of_a_window_take_turns_in_order_and_another_window_comes_first(world):
+    asks = [world.runs("a"), *map(world.asks, "bcd"), world.asks("x", session="another window")]
     world.lets_go()
     assert [ask.reason for ask in asks] == [Reason.END] * 5
-    assert world.began == ["a", "b", "c", "d", "a"]
+    assert world.began == ["a", "x", "b", "c", "d"]
 
 
 def test_a_storm_leaves_one_running_and_one_waiting(world):
@@ -200,16 +207,38 @@ def test_a_request_stops_the_warm_up_of_its_document(world):
 
 
 def test_a_full_queue_drops_the_oldest_and_never_for_idle_work(world, monkeypatch):
-    monkeypatch.setattr(scheduler, "MAX_WAITING", 2)
-    running, *waiting = [world.runs("a"), *map(world.asks, "bc")]
+    monkeypatch.setattr(waiting, "MAX_WAITING", 2)
+    running, *early = [world.runs("a"), *map(world.asks, "bc")]
     world.asks("i", idle=True)
-    assert not any(ask.answered for ask in waiting)
+    assert not any(ask.answered for ask in early)
     last = world.asks("d")
-    assert [ask.answered for ask in waiting] == [True, False]
-    assert waiting[0].reason is Reason.BUSY
-    assert waiting[0].pieces[-1].error
+    assert [ask.answered for ask in early] == [True, False]
+    assert early[0].reason is Reason.OVERLOADED
+    assert early[0].pieces[-1].error
     world.lets_go()
-    assert [ask.reason for ask in (running, waiting[1], last)] == [Reason.END] * 3
+    assert [ask.reason for ask in (running, early[1], last)] == [Reason.END] * 3
+
+
+def test_a_request_that_would_come_too_late_is_answered_in_the_call_itself(world):
+    world.scheduler._times.mean_s = 5.0
+    running = world.runs("a")
+    early = world.asks("b", session="t", deadline_ms=12_000)
+    late = world.asks("c", session="u", deadline_ms=12_000)
+    assert late.answered
+    assert late.reason is Reason.OVERLOADED
+    assert late.pieces[-1].error
+    assert not early.answered
+    assert world.scheduler.depth == (1, 1)
+    world.lets_go()
+    assert [running.reason, early.reason] == [Reason.END] * 2
+
+
+def test_the_next_request_of_a_document_is_not_refused_for_the_one_that_it_replaces(world):
+    world.scheduler._times.mean_s = 5.0
+    old = world.runs("a1")
+    new = world.asks("a2", deadline_ms=1000)
+    world.lets_go()
+    assert [old.reason, new.reason] == [Reason.SUPERSEDED, Reason.END]
 
 
 def test_what_is_withdrawn_stops_at_its_next_step(world):

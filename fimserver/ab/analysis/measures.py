@@ -28,7 +28,7 @@ _ENDINGS: Mapping[str, Outcome] = {
     Reason.LOADING: "error",
     Reason.NO_MODEL: "error",
     Reason.NO_HOST: "error",
-    Reason.BUSY: "error",
+    Reason.OVERLOADED: "error",
     Reason.PAUSED: "error",
     Reason.HOST_FAILED: "error",
     Reason.REFUSED: "error",

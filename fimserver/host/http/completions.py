@@ -35,7 +35,7 @@ async def completions(host: Host, request: HttpRequest) -> Response:
     """Fill a middle, streamed or in one piece, asked and answered in the shape of the address."""
     try:
         body, shape = READERS[request.url.path](await read_request(request))
-        job, answers = make_job(host, body)
+        job, answers = make_job(host, body, request.client.host if request.client else "")
     except FimError as error:
         return error_response(400, str(error))
     except TimeoutError:
@@ -51,8 +51,8 @@ async def completions(host: Host, request: HttpRequest) -> Response:
         found = [chunk async for chunk in chunks]
     finally:
         gone.cancel()
-    if any(chunk.usage and chunk.usage.reason is Reason.BUSY for chunk in found):
-        return error_response(429, EXPLANATIONS[Reason.BUSY], {"Retry-After": "1"})
+    if any(chunk.usage and chunk.usage.reason is Reason.OVERLOADED for chunk in found):
+        return error_response(429, EXPLANATIONS[Reason.OVERLOADED], {"Retry-After": "1"})
     return JSONResponse(shape.whole(found, stamp, body.n))
 
 
@@ -67,8 +67,11 @@ async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> byt
     return bytes(data)
 
 
-def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
-    """A job, and the queue that its chunks arrive in, bound to the running loop. Raises ``InputError``."""
+def make_job(host: Host, body: CompletionBody, client: str = "") -> tuple[Job, Answers]:
+    """A job, and the queue that its chunks arrive in, bound to the running loop.
+
+    ``client``: the address that stands for a user whose requests name no session. Raises ``InputError``.
+    """
     loop = asyncio.get_running_loop()
     answers = Answers()
     hints = body.fimserver
@@ -85,6 +88,7 @@ def make_job(host: Host, body: CompletionBody) -> tuple[Job, Answers]:
         idle=hints.idle,
         explicit=hints.explicit,
         preview=hints.preview and body.stream,
+        user=hints.session or client,
     )
     return job, answers
 

@@ -8,7 +8,8 @@ import time
 import httpx2
 import pytest
 
-from fimserver.host import scheduler
+from fimserver.host import waiting
+from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import MAX_TOKENS, SEEDS
 from fimserver.wire import MAX_FILE_CHARS, MAX_STOPS, read_body
 
@@ -284,7 +285,7 @@ def test_the_usage_of_a_stream_comes_last_where_it_is_asked_for(client, path, ch
 @pytest.mark.parametrize("stream", [True, False])
 def test_more_requests_than_the_queue_holds(host, client, path, stream, monkeypatch):
     """The one that waited longest is told, never with an empty text alone."""
-    monkeypatch.setattr(scheduler, "MAX_WAITING", 1)
+    monkeypatch.setattr(waiting, "MAX_WAITING", 1)
     free, answers = threading.Event(), []
 
     def script(_request, _route):
@@ -313,7 +314,7 @@ def test_more_requests_than_the_queue_holds(host, client, path, stream, monkeypa
         thread.join(PATIENCE_S)
     assert [answer.status_code for answer in answers[1:]] == [200, 200]
     if stream:
-        assert "too many requests" in told.text
+        assert EXPLANATIONS[Reason.OVERLOADED] in told.text
     else:
         assert (told.status_code, told.json()["error"]["code"]) == (429, 429)
         assert told.headers["retry-after"] == "1"
