@@ -3,9 +3,11 @@
 Ours against llama.cpp on the same GGUF file, prompts and threads, arms interleaved in one run.
 
     npm install --prefix PEERS node-llama-cpp     # outside the repository; prebuilt, MIT
-    PEERS=PEERS python -m bench.coder FILE.gguf [--threads 2] [--rounds 5] [--out results.json]
+    PEERS=PEERS XLLAMACPP=VENV/bin/python python -m bench.coder FILE.gguf [--threads 2] [--rounds 5]
+        [--arms "ours, plain" xllamacpp] [--out results.json]
 
-Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
+XLLAMACPP is a Python with ``xllamacpp`` from PyPI. transformers is an arm only where ``--arms`` names it:
+it needs minutes to load. Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
 cached. Plain: one token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then
 a line of 12 tokens. The floor is what the int8 products of this model alone take, measured in the same run.
 """
@@ -131,9 +133,9 @@ def floor(engine: Any, torch: Any) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Memory that is resident now."""
+    """Highest resident memory of this process so far."""
     for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
 
@@ -213,6 +215,19 @@ def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str
     return "\n".join(lines)
 
 
+def commands(file: Path, threads: int) -> dict[str, list[str]]:
+    """The arms that can run here, and the command of each."""
+    ours = [sys.executable, "-m", "bench.coder", str(file), "--threads", str(threads), "--serve"]
+    sizes = [str(file), str(threads), str(CONTEXT_TOKENS)]
+    peers = str(Path(__file__).with_name("coder_peers.py"))
+    found = {"ours, plain": [*ours, "none"], "ours, ngram": [*ours, "ngram"]}
+    if "PEERS" in os.environ:
+        found["llama.cpp"] = ["node", str(Path(__file__).with_name("coder_llama.mjs")), *sizes]
+    if "XLLAMACPP" in os.environ:
+        found["xllamacpp"] = [os.environ["XLLAMACPP"], peers, "xllamacpp", *sizes]
+    return found | {"transformers": [sys.executable, peers, "transformers", *sizes]}
+
+
 def main() -> None:
     """Run all arms and print the table."""
     parser = argparse.ArgumentParser(
@@ -223,6 +238,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="prompts, at most 8")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="prompt tokens")
     parser.add_argument("--serve", default="", help="be our arm with this drafter")
+    parser.add_argument("--arms", nargs="+", help="only these; default: all but transformers")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.serve:
@@ -230,23 +246,11 @@ def main() -> None:
             print(json.dumps(answer), flush=True)
         return
     texts = prompts(options.file, options.rounds)
-    ours = [
-        sys.executable,
-        "-m",
-        "bench.coder",
-        str(options.file),
-        "--threads",
-        str(options.threads),
-        "--serve",
-    ]
-    arms = [CoderArm("ours, plain", [*ours, "none"]), CoderArm("ours, ngram", [*ours, "ngram"])]
-    if "PEERS" in os.environ:
-        script = str(Path(__file__).with_name("coder_llama.mjs"))
-        arms.append(
-            CoderArm(
-                "llama.cpp", ["node", script, str(options.file), str(options.threads), str(CONTEXT_TOKENS)]
-            )
-        )
+    found_arms = commands(options.file, options.threads)
+    names = options.arms or [name for name in found_arms if name != "transformers"]
+    if unknown := [name for name in names if name not in found_arms]:
+        parser.error(f"no arm {unknown[0]!r} here; there are {', '.join(found_arms)}")
+    arms = [CoderArm(name, found_arms[name]) for name in names]
     for arm in arms:
         arm.ask(ids=texts[0][:64], tokens=4)  # what is done once
     found = run(arms, texts, options.lengths)
