@@ -1,7 +1,8 @@
 """Peer arms of ``bench.coder``: transformers, and xllamacpp (llama.cpp as a Python module, AVX2).
 
-Each reads a JSON request a line and writes a JSON answer a line. The file imports nothing of fimserver, so that
-xllamacpp can run in an environment of its own: ``PYTHON bench/coder_peers.py xllamacpp FILE THREADS CONTEXT``.
+Each reads a JSON request a line and writes a JSON answer a line. The file imports nothing of fimserver, so
+that xllamacpp can run in an environment of its own: ``PYTHON bench/coder_peers.py xllamacpp FILE THREADS
+CONTEXT``.
 """
 
 from __future__ import annotations
