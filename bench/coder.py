@@ -6,8 +6,10 @@ Ours against llama.cpp on the same GGUF file, prompts and threads, arms interlea
     PEERS=PEERS XLLAMACPP=VENV/bin/python python -m bench.coder FILE.gguf [--threads 2] [--rounds 5]
         [--arms "ours, plain" xllamacpp] [--out results.json]
 
-XLLAMACPP is a Python with ``xllamacpp`` from PyPI. transformers is an arm only where ``--arms`` names it:
-it needs minutes to load. Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
+XLLAMACPP is a Python with ``xllamacpp`` from PyPI. transformers is an arm only where ``--arms`` names it: it
+needs minutes to load.
+
+Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
 cached. Plain: one token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then
 a line of 12 tokens. The floor is what the int8 products of this model alone take, measured in the same run.
 """
