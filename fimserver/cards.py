@@ -81,6 +81,7 @@ class Canvas(_Strict):
     initial_tokens: int = Field(default=16, ge=1, le=256)
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
+    cache: str = "none"  # of keys and values, where the context sees the canvas
     broadcast: bool = True  # an end or delete token takes every masked slot to its right along
     forbidden: tuple[str, ...] = ()
     adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone
@@ -91,6 +92,12 @@ class Canvas(_Strict):
             raise ValueError("a cached canvas has `shift` with an `adapter`, and not without")
         if self.adapter is not None and self.attention != "cached":
             raise ValueError("`adapter` is for the attention 'cached'")
+        return self
+
+    @model_validator(mode="after")
+    def _cache_is_for_a_full_canvas(self) -> Canvas:
+        if self.cache != "none" and self.attention != "full":
+            raise ValueError("`cache` is for the attention 'full': others have an exact one anyway")
         return self
 
     @model_validator(mode="after")

@@ -123,6 +123,11 @@ class Settings(BaseSettings):
     threshold: float = option(
         0.9, "engine", "Confidence from which the schedules threshold and leftmost commit a slot.", gt=0, le=1
     )
+    canvas_cache: str = option(
+        "",
+        "engine",
+        "Cache of a canvas that its context sees, such as none, dual:8, checked; empty: as the card says.",
+    )
     drafter: str = option(
         "auto",
         "engine",

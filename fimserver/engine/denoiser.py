@@ -52,13 +52,25 @@ class Tokens:
 class CanvasState:
     """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
 
-    ``confidence``: for each filled slot the probability of its token when it was committed.
+    For each filled slot ``confidence`` is the probability of its token when it was committed, and ``steps``
+    the number of that step.
     """
 
     slots: list[int]
     fresh: frozenset[int] = frozenset()
     expansions_left: int = 0
     confidence: dict[int, float] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+
+    def resize(self, slot: int, masks: int) -> None:
+        """Put so many masks in the place of a slot."""
+
+        def moved(i: int) -> int:
+            return i + masks - 1 if i > slot else i
+
+        self.fresh = frozenset(moved(i) for i in self.fresh if i != slot)
+        self.confidence = {moved(i): p for i, p in self.confidence.items() if i != slot}
+        self.steps = {moved(i): step for i, step in self.steps.items() if i != slot}
 
 
 class Denoiser:
@@ -101,7 +113,7 @@ class Denoiser:
             commit = self.schedule(step)
             chosen = step.chosen(commit.fill)
             self._remask(state, commit.remask, masked[0])
-            self._commit(state, chosen)
+            self._commit(state, chosen, index)
             yield state
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
@@ -130,8 +142,9 @@ class Denoiser:
         for slot in slots:
             if slot > first and state.confidence.pop(slot, None) is not None:
                 state.slots[slot] = self.tokens.mask
+                del state.steps[slot]
 
-    def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]]) -> None:
+    def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]], step: int) -> None:
         """Write the chosen tokens.
 
         With ``broadcast`` an end or a delete takes every masked slot to its right along.
@@ -139,6 +152,7 @@ class Denoiser:
         for i, (token, probability) in chosen.items():
             state.slots[i] = token
             state.confidence[i] = probability
+            state.steps[i] = step
         for terminator in (
             t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast
         ):
@@ -149,6 +163,7 @@ class Denoiser:
                 if state.slots[i] == self.tokens.mask:
                     state.slots[i] = terminator
                     state.confidence[i] = state.confidence[first]
+                    state.steps[i] = step
         state.fresh = frozenset(chosen)
         if self.tokens.expand is not None:
             self._resize(state)
@@ -161,16 +176,12 @@ class Denoiser:
         for i in reversed(range(len(state.slots))):
             if state.slots[i] == self.tokens.delete:
                 del state.slots[i]
-                state.fresh = frozenset(j - (j > i) for j in state.fresh if j != i)
-                state.confidence = {j - (j > i): p for j, p in state.confidence.items() if j != i}
+                state.resize(i, 0)
             elif state.slots[i] == self.tokens.expand:
                 roomy = state.expansions_left > 0 and len(state.slots) < self.max_slots
                 state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
                 state.expansions_left -= int(roomy)
-                state.fresh = frozenset(j + int(roomy and j > i) for j in state.fresh if j != i)
-                state.confidence = {
-                    j + int(roomy and j > i): p for j, p in state.confidence.items() if j != i
-                }
+                state.resize(i, 1 + roomy)
 
 
 def _propose(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from fimserver.cards import Card
@@ -17,12 +17,14 @@ from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, Shi
 from fimserver.engine.canvas_length import search_length
 from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
 from fimserver.engine.device import wait_for
+from fimserver.engine.dual_cache import DualCache, DualCanvas
 from fimserver.engine.healing import TokenHealing
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt import PromptTokens, canvas_context, cut_context, prompt_use
 from fimserver.engine.prompt_budget import PromptBudget
+from fimserver.engine.refresh import Refresh
 from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.errors import CardError
@@ -44,8 +46,13 @@ class Diffusion:
         cache: PrefixCache | None,
         schedule: Schedule,
         budget: PromptBudget | None = None,
+        dual: DualCache | None = None,
+        rules: Refresh | None = None,
     ) -> None:
-        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``."""
+        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
+
+        ``dual`` and its ``rules``: where the context sees the canvas, and is cached all the same.
+        """
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
         self.card = card
@@ -57,6 +64,8 @@ class Diffusion:
         self.schedule = schedule
         self.budget = budget or PromptBudget(card.prompt_tokens)
         self.healing = TokenHealing(vocabulary) if card.fim and card.fim.heal else None
+        self.dual = dual
+        self.rules = rules
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
@@ -66,11 +75,16 @@ class Diffusion:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
             return CachedCanvas(self.cache, left, self.network)
-        return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
+        shift = self.canvas_card.shift
+        if self.dual is not None and self.rules is not None:
+            return DualCanvas(self.dual, left, right, self.rules, self.tokens.mask, shift=shift)
+        return FullCanvas(self.network, left, right, shift=shift)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
-        self.open_canvas(request).open(deadline)
+        canvas = self.open_canvas(request)
+        if canvas.open(deadline) and isinstance(canvas, DualCanvas):
+            canvas.warm(min(request.canvas_tokens or self.canvas_card.initial_tokens, self.limit(request)))
 
     def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
@@ -93,42 +107,63 @@ class Diffusion:
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk after every step, with the text that is committed left to right.
 
-        Raises ``NonFiniteError``.
+        Where an exact pass may veto the middle, its text comes with the last chunk. Raises
+        ``NonFiniteError``.
         """
-        started = time.perf_counter()
         canvas = self.open_canvas(request)
+        vetoed = yield from self._decode(canvas, request, deadline)
+        if vetoed and isinstance(canvas, DualCanvas):
+            yield from self._decode(canvas.uncached(), request, deadline)
+
+    def _decode(
+        self, canvas: CanvasForward, request: Request, deadline: Deadline
+    ) -> Generator[Chunk, None, bool]:
+        """Chunks of one middle; returns whether it was vetoed, and then has no last chunk."""
+        started = time.perf_counter()
         held = self._context(request).held
         output = Output(self.vocabulary, request, held)
+        checked = canvas if isinstance(canvas, DualCanvas) and canvas.rules.bound is not None else None
         done: list[int] = []  # settled ids of this and earlier blocks
         state = CanvasState([])
         prefill = Prefill()
         while canvas.open(deadline) and deadline.spent() is None:
             prefill = prefill if done else self._prefill(canvas, started)
             settled = list(done)
-            for state in self._block(canvas, len(done), request, deadline, held):
+            steps = self._block(canvas, len(done), request, deadline, held)
+            first = len(checked.exact) if checked else 0
+            for state in steps:
                 done = (settled + self._settled(state.slots))[: self.limit(request)]
-                yield Chunk(
-                    output.show(done),
-                    len(done),
-                    canvas.forwards,
-                    None,
-                    self._view(settled, state, held),
-                )
+                text = output.show(done)
+                view = self._view(settled, state, held)
+                yield Chunk("" if checked else text, len(done), canvas.forwards, None, view)
                 if output.reason:
                     break
+            if checked and deadline.spent() is None and self._is_vetoed(checked, state, first):
+                return True
             if output.reason or not self._goes_on(state, done, request):
                 break
             canvas.settle(state.slots)
-        rest = output.rest()
+        text = output.text + output.rest() if checked else output.rest()
+        reason = self._reason(output, state, done, request, deadline)
         yield Chunk(
-            rest,
+            text,
             len(done),
             canvas.forwards,
-            self._reason(output, state, done, request, deadline),
+            reason,
             prefill=prefill,
             confidence=self._confidence(state),
             prompt=self._use(request),
         )
+        return False
+
+    def _is_vetoed(self, canvas: DualCanvas, state: CanvasState, first: int) -> bool:
+        """Whether an exact pass thinks too little of the slots that were filled on cached keys and values.
+
+        ``first``: number of the block's first step among the canvas's predictions.
+        """
+        stale = [slot for slot, step in sorted(state.steps.items()) if not canvas.exact[first + step]]
+        bound = canvas.rules.bound
+        return bound is not None and bool(stale) and canvas.drift(state.slots, stale) > bound
 
     def _confidence(self, state: CanvasState) -> float | None:
         """Return the geometric mean of the probabilities at which the last block's text was committed."""

@@ -22,6 +22,7 @@ from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.prompt_budget import STEPS, PromptBudget
+from fimserver.engine.refresh import Refresh, read_cache
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
@@ -75,8 +76,11 @@ def make_dllm(target: DraftContext) -> Diffusion:
     schedule = make_schedule(card, target.settings)
     if runtime.cache is not None and card.canvas is not None:
         capture_canvas(runtime.cache, card.canvas.max_tokens)
+    rules = make_refresh(card, target.settings)
+    dual = runtime.dual_cache if rules else None
     vocabulary = runtime.loaded.vocabulary
-    return Diffusion(card, vocabulary, runtime.canvas_network, runtime.cache, schedule, runtime.budget)
+    network = runtime.canvas_network
+    return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules)
 
 
 def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:
@@ -117,6 +121,20 @@ def make_schedule(card: Card, settings: Settings) -> Schedule:
         raise CardError(f"{card.name}: canvas.schedule: {error}") from None
 
 
+def make_refresh(card: Card, settings: Settings) -> Refresh | None:
+    """The canvas cache that was asked for, or the card's; ``None`` where there is none, or no need of one.
+
+    Raises ``InputError``, or ``CardError`` where the card names no cache.
+    """
+    asked = read_cache(settings.canvas_cache) if settings.canvas_cache else None
+    if card.canvas is None or card.canvas.attention != "full":
+        return None
+    try:
+        return asked if settings.canvas_cache else read_cache(card.canvas.cache)
+    except InputError as error:
+        raise CardError(f"{card.name}: canvas.cache: {error}") from None
+
+
 class ModelPool:
     """Loaded models, each once, and the engines on them."""
 
@@ -124,6 +142,8 @@ class ModelPool:
         """``shares``: their loaded weights are used where these settings would load the same."""
         if settings.schedule:
             read_schedule(settings.schedule)
+        if settings.canvas_cache:
+            read_cache(settings.canvas_cache)
         self.settings = settings
         self.device = pick_device(settings.device)
         if settings.threads:
@@ -171,8 +191,7 @@ class ModelPool:
     def clear(self) -> None:
         """Forget all prompts."""
         for runtime in self._runtimes.values():
-            if runtime.cache is not None:
-                runtime.cache.clear()
+            runtime.clear()
 
     def piece(self, route: Route) -> Callable[[int], str]:
         """The text of one token of a route's model."""

@@ -85,6 +85,18 @@ class KVBuffer(Cache):
         for buffer in self._buffers() if branch else ():
             buffer[0, :, start:end] = buffer[branch, :, start:end]
 
+    def move(self, start: int, count: int, by: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+        """Move ``count`` rows of the text ``by`` positions.
+
+        ``cos``, ``sin`` (D / 2,): of the angles that keys turn by.
+        """
+        here = slice(start, start + count)
+        there = slice(start + by, start + by + count)
+        for keys, values in self._layers.values():
+            keys[0, :, there] = turned(keys[0, :, here], cos, sin)
+            values[0, :, there] = values[0, :, here].clone()
+        self._equal = min(self._equal, there.start)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature
         return self.start
 
@@ -94,3 +106,9 @@ class KVBuffer(Cache):
     def _empty(self, rows: torch.Tensor) -> torch.Tensor:
         shape = (self.branches, rows.shape[1], self.capacity + 1, rows.shape[3])
         return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+
+
+def turned(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotated keys (…, D) at other positions (rotary embedding, half-split convention), computed in fp32."""
+    low, high = keys.float().chunk(2, -1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], -1).to(keys.dtype)

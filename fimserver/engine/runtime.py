@@ -12,6 +12,7 @@ from fimserver.cards import adapter_path
 from fimserver.engine import fused
 from fimserver.engine.adapter import CanvasNetwork, load_adapter
 from fimserver.engine.cuda_graphs import CudaGraphs
+from fimserver.engine.dual_cache import DualCache
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
@@ -58,6 +59,26 @@ class Runtime:
         adapter = load_adapter(path, weights_hash(self.loaded.folder))
         adapter.check_block(card.canvas.block_tokens)
         return CanvasNetwork(self.network, adapter, self.loaded.vocabulary.special(card.canvas.mask))
+
+    @cached_property
+    def dual_cache(self) -> DualCache:
+        """The cache of a canvas that its context sees.
+
+        Raises ``LoadError`` where positions are not plain rotary ones, as keys could not be moved.
+        """
+        card = self.loaded.card
+        rotary = self.loaded.model.model.rotary_emb
+        if card.canvas is None or rotary.rope_type != "default":
+            raise LoadError(f"{card.name}: its positions allow no canvas cache: use --canvas-cache none")
+        room = self.budget.limit + card.canvas.max_tokens + card.canvas.block_tokens
+        return DualCache(self.network, room, rotary.inv_freq)
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        if self.cache is not None:
+            self.cache.clear()
+        if "dual_cache" in self.__dict__:
+            self.dual_cache.clear()
 
 
 def _no_other(name: str) -> Runtime:
