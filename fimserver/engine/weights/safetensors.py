@@ -18,6 +18,7 @@ from fimserver.cards import Card
 from fimserver.engine.device import device_map
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.engine.weights.checkpoint import Checkpoint
+from fimserver.engine.weights.llada import KEYS, llama_fields
 from fimserver.errors import LoadError
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -66,6 +67,8 @@ def read_config(card: Card, folder: Path) -> Any:
         )
     if card.loads_as == "qwen2":
         return transformers.Qwen2Config(**_qwen2_fields(card, raw))
+    if card.loads_as == "llama":
+        return transformers.LlamaConfig(**llama_fields(card, raw))
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -134,6 +137,7 @@ def _read_model(
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        key_mapping=dict(KEYS) if card.loads_as == "llama" else None,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are listed, and refused, with the others
     )
