@@ -5,12 +5,14 @@ Every field is explained in ``models/README.md``.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fimserver.errors import CardError
 from fimserver.types import ROUTES, Route
@@ -118,6 +120,31 @@ class IndexParts(_Strict):
     part_bytes: int = Field(ge=1)  # the last part may be smaller
 
 
+class Remote(_Strict):
+    """The server elsewhere that has the model. The key is in a variable of the environment or in a file."""
+
+    url: str
+    dialect: str = ""  # empty: found out by asking the server
+    model: str = ""  # by the server's name for it; empty: the one that it has
+    key_env: str = "FIMSERVER_REMOTE_KEY"
+    key_file: str = ""
+    suffix: bool = False  # the server puts prefix and suffix into its model's markers itself
+
+    @field_validator("url")
+    @classmethod
+    def _is_base_url(cls, text: str) -> str:
+        url = urlsplit(text)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+            raise ValueError("give http://HOST:PORT")
+        if url.username or url.password:
+            raise ValueError("no name or password here: put the key into the variable that `key_env` names")
+        return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
+
+
+# What a card says of a model whose weights are elsewhere, where its author left it out.
+_ELSEWHERE = {"licence": "unknown", "osi": False, "parameters_m": 0.001, "architecture": "elsewhere"}
+
+
 class Card(_Strict):
     """One model: where it is, what it is called, how it is spoken to."""
 
@@ -141,6 +168,12 @@ class Card(_Strict):
     engine: str = ""  # kind of engine that serves it; empty: the one of the route
     folder: str = ""  # of a model that was named by its path
     index: IndexParts | None = None
+    remote: Remote | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_may_be_elsewhere(cls, data: object) -> object:
+        return _ELSEWHERE | data if isinstance(data, dict) and data.get("remote") else data
 
     @model_validator(mode="after")
     def _parts_make_one_file(self) -> Card:
@@ -157,12 +190,14 @@ class Card(_Strict):
 
     @model_validator(mode="after")
     def _serves_a_route(self) -> Card:
-        if self.fim is None and self.canvas is None:
+        if self.fim is None and self.canvas is None and self.remote is None:
             raise ValueError("neither [fim] nor [canvas]: the card serves no route")
         return self
 
     @property
     def routes(self) -> tuple[Route, ...]:
+        if self.remote is not None:  # which of them the server can is known when it was asked
+            return ROUTES
         served = {"dllm": self.canvas, "ar": self.fim}
         return tuple(route for route in ROUTES if served[route] is not None)
 
@@ -202,6 +237,11 @@ def get_card(name: str) -> Card:
     if not path.is_file() or path.parent != MODELS / "cards":
         raise CardError(f"no model card named {name!r}; `fimserver models` lists them")
     return read_card(path)
+
+
+def is_place(name: str) -> bool:
+    """Whether a card is named by where it or its model is, a path or a URL, and not by its name."""
+    return os.sep in name or name.endswith((".gguf", ".toml"))
 
 
 def model_folder(card: Card, models_dir: Path) -> Path:

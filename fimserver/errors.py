@@ -10,6 +10,15 @@ FimError
 │   │   ├── SourceError          one source cannot give them; another may
 │   │   └── DiskFullError        there is no room for them
 │   └── LoadError            its files are damaged or do not fit the card
+├── RemoteError          a server elsewhere cannot fill a middle
+│   ├── AwayError            it cannot be reached, or broke off
+│   ├── WarmingError         it loads its model
+│   ├── OverloadedError      it has too much to do
+│   ├── BadKeyError          it refuses the key
+│   ├── WrongModelError      it does not have the model
+│   ├── NoFimError           it, or its model, fills no middles
+│   ├── TooLongError         the prompt is longer than it takes
+│   └── GarbledError         it failed, or what it sent is no answer
 └── NonFiniteError       a model produced NaN or infinity: nothing of it is shown
 """
 
@@ -67,6 +76,42 @@ class DiskFullError(DownloadError):
 
 class LoadError(ModelError):
     """The files of a model are damaged, incomplete or do not fit its card."""
+
+
+class RemoteError(FimError):
+    """A server elsewhere cannot fill a middle. The message names the server and quotes nothing that it sent."""
+
+
+class AwayError(RemoteError):
+    """The server cannot be reached, or broke off in the middle of an answer."""
+
+
+class WarmingError(RemoteError):
+    """The server loads its model."""
+
+
+class OverloadedError(RemoteError):
+    """The server has too much to do."""
+
+
+class BadKeyError(RemoteError):
+    """The server refuses the key."""
+
+
+class WrongModelError(RemoteError):
+    """The server does not have the model that was asked for, or has several to choose from."""
+
+
+class NoFimError(RemoteError):
+    """The server, or its model, cannot fill middles."""
+
+
+class TooLongError(RemoteError):
+    """The prompt is longer than the server takes."""
+
+
+class GarbledError(RemoteError):
+    """The server failed, or what it sent is no answer."""
 
 
 class NonFiniteError(FimError):

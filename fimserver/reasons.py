@@ -47,6 +47,13 @@ class Reason(StrEnum):
     REFUSED = "refused"
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE = "non_finite"
+    AWAY = "away"
+    OVERLOADED = "overloaded"
+    BAD_KEY = "bad_key"
+    WRONG_MODEL = "wrong_model"
+    NO_FIM = "no_fim"
+    TOO_LONG = "too_long"
+    GARBLED = "garbled"
     FAILED = "failed"
     # it was made and is not good enough to show
     BLANK = "blank"
@@ -101,6 +108,13 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.REFUSED: "the host refused the request: check --connect and its token",
     Reason.OUT_OF_MEMORY: "the device ran out of memory: use a smaller model",
     Reason.NON_FINITE: "the model produced NaN or infinity",
+    Reason.AWAY: "the server that has the model cannot be reached, or broke off: is it running?",
+    Reason.OVERLOADED: "the server that has the model has too much to do: try again in a moment",
+    Reason.BAD_KEY: "the server that has the model refuses the key: check FIMSERVER_REMOTE_KEY or the card",
+    Reason.WRONG_MODEL: "the server does not have the model that the card names",
+    Reason.NO_FIM: "the server, or its model, cannot fill middles: run fimserver doctor",
+    Reason.TOO_LONG: "the prompt is longer than the server takes: lower prompt_tokens in the card",
+    Reason.GARBLED: "the server that has the model failed, or sent what is no answer",
     Reason.FAILED: "something failed inside fimserver: its log names the place",
     Reason.BLANK: "only blanks were left of it",
     Reason.CONTROL: "it had control or direction-changing characters",

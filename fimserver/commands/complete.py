@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from fimserver.errors import FimError, InputError, ModelError, NonFiniteError
+from fimserver.errors import FimError, InputError, ModelError, NonFiniteError, RemoteError
 from fimserver.front.syntax.features import features
 from fimserver.host.job import EngineSource, Job
 from fimserver.host.jobs import run_job
@@ -31,6 +31,13 @@ FAILURES: Mapping[Reason, type[FimError]] = {
     Reason.OVERLOADED: ModelError,
     Reason.PAUSED: ModelError,
     Reason.FAILED: FimError,
+    Reason.AWAY: RemoteError,
+    Reason.OVERLOADED: RemoteError,
+    Reason.BAD_KEY: RemoteError,
+    Reason.WRONG_MODEL: RemoteError,
+    Reason.NO_FIM: RemoteError,
+    Reason.TOO_LONG: RemoteError,
+    Reason.GARBLED: RemoteError,
 }
 
 

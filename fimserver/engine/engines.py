@@ -23,6 +23,8 @@ from fimserver.engine.load import load
 from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.prompt_budget import STEPS, PromptBudget
 from fimserver.engine.refresh import Refresh, read_cache
+from fimserver.engine.remote.card import card_of_url, is_url
+from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
@@ -101,10 +103,12 @@ class Resources(Protocol):
         ...
 
 
-# By kind: a card's ``engine``, or the route that it serves.
+# By kind: a card's ``engine``, or the route that it serves, with "remote" where a server elsewhere does.
 ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
     "dllm": lambda card, resources: make_dllm(resources.target(card)),
     "ar": lambda card, resources: make_ar(resources.target(card)),
+    "remote dllm": lambda card, _resources: RemoteEngine(card, "dllm"),
+    "remote ar": lambda card, _resources: RemoteEngine(card, "ar"),
 }
 
 
@@ -167,13 +171,20 @@ class ModelPool:
         if route not in self._cards:
             name = self.settings.card(route)
             taken = sum(card.weights_gib for card in self._cards.values())
-            card = find_card(name) if name else default_card(route, self.free.less(taken), self.settings)
+            card = (
+                self._named(name, route)
+                if name
+                else default_card(route, self.free.less(taken), self.settings)
+            )
             if route not in card.routes:
                 raise CardError(
                     f"{card.name} does not serve the {route} route; `fimserver models` shows what does"
                 )
             self._cards[route] = card
         return self._cards[route]
+
+    def _named(self, name: str, route: Route) -> Card:
+        return card_of_url(name, route) if is_url(name) else find_card(name)
 
     def served(self) -> Mapping[Route, str]:
         """The name of each route's model."""
@@ -183,7 +194,8 @@ class ModelPool:
         """The engine of a route; loads its model at the first call."""
         if route not in self._engines:
             card = self.card(route)
-            if (kind := card.engine or route) not in ENGINES:
+            usual = f"remote {route}" if card.remote else route
+            if (kind := card.engine or usual) not in ENGINES:
                 raise CardError(f"{card.name}: engine: there is no {kind!r}; use one of {', '.join(ENGINES)}")
             self._engines[route] = ENGINES[kind](card, self)
         return self._engines[route]
@@ -203,6 +215,8 @@ class ModelPool:
         return DraftContext(self.runtime(card), self.settings, lambda name: self.runtime(get_card(name)))
 
     def runtime(self, card: Card) -> Runtime:
+        if card.remote:
+            raise CardError(f"{card.name} is served elsewhere: its weights are not here")
         if card.name not in self._runtimes:
             folder = model_folder(card, self.settings.models_dir)
             loaded = load(card, folder, self.device, self.settings.quantize)

@@ -40,6 +40,33 @@ def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | N
     )
 
 
+class MiddleText:
+    """The text of a growing middle: what of it can be shown, and the reason where a rule ends it."""
+
+    def __init__(self, request: Request) -> None:
+        self.endings = make_endings(request)
+        self._whole = ""
+        self.text = ""
+        self.reason: Reason | None = None
+
+    def show(self, whole: str) -> str:
+        """What ``whole``, the text so far, adds to what was shown; sets ``reason`` when a rule ends the middle."""
+        self._whole = whole
+        if self.endings is not None and (end := self.endings.end(whole)):
+            self.reason = end.reason
+            return self._shown(whole[: end.chars])
+        return self._shown(whole[: self.endings.settled(whole)] if self.endings else whole)
+
+    def rest(self) -> str:
+        """Text that was held back and is part of the middle after all, as nothing follows it."""
+        return "" if self.reason else self._shown(self._whole.rstrip("\n") if self.endings else self._whole)
+
+    def _shown(self, text: str) -> str:
+        added = text[len(self.text) :]
+        self.text = text if len(text) > len(self.text) else self.text
+        return added
+
+
 class Output:
     """The text of a growing list of ids.
 
@@ -50,38 +77,36 @@ class Output:
         """``held``: the end of the prefix, which the first id spells again (``healing.py``)."""
         self._held_chars = len(held)
         self._vocabulary = vocabulary
-        self._endings = make_endings(request)
-        self._whole = ""
-        self.text = ""
-        self.reason: Reason | None = None
+        self._middle = MiddleText(request)
+
+    @property
+    def text(self) -> str:
+        """What was shown."""
+        return self._middle.text
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why a rule ended the middle, if one did."""
+        return self._middle.reason
 
     def show(self, ids: Sequence[int]) -> str:
         """Text that the ids add to what was shown before; sets ``reason`` when a rule ends the middle."""
-        self._whole = text = self._decode(ids)
-        if self._endings is not None and (end := self._endings.end(text)):
-            self.reason = end.reason
-            return self._shown(text[: end.chars])
-        return self._shown(text[: self._endings.settled(text)] if self._endings else text)
+        return self._middle.show(self._decode(ids))
 
     def rest(self) -> str:
         """Text that was held back and is part of the middle after all, as nothing follows it."""
-        return "" if self.reason else self._shown(self._whole.rstrip("\n") if self._endings else self._whole)
+        return self._middle.rest()
 
     def useful(self, ids: Sequence[int], draft: Sequence[int]) -> int:
         """How many tokens of a draft after ``ids`` can become text.
 
         Up to the one with which the middle would end.
         """
-        endings = self._endings
+        endings = self._middle.endings
         if endings is None or endings.peek(self._decode([*ids, *draft])) is None:
             return len(draft)
         sizes = range(1, len(draft))
         return next((n for n in sizes if endings.peek(self._decode([*ids, *draft[:n]]))), len(draft))
-
-    def _shown(self, text: str) -> str:
-        added = text[len(self.text) :]
-        self.text = text if len(text) > len(self.text) else self.text
-        return added
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._vocabulary.decode(ids)[self._held_chars :].rstrip("\ufffd")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fimserver.errors import CardError, FimError, ModelError, NonFiniteError
+from fimserver.errors import FimError
+from fimserver.host.failures import LASTING, UNABLE, reason_of
 from fimserver.host.job import DeviceLostError, EngineSource, Job
 from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencySample
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fimserver.host")
 CANDIDATE_TEMPERATURE = 0.6
-UNABLE = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY, Reason.NON_FINITE})
 
 
 def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk]:
@@ -110,7 +110,7 @@ def _served(
             yield piece
             continue
         why = piece.error or EXPLANATIONS[piece.usage.reason]
-        if piece.usage.reason is not Reason.NON_FINITE:  # which may be this prompt's own
+        if piece.usage.reason in LASTING:  # NaN may be this prompt's own, and a server may be back soon
             router.trip(decision.route, why)
         instead = replace(
             decision, route=other(decision.route), why=f"{decision.route} cannot run here: {why}"
@@ -161,7 +161,7 @@ def _guarded(
                 said = said or bool(piece.text)
                 yield piece
         except FimError as error:
-            yield _failed(index, usage, _reason_of(error), str(error))
+            yield _failed(index, usage, reason_of(error), str(error))
         except GeneratorExit:
             raise
         except BaseException as error:  # not ``Exception``: tokenizers raise a PanicException
@@ -253,12 +253,6 @@ def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
 
 def _failed(index: int, usage: Usage, reason: Reason, message: str) -> CompletionChunk:
     return CompletionChunk(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
-
-
-def _reason_of(error: FimError) -> Reason:
-    if isinstance(error, ModelError | CardError):
-        return Reason.NO_MODEL
-    return Reason.NON_FINITE if isinstance(error, NonFiniteError) else Reason.BAD_INPUT
 
 
 def where(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvicorn
 
-from fimserver.cards import get_card
+from fimserver.cards import get_card, is_place
 from fimserver.host.calibrate import Background
 from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
@@ -51,7 +51,7 @@ def load_models(settings: Settings) -> EngineSource:
     Raises ``FimError``.
     """
     for route in routes(settings):
-        if name := settings.card(route):
+        if (name := settings.card(route)) and not is_place(name):
             get_card(name)  # before torch takes its memory for a name that no card has
     # The host listens before torch is imported.
     from fimserver.engine.engines import ModelPool  # noqa: PLC0415

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from fimserver.cards import Card, Fim, get_card, read_cards
+from fimserver.cards import Card, Fim, get_card, is_place, read_card, read_cards
 from fimserver.errors import CardError, LoadError
 from fimserver.hashing import sha256
 from fimserver.kept_json import read_kept, write_kept
@@ -41,9 +41,11 @@ FAMILIES = (
 
 def find_card(name: str) -> Card:
     """A card by its name, or of the model at a path. Raises ``CardError`` or ``LoadError``."""
-    if not name.endswith(".gguf") and os.sep not in name:
+    if not is_place(name):
         return get_card(name)
     path = Path(name).expanduser().absolute()
+    if path.suffix == ".toml":
+        return read_card(path)
     if path.is_dir():
         return card_of_folder(path)
     if not path.is_file():

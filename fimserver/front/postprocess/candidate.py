@@ -81,6 +81,6 @@ class Dropped:
 
 
 # Ends that may be within a word or a line.
-CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH})
+CUT_SHORT = frozenset({Reason.DEADLINE, Reason.LENGTH, Reason.AWAY, Reason.GARBLED, Reason.OVERLOADED})
 
 Filter = Callable[[Candidate, FilterContext], Candidate | Reason]

@@ -93,7 +93,7 @@ class ModelCost:
             self.row_ms.append(seen.prefill_ms / seen.rows)
         if seen.passes > 0 and seen.total_ms > seen.prefill_ms:
             self.pass_ms.append((seen.total_ms - seen.prefill_ms) / seen.passes)
-        if seen.reason in CUT_SHORT:
+        if seen.reason in CUT_SHORT or seen.total_ms <= 0:  # the latter: it failed before it was timed
             return
         self.passes[seen.bucket].append(float(max(0, seen.passes)))
         if seen.passes > 0 and seen.tokens > 0:

@@ -51,6 +51,7 @@ TRIPPED_S = 300.0
 FAR_SMALLER = (
     20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
 )
+ELSEWHERE_M = 7000.0
 WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by what is kept
 
 
@@ -251,11 +252,16 @@ def far_larger(models: Mapping[Route, str]) -> Route | None:
 
 @cache
 def _parameters_m(model: str) -> float:
-    """Millions of parameters by the model's card; 0 where there is no card of that name."""
+    """Millions of parameters by the model's card; 0 where there is no card of that name.
+
+    A model elsewhere is named ``MODEL.at.SERVER``. One without a card counts as a real coder, so that a
+    stand-in here does not take its place.
+    """
+    name, elsewhere, _ = model.partition(".at.")
     try:
-        return get_card(model).parameters_m
+        return get_card(name).parameters_m
     except CardError:
-        return 0.0
+        return ELSEWHERE_M if elsewhere else 0.0
 
 
 def cost_name(route: Route, model: str) -> str:

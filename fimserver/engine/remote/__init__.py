@@ -1,0 +1,1 @@
+"""Remote engines: servers elsewhere fill the middles, each asked in its own dialect."""

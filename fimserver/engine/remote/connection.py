@@ -1,0 +1,202 @@
+"""Connection to a server elsewhere: streamed answers that can be called off, kept connections, errors by kind.
+
+Requests run on one event loop in a thread of its own, so that an engine's thread can look at its deadline
+while the server is silent, and closing a stream closes the connection, which tells the server to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Generator
+from functools import cache
+from typing import Any
+
+import httpx2
+
+from fimserver.engine.remote.dialect import Call
+from fimserver.engine.remote.failures import error_of
+from fimserver.errors import AwayError, FimError, GarbledError, OverloadedError, RemoteError, WarmingError
+from fimserver.types import Deadline
+
+CONNECT_S = 2.0
+SILENCE_S = 60.0  # longest without a byte, where no deadline is set
+PROBE_S = 2.0
+POLL_S = 0.005  # between two looks at the deadline
+LINE_BYTES = 1 << 20
+ANSWER_BYTES = 4 << 20
+BACK_OFF_S = (0.25, 1.0, 2.0, 5.0, 15.0)  # without a try, after so many failures in a row
+OK = 200
+RETRIED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)  # a kept connection has ended
+_BACKED_OFF = (AwayError, OverloadedError, WarmingError)
+
+
+class Connection:
+    """HTTP to one server. Used from any thread."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # trust_env=False: a proxy of the environment must not see code that was meant for this server.
+        self._client = httpx2.AsyncClient(
+            base_url=url,
+            headers=headers,
+            timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S),
+            trust_env=False,
+            verify=url.startswith("https:"),
+        )
+        self._failures = 0
+        self._not_before = 0.0
+        self._last: RemoteError | None = None
+        weakref.finalize(self, _close, self._client).atexit = False
+
+    def lines(self, call: Call, deadline: Deadline) -> Generator[str, None, None]:
+        """Lines of a streamed answer until it ends, or time is up. Closing the iterator closes the connection.
+
+        Raises ``RemoteError``, without a try while the server is known to be away or busy.
+        """
+        self._check_back_off()
+        items: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+        running = asyncio.run_coroutine_threadsafe(self._pump(call, items), _loop())
+        try:
+            while not deadline.spent():
+                try:
+                    item = items.get(timeout=POLL_S)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    self._note(None)
+                    return
+                if isinstance(item, RemoteError):
+                    self._note(item)
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            running.cancel()
+
+    def ask(self, calls: tuple[str | Call, ...], deadline: Deadline) -> list[tuple[int, Any]]:
+        """Status and JSON (``None`` for anything else) of several addresses, asked side by side.
+
+        Raises ``AwayError`` where nothing answers at all; an address without an answer has the status 0.
+        """
+        self._check_back_off()
+        running = asyncio.run_coroutine_threadsafe(self._ask_all(calls), _loop())
+        end = time.monotonic() + PROBE_S
+        while not running.done() and not deadline.spent() and time.monotonic() < end:
+            time.sleep(POLL_S)
+        if not running.done():
+            running.cancel()
+            raise self._note(AwayError(f"{self.url} does not answer"))
+        answers = running.result()
+        if not any(status for status, _ in answers):
+            raise self._note(AwayError(f"{self.url} cannot be reached: is it running?"))
+        return answers
+
+    def _check_back_off(self) -> None:
+        if self._last is not None and time.monotonic() < self._not_before:
+            raise type(self._last)(str(self._last))
+
+    def _note(self, error: RemoteError | None) -> RemoteError:
+        """Remember a failure or, with ``None``, that all is well."""
+        if isinstance(error, _BACKED_OFF):
+            wait_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
+            self._failures += 1
+            self._not_before = time.monotonic() + wait_s
+            self._last = error
+        else:
+            self._failures = 0
+            self._last = None
+        return error or RemoteError("")
+
+    async def _pump(self, call: Call, items: queue.SimpleQueue[str | Exception | None]) -> None:
+        """Put the lines of an answer into a queue, then ``None`` or what went wrong."""
+        said = False
+        for attempt in (1, 2):
+            try:
+                async with self._client.stream("POST", call.path, json=call.body) as response:
+                    if response.status_code != OK:
+                        raise await _refusal(response, self.url)
+                    async for line in _split(response.aiter_bytes(), self.url):
+                        said = True
+                        items.put(line)
+                items.put(None)
+            except RETRIED as error:
+                if attempt == 1 and not said:  # nothing was said yet: asking again changes nothing
+                    continue
+                items.put(_broken(self.url, error, said=said))
+            except FimError as error:
+                items.put(error)
+            except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+                items.put(_broken(self.url, error, said=said))
+            return
+
+    async def _ask_all(self, calls: tuple[str | Call, ...]) -> list[tuple[int, Any]]:
+        return await asyncio.gather(*map(self._ask_one, calls))
+
+    async def _ask_one(self, call: str | Call) -> tuple[int, Any]:
+        try:
+            if isinstance(call, str):
+                response = await self._client.get(call)
+            else:
+                response = await self._client.post(call.path, json=call.body)
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError):
+            return 0, None
+        try:
+            return response.status_code, response.json()
+        except ValueError:
+            return response.status_code, None
+
+
+def _broken(url: str, error: Exception, *, said: bool) -> AwayError:
+    """What to say of a connection that failed."""
+    why = type(error).__name__
+    if said:
+        return AwayError(f"{url} broke off in the middle of an answer ({why})")
+    return AwayError(f"{url} cannot be reached ({why}): is it running?")
+
+
+async def _refusal(response: httpx2.Response, url: str) -> RemoteError:
+    try:
+        body = await response.aread()
+    except httpx2.HTTPError:
+        body = b""
+    return error_of(response.status_code, body, url)
+
+
+async def _split(parts: AsyncIterator[bytes], url: str) -> AsyncIterator[str]:
+    """Lines of a body, ended by a line feed alone: JSON may hold other line ends."""
+    rest = b""
+    total = 0
+    async for part in parts:
+        total += len(part)
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield _text(line, url)
+        if len(rest) > LINE_BYTES or total > ANSWER_BYTES:
+            raise GarbledError(f"{url} sends an answer without end")
+    if rest:
+        yield _text(rest, url)
+
+
+def _text(line: bytes, url: str) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r")
+    except UnicodeDecodeError:
+        raise GarbledError(f"{url} sends what is no text") from None
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all connections, in a thread that ends with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="remote", daemon=True).start()
+    return loop
+
+
+def _close(client: httpx2.AsyncClient) -> None:
+    """Close kept connections, without waiting for it."""
+    asyncio.run_coroutine_threadsafe(client.aclose(), _loop())

@@ -1,0 +1,110 @@
+"""Context of a remote prompt: prefix, suffix and snippets as text, cut to an estimate of their tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from fimserver.cards import Card, Fim
+from fimserver.engine.prompt import SNIPPETS_SHARE, anchored_tail
+from fimserver.types import Request, Snippet, unix_lines
+
+SAFE_BYTES = 2.0  # a token, before the server has counted any: code has three to four
+MARGIN = 0.9
+SEEN = 8
+MIDDLE_TOKENS = 16  # of the prompt: markers and names
+
+
+class TextContext(NamedTuple):
+    """Text around the cursor that fits, line ends as models know them."""
+
+    prefix: str
+    suffix: str
+    snippets: tuple[Snippet, ...] = ()
+    path: str = ""
+    repo: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it, in the order in which servers keep it in their caches."""
+        files = "".join(f"{snippet.path}\n{snippet.text}\n" for snippet in self.snippets)
+        return f"{files}{self.path}\n{self.suffix}\0{self.prefix}"
+
+
+class TokenRate:
+    """Bytes that a token of this server's model has: a safe guess until the server has counted."""
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=SEEN)
+
+    @property
+    def bytes_per_token(self) -> float:
+        return MARGIN * min(self._seen) if self._seen else SAFE_BYTES
+
+    @property
+    def known(self) -> bool:
+        """Whether the server has counted anything."""
+        return bool(self._seen)
+
+    def learn(self, text: str, tokens: int) -> None:
+        """Learn from a prompt and its length by the server's own count. Short ones are mostly markers."""
+        if tokens > 2 * MIDDLE_TOKENS:
+            self._seen.append(min(8.0, max(0.5, len(text.encode("utf-8", "replace")) / tokens)))
+
+    def shrink(self) -> None:
+        """Send half as much from now on: the server said that it was too long."""
+        self._seen = deque([self.bytes_per_token / MARGIN / 2], SEEN)
+
+    def tokens(self, text: str) -> int:
+        return int(len(text.encode("utf-8", "replace")) / self.bytes_per_token) + 1
+
+
+def cut_text(
+    request: Request, card: Card, tokens: int, rate: TokenRate, markers: tuple[str, ...] = ()
+) -> TextContext:
+    """What of a request fits into so many tokens.
+
+    ``markers``: strings that a raw prompt must not contain, as the server would take them for its own; the
+    context ends at them.
+    """
+    room = max(0, tokens - MIDDLE_TOKENS) * rate.bytes_per_token
+    snippets = _snippets(request, room * SNIPPETS_SHARE, markers)
+    room -= sum(_size(snippet.path + snippet.text) for snippet in snippets)
+    around = request.prefix[-4096:] + request.suffix[:4096]
+    chars = room * len(around) / max(1, _size(around))
+    suffix = unix_lines(request.suffix[: int(chars * card.suffix_share)])
+    prefix = anchored_tail(unix_lines(request.prefix), max(4, int(chars) - len(suffix)))
+    return TextContext(
+        _after(prefix, markers), _before(suffix, markers), snippets, request.path[-200:], request.repo[:200]
+    )
+
+
+def marker_texts(fim: Fim | None) -> tuple[str, ...]:
+    """Every special token that a card names for middles."""
+    return fim.tokens if fim else ()
+
+
+def _snippets(request: Request, room: float, markers: tuple[str, ...]) -> tuple[Snippet, ...]:
+    """Whole snippets, in their order, as long as they fit."""
+    kept: list[Snippet] = []
+    for snippet in request.snippets:
+        text = unix_lines(snippet.text)
+        size = _size(snippet.path + text)
+        if size <= room and not any(marker in text or marker in snippet.path for marker in markers):
+            room -= size
+            kept.append(Snippet(snippet.path[-200:], text))
+    return tuple(kept)
+
+
+def _after(text: str, markers: tuple[str, ...]) -> str:
+    """The text behind the last marker in it."""
+    return text[max((text.rfind(m) + len(m) for m in markers if m in text), default=0) :]
+
+
+def _before(text: str, markers: tuple[str, ...]) -> str:
+    """The text before the first marker in it."""
+    return text[: min((text.find(m) for m in markers if m in text), default=len(text))]
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

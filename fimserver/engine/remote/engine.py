@@ -1,0 +1,221 @@
+"""Remote engine: fills middles by asking a server elsewhere, with the rules that end our own middles."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+from fimserver.cards import Card
+from fimserver.engine.output import MiddleText
+from fimserver.engine.remote.connection import Connection
+from fimserver.engine.remote.context import TextContext, TokenRate, cut_text, marker_texts
+from fimserver.engine.remote.dialect import Call, Piece, Question
+from fimserver.engine.remote.failures import error_in_stream
+from fimserver.engine.remote.server import RemoteServer, ask_server, key_of
+from fimserver.errors import AwayError, CardError, GarbledError, NoFimError, RemoteError, TooLongError
+from fimserver.reasons import Reason
+from fimserver.types import Chunk, Deadline, Prefill, Request, Route, ms_since
+
+COUNT_SHARE = 0.5  # of the room: a prompt shorter than that by the safe guess fits anyway
+FIXED_ROWS = 32  # of the prompt, for the way there and back
+
+
+class RemoteEngine:
+    """One route, by a server elsewhere. It is asked what it is with the first request, not before."""
+
+    def __init__(self, card: Card, route: Route) -> None:
+        if card.remote is None:
+            raise CardError(f"{card.name} has no [remote]")
+        self.card = card
+        self.remote = card.remote
+        self.route: Route = route
+        self.rate = TokenRate()
+        self.connection = Connection(self.remote.url, key_of(self.remote))
+        self._server: RemoteServer | None = None
+        self._asking = threading.Lock()
+        self._sent = ""  # text of the last prompt, which the server's cache may hold
+
+    def server(self, deadline: Deadline) -> RemoteServer:
+        """What the server is; it is asked again after a failure. Raises ``RemoteError``."""
+        with self._asking:
+            if self._server is None:
+                self._server = ask_server(self.connection, self.card, self.route, deadline)
+            return self._server
+
+    def warm(self, request: Request, deadline: Deadline) -> None:
+        """Have the server read the prompt, where it has a way for that."""
+        server = self.server(deadline)
+        question = self._question(server, request, deadline)
+        call = server.dialect.call(replace(question, warm=True))
+        if call is not None:
+            for _ in self._pieces(server, call, deadline):
+                pass
+            self._sent = question.context.text
+
+    def num_uncached_tokens(self, request: Request) -> int:
+        """An estimate: tokens behind what the prompt shares with the last one. Asks nobody."""
+        return self._uncached(self._cut(self._server, request).text)
+
+    def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
+        """Yield a chunk for each piece of the stream; the last one carries the reason. Raises ``RemoteError``."""
+        said = False
+        for attempt in (1, 2):
+            try:
+                for chunk in self._complete(request, deadline):
+                    said = said or bool(chunk.text)
+                    yield chunk
+            except TooLongError:
+                self._server = None
+                if said or attempt == 2:
+                    raise
+                self.rate.shrink()
+                continue
+            except RemoteError:
+                self._server = None  # it may come back as another
+                raise
+            return
+
+    def _complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
+        started = time.perf_counter()
+        server = self.server(deadline)
+        question = self._question(server, request, deadline)
+        call = server.dialect.call(question)
+        assert call is not None
+        rows = self._uncached(question.context.text)
+        self._sent = question.context.text
+        middle = RemoteMiddle(request, marker_texts(question.fim))
+        prefill = Prefill()
+        tokens = 0
+        forwards = 0
+        pieces = self._pieces(server, call, deadline)
+        try:
+            for piece in pieces:
+                prefill = prefill if prefill.forwards else Prefill(rows, 1, ms_since(started))
+                tokens = max(tokens + bool(piece.text), piece.tokens or 0)
+                forwards = piece.forwards or tokens + 1
+                if piece.prompt_tokens:
+                    self.rate.learn(question.context.text, piece.prompt_tokens)
+                text, reason = middle.take(piece)
+                if reason := reason or deadline.spent():
+                    text += middle.rest()
+                yield Chunk(text, tokens, forwards, reason, prefill=prefill)
+                if reason:
+                    return
+        finally:
+            pieces.close()  # which closes the connection: the server stops
+        if (reason := deadline.spent()) is None:
+            raise AwayError(f"{self.remote.url} broke off in the middle of an answer")
+        yield Chunk(middle.rest(), tokens, forwards, reason, prefill=prefill)
+
+    def _pieces(self, server: RemoteServer, call: Call, deadline: Deadline) -> Generator[Piece, None, None]:
+        """Pieces of a stream. Raises ``RemoteError``."""
+        lines = self.connection.lines(call, deadline)
+        try:
+            for line in lines:
+                try:
+                    piece = server.dialect.read(line)
+                except NoFimError as error:
+                    raise NoFimError(f"{self.remote.url}: {error}") from None
+                except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+                    raise GarbledError(f"{self.remote.url} sent what is no answer") from None
+                if piece is not None and piece.failed:
+                    raise error_in_stream(piece.failed, self.remote.url)
+                if piece is not None:
+                    yield piece
+        finally:
+            lines.close()
+
+    def _question(self, server: RemoteServer, request: Request, deadline: Deadline) -> Question:
+        left_ms = (
+            None if deadline.deadline is None else max(1.0, (deadline.deadline - time.monotonic()) * 1000)
+        )
+        context = self._cut(server, request)
+        tight = self.rate.tokens(context.text) > self._room(server, request) * COUNT_SHARE
+        if (
+            tight
+            and not self.rate.known
+            and server.dialect.count
+            and self._count(server, context.text, deadline)
+        ):
+            context = self._cut(server, request)
+        return Question(
+            request,
+            context,
+            self.remote,
+            server.model,
+            server.fim,
+            server.facts.software,
+            self.route,
+            left_ms,
+        )
+
+    def _count(self, server: RemoteServer, text: str, deadline: Deadline) -> bool:
+        """Whether the server counted the tokens of a text; the rate is then known."""
+        assert server.dialect.count is not None
+        ((status, answer),) = self.connection.ask((server.dialect.count(text, server.model),), deadline)
+        try:
+            if status == 200:
+                self.rate.learn(text, server.dialect.counted(answer))
+        except (ValueError, KeyError, TypeError):
+            return False
+        return self.rate.known
+
+    def _cut(self, server: RemoteServer | None, request: Request) -> TextContext:
+        """What fits, by what is known of the server."""
+        markers = marker_texts(server.fim) if server else ()
+        return cut_text(request, self.card, self._room(server, request), self.rate, markers)
+
+    def _room(self, server: RemoteServer | None, request: Request) -> int:
+        """Tokens of a prompt: the card's budget, or what the server's context leaves beside the middle."""
+        context = server.facts.context_tokens if server else 0
+        return (
+            min(self.card.prompt_tokens, context - request.sampling.max_tokens) if context else self.card.prompt_tokens
+        )
+
+    def _uncached(self, text: str) -> int:
+        pairs = zip(self._sent, text, strict=False)
+        shared = next(
+            (at for at, (one, other) in enumerate(pairs) if one != other), min(len(self._sent), len(text))
+        )
+        return FIXED_ROWS + self.rate.tokens(text[shared:])
+
+
+class RemoteMiddle:
+    """The text of a streamed middle: rules end it as one of ours, and so do markers that a server lets through."""
+
+    def __init__(self, request: Request, markers: tuple[str, ...]) -> None:
+        self._middle = MiddleText(request)
+        self._markers = markers
+        self._whole = ""
+
+    def take(self, piece: Piece) -> tuple[str, Reason | None]:
+        """What a piece adds to what can be shown, and the reason if the middle ends with it."""
+        self._whole += piece.text
+        end = min((at for m in self._markers if (at := self._whole.find(m)) >= 0), default=-1)
+        whole = self._whole[:end] if end >= 0 else self._whole[: len(self._whole) - self._begun()]
+        text = self._middle.show(whole)
+        if self._middle.reason:
+            return text, self._middle.reason
+        ended = Reason.END if end >= 0 else piece.reason
+        if ended is None:
+            return text, None
+        if end < 0:
+            text += self._middle.show(self._whole)
+        if self._middle.reason:
+            return text, self._middle.reason
+        text += self._middle.rest()
+        return text, Reason.EMPTY if ended is Reason.END and not self._middle.text.strip() else ended
+
+    def rest(self) -> str:
+        """Text that was held back, when nothing follows it."""
+        return self._middle.rest()
+
+    def _begun(self) -> int:
+        """Characters at the end that may be the start of a marker."""
+        tail = self._whole[-40:]
+        sizes = (
+            n for m in self._markers for n in range(1, min(len(m), len(tail) + 1)) if tail.endswith(m[:n])
+        )
+        return max(sizes, default=0)

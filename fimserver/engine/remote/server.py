@@ -1,0 +1,105 @@
+"""Server elsewhere, once it was asked what it is: its dialect, its model, how much it takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from fimserver.cards import Card, Fim, Remote
+from fimserver.engine.remote.connection import Connection
+from fimserver.engine.remote.dialect import Dialect, ServerFacts
+from fimserver.engine.remote.dialects import DIALECTS, dialects_of, recognised
+from fimserver.engine.remote.template import slug, template_of
+from fimserver.errors import BadKeyError, CardError, GarbledError, NoFimError, WarmingError, WrongModelError
+from fimserver.types import Deadline, Route
+
+_NAMES = 5  # of models in a message
+
+
+class RemoteServer(NamedTuple):
+    """What is known of a server. ``fim``: markers of its model; ``None`` where no card has its like."""
+
+    dialect_name: str
+    dialect: Dialect
+    facts: ServerFacts
+    model: str
+    fim: Fim | None
+
+    def about(self) -> str:
+        """What it is, in one line."""
+        context = f", {self.facts.context_tokens} tokens of context" if self.facts.context_tokens else ""
+        return f"{self.facts.software}, dialect {self.dialect_name}, model {self.model or 'unnamed'}{context}"
+
+
+def key_of(remote: Remote) -> str:
+    """The key of a card, from its file or its variable; empty where there is none. Raises ``CardError``."""
+    if not remote.key_file:
+        key = os.environ.get(remote.key_env, "").strip()
+    else:
+        try:
+            key = Path(remote.key_file).expanduser().read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CardError(
+                f"remote.key_file: {remote.key_file} cannot be read ({type(error).__name__})"
+            ) from None
+    if not (key.isascii() and key.isprintable()):
+        raise CardError("the key of a remote server has characters that an HTTP header cannot carry")
+    return key
+
+
+def ask_server(connection: Connection, card: Card, route: Route, deadline: Deadline) -> RemoteServer:
+    """Find out what a server is. Raises ``RemoteError``, or ``CardError`` for a dialect that there is not."""
+    assert card.remote is not None
+    dialects = dialects_of(card.remote.dialect)
+    paths = tuple(dict.fromkeys(path for dialect in dialects.values() for path in dialect.probes))
+    answers = dict(zip(paths, connection.ask(paths, deadline), strict=True))
+    found = {
+        path: data for path, (status, data) in answers.items() if status in {200, 503} and data is not None
+    }
+    known = recognised(found, dialects)
+    statuses = {status for status, _ in answers.values()}
+    if known is None and statuses & {401, 403}:
+        raise BadKeyError(
+            f"{connection.url} refuses the key: put the right one into {card.remote.key_file or card.remote.key_env}"
+        )
+    if known is None and 503 in statuses:
+        raise WarmingError(f"{connection.url} loads its model")
+    if known is None and not card.remote.dialect:
+        raise GarbledError(f"{connection.url} is no server of a known kind: name its dialect in a card")
+    name, facts = known or (card.remote.dialect, ServerFacts("a server"))
+    _check_route(name, facts, card, route, connection.url)
+    model = facts.routes[route] if facts.routes else _model(facts, card.remote.model, connection.url)
+    return RemoteServer(name, DIALECTS[name], facts, model, card.fim or template_of(model))
+
+
+def _check_route(name: str, facts: ServerFacts, card: Card, route: Route, url: str) -> None:
+    """Raises ``NoFimError`` where a server does not fill middles on a route, ``WarmingError`` where not yet."""
+    if name == "fimserver":
+        if facts.routes is None:
+            raise WarmingError(f"{url} loads its models")
+        if route not in facts.routes:
+            raise NoFimError(f"{url} does not serve the {route} route")
+    elif route == "dllm" and not (card.fim and card.remote and card.remote.dialect):
+        raise NoFimError(
+            f"{url} is {facts.software}, which fills no middles by diffusion as far as it says: use it as --ar-card, "
+            "or name its dialect and [fim] in a card"
+        )
+
+
+def _model(facts: ServerFacts, wanted: str, url: str) -> str:
+    """The server's name of the model that is wanted. Raises ``WrongModelError``."""
+    if not facts.models:
+        return wanted
+    names = ", ".join(facts.models[:_NAMES])
+    if wanted:
+        match = [name for name in facts.models if name == wanted] or [
+            name for name in facts.models if slug(wanted) in slug(name)
+        ]
+        if not match:
+            raise WrongModelError(f"{url} does not have {wanted!r}; it has {names}")
+        return match[0]
+    coders = [name for name in facts.models if template_of(name)] if len(facts.models) > 1 else []
+    if len(facts.models) == 1 or len(coders) == 1:
+        return (coders or facts.models)[0]
+    raise WrongModelError(f"{url} has several models ({names}): name one, as in {url}#NAME")

@@ -1,0 +1,67 @@
+"""Templates without a tokenizer: the raw FIM prompt of a card as text, and the card that a model's name belongs to."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from fimserver.cards import Card, Fim, read_cards
+from fimserver.engine.remote.context import TextContext
+
+_SIZE = re.compile(r"-\d+(?:\.\d+)?b.*$")
+
+
+def raw_prompt(context: TextContext, fim: Fim) -> str:
+    """The prompt of ``fim`` as text (FIM, arXiv 2207.14255).
+
+    ``fim.start`` is left out: servers put the first token of a text there themselves.
+    """
+    header = _header(context, fim)
+    middle = fim.middle or ""
+    match fim.layout:
+        case "psm":
+            return f"{header}{fim.prefix}{context.prefix}{fim.suffix}{context.suffix}{middle}"
+        case "spm":
+            return f"{header}{fim.suffix}{context.suffix}{fim.prefix}{context.prefix}{middle}"
+        case "spm_tail":
+            return f"{header}{fim.prefix}{fim.suffix}{context.suffix}{middle}{context.prefix}"
+
+
+def _header(context: TextContext, fim: Fim) -> str:
+    """Repository, snippets and file name, as the engines here put them."""
+    header = ""
+    if fim.repo and (context.repo or context.snippets):
+        header += f"{fim.repo}{context.repo or 'workspace'}\n"
+    if fim.file:
+        header += "".join(f"{fim.file}{each.path}\n{each.text}\n" for each in context.snippets)
+        if context.path and (header or not fim.repo):
+            header += f"{fim.file}{context.path}\n"
+    return header
+
+
+def template_of(model: str) -> Fim | None:
+    """The markers of the family that a model's name belongs to; ``None`` where no card of ours has its like."""
+    card = card_like(model)
+    return card.fim if card else None
+
+
+def card_like(model: str) -> Card | None:
+    """The card whose name, or else whose family, is in a server's name of a model; the longest one."""
+    name = slug(model)
+    cards = read_cards()
+    exact = [card for card in cards.values() if card.fim and card.name in name]
+    if exact:
+        return max(exact, key=lambda card: len(card.name))
+    family = max((stem for stem in _families() if stem in name), key=len, default="")
+    return cards[_families()[family]] if family else None
+
+
+def slug(text: str) -> str:
+    """A name in small letters, digits, ``.`` and ``-``."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+@cache
+def _families() -> dict[str, str]:
+    """Names without their sizes, and a card of each."""
+    return {_SIZE.sub("", card.name): card.name for card in read_cards().values() if card.fim}
