@@ -74,6 +74,10 @@ class TestEveryModule:
         if path.parent != PACKAGE / "front" / "syntax":
             assert not any(name.startswith("tree_sitter") for name in tops(path))
 
+    def test_http_goes_out_of_an_engine_in_one_folder(self, path):
+        if part(path) == "engine" and path.parent != PACKAGE / "engine" / "remote":
+            assert "httpx2" not in tops(path)
+
     def test_rooms_know_only_what_lies_below(self, path):
         allowed = {
             "types": {"reasons"},
@@ -134,6 +138,7 @@ FLOORS = {
     "host/stats": {"host", "host/routing"},
     "host/http": {"host", "host/routing", "host/stats"},
     "engine/weights": {"engine"},
+    "engine/remote": {"engine"},
     "ab/items": {"front/context", "front/documents", "front/feedback", "front/syntax"},
     "ab/analysis": {"ab"},
     "ab/replay": {"ab", "ab/analysis", "ab/items", "front/lsp"},

@@ -8,6 +8,7 @@ from fimserver.cards import (
     Card,
     Fim,
     IndexParts,
+    Remote,
     Tokenizer,
     get_card,
     is_present,
@@ -135,7 +136,7 @@ def test_nano_is_present_and_its_markers_are_those_it_was_trained_with(tmp_path)
 
 def test_every_field_is_explained():
     text = (MODELS / "README.md").read_text()
-    for model in (Card, Tokenizer, Fim, Canvas, IndexParts):
+    for model in (Card, Tokenizer, Fim, Canvas, IndexParts, Remote):
         for name in model.model_fields:
             assert f"`{name}`" in text or f"`[{name}]`" in text, name
 

@@ -18,6 +18,7 @@ from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe, room_for_weights_gib
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
 from fimserver.engine.engines import ModelPool, make_ar
+from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext
 from fimserver.errors import FimError
 from fimserver.host.calibrate import calibrate, samples
@@ -29,7 +30,7 @@ from fimserver.keystrokes import keep_ms
 from fimserver.paths import latency_path, log_path, log_problem, socket_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
-from fimserver.types import Request, Route, Sampling
+from fimserver.types import Deadline, Request, Route, Sampling
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
@@ -41,6 +42,7 @@ KNOWN = Request(
     sampling=Sampling(max_tokens=8),
 )
 KNOWN_ANSWER = "height"
+ASK_MS = 2000.0  # for what a server elsewhere is
 DRAFTED = 4  # samples that drafters are tried on; more of it is in the benchmarks
 
 
@@ -99,6 +101,9 @@ def _try_route(models: ModelPool, route: Route) -> Finding:
         verdict = "right answer" if is_right else f"WRONG answer {answer!r} to a known question"
         speed = _tokens_per_s(models, settings)
         keystroke = f", {_keystroke(models, engine):.0f} ms a keystroke" if route == "ar" else ""
+        if isinstance(engine, RemoteEngine):
+            about = f"{engine.remote.url}: {engine.server(Deadline.of_ms(ASK_MS)).about()}"
+            return Finding(route, f"{about}: {verdict}, {speed:.0f} tokens/s{keystroke}", is_right)
         facts = f"{engine.card.name}: {verdict}, loaded in {loaded_s:.1f} s, {speed:.0f} tokens/s{keystroke}"
         return Finding(route, facts, is_right)
     except FimError as error:
@@ -115,6 +120,11 @@ def _keystroke(models: ModelPool, engine: Engine) -> float:
 def examine_drafters(models: ModelPool) -> Iterator[Finding]:
     """What rows cost on this device, and what each drafter of the ar route brings."""
     try:
+        if models.card("ar").remote:
+            yield Finding(
+                "drafters", "the ar route is served elsewhere: drafts are that server's own business"
+            )
+            return
         target = models.target(models.card("ar"))
         engine = make_ar(replace(target, settings=models.settings.model_copy(update={"drafter": "none"})))
     except FimError as error:

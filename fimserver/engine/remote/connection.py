@@ -48,6 +48,7 @@ class Connection:
             trust_env=False,
             verify=url.startswith("https:"),
         )
+        self.tries = 0
         self._failures = 0
         self._not_before = 0.0
         self._last: RemoteError | None = None
@@ -99,6 +100,7 @@ class Connection:
     def _check_back_off(self) -> None:
         if self._last is not None and time.monotonic() < self._not_before:
             raise type(self._last)(str(self._last))
+        self.tries += 1
 
     def _note(self, error: RemoteError | None) -> RemoteError:
         """Remember a failure or, with ``None``, that all is well."""

@@ -129,7 +129,7 @@ class RemoteEngine:
 
     def _question(self, server: RemoteServer, request: Request, deadline: Deadline) -> Question:
         left_ms = (
-            None if deadline.deadline is None else max(1.0, (deadline.deadline - time.monotonic()) * 1000)
+            None if deadline.expires_s is None else max(1.0, (deadline.expires_s - time.monotonic()) * 1000)
         )
         context = self._cut(server, request)
         tight = self.rate.tokens(context.text) > self._room(server, request) * COUNT_SHARE
@@ -171,7 +171,9 @@ class RemoteEngine:
         """Tokens of a prompt: the card's budget, or what the server's context leaves beside the middle."""
         context = server.facts.context_tokens if server else 0
         return (
-            min(self.card.prompt_tokens, context - request.sampling.max_tokens) if context else self.card.prompt_tokens
+            min(self.card.prompt_tokens, context - request.sampling.max_tokens)
+            if context
+            else self.card.prompt_tokens
         )
 
     def _uncached(self, text: str) -> int:

@@ -33,7 +33,7 @@ def recognise(found: Probed) -> ServerFacts | None:
         return None
     named = [model for model in models if isinstance(model, dict) and model.get("id")]
     owner = str(named[0].get("owned_by", "")) if named else ""
-    lengths = [int(model.get("max_model_len") or 0) for model in named]
+    lengths = [int(m.get("max_model_len") or (m.get("meta") or {}).get("n_ctx") or 0) for m in named]
     names = tuple(str(model["id"]) for model in named)
     context = min(lengths, default=0) or _lm_studio_context(found.get("/api/v0/models"))
     return ServerFacts(SOFTWARE.get(owner, "OpenAI's API"), names, context)
@@ -87,13 +87,20 @@ def read(line: str) -> Piece | None:
     )
 
 
+def count(text: str, model: str) -> Call:
+    """By vLLM's name of the field, and by llama.cpp's."""
+    return Call("/tokenize", {"model": model, "prompt": text, "content": text, "add_special_tokens": False})
+
+
+def counted(answer: Any) -> int:
+    return int(answer["count"]) if "count" in answer else len(answer["tokens"])
+
+
 DIALECT = Dialect(
     probes=("/v1/models", "/api/v0/models"),
     recognise=recognise,
     call=call,
     read=read,
-    count=lambda text, model: Call(
-        "/tokenize", {"model": model, "prompt": text, "add_special_tokens": False}
-    ),
-    counted=lambda answer: int(answer["count"]),
+    count=count,
+    counted=counted,
 )
