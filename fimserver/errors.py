@@ -79,7 +79,7 @@ class LoadError(ModelError):
 
 
 class RemoteError(FimError):
-    """A server elsewhere cannot fill a middle. The message names the server and quotes nothing that it sent."""
+    """A server elsewhere cannot fill a middle. The message quotes nothing that the server sent."""
 
 
 class AwayError(RemoteError):

@@ -1,4 +1,4 @@
-"""Servers elsewhere, as tests need them: one that plays recorded exchanges and faults, and a real llama.cpp."""
+"""Servers elsewhere: one that plays recorded exchanges and faults, and a real llama.cpp."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import sys
 import xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path = sys.argv[1]
-params.n_ctx = 1024
+params.n_ctx = 512
 params.n_parallel = 1
 params.hostnames = ["127.0.0.1"]
 params.port = int(sys.argv[2])
@@ -92,9 +92,8 @@ class PlayedServer:
             return False
         status, body = found
         text = body if isinstance(body, str) else json.dumps(body)
-        handler.wfile.write(
-            f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(text.encode())}\r\n\r\n{text}".encode()
-        )
+        head = f"HTTP/1.1 {status} x\r\nContent-Length: {len(text.encode())}\r\n\r\n"
+        handler.wfile.write((head + text).encode())
         return True
 
     def _stream(self, handler, steps):

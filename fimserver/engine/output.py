@@ -50,7 +50,7 @@ class MiddleText:
         self.reason: Reason | None = None
 
     def show(self, whole: str) -> str:
-        """What ``whole``, the text so far, adds to what was shown; sets ``reason`` when a rule ends the middle."""
+        """What ``whole``, the text so far, adds to what was shown; sets ``reason`` when a rule ends it."""
         self._whole = whole
         if self.endings is not None and (end := self.endings.end(whole)):
             self.reason = end.reason

@@ -42,7 +42,7 @@ def card_of_url(text: str, route: Route) -> Card:
 
 
 def name_of(model: str, url: str) -> str:
-    """A name for statistics and costs: that of our card of the same model, where there is one, and the server."""
+    """A name for statistics and costs: that of our card of the same model, or its own, and the server."""
     like = card_like(model)
     known = (
         like.name if like and like.name in slug(model) else slug(model.rsplit("/", 1)[-1])[:60].strip("-.")

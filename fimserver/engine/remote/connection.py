@@ -1,4 +1,4 @@
-"""Connection to a server elsewhere: streamed answers that can be called off, kept connections, errors by kind.
+"""Connection to a server elsewhere: streamed answers that can be called off, errors by kind.
 
 Requests run on one event loop in a thread of its own, so that an engine's thread can look at its deadline
 while the server is silent, and closing a stream closes the connection, which tells the server to stop.
@@ -55,7 +55,7 @@ class Connection:
         weakref.finalize(self, _close, self._client).atexit = False
 
     def lines(self, call: Call, deadline: Deadline) -> Generator[str, None, None]:
-        """Lines of a streamed answer until it ends, or time is up. Closing the iterator closes the connection.
+        """Lines of a streamed answer until it ends or time is up. Closing the iterator hangs up.
 
         Raises ``RemoteError``, without a try while the server is known to be away or busy.
         """

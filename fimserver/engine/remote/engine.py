@@ -59,7 +59,7 @@ class RemoteEngine:
         return self._uncached(self._cut(self._server, request).text)
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Yield a chunk for each piece of the stream; the last one carries the reason. Raises ``RemoteError``."""
+        """Yield a chunk for each piece; the last one carries the reason. Raises ``RemoteError``."""
         said = False
         for attempt in (1, 2):
             try:
@@ -185,7 +185,7 @@ class RemoteEngine:
 
 
 class RemoteMiddle:
-    """The text of a streamed middle: rules end it as one of ours, and so do markers that a server lets through."""
+    """The text of a streamed middle: our rules end it, and so do markers that a server lets through."""
 
     def __init__(self, request: Request, markers: tuple[str, ...]) -> None:
         self._middle = MiddleText(request)

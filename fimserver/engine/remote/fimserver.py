@@ -1,4 +1,4 @@
-"""Another fimserver's host, on either route: what an editor knows goes along, as between our own processes."""
+"""Another fimserver's host, on either route: what an editor knows goes along."""
 
 from __future__ import annotations
 

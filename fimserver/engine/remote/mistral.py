@@ -1,4 +1,4 @@
-"""Mistral's ``/v1/fim/completions``: prefix and suffix go out, the text comes back as the delta of a message."""
+"""Mistral's ``/v1/fim/completions``: the text comes back as the delta of a message."""
 
 from __future__ import annotations
 

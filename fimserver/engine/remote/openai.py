@@ -1,4 +1,4 @@
-"""OpenAI's completions: vLLM, SGLang, LM Studio and others, asked with a raw FIM prompt, or with ``suffix``."""
+"""OpenAI's completions (vLLM, SGLang, LM Studio), asked with a raw FIM prompt or with ``suffix``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def call(question: Question) -> Call | None:
         return Call(PATH, body | {"prompt": question.context.prefix, "suffix": question.context.suffix})
     if question.fim is None:
         raise NoFimError(
-            f"no card has the markers of {question.model or 'its model'}: give [fim], or suffix = true under [remote], in a card"
+            f"no card has the markers of {question.model or 'its model'}: "
+            "give [fim], or suffix = true under [remote], in a card"
         )
     if question.software in SHOWS_SPECIALS:
         body |= {"stop": list(question.fim.stops), "skip_special_tokens": False}

@@ -61,7 +61,8 @@ def ask_server(connection: Connection, card: Card, route: Route, deadline: Deadl
     statuses = {status for status, _ in answers.values()}
     if known is None and statuses & {401, 403}:
         raise BadKeyError(
-            f"{connection.url} refuses the key: put the right one into {card.remote.key_file or card.remote.key_env}"
+            f"{connection.url} refuses the key: "
+            f"put the right one into {card.remote.key_file or card.remote.key_env}"
         )
     if known is None and 503 in statuses:
         raise WarmingError(f"{connection.url} loads its model")
@@ -74,7 +75,7 @@ def ask_server(connection: Connection, card: Card, route: Route, deadline: Deadl
 
 
 def _check_route(name: str, facts: ServerFacts, card: Card, route: Route, url: str) -> None:
-    """Raises ``NoFimError`` where a server does not fill middles on a route, ``WarmingError`` where not yet."""
+    """Raises ``NoFimError`` where a server does not serve a route, ``WarmingError`` where not yet."""
     if name == "fimserver":
         if facts.routes is None:
             raise WarmingError(f"{url} loads its models")
@@ -82,7 +83,7 @@ def _check_route(name: str, facts: ServerFacts, card: Card, route: Route, url: s
             raise NoFimError(f"{url} does not serve the {route} route")
     elif route == "dllm" and not (card.fim and card.remote and card.remote.dialect):
         raise NoFimError(
-            f"{url} is {facts.software}, which fills no middles by diffusion as far as it says: use it as --ar-card, "
+            f"{url} is {facts.software}, which does not say that it fills middles by diffusion: use --ar-card, "
             "or name its dialect and [fim] in a card"
         )
 

@@ -1,4 +1,4 @@
-"""Templates without a tokenizer: the raw FIM prompt of a card as text, and the card that a model's name belongs to."""
+"""Templates without a tokenizer: a card's FIM prompt as text, and the card that fits a model's name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _header(context: TextContext, fim: Fim) -> str:
 
 
 def template_of(model: str) -> Fim | None:
-    """The markers of the family that a model's name belongs to; ``None`` where no card of ours has its like."""
+    """The markers of the family that a model's name belongs to; ``None`` where no card has its like."""
     card = card_like(model)
     return card.fim if card else None
 

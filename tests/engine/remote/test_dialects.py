@@ -231,7 +231,7 @@ def test_a_chat_model_has_no_template():
 
 
 def test_a_toy_dialect_from_outside_fills_a_middle(monkeypatch):
-    """A dialect is one entry of a registry: recognised by its own address, asked and read by its own rules."""
+    """A dialect is one entry of a registry: recognised by its own address, read by its own rules."""
     from fimserver.engine.remote.dialect import Call
 
     toy = Dialect(

@@ -1,4 +1,4 @@
-"""Faults of a server elsewhere: each gives its error, within the deadline, and what was said before it stays."""
+"""Faults of a server elsewhere: each gives its error in time, and what was said before it stays."""
 
 import time
 

@@ -99,7 +99,7 @@ def test_a_wrong_key_is_said(server, monkeypatch):
 
 
 def test_a_prompt_longer_than_its_context_is_cut_by_its_own_count(server):
-    lines = "".join(f"x{i} = compute({i * 7919}, 0x{i:08x})\n" for i in range(900))
+    lines = "".join(f"x{i} = compute({i * 7919}, 0x{i:08x})\n" for i in range(200))
     request = Request(lines + "y = compute(", lines, Sampling(max_tokens=1))
     engine = engine_of(server, "openai")
     assert middle(engine, request)[1][-1].reason
