@@ -83,7 +83,7 @@ def _check_route(name: str, facts: ServerFacts, card: Card, route: Route, url: s
             raise NoFimError(f"{url} does not serve the {route} route")
     elif route == "dllm" and not (card.fim and card.remote and card.remote.dialect):
         raise NoFimError(
-            f"{url} is {facts.software}, which does not say that it fills middles by diffusion: use --ar-card, "
+            f"{url} is {facts.software}, which does not fill middles by diffusion: use --ar-card, "
             "or name its dialect and [fim] in a card"
         )
 
