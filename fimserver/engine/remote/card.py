@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from fimserver.cards import Card, Remote
-from fimserver.engine.remote.connection import Connection
+from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.server import ask_server, key_of
 from fimserver.engine.remote.template import card_like, slug
 from fimserver.errors import CardError, RemoteError, first_problem
@@ -34,7 +34,7 @@ def card_of_url(text: str, route: Route) -> Card:
         raise CardError(f"--{route}-card: {first_problem(error, 'url')}") from None
     try:
         assert card.remote is not None
-        connection = Connection(card.remote.url, key_of(card.remote))
+        connection = RemoteConnection(card.remote.url, key_of(card.remote))
         found = ask_server(connection, card, route, Deadline.of_ms(ASK_MS)).model
     except RemoteError:
         found = model  # it says so itself when it is asked for a middle

@@ -34,7 +34,7 @@ RETRIED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)  # a
 _BACKED_OFF = (AwayError, OverloadedError, WarmingError)
 
 
-class Connection:
+class RemoteConnection:
     """HTTP to one server. Used from any thread."""
 
     def __init__(self, url: str, key: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fimserver.cards import Card
 from fimserver.engine.output import MiddleText
-from fimserver.engine.remote.connection import Connection
+from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.context import TextContext, TokenRate, cut_text, marker_texts
 from fimserver.engine.remote.dialect import Call, Piece, Question
 from fimserver.engine.remote.failures import error_in_stream
@@ -32,7 +32,7 @@ class RemoteEngine:
         self.remote = card.remote
         self.route: Route = route
         self.rate = TokenRate()
-        self.connection = Connection(self.remote.url, key_of(self.remote))
+        self.connection = RemoteConnection(self.remote.url, key_of(self.remote))
         self._server: RemoteServer | None = None
         self._asking = threading.Lock()
         self._sent = ""  # text of the last prompt, which the server's cache may hold

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fimserver.cards import Card, Fim, Remote
-from fimserver.engine.remote.connection import Connection
+from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.dialect import Dialect, ServerFacts
 from fimserver.engine.remote.dialects import DIALECTS, dialects_of, recognised
 from fimserver.engine.remote.template import slug, template_of
@@ -48,7 +48,7 @@ def key_of(remote: Remote) -> str:
     return key
 
 
-def ask_server(connection: Connection, card: Card, route: Route, deadline: Deadline) -> RemoteServer:
+def ask_server(connection: RemoteConnection, card: Card, route: Route, deadline: Deadline) -> RemoteServer:
     """Find out what a server is. Raises ``RemoteError``, or ``CardError`` for a dialect that there is not."""
     assert card.remote is not None
     dialects = dialects_of(card.remote.dialect)
