@@ -99,9 +99,9 @@ def test_a_fault_has_its_reason(answer, error, reason):
 def test_a_server_that_stalls_is_left_at_the_deadline_and_hung_up_on(steps):
     with PlayedServer({"/v1/models": MODELS, "/v1/completions": steps}) as server:
         started = time.monotonic()
-        *_, last = engine_of(server.url).complete(REQUEST, Deadline.of_ms(300))
+        *_, last = engine_of(server.url).complete(REQUEST, Deadline.of_ms(2000))
         assert last.reason is Reason.DEADLINE
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 3.5
         assert server.closed.wait(2)
 
 
