@@ -91,7 +91,8 @@ class RemoteConnection:
             time.sleep(POLL_S)
         if not running.done():
             running.cancel()
-            raise self._note(AwayError(f"{self.url} does not answer"))
+            away = AwayError(f"{self.url} does not answer")
+            raise away if deadline.spent() else self._note(away)  # it may only have had too little time
         answers = running.result()
         if not any(status for status, _ in answers):
             raise self._note(AwayError(f"{self.url} cannot be reached: is it running?"))

@@ -74,7 +74,9 @@ class RemoteEngine:
                 continue
             except RemoteError:
                 self._server = None  # it may come back as another
-                raise
+                if said or (reason := deadline.spent()) is None:
+                    raise
+                yield Chunk("", 0, 0, reason)
             return
 
     def _complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
