@@ -48,7 +48,6 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE = "non_finite"
     AWAY = "away"
-    OVERLOADED = "overloaded"
     BAD_KEY = "bad_key"
     WRONG_MODEL = "wrong_model"
     NO_FIM = "no_fim"
@@ -101,7 +100,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",
-    Reason.OVERLOADED: "the host has more requests than it can answer in time: try again in a moment",
+    Reason.OVERLOADED: "the host, or the server that has its model, has more requests than it can answer in time: "
+    "try again in a moment",
     Reason.PAUSED: "the host is paused and gave its memory back: ask explicitly to go on",
     Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
     Reason.HOST_FAILED: "the model host died three times in three minutes: ask explicitly to try again",
@@ -109,7 +109,6 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.OUT_OF_MEMORY: "the device ran out of memory: use a smaller model",
     Reason.NON_FINITE: "the model produced NaN or infinity",
     Reason.AWAY: "the server that has the model cannot be reached, or broke off: is it running?",
-    Reason.OVERLOADED: "the server that has the model has too much to do: try again in a moment",
     Reason.BAD_KEY: "the server that has the model refuses the key: check FIMSERVER_REMOTE_KEY or the card",
     Reason.WRONG_MODEL: "the server does not have the model that the card names",
     Reason.NO_FIM: "the server, or its model, cannot fill middles: run fimserver doctor",

@@ -32,7 +32,6 @@ FAILURES: Mapping[Reason, type[FimError]] = {
     Reason.PAUSED: ModelError,
     Reason.FAILED: FimError,
     Reason.AWAY: RemoteError,
-    Reason.OVERLOADED: RemoteError,
     Reason.BAD_KEY: RemoteError,
     Reason.WRONG_MODEL: RemoteError,
     Reason.NO_FIM: RemoteError,
