@@ -35,6 +35,12 @@ _ENDINGS: Mapping[str, Outcome] = {
     Reason.OUT_OF_MEMORY: "error",
     Reason.NON_FINITE: "error",
     Reason.FAILED: "error",
+    Reason.AWAY: "error",
+    Reason.BAD_KEY: "error",
+    Reason.WRONG_MODEL: "error",
+    Reason.NO_FIM: "error",
+    Reason.TOO_LONG: "error",
+    Reason.GARBLED: "error",
     **dict.fromkeys(
         (
             *(
