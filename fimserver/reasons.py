@@ -100,7 +100,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.BAD_INPUT: "the request cannot be used",
     Reason.LOADING: "the model is being loaded",
     Reason.NO_MODEL: "the model cannot be loaded: run fimserver doctor",
-    Reason.OVERLOADED: "the host, or its model's server, has more requests than it can answer: try again soon",
+    Reason.OVERLOADED: "the host, or its model's server, has too many requests: try again in a moment",
     Reason.PAUSED: "the host is paused and gave its memory back: ask explicitly to go on",
     Reason.NO_HOST: "the model host cannot be reached; it is being restarted",
     Reason.HOST_FAILED: "the model host died three times in three minutes: ask explicitly to try again",
