@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from fimserver.engine.fused import FusedModel
 from fimserver.engine.kv import KVBuffer
@@ -21,6 +22,8 @@ from fimserver.engine.layers import Linear
 from fimserver.errors import LoadError
 
 KIND = "canvas adapter"
+SAMPLER = ("sampler.inward", "sampler.outward")
+CANDIDATES = 64  # tokens of a place that a sampler looks at
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class CanvasAdapter:
 
     ``base``: SHA-256 of the weights it was trained on. ``blocks``: canvas sizes in tokens, and
     ``mask_ratios``: shares of masks in a canvas (lowest, highest), that it has seen. ``mask`` (d,): embedding
-    of a mask. ``branches``: by "layer.product", matrices down (rank, in) and up (out, rank).
+    of a mask. ``branches``: by "layer.product", matrices down (rank, in) and up (out, rank). ``sampler``:
+    matrices (width, 2 d) and (d, width) that add what the token before a place says about it
+    (arXiv 2507.11851), or none.
     """
 
     base: str
@@ -37,6 +42,7 @@ class CanvasAdapter:
     mask_ratios: tuple[float, float]
     mask: torch.Tensor
     branches: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    sampler: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def check_block(self, tokens: int) -> None:
         """Raise ``LoadError`` for a canvas size or a share of masks that the adapter was not trained on."""
@@ -56,6 +62,8 @@ class CanvasAdapter:
 def save_adapter(adapter: CanvasAdapter, path: Path) -> None:
     """Write an adapter in bf16."""
     tensors = {"mask": adapter.mask}
+    if adapter.sampler:
+        tensors |= dict(zip(SAMPLER, adapter.sampler, strict=True))
     for name, (down, up) in adapter.branches.items():
         tensors |= {f"{name}.down": down, f"{name}.up": up}
     about = {"blocks": json.dumps(adapter.blocks), "mask_ratios": json.dumps(adapter.mask_ratios)}
@@ -78,7 +86,12 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
         branches = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
         low, high = json.loads(about["mask_ratios"])
         adapter = CanvasAdapter(
-            about["base"], tuple(json.loads(about["blocks"])), (low, high), tensors["mask"], branches
+            about["base"],
+            tuple(json.loads(about["blocks"])),
+            (low, high),
+            tensors["mask"],
+            branches,
+            (tensors[SAMPLER[0]], tensors[SAMPLER[1]]) if SAMPLER[0] in tensors else None,
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise LoadError(
@@ -138,6 +151,7 @@ class CanvasNetwork:
         self.head = frozen.head
         self.hidden = torch.empty(0)
         self._mask = adapter.mask.to(self.device, self.dtype)
+        self._sampler = tuple(t.to(self.device, self.dtype) for t in adapter.sampler or ())
         self.embed: Callable[[torch.Tensor], torch.Tensor] = self._embed
         self._check()
         self._network = frozen.wrapped(self._wrap, self._embed)
@@ -154,6 +168,41 @@ class CanvasNetwork:
         logits = self._network.forward(ids, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
+
+    def forward_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        self.gate.rows = ((ids == self.mask_token).cumsum(1) > 0).flatten().nonzero()[:, 0]
+        logits = self._network.forward_at(ids, positions, mask, kv, logits_of)
+        self.hidden = self._network.hidden
+        return logits
+
+    def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int) -> torch.Tensor:
+        """Logits (V,) of a canvas row, given the token before the place that it predicts.
+
+        ``hidden`` (d,) and ``logits`` (V,): of the row. The likeliest tokens are scored again, the others
+        ruled out.
+        Without a sampler: the same logits.
+        """
+        if not self._sampler:
+            return logits
+        before = self.frozen.embed(torch.tensor([token], device=self.device))[0]
+        changed = self._informed(hidden, before)
+        found = logits.topk(min(CANDIDATES, len(logits))).indices
+        # The change goes through the embedding: coders with a sampler share it with the head.
+        scores = logits[found] + self.frozen.embed(found) @ (changed - hidden)
+        return torch.full_like(logits, -torch.inf).index_put((found,), scores.to(logits.dtype))
+
+    def _informed(self, hidden: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        size = before.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+        inward, outward = self._sampler
+        return hidden + F.silu(torch.cat([hidden, before / size], -1) @ inward.T) @ outward.T
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         return self.frozen.forward_bidirectional(ids, logits_of)

@@ -20,6 +20,7 @@ from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
+from fimserver.engine.lookahead import Lookahead
 from fimserver.engine.pass_cost import measure_costs
 from fimserver.engine.prompt_budget import STEPS, PromptBudget
 from fimserver.engine.refresh import Refresh, read_cache
@@ -69,6 +70,10 @@ def make_ar(target: DraftContext) -> Autoregressive:
     verifier = VERIFIERS[target.settings.verify]()
     speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
+    drafters = make_drafters(target)
+    ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
+    speculation = Speculation(runtime.cache, drafters, verifier, costs, ahead)
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
 
 
 def make_dllm(target: DraftContext) -> Diffusion:

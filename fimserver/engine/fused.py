@@ -126,6 +126,18 @@ class FusedModel:
         rope = self.cos[positions].repeat(len(ids), 1, 1), self.sin[positions].repeat(len(ids), 1, 1)
         return self._compute(ids, rope, mask, kv, logits_of)
 
+    def forward_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        self.hidden, logits = self._static(ids, positions, mask, kv, logits_of)
+        return logits
+
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         if self.whole is None:
             raise LoadError(

@@ -13,7 +13,7 @@ import torch
 
 from fimserver.engine.device import Pace, to_device
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.network import Network
+from fimserver.engine.network import Network, PlacedNetwork
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
@@ -85,6 +85,22 @@ class PrefixCache:
         ``network``: another one that reads the same keys and values; ``None``: the one that made them.
         """
         return self._run([ids], start, mask, logits_of, network or self.network)[0]
+
+    @torch.inference_mode()
+    def rows_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: PlacedNetwork,
+    ) -> torch.Tensor:
+        """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
+        self.kv.start = start
+        self.kv.extent = mask.shape[1]
+        self.forwards += 1
+        return network.forward_at(ids, positions, mask, self.kv, logits_of)
 
     @torch.inference_mode()
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:

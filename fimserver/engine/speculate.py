@@ -14,6 +14,7 @@ import torch
 
 from fimserver.engine.draft_policy import DraftPlan, DraftPolicy
 from fimserver.engine.drafts import DecodeState, Draft, Drafter, cut_draft
+from fimserver.engine.lookahead import Lookahead
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
@@ -30,10 +31,17 @@ class Speculation:
     """
 
     def __init__(
-        self, cache: PrefixCache, drafters: Sequence[Drafter], verifier: Verifier, costs: PassCosts
+        self,
+        cache: PrefixCache,
+        drafters: Sequence[Drafter],
+        verifier: Verifier,
+        costs: PassCosts,
+        lookahead: Lookahead | None = None,
     ) -> None:
+        """``lookahead``: prepares the next draft in the pass that verifies one; one of the drafters."""
         self.cache = cache
         self.drafters = tuple(drafters)
+        self.lookahead = lookahead if verifier.adaptive else None
         self.verifier = verifier
         self.policy = DraftPolicy(costs)
 
@@ -53,11 +61,11 @@ class Speculation:
         """
         plan = self.propose(state, max_draft_tokens)
         started = time.perf_counter()
-        logits = self.verify(state, plan)
+        plan, logits, hidden = self.verify(state, plan)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
         state.log_probs.append(log_probs_of(logits[branch], tokens))
         self.policy.learn(plan, tokens, 1000 * (time.perf_counter() - started))
-        self.commit(state, tokens, branch)
+        self.commit(state, tokens, branch, hidden)
         return _record(plan, tokens, branch)
 
     def propose(self, state: DecodeState, max_draft_tokens: int) -> DraftPlan:
@@ -73,8 +81,22 @@ class Speculation:
                 plan = self.policy.plan(drafts, size)
         return plan
 
-    def verify(self, state: DecodeState, plan: DraftPlan) -> torch.Tensor:
-        """Logits (B, M, V) of one pass over the last id and the drafts after it; unused rows hold token 0."""
+    def verify(self, state: DecodeState, plan: DraftPlan) -> tuple[DraftPlan, torch.Tensor, torch.Tensor]:
+        """Logits (B, M, V) and hidden states (B, M, d) of one pass over the last id and the drafts after it.
+
+        Also the plan with the shape that was run: with masks for the next draft where they pay.
+        """
+        policy = self.policy
+        outlook = self.lookahead and self.lookahead.outlook(plan, policy.survival, policy.costs)
+        if self.lookahead and outlook:
+            tokens = plan.drafts[0].tokens if plan.drafts else ()
+            logits = self.lookahead.run(state, tokens, outlook)
+            return plan._replace(shape=(1, outlook.rows)), logits, self.lookahead.hidden[None]
+        logits = self._verify(state, plan)
+        return plan, logits, self.cache.network.hidden
+
+    def _verify(self, state: DecodeState, plan: DraftPlan) -> torch.Tensor:
+        """Logits (B, M, V) of a pass without masks; unused rows hold token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
@@ -83,12 +105,12 @@ class Speculation:
             [[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state)
         )
 
-    def commit(self, state: DecodeState, tokens: list[int], branch: int) -> None:
+    def commit(self, state: DecodeState, tokens: list[int], branch: int, hidden: torch.Tensor) -> None:
         """Keep the KV rows of the accepted tokens (the others get overwritten) and tell the drafters."""
         position = self._position(state)
         rows = len(tokens)
         self.cache.kv.keep_branch(branch, position, position + rows)
-        state.hidden = self.cache.network.hidden[branch, rows - 1]
+        state.hidden = hidden[branch, rows - 1]
         state.ids += tokens
         self.observe(state, ended=False)
 

@@ -211,7 +211,19 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
     run = Run(Trainer(coder, examples, frequent, recipe), development, args.folder, base)
     if (args.folder / STATE).exists():
         run.progress = load(run.trainer, base, args.folder / STATE)
+    elif args.init:
+        start_from(run.trainer, base, args.init)
     return run
+
+
+def start_from(trainer: Trainer, base: str, path: Path) -> None:
+    """Take the average of a checkpoint of another recipe with the same ranks; what it lacks starts anew."""
+    with safe_open(path, "pt") as file:
+        if file.metadata()["base"] != base:
+            raise ValueError(f"{path} was trained on other weights: use its own base")
+        average = {name: file.get_tensor(name) for name in file.keys() if name.startswith("average.")}  # noqa: SIM118
+    for adapter in (trainer.adapter, trainer.average):
+        adapter.load_state_dict(_under(average, "average."), strict=False)
 
 
 def main() -> None:
@@ -226,6 +238,7 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, default=CACHE)
     parser.add_argument("--folder", type=Path, default=CACHE / "canvas", help="checkpoint and log")
+    parser.add_argument("--init", type=Path, help="checkpoint of another recipe to start a new run from")
     parser.add_argument("--spans", type=int, default=48, help="development spans")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     for name, default in asdict(Recipe()).items():

@@ -29,6 +29,7 @@ CUTS = {
 CHARS_PER_TOKEN = 8
 SHORT_TOKENS = 12  # a middle below that gives little to predict for the price of its context
 KEEP_SHORT = 0.3
+FIRST_DRAFT = 16  # tokens of a prompt before its first draft
 LATE = 0.1  # share of the canvases that may start anywhere up to the end
 MASK_RATIOS = (0.1, 1.0)
 
@@ -75,12 +76,16 @@ class Work:
     """Canvases of one example as tensors.
 
     ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text row whose next-token law
-    is the target distribution, or -1 where the text itself is the target.
+    is the target distribution, or -1 where the text itself is the target. ``previous`` (R,): the token of the
+    text at the row's own place, which is before the one to predict. ``expected`` (R,): whether the coder would
+    itself have written all that the text has between what the row sees and what it must predict.
     """
 
     canvases: Canvases
     targets: torch.Tensor
     teacher: torch.Tensor
+    previous: torch.Tensor
+    expected: torch.Tensor
 
 
 class Examples:
@@ -123,26 +128,44 @@ class Examples:
         return Example((*prompt, *middle), len(prompt))
 
 
-def plans(example: Example, count: int, size: int, rng: random.Random) -> list[Plan]:
-    """Half of the canvases all masks, half with masks at random, the first place always one.
+def plans(
+    example: Example,
+    rows: int,
+    size: int,
+    rng: random.Random,
+    own: Sequence[bool] = (),
+    draft: tuple[float, int] = (0.5, 0),
+) -> list[Plan]:
+    """Canvases of about ``rows`` rows in all: drafts, which are all masks, then canvases of ``size`` with masks at random.
 
-    Few reach far over the end.
+    ``own``: for each token of the example, whether the coder would have written it; drafts start at
+    such places alone, since a draft that follows another token is never used: in the middle first, then also in
+    the prompt (places below 0). ``draft``: their share of the rows, and their size (0: ``size``). Few canvases
+    reach far over the end.
     """
     length = len(example.middle)
+    share, draft_size = draft[0], draft[1] or size
+    count = round(rows * share) // draft_size
     early = range(max(1, length - size // 2))
-    drafts = rng.sample(early, min(len(early), count // 2))
-    chosen = [Plan(start, (True,) * size) for start in drafts]
-    while len(chosen) < count:
+    last = max(1, length - max(1, draft_size // 2))
+    starts = [i for i in range(last) if not own or own[example.prompt + i]]
+    others = [i for i in range(FIRST_DRAFT - example.prompt, 0) if own and own[example.prompt + i]]
+    drafts = rng.sample(starts, min(len(starts), count))
+    drafts += rng.sample(others, min(len(others), count - len(drafts)))
+    chosen = [Plan(start, (True,) * draft_size) for start in drafts]
+    for _ in range(round(rows * (1 - share)) // size):
         ratio = rng.uniform(*MASK_RATIOS)
         start = rng.randrange(length) if rng.random() < LATE else rng.choice(early)
         chosen.append(Plan(start, (True, *(rng.random() < ratio for _ in range(size - 1)))))
     return chosen
 
 
-def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu") -> Work:
+def work(
+    example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu", own: Sequence[bool] = ()
+) -> Work:
     """Rows, masks and targets of canvases that follow one text (rows keep the next-token shift)."""
-    rows = [row for plan in chosen for row in _rows(example, plan, end)]
-    ids, positions, targets, teacher = (
+    rows = [row for plan in chosen for row in _rows(example, plan, end, own)]
+    ids, positions, targets, teacher, previous, expected = (
         torch.tensor(column, device=device) for column in zip(*rows, strict=True)
     )
     owner = torch.arange(len(chosen), device=device).repeat_interleave(
@@ -150,27 +173,33 @@ def work(example: Example, chosen: Sequence[Plan], end: int, device: str = "cpu"
     )
     starts = torch.tensor([example.prompt + p.start for p in chosen], device=device)[owner]
     text = torch.arange(len(example.ids), device=device)[None] < starts[:, None]
-    return Work(Canvases(ids, positions, torch.cat([text, owner[:, None] == owner], 1)), targets, teacher)
+    canvases = Canvases(ids, positions, torch.cat([text, owner[:, None] == owner], 1))
+    return Work(canvases, targets, teacher, previous, expected)
 
 
-def _rows(example: Example, plan: Plan, end: int) -> list[tuple[int, int, int, int]]:
-    """Id, position, target and teacher row of each place.
+def _rows(
+    example: Example, plan: Plan, end: int, own: Sequence[bool]
+) -> list[tuple[int, int, int, int, int, bool]]:
+    """Id, position, target, teacher row, token before the target, and whether it was expected, of each place.
 
     Behind the end of the middle all is masked and nothing taught.
     """
-    middle, size = example.middle, len(plan.masked)
-    ended = [i for i, token in enumerate(middle) if token == end]
-    known_until = ended[0] if ended else len(middle)
-    shown = [not masked and plan.start + i < known_until for i, masked in enumerate(plan.masked)]
+    ids, size = example.ids, len(plan.masked)
+    places = range(example.prompt + plan.start, example.prompt + plan.start + size)
+    ended = [i for i, token in enumerate(ids) if token == end and i >= example.prompt]
+    known_until = ended[0] if ended else len(ids)
+    shown = [not masked and place < known_until for place, masked in zip(places, plan.masked, strict=True)]
     result = []
-    for i in range(size):
-        place = plan.start + i
+    expected = True
+    for i, place in enumerate(places):
         following = place + 1
-        open_place = following < len(middle) and (i + 1 == size or not shown[i + 1])
+        open_place = following < len(ids) and (i + 1 == size or not shown[i + 1])
         leading = not any(shown)
-        target = middle[following] if open_place else NO_TARGET
-        teacher = example.prompt + place if open_place and leading else -1
-        result.append((middle[place] if shown[i] else MASK, example.prompt + place, target, teacher))
+        target = ids[following] if open_place else NO_TARGET
+        teacher = place if open_place and leading else -1
+        previous = ids[place] if place < len(ids) else 0
+        expected = expected and place < len(ids) and (not own or own[place])
+        result.append((previous if shown[i] else MASK, place, target, teacher, previous, expected))
     return result
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from models.training.canvas_data import Example, Examples, Plan, plans, work
 from models.training.canvas_model import Adapter, Coder
 
-WINDOW = 8
+WINDOW = 4  # masks of a draft
 ANCHORS = (1, 4, 7)  # places of the coder's own text from which a draft is measured
 GREEDY_TOKENS = 16
 
@@ -58,24 +58,22 @@ class Development:
         }
 
     def _survival(self, adapter: Adapter, example: Example) -> list[torch.Tensor]:
-        """For each anchor, whether the drafts up to each place are the coder's own tokens (WINDOW - 1,)."""
+        """For each anchor, whether the drafts up to each place are the coder's own tokens (WINDOW,)."""
         known = example.middle.index(self.end) + 1 if self.end in example.middle else len(example.middle)
         chosen = [Plan(start, (True,) * WINDOW) for start in ANCHORS if start < known - 1]
         if not chosen:
             return []
         text = self.coder.clean(example.ids)
         rows = work(example, chosen, self.end, self.coder.device)
-        guesses = (
-            self.coder.logits(self.coder.denoise(adapter, [text], [rows.canvases]))
-            .argmax(-1)
-            .view(len(chosen), WINDOW)
-        )
+        hidden = self.coder.denoise(adapter, [text], [rows.canvases])
+        previous = self.coder.embedding[
+            rows.previous
+        ]  # what is right so far: a wrong one has ended the draft
+        guesses = self.coder.logits(adapter.after(hidden, previous)).argmax(-1).view(len(chosen), WINDOW)
         survived = []
         for plan, guess in zip(chosen, guesses.tolist(), strict=True):
-            truth = list(example.middle[plan.start + 1 : min(known, plan.start + WINDOW)])
-            right = [int(g == t) for g, t in zip(guess, truth, strict=False)] + [0] * (
-                WINDOW - 1 - len(truth)
-            )
+            truth = list(example.middle[plan.start + 1 : min(known, plan.start + 1 + WINDOW)])
+            right = [int(g == t) for g, t in zip(guess, truth, strict=False)] + [0] * (WINDOW - len(truth))
             survived.append(torch.tensor(right, dtype=torch.float32).cumprod(0))
         return survived
 
@@ -83,7 +81,7 @@ class Development:
         self, adapter: Adapter, example: Example, number: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of every open place: whether the guess is right, its loss, and whether nothing later is visible."""
-        rows = work(example, plans(example, 4, 16, random.Random(number)), self.end, self.coder.device)
+        rows = work(example, plans(example, 64, 16, random.Random(number)), self.end, self.coder.device)
         hidden = self.coder.denoise(adapter, [self.coder.clean(example.ids)], [rows.canvases])
         chosen = rows.targets >= 0
         logits, targets = self.coder.logits(hidden[chosen]), rows.targets[chosen]

@@ -28,7 +28,15 @@ def export(state: Path, out: Path, weights: str = "average") -> CanvasAdapter:
         key.replace("_", ".", 1): (down, tensors[f"{weights}.up.{key}"] * recipe.scale)
         for key, down in downs.items()
     }
-    adapter = CanvasAdapter(about["base"], sizes, (1 / max(sizes), 1.0), tensors[f"{weights}.mask"], branches)
+    sampler = tuple(tensors.get(f"{weights}.sampler.{name}") for name in ("inward", "outward"))
+    adapter = CanvasAdapter(
+        about["base"],
+        sizes,
+        (1 / max(sizes), 1.0),
+        tensors[f"{weights}.mask"],
+        branches,
+        None if sampler[0] is None or sampler[1] is None else (sampler[0], sampler[1]),
+    )
     save_adapter(adapter, out)
     return adapter
 

@@ -113,7 +113,14 @@ def with_adapter(card: Card, adapter: str, block: int) -> Card:
 
 def engines(runtime: Runtime, settings: Mapping[str, object]) -> Iterator[tuple[str, Engine]]:
     """The arms of the comparison, by name."""
-    for drafter in ("none", "ngram", "diffusion:self", "ngram,diffusion:self"):
+    for drafter in (
+        "none",
+        "ngram",
+        "diffusion:self",
+        "ngram,diffusion:self",
+        "lookahead",
+        "ngram,lookahead",
+    ):
         yield f"ar {drafter}", make_ar(DraftContext(runtime, Settings(drafter=drafter, **settings)))  # type: ignore[arg-type]
     for schedule in ("leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound"):
         made = Settings(schedule=schedule, **settings)  # type: ignore[arg-type]

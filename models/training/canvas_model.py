@@ -63,10 +63,21 @@ class Adapter(torch.nn.Module):
         mask: torch.Tensor,
         ranks: Mapping[str, int],
         scale: float,
+        sampler: int = 0,
     ) -> None:
-        """``sizes`` (in, out) of each product; ``mask`` (d,) is what the mask's embedding starts as."""
+        """``sizes`` (in, out) of each product; ``mask`` (d,) is what the mask's embedding starts as.
+
+        ``sampler``: width of the network that adds what the token before a place says about it (the sampler
+        head of arXiv 2507.11851); 0: none.
+        """
         super().__init__()
         self.scale = scale
+        width = len(mask)
+        self.sampler = torch.nn.ParameterDict()
+        if sampler:
+            inward = torch.nn.init.normal_(torch.empty(sampler, 2 * width), std=(2 * width) ** -0.5)
+            self.sampler["inward"] = torch.nn.Parameter(inward)
+            self.sampler["outward"] = torch.nn.Parameter(torch.zeros(width, sampler))
         self.mask = torch.nn.Parameter(mask.float().clone())
         self.down = torch.nn.ParameterDict()
         self.up = torch.nn.ParameterDict()
@@ -84,6 +95,21 @@ class Adapter(torch.nn.Module):
             key: (down.to(dtype), (self.up[key] * self.scale).to(dtype)) for key, down in self.down.items()
         }
         return lambda index, name: pairs.get(f"{index}_{name}")
+
+    def after(self, hidden: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Hidden states (N, d) of rows, given the embeddings (N, d) of the tokens before the places they predict."""
+        if not self.sampler:
+            return hidden
+        return sample_after(hidden, before, self.sampler["inward"], self.sampler["outward"])
+
+
+def sample_after(
+    hidden: torch.Tensor, before: torch.Tensor, inward: torch.Tensor, outward: torch.Tensor
+) -> torch.Tensor:
+    """What a sampler makes of hidden states (N, d) and embeddings (N, d); matrices (width, 2 d) and (d, width)."""
+    size = before.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6).to(before.dtype)
+    both = torch.cat([hidden, before / size], -1)
+    return hidden + F.silu(both @ inward.to(hidden.dtype).T) @ outward.to(hidden.dtype).T
 
 
 class Coder:
@@ -130,16 +156,15 @@ class Coder:
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def adapter(self, ranks: Mapping[str, int], scale: float, seed: int) -> Adapter:
+    def adapter(self, ranks: Mapping[str, int], scale: float, seed: int, sampler: int = 0) -> Adapter:
         """A new adapter, which changes nothing yet but the mask's embedding."""
         sizes = {
             name: (getattr(self.layers[0], name).shape[1], getattr(self.layers[0], name).shape[0])
             for name in PRODUCTS
         }
         torch.manual_seed(seed)
-        return Adapter(sizes, len(self.layers), self.embedding.float().mean(0).cpu(), ranks, scale).to(
-            self.device
-        )
+        mask = self.embedding.float().mean(0).cpu()
+        return Adapter(sizes, len(self.layers), mask, ranks, scale, sampler).to(self.device)
 
     @torch.no_grad()
     def clean(self, ids: Sequence[int], past: torch.Tensor | None = None) -> Clean:

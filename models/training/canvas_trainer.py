@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from models.training.canvas_data import Examples, Work, plans, work
+from models.training.canvas_data import Example, Examples, Work, plans, work
 from models.training.canvas_model import Clean, Coder
 
 
@@ -24,8 +24,12 @@ class Recipe:
     seed: int = 1
     fresh: int = 2  # documents a step that are new
     lag: int = 12  # steps after which they come a second time, with other canvases
-    rows: int = 128  # canvas rows a document
+    rows: int = 160  # canvas rows a document
     blocks: str = "8,8,16"  # sizes of a canvas, one step after the other
+    drafts: str = "1,2,4"  # sizes of a draft, one step after the other; 0: that of a canvas
+    draft_share: float = 0.75  # of the rows
+    sampler: int = 896  # width of the network that sees the token before a place; 0: none
+    foreign: float = 0.05  # weight of a draft's place after tokens that the coder would not have written
     attention_rank: int = 32
     mlp_rank: int = 16
     scale: float = 4.0
@@ -50,12 +54,15 @@ class Recipe:
         return {name: rank for name, rank in ranks.items() if rank}
 
     def sizes(self) -> tuple[int, ...]:
-        """Canvas sizes, each once."""
-        return tuple(sorted({int(size) for size in self.blocks.split(",")}))
+        """Sizes of canvases and drafts, each once."""
+        every = [int(size) for size in f"{self.blocks},{self.drafts}".split(",")]
+        return tuple(sorted({size for size in every if size}))
 
     def block(self, step: int) -> int:
-        sizes = self.blocks.split(",")
-        return int(sizes[step % len(sizes)])
+        return _in_turn(self.blocks, step)
+
+    def draft(self, step: int) -> tuple[float, int]:
+        return self.draft_share, _in_turn(self.drafts, step)
 
     def rate(self, step: int) -> float:
         falling = (self.decay_from + self.decay_steps - step) / self.decay_steps if self.decay_steps else 1.0
@@ -67,35 +74,43 @@ class Trainer:
 
     def __init__(self, coder: Coder, examples: Examples, frequent: torch.Tensor, recipe: Recipe) -> None:
         self.coder, self.examples, self.recipe = coder, examples, recipe
-        self.adapter = coder.adapter(recipe.ranks(), recipe.scale, recipe.seed)
-        self.average = coder.adapter(recipe.ranks(), recipe.scale, recipe.seed).requires_grad_(
-            requires_grad=False
+        self.adapter, self.average = (
+            coder.adapter(recipe.ranks(), recipe.scale, recipe.seed, recipe.sampler) for _ in range(2)
         )
+        self.average.requires_grad_(requires_grad=False)
         self.optimiser = torch.optim.AdamW(
             self.adapter.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0
         )
         self.frequent = frequent
         self.texts: dict[int, Clean] = {}
+        self.own: dict[int, list[bool]] = {}
 
     def step(self, number: int) -> dict[str, float]:
         """One update. Raises ``FloatingPointError`` when the gradient is zero or not finite."""
         documents, size = self._documents(number), self.recipe.block(number)
         examples = {n: self.examples(n) for n in documents}
         texts = {n: self.texts.get(n) or self.coder.clean(e.ids) for n, e in examples.items()}
+        self.own |= {n: self._own(e, texts[n]) for n, e in examples.items() if n not in self.own}
         self.texts = {n: t for n, t in (self.texts | texts).items() if n >= documents[0]}
-        works = [
-            work(
-                e,
-                plans(e, self.recipe.rows // size, size, self._rng(number, n)),
-                self.examples.markers.end,
-                self.coder.device,
+        self.own = {n: self.own[n] for n in self.texts}
+        works = []
+        for n, e in examples.items():
+            chosen = plans(
+                e, self.recipe.rows, size, self._rng(number, n), self.own[n], self.recipe.draft(number)
             )
-            for n, e in examples.items()
-        ]
+            works.append(work(e, chosen, self.examples.markers.end, self.coder.device, self.own[n]))
         losses = self.losses(list(texts.values()), works, number)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         self._update(number)
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _own(self, example: Example, text: Clean) -> list[bool]:
+        """For each token, whether it is the coder's likeliest one (among frequent tokens and those of the text)."""
+        ids = torch.tensor(example.ids, device=self.coder.device)
+        words = torch.unique(torch.cat([self.frequent, ids]))
+        guesses = words[self.coder.logits(text.hidden[:-1], words).argmax(-1)]
+        return [False, *(guesses == ids[1:]).tolist()]
 
     def _documents(self, number: int) -> list[int]:
         """Numbers of a step's documents: those of ``lag`` steps ago, and new ones."""
@@ -106,36 +121,47 @@ class Trainer:
         return random.Random(f"{self.recipe.seed} canvases {step} {document}")
 
     def losses(self, texts: list[Clean], works: list[Work], number: int) -> dict[str, torch.Tensor]:
-        """Weighted mean loss, and its two parts as plain means."""
+        """Weighted mean loss, and its parts as plain means."""
         hidden = self.coder.denoise(self.adapter, texts, [w.canvases for w in works])
         targets = torch.cat([w.targets for w in works])
-        teachers = torch.cat([w.teacher for w in works])
-        taught = torch.cat([t.hidden[w.teacher.clamp(min=0)] for t, w in zip(texts, works, strict=True)])
-        starts = torch.cat([w.canvases.positions - _first_positions(w) for w in works])
         chosen = targets >= 0
+        teachers, previous, expected = (
+            torch.cat([getattr(w, name) for w in works])[chosen]
+            for name in ("teacher", "previous", "expected")
+        )
+        taught = torch.cat([t.hidden[w.teacher.clamp(min=0)] for t, w in zip(texts, works, strict=True)])
+        starts = torch.cat([w.canvases.positions - _first_positions(w) for w in works])[chosen]
         words, shift, known = self._words(targets[chosen], number)
-        logits = self.coder.logits(hidden[chosen], words) + shift
+        hidden = hidden[chosen]
+        informed = self.adapter.after(hidden, self.coder.embedding[previous])
         with torch.no_grad():
             teacher = (self.coder.logits(taught[chosen], words) + shift).softmax(-1)
         place = torch.searchsorted(words[:known], targets[chosen])
-        leading = teachers[chosen] >= 0
+        leading = teachers >= 0
         if self.recipe.shuffled_teacher:
             teacher, place = teacher.roll(1, 0), place.roll(1, 0)
-        text_loss = F.cross_entropy(logits, place, reduction="none")
-        law_loss = -(teacher * logits.log_softmax(-1)).sum(-1) + torch.special.xlogy(teacher, teacher).sum(-1)
-        weights = torch.where(leading, self.recipe.place_decay ** starts[chosen], 1.0)
-        loss = (torch.where(leading, law_loss, text_loss) * weights).sum() / weights.sum()
-        right = (logits.argmax(-1) == place).float()
-        first = leading & (starts[chosen] == 0)
-        return {
-            "loss": loss,
-            "kl": law_loss[leading].mean().detach(),
-            "text": text_loss[leading].mean().detach(),
-            "infill": text_loss[~leading].mean().detach(),
-            "first_right": right[first].mean(),
-            "infill_right": right[~leading].mean(),
-            "taught": chosen.sum(),
-        }
+        weights = torch.where(leading, self.recipe.place_decay**starts, 1.0)
+        weights = weights * torch.where(leading & ~expected, self.recipe.foreign, 1.0)
+        weights = weights / weights.sum()
+        values: dict[str, torch.Tensor] = {}
+        loss = torch.zeros((), device=hidden.device)
+        first = leading & (starts == 0) & expected
+        for name, rows in {"": hidden, "informed_": informed}.items():
+            if name and not self.adapter.sampler:
+                continue
+            logits = self.coder.logits(rows, words) + shift
+            text_loss = F.cross_entropy(logits, place, reduction="none")
+            entropy = torch.special.xlogy(teacher, teacher).sum(-1)
+            law_loss = entropy - (teacher * logits.log_softmax(-1)).sum(-1)
+            loss = loss + (torch.where(leading, law_loss, text_loss) * weights).sum()
+            agrees = (logits.argmax(-1) == teacher.argmax(-1)).float()
+            values |= {
+                f"{name}kl": law_loss[leading & expected].mean().detach(),
+                f"{name}infill": text_loss[~leading].mean().detach(),
+                f"{name}first_agrees": agrees[first].mean(),
+                f"{name}infill_right": (logits.argmax(-1) == place).float()[~leading].mean(),
+            }
+        return {"loss": loss} | values | {"taught": chosen.sum(), "expected": (leading & expected).sum()}
 
     def _words(self, targets: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Tokens that are scored, an offset for the logits of sampled ones, and the number not sampled."""
@@ -163,6 +189,11 @@ class Trainer:
             weight = max(1 - self.recipe.average, 1 / (number + 2))
             for slow, fast in zip(self.average.parameters(), self.adapter.parameters(), strict=True):
                 slow.lerp_(fast, weight)
+
+
+def _in_turn(sizes: str, step: int) -> int:
+    every = sizes.split(",")
+    return int(every[step % len(every)])
 
 
 def _first_positions(rows: Work) -> torch.Tensor:

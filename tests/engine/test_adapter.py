@@ -38,7 +38,7 @@ CANVAS = {
 }
 
 
-def an_adapter(base, *, strength=0.3, blocks=(8, 16)):
+def an_adapter(base, *, strength=0.3, blocks=(1, 2, 8, 16)):
     generator = torch.Generator().manual_seed(3)
 
     def some(*shape):
@@ -49,7 +49,8 @@ def an_adapter(base, *, strength=0.3, blocks=(8, 16)):
         for layer in range(LAYERS)
         for name, (size_in, size_out) in PRODUCTS.items()
     }
-    return CanvasAdapter(base, blocks, (0.05, 1.0), some(HIDDEN), branches)
+    sampler = some(8, 2 * HIDDEN), some(HIDDEN, 8)
+    return CanvasAdapter(base, blocks, (0.05, 1.0), some(HIDDEN), branches, sampler)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,9 @@ class TestTheArRoute:
             dllm.num_uncached_tokens(request) <= runtime.cache.chunk
         )  # the last chunk, for the logits of its last row
 
-    @pytest.mark.parametrize("drafter", ["diffusion:self", "ngram,diffusion:self"])
+    @pytest.mark.parametrize(
+        "drafter", ["diffusion:self", "ngram,diffusion:self", "lookahead", "ngram,lookahead"]
+    )
     def test_drafts_of_the_adapter_change_no_text(self, folder, drafter):
         runtime = runtime_of(folder)
         plain, drafted = ar_engine(runtime), ar_engine(runtime, drafter)

@@ -14,7 +14,7 @@ from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.types import Deadline
 from models.training.canvas import Run, load, save
 from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Markers, Plan, plans, work
-from models.training.canvas_eval import Development, greedy
+from models.training.canvas_eval import WINDOW, Development, greedy
 from models.training.canvas_export import export
 from models.training.canvas_model import Canvases, Coder
 from models.training.canvas_trainer import Recipe, Trainer
@@ -24,6 +24,9 @@ MARKERS = Markers(prefix=128, suffix=129, middle=130, end=131)
 RECIPE = Recipe(
     rows=32,
     blocks="8,16",
+    drafts="0",
+    draft_share=0.5,
+    sampler=8,
     attention_rank=4,
     mlp_rank=2,
     lr=3e-3,
@@ -150,7 +153,7 @@ class TestRows:
     def test_the_first_place_is_always_a_mask(self):
         example = an_example()
         for seed in range(20):
-            for plan in plans(example, 8, 8, random.Random(seed)):
+            for plan in plans(example, 64, 8, random.Random(seed)):
                 rows = work(example, [plan], MARKERS.end)
                 assert rows.canvases.ids[0] == MASK
 
@@ -295,6 +298,6 @@ class TestDevelopment:
         again = Development(coder, make_examples(seed=9), 3, tmp_path / "spans.json")
         assert development.own == again.own
         measured = development.measure(coder.adapter(RECIPE.ranks(), 1.0, 0))
-        survival = [measured[f"survival_{i}"] for i in range(1, 8)]
+        survival = [measured[f"survival_{i}"] for i in range(1, WINDOW + 1)]
         assert survival == sorted(survival, reverse=True)
         assert measured["tokens_a_cycle"] == pytest.approx(2 + sum(survival))

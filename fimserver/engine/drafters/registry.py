@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fimserver.cards import Card
+from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafters.heads import HeadsDrafter
@@ -22,6 +23,7 @@ from fimserver.engine.drafters.ngram.scoring import MAX_NODES
 from fimserver.engine.drafters.window_kinds import make_window
 from fimserver.engine.drafts import Drafter
 from fimserver.engine.load import verify_file, weights_hash
+from fimserver.engine.lookahead import MOST_MASKS, Lookahead
 from fimserver.engine.options import read_options
 from fimserver.engine.runtime import DraftContext
 from fimserver.errors import FimError, InputError, LoadError
@@ -33,6 +35,14 @@ log = logging.getLogger("fimserver.engine")
 def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001
     """From texts alone; ``window``: tokens of a draft at most."""
     return NGramDrafter(context.runtime.loaded.vocabulary, window=window)
+
+
+def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+    """The model's own canvas, run in the pass that verifies a draft; ``masks``: of a draft at most."""
+    runtime = context.runtime
+    if runtime.cache is None or not isinstance(runtime.canvas_network, CanvasNetwork):
+        raise LoadError(f"{runtime.loaded.card.name} has no canvas adapter in its card: it cannot look ahead")
+    return Lookahead(runtime.cache, runtime.canvas_network, masks)
 
 
 def make_model(context: DraftContext, what: str) -> Drafter:
@@ -65,13 +75,14 @@ def make_diffusion(
 
 DRAFTERS: Mapping[str, Callable[..., Drafter]] = {  # from cheap to dear
     "ngram": make_ngram,
+    "lookahead": make_lookahead,
     "heads": make_heads,
     "diffusion": make_diffusion,
     "model": make_model,
 }
 
 
-def make_drafters(context: DraftContext) -> list[Drafter]:
+def make_drafters(context: DraftContext) -> list[FailsafeDrafter]:
     """The drafters that the settings ask for, cheap ones first.
 
     What the card suggests and cannot be had is left out.
@@ -88,7 +99,7 @@ def make_drafters(context: DraftContext) -> list[Drafter]:
     specs = (
         split_specs(card.drafters.get("default", "ngram")) if asked == "auto" else ["ngram", *card.drafters]
     )
-    made: list[Drafter] = []
+    made: list[FailsafeDrafter] = []
     for spec in _ordered([spec for spec in specs if spec != "default"]):
         try:
             made.append(make(context, spec))
@@ -97,7 +108,7 @@ def make_drafters(context: DraftContext) -> list[Drafter]:
     return made
 
 
-def make(context: DraftContext, spec: str) -> Drafter:
+def make(context: DraftContext, spec: str) -> FailsafeDrafter:
     """One drafter from its spec, guarded against its failures."""
     name, _, rest = spec.partition(":")
     name, _, options = name.partition(",")

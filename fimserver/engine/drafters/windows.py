@@ -116,7 +116,12 @@ class AdapterWindow:
         mask = self.cache.causal(start, len(ids)).clone()
         mask[known + 1 :, : start + len(ids)] = True
         logits_of = torch.arange(len(slots), device=self.network.device)
-        return self.cache.rows(ids, start, mask, logits_of, self.network)
+        logits = self.cache.rows(ids, start, mask, logits_of, self.network)
+        informed = list(logits)
+        for place in range(known + 1, len(slots)):
+            before = int(informed[place - 1].argmax())
+            informed[place] = self.network.after(self.network.hidden[0, place], logits[place], before)
+        return torch.stack(informed)
 
 
 class CanvasWindow:
