@@ -68,12 +68,10 @@ def make_ar(target: DraftContext) -> Autoregressive:
     costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft, starts=starts))
     capture_decoding(cache, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
-    speculation = Speculation(runtime.cache, make_drafters(target), verifier, costs)
-    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
     drafters = make_drafters(target)
     ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
     speculation = Speculation(runtime.cache, drafters, verifier, costs, ahead)
-    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation)
+    return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
 
 
 def make_dllm(target: DraftContext) -> Diffusion:

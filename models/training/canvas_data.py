@@ -77,8 +77,8 @@ class Work:
 
     ``targets`` (R,): the token that a row must predict; ``teacher`` (R,): the text row whose next-token law
     is the target distribution, or -1 where the text itself is the target. ``previous`` (R,): the token of the
-    text at the row's own place, which is before the one to predict. ``expected`` (R,): whether the coder would
-    itself have written all that the text has between what the row sees and what it must predict.
+    text at the row's own place, which is before the one to predict. ``expected`` (R,): whether the coder
+    itself would have written all that the text has between what the row sees and what it must predict.
     """
 
     canvases: Canvases
@@ -136,12 +136,12 @@ def plans(
     own: Sequence[bool] = (),
     draft: tuple[float, int] = (0.5, 0),
 ) -> list[Plan]:
-    """Canvases of about ``rows`` rows in all: drafts, which are all masks, then canvases of ``size`` with masks at random.
+    """Canvases of about ``rows`` rows in all: drafts, all masks, then canvases of ``size`` with random masks.
 
-    ``own``: for each token of the example, whether the coder would have written it; drafts start at
-    such places alone, since a draft that follows another token is never used: in the middle first, then also in
-    the prompt (places below 0). ``draft``: their share of the rows, and their size (0: ``size``). Few canvases
-    reach far over the end.
+    ``own``: for each token of the example, whether the coder would have written it; drafts start at such
+    places alone, since a draft that follows another token is never used: in the middle first, then also in
+    the prompt (places below 0). ``draft``: their share of the rows, and their size (0: ``size``). Few
+    canvases reach far over the end.
     """
     length = len(example.middle)
     share, draft_size = draft[0], draft[1] or size

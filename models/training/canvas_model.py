@@ -97,7 +97,7 @@ class Adapter(torch.nn.Module):
         return lambda index, name: pairs.get(f"{index}_{name}")
 
     def after(self, hidden: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """Hidden states (N, d) of rows, given the embeddings (N, d) of the tokens before the places they predict."""
+        """Hidden states (N, d) of rows, given embeddings (N, d) of the tokens before what they predict."""
         if not self.sampler:
             return hidden
         return sample_after(hidden, before, self.sampler["inward"], self.sampler["outward"])
@@ -106,7 +106,7 @@ class Adapter(torch.nn.Module):
 def sample_after(
     hidden: torch.Tensor, before: torch.Tensor, inward: torch.Tensor, outward: torch.Tensor
 ) -> torch.Tensor:
-    """What a sampler makes of hidden states (N, d) and embeddings (N, d); matrices (width, 2 d) and (d, width)."""
+    """What a sampler makes of hidden states and embeddings (N, d); matrices (width, 2 d) and (d, width)."""
     size = before.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6).to(before.dtype)
     both = torch.cat([hidden, before / size], -1)
     return hidden + F.silu(both @ inward.to(hidden.dtype).T) @ outward.to(hidden.dtype).T

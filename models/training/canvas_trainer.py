@@ -106,7 +106,7 @@ class Trainer:
 
     @torch.no_grad()
     def _own(self, example: Example, text: Clean) -> list[bool]:
-        """For each token, whether it is the coder's likeliest one (among frequent tokens and those of the text)."""
+        """For each token, whether it is the coder's likeliest (of frequent tokens and those of the text)."""
         ids = torch.tensor(example.ids, device=self.coder.device)
         words = torch.unique(torch.cat([self.frequent, ids]))
         guesses = words[self.coder.logits(text.hidden[:-1], words).argmax(-1)]
