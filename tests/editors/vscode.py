@@ -54,6 +54,7 @@ SETTINGS: Mapping[str, Any] = {
     "telemetry.telemetryLevel": "off",
     "window.menuBarVisibility": "compact",
     "git.enabled": False,
+    "remote.autoForwardPorts": False,  # a port that another program opens is none of the tests' business
 }
 # Ghost text as it is drawn: the rest of the cursor's line, then the lines in the zone below it.
 GHOST = """() => {
