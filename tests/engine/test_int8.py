@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,6 +157,54 @@ def test_a_full_disk_costs_the_next_start_and_nothing_else(folder, monkeypatch, 
         load(make_card("qwen2"), folder, CPU, "int8")
     assert "No space left" in caplog.text
     assert not list(int8_cache.FOLDER.iterdir())
+
+
+@pytest.mark.parametrize("written", ["tokenizer.json", "meta.json"])
+def test_a_disk_that_is_full_only_after_the_weights_is_no_error_either(written, folder, monkeypatch, caplog):
+    original = Path.write_text
+
+    def full(path, *args, **named):
+        if path.name == written:
+            raise OSError(28, "No space left on device")
+        return original(path, *args, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with caplog.at_level(logging.WARNING):
+        assert torch.isfinite(logits(load(make_card("qwen2"), folder, CPU, "int8"))).all()
+    assert "could not be kept" in caplog.text
+    assert not list(int8_cache.FOLDER.iterdir())
+
+
+def test_ctrl_c_while_it_is_written_leaves_nothing_and_the_next_start_makes_it(folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(int8_cache, "save_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load(make_card("qwen2"), folder, CPU, "int8")
+    assert not list(int8_cache.FOLDER.iterdir())
+    load(make_card("qwen2"), folder, CPU, "int8")
+    assert len(list(int8_cache.FOLDER.iterdir())) == 1
+
+
+def test_two_that_make_it_at_once_both_have_it(folder, monkeypatch):
+    """The second process begins and ends while the first one writes."""
+    original = int8_cache.save_file
+    other = []
+
+    def save(tensors, path):
+        original(tensors, path)
+        if not other:
+            other.append(True)
+            with monkeypatch.context() as patch:
+                patch.setattr(int8_cache.os, "getpid", lambda: 1)
+                other.append(logits(load(make_card("qwen2"), folder, CPU, "int8")))
+
+    monkeypatch.setattr(int8_cache, "save_file", save)
+    first = logits(load(make_card("qwen2"), folder, CPU, "int8"))
+    assert torch.equal(first, other[1])
+    assert len(list(int8_cache.FOLDER.iterdir())) == 1
 
 
 def test_other_weights_are_kept_apart(tmp_path):
