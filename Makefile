@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser
+.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser ray
 
 # A real coder is fetched once (491 MB) and completes three places; where it cannot be had, nano does.
 CODER := qwen2.5-coder-0.5b-instruct
@@ -54,6 +54,15 @@ law: $(VENV)/check
 
 coverage: $(VENV)/check
 	AB_SIMULATIONS=1000 $(BIN)/pytest -q tests/ab/analysis/test_statistics.py tests/test_confidence_sequence.py
+
+# Real Ray in an environment of its own, which sees this one's packages.
+ray: $(VENV)/check
+	$(PYTHON) -m venv $(VENV)/ray
+	$(VENV)/ray/bin/python -c "import pathlib, sysconfig; \
+	pathlib.Path(sysconfig.get_path('purelib'), 'outer.pth').write_text('$(CURDIR)\n$(abspath $(VENV))/lib/' + \
+	pathlib.Path(sysconfig.get_path('purelib')).parent.name + '/site-packages\n')"
+	$(VENV)/ray/bin/pip install -q --disable-pip-version-check -c constraints.txt 'ray[serve]>=2.60'
+	OMP_NUM_THREADS=1 $(VENV)/ray/bin/python -m pytest -q -s tests/deploy
 
 browser: $(VENV)/check
 	tests/browser/install_chromium.sh

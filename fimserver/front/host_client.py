@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from fimserver.errors import InputError
 from fimserver.front.host_process import HostProcess, is_serving
 from fimserver.reasons import Reason
 from fimserver.types import Slot
-from fimserver.wire import Answer, CompletionBody, gather, read_answer, read_piece
+from fimserver.wire import Answer, CompletionBody, EditorHints, gather, read_answer, read_piece
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,6 +28,7 @@ EVENTS_S = 2.0
 OK = 200
 NO_CONTENT = 204
 TOO_MANY = 429
+SERVER_ERROR = 500
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
@@ -116,9 +118,11 @@ class HttpHostClient:
     async def _post(self, body: CompletionBody, watch: Watch | None) -> Answer:
         """Return the answer, read in one piece or, with a watch, as a stream."""
         content = body.model_dump_json(exclude_defaults=True)
+        headers = {"x-session-id": routing_id(body.fimserver)}
         if watch is None:
-            return _read(await self._client.post("/v1/completions", content=content))
-        async with self._client.stream("POST", "/v1/completions", content=content) as response:
+            return _read(await self._client.post("/v1/completions", content=content, headers=headers))
+        post = self._client.stream("POST", "/v1/completions", content=content, headers=headers)
+        async with post as response:
             if response.status_code != OK:
                 await response.aread()
                 return _read(response)
@@ -237,12 +241,19 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
     )
 
 
+def routing_id(hints: EditorHints) -> str:
+    """Return an id of a document of a window, by which a router keeps it on one replica."""
+    return hashlib.blake2s(f"{hints.session}\0{hints.document}".encode(), digest_size=8).hexdigest()
+
+
 def _read(response: httpx2.Response) -> Answer:
     """Read an answer. Raises ``InputError`` for one that is not of fimserver's host."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
     if response.status_code == TOO_MANY:
         return failure(Reason.OVERLOADED, message_of(response))
+    if response.status_code >= SERVER_ERROR:  # of the host, or of a router in front of it
+        return failure(Reason.FAILED, message_of(response))
     if response.status_code != OK:
         return failure(Reason.BAD_INPUT, message_of(response))
     return read_answer(response.content)
