@@ -1,7 +1,7 @@
 """Deployment on Ray Serve: replicas of a host, one device each, and a document always on the same replica.
 
 ``serve run fimserver.deploy:app``, or a YAML file that names it (docs/deploy.md). Routing is Ray's own
-consistent hashing of the header ``x-session-id``, which every window sends; a full replica passes a request on.
+consistent hashing of the header ``x-session-id``, which windows send; a full replica passes a request on.
 """
 
 from __future__ import annotations
