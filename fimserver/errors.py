@@ -2,6 +2,7 @@
 
 FimError
 ├── InputError           what the caller gave cannot be used
+│   └── OtherServerError     a URL leads to a server that is no host of fimserver
 ├── CardError            a model card is wrong
 ├── ModelError           a model cannot be used
 │   ├── ModelMissingError    it is not on this machine
@@ -40,6 +41,10 @@ class InputError(FimError):
     """What the caller gave cannot be used."""
 
     exit_code = 2
+
+
+class OtherServerError(InputError):
+    """A URL leads to a server that is no host of fimserver."""
 
 
 class CardError(FimError):

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from fimserver import __version__
-from fimserver.errors import FimError, InputError
+from fimserver.errors import FimError, InputError, OtherServerError
 from fimserver.types import ROUTES, Route
 from fimserver.wire import CompletionBody, CompletionChunk, read_piece
 
@@ -66,7 +66,7 @@ class RemoteHost:
         if response.status_code == UNAVAILABLE and "version" in found:
             raise FimError(f"{self.url} has no model to answer with: {error_message(response)}")
         if response.status_code != OK or not isinstance(found.get("models"), dict):
-            raise InputError(
+            raise OtherServerError(
                 f"{self.url} is no host of fimserver{self._what_it_is()}: run `fimserver serve` there"
             )
         return found

@@ -105,6 +105,9 @@ class TestAnotherServer:
                 ],
             }[verb]
             result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+        if verb == "ab" and named.startswith("another server"):  # an engine here asks it in its dialect
+            assert result.exit_code == 0
+            return
         assert result.exit_code == 2
         assert named in result.stderr
         assert result.stderr.count("\n") == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fimserver.ab.arms.arm import ArmSpec, Runner, read_spec
+from fimserver.errors import FimError, OtherServerError
 from fimserver.settings import ENGINE_SETTINGS, Settings, read_settings
+from fimserver.types import Deadline
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import ModelPool
@@ -24,7 +26,10 @@ def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runn
         # The HTTP library is imported where an arm is remote.
         from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415
 
-        return RemoteArm(spec.text, spec.url, settings)
+        try:
+            return RemoteArm(spec.text, spec.url, settings)
+        except OtherServerError as error:
+            settings = _of_other_server(spec, flags, error)
     from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch, where an arm is local
     from fimserver.engine.engines import ModelPool  # noqa: PLC0415
 
@@ -33,6 +38,21 @@ def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runn
         models = ModelPool(settings, shares=shared)
         shared.append(models)
     return LocalArm(spec.text, settings, models)
+
+
+def _of_other_server(spec: ArmSpec, flags: dict[str, Any], error: OtherServerError) -> Settings:
+    """Settings of an engine here that asks the server by its own dialect.
+
+    Raises ``error`` where it is none that can be asked.
+    """
+    from fimserver.engine.remote.card import card_of_url  # noqa: PLC0415
+    from fimserver.engine.remote.engine import RemoteEngine  # noqa: PLC0415
+
+    try:
+        RemoteEngine(card_of_url(spec.url, "ar"), "ar").server(Deadline())
+    except FimError:
+        raise error from None
+    return read_settings(**flags | spec.changes | {"ar_card": spec.url, "model": "ar"})
 
 
 def _same_host(one: Settings, other: Settings) -> bool:
