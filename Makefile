@@ -61,7 +61,7 @@ ray: $(VENV)/check
 	$(VENV)/ray/bin/python -c "import pathlib, sysconfig; \
 	pathlib.Path(sysconfig.get_path('purelib'), 'outer.pth').write_text('$(CURDIR)\n$(abspath $(VENV))/lib/' + \
 	pathlib.Path(sysconfig.get_path('purelib')).parent.name + '/site-packages\n')"
-	$(VENV)/ray/bin/pip install -q --disable-pip-version-check -c constraints.txt 'ray[serve]>=2.60'
+	$(VENV)/ray/bin/pip install -q --disable-pip-version-check -c constraints.txt 'ray[serve]>=2.60,<3'
 	OMP_NUM_THREADS=1 $(VENV)/ray/bin/python -m pytest -q -s tests/deploy
 
 browser: $(VENV)/check
