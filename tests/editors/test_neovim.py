@@ -274,6 +274,49 @@ def test_not_now_and_now(nvim, host):
     nvim.wait("the end of it", lambda: nvim.status() != "snoozed", 5)
 
 
+def comes_when_asked_for(nvim, host):
+    """Nothing comes by itself, and the suggestion comes when asked for."""
+    host.says("one")
+    nvim.open("main.py")
+    nvim.type("x = ")
+    assert nvim.settle() is None
+    nvim.lua("require('fimserver').trigger()")
+    assert nvim.wait("what was asked for", nvim.ghost, 10).text == "one"
+
+
+def test_on_demand_nothing_comes_unless_it_is_asked_for(nvim, host):
+    sent = "{ settings = { fimserver = { trigger = 'onDemand' } } }"
+    nvim.open("main.py")
+    nvim.lua(f"require('fimserver.server').client():notify('workspace/didChangeConfiguration', {sent})")
+    comes_when_asked_for(nvim, host)
+
+
+def test_a_pause_ends_with_what_is_asked_for(nvim, host):
+    shows(nvim, host, "hello")
+    nvim.command("Fim pause")
+    nvim.wait("a pause", lambda: host.scheduler.paused_s > 0, 10)
+    nvim.normal_mode()
+    comes_when_asked_for(nvim, host)
+    assert host.scheduler.paused_s == 0
+
+
+def test_on_battery_nothing_comes_unless_it_is_asked_for(host, user, tmp_path):
+    """The server of this editor reads its power supply from a folder of the test."""
+    supply = tmp_path / "sys/class/power_supply/BAT0"
+    supply.mkdir(parents=True)
+    (supply / "type").write_text("Battery")
+    (supply / "status").write_text("Discharging")
+    code = (
+        "import pathlib; from fimserver.front import energy; "
+        f"energy.SYS = pathlib.Path({str(tmp_path / 'sys')!r}); from fimserver.cli import main; main()"
+    )
+    with Neovim(tmp_path, [sys.executable, "-c", code, "--connect", host.url], user.env) as nvim:
+        sent = "{ settings = { fimserver = { battery = 'off' } } }"
+        nvim.open("main.py")
+        nvim.lua(f"require('fimserver.server').client():notify('workspace/didChangeConfiguration', {sent})")
+        comes_when_asked_for(nvim, host)
+
+
 def test_a_server_that_is_gone_is_started_again(nvim, host):
     shows(nvim, host, "hello")
     nvim.server().kill()
