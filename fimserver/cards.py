@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -141,8 +141,13 @@ class Remote(_Strict):
         return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
 
 
-# What a card says of a model whose weights are elsewhere, where its author left it out.
-_ELSEWHERE = {"licence": "unknown", "osi": False, "parameters_m": 0.001, "architecture": "elsewhere"}
+# What a card with [remote] may leave out, as its weights are on another server.
+ELSEWHERE: Mapping[str, Any] = {
+    "licence": "unknown",
+    "osi": False,
+    "parameters_m": 0.001,
+    "architecture": "elsewhere",
+}
 
 
 class Card(_Strict):
@@ -169,11 +174,6 @@ class Card(_Strict):
     folder: str = ""  # of a model that was named by its path
     index: IndexParts | None = None
     remote: Remote | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _weights_may_be_elsewhere(cls, data: object) -> object:
-        return _ELSEWHERE | data if isinstance(data, dict) and data.get("remote") else data
 
     @model_validator(mode="after")
     def _parts_make_one_file(self) -> Card:
@@ -210,7 +210,8 @@ class Card(_Strict):
 def read_card(path: Path) -> Card:
     """Read and validate one card. Raises ``CardError`` that names the file and the field."""
     try:
-        card = Card.model_validate(_tuples(tomllib.loads(path.read_text("utf-8"))))
+        data: Any = _tuples(tomllib.loads(path.read_text("utf-8")))
+        card = Card.model_validate({**ELSEWHERE, **data} if data.get("remote") else data)
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"{path.name}: not valid TOML: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -150,3 +150,9 @@ def test_a_toy_card_from_outside_is_a_model(tmp_path, monkeypatch):
     monkeypatch.setattr("fimserver.cards.MODELS", tmp_path)
     assert get_card("toy").routes == ("dllm", "ar")
     assert model_folder(get_card("toy"), tmp_path / "none") == tmp_path / "toy"
+
+
+@pytest.mark.parametrize("name", sorted(read_cards()))
+def test_a_card_is_the_same_after_json(name):
+    card = get_card(name)
+    assert Card.model_validate_json(card.model_dump_json()) == card

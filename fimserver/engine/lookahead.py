@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.draft_policy import DraftPlan, Survival
 from fimserver.engine.drafts import DecodeState, Draft, grades
 from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.lengths import common_prefix
+
+if TYPE_CHECKING:
+    from fimserver.engine.adapter import CanvasNetwork
 
 MOST_MASKS = 3
 _PRIOR = ((1.0, 2.0), (0.5, 2.0), (0.3, 2.0))  # drafted tokens that stand, of so many, by place

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from fimserver.cards import Card, Remote
+from fimserver.cards import ELSEWHERE, Card, Remote
 from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.server import ask_server, key_of
 from fimserver.engine.remote.template import card_like, slug
@@ -29,7 +29,7 @@ def card_of_url(text: str, route: Route) -> Card:
     """
     url, _, model = text.partition("#")
     try:
-        card = Card(name="elsewhere", remote=Remote(url=url, model=model))  # type: ignore[call-arg]
+        card = Card(name="elsewhere", remote=Remote(url=url, model=model), **ELSEWHERE)
     except ValidationError as error:
         raise CardError(f"--{route}-card: {first_problem(error, 'url')}") from None
     try:

@@ -5,7 +5,7 @@
 
 import pytest
 
-from fimserver.cards import Card, Remote
+from fimserver.cards import ELSEWHERE, Card, Remote
 from fimserver.engine.remote.dialect import Dialect, Piece, ServerFacts
 from fimserver.engine.remote.dialects import DIALECTS
 from fimserver.engine.remote.engine import RemoteEngine
@@ -142,7 +142,7 @@ EXCHANGES = [
 
 
 def engine_of(server, route="ar", **remote):
-    return RemoteEngine(Card(name="elsewhere", remote=Remote(url=server.url, **remote)), route)
+    return RemoteEngine(Card(name="elsewhere", remote=Remote(url=server.url, **remote), **ELSEWHERE), route)
 
 
 @pytest.mark.parametrize(("answers", "asked", "sent"), EXCHANGES)

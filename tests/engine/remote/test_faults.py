@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fimserver.cards import Card, Remote
+from fimserver.cards import ELSEWHERE, Card, Remote
 from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.errors import (
     AwayError,
@@ -78,7 +78,7 @@ FAULTS = [
 
 
 def engine_of(url):
-    return RemoteEngine(Card(name="elsewhere", remote=Remote(url=url)), "ar")
+    return RemoteEngine(Card(name="elsewhere", remote=Remote(url=url), **ELSEWHERE), "ar")
 
 
 @pytest.mark.parametrize(("answer", "error", "reason"), FAULTS)

@@ -10,7 +10,7 @@ import httpx2
 import platformdirs
 import pytest
 
-from fimserver.cards import Card, Remote
+from fimserver.cards import ELSEWHERE, Card, Remote
 from fimserver.engine.engines import ModelPool
 from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.errors import AwayError, BadKeyError
@@ -43,7 +43,9 @@ def _key(monkeypatch):
 
 
 def engine_of(server, dialect=""):
-    return RemoteEngine(Card(name="elsewhere", remote=Remote(url=server.url, dialect=dialect)), "ar")
+    return RemoteEngine(
+        Card(name="elsewhere", remote=Remote(url=server.url, dialect=dialect), **ELSEWHERE), "ar"
+    )
 
 
 def middle(engine, request=ADD, deadline_ms=60_000):
