@@ -22,21 +22,21 @@ from fimserver.cards import MODELS, get_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.canvas import CachedCanvas
 from fimserver.engine.diffusion import Diffusion
+from fimserver.engine.engines import make_ar, make_dllm
 from fimserver.engine.load import Loaded, load
-from fimserver.engine.runtime import make_runtime
-from fimserver.engine.schedules import SCHEDULES
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 
 TOKENS = 48
-SOURCE = Path(__file__).parent.parent / "fimserver" / "cards.py"
+SOURCE = Path(argparse.__file__)
 Arm = Callable[[Request], tuple[int, float]]  # units done (tokens or steps), seconds
 
 
 def prompts() -> list[Request]:
-    """Three places of one of our own files: near its start, in its middle, near its end."""
+    """Three places of a file of the standard library: near its start, in its middle, near its end."""
     text = SOURCE.read_text("utf-8")
-    cuts = [text.index("class Tokenizer"), text.index("@property"), text.index("def default_card")]
+    cuts = [text.index(name) for name in ("class HelpFormatter", "class Namespace", "class ArgumentParser")]
     return [
         Request(text[:cut], text[cut + 40 :], sampling=Sampling(max_tokens=TOKENS, stop="none"))
         for cut in cuts
@@ -169,13 +169,11 @@ def main() -> None:
     engines = {}
     for network in ("native", "auto"):
         for rows in (1, 8):
-            settings = Settings(network=network, decode_rows=rows)
+            settings = Settings(network=network, decode_rows=rows, drafter="none", schedule="threshold")
             runtime = make_runtime(loaded, settings)
             assert runtime.cache is not None
-            ar = Autoregressive(card, loaded.vocabulary, runtime.cache, rows)
-            dllm = Diffusion(
-                card, loaded.vocabulary, runtime.network, runtime.cache, SCHEDULES["threshold"]()
-            )
+            ar = make_ar(DraftContext(runtime, settings))
+            dllm = make_dllm(DraftContext(runtime, settings))
             engines[network, rows] = (ar, dllm)
     ar, dllm = engines["auto", 8]
     tokens = measure(
