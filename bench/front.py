@@ -174,6 +174,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
+    os.environ |= {"FIMSERVER_AR_CARD": "nano", "FIMSERVER_DLLM_CARD": "nano"}  # whatever coder is here
     rows = measure()
     table = Table("quantity", "value", title="language server, over pipes, nano")
     for name, value in rows.items():
