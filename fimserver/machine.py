@@ -73,7 +73,9 @@ def _gpu_gib() -> float:
         return 0.0
     command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_S, check=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=NVIDIA_S, check=True
+        )
         return max((float(line) / 1024 for line in done.stdout.split()), default=0.0)
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0.0

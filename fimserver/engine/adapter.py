@@ -160,11 +160,15 @@ class CanvasNetwork:
         """Embeddings (…, d) of ids (…); a mask has its own."""
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
 
+    def _set_gate(self, ids: torch.Tensor) -> None:
+        """Let the adapter act on the rows of ids (B, M) from the first mask of each branch on."""
+        canvas = (ids == self.mask_token).cumsum(1) > 0
+        self.gate.rows = canvas.flatten().nonzero()[:, 0]
+
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
-        canvas = (ids == self.mask_token).cumsum(1) > 0  # from the first mask of each branch on
-        self.gate.rows = canvas.flatten().nonzero()[:, 0]
+        self._set_gate(ids)
         logits = self._network.forward(ids, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
@@ -178,7 +182,7 @@ class CanvasNetwork:
         logits_of: torch.Tensor,
     ) -> torch.Tensor:
         """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
-        self.gate.rows = ((ids == self.mask_token).cumsum(1) > 0).flatten().nonzero()[:, 0]
+        self._set_gate(ids)
         logits = self._network.forward_at(ids, positions, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits

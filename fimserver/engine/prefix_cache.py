@@ -97,9 +97,7 @@ class PrefixCache:
         network: PlacedNetwork,
     ) -> torch.Tensor:
         """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
-        self.kv.start = start
-        self.kv.extent = mask.shape[1]
-        self.forwards += 1
+        self._begin(start, mask)
         return network.forward_at(ids, positions, mask, self.kv, logits_of)
 
     @torch.inference_mode()
@@ -118,10 +116,14 @@ class PrefixCache:
         logits_of: torch.Tensor,
         network: Network,
     ) -> torch.Tensor:
+        self._begin(start, mask)
+        return network.forward(to_device(branches, network.device), mask, self.kv, logits_of)
+
+    def _begin(self, start: int, mask: torch.Tensor) -> None:
+        """Set the KV rows of the next pass: written from ``start``, read as far as ``mask`` (M, extent)."""
         self.kv.start = start
         self.kv.extent = mask.shape[1]
         self.forwards += 1
-        return network.forward(to_device(branches, network.device), mask, self.kv, logits_of)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.

@@ -89,7 +89,9 @@ def from_pmset(batt: str, settings: str) -> Power:
 
 def _pmset(*topic: str) -> str:
     command = ["/usr/bin/pmset", "-g", *topic]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PMSET_S, check=True).stdout  # noqa: S603
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, timeout=PMSET_S, check=True
+    ).stdout
 
 
 def _text(path: Path) -> str:

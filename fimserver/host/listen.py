@@ -108,6 +108,14 @@ def make_token() -> str:
     return secrets.token_urlsafe(24)
 
 
+def make_router(settings: Settings) -> tuple[Stats, Router]:
+    """The statistics of a host, and its router, which learns from them."""
+    stats = Stats(stats_path())
+    latency = LatencyModel(latency_path(settings))
+    chances = Chances(stats.settled)
+    return stats, Router(settings.policy, latency, stats.kept, settings.seed, chances=chances)
+
+
 def _serve(
     settings: Settings,
     listener: socket.socket,
@@ -124,10 +132,7 @@ def _serve(
         nonlocal lost
         lost = server.should_exit = True
 
-    stats = Stats(stats_path())
-    latency = LatencyModel(latency_path(settings))
-    chances = Chances(stats.settled)
-    router = Router(settings.policy, latency, stats.kept, settings.seed, chances=chances)
+    stats, router = make_router(settings)
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
     host = Host(settings, scheduler, token, allowed_hosts, stats)

@@ -10,13 +10,8 @@ from fimserver.errors import ModelError
 from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
 from fimserver.host.http.state import Host
-from fimserver.host.listen import load_models
-from fimserver.host.routing.chances import Chances
-from fimserver.host.routing.latency import LatencyModel
-from fimserver.host.routing.router import Router
+from fimserver.host.listen import load_models, make_router
 from fimserver.host.scheduler import Scheduler
-from fimserver.host.stats.store import Stats, stats_path
-from fimserver.paths import latency_path
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 
@@ -27,10 +22,7 @@ class Replica:
     """One host without a socket of its own: whatever serves its application also restarts it."""
 
     def __init__(self, settings: Settings, token: str, allowed_hosts: frozenset[str]) -> None:
-        stats = Stats(stats_path())
-        latency = LatencyModel(latency_path(settings))
-        chances = Chances(stats.settled)
-        router = Router(settings.policy, latency, stats.kept, settings.seed, chances=chances)
+        stats, router = make_router(settings)
         self.scheduler = Scheduler(lambda: load_models(settings), router=router)
         names = frozenset(map(allowed_name, allowed_hosts))
         self._host = Host(settings, self.scheduler, token, names, stats)

@@ -176,7 +176,8 @@ class Scheduler:
             engines = self._load()
         except FimError as error:
             self._fail(Reason.NO_MODEL, str(error))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the host has to say that it has no model
+        # Whatever it is, the host has to say that it has no model.
+        except BaseException as error:  # noqa: BLE001
             log.error("loading failed: %s", where(error))  # noqa: TRY400
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
@@ -207,7 +208,8 @@ class Scheduler:
                 for piece in run_job(engines, job, self.router):
                     job.sink(piece)
                 job.sink(None)
-            except BaseException as error:  # noqa: BLE001 - the device is lost, or something that nobody foresaw
+            # The device is lost, or something that nobody foresaw.
+            except BaseException as error:  # noqa: BLE001
                 self._fail(Reason.FAILED, "the device was lost; the host has to be started again")
                 if isinstance(error, DeviceLostError):  # its choice has ended with a reason
                     job.sink(None)

@@ -124,11 +124,8 @@ def telling(line: str) -> bool:
 
 
 def loops(lexemes: Sequence[str]) -> bool:
-    """Whether the last lexemes are one short sequence over and over.
-
-    The shortest period, by Knuth, Morris and Pratt.
-    """
-    return any(len(lexemes) >= span and _period(lexemes[-span:]) <= longest for longest, span in _PERIODS)
+    """Whether the last lexemes are one short sequence over and over."""
+    return any(len(lexemes) >= span and period(lexemes[-span:]) <= longest for longest, span in _PERIODS)
 
 
 def lexemes_of(text: str) -> list[str]:
@@ -136,14 +133,15 @@ def lexemes_of(text: str) -> list[str]:
     return _LEXEME.findall(text)
 
 
-def _period(lexemes: Sequence[str]) -> int:
-    border = [0] * len(lexemes)
-    for i in range(1, len(lexemes)):
+def period(items: Sequence[object]) -> int:
+    """The shortest period of a sequence, by Knuth, Morris and Pratt."""
+    border = [0] * len(items)
+    for i in range(1, len(items)):
         k = border[i - 1]
-        while k and lexemes[i] != lexemes[k]:
+        while k and items[i] != items[k]:
             k = border[k - 1]
-        border[i] = k + (lexemes[i] == lexemes[k])
-    return len(lexemes) - border[-1]
+        border[i] = k + (items[i] == items[k])
+    return len(items) - border[-1]
 
 
 def line_at(lines: Sequence[str], index: int) -> str:

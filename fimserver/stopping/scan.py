@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fimserver.languages import COMMENT_MARKS
@@ -107,7 +107,7 @@ def lone_closers(text: str, language: str, state: ScanState) -> list[str]:
     return lone
 
 
-def unanswered(open_: tuple[str, ...], lone: list[str]) -> int:
+def unanswered(open_: Sequence[str], lone: Sequence[str]) -> int:
     """How many of the brackets ``open_`` the lone closers after them leave open."""
     closed = 0
     for opener, closer in zip(reversed(open_), lone, strict=False):

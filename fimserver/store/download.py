@@ -160,10 +160,14 @@ def _get_from(card: Card, source: Source, part: Path, watch: Watch) -> None:
     done = 0
     hashes: dict[str, str] = {}
     for file in files:
-        base = done
-        hashes[file.name] = _get_file(source, file, part, lambda at, base=base: watch.at(base + at))  # type: ignore[misc]
+        hashes[file.name] = _get_file(source, file, part, _counted_from(done, watch))
         done += (part / file.name).stat().st_size
     _write_manifest(part, source, hashes)
+
+
+def _counted_from(base: int, watch: Watch) -> Callable[[int], None]:
+    """Tell ``watch`` the bytes of all files, given those of the one being fetched."""
+    return lambda at: watch.at(base + at)
 
 
 def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], None]) -> str:

@@ -221,7 +221,8 @@ def start_from(trainer: Trainer, base: str, path: Path) -> None:
     with safe_open(path, "pt") as file:
         if file.metadata()["base"] != base:
             raise ValueError(f"{path} was trained on other weights: use its own base")
-        average = {name: file.get_tensor(name) for name in file.keys() if name.startswith("average.")}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
+        average = {name: file.get_tensor(name) for name in names}
     for adapter in (trainer.adapter, trainer.average):
         adapter.load_state_dict(_under(average, "average."), strict=False)
 

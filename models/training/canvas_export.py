@@ -20,7 +20,8 @@ def export(state: Path, out: Path, weights: str = "average") -> CanvasAdapter:
     """Write the ``average`` of the last steps, or the last step's ``adapter``; the scale goes into ``up``."""
     with safe_open(state, "pt") as file:
         about = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(f"{weights}.")}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(f"{weights}.")]  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in names}
     recipe = Recipe(**json.loads(about["recipe"]))
     sizes = recipe.sizes()
     downs = {name.split(".")[-1]: t for name, t in tensors.items() if ".down." in name}

@@ -108,7 +108,8 @@ def plain(engine: Engine, asked: Sequence[Request]) -> list[Span]:
 
 def with_adapter(card: Card, adapter: str, block: int) -> Card:
     """The card with a canvas on this adapter."""
-    return card.model_copy(update={"canvas": Canvas(**CANVAS, adapter=adapter, block_tokens=block)})  # type: ignore[arg-type]
+    canvas = Canvas(**CANVAS, adapter=adapter, block_tokens=block)  # type: ignore[arg-type]
+    return card.model_copy(update={"canvas": canvas})
 
 
 def engines(runtime: Runtime, settings: Mapping[str, object]) -> Iterator[tuple[str, Engine]]:
@@ -121,7 +122,8 @@ def engines(runtime: Runtime, settings: Mapping[str, object]) -> Iterator[tuple[
         "lookahead",
         "ngram,lookahead",
     ):
-        yield f"ar {drafter}", make_ar(DraftContext(runtime, Settings(drafter=drafter, **settings)))  # type: ignore[arg-type]
+        made = Settings(drafter=drafter, **settings)  # type: ignore[arg-type]
+        yield f"ar {drafter}", make_ar(DraftContext(runtime, made))
     for schedule in ("leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound"):
         made = Settings(schedule=schedule, **settings)  # type: ignore[arg-type]
         yield f"dllm {schedule}", make_dllm(DraftContext(runtime, made))

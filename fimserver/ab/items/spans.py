@@ -197,7 +197,9 @@ def _tracked(folder: Path) -> list[str]:
     env = {name: value for name, value in os.environ.items() if name not in _GIT_OWN}
     try:
         # No text of others in it.
-        done = subprocess.run(command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S
+        )
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
         raise InputError(

@@ -37,7 +37,8 @@ def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> 
     return NGramDrafter(context.runtime.loaded.vocabulary, window=window)
 
 
-def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS) -> Drafter:  # noqa: ARG001 - the shape of DRAFTERS
+# The arguments are those of every maker in DRAFTERS.
+def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS) -> Drafter:  # noqa: ARG001
     """The model's own canvas, run in the pass that verifies a draft; ``masks``: of a draft at most."""
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.canvas_network, CanvasNetwork):

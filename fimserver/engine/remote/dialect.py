@@ -85,6 +85,12 @@ def data_of(line: str) -> Any:
     return None if not text or text == "[DONE]" else json.loads(text)
 
 
+def rows_of(answer: Any, key: str = "data") -> list[dict[str, Any]] | None:
+    """The objects of a list in a server's answer; ``None`` where it has no such list."""
+    rows = answer.get(key) if isinstance(answer, dict) else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else None
+
+
 def finish(word: str | None) -> Reason | None:
     """Our reason for a server's ``finish_reason``."""
     return None if not word else Reason.LENGTH if word in {"length", "limit"} else Reason.END

@@ -14,6 +14,7 @@ from fimserver.engine.remote.dialect import (
     data_of,
     finish,
     kind_of,
+    rows_of,
 )
 
 
@@ -27,13 +28,7 @@ def recognise(found: Probed) -> ServerFacts | None:
     ):
         return None
     context = int(props["default_generation_settings"].get("n_ctx") or 0)
-    listed = found.get("/v1/models")
-    models = listed.get("data") if isinstance(listed, dict) else None
-    names = (
-        [str(m["id"]) for m in models if isinstance(m, dict) and "id" in m]
-        if isinstance(models, list)
-        else []
-    )
+    names = [str(row["id"]) for row in rows_of(found.get("/v1/models")) or () if "id" in row]
     if not names and (alias := props.get("model_alias") or props.get("model_path")):
         names = [str(alias)]
     return ServerFacts(f"llama.cpp {props.get('build_info', '')}".strip(), tuple(names), context)

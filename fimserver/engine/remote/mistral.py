@@ -14,14 +14,13 @@ from fimserver.engine.remote.dialect import (
     data_of,
     finish,
     kind_of,
+    rows_of,
 )
 
 
 def recognise(found: Probed) -> ServerFacts | None:
     """A list of models that says which of them fill middles."""
-    listed = found.get("/v1/models")
-    models = listed.get("data") if isinstance(listed, dict) else None
-    rows = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+    rows = rows_of(found.get("/v1/models")) or []
     if not any("completion_fim" in (model.get("capabilities") or {}) for model in rows):
         return None
     able = [model for model in rows if (model.get("capabilities") or {}).get("completion_fim")]

@@ -14,6 +14,7 @@ from fimserver.engine.remote.dialect import (
     data_of,
     finish,
     kind_of,
+    rows_of,
 )
 from fimserver.engine.remote.template import raw_prompt
 from fimserver.errors import NoFimError
@@ -27,11 +28,10 @@ SHOWS_SPECIALS = frozenset({"vLLM", "SGLang"})
 
 def recognise(found: Probed) -> ServerFacts | None:
     """Any server with OpenAI's list of models."""
-    listed = found.get("/v1/models")
-    models = listed.get("data") if isinstance(listed, dict) else None
-    if not isinstance(models, list):
+    models = rows_of(found.get("/v1/models"))
+    if models is None:
         return None
-    named = [model for model in models if isinstance(model, dict) and model.get("id")]
+    named = [model for model in models if model.get("id")]
     owner = str(named[0].get("owned_by", "")) if named else ""
     lengths = [int(m.get("max_model_len") or (m.get("meta") or {}).get("n_ctx") or 0) for m in named]
     names = tuple(str(model["id"]) for model in named)
@@ -41,12 +41,8 @@ def recognise(found: Probed) -> ServerFacts | None:
 
 def _lm_studio_context(listed: Any) -> int:
     """The shortest context of a loaded model."""
-    models = listed.get("data") if isinstance(listed, dict) else None
-    rows = [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
-    return min(
-        (int(model.get("loaded_context_length") or 0) for model in rows if model.get("state") == "loaded"),
-        default=0,
-    )
+    loaded = [model for model in rows_of(listed) or () if model.get("state") == "loaded"]
+    return min((int(model.get("loaded_context_length") or 0) for model in loaded), default=0)
 
 
 def call(question: Question) -> Call | None:

@@ -183,7 +183,8 @@ def _open(path: Path) -> gguf.GGUFReader:
             raise LoadError(f"{path} is not a GGUF file")
     try:
         return gguf.GGUFReader(path)
-    except Exception as error:  # noqa: BLE001 - the library trusts the file; what it trips over has many types
+    # The library trusts the file; what it trips over has many types.
+    except Exception as error:  # noqa: BLE001
         text = str(error).splitlines()[0][:120] if str(error) else ""
         raise LoadError(
             f"{path} is cut short or damaged ({type(error).__name__}: {text}): get it again"
@@ -233,7 +234,8 @@ def _read_model(
     file: GGUFFile, config: Any, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Any, dict[str, Any]]:
     with torch.device("meta"):
-        native: Any = type(transformers.AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+        made: Any = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        native: Any = type(made)
     model, info = native.from_pretrained(
         None,
         config=config,

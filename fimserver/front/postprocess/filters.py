@@ -14,13 +14,14 @@ from functools import partial
 from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
-from fimserver.front.syntax.brackets import CLOSERS, debt, partners
+from fimserver.front.syntax.brackets import debt, partners
 from fimserver.front.syntax.crop import WINDOW_CHARS
 from fimserver.front.syntax.features import columns
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
 from fimserver.reasons import Reason
 from fimserver.stopping.around import Around
 from fimserver.stopping.rules import Endings
+from fimserver.stopping.scan import CLOSES
 
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
 # Emoji and letters of some scripts are joined by a hidden character; within names of code it would be a trap.
@@ -159,7 +160,7 @@ def _stays(line: str, before: list[str], context: FilterContext, *, outside: boo
     It closes or goes on with what the text or the prefix opened.
     """
     words = re.findall(r"\w+", line)
-    if line.strip()[0] in CLOSERS:
+    if line.strip()[0] in CLOSES:
         head = "\n".join([*before, line])
         opened = partners(head)[0][len(head) - len(line.lstrip())]
         return opened >= 0 or _open_before(context, "\n".join(before)) > 0

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fimserver.front.postprocess.candidate import Candidate, FilterContext
-from fimserver.front.syntax.brackets import CLOSERS, QUOTES, partners, unmatched
+from fimserver.front.syntax.brackets import QUOTES, partners, unmatched
 from fimserver.lengths import common_prefix
 from fimserver.reasons import Reason
+from fimserver.stopping.around import lexemes_of, loops, period, telling
+from fimserver.stopping.scan import CLOSES
 
 # A rest of the cursor's line that an editor or a person has put there to close what is open: as in Copilot
 # and Tabby.
 _CLOSING_REST = re.compile(r"\s*[)\]}\"'`;>]*\s*[:{;,]?\s*$")
 # (longest period, tokens it must have filled at the end): the limits of Copilot's repetition filter.
-_PERIODS = ((1, 10), (10, 30), (20, 45), (30, 60))
 _LOOPING_CHARS = 60
 _LOOP_CHARS = 10  # of a word
-_TOKEN = re.compile(r"\w+|[^\w\s]+")
 _MANY_LINES = 3
-_TELLING_CHARS = 4  # word characters without which a line says nothing
 _LONG_CHARS = 20  # a line as long may differ a little and still be the same one
 _ESCAPED = re.compile(r"\\[^\n]")
 _MEANINGLESS = frozenset("\\\"'`")  # after a backslash
@@ -90,7 +89,7 @@ def _has_in_order(text: str, rest: str) -> bool:
     for char in rest:
         if char.isspace():
             continue
-        places = lone if char in CLOSERS or char in QUOTES else ends
+        places = lone if char in CLOSES or char in QUOTES else ends
         found = next((i for i in range(at, len(text)) if text[i] == char and i in places), -1)
         if found < 0:
             return False
@@ -166,7 +165,7 @@ def _repeats(lines: Sequence[str], i: int, below: Sequence[_Key]) -> bool:
     if any(0 <= partner <= len(kept) < at for at, partner in closed if at <= len(kept) + 1 + len(lines[i])):
         return False  # it closes what the text has opened
     first = tail[0][1]
-    return _are_next(tail, below) or first[0] in CLOSERS or len(first) >= _LONG_CHARS
+    return _are_next(tail, below) or first[0] in CLOSES or len(first) >= _LONG_CHARS
 
 
 # --- above and below
@@ -178,12 +177,12 @@ def duplicate(candidate: Candidate, context: FilterContext) -> Candidate | Reaso
     if not candidate.text.strip() or not lines:
         return candidate
     if context.below and not context.right.strip():
-        is_next = _is_telling(lines[0]) and _is_same(lines[0], context.below[0])
+        is_next = telling(lines[0]) and _is_same(lines[0], context.below[0])
         if is_next or _are_next(list(map(_key, lines)), list(map(_key, context.below))):
             return Reason.DUPLICATE
     above = context.above[-len(lines) :]
     same_above = len(above) == len(lines) and above[0].strip() == lines[0].strip() and above[1:] == lines[1:]
-    return Reason.DUPLICATE if same_above and _is_telling(lines[0]) else candidate
+    return Reason.DUPLICATE if same_above and telling(lines[0]) else candidate
 
 
 def _key(line: str) -> _Key:
@@ -197,10 +196,6 @@ def _are_next(lines: Sequence[_Key], below: Sequence[_Key]) -> bool:
     return (same == len(lines) or same > 1) and any(
         not _CLOSERS_ONLY.fullmatch(text) for _, text in lines[:same]
     )
-
-
-def _is_telling(line: str) -> bool:
-    return sum(map(_is_word, line)) >= _TELLING_CHARS
 
 
 def _is_same(line: str, other: str) -> bool:
@@ -241,14 +236,14 @@ def repetition(candidate: Candidate, context: FilterContext) -> Candidate | Reas
     end = next((end for i in range(len(lines)) if (end := _loop_at(lines, i))), 0)
     if end:
         candidate = fit("\n".join(lines[:end])[len(context.left) :].rstrip(), context.left, context.right)
-    tokens = _TOKEN.findall(candidate.text)
+    tokens = lexemes_of(candidate.text)
     is_loop = loops(tokens) or (bool(tokens) and _is_looping_word(tokens[-1]))
     return Reason.REPETITION if is_loop else candidate
 
 
 def _loop_at(lines: Sequence[str], start: int) -> int:
     """The line after the first round of a loop that starts at ``start``, or 0."""
-    if not _is_telling(lines[start]):
+    if not telling(lines[start]):
         return 0
     if all(lines[start : start + 1] == lines[start + n : start + n + 1] for n in range(1, _MANY_LINES)):
         return start + 1
@@ -256,7 +251,7 @@ def _loop_at(lines: Sequence[str], start: int) -> int:
         block = lines[start : start + size]
         if (
             block == lines[start + size : start + 2 * size]
-            and sum(map(_is_telling, block)) > 1
+            and sum(map(telling, block)) > 1
             and len(set(block)) > 1
         ):
             return start + size
@@ -266,22 +261,4 @@ def _loop_at(lines: Sequence[str], start: int) -> int:
 def _is_looping_word(word: str) -> bool:
     """Whether a word that ends a text is a few letters over and over. Digits may be a number or a hash."""
     end = word[-_LOOPING_CHARS:]
-    return len(end) == _LOOPING_CHARS and end.isalpha() and _period(end) <= _LOOP_CHARS
-
-
-def loops(tokens: Sequence[str]) -> bool:
-    """Whether the last tokens are one short sequence over and over.
-
-    The shortest period, by Knuth, Morris and Pratt.
-    """
-    return any(len(tokens) >= span and _period(tokens[-span:]) <= longest for longest, span in _PERIODS)
-
-
-def _period(tokens: Sequence[object]) -> int:
-    border = [0] * len(tokens)
-    for i in range(1, len(tokens)):
-        k = border[i - 1]
-        while k and tokens[i] != tokens[k]:
-            k = border[k - 1]
-        border[i] = k + (tokens[i] == tokens[k])
-    return len(tokens) - border[-1]
+    return len(end) == _LOOPING_CHARS and end.isalpha() and period(end) <= _LOOP_CHARS

@@ -1,11 +1,10 @@
 """Pairs of brackets and quotes in a text whose strings and comments are blanked out."""
 
 import re
-from collections.abc import Mapping
 from typing import Literal
 
-CLOSERS: Mapping[str, str] = {")": "(", "]": "[", "}": "{"}
-OPENERS: Mapping[str, str] = {opener: closer for closer, opener in CLOSERS.items()}
+from fimserver.stopping.scan import CLOSES, OPENS, unanswered
+
 QUOTES = frozenset("\"'`")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`")
@@ -21,10 +20,10 @@ def partners(text: str) -> tuple[dict[int, int], list[int]]:
     for match in _BRACKET.finditer(text):
         i = match.start()
         char = match[0]
-        if char in OPENERS:
+        if char in OPENS:
             open_.append(i)
         else:
-            pairs[i] = open_.pop() if open_ and text[open_[-1]] == CLOSERS[char] else -1
+            pairs[i] = open_.pop() if open_ and text[open_[-1]] == CLOSES[char] else -1
     return pairs, open_
 
 
@@ -35,7 +34,7 @@ def unclosed(text: str) -> str:
 
 def closers_for(text: str) -> str:
     """What would close the brackets that ``text`` leaves open."""
-    return "".join(OPENERS[char] for char in reversed(unclosed(text)))
+    return "".join(OPENS[char] for char in reversed(unclosed(text)))
 
 
 def unmatched(text: str) -> list[int]:
@@ -48,12 +47,7 @@ def debt(before: str, after: str) -> int:
     """Brackets that ``before`` leaves open less those of them that ``after`` closes."""
     open_ = unclosed(before)
     lone = [after[i] for i, partner in partners(after)[0].items() if partner < 0]
-    closed = 0
-    for opener, closer in zip(reversed(open_), lone, strict=False):
-        if OPENERS[opener] != closer:
-            break
-        closed += 1
-    return len(open_) - closed
+    return unanswered(open_, lone)
 
 
 def place_in_line(line: str, comment_mark: str | None) -> Literal["code", "string", "comment"]:

@@ -54,7 +54,8 @@ class Guard:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception as error:  # noqa: BLE001 - the server's own handler logs a traceback with its message
+        # The server's own handler would log a traceback with its message.
+        except Exception as error:  # noqa: BLE001
             log.error("%s", where(error))  # noqa: TRY400
             if not begun:
                 await error_response(500, "something failed: the log of the host names the place")(

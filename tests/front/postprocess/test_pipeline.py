@@ -18,10 +18,11 @@ from fimserver.front.postprocess.pipeline import (
     fit,
     postprocess,
 )
-from fimserver.front.postprocess.repetition import loops, within
+from fimserver.front.postprocess.repetition import within
 from fimserver.front.syntax.languages import GRAMMARS
 from fimserver.front.syntax.parser import breaks_syntax
 from fimserver.reasons import Reason
+from fimserver.stopping.around import loops
 
 FOLDER = Path(__file__).parents[2] / "cases" / "postprocess"
 CASES = [
