@@ -176,9 +176,16 @@ class VSCode:
         before = self._opened(path)
         self._show(path, content)
         self.wait("the server to know the file", lambda: self._opened(path) > before)
-        self.wait(
-            "VS Code to ask it", lambda: "starting" not in self.status()
-        )  # it hears of files a little earlier
+        # A server hears of files a little before it is ready.
+        self.wait("the server to be ready", lambda: "starting" not in self.status())
+        if not self._asked():
+            self.wait("VS Code to ask it", self._asks)
+            self.call("run", "editor.action.inlineSuggest.hide")
+
+    def _asks(self) -> bool:
+        """Whether VS Code asks the server that runs now, which it does not before it has registered it."""
+        self.call("run", "editor.action.inlineSuggest.trigger")
+        return bool(self._asked())
 
     def _show(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
