@@ -9,6 +9,7 @@ import pytest
 
 from fimserver.commands.stats_view import show_stats
 from fimserver.errors import InputError
+from fimserver.front.feedback.live_ab import BLOCK_S
 from fimserver.host.stats.store import EmptyError, Stats, reading
 from fimserver.host.stats.summary import Summary
 from fimserver.settings import Settings
@@ -18,6 +19,7 @@ from tests.hosts import ScriptedHost
 URI = "file:///work/secretfolder/secretfile.py"
 TEXT = "canaryname = \n"
 SAYS = {"ar": "canaryalpha(b)", "dllm": "canarybeta(c)"}
+PATIENCE_S = 20.0  # for what a window tells its host
 TOKEN = "s3cr3t"  # noqa: S105 - of a host that lives as long as a test
 
 
@@ -33,7 +35,7 @@ def counting(host, tmp_path):
 
 def counted(host, query, least=1):
     """Rows, once there are so many: windows tell every two seconds."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_S
     while True:
         path = host.host.stats.path
         found = []
@@ -44,6 +46,13 @@ def counted(host, query, least=1):
             return found
         assert time.monotonic() < end, "it was never told"
         time.sleep(0.05)
+
+
+def begin_early_in_a_block():
+    """Wait for the next block where this one ends soon: a document's route may be another one then."""
+    left_s = BLOCK_S - time.time() % BLOCK_S
+    if left_s < PATIENCE_S:
+        time.sleep(left_s + 0.1)
 
 
 def used(editor):
@@ -109,6 +118,7 @@ def test_a_document_keeps_its_route_for_its_turn_and_is_told_why(counting, conne
 
 
 def test_the_other_route_is_asked_unseen(counting, connected):
+    begin_early_in_a_block()
     connected.start(options={"ab": "shadow"})
     connected.open(URI, TEXT)
     (item,) = connected.ask(URI, 0, 13)
