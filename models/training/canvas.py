@@ -23,10 +23,12 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from fimserver.cards import get_card
 from fimserver.hashing import sha256
-from models.training.canvas_data import Examples, Markers
+from models.training.canvas_data import Examples
 from models.training.canvas_eval import Development
 from models.training.canvas_model import Coder
+from models.training.canvas_prompts import gguf_prompts
 from models.training.canvas_trainer import Recipe, Trainer
 from models.training.corpus import CACHE, SEPARATOR
 
@@ -172,42 +174,31 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def read_base(path: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a GGUF file, dequantised."""
-    folder, name = str(path.parent), path.name
+def read_base(path: Path) -> Any:
+    """Model of a GGUF file, dequantised."""
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=name, dtype=torch.bfloat16
+        str(path.parent), gguf_file=path.name, dtype=torch.bfloat16
     )
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    return model.eval()
 
 
 def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
     """Read base and corpus, and go on from the checkpoint of the folder if there is one."""
-    model, tokenizer = read_base(args.base)
-    coder, base = Coder(model, args.device, torch.bfloat16), sha256(args.base)
-    ends = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>"]
-    markers = Markers(*tokenizer.convert_tokens_to_ids(ends))
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
+    coder, base = Coder(read_base(args.base), args.device, torch.bfloat16), sha256(args.base)
+    prompts = gguf_prompts(get_card(args.card), args.base)
     documents = read_documents(args.corpus)
-    examples = Examples(
-        documents, {name: share for name, (_, share) in CORPUS.items()}, encode, markers, recipe.seed
-    )
+    examples = Examples(documents, {name: share for name, (_, share) in CORPUS.items()}, prompts, recipe.seed)
     held_out = Examples(
         {"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)},
         {"python": 1.0},
-        encode,
-        markers,
+        prompts,
         0,
     )
     args.folder.mkdir(parents=True, exist_ok=True)
     development = Development(
-        coder, held_out, args.spans, args.folder / f"spans-{base[:12]}-{args.spans}.json"
+        coder, held_out, args.spans, args.folder / f"spans-{prompts.fim.layout}-{base[:12]}-{args.spans}.json"
     )
-    frequent = frequent_tokens(documents, encode, recipe.words, len(coder.head)).to(args.device)
+    frequent = frequent_tokens(documents, prompts.encode, recipe.words, len(coder.head)).to(args.device)
     run = Run(Trainer(coder, examples, frequent, recipe), development, args.folder, base)
     if (args.folder / STATE).exists():
         run.progress = load(run.trainer, base, args.folder / STATE)
@@ -231,6 +222,9 @@ def main() -> None:
     """Parse options, resume, train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, required=True, help="GGUF file of the frozen coder")
+    parser.add_argument(
+        "--card", default="qwen2.5-coder-0.5b-instruct", help="card whose layout the prompts have"
+    )
     parser.add_argument("--minutes", type=float, default=100)
     parser.add_argument("--max-steps", type=int, default=0, help="end before the budget; 0: no limit")
     parser.add_argument("--checkpoint-minutes", type=float, default=8)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from models.training.canvas_model import Canvases
+from models.training.canvas_prompts import CHARS_PER_TOKEN, Prompts
 from models.training.holes import Hole, block, characters, in_line, line_tail, lines
 
 MASK = -1
@@ -26,33 +27,24 @@ CUTS = {
     "in_line": (in_line, 0.1),
     "characters": (characters, 0.1),
 }
-CHARS_PER_TOKEN = 8
 SHORT_TOKENS = 12  # a middle below that gives little to predict for the price of its context
 KEEP_SHORT = 0.3
-FIRST_DRAFT = 16  # tokens of a prompt before its first draft
+FIRST_DRAFT = 16  # tokens of a prompt, or of a prefix that comes last, before its first draft
 LATE = 0.1  # share of the canvases that may start anywhere up to the end
 MASK_RATIOS = (0.1, 1.0)
-
-
-@dataclass(frozen=True)
-class Markers:
-    """Token ids of the fill-in-the-middle format of the coder (prefix, suffix, middle: arXiv 2409.12186)."""
-
-    prefix: int
-    suffix: int
-    middle: int
-    end: int
 
 
 @dataclass(frozen=True)
 class Example:
     """A prompt with its middle.
 
-    ``ids`` is prompt and middle, with the end token if the middle was not cut short.
+    ``ids`` is prompt and middle, with the end token if the middle was not cut short. The middle begins with
+    the end of the prefix where the coder heals tokens.
     """
 
     ids: tuple[int, ...]
     prompt: int  # length of the prompt in tokens
+    prefix_at: int = 0  # where the prefix begins, if the prompt ends with it
 
     @property
     def middle(self) -> tuple[int, ...]:
@@ -95,12 +87,11 @@ class Examples:
         self,
         documents: Mapping[str, Sequence[str]],
         shares: Mapping[str, float],
-        encode: Callable[[str], list[int]],
-        markers: Markers,
+        prompts: Prompts,
         seed: int,
         middle_tokens: int = 64,
     ) -> None:
-        self.documents, self.encode, self.markers = documents, encode, markers
+        self.documents, self.prompts = documents, prompts
         self.shares, self.seed, self.middle_tokens = shares, seed, middle_tokens
 
     def __call__(self, number: int) -> Example:
@@ -119,13 +110,10 @@ class Examples:
             return None
         hole = Hole(text, start, end, kind)
         before, after = _log_uniform(rng, 48, 384), _log_uniform(rng, 8, 160)
-        prefix = self.encode(text[max(0, start - before * CHARS_PER_TOKEN) : start])[-before:]
-        suffix = self.encode(text[end : end + after * CHARS_PER_TOKEN])[:after]
-        middle = [*self.encode(hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]), self.markers.end][
-            : self.middle_tokens
-        ]
-        prompt = [self.markers.prefix, *prefix, self.markers.suffix, *suffix, self.markers.middle]
-        return Example((*prompt, *middle), len(prompt))
+        prompt = self.prompts.cut(text[:start], text[end:], before, after)
+        spelled = prompt.held + hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]
+        middle = [*self.prompts.encode(spelled), self.prompts.end][: self.middle_tokens]
+        return Example((*prompt.ids, *middle), len(prompt.ids), prompt.prefix_at)
 
 
 def plans(
@@ -149,7 +137,11 @@ def plans(
     early = range(max(1, length - size // 2))
     last = max(1, length - max(1, draft_size // 2))
     starts = [i for i in range(last) if not own or own[example.prompt + i]]
-    others = [i for i in range(FIRST_DRAFT - example.prompt, 0) if own and own[example.prompt + i]]
+    others = [
+        i
+        for i in range(example.prefix_at + FIRST_DRAFT - example.prompt, 0)
+        if own and own[example.prompt + i]
+    ]
     drafts = rng.sample(starts, min(len(starts), count))
     drafts += rng.sample(others, min(len(others), count - len(drafts)))
     chosen = [Plan(start, (True,) * draft_size) for start in drafts]

@@ -35,7 +35,7 @@ class Development:
     """Fixed spans of packages that are never trained on, as written and as the coder continues them."""
 
     def __init__(self, coder: Coder, examples: Examples, count: int, path: Path) -> None:
-        self.coder, self.end = coder, examples.markers.end
+        self.coder, self.end = coder, examples.prompts.end
         self.written = [examples(number) for number in range(count)]
         if not path.exists():
             path.write_text(

@@ -98,7 +98,7 @@ class Trainer:
             chosen = plans(
                 e, self.recipe.rows, size, self._rng(number, n), self.own[n], self.recipe.draft(number)
             )
-            works.append(work(e, chosen, self.examples.markers.end, self.coder.device, self.own[n]))
+            works.append(work(e, chosen, self.examples.prompts.end, self.coder.device, self.own[n]))
         losses = self.losses(list(texts.values()), works, number)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         self._update(number)

@@ -5,22 +5,28 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders
+from tokenizers.models import BPE
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fimserver.engine.adapter import CanvasNetwork, load_adapter
 from fimserver.engine.canvas import ShiftedCanvas
 from fimserver.engine.fused import fuse
 from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.types import Deadline
+from fimserver.engine.prompt import cut_context, fim_prompt
+from fimserver.engine.vocabulary import Vocabulary
+from fimserver.types import Deadline, Request
 from models.training.canvas import Run, load, save
-from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Markers, Plan, plans, work
+from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Plan, plans, work
 from models.training.canvas_eval import WINDOW, Development, greedy
 from models.training.canvas_export import export
 from models.training.canvas_model import Canvases, Coder
+from models.training.canvas_prompts import Prompts
 from models.training.canvas_trainer import Recipe, Trainer
+from tests.tiny import make_card
 
 VOCABULARY = 132
-MARKERS = Markers(prefix=128, suffix=129, middle=130, end=131)
+PREFIX, SUFFIX, MIDDLE, END = range(128, 132)
 RECIPE = Recipe(
     rows=32,
     blocks="8,16",
@@ -43,6 +49,19 @@ CODE = "".join(
 
 def encode(text):
     return list(text.encode("ascii"))
+
+
+def prompts_of(layout="psm", *, heal=False):
+    """Prompts of a card whose tokens are the ASCII characters, with the markers after them."""
+    card = make_card("qwen2")
+    card = card.model_copy(
+        update={"fim": card.fim.model_copy(update={"layout": layout, "heal": heal, "stops": ("<eos>",)})}
+    )
+    tokenizer = Tokenizer(BPE(vocab={chr(i): i for i in range(128)}, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    texts = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<eos>")
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in texts])
+    return card, Prompts(card, Vocabulary(tokenizer, card))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +94,7 @@ def coder(model):
 
 
 def make_examples(seed=1):
-    return Examples({"python": [CODE]}, {"python": 1.0}, encode, MARKERS, seed, middle_tokens=40)
+    return Examples({"python": [CODE]}, {"python": 1.0}, prompts_of()[1], seed, middle_tokens=40)
 
 
 def make_trainer(coder, recipe=RECIPE):
@@ -91,12 +110,12 @@ def stirred(adapter):
 
 
 def an_example(middle=20):
-    ids = [MARKERS.prefix, *encode("def f(x):"), MARKERS.suffix, *encode("\nend"), MARKERS.middle]
-    return Example((*ids, *encode("return x + 12345 * yzw"[:middle]), MARKERS.end), len(ids))
+    ids = [PREFIX, *encode("def f(x):"), SUFFIX, *encode("\nend"), MIDDLE]
+    return Example((*ids, *encode("return x + 12345 * yzw"[:middle]), END), len(ids))
 
 
 def denoised(coder, adapter, example, chosen):
-    rows = work(example, chosen, MARKERS.end)
+    rows = work(example, chosen, END)
     with torch.no_grad():
         return coder.denoise(adapter, [coder.clean(example.ids)], [rows.canvases])
 
@@ -154,12 +173,12 @@ class TestRows:
         example = an_example()
         for seed in range(20):
             for plan in plans(example, 64, 8, random.Random(seed)):
-                rows = work(example, [plan], MARKERS.end)
+                rows = work(example, [plan], END)
                 assert rows.canvases.ids[0] == MASK
 
     def test_each_row_predicts_the_place_after_it(self):
         example, plan = an_example(), Plan(3, (True, False, True, True))
-        rows = work(example, [plan], MARKERS.end)
+        rows = work(example, [plan], END)
         middle = example.middle
         assert rows.canvases.ids.tolist() == [MASK, middle[4], MASK, MASK]
         assert rows.canvases.positions.tolist() == [example.prompt + 3 + i for i in range(4)]
@@ -168,14 +187,14 @@ class TestRows:
 
     def test_leading_masks_learn_the_law_of_the_text_row_at_their_place(self):
         example = an_example()
-        rows = work(example, [Plan(3, (True,) * 4)], MARKERS.end)
+        rows = work(example, [Plan(3, (True,) * 4)], END)
         assert rows.teacher.tolist() == [example.prompt + 3 + i for i in range(4)]
 
     def test_the_end_is_learned_and_nothing_behind_it(self):
         example = an_example(middle=6)
-        rows = work(example, [Plan(4, (True, False, False, False, True))], MARKERS.end)
+        rows = work(example, [Plan(4, (True, False, False, False, True))], END)
         assert rows.canvases.ids.tolist() == [MASK, example.middle[5], MASK, MASK, MASK]
-        assert rows.targets.tolist() == [NO_TARGET, MARKERS.end, *[NO_TARGET] * 3]
+        assert rows.targets.tolist() == [NO_TARGET, END, *[NO_TARGET] * 3]
 
     def test_examples_follow_from_seed_and_number(self):
         assert make_examples()(7) == make_examples()(7)
@@ -183,8 +202,44 @@ class TestRows:
         assert make_examples()(7) != make_examples()(8)
         for number in range(30):
             example = make_examples()(number)
-            assert example.ids[example.prompt - 1] == MARKERS.middle
+            assert example.ids[example.prompt - 1] == MIDDLE
             assert 1 <= len(example.middle) <= 40
+
+
+class TestPrompts:
+    @pytest.mark.parametrize("layout", ["psm", "spm", "spm_tail"])
+    @pytest.mark.parametrize("heal", [False, True])
+    @pytest.mark.parametrize("prefix", ["x = 1\nreturn ", "x = 1\n", "retu", "a  "])
+    def test_the_engine_asks_with_the_same_prompt(self, layout, heal, prefix):
+        card, prompts = prompts_of(layout, heal=heal)
+        context = cut_context(
+            Request(prefix, "\nend"), card, prompts.vocabulary, tokens=128, healing=prompts.healing
+        )
+        cut = prompts.cut(prefix, "\nend", 64, 64)
+        assert list(cut.ids) == fim_prompt(context, card.fim, prompts.vocabulary)
+        assert cut.held == context.held
+        assert bool(cut.held) == (heal and not prefix.endswith("\n"))
+
+    def test_the_middle_spells_what_was_held_back(self):
+        _, prompts = prompts_of("spm_tail", heal=True)
+        examples = Examples({"python": [CODE]}, {"python": 1.0}, prompts, 1, middle_tokens=40)
+        healed = 0
+        for number in range(30):
+            example = examples(number)
+            before = prompts.vocabulary.decode(example.ids[example.prefix_at : example.prompt])
+            middle = prompts.vocabulary.decode([token for token in example.middle if token != END])
+            assert before + middle in CODE
+            healed += not before.endswith("\n")
+        assert healed > 5
+
+    def test_drafts_in_the_prompt_follow_a_prefix_that_comes_last(self):
+        _, prompts = prompts_of("spm_tail")
+        example = Examples({"python": [CODE]}, {"python": 1.0}, prompts, 1, middle_tokens=40)(3)
+        assert example.ids[example.prefix_at - 1] == MIDDLE
+        own = [True] * len(example.ids)
+        chosen = plans(example, 400, 8, random.Random(1), own, (1.0, 1))
+        assert min(plan.start for plan in chosen) < 0
+        assert all(example.prompt + plan.start > example.prefix_at for plan in chosen)
 
 
 class TestTraining:
