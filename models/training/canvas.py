@@ -196,7 +196,10 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
     )
     args.folder.mkdir(parents=True, exist_ok=True)
     development = Development(
-        coder, held_out, args.spans, args.folder / f"spans-{prompts.fim.layout}-{base[:12]}-{args.spans}.json"
+        coder,
+        held_out,
+        args.spans,
+        args.folder / f"spans-{prompts.fim.layout}-{base[:12]}-{args.spans}.json",
     )
     frequent = frequent_tokens(documents, prompts.encode, recipe.words, len(coder.head)).to(args.device)
     run = Run(Trainer(coder, examples, frequent, recipe), development, args.folder, base)

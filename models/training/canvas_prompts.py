@@ -1,6 +1,6 @@
 """Prompts of the canvas adapter's training: of one card, made by the engine's own code.
 
-An adapter that is trained on another order of prefix and suffix than the one it is used with is of little use.
+An adapter is used with one order of prefix and suffix, and must be trained with it.
 """
 
 from __future__ import annotations
