@@ -19,7 +19,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.oracle import Files, body, read_installed, wanted
@@ -138,19 +138,31 @@ def record(engine: Autoregressive, kind: str, path: str, request: Request, truth
     return Recording(kind, path, request.prefix, request.suffix, truth, texts, ended, passes)
 
 
-def make(args: argparse.Namespace) -> None:
-    """Write recordings as JSON lines, one a hole, as they come."""
-    flags = {"ar_card": args.card} | ({"models_dir": args.models_dir} if args.models_dir else {})
+def changed_pool(
+    flags: Mapping[str, object], layout: str | None, prompt_tokens: int = 0, *, heal: bool = True
+) -> ModelPool:
+    """Models of the settings ``flags``, the prompt of the ar route's card changed.
+
+    ``layout`` and ``prompt_tokens``: as the card has them where ``None`` and 0. ``heal``: false for no token
+    healing, whatever the card says.
+    """
     pool = ModelPool(read_settings(**flags))
     card = pool.card("ar")
     assert card.fim is not None
-    if args.prompt_tokens:
-        card = card.model_copy(update={"prompt_tokens": args.prompt_tokens})
-    changes: dict[str, object] = {"heal": False} if args.no_heal else {}
-    if args.layout:
-        changes |= {"layout": args.layout, "typed_after_middle": False}
-    card = card.model_copy(update={"fim": card.fim.model_copy(update=changes)})
-    pool._cards["ar"] = card
+    if prompt_tokens:
+        card = card.model_copy(update={"prompt_tokens": prompt_tokens})
+    changes: dict[str, object] = {} if heal else {"heal": False}
+    if layout:
+        changes |= {"layout": layout, "typed_after_middle": False}
+    pool._cards["ar"] = card.model_copy(update={"fim": card.fim.model_copy(update=changes)})
+    return pool
+
+
+def make(args: argparse.Namespace) -> None:
+    """Write recordings as JSON lines, one a hole, as they come."""
+    flags: dict[str, object] = {"ar_card": args.card}
+    flags |= {"models_dir": args.models_dir} if args.models_dir else {}
+    pool = changed_pool(flags, args.layout, args.prompt_tokens, heal=not args.no_heal)
     engine = pool.engine("ar")
     assert isinstance(engine, Autoregressive)
     packages = {name: wanted(read_installed(name)) for name in PACKAGES}
