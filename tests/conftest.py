@@ -8,6 +8,7 @@ import torch
 from fimserver.engine.engines import ModelPool
 from fimserver.settings import Settings
 
+pytest_plugins = ["tests.coder"]
 torch.set_num_threads(1)
 
 

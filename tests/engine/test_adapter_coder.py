@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimserver.cards import get_card, is_present, model_folder
+from fimserver.cards import get_card, model_folder
 from fimserver.engine.adapter import CanvasAdapter, CanvasNetwork
 from fimserver.engine.canvas import ShiftedCanvas
 from fimserver.engine.engines import make_ar
@@ -11,10 +11,10 @@ from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
+from tests.coder import MODELS, NAME, needs_coder
 from tests.engine.test_autoregressive import text_of
 
-CARD = get_card("qwen2.5-coder-0.5b-instruct")
-MODELS_DIR = Settings().models_dir  # before the tests get folders of their own
+CARD = get_card(NAME)
 PRODUCTS = {"qkv": (896, 1152), "out": (896, 896), "gate_up": (896, 9728), "down": (4864, 896)}
 REQUEST = Request(
     "import json\n\n\ndef read(path):\n    with open(path) as f:\n        return ",
@@ -22,15 +22,12 @@ REQUEST = Request(
     sampling=Sampling(max_tokens=12),
 )
 
-pytestmark = pytest.mark.skipif(
-    not is_present(CARD, MODELS_DIR),
-    reason=f"{CARD.name} is not in {MODELS_DIR}: `fimserver models get {CARD.name}`",
-)
+pytestmark = needs_coder
 
 
 @pytest.fixture(scope="module")
 def runtime():
-    return make_runtime(load(CARD, model_folder(CARD, MODELS_DIR), torch.device("cpu"), "int8"), Settings())
+    return make_runtime(load(CARD, model_folder(CARD, MODELS), torch.device("cpu"), "int8"), Settings())
 
 
 @pytest.fixture(scope="module")

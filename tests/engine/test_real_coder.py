@@ -1,9 +1,7 @@
 """The 0.5B coder itself: every way of decoding gives the tokens of plain decoding. Skipped where its file is not on this disk."""
 
-import os
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from fimserver.engine import int8
@@ -13,16 +11,13 @@ from fimserver.engine.engines import ModelPool
 from fimserver.engine.weights import int8_cache
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
+from tests.coder import MODELS, NAME, needs_coder
 from tests.engine.test_speculate import Liar, ids_of
 
-NAME = "qwen2.5-coder-0.5b-instruct"
-MODELS = Path(os.environ.get("FIMSERVER_MODELS_DIR") or platformdirs.user_data_path("fimserver") / "models")
 KEPT = int8_cache.FOLDER  # the person's own, not the test's: quantising takes a minute
 pytestmark = [
     pytest.mark.skipif(not int8.is_exact(), reason="this processor has no exact int8 products"),
-    pytest.mark.skipif(
-        not any((MODELS / NAME).glob("*.gguf")), reason=f"{NAME} is not here: fimserver models get {NAME}"
-    ),
+    needs_coder,
 ]
 PREFIX = Path(__file__).read_text("utf-8") * 2 + "\n\ndef mean(values):\n    "
 REQUESTS = (

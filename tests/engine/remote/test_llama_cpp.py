@@ -1,13 +1,10 @@
 """A real llama.cpp server with the real 0.5B coder: both dialects, cancel, restart, keys, long prompts."""
 
 import importlib.util
-import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import httpx2
-import platformdirs
 import pytest
 
 from fimserver.cards import ELSEWHERE, Card, Remote
@@ -17,15 +14,13 @@ from fimserver.errors import AwayError, BadKeyError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling, Snippet
+from tests.coder import FILES, NAME, needs_coder
 from tests.hosts import free_port
 from tests.servers_elsewhere import LlamaServer
 
-NAME = "qwen2.5-coder-0.5b-instruct"
-MODELS = Path(os.environ.get("FIMSERVER_MODELS_DIR") or platformdirs.user_data_path("fimserver") / "models")
-FILES = sorted((MODELS / NAME).glob("*.gguf"))
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="xllamacpp is not installed"),
-    pytest.mark.skipif(not FILES, reason=f"{NAME} is not here: fimserver models get {NAME}"),
+    needs_coder,
 ]
 ADD = Request("def add(a, b):\n    return ", "\n\n\nprint(add(1, 2))\n", Sampling(max_tokens=8))
 STORY = Request("# Why tests matter, at length:\n", "", Sampling(max_tokens=400, stop="none"))
