@@ -11,22 +11,27 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fimserver import __version__
-from fimserver.ab.verbs import ab
-from fimserver.commands.complete_verb import complete
 from fimserver.commands.options import settings_of, settings_options, where_settings_are
 from fimserver.errors import FimError, InputError
 from fimserver.settings import Settings
-from fimserver.store.verbs import models
 from fimserver.threads import prepare
 
 # Settings that the help of most commands lists; the others have defaults that are measured.
 MODELS = ("dllm_card", "ar_card", "models_dir", "device", "drafter")
+
+# Commands in modules of their own, imported when they are asked for: an editor starts none of them.
+ELSEWHERE = {
+    "ab": "fimserver.ab.verbs",
+    "complete": "fimserver.commands.complete_verb",
+    "models": "fimserver.store.verbs",
+}
 
 
 class _Group(click.Group):
@@ -37,6 +42,14 @@ class _Group(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a character that the terminal lacks is a question mark
         return super().main(*args, **options)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in ELSEWHERE and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(ELSEWHERE[cmd_name]), cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         if any(parameter.name in Settings.model_fields for parameter in cmd.params):
@@ -206,11 +219,6 @@ def _echo_each(lines: Iterable[str]) -> None:
         click.echo(line)
     if not line:
         click.echo("no host is running")
-
-
-main.add_command(complete)
-main.add_command(ab)
-main.add_command(models)
 
 
 def _log_to_stderr() -> None:

@@ -323,6 +323,12 @@ def test_doctor_reports_machine_and_routes():
     assert result.exit_code == (0 if all(f["ok"] for f in findings.values()) else 1)
 
 
+def test_an_editor_does_not_wait_for_other_commands():
+    script = "import sys, fimserver.front.lsp.stdio, fimserver.cli as cli; print({*cli.ELSEWHERE.values()} & {*sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == ["set()"]
+
+
 def test_the_process_starts_without_torch_and_leaves_stdout_clean(source):
     """What a shell sees: help without heavy imports, JSON alone on stdout."""
     script = "import sys, fimserver.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"

@@ -6,8 +6,8 @@ import re
 import time
 from dataclasses import replace
 
-from fimserver.front.context.privacy import path_of
 from fimserver.front.documents.mirror import Document, Position, Snapshot
+from fimserver.front.documents.uris import path_of
 from fimserver.front.request import CompletionRequest, Limits, SelectedCompletion, Surface, typed_since
 from fimserver.front.session import Session
 from fimserver.reasons import Reason

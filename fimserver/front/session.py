@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fimserver.front.calm import Calm
 from fimserver.front.config import Config, Trigger
 from fimserver.front.context.definitions import Definitions, Worker
-from fimserver.front.context.privacy import Privacy, path_of
+from fimserver.front.context.privacy import Privacy
 from fimserver.front.context.prompt_context import ContextSource
 from fimserver.front.debounce import TypingRhythm
 from fimserver.front.documents.mirror import Document, Edit, Encoding
 from fimserver.front.documents.notebooks import Notebooks
+from fimserver.front.documents.uris import path_of
 from fimserver.front.energy import Energy
 from fimserver.front.feedback.acceptance import Acceptance, ShownSuggestion
 from fimserver.front.feedback.ledger import Ledger

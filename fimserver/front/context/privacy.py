@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from pathspec import GitIgnoreSpec
 
@@ -211,20 +210,6 @@ class Privacy:
         return rules
 
 
-def path_of(uri: str) -> Path | None:
-    """The file that a URI of any scheme names (``file``, ``git``, notebook cells).
-
-    ``None`` for untitled documents.
-    """
-    rest = uri.partition(":")[2].partition("#")[0].partition("?")[0]
-    if rest.startswith("//"):
-        rest = "/" + rest[2:].partition("/")[2]
-    name = unquote(rest).encode("utf-8", "replace").decode("utf-8")  # no path has half a character
-    if not name.startswith("/") or name == "/" or "\0" in name:
-        return None
-    return Path(name[1:] if re.match(r"/[A-Za-z]:", name) and os.name == "nt" else name)
-
-
 def by_content(lines: Sequence[str]) -> Reason | None:
     """``GENERATED`` for text that says so, is minified or is no text. Looks at the first lines only."""
     head = []
@@ -247,6 +232,8 @@ def _is_minified(lines: Sequence[str]) -> bool:
 
     A comment is no code, and a literal counts as nothing, however long it is.
     """
+    if not any(len(line) > _LONG_LINE for line in lines):
+        return False
     code = [line for line in lines if line.strip() and not _COMMENT.match(line)]
     is_long = [len(line) > _LONG_LINE and len(_LITERAL.sub("", line)) > _LONG_LINE for line in code]
     return bool(code) and 2 * sum(is_long) >= len(code)

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from fimserver.front.context.auto_closers import paired_closers
 from fimserver.front.context.definitions import Definitions
-from fimserver.front.context.privacy import Privacy, by_content, path_of
+from fimserver.front.context.privacy import Privacy, by_content
 from fimserver.front.context.secrets import mask_secrets
 from fimserver.front.context.similar_windows import MAX_FILES, OpenFile, SimilarWindows
 from fimserver.front.documents.mirror import Document, Snapshot, split_lines
 from fimserver.front.documents.recent_edits import RecentEdits
+from fimserver.front.documents.uris import path_of
 from fimserver.reasons import Reason
 from fimserver.types import Snippet, unix_lines
 

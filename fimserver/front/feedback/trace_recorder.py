@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from fimserver import __version__
-from fimserver.front.context.privacy import path_of
 from fimserver.front.documents.mirror import Document, Edit, Encoding, Position
+from fimserver.front.documents.uris import path_of
 
 log = logging.getLogger("fimserver.front")
 FORMAT = 1

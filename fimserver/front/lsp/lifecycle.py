@@ -9,8 +9,8 @@ from typing import Any
 from lsprotocol import types as lsp
 
 from fimserver.front.config import Config, changed, named, setting_problems
-from fimserver.front.context.privacy import path_of
 from fimserver.front.documents.mirror import Encoding
+from fimserver.front.documents.uris import path_of
 from fimserver.front.lsp import items
 from fimserver.front.lsp.inline_completion import menu_completion
 from fimserver.front.lsp.server import Server

@@ -1,13 +1,12 @@
 """Which files neither get nor feed completions, and what of the others is masked."""
 
-import os
 import random
 import time
 from pathlib import Path
 
 import pytest
 
-from fimserver.front.context.privacy import LOOK_AGAIN_S, Privacy, by_content, path_of
+from fimserver.front.context.privacy import LOOK_AGAIN_S, Privacy, by_content
 from fimserver.front.context.secrets import REDACTED, mask_secrets
 from fimserver.reasons import Reason
 
@@ -172,24 +171,6 @@ def test_the_model_sees_no_path_outside_of_the_workspace(tmp_path):
     assert privacy.shown(tmp_path / "a" / "b.py") == "a/b.py"
     assert privacy.shown(tmp_path / "inner" / "b.py") == "b.py"
     assert privacy.shown(Path("/home/somebody/b.py")) == "b.py"
-
-
-@pytest.mark.parametrize(
-    ("uri", "path"),
-    [
-        ("file:///a/b%20c.py", "/a/b c.py"),
-        ("file://host/a/b.py", "/a/b.py"),
-        ("git:/a/.env?ref=HEAD", "/a/.env"),
-        ("vscode-notebook-cell:/a/n.ipynb#W0", "/a/n.ipynb"),
-        ("untitled:Untitled-1", None),
-        ("file:///", None),
-        ("file:///a%00b", None),
-        ("", None),
-    ],
-)
-@pytest.mark.skipif(os.name == "nt", reason="paths of POSIX")
-def test_path_of_a_uri(uri, path):
-    assert path_of(uri) == (None if path is None else Path(path))
 
 
 SECRETS = [
