@@ -3,6 +3,7 @@
 From a key to ghost text on the screen, in a real Neovim and a real VS Code, with nano.
 
 python -m bench.editors [neovim] [vscode]     prints a table and writes bench/results/editors.json
+EDITOR_TEST_CODER=CARD python -m bench.editors --out FILE      the same with a coder that is on this disk
 
 Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of
 the cut line is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap
@@ -31,7 +32,7 @@ from rich.table import Table
 
 from bench.front import percentile
 from tests.editors import neovim, vscode, wiretap
-from tests.editors.conftest import SERVER, folders, vscode_desk
+from tests.editors.conftest import CODER, SERVER, folders, vscode_desk
 from tests.editors.neovim import Neovim
 from tests.editors.vscode import VSCode
 
@@ -41,6 +42,7 @@ FILES = ("textwrap.py", "argparse.py", "configparser.py", "csv.py", "json/decode
 CUT = re.compile(r"(?:[=+*<>] |[(\[]|\breturn |\bin |(?<=\w)\.)(?=\S)")
 KEYS = 40
 PATIENCE_S = 3.0
+FIRST = 8 if CODER else 2  # places that wait for the model
 # A page's own clock, for the key and for the first frame with ghost text.
 WATCH = f"""() => {{
   const shows = {vscode.GHOST}, now = () => (performance.timeOrigin + performance.now()) / 1000;
@@ -190,7 +192,7 @@ def measure(name: str, count: int) -> list[Seen]:
                     continue
                 times = press(place.key)
                 one = seen(runtime, editor, times) if times else None
-                found += [one] if one and number > 2 else []  # the first ones wait for the model
+                found += [one] if one and number > FIRST else []
         for process in neovim.processes(runtime):
             process.kill()
     return found
@@ -200,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("editors", nargs="*", default=list(EDITORS))
     parser.add_argument("--count", type=int, default=KEYS)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: dict[str, dict[str, list[float]]] = {}
     table = Table("ms", *itertools.chain.from_iterable((f"{name} p50", "p95") for name in options.editors))
@@ -213,9 +216,8 @@ def main() -> None:
         table.add_row(part, *(f"{value:.0f}" for name in options.editors for value in rows[name][part]))
     Console().print(table)
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "processor": platform.processor()}
-    RESULTS.write_text(
-        json.dumps({"machine": machine, "count": options.count, "rows": rows}, indent=1) + "\n"
-    )
+    result = {"machine": machine, "coder": CODER or "nano", "count": options.count, "rows": rows}
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import platformdirs
 import pytest
 
+from fimserver.settings import Settings
 from tests.browser.chromium import chromium
 from tests.editors import neovim, vscode
 
+CODER = os.environ.get("EDITOR_TEST_CODER", "")  # the name of a card whose files are here; without it, nano
+MODELS = Settings().models_dir
 SERVER = shlex.split(os.environ.get("EDITOR_TEST_SERVER", "")) or [sys.executable, "-m", "fimserver.cli"]
 
 
@@ -40,7 +44,26 @@ DESKS = {"neovim": (neovim_desk, neovim.why_not), "vscode": (vscode_desk, vscode
 def folders(runtime):
     """A user of one's own, as far as fimserver can see."""
     kinds = {f"XDG_{kind}_HOME": str(runtime / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA", "STATE")}
-    return kinds | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_MODELS_DIR": str(runtime / "models")}
+    return (
+        kinds
+        | coder(runtime)
+        | {"XDG_RUNTIME_DIR": str(runtime), "FIMSERVER_MODELS_DIR": str(runtime / "models")}
+    )
+
+
+def coder(runtime):
+    """Settings of a host that serves the coder of ``EDITOR_TEST_CODER``, whose files are linked into the folders."""
+    if not CODER:
+        return {}
+    kept = platformdirs.user_cache_path("fimserver") / "int8"
+    for link, target in (
+        (runtime / "models" / CODER, MODELS / CODER),
+        (runtime / "cache/fimserver/int8", kept),
+    ):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(target)
+    return {"FIMSERVER_AR_CARD": CODER, "FIMSERVER_MODEL": "ar"}
 
 
 @pytest.fixture(scope="session")
