@@ -19,6 +19,7 @@ import click
 
 from fimserver import __version__
 from fimserver.commands.options import settings_of, settings_options, where_settings_are
+from fimserver.commands.scale import scale_options, taken
 from fimserver.errors import FimError, InputError
 from fimserver.settings import Settings
 from fimserver.threads import prepare
@@ -30,6 +31,7 @@ MODELS = ("dllm_card", "ar_card", "models_dir", "device", "drafter")
 ELSEWHERE = {
     "ab": "fimserver.ab.verbs",
     "complete": "fimserver.commands.complete_verb",
+    "deploy": "fimserver.commands.deploy_verb",
     "models": "fimserver.store.verbs",
 }
 
@@ -136,12 +138,17 @@ def host(path: Path | None, **flags: Any) -> None:
 @click.option(
     "--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine."
 )
+@click.option("--ray", "on_ray", is_flag=True, help="With several replicas, on Ray Serve.")
+@scale_options
 @settings_options("request", "token", "stats", "policy", "quantize", "threads", *MODELS)
-def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
+def serve(address: str, hosts: tuple[str, ...], on_ray: bool, **flags: Any) -> None:
     """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
     from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
 
     _log_to_stderr()
+    scale = taken(flags)
+    if scale and not on_ray:
+        raise InputError(f"--{next(iter(scale)).replace('_', '-')} needs --ray")
     settings = settings_of(flags)
     token = settings.token or make_token()
 
@@ -151,6 +158,10 @@ def serve(address: str, hosts: tuple[str, ...], **flags: Any) -> None:
         for url in urls:
             click.echo(f"serving {url} (fimserver --connect {url})", err=True)
 
+    if on_ray:
+        from fimserver.commands.serve_ray import serve_ray  # noqa: PLC0415 - Ray is optional
+
+        sys.exit(serve_ray(settings, address, token, hosts, scale, bound))
     sys.exit(run_tcp(settings, address, token, frozenset(hosts), bound))
 
 

@@ -1,52 +1,109 @@
 """Deployment on Ray Serve: replicas of a host, one device each, and a document always on the same replica.
 
-``serve run fimserver.deploy:app``, or a YAML file that names it (docs/deploy.md). Routing is Ray's own
-consistent hashing of the header ``x-session-id``, which windows send; a full replica passes a request on.
+``fimserver serve --ray``, ``serve run fimserver.deploy:app``, or a file of ``fimserver deploy init`` that names
+it (docs/deploy.md). Routing is Ray's own consistent hashing of the header ``x-session-id``, which windows
+send; a full replica passes a request on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import ray
+from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+from ray.util.metrics import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fimserver.errors import InputError
+from fimserver.errors import ModelError
+from fimserver.host.deployment import FULL, FULL_CLUSTER, Deployment, Scale, deployment_of
 from fimserver.host.replica import Replica
-from fimserver.settings import Settings
+from fimserver.host.sockets import bind_tcp, urls
+
+NAME = "fimserver"
+METRICS_S = 5.0  # between two copies of a replica's figures to Ray's endpoint
 
 _replica: Replica | None = None  # of this process: Serve builds the application and its wrapper apart
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """The application. ``args``: ``allow_hosts``, a list of names, and ``settings`` as in settings.toml.
+    """The application of a Serve file. ``args``: ``allow_hosts``, ``token_file``, ``settings``.
 
-    Raises ``InputError`` without ``FIMSERVER_TOKEN``.
+    Raises ``InputError`` for one that is wrong, and where there is no token.
     """
-    token = os.environ.get("FIMSERVER_TOKEN", "")
-    if not token:
-        raise InputError("set FIMSERVER_TOKEN: a deployment is reached over TCP")
-    settings = Settings(**args.get("settings", {}))
-    hosts = frozenset(args.get("allow_hosts", ()))
+    return application(deployment_of(args), Scale())
+
+
+def application(what: Deployment, scale: Scale) -> serve.Application:
+    """The application at a scale. A Serve file may name another."""
 
     def build() -> ASGIApp:
         global _replica  # noqa: PLW0603 - see above
-        _replica = Replica(settings, token, hosts)
-        return _named(_replica.open(), serve.get_replica_context().replica_id.unique_id)
+        name = serve.get_replica_context().replica_id.unique_id
+        _replica = Replica(what.settings, what.token, what.allowed_hosts)
+        inner = _replica.open()
+        threading.Thread(target=_export, args=(_replica.registry, name), daemon=True).start()
+        return _named(inner, name)
 
+    full = FULL * scale.queue
     return serve.deployment(
-        name="fimserver",
-        autoscaling_config=AutoscalingConfig(min_replicas=1, max_replicas=4, target_ongoing_requests=4),
-        max_ongoing_requests=16,
+        name=NAME,
+        ray_actor_options={"num_cpus": 1, "num_gpus": scale.gpus},
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=scale.min_replicas,
+            max_replicas=scale.max_replicas,
+            target_ongoing_requests=scale.queue,
+            upscale_delay_s=10,
+            downscale_delay_s=300,
+        ),
+        max_ongoing_requests=full,
+        max_queued_requests=FULL_CLUSTER,
         health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=1,
         graceful_shutdown_timeout_s=130,
         request_router_config=RequestRouterConfig(request_router_class=ConsistentHashRouter),
     )(serve.ingress(build)(Checked)).bind()
+
+
+def run_ray(
+    what: Deployment, scale: Scale, address: str, bound: Callable[[tuple[str, ...]], None] = lambda _: None
+) -> int:
+    """Serve on the cluster of ``RAY_ADDRESS``, or on one of this machine alone, until SIGINT or SIGTERM.
+
+    ``bound`` gets the URLs when the first replicas are ready. Answers that are being written then are
+    finished. Raises ``InputError`` for an address that is taken, ``ModelError`` where no replica starts.
+    """
+    listener, name = bind_tcp(address)
+    host, port = listener.getsockname()[:2]
+    ready = urls(listener, name)
+    listener.close()  # Ray's proxies take it
+    told = threading.Event()
+    ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="warning")
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        try:
+            serve.run(application(what, scale), name=NAME, route_prefix="/", blocking=False)
+        except RuntimeError:
+            raise ModelError(
+                "no replica could start: Ray's log (/tmp/ray/session_latest/logs/serve) says why;"
+                " try `fimserver doctor` on that machine"
+            ) from None
+        for number in (signal.SIGTERM, signal.SIGINT):  # before, Ray's own end the start at once
+            signal.signal(number, lambda *_: told.set())
+        bound(ready)
+        told.wait()
+        serve.delete(NAME)  # before the proxies go: what replicas still write reaches its clients
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+    return 0
 
 
 class Checked:
@@ -70,3 +127,17 @@ def _named(inner: ASGIApp, name: str) -> ASGIApp:
         await inner(scope, receive, named)
 
     return outer
+
+
+def _export(registry: CollectorRegistry, name: str) -> None:
+    """Copy the figures of ``/metrics`` to Ray's endpoint for Prometheus again and again, with the replica."""
+    gauges: dict[str, Gauge] = {}
+    while True:
+        for family in registry.collect():
+            for sample in family.samples:
+                if sample.name.startswith("fimserver_") and not sample.name.endswith("_created"):
+                    if sample.name not in gauges:
+                        keys = (*sample.labels, "replica")
+                        gauges[sample.name] = Gauge(sample.name, family.documentation, keys)
+                    gauges[sample.name].set(sample.value, {**sample.labels, "replica": name})
+        threading.Event().wait(METRICS_S)

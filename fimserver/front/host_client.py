@@ -27,8 +27,8 @@ POLL_S = 0.05
 EVENTS_S = 2.0
 OK = 200
 NO_CONTENT = 204
-TOO_MANY = 429
 SERVER_ERROR = 500
+TOO_MANY = {429, 503}  # the second: of a router whose replicas are all full
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
@@ -250,7 +250,7 @@ def _read(response: httpx2.Response) -> Answer:
     """Read an answer. Raises ``InputError`` for one that is not of fimserver's host."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
-    if response.status_code == TOO_MANY:
+    if response.status_code in TOO_MANY:
         return failure(Reason.OVERLOADED, message_of(response))
     if response.status_code >= SERVER_ERROR:  # of the host, or of a router in front of it
         return failure(Reason.FAILED, message_of(response))

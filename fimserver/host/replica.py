@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from fimserver.errors import ModelError
@@ -34,6 +35,11 @@ class Replica:
             time.sleep(POLL_S)
         self.check()
         return make_app(self._host)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What ``/metrics`` shows."""
+        return self._host.metrics.registry
 
     def check(self) -> None:
         """Raise ``ModelError`` where this replica has to be replaced."""

@@ -122,17 +122,19 @@ def try_socket(path: Path) -> None:
         probe.close()
 
 
-def bind_tcp(address: str) -> tuple[socket.socket, str]:
-    """A socket for ``HOST:PORT``, ``:PORT`` or ``PORT`` (loopback), and the host's name.
-
-    Raises ``InputError``.
-    """
+def parse_address(address: str) -> tuple[str, int]:
+    """Name and port of ``HOST:PORT``, ``:PORT`` or ``PORT`` (loopback). Raises ``InputError``."""
     name, _, port = address.rpartition(":")
-    name = name.strip("[]") or "127.0.0.1"
     if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
         raise InputError(f"--listen {address!r}: give HOST:PORT, for example 127.0.0.1:8765")
+    return name.strip("[]") or "127.0.0.1", int(port)
+
+
+def bind_tcp(address: str) -> tuple[socket.socket, str]:
+    """A socket for an address, and the host's name. Raises ``InputError``."""
+    name, port = parse_address(address)
     try:
-        family, kind, proto, _, where = socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)[0]
+        family, kind, proto, _, where = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, proto)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return bound(listener, where), name.lower()
