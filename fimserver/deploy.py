@@ -1,8 +1,8 @@
 """Deployment on Ray Serve: replicas of a host, one device each, and a document always on the same replica.
 
-``fimserver serve --ray``, ``serve run fimserver.deploy:app``, or a file of ``fimserver deploy init`` that names
-it (docs/deploy.md). Routing is Ray's own consistent hashing of the header ``x-session-id``, which windows
-send; a full replica passes a request on.
+``fimserver serve --ray``, ``serve run fimserver.deploy:app``, or a file of ``fimserver deploy init`` that
+names it (docs/deploy.md). Routing is Ray's own consistent hashing of the header ``x-session-id``, which
+windows send; a full replica passes a request on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a deployment of several replicas serves, to whom and at which size: read, checked, and written as a file."""
+"""Deployment of several replicas: what it serves, to whom and at which size; read, checked, and as a file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ applications:
           num_gpus: {gpus:g}
           num_cpus: 1
 
-        # Replicas are added while more requests than this run or wait on each, on average; and removed below it.
+        # Replicas are added while more requests than this run or wait on each, on average; removed below it.
         autoscaling_config:
           min_replicas: {low}
           max_replicas: {high}
@@ -59,14 +59,14 @@ applications:
           upscale_delay_s: 10
           downscale_delay_s: 300
 
-        # A document stays on its replica until that one has so many requests; then the next takes over.
+        # A document stays on its replica until that has so many requests; then the next takes over.
         max_ongoing_requests: {full}
         # Where all are full, so many wait; further ones are refused at once (reason: overloaded).
         max_queued_requests: {waiting}
 """
 
 FROM_VARIABLE = """\
-      # The token is the variable FIMSERVER_TOKEN of the Ray processes (`serve run` and `ray start` pass yours on).
+      # The token is the variable FIMSERVER_TOKEN of `serve run`, or of `ray start` on every machine.
       # token_file: /run/secrets/fimserver-token  # a file with it instead, on every machine"""
 
 FROM_FILE = """\
@@ -76,7 +76,7 @@ FROM_FILE = """\
 
 @dataclass(frozen=True)
 class Scale:
-    """How many replicas there are, with which devices. ``queue``: requests that a replica is meant to have."""
+    """Number of replicas, and their devices. ``queue``: requests that a replica is meant to have."""
 
     min_replicas: int = 1
     max_replicas: int = 4
