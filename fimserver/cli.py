@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from fimserver.commands.scale import scale_options, taken
 from fimserver.errors import FimError, InputError
 from fimserver.settings import Settings
 from fimserver.threads import prepare
+
+if TYPE_CHECKING:
+    from fimserver.commands.doctor import Finding
 
 # Settings that the help of most commands lists; the others have defaults that are measured.
 MODELS = ("dllm_card", "ar_card", "models_dir", "device", "drafter")
@@ -170,19 +173,39 @@ def serve(address: str, hosts: tuple[str, ...], on_ray: bool, **flags: Any) -> N
 @click.option(
     "--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it."
 )
+@click.option(
+    "--canvas", is_flag=True, help="Compare the canvas cache with the exact canvas, on FILES or folders."
+)
+@click.argument("files", metavar="[FILES]", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @settings_options("weights", "engine", "policy")
-def doctor(as_json: bool, calibrate: bool, **flags: Any) -> None:
+def doctor(as_json: bool, calibrate: bool, canvas: bool, files: tuple[Path, ...], **flags: Any) -> None:
     """Say what this machine can run, and try it."""
-    from fimserver.commands.doctor import calibrated, examine  # noqa: PLC0415 - imports torch
-
+    if calibrate and canvas:
+        raise InputError("give either --calibrate or --canvas")
+    if files and not canvas:
+        raise InputError("files are for doctor --canvas")
+    settings = settings_of(flags)
     findings = []
-    for finding in (calibrated if calibrate else examine)(settings_of(flags)):
+    for finding in _findings(settings, files, calibrate=calibrate, canvas=canvas):
         findings.append(finding)
         if not as_json:
             click.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name:10} {finding.value}")
     if as_json:
         click.echo(json.dumps([asdict(f) for f in findings]))
     sys.exit(0 if all(f.ok for f in findings) else 1)
+
+
+def _findings(
+    settings: Settings, files: tuple[Path, ...], *, calibrate: bool, canvas: bool
+) -> Iterable[Finding]:
+    """What the doctor says; its modules import torch."""
+    if canvas:
+        from fimserver.commands.doctor_canvas import examine_canvas  # noqa: PLC0415
+
+        return examine_canvas(settings, files)
+    from fimserver.commands.doctor import calibrated, examine  # noqa: PLC0415
+
+    return calibrated(settings) if calibrate else examine(settings)
 
 
 @main.command()

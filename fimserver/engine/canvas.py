@@ -145,6 +145,7 @@ class FullCanvas:
         self.right = list(right)
         self.shift = shift
         self.forwards = 0
+        self.rows = 0  # of all passes
         self.prefilled = Prefill()
 
     def open(self, deadline: Deadline) -> bool:
@@ -154,6 +155,7 @@ class FullCanvas:
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         self.forwards += 1
         ids = torch.tensor([*self.left, *slots, *self.right], device=self.network.device)
+        self.rows += len(ids)
         first = len(self.left) - int(self.shift)
         # Row 0 stands in for the missing row before it (Dream).
         rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)

@@ -84,11 +84,18 @@ class Diffusion:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
         canvas = self.open_canvas(request)
         if canvas.open(deadline) and isinstance(canvas, DualCanvas):
-            canvas.warm(min(request.canvas_tokens or self.canvas_card.initial_tokens, self.limit(request)))
+            canvas.warm(self._usual(request))
 
     def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
-        return 0 if self.cache is None else self.cache.num_uncached_tokens(self._sides(request)[0])
+        if self.cache is not None:
+            return self.cache.num_uncached_tokens(self._sides(request)[0])
+        canvas = self.open_canvas(request)
+        return canvas.num_due(self._usual(request)) if isinstance(canvas, DualCanvas) else 0
+
+    def _usual(self, request: Request) -> int:
+        """Slots that a canvas starts with where its length is not searched."""
+        return min(request.canvas_tokens or self.canvas_card.initial_tokens, self.limit(request))
 
     def _context(self, request: Request) -> PromptTokens:
         tokens = self.budget.tokens(request.deadline_ms)
@@ -111,14 +118,14 @@ class Diffusion:
         ``NonFiniteError``.
         """
         canvas = self.open_canvas(request)
-        vetoed = yield from self._decode(canvas, request, deadline)
+        vetoed = yield from self.decode(canvas, request, deadline)
         if vetoed and isinstance(canvas, DualCanvas):
-            yield from self._decode(canvas.uncached(), request, deadline)
+            yield from self.decode(canvas.uncached(), request, deadline)
 
-    def _decode(
+    def decode(
         self, canvas: CanvasForward, request: Request, deadline: Deadline
     ) -> Generator[Chunk, None, bool]:
-        """Chunks of one middle; returns whether it was vetoed, and then has no last chunk."""
+        """Chunks of one middle on a canvas; returns whether it was vetoed, and then has no last chunk."""
         started = time.perf_counter()
         held = self._context(request).held
         output = Output(self.vocabulary, request, held)
@@ -150,7 +157,7 @@ class Diffusion:
             len(done),
             canvas.forwards,
             reason,
-            prefill=prefill,
+            prefill=canvas.prefilled if isinstance(canvas, DualCanvas) else prefill,
             confidence=self._confidence(state),
             prompt=self._use(request),
         )

@@ -11,17 +11,19 @@ and of the canvas.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fimserver.engine.canvas import FullCanvas
+from fimserver.engine.device import wait_for
 from fimserver.engine.kv import KVBuffer
 from fimserver.engine.network import Network
 from fimserver.engine.refresh import Refresh
 from fimserver.lengths import common_prefix
-from fimserver.types import Deadline, Prefill
+from fimserver.types import Deadline, Prefill, ms_since
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ class DualCache:
 class DualCanvas:
     """Slots between left and right context, all attending to all, over a ``DualCache``.
 
-    ``exact`` says of each prediction whether an uncached pass would have given the same.
+    ``exact`` says of each prediction whether an uncached pass would have given the same; ``drifts`` has what
+    ``drift`` found, block by block.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class DualCanvas:
         self.shift = shift
         self.prefilled = Prefill()
         self.exact: list[bool] = []
+        self.drifts: list[float] = []
         self._context = tuple(left)  # without the slots of earlier blocks
         self._before = cache.forwards
 
@@ -167,15 +171,22 @@ class DualCanvas:
 
     def warm(self, slots: int) -> None:
         """Compute the context beside a masked canvas, unless the cache has it."""
-        wanted = self._sequence([self.mask] * slots)
-        if self.cache.is_due(wanted, self.rules):
-            self.cache.run_whole(wanted, range(0))
+        if self.num_due(slots):
+            self.cache.run_whole(self._sequence([self.mask] * slots), range(0))
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         wanted = self._sequence(slots)
         whole = self.cache.is_due(wanted, self.rules)
+        first = not self.exact
         self.exact.append(whole or self.cache.is_exact(wanted))
+        if whole and first:
+            return self._read(wanted)
         return self._whole(wanted) if whole else self._canvas(wanted)
+
+    def num_due(self, slots: int) -> int:
+        """Rows of the whole pass that a masked canvas would begin with; 0 where the cache has the context."""
+        wanted = self._sequence([self.mask] * slots)
+        return len(wanted.ids) if self.cache.is_due(wanted, self.rules) else 0
 
     def settle(self, slots: Sequence[int]) -> None:
         """The next block starts with a whole pass."""
@@ -193,13 +204,23 @@ class DualCanvas:
         wanted = self._sequence(masked)
         tokens = [slots[slot] for slot in stale]
         by_cache = self._score(self._canvas(wanted), stale, tokens)
-        return by_cache - self._score(self._whole(wanted), stale, tokens)
+        self.drifts.append(by_cache - self._score(self._whole(wanted), stale, tokens))
+        return self.drifts[-1]
 
     def uncached(self) -> FullCanvas:
         """The canvas as it was opened, without cache; passes are counted on."""
         canvas = FullCanvas(self.cache.network, self._context, self.right, shift=self.shift)
         canvas.forwards = self.forwards
         return canvas
+
+    def _read(self, wanted: CanvasText) -> torch.Tensor:
+        """The first pass of a middle, which reads the prompt: it is reported as the prefill."""
+        wait_for(self.cache.network.device)
+        started = time.perf_counter()
+        logits = self._whole(wanted)
+        wait_for(self.cache.network.device)
+        self.prefilled = Prefill(len(wanted.ids), 1, ms_since(started))
+        return logits
 
     def _whole(self, wanted: CanvasText) -> torch.Tensor:
         return self._of_slots(self.cache.run_whole(wanted, self._rows(wanted)), wanted)

@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import Progress as Bar
@@ -163,11 +163,19 @@ class Trainer:
         copy.to(torch.bfloat16).save_pretrained(folder)
 
 
+class Batches(Protocol):
+    """Batches by step number, so that a resumed run sees what an unbroken one would have seen."""
+
+    def batch(self, step: int, rows: int) -> Batch:
+        """The batch of one step."""
+        ...
+
+
 class Run:
     """One run on a time budget: constant rate, checkpoints, then annealing and export."""
 
     def __init__(
-        self, trainer: Trainer, train: RowStream, valid: list[Batch], folder: Path, max_steps: int = 0
+        self, trainer: Trainer, train: Batches, valid: list[Batch], folder: Path, max_steps: int = 0
     ) -> None:
         self.trainer, self.train, self.valid, self.folder = trainer, train, valid, folder
         self.started = time.monotonic()
