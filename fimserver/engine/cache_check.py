@@ -82,13 +82,15 @@ def check_prompt_cache(engine: Diffusion, request: Request) -> CacheCheck:
     if cache is None:
         raise InputError(f"{engine.card.name}: its canvas has no exact cache")
     engine.warm(request, Deadline())
-    decodes = []
-    for _ in ("warm", "cold"):
-        canvas = engine.open_canvas(request)
-        tokens, ms = _decode(engine, canvas, request)
-        decodes.append(DecodedCanvas(tokens, canvas.prefilled.rows, ms))
-        cache.clear()
-    return CacheCheck(*decodes)
+    warm = _decode_prompt(engine, request)
+    cache.clear()
+    return CacheCheck(warm, _decode_prompt(engine, request))
+
+
+def _decode_prompt(engine: Diffusion, request: Request) -> DecodedCanvas:
+    canvas = engine.open_canvas(request)
+    tokens, ms = _decode(engine, canvas, request)
+    return DecodedCanvas(tokens, canvas.prefilled.rows, ms)
 
 
 def _decode(engine: Diffusion, canvas: CanvasForward, request: Request) -> tuple[tuple[str, ...], float]:
