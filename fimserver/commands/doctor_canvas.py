@@ -105,7 +105,8 @@ def _approximate(engine: Diffusion, requests: Sequence[Request], unused: str = "
     drifts = [check.drift for check in checks]
     yield Finding(
         "drift",
-        f"tokens are likelier by {fmean(drifts):.3f} nats than in an exact pass, at most by {max(drifts):.3f}",
+        f"tokens are likelier by {fmean(drifts):.3f} nats than in an exact pass,"
+        f" at most by {max(drifts):.3f}",
     )
     yield _vetoes(drifts, rules.bound)
     yield from _savings(checks, inf if rules.bound is None else rules.bound)
