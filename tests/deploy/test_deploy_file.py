@@ -1,9 +1,11 @@
 """Files for Ray Serve and the options of a deployment, without Ray."""
 
 import os
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +14,8 @@ from click.testing import CliRunner
 from fimserver.cli import main
 from fimserver.errors import CardError, InputError
 from fimserver.host.deployment import Scale, deployment_of
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
 
 
 def run(*arguments):
@@ -160,6 +164,44 @@ def test_wrong_arguments_of_a_file_are_one_clear_line(args, error, says, monkeyp
     with pytest.raises(error, match=says) as caught:
         deployment_of(args)
     assert "\n" not in str(caught.value)
+
+
+class TestExamples:
+    def service(self):
+        return yaml.safe_load((EXAMPLES / "rayservice.yaml").read_text("utf-8"))["spec"]
+
+    def test_the_service_of_kubernetes_has_what_is_written_for_ray_elsewhere(self, tmp_path):
+        served = yaml.safe_load(self.service()["serveConfigV2"])
+        file = written(tmp_path)
+        assert served["http_options"] == file["http_options"]
+        (ours,), (usual,) = served["applications"], file["applications"]
+        assert ours.keys() == usual.keys()
+        assert ours["deployments"][0].keys() <= usual["deployments"][0].keys()
+        assert (ours["import_path"], ours["route_prefix"]) == (usual["import_path"], usual["route_prefix"])
+
+    def test_the_deployment_reads_the_arguments_of_the_service(self, tmp_path):
+        secret = tmp_path / "token"
+        secret.write_text("x")
+        args = yaml.safe_load(self.service()["serveConfigV2"])["applications"][0]["args"]
+        assert "fim.example.org" in deployment_of(args | {"token_file": str(secret)}).allowed_hosts
+
+    def test_its_nodes_have_the_token_the_port_and_the_ray_that_is_installed(self):
+        spec = self.service()
+        served = yaml.safe_load(spec["serveConfigV2"])
+        token = Path(served["applications"][0]["args"]["token_file"])
+        cluster = spec["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            (container,) = group["template"]["spec"]["containers"]
+            assert str(token.parent) in [mount["mountPath"] for mount in container["volumeMounts"]]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports["serve"] == served["http_options"]["port"]
+        assert f"ray=={cluster['rayVersion']}\n" in (EXAMPLES.parents[1] / "constraints.txt").read_text()
+
+    def test_the_image_installs_what_is_in_the_repository(self):
+        text = (EXAMPLES / "Containerfile").read_text("utf-8")
+        for name in re.findall(r"/source/([\w.]+)", text):
+            assert (EXAMPLES.parents[1] / name).exists(), name
+        assert re.findall(r"ARG DEVICE=(\w+)", text) == ["cpu"]
 
 
 class TestServeOnRay:
