@@ -23,8 +23,12 @@ def arrive(
     invoked: bool,
     surface: Surface = "inline",
     popup: SelectedCompletion | None = None,
+    waits: bool = True,
 ) -> CompletionRequest:
-    """Resolve a request. What runs later sees the document and the settings as they are now."""
+    """Resolve a request. What runs later sees the document and the settings as they are now.
+
+    ``waits``: whether one that was not asked for waits for the next key.
+    """
     uri = document.uri
     snapshot = document.snapshot(place)
     turn = session.turn(uri)
@@ -47,15 +51,15 @@ def arrive(
         session_id=session.session_id,
         document_id=session.opaque(uri),
     )
-    return request if request.refusal is not None else _resolved(session, request)
+    return request if request.refusal is not None else _resolved(session, request, waits=waits)
 
 
-def _resolved(session: Session, request: CompletionRequest) -> CompletionRequest:
+def _resolved(session: Session, request: CompletionRequest, *, waits: bool) -> CompletionRequest:
     """Add what only a request that passes needs."""
     config = session.config
     uri = request.uri
     snapshot = request.snapshot
-    delay_ms = 0.0 if request.invoked else _delay_ms(session, request)
+    delay_ms = 0.0 if request.invoked or not waits else _delay_ms(session, request)
     return replace(
         request,
         path=session.file_name(uri),

@@ -68,6 +68,17 @@ def silent(host):
     host.engines.script = script
 
 
+# ---------------------------------------------------------------- reading ahead
+
+
+def test_the_prompt_is_read_where_the_cursor_rests(nvim, host):
+    host.says()
+    nvim.open("main.py", b"def f():\n    x = 1\n    y = 2\n")
+    nvim.normal_mode()
+    nvim.place(1, 0)
+    nvim.wait("the prompt to be read", lambda: "def f():\n" in [warm.prefix for warm in host.engines.warmed])
+
+
 # ---------------------------------------------------------------- acceptance
 
 

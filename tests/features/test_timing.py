@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 URI = "file:///work/main.py"
 
 
@@ -64,3 +66,33 @@ def test_text_typed_since_the_first_request_is_told_apart(editor, host):
     editor.type(URI, 2, 1, 4, "ret")
     editor.ask(URI, 1, 7)
     assert [request.typed_chars for request in host.engines.asked] == [0, 3]
+
+
+def test_the_prompt_is_read_where_the_cursor_rests(connected, host):
+    connected.start(options={"prefetch": True})
+    editor = connected
+    editor.open(URI, "def f():\n    \n")
+    editor.notify(
+        "textDocument/didFocus", {"textDocument": {"uri": URI}, "position": {"line": 1, "character": 4}}
+    )
+    editor.wait_until(lambda: host.engines.warmed)
+    assert [request.prefix for request in host.engines.warmed] == ["def f():\n    "]
+    assert host.engines.asked == []
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        None,
+        3,
+        {},
+        {"line": "1", "character": 4},
+        {"line": -7, "character": -1},
+        {"line": 10**9, "character": 10**9},
+    ],
+)
+def test_a_focus_of_any_shape_is_no_error(position, editor, host):
+    editor.open(URI, "x = 1\n")
+    editor.notify("textDocument/didFocus", {"textDocument": {"uri": URI}, "position": position})
+    host.says("1")
+    assert editor.ask(URI, 0, 5, invoked=True)

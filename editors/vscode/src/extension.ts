@@ -57,6 +57,8 @@ function watch(here: Session, context: vscode.ExtensionContext): vscode.Disposab
       if (STARTERS.some((name) => event.affectsConfiguration(name))) here.restart();
       else if (event.affectsConfiguration('fimserver')) void here.tellSettings();
     }),
+    vscode.window.onDidChangeTextEditorSelection(({ textEditor }) => { here.tellCursor(textEditor); }),
+    vscode.window.onDidChangeActiveTextEditor((editor) => { if (editor) here.tellCursor(editor); }),
     vscode.workspace.onDidGrantWorkspaceTrust(() => { here.restart(); }),
     context.secrets.onDidChange(() => { here.restart(); }),
   ];

@@ -44,6 +44,14 @@ export class Session {
     if (this.version) await this.client?.sendNotification(DidChangeConfigurationNotification.type, { settings: null });
   }
 
+  /** Where the cursor is: the server has the prompt read where it stays. */
+  tellCursor({ document, selection }: vscode.TextEditor): void {
+    if (!this.client || !this.version) return;
+    const convert = this.client.code2ProtocolConverter;
+    const place = { textDocument: convert.asTextDocumentIdentifier(document), position: convert.asPosition(selection.active) };
+    this.client.sendNotification('textDocument/didFocus', place).catch(() => undefined); // it may just have ended
+  }
+
   /** Run a verb of the program to its end. What fails is not thrown: it is said in the output. */
   async run(words: readonly string[], timeout: number, more = options()): Promise<{ isGood: boolean; output: string }> {
     const [program, how] = [this.found?.program, { ...(await surroundings(this.secrets)), timeout }];
@@ -93,6 +101,7 @@ export class Session {
     else {
       this.version = version;
       await this.tellSettings(); // what changed while it started
+      if (vscode.window.activeTextEditor) this.tellCursor(vscode.window.activeTextEditor);
     }
     this.changes.fire();
   }

@@ -9,6 +9,7 @@ from typing import Any
 
 from fimserver.front.lsp.lifecycle import pin
 from fimserver.front.lsp.server import Server
+from fimserver.front.read_ahead import CursorRest
 from fimserver.front.session import RejectedText
 from fimserver.types import ROUTES
 
@@ -124,8 +125,14 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def did_focus(_server: Server, _params: Any) -> None:
-    """Ignore Copilot's extension: the requests say which document has the focus."""
+def did_focus(server: Server, params: Any) -> None:
+    """Note where the cursor is (Copilot's extension, with a ``position`` beside the document)."""
+    uri = _field(_field(params, "textDocument"), "uri")
+    position = _field(params, "position")
+    line = _field(position, "line")
+    character = _field(position, "character")
+    if isinstance(uri, str) and isinstance(line, int) and isinstance(character, int):
+        server.reading.moved(CursorRest(uri, max(0, line), max(0, character)))
 
 
 def did_show(server: Server, params: Any) -> None:

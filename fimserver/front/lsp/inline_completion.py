@@ -89,7 +89,9 @@ def _arrived(
         selected = SelectedCompletion(
             document.place((start.line, start.character), session.encoding), popup.text
         )
-    return arrive(session, document, place, invoked=invoked, surface=surface, popup=selected)
+    request = arrive(session, document, place, invoked=invoked, surface=surface, popup=selected)
+    server.reading.asked(request)
+    return request
 
 
 async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestion, ...] | None:

@@ -56,6 +56,7 @@ def initialized(server: Server, _: lsp.InitializedParams) -> None:
 
 def shutdown(server: Server, _: Any = None) -> None:
     server.stop_later()
+    server.reading.stop()
     server.later(server.session.shut())
 
 

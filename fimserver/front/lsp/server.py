@@ -16,6 +16,7 @@ from fimserver.front.config import Config
 from fimserver.front.host_client import HostClient
 from fimserver.front.lsp.protocol import Protocol, Send
 from fimserver.front.lsp.status import Status
+from fimserver.front.read_ahead import ReadAhead
 from fimserver.front.session import Session
 
 log = logging.getLogger("fimserver.front")
@@ -37,6 +38,7 @@ class Server(LanguageServer):
             notebook_document_sync=lsp.NotebookDocumentSyncOptions(notebook_selector=[cells]),
         )
         self.session = Session(config, host)
+        self.reading = ReadAhead(self.session)
         self.status = Status(self, self.session, self.later)
         self.from_line_start = False  # whether an item's range has to begin with its line
         self.insert_replace = False

@@ -103,10 +103,21 @@ end
 ---@param client vim.lsp.Client
 ---@param buf integer
 function M.attached(client, buf)
+  local group = vim.api.nvim_create_augroup('fimserver.' .. buf, {})
+  local function tell_cursor() -- the server has the prompt read where it stays
+    local place = vim.lsp.util.make_position_params(0, client.offset_encoding)
+    client:notify('textDocument/didFocus', place)
+  end
+  vim.api.nvim_create_autocmd({ 'BufEnter', 'CursorMoved' }, {
+    group = group,
+    buffer = buf,
+    callback = tell_cursor,
+  })
+  if buf == vim.api.nvim_get_current_buf() then tell_cursor() end
   if vim.lsp.inline_completion then
     vim.lsp.inline_completion.enable(true, { bufnr = buf })
     vim.api.nvim_create_autocmd('CursorMovedI', {
-      group = vim.api.nvim_create_augroup('fimserver.' .. buf, {}),
+      group = group,
       buffer = buf,
       callback = vim.schedule_wrap(require('fimserver.ghost').hide_stale), -- after Neovim's own
     })
