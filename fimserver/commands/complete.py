@@ -12,10 +12,11 @@ from fimserver.host.job import EngineSource, Job
 from fimserver.host.jobs import run_job
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
+from fimserver.host.routing.stand_in import needed_routes
 from fimserver.paths import latency_path
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.settings import Settings
-from fimserver.types import CONTEXT_CHARS, ROUTES, Chunk, Completion, Deadline, Request, Route, ms_since
+from fimserver.types import CONTEXT_CHARS, Chunk, Completion, Deadline, Request, Route, ms_since
 from fimserver.wire import CompletionBody, CompletionChunk, EditorHints, Usage, gather
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def complete(
 
     Models are loaded before the time of ``settings.deadline_ms`` begins.
     """
-    for route in ROUTES if settings.model == "auto" else (settings.model,):
+    for route in needed_routes(settings.model, settings.policy, engines.served()):
         engines.engine(route)
     job = Job(
         key=("", ""),

@@ -11,23 +11,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
 
-class KVBuffer(Cache):
+class KVBuffer:
     """Keys and values of every layer over ``capacity`` positions.
 
     Rows are written at ``start``, ``extent`` are read.
 
-    transformers' models call ``update`` once a layer; buffers take their shape from the first call. A pass
-    over B branches uses the first B of ``branches`` copies; branch 0 is the text.
+    A pass calls ``update`` once a layer; buffers take their shape from the first call. A pass over B branches
+    uses the first B of ``branches`` copies; branch 0 is the text.
     """
 
     def __init__(self, capacity: int, branches: int = 1) -> None:
-        super().__init__(layers=[])
         self.capacity = capacity
         self.branches = branches
         self.start = 0
@@ -36,16 +33,11 @@ class KVBuffer(Cache):
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *_args: Any,
-        **_kwargs: Any,
+        self, key_states: torch.Tensor, value_states: torch.Tensor, index: int, /
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
         count = len(key_states)
-        keys, values = (buffer[:count] for buffer in self.buffers(layer_idx, key_states, value_states))
+        keys, values = (buffer[:count] for buffer in self.buffers(index, key_states, value_states))
         rows = slice(self.start, self.start + key_states.shape[2])
         keys[:, :, rows] = key_states
         values[:, :, rows] = value_states
@@ -96,9 +88,6 @@ class KVBuffer(Cache):
             keys[0, :, there] = turned(keys[0, :, here], cos, sin)
             values[0, :, there] = values[0, :, here].clone()
         self._equal = min(self._equal, there.start)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature
-        return self.start
 
     def _buffers(self) -> Iterator[torch.Tensor]:
         return itertools.chain.from_iterable(self._layers.values())

@@ -65,7 +65,11 @@ class NativeNetwork:
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
+        # A coder in our own pass needs no transformers, which takes half a second to import.
+        from fimserver.engine.native_kv import NativeKV  # noqa: PLC0415
+
         self.model = model
+        self._native_kv = NativeKV
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.device = device
         self.hidden = torch.empty(0)
@@ -84,7 +88,7 @@ class NativeNetwork:
             input_ids=ids,
             position_ids=positions.expand(count, -1),
             attention_mask=mask.expand(count, 1, -1, -1),
-            past_key_values=kv,
+            past_key_values=self._native_kv(kv),
             use_cache=True,
             logits_to_keep=self._keep(logits_of),
         )

@@ -17,6 +17,7 @@ from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencySample
 from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
+from fimserver.host.routing.stand_in import needed_routes
 from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import ROUTES, Decision, Request, Route, ms_since, other
 from fimserver.wire import CompletionChunk, Usage
@@ -61,11 +62,13 @@ def _routing_request(
 
     One that cannot be loaded is not tried again for a while.
     """
+    served = engines.served()
     routes = ROUTES if job.pin == "auto" else (job.pin,)
-    rows = {route: count for route in routes if (count := _rows(engines, route, job, router)) is not None}
+    needed = needed_routes(job.pin, router.policy, served)
+    asked = routes if any(router.tripped(route) for route in needed) else needed
+    rows = {route: count for route in asked if (count := _rows(engines, route, job, router)) is not None}
     able = [route for route in routes if job.pin != "auto" or not router.tripped(route)] or routes
     broken = next((why for route in routes if (why := router.tripped(route))), "")
-    served = engines.served()
     models = {route: served.get(route, "") for route in able}
     left_ms = min(NO_DEADLINE_MS, 1000 * job.deadline.left_s())
     return RoutingRequest(fitted, job.pin, left_ms, models, rows, broken, length)

@@ -25,6 +25,7 @@ from fimserver.host.job import EngineSource
 from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencyModel
 from fimserver.host.routing.router import Router
+from fimserver.host.routing.stand_in import needed_routes
 from fimserver.host.scheduler import Scheduler
 from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.host.stats.store import Stats, stats_path
@@ -46,7 +47,7 @@ SAVE_EVERY = 20  # answers
 
 
 def load_models(settings: Settings) -> EngineSource:
-    """Models with the engines of the wanted routes; others follow when they are asked for.
+    """Models with the engines that requests need; others follow when they are asked for.
 
     Raises ``FimError``.
     """
@@ -57,13 +58,13 @@ def load_models(settings: Settings) -> EngineSource:
     from fimserver.engine.engines import ModelPool  # noqa: PLC0415
 
     models = ModelPool(settings)
-    for route in routes(settings):
+    for route in needed_routes(settings.model, settings.policy, models.served()):
         models.engine(route)
     return models
 
 
 def routes(settings: Settings) -> tuple[Route, ...]:
-    """Routes whose models are loaded at the start."""
+    """Routes that requests may take."""
     return ROUTES if settings.model == "auto" else (settings.model,)
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fimserver.engine.kept_costs import kept_speed
+from fimserver.engine.kept_costs import MEASURED_STARTS, kept_speed
 from fimserver.engine.prompt_budget import STEPS, PrefillSpeed, PromptBudget, measure_speed
 from fimserver.engine.runtime import make_runtime
 from fimserver.errors import LoadError
@@ -74,6 +74,14 @@ def test_the_fastest_of_all_starts_is_kept(large, tmp_path):
     measured = iter([4.0, 1.0, 9.0])
     seen = [kept_speed(large, lambda _: flat(next(measured)), path).first_ms for _ in range(3)]
     assert seen == [4.0, 1.0, 1.0]
+
+
+def test_a_speed_that_several_starts_measured_is_measured_no_more(large, tmp_path):
+    measured = iter(range(9, 0, -1))
+    for _ in range(MEASURED_STARTS + 2):
+        seen = kept_speed(large, lambda _: flat(next(measured)), tmp_path / "speeds.json")
+    assert next(measured) == 9 - MEASURED_STARTS
+    assert seen == flat(10 - MEASURED_STARTS)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"KEY": 3}', '{"KEY": {"first_ms": 0}}', '{"KEY": {}}'])

@@ -274,6 +274,38 @@ def test_when_one_route_cannot_be_loaded_the_other_serves(broken, serves):
     assert engines.loads == 1  # it is not tried again with every key
 
 
+class CoderAndStandIn(Broken):
+    """A coder of which nano is the stand-in, with a record of the engines that were asked for."""
+
+    def __init__(self, broken=""):
+        super().__init__(broken)
+        self.wanted = []
+
+    def served(self):
+        return {"ar": "qwen2.5-coder-0.5b-instruct", "dllm": "nano"}
+
+    def engine(self, route):
+        self.wanted.append(route)
+        return super().engine(route)
+
+
+def test_a_stand_in_is_not_loaded_while_the_coder_can_run():
+    engines = CoderAndStandIn()
+    *_, last = run_job(engines, job(pin="auto"), Router())
+    assert last.usage.route == "ar"
+    assert set(engines.wanted) == {"ar"}
+    *_, last = run_job(engines, job(pin="dllm"), Router())
+    assert last.usage.route == "dllm"
+
+
+def test_a_stand_in_serves_where_the_coder_cannot_run():
+    engines, router = CoderAndStandIn("ar"), Router()
+    for _ in range(3):
+        *_, last = run_job(engines, job(pin="auto"), router)
+        assert (last.usage.route, last.usage.reason) == ("dllm", Reason.END)
+    assert engines.loads == 1
+
+
 def test_a_route_that_was_asked_for_is_not_replaced():
     ((_, reason, message),) = run(Broken("dllm"), pin="dllm")
     assert (reason, message) == (Reason.NO_MODEL, "get it")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import httpx2
@@ -390,10 +389,8 @@ def test_a_signal_ends_it_while_it_generates(runtime):
                 lines = response.iter_lines()
                 assert next(lines)
                 process.send_signal(signal.SIGTERM)
-                told = time.monotonic()
                 assert '"reason":"cancelled"' in [line for line in lines if line][-2]
         assert process.wait(PATIENCE_S) == 0
-        assert time.monotonic() - told < 3
     finally:
         kill(process)
     assert not path.exists()

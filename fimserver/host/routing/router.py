@@ -11,11 +11,8 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import NamedTuple
 
-from fimserver.cards import get_card
-from fimserver.errors import CardError
 from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import TOKENS_PER_LEXEME, LatencyModel, LatencySample
 from fimserver.host.routing.length_model import LengthPrediction, expected, mean_chars, mean_lexemes
@@ -28,6 +25,7 @@ from fimserver.host.routing.policies import (
     RouteEstimate,
     length,
 )
+from fimserver.host.routing.stand_in import WEIGHING, far_larger
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route, RoutePin, other
 
@@ -48,11 +46,6 @@ MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
 TRIPPED_S = 300.0
-FAR_SMALLER = (
-    20.0  # times fewer parameters: such a model is a stand-in, and no keep rates were published for its like
-)
-ELSEWHERE_M = 7000.0
-WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by what is kept
 
 
 class KeepCounts(NamedTuple):
@@ -236,32 +229,6 @@ def _lexemes(request: Request) -> tuple[float, ...]:
     most = request.sampling.max_tokens / TOKENS_PER_LEXEME
     most = min(most, LINE_LEXEMES) if request.sampling.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
-
-
-def far_larger(models: Mapping[Route, str]) -> Route | None:
-    """The route whose model is so much larger than the other's that there is nothing to weigh.
-
-    None where sizes are alike.
-    """
-    sizes = {route: _parameters_m(model) for route, model in models.items()}
-    if len(sizes) < len(ROUTES) or not all(sizes.values()):
-        return None
-    large = max(ROUTES, key=lambda route: sizes[route])
-    return large if sizes[large] >= FAR_SMALLER * sizes[other(large)] else None
-
-
-@cache
-def _parameters_m(model: str) -> float:
-    """Millions of parameters by the model's card; 0 where there is no card of that name.
-
-    A model elsewhere is named ``MODEL.at.SERVER``. One without a card counts as a real coder, so that a
-    stand-in here does not take its place.
-    """
-    name, elsewhere, _ = model.partition(".at.")
-    try:
-        return get_card(name).parameters_m
-    except CardError:
-        return ELSEWHERE_M if elsewhere else 0.0
 
 
 def cost_name(route: Route, model: str) -> str:

@@ -8,9 +8,10 @@ import pytest
 from fimserver.host.routing.latency import LatencyModel, LatencySample
 from fimserver.host.routing.policies import EXPLORED, POLICIES, PolicyInput, RouteChoice, RouteEstimate
 from fimserver.host.routing.router import NO_DEADLINE_MS, KeepCounts, Router, RoutingRequest, cost_name, fit
+from fimserver.host.routing.stand_in import needed_routes
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Features, Request, Sampling, other
+from fimserver.types import ROUTES, Features, Request, Sampling, other
 
 MODELS = {"dllm": "d", "ar": "a"}
 INSIDE, FRESH = Request("f(", ")\n"), Request("def f():\n    ", "\n")
@@ -221,6 +222,13 @@ class TestModelsOfOtherSizes:
             decision = router.decide(asked(request, models=models))
             assert decision.route == route
             assert decision.why == f"nano on {other(route)} is far smaller"
+
+    @pytest.mark.parametrize(("models", "route"), [(CODER, "ar"), (CANVAS, "dllm")])
+    def test_its_engine_is_needed_only_where_it_may_answer(self, models, route):
+        assert needed_routes("auto", "expected_value", models) == (route,)
+        assert needed_routes("auto", "always_ar", models) == ROUTES
+        assert needed_routes(other(route), "expected_value", models) == (other(route),)
+        assert needed_routes("auto", "bandit", {"ar": "nano", "dllm": "nano"}) == ROUTES
 
     def test_it_still_answers_when_it_is_asked_for_or_alone(self):
         assert Router().decide(asked(pin="dllm", models=self.CODER)).route == "dllm"
