@@ -2,6 +2,7 @@
 
 import ast
 from collections import Counter
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -41,9 +42,15 @@ def part(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -101,13 +108,13 @@ class TestEveryModule:
 
     def test_relative_imports_and_dangerous_words_are_absent(self, path):
         text = path.read_text("utf-8")
-        tree = ast.parse(text)
+        tree = parsed(path)
         assert not any(isinstance(n, ast.ImportFrom) and n.level for n in ast.walk(tree))
         assert "trust_remote_code=True" not in text
         assert not {"pickle", "marshal", "shelve"} & tops(path)
 
     def test_its_docstring_says_what_it_is(self, path):
-        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        docstring = ast.get_docstring(parsed(path))
         assert docstring
         assert not docstring.startswith(("Knows", "Module"))
 
