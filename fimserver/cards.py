@@ -70,8 +70,9 @@ class Fim(_Strict):
 class Canvas(_Strict):
     """The canvas of the dllm route."""
 
-    attention: Literal["full", "cached"]
+    attention: Literal["full", "cached", "block"]
     mask: str
+    context: str = ""  # of attention "block": the prompt, with {suffix} and {prefix}
     shift: bool = False
     start: str | None = None
     after_suffix: str | None = None
@@ -100,6 +101,18 @@ class Canvas(_Strict):
     def _cache_is_for_a_full_canvas(self) -> Canvas:
         if self.cache != "none" and self.attention != "full":
             raise ValueError("`cache` is for the attention 'full': others have an exact one anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_have_their_fields(self) -> Canvas:
+        if (self.attention == "block") != bool(self.context):
+            raise ValueError("`context` is for the attention 'block', and needed there")
+        if self.attention != "block":
+            return self
+        if self.length != "end":
+            raise ValueError("attention 'block' needs length 'end'")
+        if self.context.count("{prefix}") != 1 or self.context.count("{suffix}") != 1:
+            raise ValueError("`context` needs {prefix} and {suffix}, each once")
         return self
 
     @model_validator(mode="after")
@@ -160,7 +173,7 @@ class Card(_Strict):
     osi: bool
     parameters_m: float = Field(gt=0)
     architecture: str
-    loads_as: Literal["", "qwen2", "llama"] = ""
+    loads_as: Literal["", "qwen2", "qwen3", "llama"] = ""
     prompt_tokens: int = Field(default=2048, ge=64)
     suffix_share: float = Field(default=0.25, ge=0, le=0.9)
     max_new_tokens: int = Field(default=256, ge=1)
@@ -192,6 +205,10 @@ class Card(_Strict):
     def _serves_a_route(self) -> Card:
         if self.fim is None and self.canvas is None and self.remote is None:
             raise ValueError("neither [fim] nor [canvas]: the card serves no route")
+        if self.canvas is not None and self.canvas.attention == "block" and self.fim is not None:
+            raise ValueError(
+                "attention 'block' has no [fim]: such a model does not decode token by token here"
+            )
         return self
 
     @property

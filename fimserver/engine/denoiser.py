@@ -76,12 +76,25 @@ class CanvasState:
 class Denoiser:
     """One block of slots, from all masked to none."""
 
-    def __init__(self, tokens: Tokens, schedule: Schedule, max_slots: int, *, broadcast: bool = True) -> None:
-        """``broadcast``: an end or delete token takes every masked slot to its right along."""
+    def __init__(
+        self,
+        tokens: Tokens,
+        schedule: Schedule,
+        max_slots: int,
+        *,
+        broadcast: bool = True,
+        end_anywhere: bool = False,
+    ) -> None:
+        """``broadcast``: an end or delete token takes every masked slot to its right along.
+
+        ``end_anywhere``: an end may be committed at any slot, and a masked one left of it may have any token;
+        when none is masked left of it, the run is over.
+        """
         self.tokens = tokens
         self.schedule = schedule
         self.max_slots = max_slots
         self.broadcast = broadcast
+        self.end_anywhere = end_anywhere
 
     def run(
         self,
@@ -117,12 +130,12 @@ class Denoiser:
             yield state
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
-        """An end may be committed only at the leftmost mask.
+        """Unless it may be anywhere, an end may be committed only at the leftmost mask.
 
         Far to the right an end is always likely; committing those first makes every middle shorter than the
         model thinks.
         """
-        return slot == leftmost or token != self.tokens.end
+        return self.end_anywhere or slot == leftmost or token != self.tokens.end
 
     def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
         """Special tokens never; expansion only with room; no end left of a word that is already there."""
@@ -130,7 +143,7 @@ class Denoiser:
         full = len(state.slots) >= self.max_slots or state.expansions_left == 0
         if self.tokens.expand is not None and full:
             logits[:, self.tokens.expand] = -1e9
-        if self.tokens.end is not None:
+        if self.tokens.end is not None and not self.end_anywhere:
             words = [
                 i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}
             ]
@@ -165,8 +178,18 @@ class Denoiser:
                     state.confidence[i] = state.confidence[first]
                     state.steps[i] = step
         state.fresh = frozenset(chosen)
+        if self.end_anywhere:
+            self._close(state)
         if self.tokens.expand is not None:
             self._resize(state)
+
+    def _close(self, state: CanvasState) -> None:
+        """Where all slots left of the first end are filled, make the masked ones right of it an end too."""
+        known = next((i for i, token in enumerate(state.slots) if token == self.tokens.mask), None)
+        if known is not None and self.tokens.end in state.slots[:known]:
+            state.slots[known:] = [
+                self.tokens.end if t == self.tokens.mask else t for t in state.slots[known:]
+            ]
 
     def _resize(self, state: CanvasState) -> None:
         """An expand token becomes two masks, a deleted slot goes (DreamOn).

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from fimserver.cards import Card
+from fimserver.engine.block_canvas import BlockCanvas
 from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
 from fimserver.engine.canvas_length import search_length
 from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
@@ -22,7 +23,7 @@ from fimserver.engine.healing import TokenHealing
 from fimserver.engine.network import Network
 from fimserver.engine.output import Output
 from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt import PromptTokens, canvas_context, cut_context, prompt_use
+from fimserver.engine.prompt import PromptTokens, block_prompt, canvas_context, cut_context, prompt_use
 from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.refresh import Refresh
 from fimserver.engine.schedules import Schedule
@@ -63,14 +64,18 @@ class Diffusion:
         self.tokens = Tokens.of(card.canvas, vocabulary)
         self.schedule = schedule
         self.budget = budget or PromptBudget(card.prompt_tokens)
+        self._markers = max(8, len(block_prompt(PromptTokens((), ()), card.canvas.context, vocabulary)))
         self.healing = TokenHealing(vocabulary) if card.fim and card.fim.heal else None
         self.dual = dual
         self.rules = rules
+        self._in_blocks = card.canvas.attention == "block"
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
         """The canvas of a request, with its context on both sides."""
         left, right = self._sides(request)
+        if self.cache is not None and self._in_blocks:
+            return BlockCanvas(self.cache, left, self.canvas_card.block_tokens)
         if self.cache is not None and self.canvas_card.shift:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
@@ -99,7 +104,9 @@ class Diffusion:
 
     def _context(self, request: Request) -> PromptTokens:
         tokens = self.budget.tokens(request.deadline_ms)
-        return cut_context(request, self.card, self.vocabulary, tokens=tokens, healing=self.healing)
+        return cut_context(
+            request, self.card, self.vocabulary, self._markers, tokens=tokens, healing=self.healing
+        )
 
     def _sides(self, request: Request) -> tuple[list[int], list[int]]:
         """Ids left and right of the canvas."""
@@ -188,7 +195,13 @@ class Diffusion:
         limit = self.limit(request)
         slots = self._slots(canvas, request.canvas_tokens, limit, deadline)
         most = limit if self.canvas_card.length == "expand" else slots
-        denoiser = Denoiser(self.tokens, self.schedule, most, broadcast=self.canvas_card.broadcast)
+        denoiser = Denoiser(
+            self.tokens,
+            self.schedule,
+            most,
+            broadcast=self.canvas_card.broadcast and not self._in_blocks,
+            end_anywhere=self._in_blocks,
+        )
         begin = None
         if self.healing and held and not done:
             begin = self.healing.allowed(held, self.network.vocab_size, self.network.device)
@@ -202,7 +215,7 @@ class Diffusion:
         """Number of slots to start with."""
         match self.canvas_card.length:
             case "end":
-                return self.canvas_card.block_tokens
+                return canvas.room if isinstance(canvas, BlockCanvas) else self.canvas_card.block_tokens
             case "search":
                 return search_length(
                     canvas,

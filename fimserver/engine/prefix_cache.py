@@ -23,7 +23,10 @@ BLOCK = 512  # keys that torch's attention reads at a time on a CPU
 class PrefixCache:
     """A KV buffer, the prompt tokens in it, and the passes that were run."""
 
-    def __init__(self, network: Network, capacity: int, chunk: int, branches: int = 1) -> None:
+    def __init__(
+        self, network: Network, capacity: int, chunk: int, branches: int = 1, block: int = 1
+    ) -> None:
+        """``block``: so many tokens at a time see each other; 1 is causal. ``chunk`` is a multiple of it."""
         self.network = network
         self.chunk = chunk
         self.capacity = -(-capacity // chunk) * chunk
@@ -33,7 +36,8 @@ class PrefixCache:
         self.pace = Pace.of(network.device)
         self._ids: list[int] = []
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
-        self._causal = self._everything.tril()
+        numbers = torch.arange(self.capacity, device=network.device) // block
+        self._causal = numbers[:, None] >= numbers
         self._everywhere = torch.arange(self.capacity, device=network.device)
         self._no_rows = self._everywhere[:0]
 
@@ -56,6 +60,7 @@ class PrefixCache:
             self._ids = self._ids[:start]  # true also when the pass fails half way
             logits = self._chunk(ids, start, want_logits=want_logits)
             self.pace.step()
+        self._ids = self._ids[: len(ids)]  # rows after the prompt are overwritten from now on
         return logits
 
     def num_uncached_tokens(self, ids: Sequence[int]) -> int:
@@ -126,7 +131,7 @@ class PrefixCache:
         self.forwards += 1
 
     def causal(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, extent) for rows at ``start``: each sees what is before it and itself.
+        """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.
 
         Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after
         it.

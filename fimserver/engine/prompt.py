@@ -6,6 +6,7 @@ valid; it moves in steps of a quarter of what fits.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fimserver.cards import Card, Fim
@@ -158,7 +159,8 @@ def fim_prompt(context: PromptTokens, fim: Fim, vocabulary: Vocabulary) -> list[
 def canvas_context(context: PromptTokens, card: Card, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
     """Ids left and right of the canvas.
 
-    A cached canvas follows the whole FIM prompt and has nothing to its right.
+    A cached canvas follows the whole FIM prompt, one of blocks the card's ``context``: neither has anything
+    to its right.
     """
     if card.canvas is None:
         raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
@@ -166,9 +168,26 @@ def canvas_context(context: PromptTokens, card: Card, vocabulary: Vocabulary) ->
         if card.fim is None:
             raise CardError(f"{card.name}: a cached canvas needs [fim] for its context")
         return fim_prompt(context, card.fim, vocabulary), []
+    if card.canvas.attention == "block":
+        return block_prompt(context, card.canvas.context, vocabulary), []
     left = vocabulary.specials_of([card.canvas.start] if card.canvas.start else [])
     right = vocabulary.specials_of([card.canvas.after_suffix] if card.canvas.after_suffix else [])
     return [*left, *context.prefix], [*context.suffix, *right]
+
+
+def block_prompt(context: PromptTokens, template: str, vocabulary: Vocabulary) -> list[int]:
+    """Prompt ids in the order of ``template``, whose own text may spell special tokens."""
+    sides = {"{prefix}": context.prefix, "{suffix}": context.suffix}
+    pieces = [
+        sides[piece] if piece in sides else vocabulary.encode_trusted(piece)
+        for piece in template_pieces(template)
+    ]
+    return [token for piece in pieces for token in piece]
+
+
+def template_pieces(template: str) -> list[str]:
+    """The parts of a card's ``context``: text, ``{prefix}`` and ``{suffix}``."""
+    return [piece for piece in re.split(r"(\{prefix\}|\{suffix\})", template) if piece]
 
 
 def _stepped(over: int, step: int) -> int:

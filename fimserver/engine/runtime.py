@@ -106,7 +106,9 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     on_cpu = loaded.device.type == "cpu"
     one_row = attends_alike(loaded.weights) if loaded.weights is not None else on_cpu and not use_lean
     rows = settings.decode_rows or (1 if one_row else 8)
+    block = card.canvas.block_tokens if card.canvas and card.canvas.attention == "block" else 1
     chunk = settings.prefill_rows or _chunk(loaded.device, fused_pass=use_lean)
+    chunk = -(-chunk // block) * block
     longest = max(
         card.max_new_tokens, card.canvas.max_tokens + card.canvas.block_tokens if card.canvas else 0
     )
@@ -120,7 +122,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
             f" {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
-    cache = PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1)
+    cache = PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1, block)
     return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
 
 

@@ -75,6 +75,10 @@ class Vocabulary:
         """Ids of user text. Where it spells a special token, it is cut inside the spelling."""
         return list(self._encoded(text))
 
+    def encode_trusted(self, text: str) -> list[int]:
+        """Ids of a card's own text: what it spells of special tokens becomes these."""
+        return self._anchored_ids(text)
+
     def _encode(self, text: str) -> tuple[int, ...]:
         text = _SURROGATE.sub("\ufffd", text)
         cuts = [match.start() + 1 for match in self._special_text.finditer(text)]

@@ -6,7 +6,7 @@ Native classes, no remote code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ _SIZES = (
     "rms_norm_eps",
     "max_position_embeddings",
 )
+_QWEN3 = ("head_dim", "attention_bias")
 _OPTIONAL = ("tie_word_embeddings", "hidden_act")
 # Fields of other families' configurations that change the positions or the reach of attention, with their
 # harmless values.
@@ -66,7 +67,9 @@ def read_config(card: Card, folder: Path) -> Any:
             f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: another model's files?"
         )
     if card.loads_as == "qwen2":
-        return transformers.Qwen2Config(**_qwen2_fields(card, raw))
+        return transformers.Qwen2Config(**_qwen_fields(card, raw))
+    if card.loads_as == "qwen3":
+        return transformers.Qwen3Config(**_qwen_fields(card, raw, _QWEN3))
     if card.loads_as == "llama":
         return transformers.LlamaConfig(**llama_fields(card, raw))
     try:
@@ -78,10 +81,13 @@ def read_config(card: Card, folder: Path) -> Any:
         ) from None
 
 
-def _qwen2_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Qwen2's configuration from those of a family that has its tensors. Raises ``LoadError``."""
-    if missing := next((name for name in _SIZES if name not in raw), None):
-        raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as qwen2")
+def _qwen_fields(card: Card, raw: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
+    """Fields of Qwen2's configuration, or Qwen3's, from those of a family that has its tensors.
+
+    ``more``: names beside those that both have. Raises ``LoadError``.
+    """
+    if missing := next((name for name in (*_SIZES, *more) if name not in raw), None):
+        raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as {card.loads_as}")
     for name, harmless in _REFUSED.items():
         if raw.get(name) not in harmless:
             raise LoadError(
@@ -95,7 +101,7 @@ def _qwen2_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
         raise LoadError(
             f"{card.name}: config.json has no plain rope_theta: its positions are not supported here"
         )
-    known = {name: raw[name] for name in (*_SIZES, *_OPTIONAL) if name in raw}
+    known = {name: raw[name] for name in (*_SIZES, *more, *_OPTIONAL) if name in raw}
     return known | {"rope_parameters": {"rope_type": "default", "rope_theta": float(theta)}}
 
 
