@@ -81,6 +81,7 @@ class Canvas(_Strict):
     delete: str | None = None
     length: Literal["end", "expand", "search", "fixed"]
     block_tokens: int = Field(default=16, ge=1, le=256)
+    sub_block_tokens: int = Field(default=0, ge=0, le=256)  # parts of a block, filled left to right; 0: none
     initial_tokens: int = Field(default=16, ge=1, le=256)
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
@@ -108,7 +109,11 @@ class Canvas(_Strict):
         if (self.attention == "block") != bool(self.context):
             raise ValueError("`context` is for the attention 'block', and needed there")
         if self.attention != "block":
+            if self.sub_block_tokens:
+                raise ValueError("`sub_block_tokens` is for the attention 'block'")
             return self
+        if self.sub_block_tokens and self.block_tokens % self.sub_block_tokens:
+            raise ValueError("`block_tokens` is no multiple of `sub_block_tokens`")
         if self.length != "end":
             raise ValueError("attention 'block' needs length 'end'")
         if self.context.count("{prefix}") != 1 or self.context.count("{suffix}") != 1:

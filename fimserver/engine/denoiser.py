@@ -104,8 +104,11 @@ class Denoiser:
         deadline: Deadline,
         block: int = 0,
         begin: torch.Tensor | None = None,
+        window: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> Iterator[CanvasState]:
         """The state after every step. ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
+
+        ``window``: which of the masked slots a step may fill; ``None``: all.
 
         Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
         """
@@ -115,6 +118,7 @@ class Denoiser:
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
             if not masked or deadline.spent():
                 return
+            masked = list(window(masked)) if window else masked
             logits = predict(state.slots)[masked].float()  # (n, V)
             generator = generator or torch.Generator(logits.device).manual_seed(request.sampling.seed + block)
             self._forbid(logits, masked, state)

@@ -75,7 +75,9 @@ class Diffusion:
         """The canvas of a request, with its context on both sides."""
         left, right = self._sides(request)
         if self.cache is not None and self._in_blocks:
-            return BlockCanvas(self.cache, left, self.canvas_card.block_tokens)
+            card = self.canvas_card
+            sub_block = card.sub_block_tokens
+            return BlockCanvas(self.cache, left, card.block_tokens, sub_block, shift=card.shift)
         if self.cache is not None and self.canvas_card.shift:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
@@ -205,7 +207,8 @@ class Diffusion:
         begin = None
         if self.healing and held and not done:
             begin = self.healing.allowed(held, self.network.vocab_size, self.network.device)
-        return denoiser.run(canvas.predict, slots, request, deadline, block=done, begin=begin)
+        window = canvas.window if isinstance(canvas, BlockCanvas) else None
+        return denoiser.run(canvas.predict, slots, request, deadline, done, begin, window)
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""

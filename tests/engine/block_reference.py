@@ -93,6 +93,56 @@ def sample(
     return tokens, p.gather(1, tokens[:, None])[:, 0]
 
 
+def shifted_decode(
+    logits: Logits,
+    prompt: Sequence[int],
+    block: int,
+    part: int,
+    mask: int,
+    end: int,
+    forbidden: Sequence[int],
+    level: float,
+    blocks: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Fast-dLLM v2: a row predicts the token after it; the new tokens after every step.
+
+    The first token of a block comes from the finished text; then parts of ``part`` tokens left to right, all
+    above ``level`` in the part, at least the likeliest.
+    """
+    text = list(prompt)
+    history: list[list[int]] = []
+
+    def fill(x: list[int], places: list[int], rows: torch.Tensor, generator: torch.Generator) -> None:
+        rows = rows.clone()
+        rows[:, list(forbidden)] = -torch.inf
+        tokens, confidence = sample(rows, temperature, top_p, generator)
+        taken = [i for i in range(len(places)) if confidence[i] >= level] or [int(confidence.argmax())]
+        for i in taken:
+            x[places[i]] = int(tokens[i])
+        history.append(x[len(prompt) :])
+
+    def over(x: list[int], first: int) -> bool:
+        return mask not in x or (end in x[first:] and mask not in x[: x.index(end, first)])
+
+    for _ in range(blocks):
+        first = len(text)
+        x = text + [mask] * (block - first % block)
+        generator = torch.Generator().manual_seed(seed + first - len(prompt))
+        if first % block == 0:
+            fill(x, [first], logits(text)[-1:], generator)
+        for start in range(first // block * block, len(x), part):
+            while mask in x[start : start + part] and not over(x, first):
+                places = [i for i in range(start, start + part) if x[i] == mask]
+                fill(x, places, logits(x)[[i - 1 for i in places]], generator)
+        text = x
+        if end in x[first:]:
+            break
+    return history
+
+
 def block_decode(
     logits: Logits,
     prompt: Sequence[int],

@@ -47,6 +47,15 @@ def test_a_prompt_that_is_there_costs_nothing_without_logits(cache):
     assert cache.forwards == before
 
 
+def test_rows_after_a_shorter_prompt_do_not_count_as_the_longer_one(cache):
+    """A canvas after the shorter prompt was written over them."""
+    cache.prefill(list(range(24)), Deadline(), want_logits=False)
+    cache.prefill(list(range(16)), Deadline(), want_logits=False)
+    before = cache.forwards
+    cache.prefill(list(range(24)), Deadline(), want_logits=False)
+    assert cache.forwards - before == 1
+
+
 def test_a_block_sees_all_before_it_and_itself(cache):
     assert cache.block(10, 3).shape == (3, 13)
     assert bool(cache.block(10, 3).all())
