@@ -106,17 +106,14 @@ class Canvas(_Strict):
 
     @model_validator(mode="after")
     def _blocks_have_their_fields(self) -> Canvas:
-        if (self.attention == "block") != bool(self.context):
+        in_blocks = self.attention == "block"
+        if in_blocks != bool(self.context):
             raise ValueError("`context` is for the attention 'block', and needed there")
-        if self.attention != "block":
-            if self.sub_block_tokens:
-                raise ValueError("`sub_block_tokens` is for the attention 'block'")
-            return self
-        if self.sub_block_tokens and self.block_tokens % self.sub_block_tokens:
-            raise ValueError("`block_tokens` is no multiple of `sub_block_tokens`")
-        if self.length != "end":
+        if self.sub_block_tokens and (not in_blocks or self.block_tokens % self.sub_block_tokens):
+            raise ValueError("`sub_block_tokens` is for the attention 'block', and divides `block_tokens`")
+        if in_blocks and self.length != "end":
             raise ValueError("attention 'block' needs length 'end'")
-        if self.context.count("{prefix}") != 1 or self.context.count("{suffix}") != 1:
+        if in_blocks and any(self.context.count(side) != 1 for side in ("{prefix}", "{suffix}")):
             raise ValueError("`context` needs {prefix} and {suffix}, each once")
         return self
 

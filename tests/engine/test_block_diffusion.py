@@ -357,6 +357,7 @@ def test_a_prompt_keeps_within_its_limit_with_all_of_its_own_text(engines):
         ({"context": "{suffix}"}, "`context` needs"),
         ({"context": "{prefix}{suffix}{suffix}"}, "`context` needs"),
         ({"length": "fixed"}, "attention 'block' needs length 'end'"),
+        ({"sub_block_tokens": 3}, "`sub_block_tokens` is for the attention 'block', and divides"),
         ({"cache": "dual"}, "`cache` is for the attention 'full'"),
     ],
 )
