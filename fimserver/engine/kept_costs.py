@@ -16,6 +16,7 @@ from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import processor
 from fimserver.kept_json import read_kept, write_kept
 
+MEASUREMENT = 2  # how pass costs are measured; kept ones of another number are measured again
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
 SPEEDS_FILE = platformdirs.user_cache_path("fimserver") / "prefill_speeds.json"
 MEASURED_STARTS = 3  # that measure the speed of prefill: a fifth of a second each for a small coder
@@ -31,7 +32,7 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
         return measure()
     path = kept or COSTS_FILE
     known = read_kept(path)
-    key = _key(runtime)
+    key = f"{_key(runtime)} measurement {MEASUREMENT}"
     try:
         return PassCosts({_shape(name): float(ms) for name, ms in known[key].items()})
     except (KeyError, ValueError, AttributeError, TypeError):

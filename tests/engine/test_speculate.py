@@ -2,15 +2,17 @@
 
 import random
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fimserver.engine import pass_cost
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafts import Draft, RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import make_ar
 from fimserver.engine.network import FakeNetwork
-from fimserver.engine.pass_cost import PassCosts, measure_costs, shapes
+from fimserver.engine.pass_cost import PassCosts, measure_costs, shapes, size
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.speculate import Speculation
@@ -294,6 +296,24 @@ class TestCosts:
             3,
         )
         assert set(measure_costs(cache, 8).ms) == set(shapes(3))
+
+    def test_other_work_for_a_while_changes_no_ratio(self, monkeypatch):
+        """Each shape is timed in several rounds: a machine that is busy in one of them is not measured."""
+        clock = SimpleNamespace(now_s=0.0, passes=0)
+
+        def logits(token, position):
+            return torch.randn(50, generator=_seed(token, position))
+
+        class Timed(FakeNetwork):
+            def forward(self, ids, mask, kv, logits_of):
+                clock.passes += 1
+                is_busy = clock.passes % 40 < 15
+                clock.now_s += (1 + ids.numel() / 100) * (7 if is_busy else 1) / 1000
+                return super().forward(ids, mask, kv, logits_of)
+
+        monkeypatch.setattr(pass_cost, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+        costs = measure_costs(PrefixCache(Timed(50, logits), 64, 8, 3), 8)
+        assert costs.ms == pytest.approx({shape: 1 + size(shape) / 100 for shape in costs.ms})
 
     def test_a_hiccup_while_measuring_is_smoothed(self):
         costs = PassCosts({(1, 4): 90.0, (1, 8): 2.0, (1, 16): 3.0})
