@@ -19,7 +19,7 @@ from fimserver.engine.prompt import PromptTokens, cut_context, fim_prompt, promp
 from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.vocabulary import Vocabulary
-from fimserver.errors import CardError
+from fimserver.errors import CardError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Drafting, Prefill, PromptUse, Request, Round, ms_since
 
@@ -115,6 +115,9 @@ class Autoregressive:
                 if reason:
                     return
             yield chunk(output.rest(), deadline.spent())
+        except NonFiniteError:
+            self.cache.wipe()
+            raise
         finally:
             self.speculation.observe(state, ended=True)
 

@@ -28,7 +28,7 @@ from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.refresh import Refresh
 from fimserver.engine.schedules import Schedule
 from fimserver.engine.vocabulary import Vocabulary
-from fimserver.errors import CardError
+from fimserver.errors import CardError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, Slot, ms_since
 
@@ -127,9 +127,14 @@ class Diffusion:
         ``NonFiniteError``.
         """
         canvas = self.open_canvas(request)
-        vetoed = yield from self.decode(canvas, request, deadline)
-        if vetoed and isinstance(canvas, DualCanvas):
-            yield from self.decode(canvas.uncached(), request, deadline)
+        try:
+            vetoed = yield from self.decode(canvas, request, deadline)
+            if vetoed and isinstance(canvas, DualCanvas):
+                yield from self.decode(canvas.uncached(), request, deadline)
+        except NonFiniteError:
+            for cache in filter(None, (self.cache, self.dual)):
+                cache.wipe()
+            raise
 
     def decode(
         self, canvas: CanvasForward, request: Request, deadline: Deadline

@@ -68,6 +68,12 @@ class DualCache:
         self._whole = None
         self._now = None
 
+    @torch.inference_mode()
+    def wipe(self) -> None:
+        """Forget the text and every row: they may hold NaN."""
+        self.clear()
+        self.kv.wipe()
+
     def is_due(self, wanted: CanvasText, rules: Refresh) -> bool:
         """Whether a whole pass has to come first."""
         whole = self._whole

@@ -60,6 +60,12 @@ class KVBuffer:
         """Note that rows from ``start`` on may differ between branches."""
         self._equal = min(self._equal, start)
 
+    def wipe(self) -> None:
+        """Set all rows to zero: a NaN in a row is no number times the zero of a mask either."""
+        for buffer in self._buffers():
+            buffer.zero_()
+        self._equal = 0
+
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (heads, capacity, D) of the text in one layer, rotated as they are stored."""
         keys, values = self._layers[index]

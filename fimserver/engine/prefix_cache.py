@@ -46,6 +46,12 @@ class PrefixCache:
         self._ids = []
 
     @torch.inference_mode()
+    def wipe(self) -> None:
+        """Forget the prompt and every row, also those that a mask hides: they may hold NaN."""
+        self.clear()
+        self.kv.wipe()
+
+    @torch.inference_mode()
     def prefill(self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool) -> torch.Tensor | None:
         """Bring the prompt in.
 

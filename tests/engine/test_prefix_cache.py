@@ -1,11 +1,14 @@
 """The prompt cache by its passes: what is computed again, and what is not."""
 
+import contextlib
+
 import pytest
 import torch
 
 from fimserver.engine.network import FakeNetwork
 from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.types import Deadline
+from fimserver.errors import NonFiniteError
+from fimserver.types import Deadline, Request, Sampling
 
 
 @pytest.fixture
@@ -60,3 +63,38 @@ def test_a_block_sees_all_before_it_and_itself(cache):
     assert cache.block(10, 3).shape == (3, 13)
     assert bool(cache.block(10, 3).all())
     assert torch.equal(cache.causal(10, 3).sum(1), torch.tensor([11, 12, 13]))
+
+
+@pytest.mark.parametrize("route", ["ar", "dllm"])
+@pytest.mark.parametrize("row", [3, 500], ids=["of the prompt", "behind it"])
+def test_a_row_of_nan_ends_one_answer_and_no_other(route, row, nano):
+    """Masked attention multiplies what it may not see by zero, and NaN times zero is NaN."""
+    engine = nano.engine(route)
+    prefix = "".join(f"WIDTH_{i} = {i}\n" for i in range(20)) + "\n\ndef area(height):\n    return "
+    request = Request(prefix, "\n", sampling=Sampling(max_tokens=6))
+
+    def answer():
+        return "".join(chunk.text for chunk in engine.complete(request, Deadline()))
+
+    wanted = answer()
+    keys, values = engine.cache.kv.layer(0)
+    with torch.inference_mode():
+        keys[:, row] = values[:, row] = torch.nan
+    with contextlib.suppress(NonFiniteError):  # a pass that reads as far as the row
+        answer()
+    assert answer() == wanted
+    engine.cache.wipe()  # other tests use it, too
+
+
+def test_an_answer_that_is_no_number_leaves_none_behind(nano):
+    engine = nano.engine("ar")
+    request = Request("def area(height):\n" * 40, "\n", sampling=Sampling(max_tokens=6))
+    list(engine.complete(request, Deadline()))
+    keys, values = engine.cache.kv.layer(0)
+    with torch.inference_mode():
+        values[:, 3] = torch.nan
+    with pytest.raises(NonFiniteError):
+        list(engine.complete(request, Deadline()))
+    assert bool(torch.isfinite(keys).all())
+    assert bool(torch.isfinite(values).all())
+    assert engine.num_uncached_tokens(request) > 200
