@@ -3,15 +3,17 @@
 Ours against llama.cpp on the same GGUF file, prompts and threads, arms interleaved in one run.
 
     npm install --prefix PEERS node-llama-cpp     # outside the repository; prebuilt, MIT
-    PEERS=PEERS XLLAMACPP=VENV/bin/python python -m bench.coder FILE.gguf [--threads 2] [--rounds 5]
-        [--arms "ours, plain" xllamacpp] [--out results.json]
+    PEERS=PEERS XLLAMACPP=VENV/bin/python python -m bench.coder FILE.gguf [--threads 2] [--rounds 3]
+        [--lengths 512 2048] [--kinds line body] [--arms "ours, plain" xllamacpp] [--out results.json]
 
 XLLAMACPP is a Python with ``xllamacpp`` from PyPI. transformers is an arm only where ``--arms`` names it: it
-needs minutes to load.
+needs a minute to load, and takes part in one round, at up to 1,024 tokens.
 
 Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
 cached. Plain: one token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then
-a line of 12 tokens. The floor is what the int8 products of this model alone take, measured in the same run.
+a line of 12 tokens. Kinds: a token of a rest of a line, of several lines and of a body, from prompts of 512
+tokens. The floor is what the int8 products of this model alone take, measured in the same run. ``--out`` is
+written after every round, so that a run that was cut off leaves what it has measured.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.coder_prompts import KINDS, HolePrompt, Prompts, cut
+
 LENGTHS = (256, 512, 1024, 2048)
 CONTEXT_TOKENS = 2304
 PLAIN_TOKENS, LINE_TOKENS = 32, 12
-MARKERS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+TOKENS_AT = 1024  # length at which tokens and a keystroke are timed
+SLOW_ROUNDS, SLOW_LENGTH, SLOW_TOKENS = 1, 1024, 8  # of an arm that needs seconds for a prompt
+SLOW = "transformers"
 
 
 class CoderArm:
@@ -99,7 +105,12 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
         started = time.perf_counter()
         logits = cache.prefill(ids, Deadline(), want_logits=True)
         state = DecodeState(
-            asked, ids, ids, request.get("suffix", []), speculation.verifier.picker(asked), Deadline()
+            asked,
+            ids,
+            request.get("prefix", ids),
+            request.get("suffix", []),
+            speculation.verifier.picker(asked),
+            Deadline(),
         )
         state.hidden = cache.network.hidden[0, -1]
         speculation.begin(state, logits)
@@ -142,62 +153,60 @@ def peak_mb() -> float:
     return 0.0
 
 
-def prompts(file: Path, count: int) -> list[list[int]]:
-    """Token ids of ``count`` FIM prompts of the longest length, cut from the standard library.
-
-    Shorter ones are their ends.
-    """
-    from fimserver.cards import get_card
-    from fimserver.engine.vocabulary import Vocabulary
-    from fimserver.engine.weights.formats import WEIGHTS
-
-    card = get_card(file.parent.name)
-    vocabulary = Vocabulary(WEIGHTS["gguf"].read(card, file.parent).tokenizer(), card)
-    prefix, suffix, middle = (vocabulary.special(marker) for marker in MARKERS)
-    folder = Path(os.__file__).parent
-    made = []
-    for name in ("argparse", "ast", "dataclasses", "functools", "inspect", "subprocess", "typing", "zipfile")[
-        :count
-    ]:
-        text = vocabulary.encode((folder / f"{name}.py").read_text("utf-8"))
-        at = len(text) // 2
-        made.append(
-            [prefix, *text[at - LENGTHS[-1] + 259 : at], suffix, *text[at + 30 : at + 286], middle][
-                -LENGTHS[-1] :
-            ]
-        )
-    return made
+Found = dict[str, dict[str, list[float]]]  # milliseconds by arm and quantity
 
 
-def cut(prompt: list[int], length: int) -> list[int]:
-    """The same cursor with less before it: the marker of the prefix, then the prompt's end."""
-    return [prompt[0], *prompt[len(prompt) - length + 1 :]]
+class Rounds:
+    """Asks the arms in turns and collects what they took."""
+
+    def __init__(self, arms: Sequence[CoderArm], lengths: Sequence[int], kinds: Sequence[str]) -> None:
+        self.arms = arms
+        self.lengths = lengths
+        self.kinds = kinds
+        self.found: Found = {arm.name: {} for arm in arms}
+
+    def run(self, prompts: Prompts, number: int) -> None:
+        """One round: every length, then every kind, on file ``number``; the order of arms turns around."""
+        arms = [arm for arm in self.arms if arm.name != SLOW or number < SLOW_ROUNDS]
+        arms = arms if number % 2 == 0 else arms[::-1]
+        text = prompts.cold(number, max(LENGTHS))
+        for length in self.lengths:
+            for arm in arms:
+                if arm.name != SLOW or length <= SLOW_LENGTH:
+                    self._cold(arm, cut(text, length), length)
+        for kind in self.kinds:
+            hole = prompts.hole(number, kind)
+            for arm in arms:
+                if arm.name != SLOW:
+                    self._hole(arm, hole)
+
+    def _cold(self, arm: CoderArm, prompt: list[int], length: int) -> None:
+        plain = SLOW_TOKENS if arm.name == SLOW else PLAIN_TOKENS
+        tokens = plain if length == TOKENS_AT else 1
+        answer = arm.ask(ids=prompt, tokens=tokens)
+        self._note(arm, f"first_{length}_ms", answer["first_ms"])
+        self._note(arm, "rss_mb", answer["rss_mb"])
+        if tokens > 1:
+            self._note(arm, "token_ms", per_token(answer))
+            typed = arm.ask(ids=[*prompt, answer["made"][0]], tokens=LINE_TOKENS, keep=length)
+            self._note(arm, "keystroke_ms", typed["whole_ms"])
+
+    def _hole(self, arm: CoderArm, hole: HolePrompt) -> None:
+        answer = arm.ask(ids=hole.ids, prefix=hole.prefix, suffix=hole.suffix, tokens=hole.tokens)
+        self._note(arm, f"{hole.kind}_token_ms", per_token(answer))
+
+    def _note(self, arm: CoderArm, quantity: str, value: float) -> None:
+        print(f"{arm.name}, {quantity}: {value:.0f}", file=sys.stderr)
+        self.found[arm.name].setdefault(quantity, []).append(value)
 
 
-def run(
-    arms: list[CoderArm], texts: list[list[int]], lengths: Sequence[int]
-) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds by arm and quantity; the arms take turns within each prompt."""
-    found: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
-    for number, text in enumerate(texts):
-        order = arms if number % 2 == 0 else arms[::-1]
-        for length in lengths:
-            prompt = cut(text, length)
-            for arm in order:
-                tokens = PLAIN_TOKENS if length == 1024 else 1
-                answer = arm.ask(ids=prompt, tokens=tokens)
-                print(f"{arm.name}, {length} tokens: {answer['first_ms']:.0f} ms", file=sys.stderr)
-                found[arm.name].setdefault(f"first_{length}_ms", []).append(answer["first_ms"])
-                if tokens > 1:
-                    each = (answer["whole_ms"] - answer["first_ms"]) / (len(answer["made"]) - 1)
-                    found[arm.name].setdefault("token_ms", []).append(each)
-                    typed = arm.ask(ids=[*prompt, answer["made"][0]], tokens=LINE_TOKENS, keep=length)
-                    found[arm.name].setdefault("keystroke_ms", []).append(typed["whole_ms"])
-                found[arm.name].setdefault("rss_mb", []).append(answer["rss_mb"])
-    return found
+def per_token(answer: dict[str, Any]) -> float:
+    """Milliseconds of a token after the first."""
+    after: float = (answer["whole_ms"] - answer["first_ms"]) / max(1, len(answer["made"]) - 1)
+    return after
 
 
-def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str:
+def table(arms: Sequence[CoderArm], found: Found) -> str:
     """Medians with the range of the middle half, one line a quantity."""
     names = list(dict.fromkeys(key for values in found.values() for key in values))
     lines = [" | ".join(["quantity", *(arm.name for arm in arms)]), " | ".join(["---"] * (len(arms) + 1))]
@@ -213,8 +222,23 @@ def table(arms: list[CoderArm], found: dict[str, dict[str, list[float]]]) -> str
                 else f"{max(values):.0f}"
             )
         lines.append(" | ".join([name, *cells]))
-    lines += [f"floor of {arm.name}: {arm.ready['floor']}" for arm in arms if arm.ready.get("floor")]
+    for arm in arms:
+        lines += floors(arm, found[arm.name])
     return "\n".join(lines)
+
+
+def floors(arm: CoderArm, found: dict[str, list[float]]) -> list[str]:
+    """What the products alone take, and how many times that the arm takes at ``TOKENS_AT`` tokens."""
+    floor = arm.ready.get("floor")
+    if not floor:
+        return []
+    lines = [f"floor of {arm.name}: {floor}"]
+    if found.get("token_ms"):
+        first = statistics.median(found[f"first_{TOKENS_AT}_ms"])
+        prefill = first / (TOKENS_AT / 64 * floor["rows_64_ms"])
+        one = statistics.median(found["token_ms"]) / floor["rows_1_ms"]
+        lines.append(f"{arm.name}: prefill {prefill:.2f} times the floor, a token {one:.2f} times")
+    return lines
 
 
 def commands(file: Path, threads: int) -> dict[str, list[str]]:
@@ -237,8 +261,9 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path, help="MODELS/CARD/FILE.gguf")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=4, help="prompts, at most 8")
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="prompt tokens")
+    parser.add_argument("--rounds", type=int, default=3, help="files, at most 8")
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="prompt tokens")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS), help="holes")
     parser.add_argument("--serve", default="", help="be our arm with this drafter")
     parser.add_argument("--arms", nargs="+", help="only these; default: all but transformers")
     parser.add_argument("--out", type=Path)
@@ -247,20 +272,24 @@ def main() -> None:
         for answer in serve(options.file, options.threads, options.serve):
             print(json.dumps(answer), flush=True)
         return
-    texts = prompts(options.file, options.rounds)
+    prompts = Prompts(options.file)
     found_arms = commands(options.file, options.threads)
     names = options.arms or [name for name in found_arms if name != "transformers"]
     if unknown := [name for name in names if name not in found_arms]:
         parser.error(f"no arm {unknown[0]!r} here; there are {', '.join(found_arms)}")
     arms = [CoderArm(name, found_arms[name]) for name in names]
     for arm in arms:
-        arm.ask(ids=texts[0][:64], tokens=4)  # what is done once
-    found = run(arms, texts, options.lengths)
-    print(table(arms, found))
-    if options.out:
-        options.out.write_text(
-            json.dumps({"found": found, "start_s": {arm.name: arm.start_s for arm in arms}}, indent=1)
-        )
+        arm.ask(ids=prompts.cold(0, 64), tokens=4)  # what is done once
+    rounds = Rounds(arms, options.lengths, options.kinds)
+    for number in range(options.rounds):
+        rounds.run(prompts, number)
+        if options.out:
+            starts = {arm.name: arm.start_s for arm in arms}
+            ready = {arm.name: arm.ready for arm in arms}
+            options.out.write_text(
+                json.dumps({"found": rounds.found, "start_s": starts, "ready": ready}, indent=1)
+            )
+    print(table(arms, rounds.found))
     for arm in arms:
         arm.close()
 

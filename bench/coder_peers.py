@@ -18,13 +18,15 @@ Answer = dict[str, Any]
 
 
 def transformers_arm(file: str, threads: int, _context: int) -> Callable[[Answer], Answer]:
-    """Greedy decoding with its own class and cache, in fp32 on the packed weights."""
+    """Greedy decoding with its own class and cache, in bf16 where the processor multiplies it."""
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
 
     torch.set_num_threads(threads)
     path = Path(file)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    dtype = torch.bfloat16 if has_bf16 else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     kept: dict[str, Any] = {"cache": None}
 
     def answer(request: Answer) -> Answer:
