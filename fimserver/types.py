@@ -80,6 +80,7 @@ class Request:
     path: str = ""  # of the file, as the model may see it
     repo: str = ""  # name of the repository
     snippets: tuple[Snippet, ...] = ()  # the most stable first
+    lookup: tuple[Snippet, ...] = ()  # whole files that drafts are copied from, in no prompt
     typed_chars: int = 0
     features: Features | None = None  # where the caller has looked
     deadline_ms: float | None = None  # that the caller waits; a prompt that takes longer to read is cut

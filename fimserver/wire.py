@@ -105,6 +105,7 @@ class EditorHints(RequestBody):
     path: Annotated[str, Field(max_length=MAX_PATH_CHARS)] = ""
     repo: Id = ""
     snippets: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)
+    lookup: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)  # for drafts alone, in no prompt
     typed_chars: int = Field(0, ge=0, le=64 * 1024)
     features: Features | None = None
     idle: bool = False  # run it only while nothing else waits

@@ -126,6 +126,7 @@ def completion_body(request: CompletionRequest, context: PromptContext) -> Compl
         path=request.path[:PATH_CHARS],
         repo=request.repo[:REPO_CHARS],
         snippets=tuple(_snippet_body(snippet) for snippet in context.snippets),
+        lookup=tuple(_snippet_body(file) for file in context.lookup),
         typed_chars=0 if request.popup else context.typed_chars,
         features=features(request.language, prefix, context.suffix),
         explicit=request.invoked,

@@ -17,6 +17,7 @@ def request_of(body: CompletionBody, settings: Settings) -> Request:
         path=hints.path,
         repo=hints.repo,
         snippets=tuple(snippet.snippet() for snippet in hints.snippets),
+        lookup=tuple(file.snippet() for file in hints.lookup),
         typed_chars=hints.typed_chars,
         features=hints.features,
         deadline_ms=hints.deadline_ms or settings.deadline_ms,

@@ -20,6 +20,7 @@ from fimserver.front.context.definitions import Definitions
 from fimserver.front.context.privacy import Privacy, by_content
 from fimserver.front.context.secrets import mask_secrets
 from fimserver.front.context.similar_windows import MAX_FILES, OpenFile, SimilarWindows
+from fimserver.front.context.whole_files import WholeFiles
 from fimserver.front.documents.mirror import Document, Snapshot, split_lines
 from fimserver.front.documents.recent_edits import RecentEdits
 from fimserver.front.documents.uris import path_of
@@ -51,6 +52,7 @@ class PromptContext:
     typed_chars: int = 0
     snippets: tuple[Snippet, ...] = ()
     stripped: str = ""
+    lookup: tuple[Snippet, ...] = ()  # whole open files, for drafts
 
 
 @dataclass
@@ -93,6 +95,7 @@ class ContextSource:
         self._used: dict[str, None] = {}  # documents, the one used last at the end
         self._contents: dict[str, tuple[int, Reason | None]] = {}  # version, verdict on the content
         self._masked = lru_cache(maxsize=256)(mask_secrets)
+        self._whole = WholeFiles(mask_secrets)
 
     def text(self, snapshot: Snapshot, before: str = "", after: str = "") -> PromptContext:
         """Prefix and suffix, without snippets. ``before`` and ``after`` are of a notebook's other cells."""
@@ -143,7 +146,8 @@ class ContextSource:
             *self._fitted(windows, WINDOW_CHARS),
             *self._fitted(edits[::-1], EDIT_CHARS)[::-1],
         ]
-        return replace(known, snippets=tuple(snippets))
+        whole = self._whole.choose(self._sources(snapshot.uri, open_documents), clock.is_late)
+        return replace(known, snippets=tuple(snippets), lookup=whole)
 
     def edited(self, document: Document, line: int) -> None:
         """To be called after a change of an open document at ``line``."""
@@ -154,6 +158,7 @@ class ContextSource:
         """The document was closed."""
         self._edits.forget(uri)
         self._windows.forget(uri)
+        self._whole.forget(uri)
         self._definitions.forget(uri)
         self._masked.cache_clear()
         for kept in (self._states, self._used, self._contents):

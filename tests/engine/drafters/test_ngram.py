@@ -187,6 +187,26 @@ class TestOtherFiles:
         line = line_of(vocabulary, "y\n", middle="def function_7", snippets=[self.TEXT])
         assert texts_of(second, line, source="ngram.open")
 
+    def test_whole_files_are_read_piece_by_piece_and_are_in_no_prompt(self, vocabulary, ngram):
+        line = line_of(vocabulary, "y\n", middle="def function_77")
+        plain = line.prefix
+        request = dataclasses.replace(line.request, lookup=(Snippet("other.py", self.TEXT),))
+        line = dataclasses.replace(line, request=request)
+        ngram.propose(line, 24)
+        while ngram.shelf.build(2000):
+            pass
+        line = dataclasses.replace(line)
+        assert texts_of(ngram, line, source="ngram.open")[0].startswith(
+            "(argument):\n    return argument + 77"
+        )
+        assert cut_context(request, CARD, vocabulary).prefix == tuple(plain)
+        before = ngram.shelf.tokens
+        edited = Snippet("other.py", self.TEXT + "x = 1\n")
+        ngram.propose(dataclasses.replace(line, request=dataclasses.replace(request, lookup=(edited,))), 24)
+        while ngram.shelf.build(2000):
+            pass
+        assert ngram.shelf.tokens - before < len(self.TEXT) / 4  # its last piece alone was read again
+
 
 class TestRecent:
     PREFIX, MIDDLE = "import os\n\nresult = ", "os.path.join(wonderful, folder, name)\n"

@@ -18,6 +18,7 @@ from fimserver.front.context.prompt_context import (
     ContextSource,
     PromptContext,
 )
+from fimserver.front.context.whole_files import ALL_CHARS, FILE_CHARS
 from fimserver.front.documents.mirror import Document, Edit, Position
 
 PAIRS = {"(": ")", "[": "]", "{": "}", '"': '"', "'": "'"}
@@ -314,6 +315,24 @@ class TestSnippets:
         assert "hunter2" not in snippet.text
         assert 'password = "<redacted>"' in snippet.text
 
+    def test_open_files_are_given_whole_for_drafts(self, tmp_path):
+        source = source_of(tmp_path)
+        documents = opened(
+            tmp_path, {"topic.py": TOPIC * 20, "key.py": 'password = "hunter2hunter2"\n', ".env": "A=1\n"}
+        )
+        files = {file.path: file.text for file in build(source, tmp_path, documents).lookup}
+        assert files == {"topic.py": TOPIC * 20, "key.py": 'password = "<redacted>"\n'}
+        documents[(tmp_path / "topic.py").as_uri()].change(2, [Edit((0, 0), (0, 0), "# new\n")], "utf-16")
+        files = {file.path: file.text for file in build(source, tmp_path, documents).lookup}
+        assert files["topic.py"] == "# new\n" + TOPIC * 20
+
+    def test_whole_files_are_bounded(self, tmp_path):
+        documents = opened(tmp_path, {f"f{i}.py": f"name_{i} = {i}\n" * 3000 for i in range(8)})
+        files = build(source_of(tmp_path), tmp_path, documents).lookup
+        assert [len(file.text) <= FILE_CHARS for file in files] == [True] * len(files)
+        assert sum(len(file.text) for file in files) <= ALL_CHARS
+        assert len(files) > 1
+
     def test_a_closed_document_feeds_nothing(self, tmp_path):
         source, documents = source_of(tmp_path), opened(tmp_path, {"topic.py": TOPIC})
         assert build(source, tmp_path, documents).snippets
@@ -358,9 +377,10 @@ class TestSnippets:
             else ""
         )
         for _ in range(2):
-            snippets = build(source, tmp_path, documents, imports + MAIN).snippets
-            assert [snippet.path for snippet in snippets] == ["topic.py"]
-            assert canary not in repr(snippets)
+            context = build(source, tmp_path, documents, imports + MAIN)
+            assert [snippet.path for snippet in context.snippets] == ["topic.py"]
+            assert [file.path for file in context.lookup] == ["topic.py"]
+            assert canary not in repr((context.snippets, context.lookup))
 
     def test_an_excluded_document_gets_nothing(self, tmp_path):
         source, documents = source_of(tmp_path), opened(tmp_path, {"topic.py": TOPIC})
@@ -375,6 +395,5 @@ def test_a_closed_document_leaves_nothing_behind(tmp_path):
     build(source, tmp_path, documents)
     for name in ("topic.py", "main.py"):
         source.forget((tmp_path / name).as_uri())
-    assert not [
-        kept for kept in (source._states, source._used, source._contents, source._edits._regions) if kept
-    ]
+    kept = (source._states, source._used, source._contents, source._edits._regions, source._whole._texts)
+    assert not any(kept)

@@ -1,4 +1,4 @@
-"""Texts beside the prompt that can be searched: the rest of the file and the snippets.
+"""Texts beside the prompt that can be searched: the rest of the file, snippets and open files.
 
 While someone types they stay the same objects, so their hashes need not be computed again.
 """
@@ -29,6 +29,8 @@ class RequestSources:
         self._after = list[str]()  # chunks of the file left and right of the prompt, nearest first
         self._snippets: tuple[Snippet, ...] = ()
         self._snippet_texts: list[str] = []
+        self._files: tuple[Snippet, ...] = ()
+        self._file_chunks: list[str] = []
 
     def open(
         self, request: Request, prefix: list[int], suffix: list[int], *, same_start: bool, same_suffix: bool
@@ -47,11 +49,15 @@ class RequestSources:
         if request.snippets != self._snippets:
             self._snippets = request.snippets
             self._snippet_texts = [unix_lines(snippet.text) for snippet in request.snippets[:MAX_SNIPPETS]]
+        if request.lookup != self._files:
+            self._files = request.lookup
+            self._file_chunks = [chunk for file in self._files for chunk in chunks(unix_lines(file.text))]
 
     def texts(self) -> dict[str, str]:
         """What is not in the prompt and where it comes from, the nearest first."""
         rest = chain.from_iterable(zip_longest(self._before, self._after, fillvalue=""))
-        kinds = dict.fromkeys(rest, "ngram.rest") | dict.fromkeys(self._snippet_texts, "ngram.open")
+        elsewhere = chain(self._snippet_texts, self._file_chunks)
+        kinds = dict.fromkeys(rest, "ngram.rest") | dict.fromkeys(elsewhere, "ngram.open")
         kinds.pop("", None)
         return kinds
 
