@@ -132,8 +132,10 @@ class Diffusion:
             if vetoed and isinstance(canvas, DualCanvas):
                 yield from self.decode(canvas.uncached(), request, deadline)
         except NonFiniteError:
-            for cache in filter(None, (self.cache, self.dual)):
-                cache.wipe()
+            if self.cache is not None:
+                self.cache.wipe()
+            if self.dual is not None:
+                self.dual.wipe()
             raise
 
     def decode(
