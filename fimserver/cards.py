@@ -85,6 +85,8 @@ class Canvas(_Strict):
     initial_tokens: int = Field(default=16, ge=1, le=256)
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
+    least_steps: int = Field(default=0, ge=0, le=256)  # of a canvas, as the model was trained; 0: no limit
+    most_steps: int = Field(default=0, ge=0, le=256)
     cache: str = "none"  # of keys and values, where the context sees the canvas
     broadcast: bool = True  # an end or delete token takes every masked slot to its right along
     forbidden: tuple[str, ...] = ()
@@ -115,6 +117,12 @@ class Canvas(_Strict):
             raise ValueError("attention 'block' needs length 'end'")
         if in_blocks and any(self.context.count(side) != 1 for side in ("{prefix}", "{suffix}")):
             raise ValueError("`context` needs {prefix} and {suffix}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_a_range(self) -> Canvas:
+        if 0 < self.most_steps < self.least_steps:
+            raise ValueError("`least_steps` must not be above `most_steps`")
         return self
 
     @model_validator(mode="after")

@@ -54,10 +54,10 @@ class CacheCheck:
         return self.cached.rows + self.exact.rows, self.cached.ms + self.exact.ms
 
 
-def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
+def check_cache(engine: Diffusion, request: Request, exact: DecodedCanvas | None = None) -> CacheCheck:
     """Decode a middle with a cold cache and a last exact pass that has no veto, then without cache.
 
-    Raises ``InputError`` where the engine's canvas has no cache that approximates.
+    ``exact``: the latter, where it is known. Raises ``InputError`` where the engine's canvas has no cache that approximates.
     """
     if engine.dual is None or engine.rules is None:
         raise InputError(f"{engine.card.name}: its canvas has no approximate cache")
@@ -68,9 +68,12 @@ def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
     before = engine.dual.rows
     tokens, ms = _decode(engine, canvas, request)
     cached = DecodedCanvas(tokens, engine.dual.rows - before, ms)
-    full = canvas.uncached()
-    tokens, ms = _decode(engine, full, request)
-    return CacheCheck(cached, DecodedCanvas(tokens, full.rows, ms), max(canvas.drifts, default=0.0))
+    drift = max(canvas.drifts, default=0.0)
+    if exact is None:
+        full = canvas.uncached()
+        tokens, ms = _decode(engine, full, request)
+        exact = DecodedCanvas(tokens, full.rows, ms)
+    return CacheCheck(cached, exact, drift)
 
 
 def check_prompt_cache(engine: Diffusion, request: Request) -> CacheCheck:

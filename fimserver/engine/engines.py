@@ -29,6 +29,7 @@ from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.engine.schedules import Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
+from fimserver.engine.step_range import within_steps
 from fimserver.engine.verify import VERIFIERS
 from fimserver.engine.weights.by_path import find_card
 from fimserver.errors import CardError, InputError
@@ -116,14 +117,16 @@ ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
-    """The schedule that was asked for, or the card's.
+    """The schedule that was asked for, or the card's, within the card's range of steps.
 
     Raises ``InputError``, or ``CardError`` where the card names no schedule.
     """
+    least, most = (card.canvas.least_steps, card.canvas.most_steps) if card.canvas else (0, 0)
     if settings.schedule:
-        return read_schedule(settings.schedule, level=settings.threshold)
+        return within_steps(read_schedule(settings.schedule, level=settings.threshold), least, most)
+    named = card.canvas.schedule if card.canvas else "threshold"
     try:
-        return read_schedule(card.canvas.schedule if card.canvas else "threshold", level=settings.threshold)
+        return within_steps(read_schedule(named, level=settings.threshold), least, most)
     except InputError as error:
         raise CardError(f"{card.name}: canvas.schedule: {error}") from None
 
