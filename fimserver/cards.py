@@ -88,6 +88,7 @@ class Canvas(_Strict):
     least_steps: int = Field(default=0, ge=0, le=256)  # of a canvas, as the model was trained; 0: no limit
     most_steps: int = Field(default=0, ge=0, le=256)
     cache: str = "none"  # of keys and values, where the context sees the canvas
+    length_bias: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(), max_length=10)
     broadcast: bool = True  # an end or delete token takes every masked slot to its right along
     forbidden: tuple[str, ...] = ()
     adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone

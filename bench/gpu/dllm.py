@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,8 +14,9 @@ from bench.gpu.figures import Figure
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import Shape
 from fimserver.engine.denoiser import Denoiser, Tokens
+from fimserver.engine.dual_cache import CanvasText, DualCache, DualCanvas
 from fimserver.engine.network import NativeNetwork
-from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.refresh import Refresh
 from fimserver.engine.schedules import SCHEDULES
 from fimserver.types import Deadline, Request
 
@@ -25,36 +27,38 @@ SUFFIX_SHARE = 0.25
 TOKENS_A_STEP = (1, 2, 4)
 
 
-class DualCache:
-    """Canvas between cached sides, refreshed every few steps (dual cache of Fast-dLLM, arXiv 2505.22618)."""
+EVERY_FEW_STEPS = Refresh(REFRESH, share=1e9, resized=10**9, typed=10**9, window=0)
 
-    def __init__(self, cache: PrefixCache, left: Sequence[int], right: Sequence[int]) -> None:
-        self.cache = cache
-        self.left = list(left)
-        self.right = list(right)
-        self.everything = torch.ones(
-            cache.capacity, cache.capacity, dtype=torch.bool, device=cache.network.device
-        )
-        self.everywhere = torch.arange(cache.capacity, device=cache.network.device)
-        self.steps = 0
 
-    def refresh(self, slots: Sequence[int]) -> torch.Tensor:
+def dual_cache(bench: Bench, shape: Shape, *, graphs: bool) -> DualCache:
+    """A cache of texts with a canvas; a shape is captured when it is first run, before it is timed."""
+    network = bench.network(shape)
+    if graphs:
+        network.use_graphs(bench.graphs())
+    frequencies = bench.model(shape).model.rotary_emb.inv_freq
+    return DualCache(network, bench.sizes.capacity, frequencies)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of a canvas between two sides."""
+
+    cache: DualCache
+    text: CanvasText
+
+    @property
+    def rows(self) -> range:
+        """The row before a slot predicts it."""
+        first = len(self.text.left) - 1
+        return range(first, first + len(self.text.slots))
+
+    def whole(self) -> torch.Tensor:
         """Logits (n, V) of a pass over the whole text, whose keys and values stay."""
-        ids = [*self.left, *slots, *self.right]
-        first = len(self.left) - 1  # the row before a slot predicts it
-        wanted = self.everywhere[first : first + len(slots)]
-        return self.cache.rows(ids, 0, self.everything[: len(ids), : len(ids)], wanted)
+        return self.cache.run_whole(self.text, self.rows)
 
-    def step(self, slots: Sequence[int]) -> torch.Tensor:
+    def canvas(self) -> torch.Tensor:
         """The same with the rows of the canvas alone, and the one before them."""
-        total = len(self.left) + len(slots) + len(self.right)
-        rows = [self.left[-1], *slots]
-        mask = self.everything[: len(rows), :total]
-        return self.cache.rows(rows, len(self.left) - 1, mask, self.everywhere[: len(slots)])
-
-    def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        self.steps += 1
-        return self.refresh(slots) if self.steps % REFRESH == 1 else self.step(slots)
+        return self.cache.run_canvas(self.text, self.rows, 0)
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
@@ -62,8 +66,8 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     model = bench.model(shape)
     model.config.is_causal = False
     native = NativeNetwork(model, device)
-    cached = bench.cache(shape, branches=1)
-    eager = bench.cache(shape, graphs=False, branches=1)
+    cached = dual_cache(bench, shape, graphs=True)
+    eager = dual_cache(bench, shape, graphs=False)
     for canvas in sizes.canvases:
         left, right = _sides(bench, shape, canvas)
         total = len(left) + canvas + len(right)
@@ -72,14 +76,16 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
         wanted = torch.arange(len(left) - 1, len(left) - 1 + canvas, device=device)
         whole = bench.ceilings.floor_ms(shape, total, total, canvas)
         step = bench.ceilings.floor_ms(shape, canvas + 1, total, canvas)
-        dual = DualCache(cached, left, right)
-        plain = DualCache(eager, left, right)
+        text = CanvasText(tuple(left), tuple(slots), tuple(right), canvas)
+        dual = Pass(cached, text)
+        plain = Pass(eager, text)
+        plain.whole()
         bidirectional = torch.inference_mode()(native.forward_bidirectional)
         arms = {
             f"step over all {total} rows, native": (partial(bidirectional, ids, wanted), whole),
-            f"step over all {total} rows, graphs": (partial(dual.refresh, slots), whole),
-            "cached step, graphs": (partial(dual.step, slots), step),
-            "cached step, no graphs": (partial(plain.step, slots), step),
+            f"step over all {total} rows, graphs": (dual.whole, whole),
+            "cached step, graphs": (dual.canvas, step),
+            "cached step, no graphs": (plain.canvas, step),
         }
         for name, (run, floor) in arms.items():
             took = median_ms(device, run, max(3, sizes.repeats // 2))
@@ -88,7 +94,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     yield memory(bench, shape, f"Dream {shape.name}")
 
 
-def _middles(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]:
+def _middles(bench: Bench, shape: Shape, cache: DualCache) -> Iterator[Figure]:
     """Whole middles, schedule and draws included."""
     tokens = Tokens(shape.vocab - 1, None, None, None, (shape.vocab - 1,))
     for canvas in bench.sizes.canvases:
@@ -102,7 +108,8 @@ def _middles(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]
                 left: list[int] = left, right: list[int] = right, n: int = canvas, k: int = count
             ) -> None:
                 denoiser = Denoiser(tokens, SCHEDULES["fixed"](k), n)
-                canvas_ = DualCache(cache, left, right)
+                cache.clear()
+                canvas_ = DualCanvas(cache, left, right, EVERY_FEW_STEPS, tokens.mask, shift=True)
                 for _ in denoiser.run(canvas_.predict, n, Request("", ""), Deadline()):
                     pass
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from fimserver.engine.dual_cache import CanvasText, DualCache
 from fimserver.engine.fused import FusedModel
 from fimserver.engine.pass_cost import MOST_ROWS, Shape
 from fimserver.engine.prefix_cache import PrefixCache
@@ -19,7 +20,7 @@ def decode_starts(cache: PrefixCache) -> tuple[int, ...]:
     return tuple(extent - MOST_ROWS for extent in extents(cache.capacity))
 
 
-def is_static(cache: PrefixCache) -> bool:
+def is_static(cache: PrefixCache | DualCache) -> bool:
     """Whether passes run over static buffers."""
     return isinstance(cache.network, FusedModel) and cache.network.static is not None
 
@@ -52,3 +53,27 @@ def capture_canvas(cache: PrefixCache, longest: int) -> None:
         every = torch.arange(count, device=cache.network.device)
         for extent in extents(cache.capacity):
             cache.rows([0] * count, extent - count, cache.block(extent - count, count), every)
+
+
+def capture_dual(cache: DualCache, longest: int) -> None:
+    """Run texts of every size, and canvases of 2 to ``longest`` rows at every extent. Forgets the text."""
+    if not is_static(cache):
+        return
+    sizes = (*ROWS[1:], *range(2 * ROWS[-1], cache.capacity + ROWS[-1], ROWS[-1]))
+    for count in dict.fromkeys(min(size, cache.capacity) for size in sizes):
+        _run_text(cache, count, min(count, longest))
+    for extent in extents(cache.capacity):
+        _run_text(cache, extent, 2)
+        for slots in (min(rows, longest) for rows in ROWS[1:] if rows < 2 * longest):
+            text = _text_of(extent, slots)
+            cache.run_canvas(text, range(extent - slots, extent), 0)
+    cache.clear()
+
+
+def _run_text(cache: DualCache, count: int, slots: int) -> None:
+    cache.run_whole(_text_of(count, slots), range(count - slots, count))
+
+
+def _text_of(count: int, slots: int) -> CanvasText:
+    """``count`` tokens that end with a canvas."""
+    return CanvasText((0,) * (count - slots), (0,) * slots, (), 0)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from fimserver.cards import Card
 from fimserver.engine.block_canvas import BlockCanvas
 from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
-from fimserver.engine.canvas_length import search_length
+from fimserver.engine.canvas_length import bias, bias_of, search_length
 from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
 from fimserver.engine.device import wait_for
 from fimserver.engine.dual_cache import DualCache, DualCanvas
@@ -69,6 +69,7 @@ class Diffusion:
         self.dual = dual
         self.rules = rules
         self._in_blocks = card.canvas.attention == "block"
+        self.length_bias = bias_of(card.canvas.length_bias) if card.canvas.length_bias else bias
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
@@ -234,6 +235,7 @@ class Diffusion:
                     limit,
                     deadline,
                     at_least=expected // SHORTER,
+                    curve=self.length_bias,
                 )
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)

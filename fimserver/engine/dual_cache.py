@@ -178,7 +178,7 @@ class DualCanvas:
     def warm(self, slots: int) -> None:
         """Compute the context beside a masked canvas, unless the cache has it."""
         if self.num_due(slots):
-            self.cache.run_whole(self._sequence([self.mask] * slots), range(0))
+            self._whole(self._sequence([self.mask] * slots))  # in a shape that requests have, too
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         wanted = self._sequence(slots)

@@ -14,7 +14,7 @@ import torch
 from fimserver.cards import Card, get_card, model_folder
 from fimserver.defaults import default_card
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.capture import capture_canvas, capture_decoding, decode_starts
+from fimserver.engine.capture import capture_canvas, capture_decoding, capture_dual, decode_starts
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
@@ -84,6 +84,8 @@ def make_dllm(target: DraftContext) -> Diffusion:
         capture_canvas(runtime.cache, card.canvas.max_tokens)
     rules = make_refresh(card, target.settings)
     dual = runtime.dual_cache if rules else None
+    if dual is not None and card.canvas is not None:
+        capture_dual(dual, card.canvas.max_tokens + 1)  # with the row before the first slot
     vocabulary = runtime.loaded.vocabulary
     network = runtime.canvas_network
     return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules)

@@ -98,8 +98,9 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     """Choose the forward pass and size the cache for one model."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
-        whole = NativeNetwork(loaded.model, loaded.device)
-        return Runtime(loaded, whole, None, 1, PromptBudget(settings.prompt_tokens or card.prompt_tokens))
+        limit = settings.prompt_tokens or card.prompt_tokens
+        capacity = limit + card.canvas.max_tokens + card.canvas.block_tokens
+        return Runtime(loaded, _both_ways(loaded, settings, capacity), None, 1, PromptBudget(limit))
     use_lean = loaded.weights is not None or (settings.network != "native" and fused.fits(loaded.model))
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
@@ -124,6 +125,19 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
     cache = PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1, block)
     return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
+
+
+def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
+    """What runs a canvas that its context sees: our own pass as CUDA graphs where it fits, else the library's.
+
+    ``capacity``: of its cache, in tokens.
+    """
+    own = settings.network != "native" and fused.fits(loaded.model)
+    if loaded.device.type == "cuda" and own:
+        network = fused.fuse(loaded.model, capacity, 1)
+        network.use_graphs(CudaGraphs())
+        return network
+    return NativeNetwork(loaded.model, loaded.device)
 
 
 def prompt_limit(loaded: Loaded, settings: Settings) -> int:

@@ -36,10 +36,18 @@ class PassShape(NamedTuple):
 
 
 def shape_of(branches: int, rows: int, extent: int, wanted: int, capacity: int) -> PassShape:
-    """The shape in which a pass runs."""
-    padded = next((size for size in ROWS if size >= rows), -(-rows // ROWS[-1]) * ROWS[-1])
+    """The shape in which a pass runs.
+
+    Passes with several wanted rows compute the logits of all their rows, or of a multiple of the last size
+    where there are more (a whole text beside a canvas): the number of shapes stays small.
+    """
+    padded = next((size for size in ROWS if size >= rows), _in_steps(rows))
     keys = next(keys for keys in extents(capacity) if keys >= extent)
-    return PassShape(branches, padded, keys, wanted if wanted <= 1 else padded)
+    return PassShape(branches, padded, keys, wanted if wanted <= 1 else min(padded, _in_steps(wanted)))
+
+
+def _in_steps(rows: int) -> int:
+    return -(-rows // ROWS[-1]) * ROWS[-1]
 
 
 def extents(capacity: int) -> tuple[int, ...]:

@@ -1,0 +1,89 @@
+"""The refit of the length search: what it measures, and that a card with it searches by it."""
+
+import sys
+
+import pytest
+
+from fimserver.cards import Canvas
+from fimserver.engine.canvas_length import LENGTHS, bias, bias_of
+from models.training import length_bias
+from models.training.length_bias import Probe, errors, fit, probe, report
+from tests.commands.test_doctor_canvas import CARD
+from tests.engine.test_autoregressive import CODE, REQUEST
+from tests.engine.test_dual_cache import FAMILIES, engine_of, folders  # noqa: F401 - fixtures
+from tests.tiny import DREAM_CANVAS, make_checkpoint
+
+SPANS = [(CODE[:at], CODE[at : at + 9], CODE[at + 9 :]) for at in range(30, 90, 10)]
+
+
+def probe_of(tokens, confidence):
+    return Probe(REQUEST, tokens, confidence)
+
+
+def test_the_bias_of_a_length_is_measured_where_it_is_not_the_right_one():
+    probes = [probe_of(2, (0.9, 0.3)), probe_of(4, (0.2, 0.8)), probe_of(30, (0.4, 0.5))]
+    assert fit(probes) == pytest.approx((0.3, 0.4))
+
+
+def test_a_length_that_all_spans_have_is_measured_on_them():
+    assert fit([probe_of(2, (0.9, 0.1)), probe_of(2, (0.7, 0.3))]) == pytest.approx((0.8, 0.2))
+
+
+def test_a_measured_bias_is_linear_between_lengths_and_flat_beyond():
+    curve = bias_of((0.8, 0.6, 0.5))
+    assert [curve(n) for n in (1, 2, 3, 4, 5, 6, 60)] == pytest.approx([0.8, 0.8, 0.7, 0.6, 0.55, 0.5, 0.5])
+    assert bias_of((0.4,))(9) == 0.4
+    full = bias_of([bias(n) for n in LENGTHS])
+    assert [full(n) for n in LENGTHS] == pytest.approx([bias(n) for n in LENGTHS])
+
+
+def test_a_probe_has_a_confidence_for_each_length_up_to_the_limit(engine_of):  # noqa: F811
+    found = probe(engine_of("dream-search", "none"), *SPANS[0])
+    assert len(found.confidence) == sum(n <= DREAM_CANVAS["max_tokens"] for n in LENGTHS)
+    assert all(0 < p <= 1 for p in found.confidence)
+    assert found.tokens > 0
+
+
+def test_the_search_finds_the_length_whose_bias_is_low(engine_of):  # noqa: F811
+    engine = engine_of("dream-search", "none")
+    probes = [probe(engine, *span) for span in SPANS[:2]]
+
+    def only(wanted):
+        return lambda slots: 1e-6 if slots == wanted else 1.0
+
+    for wanted in (4, 6):
+        assert errors(engine, probes, only(wanted)) == [abs(wanted - p.tokens) for p in probes]
+
+
+def test_a_card_with_a_bias_is_searched_by_it(engine_of):  # noqa: F811
+    low = tuple(1e-6 if n == 6 else 1.0 for n in LENGTHS[:7])
+    engine = engine_of("dream-search", "none", canvas=FAMILIES["dream-search"][2] | {"length_bias": low})
+    assert engine._slots(engine.open_canvas(REQUEST), 0, 24, length_bias.Deadline()) == 6
+    with pytest.raises(ValueError, match="length_bias"):
+        Canvas.model_validate(DREAM_CANVAS | {"length_bias": (0.5, 0.0)})
+
+
+def test_the_report_has_both_curves_and_the_line_of_the_card(engine_of):  # noqa: F811
+    text = report(engine_of("dream-search", "none"), SPANS)
+    assert "| published |" in text
+    assert "| refit |" in text
+    values = text.rpartition("length_bias = [")[2].rstrip("]").split(", ")
+    assert len(values) == sum(n <= DREAM_CANVAS["max_tokens"] for n in LENGTHS)
+    Canvas.model_validate(DREAM_CANVAS | {"length_bias": tuple(map(float, values))})
+
+
+def test_the_command_reads_a_card_and_a_folder(tmp_path, monkeypatch, capsys):
+    card = tmp_path / "tiny-dream.toml"
+    card.write_text(CARD.replace('length = "fixed"', 'length = "search"').replace('cache = "checked"', ""))
+    make_checkpoint(tmp_path / "models" / "tiny-dream", "Dream", seed=5)
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for number in range(4):
+        (sources / f"m{number}.py").write_text(CODE.replace("def ", f"def f{number}_"))
+    monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr(sys, "argv", ["length_bias", str(card), str(sources), "--device", "cpu"])
+    length_bias.main()
+    assert "length_bias = [" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["length_bias", "nano", str(sources), "--device", "cpu"])
+    with pytest.raises(SystemExit, match="does not search"):
+        length_bias.main()
