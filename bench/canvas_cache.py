@@ -1,10 +1,11 @@
 """The cached canvas against the uncached one: time on random weights, and what changes on trained ones.
 
 python -m bench.canvas_cache time [--context 1024 --canvas 32 --rounds 7]
-python -m bench.canvas_cache tokens FOLDER [--spans 40]
+python -m bench.canvas_cache tokens [FOLDER] [--spans 40]
 
-``time`` decodes the same middles with every cache in turn, one slot a step, in one process. ``tokens`` needs
-a checkpoint whose tokens see each other (``models.training.both_ways``) and the validation corpus.
+``time`` decodes the same middles with every cache in turn, one slot a step, in one process. ``tokens`` runs
+nano's weights, or those of another checkpoint in its layout, with every token seeing every other, on holes of
+the validation corpus: the suffix comes first, then the prefix, then the canvas.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from bench.intervals import bootstrap, geometric_mean_ratio, median, ratio_of_sums
-from fimserver.cards import Card
-from fimserver.engine.cache_check import CacheCheck, DecodedCanvas, check_cache
+from fimserver.cards import Card, get_card
+from fimserver.engine.cache_check import CacheCheck, DecodedCanvas, check_canvas
 from fimserver.engine.canvas import FullCanvas
 from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
 from fimserver.engine.diffusion import Diffusion
@@ -30,6 +31,7 @@ from fimserver.engine.dual_cache import DualCache, DualCanvas
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.network import NativeNetwork
+from fimserver.engine.prompt import cut_context, fim_prompt
 from fimserver.engine.refresh import Refresh, read_cache
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.schedules import SCHEDULES
@@ -37,10 +39,11 @@ from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling, ms_since
 from models.training.corpus import CACHE
 from models.training.holes import cut
-from models.training.train import read_texts
+from models.training.train import NANO, read_texts
 
 VOCABULARY = 8192
 SUFFIX_SHARE = 0.25
+SHORTEST, LONGEST = 8, 32  # tokens of a middle
 TIMED = ("none", "dual", "checked")
 COMPARED = (
     "dual:2",
@@ -142,22 +145,16 @@ def time_report(sizes: Sizes, rounds: int) -> Iterator[str]:
         yield f"| `{name}` | {middle} | {ratio} | {rows[name]} |"
 
 
-def trained_card(schedule: str) -> Card:
-    """The card of what ``models.training.both_ways`` makes."""
-    canvas = {
-        "attention": "full",
-        "mask": "<|mask|>",
-        "start": "<|file|>",
-        "after_suffix": "<|eot|>",
-        "length": "fixed",
-        "max_tokens": 48,
-        "schedule": schedule,
-        "cache": "dual",
-        "forbidden": ("<|mask|>", "<|pad|>", "<|suffix|>", "<|prefix|>", "<|middle|>", "<|file|>", "<|eot|>"),
-    }
-    fields = {"name": "both-ways", "licence": "Apache-2.0", "osi": True, "parameters_m": 6.82}
-    more = {"architecture": "qwen3", "prompt_tokens": 144, "suffix_share": 0.4, "canvas": canvas}
-    return Card.model_validate(fields | more)
+def both_ways_card(schedule: str) -> Card:
+    """Nano's card with a canvas that its context sees."""
+    nano = get_card("nano")
+    assert nano.canvas is not None
+    fields = {"attention": "full", "length": "fixed", "end": None, "max_tokens": LONGEST}
+    forbidden = (*nano.canvas.forbidden, "<|eot|>")
+    canvas = nano.canvas.model_copy(
+        update=fields | {"schedule": schedule, "cache": "dual", "forbidden": forbidden}
+    )
+    return nano.model_copy(update={"name": "both-ways", "canvas": canvas, "drafters": {}, "files": {}})
 
 
 @dataclass(frozen=True)
@@ -168,14 +165,14 @@ class Span:
     truth: tuple[str, ...]
 
 
-def spans(engine: Diffusion, texts: Sequence[str], count: int, least: int = 8) -> Iterator[Span]:
-    """Holes whose middle has ``least`` to 48 tokens, the same for the same texts."""
+def spans(engine: Diffusion, texts: Sequence[str], count: int) -> Iterator[Span]:
+    """Holes whose middle has 8 to 32 tokens, the same for the same texts."""
     rng = random.Random(0)
     vocabulary = engine.vocabulary
     while count:
         hole = cut(rng.choice(texts), rng)
-        ids = vocabulary.encode(hole.middle) if len(hole.middle) < 400 else []
-        if least <= len(ids) <= engine.canvas_card.max_tokens:
+        ids = vocabulary.encode(hole.middle) if len(hole.middle) < 8 * LONGEST else []
+        if SHORTEST <= len(ids) <= LONGEST:
             sampling = Sampling(len(ids), stop="none")
             prefix, suffix = hole.text[: hole.start], hole.text[hole.end :]
             request = Request(prefix, suffix, sampling=sampling, canvas_tokens=len(ids))
@@ -183,11 +180,22 @@ def spans(engine: Diffusion, texts: Sequence[str], count: int, least: int = 8) -
             count -= 1
 
 
+def open_canvas(engine: Diffusion, request: Request, rules: Refresh) -> DualCanvas:
+    """A canvas after suffix and prefix, as nano was trained."""
+    card = engine.card
+    assert engine.dual is not None
+    assert card.fim is not None
+    context = cut_context(request, card, engine.vocabulary, tokens=card.prompt_tokens)
+    left = fim_prompt(context, card.fim, engine.vocabulary)
+    return DualCanvas(engine.dual, left, [], rules, engine.tokens.mask, shift=False)
+
+
 def tokens_report(folder: Path, texts: Sequence[str], count: int, schedule: str) -> Iterator[str]:
     """Lines of a table: one for each cache."""
     settings = Settings()
-    loaded = load(trained_card(schedule), folder, torch.device("cpu"))
-    context = DraftContext(make_runtime(loaded, settings), settings)
+    loaded = load(both_ways_card(schedule), folder, torch.device("cpu"))
+    engine = make_dllm(DraftContext(make_runtime(loaded, settings), settings))
+    found = list(spans(engine, texts, count))
     exact: dict[int, DecodedCanvas] = {}
     yield (
         f"{count} spans, schedule {schedule}; veto: share of middles with a drift above"
@@ -199,10 +207,12 @@ def tokens_report(folder: Path, texts: Sequence[str], count: int, schedule: str)
     )
     yield "|---|---|---|---|---|---|---|"
     for name in COMPARED:
-        engine = make_dllm(context)
-        engine.rules = read_cache(name)
-        found = list(spans(engine, texts, count))
-        checks = [check_cache(engine, span.request, exact.get(i)) for i, span in enumerate(found)]
+        rules = read_cache(name)
+        assert rules is not None
+        checks = [
+            check_canvas(engine, open_canvas(engine, span.request, rules), span.request, exact.get(i))
+            for i, span in enumerate(found)
+        ]
         exact |= {i: check.exact for i, check in enumerate(checks)}
         yield f"| `{name}` | " + " | ".join(_cells(found, checks)) + " |"
 
@@ -235,7 +245,7 @@ def main() -> None:
     for name, default in sizes.items():
         timing.add_argument(f"--{name}", type=int, default=default)
     comparing = verbs.add_parser("tokens")
-    comparing.add_argument("folder", type=Path)
+    comparing.add_argument("folder", type=Path, nargs="?", default=NANO)
     comparing.add_argument("--spans", type=int, default=40)
     comparing.add_argument("--corpus", type=Path, default=CACHE)
     comparing.add_argument("--schedule", default="entropy")

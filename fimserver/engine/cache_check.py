@@ -54,20 +54,27 @@ class CacheCheck:
         return self.cached.rows + self.exact.rows, self.cached.ms + self.exact.ms
 
 
-def check_cache(engine: Diffusion, request: Request, exact: DecodedCanvas | None = None) -> CacheCheck:
+def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
     """Decode a middle with a cold cache and a last exact pass that has no veto, then without cache.
 
-    ``exact``: the latter, where it is known. Raises ``InputError`` where the engine's canvas has no cache that approximates.
+    Raises ``InputError`` where the engine's canvas has no cache that approximates.
     """
-    if engine.dual is None or engine.rules is None:
-        raise InputError(f"{engine.card.name}: its canvas has no approximate cache")
-    engine.dual.clear()
     canvas = engine.open_canvas(request)
-    assert isinstance(canvas, DualCanvas)
-    canvas.rules = replace(engine.rules, bound=math.inf)
-    before = engine.dual.rows
+    if not isinstance(canvas, DualCanvas):
+        raise InputError(f"{engine.card.name}: its canvas has no approximate cache")
+    return check_canvas(engine, canvas, request)
+
+
+def check_canvas(
+    engine: Diffusion, canvas: DualCanvas, request: Request, exact: DecodedCanvas | None = None
+) -> CacheCheck:
+    """The same on a canvas that was opened. ``exact``: what it is without cache, where that is known."""
+    cache = canvas.cache
+    cache.clear()
+    canvas.rules = replace(canvas.rules, bound=math.inf)
+    before = cache.rows
     tokens, ms = _decode(engine, canvas, request)
-    cached = DecodedCanvas(tokens, engine.dual.rows - before, ms)
+    cached = DecodedCanvas(tokens, cache.rows - before, ms)
     drift = max(canvas.drifts, default=0.0)
     if exact is None:
         full = canvas.uncached()

@@ -128,7 +128,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
 
 
 def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
-    """What runs a canvas that its context sees: our own pass as CUDA graphs where it fits, else the library's.
+    """What runs a canvas that its context sees: our pass as CUDA graphs where it fits, else the native class.
 
     ``capacity``: of its cache, in tokens.
     """
