@@ -61,9 +61,7 @@ class Fim(_Strict):
         if self.middle is None and self.layout != "spm":
             raise ValueError(f"layout {self.layout!r} needs the token `middle`")
         if self.typed_after_middle and self.layout != "psm":
-            raise ValueError(
-                "`typed_after_middle` is for the layout 'psm': in the others the prefix comes last anyway"
-            )
+            raise ValueError("`typed_after_middle` is for the layout 'psm': elsewhere the prefix is last")
         return self
 
 
@@ -94,15 +92,11 @@ class Canvas(_Strict):
     adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone
 
     @model_validator(mode="after")
-    def _adapter_has_its_layout(self) -> Canvas:
+    def _attention_has_its_fields(self) -> Canvas:
         if self.attention == "cached" and self.shift != (self.adapter is not None):
             raise ValueError("a cached canvas has `shift` with an `adapter`, and not without")
         if self.adapter is not None and self.attention != "cached":
             raise ValueError("`adapter` is for the attention 'cached'")
-        return self
-
-    @model_validator(mode="after")
-    def _cache_is_for_a_full_canvas(self) -> Canvas:
         if self.cache != "none" and self.attention != "full":
             raise ValueError("`cache` is for the attention 'full': others have an exact one anyway")
         return self
@@ -121,13 +115,9 @@ class Canvas(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _steps_are_a_range(self) -> Canvas:
+    def _length_and_steps_are_whole(self) -> Canvas:
         if 0 < self.most_steps < self.least_steps:
             raise ValueError("`least_steps` must not be above `most_steps`")
-        return self
-
-    @model_validator(mode="after")
-    def _length_has_its_tokens(self) -> Canvas:
         if self.length == "end" and self.end is None:
             raise ValueError("length 'end' needs the token `end`")
         if self.length == "expand" and (self.expand is None or self.delete is None):

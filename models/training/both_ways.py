@@ -1,9 +1,9 @@
 """Training of a small network in which every token sees every other, from nano's weights.
 
-It is what the caches of such networks are measured on (``bench.canvas_cache``); it is not shipped. The layout
-is Dream's, without its shift (arXiv 2508.15487; masked diffusion, arXiv 2406.07524):
+It is what the caches of such networks are measured on (``bench.canvas_cache tokens``); it is not shipped. The
+layout is nano's, the loss that of masked diffusion (arXiv 2406.07524):
 
-    <file> P M S <eot>   both ways; M is masked wholly or in part, and so are short pieces of P and S
+    <suffix> S <prefix> P <middle> M   both ways; M is masked wholly or in part, as are pieces of S and P
 
 Usage: ``python -m models.training.both_ways --minutes 20``. Goes on from its checkpoint, as nano's training.
 """
@@ -21,7 +21,6 @@ from models.training.corpus import CACHE
 from models.training.holes import Hole, cut
 from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Batch, Layout, RowMaker, RowStream
 from models.training.shape import Shape
-from models.training.tokenizer import FILE
 from models.training.train import NANO, Recipe, Run, Trainer, read_texts
 
 LONGEST = 48  # tokens of a middle
@@ -34,7 +33,6 @@ class MaskedRows:
 
     def __init__(self, texts: list[str], tokenizer: Tokenizer, seed: int, tokens: int = 192) -> None:
         self.stream = RowStream(texts, RowMaker(tokenizer, Layout()), seed)
-        self.file = int(tokenizer.get_vocab()[FILE])
         self.tokens = tokens
 
     def batch(self, step: int, rows: int) -> Batch:
@@ -51,11 +49,12 @@ class MaskedRows:
         """Ids, targets and parts, ``tokens`` of each, and how many places are filled."""
         maker = self.stream.maker
         prefix, middle, suffix = self._sides(rng)
-        text = [self.file, *prefix, *middle, *suffix, maker.eot]
-        start = 1 + len(prefix)
+        text = [maker.suffix, *suffix, maker.prefix, *prefix, maker.middle, *middle]
+        start = len(text) - len(middle)
         level = len(middle) if whole else rng.randint(1, len(middle))
         hidden = {start + i for i in rng.sample(range(len(middle)), level)}
-        pieces = self._pieces(rng, len(text), range(start, start + len(middle)))
+        markers = {maker.suffix, maker.prefix, maker.middle}
+        pieces = self._pieces(rng, [i for i, token in enumerate(text[:start]) if token not in markers])
         rest = self.tokens - len(text)
         ids = [maker.mask if i in hidden or i in pieces else t for i, t in enumerate(text)]
         targets = [t if i in hidden or i in pieces else IGNORE for i, t in enumerate(text)]
@@ -71,15 +70,14 @@ class MaskedRows:
             middle = encode(hole.middle) if len(hole.middle) <= 8 * LONGEST else []
             if 0 < len(middle) <= LONGEST:
                 break
-        room = self.tokens - 2 - len(middle)
+        room = self.tokens - 3 - len(middle)
         suffix = encode(hole.text[hole.end : hole.end + 6 * room])[: rng.randint(0, room // 2)]
         left = room - len(suffix)
         prefix = encode(hole.text[max(0, hole.start - 6 * left) : hole.start])[-left:]
         return prefix, middle, suffix
 
-    def _pieces(self, rng: random.Random, length: int, middle: range) -> set[int]:
-        """Places of prefix and suffix that are masked; the first and the last token are not."""
-        places = [i for i in range(1, length - 1) if i not in middle]
+    def _pieces(self, rng: random.Random, places: list[int]) -> set[int]:
+        """Those of ``places`` that are masked."""
         found: set[int] = set()
         while places and len(found) < PIECES * len(places):
             first = rng.randrange(len(places))

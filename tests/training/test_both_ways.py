@@ -24,9 +24,10 @@ def test_targets_are_what_the_masks_hide_and_the_rest_is_text():
     assert torch.equal(masked, batch.targets != IGNORE)
     whole = torch.where(masked, batch.targets, batch.ids)
     for ids in whole.tolist():
-        assert ids[0] == make_rows().file
-        text = TOKENIZER.decode(ids[1 : ids.index(maker.eot)], skip_special_tokens=False)
-        assert text in CODE
+        assert ids[0] == maker.suffix
+        before, middle = ids.index(maker.prefix), ids.index(maker.middle)
+        parts = (ids[before + 1 : middle], ids[middle + 1 :], ids[1:before])
+        assert "".join(TOKENIZER.decode(part) for part in parts) in CODE
 
 
 def test_even_rows_hide_the_whole_middle_and_odd_ones_some_of_it():
