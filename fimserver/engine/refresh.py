@@ -43,7 +43,7 @@ def checked(
     resized: int = 16,
     typed: int = 16,
     window: int = 0,
-    bound: float = 0.5,
+    bound: float = 0.25,
 ) -> Refresh:
     """The same with a last exact pass that may veto the middle."""
     return Refresh(steps, share, resized, typed, window, bound)

@@ -87,7 +87,7 @@ def test_a_refresh_at_every_step_is_exact_and_saves_nothing(dream, source):
 
 def test_without_a_veto_it_says_what_one_would_do(dream, source):
     _, found = doctor("--canvas", source, "--json", "--canvas-cache", "dual:4", *dream)
-    assert "would be with the cache `checked`, above 0.5 nats" in found["veto"]["value"]
+    assert "would be with the cache `checked`, above 0.25 nats" in found["veto"]["value"]
 
 
 def test_a_bound_below_everything_vetoes_every_middle(dream, source):

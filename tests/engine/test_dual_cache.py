@@ -236,7 +236,7 @@ def test_a_canvas_without_left_context_reuses_row_0(engine_of):
 def test_a_vetoed_middle_is_the_uncached_one(engine_of, monkeypatch):
     plain, engine = engine_of("dream", "none"), engine_of("dream", ONCE.replace("dual", "checked"))
     exact = text_of(plain, REQUEST)
-    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.6)  # above the bound of 0.5
+    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.3)  # above the bound of 0.25
     chunks = list(engine.complete(REQUEST, Deadline()))
     assert "".join(c.text for c in chunks) == exact
     assert [c.reason for c in chunks if c.reason] == [Reason.END]
@@ -248,7 +248,7 @@ def test_a_vetoed_middle_is_the_uncached_one(engine_of, monkeypatch):
 def test_a_middle_within_the_bound_stays(engine_of, monkeypatch):
     cached = engine_of("dream", ONCE)
     checked = engine_of("dream", ONCE.replace("dual", "checked"))
-    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.4)
+    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.2)
     assert text_of(checked, REQUEST) == text_of(cached, REQUEST)
 
 
