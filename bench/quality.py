@@ -166,7 +166,9 @@ def run_cut(args: argparse.Namespace) -> None:
         sys.exit(f"no kind of span is named {unknown[0]!r}: give some of {', '.join(KINDS)}")
     reserved = args.packages == "reserved"
     packages = read_packages() if reserved else {name: wanted(read_installed(name)) for name in PACKAGES}
-    spans = cut(counts, packages, args.seed)
+    spans = sorted(
+        cut(counts, packages, args.seed), key=lambda span: span.id
+    )  # any first part is a fair sample
     args.spans.write_text("".join(json.dumps(asdict(span)) + "\n" for span in spans), "utf-8")
 
 

@@ -51,7 +51,8 @@ def test_each_arm_changes_the_products_that_it_names(coder: Coder):
     losses = {row.arm: row.nats for row in rows if row.span == "one"}
     assert len(set(losses.values())) == len(arms)
     assert all(abs(nats - losses["bf16"]) < 0.1 * losses["bf16"] for nats in losses.values())
-    assert all(row.alike == row.tokens for row in rows if row.arm == "bf16")
+    assert all(row.alike == row.tokens and row.kl == 0 for row in rows if row.arm == "bf16")
+    assert all(0 < row.kl < row.tokens for row in rows if row.arm != "bf16")
 
 
 def test_an_unknown_arm_is_one_line(coder: Coder):
@@ -61,10 +62,13 @@ def test_an_unknown_arm_is_one_line(coder: Coder):
 
 def test_the_table_has_the_difference_a_token():
     rows = [
-        Row(str(n), arm, nats, 4, alike)
+        Row(str(n), arm, nats, 4, alike, kl)
         for n in range(3)
-        for arm, nats, alike in (("bf16", 8.0, 4), ("int8", 8.4, 3))
+        for arm, nats, alike, kl in (("bf16", 8.0, 4, 0.0), ("int8", 8.4, 3, 0.2))
     ]
     lines = table(rows).splitlines()
-    assert lines[2] == "| bf16 | 3, 12 | 2.0000 |  | 100.0% [100.0, 100.0] |"
-    assert lines[3] == "| int8 | 3, 12 | 2.1000 | 0.1000 [0.1000, 0.1000] | 75.0% [75.0, 75.0] |"
+    assert lines[2] == "| bf16 | 3, 12 | 2.0000 |  |  | 100.0% [100.0, 100.0] |"
+    assert (
+        lines[3]
+        == "| int8 | 3, 12 | 2.1000 | 0.1000 [0.1000, 0.1000] | 0.0500 [0.0500, 0.0500] | 75.0% [75.0, 75.0] |"
+    )
