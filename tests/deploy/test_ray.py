@@ -1,7 +1,5 @@
-"""Real Ray with two replicas of nano: documents stay, one replica dies under load, every request is answered once."""
+"""Real Ray with replicas of nano: documents stay, one dies under load, a model is rolled out, and it scales."""
 
-import os
-import threading
 import time
 from collections import Counter, defaultdict
 
@@ -10,44 +8,42 @@ import psutil
 import pytest
 
 pytest.importorskip("ray", reason="`make ray` installs it into an environment of its own")
-import ray
-from ray import serve
 
-PORT = 8899
-TOKEN = "secret"  # noqa: S105 - of the test alone
-BODY = {"prompt": "def add(a, b):\n    return ", "suffix": "\n", "max_tokens": 8}
+from fimserver.host.deployment import Scale
+from tests.deploy.clusters import (
+    LONG,
+    TOKEN,
+    Load,
+    ask,
+    assert_each_has_its_own,
+    client_of,
+    running,
+    start,
+    two,
+    until,
+)
 
 
 @pytest.fixture(scope="module")
-def url():
-    os.environ["FIMSERVER_TOKEN"] = TOKEN
-    from fimserver import deploy
-
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    serve.start(http_options={"port": PORT})
-    args = {"allow_hosts": ["localhost"], "settings": {"model": "ar", "ar_card": "nano", "dllm_card": "nano"}}
-    two = deploy.app(args)._bound_deployment.options(autoscaling_config=None, num_replicas=2)
-    serve.run(two.bind(), route_prefix="/")
-    yield f"http://localhost:{PORT}"
-    serve.shutdown()
-    ray.shutdown()
+def url(cluster):
+    two()
+    return cluster[0]
 
 
-def asks(client, document):
-    hints = {"session": "s", "document": document}
-    return client.post(
-        "/v1/completions", json=BODY | {"fimserver": hints}, headers={"x-session-id": document}
-    )
-
-
-def client_of(url):
-    return httpx2.Client(
-        base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=60
-    )
-
-
-def test_the_token_is_asked_for(url):
-    assert httpx2.get(f"{url}/health", trust_env=False).status_code == 401
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}, 403),
+        ({"Authorization": f"Bearer {TOKEN}", "Origin": "http://localhost"}, 403),
+        ({"Authorization": f"Bearer {TOKEN}"}, 200),
+        ({"Authorization": f"Bearer {TOKEN}", "Host": "localhost"}, 200),
+    ],
+)
+def test_who_is_served_is_as_on_one_machine(url, headers, status):
+    for path in ("/health", "/v1/models", "/metrics"):
+        assert httpx2.get(url + path, headers=headers, trust_env=False).status_code == status
 
 
 def test_documents_stay_on_their_replica(url):
@@ -55,46 +51,72 @@ def test_documents_stay_on_their_replica(url):
     with client_of(url) as client:
         for _ in range(5):
             for document in range(20):
-                answer = asks(client, f"document {document}")
+                answer = ask(client, f"document {document}")
                 assert answer.status_code == 200
                 seen[document][answer.headers["x-replica"]] += 1
     home = sum(max(counts.values()) for counts in seen.values())
-    print(f"\n{home} of 100 requests at home, {len({r for c in seen.values() for r in c})} replicas")
+    print(f"\n{home} of 100 requests of 20 documents on their replica")
     assert home == 100
     assert len({replica for counts in seen.values() for replica in counts}) == 2
 
 
+def test_the_figures_of_all_replicas_are_in_one_place(url, cluster):
+    def shown():
+        text = httpx2.get(cluster[1], trust_env=False).text
+        lines = [line for line in text.splitlines() if line.startswith("ray_fimserver_choices_total{")]
+        served = [line for line in lines if 'route="ar"' in line]
+        return sum(float(line.split()[-1]) for line in served) >= 100 and len(served) >= 2
+
+    until(shown)
+    text = httpx2.get(cluster[1], trust_env=False).text
+    assert "ray_serve_num_http_requests" in text
+    assert "ray_fimserver_ttft_seconds_bucket" in text
+
+
 def test_a_replica_dies_under_load_and_every_request_is_answered_once(url):
-    answers, stop = [], threading.Event()
-
-    def works(number):
-        with client_of(url) as client:
-            while not stop.is_set():
-                started = time.monotonic()
-                answer = asks(client, f"worker {number}")
-                answers.append(
-                    (answer.status_code, answer.headers.get("x-replica"), time.monotonic() - started)
-                )
-
-    workers = [threading.Thread(target=works, args=(number,)) for number in range(6)]
-    for worker in workers:
-        worker.start()
-    time.sleep(3)
-    before = {replica for _, replica, _ in answers if replica}
-    mine = psutil.Process().children(recursive=True)
-    victims = [each for each in mine if "ServeReplica" in " ".join(each.cmdline())]
-    victims[0].kill()
-    end = time.monotonic() + 60
-    while (
-        len({replica for _, replica, _ in answers[-200:] if replica} - before) < 1 and time.monotonic() < end
-    ):
-        time.sleep(0.2)
-    stop.set()
-    for worker in workers:
-        worker.join(60)
-        assert not worker.is_alive()
-    counts = Counter(status for status, _, _ in answers)
-    print(f"\nstatus: {dict(counts)}; longest wait {max(s for _, _, s in answers):.1f} s")
-    assert counts[200] > 0.9 * len(answers)
+    with Load(url, 6) as load:
+        load.until(lambda _: len(load.replicas()) == 2)
+        before = load.replicas()
+        mine = psutil.Process().children(recursive=True)
+        next(each for each in mine if "ServeReplica" in " ".join(each.cmdline())).kill()
+        load.until(lambda _: load.replicas() - before)
+    counts = load.counts()
+    print(f"\nstatus: {counts}; longest wait {load.longest_s():.1f} s")
+    assert_each_has_its_own(load.answers)
+    assert sum(counts.values()) - counts[200] <= 6  # at most what it had at that moment
     assert set(counts) <= {200, 429, 500, 503}
-    assert {replica for _, replica, _ in answers[-200:] if replica} - before, "no new replica within 60 s"
+
+
+def test_a_model_is_rolled_out_under_load_and_every_request_is_answered_whole(url):
+    with Load(url, 6, **LONG) as load:
+        load.until(lambda _: len(load.replicas()) == 2)
+        before = load.replicas()
+        two(model="dllm")
+        rolled_out = time.monotonic()
+        load.until(lambda answers: sum(answer.asked > rolled_out for answer in answers) >= 30)
+    late = [answer for answer in load.answers if answer.asked > rolled_out]
+    print(f"\nstatus: {load.counts()}; longest wait {load.longest_s():.1f} s")
+    assert set(load.counts()) == {200}
+    assert_each_has_its_own(load.answers)
+    assert {answer.route for answer in load.answers} == {"ar", "dllm"}
+    assert {answer.route for answer in late} == {"dllm"}
+    assert not {answer.replica for answer in late} & before
+    for route in ("ar", "dllm"):
+        assert len({answer.text for answer in load.answers if answer.route == route}) == 1
+
+
+def test_replicas_are_added_under_load_and_removed_after_it_without_an_answer_lost(url):
+    quick = {"upscale_delay_s": 1, "downscale_delay_s": 2, "look_back_period_s": 2}
+    start(Scale(min_replicas=1, max_replicas=2, queue=2), quick)
+    until(lambda: running() == 1)
+    with Load(url, 8, **LONG) as load:
+        until(lambda: running() == 2)
+        alone = load.replicas()
+        load.until(lambda _: load.replicas() - alone)
+    with Load(url, 1) as rest:
+        until(lambda: running() == 1)
+        rest.until_more()
+    print(f"\nup: {load.counts()}; longest wait {load.longest_s():.1f} s; down: {rest.counts()}")
+    for each in (load, rest):
+        assert set(each.counts()) == {200}
+        assert_each_has_its_own(each.answers)
