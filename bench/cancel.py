@@ -3,10 +3,10 @@
 python -m bench.cancel URL … [--times 20] [--key KEY]
 
 Each server is asked for a long answer as a stream; once two pieces of it are there, the connection is
-closed, and the server is asked every 20 ms whether it still works: fimserver and vLLM by their Prometheus
+closed, and the server is asked every 5 ms whether it still works: fimserver and vLLM by their Prometheus
 figures, llama.cpp by ``/slots`` (off unless it was started with ``--slots``). With ``--gguf FILE`` servers
-of that model are started: llama.cpp (``xllamacpp``), ``fimserver serve``, and a fimserver whose model is
-that llama.cpp, where the time is from the client of fimserver until llama.cpp is idle.
+of that model are started, one after the other: llama.cpp (``xllamacpp``), ``fimserver serve``, and a
+fimserver whose model is a llama.cpp, where the time is from the client of fimserver until llama.cpp is idle.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import httpx2
 from fimserver.errors import InputError
 
 PROMPT = "# A long module with many functions, each with a docstring.\n\n\ndef first(values):\n"
-POLL_S = 0.02  # at 2 ms, llama.cpp on a busy machine answered nothing but these questions
+POLL_S = 0.005
 START_S = 600.0  # a busy machine packs weights slowly
 IDLE_S = 60.0
 RUNNING = re.compile(r"^(?:fimserver_running|vllm:num_requests_running(?:\{.*\})?) (\S+)$", re.MULTILINE)
@@ -70,6 +70,7 @@ def idle_after_s(server: Server, *, tokens: int = 400) -> float:
     }
     with server.client(server.works_at) as looks, server.client(server.url) as asks:
         is_idle = is_idle_of(looks)
+        wait_until(is_idle, server)  # fimserver measures its models after a start, while it is idle
         with asks.stream("POST", "/v1/completions", json=body) as answer:
             pieces = (line for line in answer.iter_lines() if line.startswith("data:"))
             for _ in range(2):
@@ -77,11 +78,17 @@ def idle_after_s(server: Server, *, tokens: int = 400) -> float:
             if is_idle():
                 raise InputError(f"{server.url} was idle before its answer ended: give a longer prompt")
             started = time.monotonic()
-        while not is_idle():
-            if time.monotonic() - started > IDLE_S:
-                raise InputError(f"{server.url} works on {IDLE_S:.0f} s after its client hung up")
-            time.sleep(POLL_S)
+        wait_until(is_idle, server)
         return time.monotonic() - started
+
+
+def wait_until(is_idle: Callable[[], bool], server: Server) -> None:
+    """Wait. Raises ``InputError`` for a server that works on for a minute."""
+    end = time.monotonic() + IDLE_S
+    while not is_idle():
+        if time.monotonic() > end:
+            raise InputError(f"{server.works_at} works on {IDLE_S:.0f} s after its client hung up")
+        time.sleep(POLL_S)
 
 
 def row(server: Server, times: int) -> str:
@@ -91,23 +98,22 @@ def row(server: Server, times: int) -> str:
     return f"| {server.name} | {statistics.median(found):.0f} | {found[0]:.0f} | {found[-1]:.0f} |"
 
 
-@contextlib.contextmanager
-def started(gguf: Path) -> Iterator[list[Server]]:
-    """Servers of one model, each in a process of its own: llama.cpp, ours, and ours with that llama.cpp."""
+def started(gguf: Path) -> Iterator[Server]:
+    """Servers of one model, each in processes of its own that end before the next."""
     from tests.hosts import free_port
     from tests.servers_elsewhere import LlamaServer
 
-    llama = LlamaServer(gguf, free_port())
-    with llama, tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        ours = [
-            stack.enter_context(fimserver(Path(folder), free_port(), card, llama.KEY))
-            for card in (str(gguf), llama.url)
-        ]
-        yield [
-            Server("llama.cpp", llama.url, llama.url, llama.KEY),
-            Server("fimserver", ours[0], ours[0], llama.KEY),
-            Server("fimserver, then llama.cpp", ours[1], llama.url, llama.KEY),
-        ]
+    key = LlamaServer.KEY
+    with LlamaServer(gguf, free_port()) as llama:
+        yield Server("llama.cpp", llama.url, llama.url, key)
+    with tempfile.TemporaryDirectory() as folder:
+        with fimserver(Path(folder), free_port(), str(gguf), key) as url:
+            yield Server("fimserver", url, url, key)
+        with (
+            LlamaServer(gguf, free_port()) as llama,
+            fimserver(Path(folder), free_port(), llama.url, key) as url,
+        ):
+            yield Server("fimserver, then llama.cpp", url, llama.url, key)
 
 
 @contextlib.contextmanager
@@ -150,9 +156,8 @@ def main() -> None:
     for url in options.urls:
         print(row(Server(url, url, url, options.key), options.times), flush=True)
     if options.gguf:
-        with started(options.gguf) as servers:
-            for server in servers:
-                print(row(server, options.times), flush=True)
+        for server in started(options.gguf):
+            print(row(server, options.times), flush=True)
 
 
 if __name__ == "__main__":
