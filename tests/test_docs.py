@@ -27,7 +27,9 @@ FOREIGN_FLAGS = {
     "--ignore-scripts",
     "--index-url",
     "--init",
-}  # of code, npm, pip, training
+    "--build-arg",
+    "--generate",
+}  # of code, npm, pip, training, docker, Ray
 
 
 def text_of(path):
