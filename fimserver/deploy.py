@@ -84,22 +84,24 @@ def run_ray(
     host, port = listener.getsockname()[:2]
     ready = urls(listener, name)
     listener.close()  # Ray's proxies take it
-    told = threading.Event()
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="warning")
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ray's own handler ends the process at once
+        signal.signal(number, signal.default_int_handler)
     try:
         serve.start(http_options={"host": host, "port": port})
         try:
             serve.run(application(what, scale), name=NAME, route_prefix="/", blocking=False)
+            bound(ready)
+            threading.Event().wait()
         except RuntimeError:
             raise ModelError(
                 "no replica could start: Ray's log (/tmp/ray/session_latest/logs/serve) says why;"
                 " try `fimserver doctor` on that machine"
             ) from None
-        for number in (signal.SIGTERM, signal.SIGINT):  # before, Ray's own end the start at once
-            signal.signal(number, lambda *_: told.set())
-        bound(ready)
-        told.wait()
-        serve.delete(NAME)  # before the proxies go: what replicas still write reaches its clients
+        finally:
+            serve.delete(NAME)  # before the proxies go: what replicas still write reaches its clients
+    except KeyboardInterrupt:
+        pass
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -1,7 +1,9 @@
 """``fimserver serve --ray`` and ``serve run`` of a written file, as processes of their own."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -58,6 +60,22 @@ def accepted(client):
     lines = client.get("/metrics").text.splitlines()
     names = ("fimserver_choices_total", "fimserver_running", "fimserver_waiting")
     return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
+
+
+def test_serve_that_is_told_to_end_while_it_starts_ends(begun):
+    port = free_port()
+    program = begun(
+        *(sys.executable, "-m", "fimserver.cli", "serve", "--ray", "--listen", f"127.0.0.1:{port}", *NANO)
+    )
+    until(lambda: takes_connections(port))  # Serve has begun, and Ray's handlers are replaced
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(PATIENCE_S) == 0
+
+
+def takes_connections(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def test_serve_ends_after_the_answers_that_are_being_written(begun):
