@@ -174,7 +174,7 @@ class Card(_Strict):
     osi: bool
     parameters_m: float = Field(gt=0)
     architecture: str
-    loads_as: Literal["", "qwen2", "qwen3", "llama"] = ""
+    loads_as: Literal["", "qwen2", "qwen3", "llama", "glm4_moe"] = ""
     prompt_tokens: int = Field(default=2048, ge=64)
     suffix_share: float = Field(default=0.25, ge=0, le=0.9)
     max_new_tokens: int = Field(default=256, ge=1)

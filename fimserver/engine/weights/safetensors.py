@@ -13,12 +13,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from fimserver.cards import Card
 from fimserver.engine.device import device_map
 from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.llada import KEYS, llama_fields
+from fimserver.engine.weights.llada2 import glm4_moe_fields, glm4_moe_tensors
 from fimserver.errors import LoadError
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -72,6 +74,8 @@ def read_config(card: Card, folder: Path) -> Any:
         return transformers.Qwen3Config(**_qwen_fields(card, raw, _QWEN3))
     if card.loads_as == "llama":
         return transformers.LlamaConfig(**llama_fields(card, raw))
+    if card.loads_as == "glm4_moe":
+        return transformers.Glm4MoeConfig(**glm4_moe_fields(card, raw))
     try:
         return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -134,8 +138,11 @@ class _Tensors:
 def _read_model(
     card: Card, folder: Path, config: Any, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Any, dict[str, Any]]:
-    result: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder,
+    renamed = dict(glm4_moe_tensors(config, _read_all(folder))) if card.loads_as == "glm4_moe" else None
+    kind = transformers.AutoModelForCausalLM if renamed is None else transformers.Glm4MoeForCausalLM
+    result: Any = kind.from_pretrained(
+        None if renamed else folder,
+        state_dict=renamed,
         config=config,
         dtype=dtype,
         device_map=device_map(card.weights_gib, torch.device(device)),
@@ -149,3 +156,11 @@ def _read_model(
     )
     model, info = result
     return model, info
+
+
+def _read_all(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder, mapped into memory."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(path)
+    return tensors
