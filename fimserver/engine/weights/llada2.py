@@ -7,7 +7,7 @@ normalise queries and keys, and rotate a part of each head.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,9 +85,17 @@ def glm4_moe_tensors(config: Any, tensors: Mapping[str, torch.Tensor]) -> Iterat
     sizes = [n * config.head_dim for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
     for name, tensor in tensors.items():
         if _JOINED in name and len(tensor) == sum(sizes):
-            for part, rows in zip("qkv", tensor.split(sizes), strict=True):
+            for part, rows in zip("qkv", _rows(tensor, sizes), strict=True):
                 yield name.replace(_JOINED, f".self_attn.{part}_proj."), rows
             continue
         for pattern, ours in _NAMES:
             name = pattern.sub(ours, name)  # noqa: PLW2901 - one rule after the other
         yield name, tensor
+
+
+def _rows(tensor: torch.Tensor, sizes: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Consecutive pieces of so many rows each."""
+    start = 0
+    for size in sizes:
+        yield tensor[start : start + size]
+        start += size

@@ -138,22 +138,24 @@ class _Tensors:
 def _read_model(
     card: Card, folder: Path, config: Any, device: torch.device | str, dtype: torch.dtype
 ) -> tuple[Any, dict[str, Any]]:
-    renamed = dict(glm4_moe_tensors(config, _read_all(folder))) if card.loads_as == "glm4_moe" else None
-    kind = transformers.AutoModelForCausalLM if renamed is None else transformers.Glm4MoeForCausalLM
-    result: Any = kind.from_pretrained(
-        None if renamed else folder,
-        state_dict=renamed,
-        config=config,
-        dtype=dtype,
-        device_map=device_map(card.weights_gib, torch.device(device)),
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        key_mapping=dict(KEYS) if card.loads_as == "llama" else None,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are listed, and refused, with the others
-    )
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": dtype,
+        "device_map": device_map(card.weights_gib, torch.device(device)),
+        "attn_implementation": "sdpa",
+        "use_safetensors": True,
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that they are listed, and refused, with the others
+    }
+    result: Any
+    if card.loads_as == "glm4_moe":
+        tensors = dict(glm4_moe_tensors(config, _read_all(folder)))
+        result = transformers.Glm4MoeForCausalLM.from_pretrained(None, state_dict=tensors, **options)
+    else:
+        keys = dict(KEYS) if card.loads_as == "llama" else None
+        result = transformers.AutoModelForCausalLM.from_pretrained(folder, key_mapping=keys, **options)
     model, info = result
     return model, info
 
