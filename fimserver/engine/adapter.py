@@ -110,10 +110,19 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
 
 
 class Gate:
-    """Which rows of the pass in progress are canvas: their numbers (N,)."""
+    """Which rows of the pass in progress are canvas: their numbers (N,).
+
+    ``first``: in a pass of one branch they are all rows from this one on; ``None`` in one of several.
+    """
 
     def __init__(self) -> None:
         self.rows = torch.empty(0, dtype=torch.long)
+        self.first: int | None = None
+
+    def set(self, canvas: torch.Tensor) -> None:
+        """Take the rows that are true in ``canvas`` (B, M), where all after a true one of a branch are."""
+        self.rows = canvas.flatten().nonzero()[:, 0]
+        self.first = canvas.shape[1] - len(self.rows) if len(canvas) == 1 else None
 
 
 class GatedLinear:
@@ -127,8 +136,11 @@ class GatedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         out = self.product(x)
-        rows = self.gate.rows
+        rows, first = self.gate.rows, self.gate.first
         if len(rows) == 0:
+            return out
+        if first is not None:  # in place and without gathering: a third of the time, 96 times a pass
+            out[first:].addmm_(x[first:] @ self.down.T, self.up.T)
             return out
         return out.index_add(0, rows, (x[rows] @ self.down.T) @ self.up.T)
 
@@ -162,8 +174,7 @@ class CanvasNetwork:
 
     def _set_gate(self, ids: torch.Tensor) -> None:
         """Let the adapter act on the rows of ids (B, M) from the first mask of each branch on."""
-        canvas = (ids == self.mask_token).cumsum(1) > 0
-        self.gate.rows = canvas.flatten().nonzero()[:, 0]
+        self.gate.set((ids == self.mask_token).cumsum(1) > 0)
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor

@@ -156,7 +156,7 @@ class Diffusion:
             steps = self._block(canvas, len(done), request, deadline, held)
             first = len(checked.exact) if checked else 0
             for state in steps:
-                done = (settled + self._settled(state.slots))[: self.limit(request)]
+                done = (settled + self._settled(state))[: self.limit(request)]
                 text = output.show(done)
                 view = self._view(settled, state, held)
                 yield Chunk("" if checked else text, len(done), canvas.forwards, None, view)
@@ -191,7 +191,7 @@ class Diffusion:
 
     def _confidence(self, state: CanvasState) -> float | None:
         """Return the geometric mean of the probabilities at which the last block's text was committed."""
-        count = len(self._settled(state.slots))
+        count = len(self._settled(state))
         found = [max(p, TINY) for slot, p in state.confidence.items() if slot < count]
         return math.exp(math.fsum(map(math.log, found)) / len(found)) if found else None
 
@@ -240,16 +240,17 @@ class Diffusion:
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)
 
-    def _settled(self, slots: list[int]) -> list[int]:
-        """Ids from the left up to the first mask or end."""
-        for i, token in enumerate(slots):
-            if token in {self.tokens.mask, self.tokens.end}:
-                return slots[:i]
-        return slots
+    def _settled(self, state: CanvasState) -> list[int]:
+        """Ids from the left up to the first mask, guess or end."""
+        for i, token in enumerate(state.slots):
+            if token in {self.tokens.mask, self.tokens.end} or i in state.guessed:
+                return state.slots[:i]
+        return state.slots
 
     def _goes_on(self, state: CanvasState, done: list[int], request: Request) -> bool:
         """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
-        finished = self.tokens.mask not in state.slots and self.tokens.end not in state.slots
+        open_or_ended = {self.tokens.mask, self.tokens.end} & set(state.slots)
+        finished = not open_or_ended and not state.guessed
         return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
 
     def _reason(
@@ -257,10 +258,11 @@ class Diffusion:
     ) -> Reason:
         if output.reason:
             return output.reason
-        unfinished = self.tokens.mask in state.slots or not state.fresh or self._goes_on(state, done, request)
+        is_open = self.tokens.mask in state.slots or bool(state.guessed)
+        unfinished = is_open or not state.fresh or self._goes_on(state, done, request)
         if unfinished and (spent := deadline.spent()):
             return spent
-        if self.tokens.mask in state.slots:
+        if is_open:
             return Reason.LENGTH
         if not output.text.strip():
             return Reason.EMPTY

@@ -27,7 +27,7 @@ from fimserver.engine.refresh import Refresh, read_cache
 from fimserver.engine.remote.card import card_of_url, is_url
 from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
-from fimserver.engine.schedules import Schedule, read_schedule
+from fimserver.engine.schedules import FOR_ADAPTERS, Schedule, read_schedule
 from fimserver.engine.speculate import Speculation
 from fimserver.engine.step_range import within_steps
 from fimserver.engine.verify import VERIFIERS
@@ -123,14 +123,20 @@ def make_schedule(card: Card, settings: Settings) -> Schedule:
 
     Raises ``InputError``, or ``CardError`` where the card names no schedule.
     """
-    least, most = (card.canvas.least_steps, card.canvas.most_steps) if card.canvas else (0, 0)
     if settings.schedule:
-        return within_steps(read_schedule(settings.schedule, level=settings.threshold), least, most)
-    named = card.canvas.schedule if card.canvas else "threshold"
+        return _schedule_for(card, settings.schedule, settings.threshold)
     try:
-        return within_steps(read_schedule(named, level=settings.threshold), least, most)
+        return _schedule_for(card, card.canvas.schedule if card.canvas else "threshold", settings.threshold)
     except InputError as error:
         raise CardError(f"{card.name}: canvas.schedule: {error}") from None
+
+
+def _schedule_for(card: Card, spec: str, threshold: float) -> Schedule:
+    """Raises ``InputError`` also where the schedule relies on an adapter that the card has not."""
+    if spec.partition(":")[0] in FOR_ADAPTERS and not (card.canvas and card.canvas.adapter):
+        raise InputError(f"schedule {spec} is for models with a canvas adapter, {card.name} has none")
+    least, most = (card.canvas.least_steps, card.canvas.most_steps) if card.canvas else (0, 0)
+    return within_steps(read_schedule(spec, level=threshold), least, most)
 
 
 def make_refresh(card: Card, settings: Settings) -> Refresh | None:

@@ -24,10 +24,15 @@ from fimserver.errors import InputError
 
 
 class Commit(NamedTuple):
-    """Slots that take the token proposed for them, and filled slots that become masks again."""
+    """Slots that take the token proposed for them, and filled slots that become masks again.
+
+    ``guess``: slots that take it too until the next step has predicted them from the text before them alone,
+    and are then kept or replaced.
+    """
 
     fill: Sequence[int]
     remask: Sequence[int] = ()
+    guess: Sequence[int] = ()
 
 
 class DenoisingStep:
@@ -127,6 +132,25 @@ def leftmost(level: float = 0.9) -> Schedule:
     return commit
 
 
+def checked(chance: float = 0.5, limit: int = 4) -> Schedule:
+    """The leftmost slot, and guesses at up to ``limit`` slots after it whose probabilities reach ``chance``.
+
+    For a canvas adapter: the frozen coder's causal rows predict the leftmost slot and check the guesses in the
+    next step, so that the middle is that of the ar route (self-speculation, as in arXiv 2507.11851).
+    """
+
+    def commit(step: DenoisingStep) -> Commit:
+        slots, probability = step.slots, step.proposals.probability
+        guess: list[int] = []
+        for row in range(1, min(len(slots), limit + 1)):
+            if slots[row] != slots[0] + row or float(probability[row]) < chance:
+                break
+            guess.append(slots[row])
+        return Commit(slots[:1], guess=guess)
+
+    return commit
+
+
 def factor(f: float = 1.0) -> Schedule:
     """The first r slots with confidence of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
 
@@ -189,9 +213,11 @@ def random(steps: int = 16) -> Schedule:
     return commit
 
 
+FOR_ADAPTERS = frozenset({"checked"})  # schedules that rely on text rows of a frozen coder
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "threshold": threshold,
     "leftmost": leftmost,
+    "checked": checked,
     "factor": factor,
     "entropy_bound": entropy_bound,
     "entropy": entropy,

@@ -29,6 +29,7 @@ from models.training.canvas_data import Examples
 from models.training.canvas_eval import Development
 from models.training.canvas_model import Coder
 from models.training.canvas_prompts import gguf_prompts
+from models.training.canvas_shrink import shrink
 from models.training.canvas_trainer import Recipe, Trainer
 from models.training.corpus import CACHE, SEPARATOR
 
@@ -211,14 +212,18 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
 
 
 def start_from(trainer: Trainer, base: str, path: Path) -> None:
-    """Take the average of a checkpoint of another recipe with the same ranks; what it lacks starts anew."""
+    """Take the average of a checkpoint of another recipe, cut to the ranks of this one.
+
+    What it lacks starts anew.
+    """
     with safe_open(path, "pt") as file:
         if file.metadata()["base"] != base:
             raise ValueError(f"{path} was trained on other weights: use its own base")
         names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
         average = {name: file.get_tensor(name) for name in names}
+    sizes = {name: value.shape for name, value in trainer.adapter.state_dict().items()}
     for adapter in (trainer.adapter, trainer.average):
-        adapter.load_state_dict(_under(average, "average."), strict=False)
+        adapter.load_state_dict(shrink(_under(average, "average."), sizes), strict=False)
 
 
 def main() -> None:

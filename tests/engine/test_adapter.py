@@ -11,7 +11,7 @@ from fimserver.engine.canvas import ShiftedCanvas
 from fimserver.engine.engines import make_ar, make_dllm
 from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.errors import LoadError
+from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 from tests.engine.test_autoregressive import CODE, text_of
@@ -195,6 +195,19 @@ class TestTheDllmRoute:
                 expected = text_of(ar, request)
                 assert text_of(dllm, request).startswith(expected)
 
+    @pytest.mark.parametrize("schedule", ["checked:0.001,limit=7", "checked:0.05", "checked:1.0"])
+    def test_checked_guesses_leave_the_text_of_the_ar_route(self, folder, schedule):
+        """The guesses of random weights are nearly always wrong; each is replaced before it is shown."""
+        runtime = runtime_of(folder)
+        ar, dllm = ar_engine(runtime), make_dllm(DraftContext(runtime, Settings(schedule=schedule)))
+        for request in requests():
+            if request.sampling.temperature == 0:
+                expected, shown = text_of(ar, request), ""
+                for chunk in dllm.complete(request, Deadline()):
+                    shown += chunk.text
+                    assert shown.startswith(expected) or expected.startswith(shown)
+                assert shown.startswith(expected)
+
     def test_cached_equals_uncached(self, folder):
         runtime = runtime_of(folder)
 
@@ -217,6 +230,13 @@ class TestTheDllmRoute:
             )
             assert text_of(engine, request) == cached
             engine.open_canvas = original
+
+    def test_checking_needs_an_adapter(self, folder):
+        other = {k: v for k, v in CANVAS.items() if k != "adapter"} | {"shift": False}
+        with pytest.raises(InputError, match="canvas adapter"):
+            make_dllm(DraftContext(runtime_of(folder, canvas=other), Settings(schedule="checked")))
+        with pytest.raises(CardError, match="canvas adapter"):
+            make_dllm(DraftContext(runtime_of(folder, canvas=other | {"schedule": "checked"}), Settings()))
 
     def test_text_is_read_once(self, folder):
         """A step runs the rows that are not in the buffer yet: what was committed at the left since, and the canvas."""

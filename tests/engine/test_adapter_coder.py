@@ -6,8 +6,11 @@ import torch
 from fimserver.cards import get_card, model_folder
 from fimserver.engine.adapter import CanvasAdapter, CanvasNetwork
 from fimserver.engine.canvas import ShiftedCanvas
+from fimserver.engine.drafts import DecodeState
 from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load
+from fimserver.engine.lookahead import Lookahead, Outlook
+from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
@@ -41,7 +44,9 @@ def network(runtime):
         for layer in range(24)
         for name, (size_in, size_out) in PRODUCTS.items()
     }
-    adapter = CanvasAdapter("", (8, 16), (0.05, 1.0), torch.randn(896, generator=generator) * 0.02, branches)
+    adapter = CanvasAdapter(
+        "", (1, 2, 8, 16), (0.05, 1.0), torch.randn(896, generator=generator) * 0.02, branches
+    )
     return CanvasNetwork(runtime.network, adapter, runtime.loaded.vocabulary.special("<|fim_pad|>"))
 
 
@@ -102,3 +107,32 @@ def test_the_leftmost_place_step_by_step_is_plain_decoding(runtime, network):
         canvas.settle(slots)
         found += slots
     assert found[:20] == tokens
+
+
+@pytest.mark.parametrize("outlook", [Outlook(8, (0,), 2), Outlook(12, (0, 1, 2), 2), Outlook(16, (1, 2), 1)])
+def test_text_rows_beside_masks_have_the_bits_of_plain_decoding(runtime, network, outlook):
+    """Logits, keys and values of a pass that verifies a draft and looks ahead, on exact int8 products."""
+    prompt = make_ar(DraftContext(runtime, Settings(drafter="none"))).prompt(REQUEST)
+    texts, start = [40, 41, 42], len(prompt)
+    runtime.cache.prefill(prompt, Deadline(), want_logits=False)
+    plain = torch.cat([runtime.cache.branches([[t]], start + i)[0].clone() for i, t in enumerate(texts)])
+    end = start + len(texts)
+    before = [t[:, :end].clone() for i in range(24) for t in runtime.cache.kv.layer(i)]
+    state = DecodeState(REQUEST, prompt, [], [], lambda row, _: (int(row.argmax()), None), ids=texts[:1])
+    logits = Lookahead(runtime.cache, network).run(state, texts[1:], outlook)
+    assert torch.equal(logits[0], plain)
+    after = (t[:, :end] for i in range(24) for t in runtime.cache.kv.layer(i))
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_text_with_lookahead_is_the_text_without(runtime, network, monkeypatch):
+    engine = make_ar(DraftContext(runtime, Settings(drafter="none")))
+    text = text_of(engine, REQUEST)
+    ahead = Lookahead(runtime.cache, network)
+    speculation = engine.speculation
+    monkeypatch.setattr(speculation, "drafters", (ahead,))
+    monkeypatch.setattr(speculation, "lookahead", ahead)
+    free = PassCosts({(1, 1): 20.0, (1, 8): 20.2, (1, 12): 20.4})
+    monkeypatch.setattr(speculation.policy, "costs", free)
+    assert text_of(engine, REQUEST) == text
+    assert list(engine.complete(REQUEST, Deadline()))[-1].drafting.drafted > 0

@@ -16,12 +16,13 @@ from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt import cut_context, fim_prompt
 from fimserver.engine.vocabulary import Vocabulary
 from fimserver.types import Deadline, Request
-from models.training.canvas import Run, load, save
+from models.training.canvas import Run, load, save, start_from
 from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Plan, plans, work
 from models.training.canvas_eval import WINDOW, Development, greedy
 from models.training.canvas_export import export
 from models.training.canvas_model import Canvases, Coder
 from models.training.canvas_prompts import Prompts
+from models.training.canvas_shrink import low_rank, shrink
 from models.training.canvas_trainer import Recipe, Trainer
 from tests.tiny import make_card
 
@@ -310,6 +311,43 @@ class TestTraining:
     def test_the_rate_rises_and_falls(self):
         recipe = Recipe(lr=1.0, warmup_steps=4, decay_from=10, decay_steps=5)
         assert [recipe.rate(n) for n in (0, 3, 9, 10, 12, 15)] == [0.25, 1.0, 1.0, 1.0, 0.6, 0.0]
+
+
+class TestShrinking:
+    def test_what_fits_into_the_lower_rank_stays_what_it_was(self):
+        generator = torch.Generator().manual_seed(1)
+        down = torch.randn(3, 20, generator=generator)
+        up = torch.randn(30, 3, generator=generator)
+        wide_down, wide_up = torch.cat([down, down]), torch.cat([up, up * 0.5], 1)  # rank 3, written as 6
+        small_down, small_up = low_rank(wide_down, wide_up, 3)
+        torch.testing.assert_close(small_up @ small_down, wide_up @ wide_down, atol=1e-4, rtol=1e-4)
+        rows = small_down.norm(dim=1)
+        torch.testing.assert_close(rows, torch.full((3,), float(wide_down.norm(dim=1).mean())))
+
+    def test_a_run_goes_on_from_one_with_larger_ranks(self, coder, tmp_path):
+        trainer = make_trainer(coder)
+        for number in range(6):
+            trainer.step(number)
+        save(trainer, Run(trainer, None, tmp_path, "base").progress, "base", tmp_path / "state.safetensors")
+        small = make_trainer(coder, replace(RECIPE, attention_rank=3, mlp_rank=1, sampler=6))
+        start_from(small, "base", tmp_path / "state.safetensors")
+        assert torch.equal(small.average.mask, trainer.average.mask)
+        assert small.average.sampler["inward"].shape[0] == 6
+        assert small.average.up["0_qkv"].abs().sum() > 0
+        small.step(0)
+        with pytest.raises(ValueError, match="use its own base"):
+            start_from(small, "other", tmp_path / "state.safetensors")
+
+    def test_the_strongest_units_of_a_sampler_are_kept(self):
+        tensors = {
+            "mask": torch.ones(2),
+            "sampler.inward": torch.tensor([[1.0, 0.0], [9.0, 0.0], [0.0, 2.0]]),
+            "sampler.outward": torch.tensor([[1.0, 0.01, 5.0]]),
+        }
+        small = shrink(tensors, {"mask": torch.Size([2]), "sampler.inward": torch.Size([2, 2])})
+        assert torch.equal(small["sampler.inward"], tensors["sampler.inward"][[0, 2]])
+        assert torch.equal(small["sampler.outward"], tensors["sampler.outward"][:, [0, 2]])
+        assert torch.equal(small["mask"], tensors["mask"])
 
 
 class TestExport:
