@@ -9,6 +9,7 @@ temperature 0 and compared with plain decoding of the ar route.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import time
@@ -40,69 +41,97 @@ CANVAS = {
 }  # fmt: skip
 
 
+SCHEDULES = (
+    "leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound:0.1",
+    "checked:0.9", "checked:0.5", "checked:0.3", "checked:0.1",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Span:
-    """A request, and what plain decoding made of it."""
+    """A request, what was written there, and what plain decoding made of it."""
 
     request: Request
+    middle: str
     text: str
     tokens: int
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Totals over spans: tokens, passes (prefill left out), seconds, and texts equal to plain decoding."""
+    """Totals over spans: tokens, passes (prefill left out), and seconds of the clock and of this thread.
+
+    Texts equal to plain decoding, and to what was written there (blanks at the ends left out).
+    """
 
     name: str
     tokens: int
     passes: int
     seconds: float
+    cpu_seconds: float
     equal: int
+    exact: int
     spans: int
 
     def line(self) -> str:
         """One row of a table."""
         rate = self.tokens / max(1, self.passes)
-        share, time_ms = self.equal / self.spans, 1000 * self.seconds / max(1, self.tokens)
+        time_ms, cpu_ms = (1000 * s / max(1, self.tokens) for s in (self.seconds, self.cpu_seconds))
         return (
-            f"{self.name:28} tokens {self.tokens:5}  a pass {rate:5.2f}  ms a token {time_ms:6.1f}  as plain"
-            f" {share:.2f}"
+            f"{self.name:28} tokens {self.tokens:5}  a pass {rate:5.2f}  ms a token {time_ms:6.1f} (CPU"
+            f" {cpu_ms:6.1f})  as plain {self.equal / self.spans:.3f}  as written {self.exact / self.spans:.3f}"
         )
 
 
-def requests(texts: Sequence[str], count: int, max_tokens: int, seed: int) -> Iterator[Request]:
-    """Cursors in development files: half in a line, half over several lines."""
+def requests(
+    texts: Sequence[str],
+    count: int,
+    sampling: Sampling,
+    seed: int,
+    kinds: Sequence[str] = ("lines", "line_tail"),
+) -> Iterator[tuple[Request, str]]:
+    """Cursors in development files with what is written there, one kind of hole after the other."""
     rng = random.Random(seed)
     for number in range(count):
         text = rng.choice(texts)
-        start, end = KINDS["line_tail" if number % 2 else "lines"][0](text, rng)
+        start, end = KINDS[kinds[number % len(kinds)]][0](text, rng)
         prefix, suffix = text[max(0, start - 1200) : start], text[end : end + 500]
-        yield Request(prefix, suffix, sampling=Sampling(max_tokens=max_tokens, stop="none"))
+        yield Request(prefix, suffix, sampling=sampling), text[start:end]
 
 
 def run(name: str, engine: Engine, spans: Sequence[Span]) -> Outcome:
     """Complete every span with an engine whose prompt is warm."""
-    tokens = passes = equal = 0
-    seconds = 0.0
-    for span in spans:
-        engine.warm(span.request, Deadline())
-        started = time.perf_counter()
-        chunks = list(engine.complete(span.request, Deadline()))
-        seconds += time.perf_counter() - started
-        tokens += chunks[-1].tokens
-        passes += chunks[-1].forwards
-        equal += "".join(chunk.text for chunk in chunks) == span.text
-    return Outcome(name, tokens, passes, seconds, equal, len(spans))
+    return sum_up(name, [complete(name, engine, span) for span in spans])
 
 
-def plain(engine: Engine, asked: Sequence[Request]) -> list[Span]:
+def complete(name: str, engine: Engine, span: Span) -> Outcome:
+    """Complete one span."""
+    engine.warm(span.request, Deadline())
+    started, cpu_started = time.perf_counter(), time.thread_time()
+    chunks = list(engine.complete(span.request, Deadline()))
+    seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - cpu_started
+    text = "".join(chunk.text for chunk in chunks)
+    passes = chunks[-1].forwards - chunks[-1].prefill.forwards
+    exact = text.strip() == span.middle.strip()
+    return Outcome(
+        name, chunks[-1].tokens, passes, seconds, cpu_seconds, int(text == span.text), int(exact), 1
+    )
+
+
+def sum_up(name: str, outcomes: Sequence[Outcome]) -> Outcome:
+    """Totals of the outcomes of one arm."""
+    columns = zip(*((dataclasses.astuple(outcome)[1:]) for outcome in outcomes), strict=True)
+    return Outcome(name, *(sum(column) for column in columns))
+
+
+def plain(engine: Engine, asked: Sequence[tuple[Request, str]]) -> list[Span]:
     """What decoding without drafts makes of the requests; empty middles are left out."""
     spans = []
-    for request in asked:
+    for request, middle in asked:
         chunks: list[Chunk] = list(engine.complete(request, Deadline()))
         text = "".join(chunk.text for chunk in chunks)
         if text:
-            spans.append(Span(request, text, chunks[-1].tokens))
+            spans.append(Span(request, middle, text, chunks[-1].tokens))
     return spans
 
 
@@ -124,7 +153,7 @@ def engines(runtime: Runtime, settings: Mapping[str, object]) -> Iterator[tuple[
     ):
         made = Settings(drafter=drafter, **settings)  # type: ignore[arg-type]
         yield f"ar {drafter}", make_ar(DraftContext(runtime, made))
-    for schedule in ("leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound"):
+    for schedule in SCHEDULES:
         made = Settings(schedule=schedule, **settings)  # type: ignore[arg-type]
         yield f"dllm {schedule}", make_dllm(DraftContext(runtime, made))
 
@@ -140,23 +169,32 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--spans", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=24)
+    parser.add_argument("--kinds", default="lines,line_tail", help="of holes: " + ", ".join(KINDS))
+    parser.add_argument("--stop", default="none", choices=["none", "auto", "line"])
     parser.add_argument("--corpus", type=Path, default=CACHE / "valid.txt")
     parser.add_argument("--quantize", default=Settings().quantize)
-    parser.add_argument("--arms", default="", help="only arms whose name contains this")
+    parser.add_argument(
+        "--arms", default="", help="only arms whose name contains one of these, separated by ;"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     card = with_adapter(get_card(args.model), args.adapter, args.block)
     loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
     runtime = make_runtime(loaded, Settings(models_dir=args.models_dir))
-    asked = list(
-        requests(args.corpus.read_text("utf-8").split(SEPARATOR), args.spans, args.max_tokens, seed=7)
-    )
+    texts = args.corpus.read_text("utf-8").split(SEPARATOR)
+    sampling = Sampling(max_tokens=args.max_tokens, stop=args.stop)
+    asked = list(requests(texts, args.spans, sampling, 7, args.kinds.split(",")))
     spans = plain(make_ar(DraftContext(runtime, Settings(drafter="none"))), asked)
-    outcomes = []
-    for name, engine in engines(runtime, {"models_dir": args.models_dir}):
-        if args.arms in name:
-            outcomes.append(run(name, engine, spans))
-            print(outcomes[-1].line(), flush=True)
+    arms = {
+        name: engine
+        for name, engine in engines(runtime, {"models_dir": args.models_dir})
+        if any(arm in name for arm in args.arms.split(";"))
+    }
+    # In turns, so that all arms meet the same load of the machine.
+    found = [[complete(name, engine, span) for name, engine in arms.items()] for span in spans]
+    outcomes = [sum_up(rows[0].name, rows) for rows in zip(*found, strict=True)]
+    for outcome in outcomes:
+        print(outcome.line(), flush=True)
     if args.out:
         args.out.write_text(json.dumps([vars(outcome) for outcome in outcomes], indent=1))
 
