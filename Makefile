@@ -6,13 +6,15 @@ PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 
 .PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser ray
 
-# A real coder is fetched once (491 MB) and completes three places; where it cannot be had, nano does.
+# A real coder is fetched once (491 MB); its canvas completes one place, its ar route three. Where it cannot be had, nano does.
 CODER := qwen2.5-coder-0.5b-instruct
 PLACES := examples/wordcount.py:4:25 examples/wordcount.py:24:25 examples/records.py:14:9
 
 try: $(VENV)/run
 	$(BIN)/fimserver complete examples/wordcount.py:4:25 --model dllm --dllm-card nano --show-steps
-	@$(BIN)/fimserver models get $(CODER) || echo "without it: the small model nano, which comes with fimserver, completes these places"
+	@if $(BIN)/fimserver models get $(CODER); \
+	then $(BIN)/fimserver complete examples/records.py:14:9 --model dllm --dllm-card $(CODER) --show-steps; \
+	else echo "without it: the small model nano, which comes with fimserver, completes these places"; fi
 	$(BIN)/fimserver complete --model ar $(PLACES)
 
 test: lint types pytest
