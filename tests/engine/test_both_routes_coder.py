@@ -11,15 +11,16 @@ from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
 from fimserver.types import Deadline
-from tests.engine.test_adapter_coder import CARD, MODELS_DIR, REQUEST, pytestmark  # noqa: F401 - skips here too
+from tests.coder import MODELS, needs_coder
+from tests.engine.test_adapter_coder import CARD, REQUEST
+
+pytestmark = needs_coder
 
 
 @pytest.mark.parametrize("cut", ["        return ", "    with open("])
 def test_the_dllm_route_writes_what_the_ar_route_writes(cut):
     """With the adapter and the schedule of the card, in fewer steps than tokens."""
-    runtime = make_runtime(
-        load(CARD, model_folder(CARD, MODELS_DIR), torch.device("cpu"), "int8"), Settings()
-    )
+    runtime = make_runtime(load(CARD, model_folder(CARD, MODELS), torch.device("cpu"), "int8"), Settings())
     context = DraftContext(runtime, Settings(drafter="none"))
     prefix = REQUEST.prefix[: REQUEST.prefix.index(cut) + len(cut)]
     request = replace(REQUEST, prefix=prefix).with_sampling(max_tokens=24)
