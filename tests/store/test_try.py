@@ -23,7 +23,14 @@ def run(*arguments):
 
 def test_it_gets_a_coder_that_is_open_source():
     assert get_card(CODER).osi
-    assert "models get $(CODER) || echo" in MAKEFILE
+    assert re.search(r"if \S+ models get \$\(CODER\); .*; \\\n\telse echo ", MAKEFILE, re.DOTALL)
+
+
+def test_it_shows_the_canvas_of_the_coder_and_of_nano():
+    shown = re.findall(r"complete (\S+) --model dllm --dllm-card (\S+) --show-steps", MAKEFILE)
+    assert {name for _, name in shown} == {"nano", "$(CODER)"}
+    assert {place for place, _ in shown} <= set(PLACES)
+    assert set(get_card(CODER).routes) == {"ar", "dllm"}
 
 
 def test_its_three_places_are_holes_in_the_examples():
