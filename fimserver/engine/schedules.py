@@ -135,8 +135,8 @@ def leftmost(level: float = 0.9) -> Schedule:
 def checked(chance: float = 0.5, limit: int = 4) -> Schedule:
     """The leftmost slot, and guesses at up to ``limit`` slots after it whose probabilities reach ``chance``.
 
-    For a canvas adapter: the frozen coder's causal rows predict the leftmost slot and check the guesses in the
-    next step, so that the middle is that of the ar route (self-speculation, as in arXiv 2507.11851).
+    For a canvas adapter: the frozen coder's causal rows predict the leftmost slot and check the guesses in
+    the next step, so that the middle is that of the ar route (self-speculation, as in arXiv 2507.11851).
     """
 
     def commit(step: DenoisingStep) -> Commit:

@@ -77,9 +77,10 @@ class Outcome:
         """One row of a table."""
         rate = self.tokens / max(1, self.passes)
         time_ms, cpu_ms = (1000 * s / max(1, self.tokens) for s in (self.seconds, self.cpu_seconds))
+        as_plain, as_written = self.equal / self.spans, self.exact / self.spans
         return (
             f"{self.name:28} tokens {self.tokens:5}  a pass {rate:5.2f}  ms a token {time_ms:6.1f} (CPU"
-            f" {cpu_ms:6.1f})  as plain {self.equal / self.spans:.3f}  as written {self.exact / self.spans:.3f}"
+            f" {cpu_ms:6.1f})  as plain {as_plain:.3f}  as written {as_written:.3f}"
         )
 
 
