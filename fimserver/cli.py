@@ -141,11 +141,18 @@ def host(path: Path | None, **flags: Any) -> None:
 @click.option(
     "--allow-host", "hosts", metavar="NAME", multiple=True, help="A name by which clients call this machine."
 )
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="In place of one token: a line NAME TOKEN for each user, read again when it changes.",
+)
 @click.option("--ray", "on_ray", is_flag=True, help="With several replicas, on Ray Serve.")
 @scale_options
 @settings_options("request", "token", "stats", "policy", "quantize", "threads", *MODELS)
-def serve(address: str, hosts: tuple[str, ...], on_ray: bool, **flags: Any) -> None:
+def serve(address: str, hosts: tuple[str, ...], token_file: Path | None, on_ray: bool, **flags: Any) -> None:
     """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
+    from fimserver.host.http.token_file import TokenFile  # noqa: PLC0415
     from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
 
     _log_to_stderr()
@@ -153,10 +160,13 @@ def serve(address: str, hosts: tuple[str, ...], on_ray: bool, **flags: Any) -> N
     if scale and not on_ray:
         raise InputError(f"--{next(iter(scale)).replace('_', '-')} needs --ray")
     settings = settings_of(flags)
+    if on_ray and token_file:
+        raise InputError("--ray serves one token: set FIMSERVER_TOKEN in place of --token-file")
+    users = TokenFile(token_file) if token_file else None
     token = settings.token or make_token()
 
     def bound(urls: tuple[str, ...]) -> None:
-        if not settings.token:
+        if not settings.token and not users:
             click.echo(f"FIMSERVER_TOKEN={token}")
         for url in urls:
             click.echo(f"serving {url} (fimserver --connect {url})", err=True)
@@ -165,7 +175,7 @@ def serve(address: str, hosts: tuple[str, ...], on_ray: bool, **flags: Any) -> N
         from fimserver.commands.serve_ray import serve_ray  # noqa: PLC0415 - Ray is optional
 
         sys.exit(serve_ray(settings, address, token, hosts, scale, bound))
-    sys.exit(run_tcp(settings, address, token, frozenset(hosts), bound))
+    sys.exit(run_tcp(settings, address, token, frozenset(hosts), bound, token_file=users))
 
 
 @main.command()

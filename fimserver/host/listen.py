@@ -21,6 +21,7 @@ from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
 from fimserver.host.http.connections import Connection, quiet_loop
 from fimserver.host.http.state import Host
+from fimserver.host.http.token_file import TokenFile
 from fimserver.host.job import EngineSource
 from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencyModel
@@ -92,6 +93,7 @@ def run_tcp(
     token: str,
     allowed_hosts: frozenset[str],
     bound: Callable[[tuple[str, ...]], None] = lambda _: None,
+    token_file: TokenFile | None = None,
 ) -> int:
     """Serve TCP to clients that have the token.
 
@@ -101,7 +103,8 @@ def run_tcp(
     listener, name = bind_tcp(address)
     listener.listen()  # who reads the URL may connect at once; uvicorn accepts when it is ready
     bound(urls(listener, name))
-    return _serve(settings, listener, token=token, allowed_hosts=names | own_names(name))
+    names |= own_names(name)
+    return _serve(settings, listener, token=token, allowed_hosts=names, token_file=token_file)
 
 
 def make_token() -> str:
@@ -124,6 +127,7 @@ def _serve(
     load: Settings | None = None,
     token: str = "",
     allowed_hosts: frozenset[str] = frozenset(),
+    token_file: TokenFile | None = None,
     own: UnixSocket | None = None,
     idle_exit_s: float = 0.0,
 ) -> int:
@@ -136,7 +140,7 @@ def _serve(
     stats, router = make_router(settings)
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
-    host = Host(settings, scheduler, token, allowed_hosts, stats)
+    host = Host(settings, scheduler, token, allowed_hosts, stats, token_file)
     server = uvicorn.Server(
         uvicorn.Config(
             make_app(host),

@@ -217,7 +217,8 @@ def test_names_by_which_it_may_be_called(address, extra, names, monkeypatch):
 def test_serve_never_runs_without_a_token(given, monkeypatch):
     seen = []
 
-    def run_tcp(_settings, *how):
+    def run_tcp(_settings, *how, token_file):
+        assert token_file is None
         seen.append(how[:-1])
         how[-1](("http://127.0.0.1:1",))  # the address is ours
         return 0

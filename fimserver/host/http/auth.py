@@ -37,9 +37,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope = dict(scope) | {"path": clean_path(scope["path"])}
-        if (response := refusal(self._host, HttpRequest(scope))) is not None:
+        request = HttpRequest(scope)
+        user = user_of(self._host, request)
+        if (response := refusal(self._host, request, user)) is not None:
             await response(scope, receive, send)
             return
+        scope["fimserver.user"] = user or ""
         self._host.last_used = time.monotonic()
         await self._answered(scope, receive, send)
 
@@ -68,9 +71,20 @@ def clean_path(path: str) -> str:
     return re.sub("/+", "/", path).rstrip("/") or "/"
 
 
-def refusal(host: Host, request: HttpRequest) -> Response | None:
-    """Why a request over TCP is not served: it comes from a web page, or without the token."""
-    if not host.token:
+def user_of(host: Host, request: HttpRequest) -> str | None:
+    """The name that a token file has for a request's token, empty for the one token of a host.
+
+    ``None`` without a token that is known.
+    """
+    given = _token(request)
+    if host.token_file is not None:
+        return host.token_file.user(given)
+    return "" if hmac.compare_digest(given.encode("utf-8", "surrogateescape"), host.token.encode()) else None
+
+
+def refusal(host: Host, request: HttpRequest, user: str | None) -> Response | None:
+    """Why a request over TCP is not served: it comes from a web page, or ``user`` is nobody."""
+    if not host.token and host.token_file is None:
         return None
     if "origin" in request.headers:
         return error_response(403, "requests of web pages are not served")
@@ -80,8 +94,7 @@ def refusal(host: Host, request: HttpRequest) -> Response | None:
         return error_response(
             403, f"the Host header names another machine ({name!r}): start with --allow-host NAME"
         )
-    given = _token(request)
-    if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), host.token.encode()):
+    if user is None:
         message = (
             "the token is missing or wrong: set FIMSERVER_TOKEN for fimserver; others send Authorization:"
             " Bearer TOKEN"

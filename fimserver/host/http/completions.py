@@ -35,7 +35,7 @@ async def completions(host: Host, request: HttpRequest) -> Response:
     """Fill a middle, streamed or in one piece, asked and answered in the shape of the address."""
     try:
         body, shape = READERS[request.url.path](await read_request(request))
-        job, answers = make_job(host, body, request.client.host if request.client else "")
+        job, answers = make_job(host, body, caller_of(request, body))
     except FimError as error:
         return error_response(400, str(error))
     except TimeoutError:
@@ -67,10 +67,16 @@ async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> byt
     return bytes(data)
 
 
-def make_job(host: Host, body: CompletionBody, client: str = "") -> tuple[Job, Answers]:
+def caller_of(request: HttpRequest, body: CompletionBody) -> str:
+    """Who takes turns with others: the name in a token file, else the session, else the client's address."""
+    address = request.client.host if request.client else ""
+    return request.scope.get("fimserver.user") or body.fimserver.session or address
+
+
+def make_job(host: Host, body: CompletionBody, caller: str = "") -> tuple[Job, Answers]:
     """A job, and the queue that its chunks arrive in, bound to the running loop.
 
-    ``client``: the address that stands for a user whose requests name no session. Raises ``InputError``.
+    ``caller``: who takes turns with others. Raises ``InputError``.
     """
     loop = asyncio.get_running_loop()
     answers = Answers()
@@ -88,7 +94,7 @@ def make_job(host: Host, body: CompletionBody, client: str = "") -> tuple[Job, A
         idle=hints.idle,
         explicit=hints.explicit,
         preview=hints.preview and body.stream,
-        user=hints.session or client,
+        user=caller,
     )
     return job, answers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from fimserver.host.http.token_file import TokenFile
 from fimserver.host.scheduler import Scheduler
 from fimserver.host.stats.prometheus import Metrics
 from fimserver.host.stats.store import Stats
@@ -13,13 +14,14 @@ from fimserver.settings import Settings
 
 @dataclass
 class Host:
-    """A host as its endpoints see it. ``allowed_hosts`` and ``token`` are set on TCP only."""
+    """A host as its endpoints see it. On TCP ``allowed_hosts`` is set, and ``token`` or ``token_file``."""
 
     settings: Settings
     scheduler: Scheduler
     token: str = ""
     allowed_hosts: frozenset[str] = frozenset()
     stats: Stats = field(default_factory=Stats)
+    token_file: TokenFile | None = None
     metrics: Metrics = field(init=False)
     last_used: float = field(default_factory=time.monotonic)
 
