@@ -1,10 +1,14 @@
 """Milliseconds per completion while other processes compute, for several ways of waiting between threads.
 
-Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--requests N] [--competitors 0 1 2 4]
-[--ways default ours] [--out FILE.json]``; a coder without a canvas has the ar route alone.
+Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--fast] [--requests N] [--prompt-tokens N]
+[--competitors 0 1 2 4] [--ways default ours] [--llama FILE.gguf] [--out FILE.json]``; a coder without a
+canvas has the ar route alone.
+
 Each way has a process of its own, which loads the model once; they take turns, request by request, so that
 whatever else the machine does meets all of them. Competitors are processes that only count. Requests are
-holes in our own source, each with an empty cache.
+holes in our own source, each with an empty cache. ``--llama``, with node-llama-cpp in the folder PEERS (see
+``bench.coder``), adds llama.cpp: it gets the token ids of our prompt and writes as many tokens as we did.
+``--fast``: three requests of at most 256 prompt tokens, which write at most 24.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ WAYS = {
     "ours": {"BENCH_OURS": "1"},
 }
 SETTLE_S = 0.5
+LLAMA = "llama.cpp"
+FAST = {"requests": 3, "prompt_tokens": 256}
+LLAMA_CONTEXT = 4096
 
 
 @contextmanager
@@ -47,26 +54,24 @@ def competitors(count):
 class Worker:
     """A process that answers requests in one way of waiting."""
 
-    def __init__(self, card, way, routes):
+    def __init__(self, command, env):
         clean = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("OMP_", "GOMP_", "KMP_"))
         }
-        command = [sys.executable, "-m", "bench.busy", "--worker", card, "--routes", *routes]
         self._process = subprocess.Popen(
-            command, env=clean | WAYS[way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=clean | env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ready(self):
-        """The number of requests, when the model is loaded."""
-        return int(self._process.stdout.readline())
-
-    def answer(self, number):
-        """Milliseconds of one request, by route."""
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
+    def read(self):
+        """One line of the process; the first one comes when the model is loaded."""
         return json.loads(self._process.stdout.readline())
+
+    def answer(self, request):
+        self._process.stdin.write(f"{json.dumps(request)}\n")
+        self._process.stdin.flush()
+        return self.read()
 
     def __enter__(self):
         return self
@@ -77,21 +82,46 @@ class Worker:
         self._process.stdout.close()
 
 
-def measure(card, ways, counts, routes, most):
+def commands(args):
+    """Command and environment of each way; those of ours first, as llama.cpp is asked for what they wrote."""
+    own = [sys.executable, "-m", "bench.busy", "--worker", "--card", args.card, "--routes", *args.routes]
+    own += ["--prompt-tokens", str(args.prompt_tokens)]
+    found = {way: (own, WAYS[way]) for way in args.ways}
+    if args.llama:
+        script = str(Path(__file__).with_name("coder_llama.mjs"))
+        found[LLAMA] = (["node", script, str(args.llama), str(os.cpu_count()), str(LLAMA_CONTEXT)], {})
+    return found
+
+
+def measure(args):
     """Rows of way, competitors, route, p50 and p95 in milliseconds."""
     rows = []
     with ExitStack() as stack:
-        workers = {way: stack.enter_context(Worker(card, way, routes)) for way in ways}
-        requests = min(most, *(worker.ready() for worker in workers.values()))
-        for count in counts:
+        workers = {way: stack.enter_context(Worker(*how)) for way, how in commands(args).items()}
+        ready = {way: worker.read() for way, worker in workers.items()}
+        requests = min(args.requests, *(ready[way]["requests"] for way in args.ways))
+        if LLAMA in workers:
+            workers[LLAMA].answer({"ids": list(range(64)), "tokens": 2})  # what is done once
+        for count in args.competitors:
             times = {}
             with competitors(count):
                 for number in range(requests):
-                    for way, worker in workers.items():
-                        for route, ms in worker.answer(number).items():
-                            times.setdefault((way, route), []).append(ms)
+                    for way, route, ms in turn(workers, number):
+                        times.setdefault((way, route), []).append(ms)
             rows += [row(way, count, route, ms) for (way, route), ms in times.items()]
     return rows
+
+
+def turn(workers, number):
+    """One request to each way: way, route, milliseconds."""
+    same = {}
+    for way, worker in workers.items():
+        if way == LLAMA:
+            yield way, "ar", worker.answer(same)["whole_ms"]
+            continue
+        answer = worker.answer(number)
+        same = answer["same"]
+        yield from ((way, route, ms) for route, ms in answer["ms"].items())
 
 
 def row(way, count, route, ms):
@@ -108,8 +138,8 @@ def row(way, count, route, ms):
     }
 
 
-def work(card, routes):
-    """Answer requests as they are named on stdin."""
+def work(args):
+    """Answer requests as they are named on stdin: milliseconds, and the same work as token ids."""
     if os.environ.get("BENCH_OURS"):
         from fimserver.threads import prepare
 
@@ -119,21 +149,30 @@ def work(card, routes):
     from fimserver.settings import Settings
     from fimserver.types import Deadline
 
-    models = ModelPool(Settings(ar_card=card, dllm_card=card, device="cpu"))
+    settings = Settings(
+        ar_card=args.card, dllm_card=args.card, device="cpu", prompt_tokens=args.prompt_tokens
+    )
+    models = ModelPool(settings)
     requests = samples()
 
     def run(route, request):
         models.clear()
+        tokens = 0
         started = time.perf_counter()
-        for _ in models.engine(route).complete(request, Deadline.of_ms(30_000)):
-            pass
-        return (time.perf_counter() - started) * 1000
+        for chunk in models.engine(route).complete(request, Deadline.of_ms(120_000)):
+            tokens = chunk.tokens
+        return (time.perf_counter() - started) * 1000, tokens
 
-    for route in routes:
+    for route in args.routes:
         run(route, requests[0])
-    print(len(requests), flush=True)
+    print(json.dumps({"requests": len(requests)}), flush=True)
     for line in sys.stdin:
-        print(json.dumps({route: run(route, requests[int(line)]) for route in routes}), flush=True)
+        request = requests[int(line)]
+        found = {route: run(route, request) for route in args.routes}
+        same = {}
+        if "ar" in found:
+            same = {"ids": models.engine("ar").prompt(request), "tokens": max(1, found["ar"][1])}
+        print(json.dumps({"ms": {route: ms for route, (ms, _) in found.items()}, "same": same}), flush=True)
 
 
 def main():
@@ -141,15 +180,21 @@ def main():
     parser.add_argument("--card", default="nano")
     parser.add_argument("--routes", nargs="+", choices=["dllm", "ar"], default=["dllm", "ar"])
     parser.add_argument("--requests", type=int, default=9)
+    parser.add_argument("--prompt-tokens", type=int, default=0)
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--llama", type=Path, help="GGUF file of the card, for llama.cpp")
     parser.add_argument("--competitors", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--ways", nargs="+", default=["default", "ours"], choices=WAYS)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--worker", metavar="CARD", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker, args.routes)
+        work(args)
         return
-    rows = measure(args.card, args.ways, args.competitors, args.routes, args.requests)
+    if args.fast:
+        parser.set_defaults(**FAST)
+        args = parser.parse_args()
+    rows = measure(args)
     if args.out:
         machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
         args.out.write_text(
