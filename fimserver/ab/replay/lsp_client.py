@@ -72,19 +72,18 @@ class LspClient:
         """Raises ``FimError`` where the server is gone."""
         self._send({"method": method, "params": params})
 
-    async def answer(self, future: asyncio.Future[LspResponse]) -> LspResponse:
-        """The answer. Raises ``FimError`` where it does not come in time."""
+    async def answer(self, future: asyncio.Future[LspResponse], limit_s: float | None = None) -> LspResponse:
+        """The answer. Raises ``FimError`` where it does not come within ``limit_s``, or its own limit."""
+        limit_s = self._limit_s if limit_s is None else limit_s
         try:
-            async with asyncio.timeout(self._limit_s):
+            async with asyncio.timeout(limit_s):
                 return await future
         except TimeoutError:
-            raise FimError(
-                f"the server did not answer within {self._limit_s:g} s: it hangs, see its log"
-            ) from None
+            raise FimError(f"the server did not answer within {limit_s:g} s: it hangs, see its log") from None
 
-    async def call(self, method: str, params: Any) -> Any:
-        """Return the result of a request. Raises ``FimError`` where there is none."""
-        got = await self.answer(self.post(method, params)[1])
+    async def call(self, method: str, params: Any, limit_s: float | None = None) -> Any:
+        """Return the result of a request. Raises ``FimError`` where there is none within ``limit_s``."""
+        got = await self.answer(self.post(method, params)[1], limit_s)
         if got.error is not None:
             raise FimError(f"the server refused {method}: {got.error.get('message', '')}")
         return got.result

@@ -43,9 +43,9 @@ def replay(
 
     ``command``: the server's command line. ``env`` is set on top of this process's own: a host that the
     server starts lives on as it does for an editor, in the folders that it names. ``options``: more
-    initializationOptions. ``ready_s``: what the model gets to load, ``limit_s`` what the server gets to
-    answer. Raises ``InputError`` for what cannot be started, ``FimError`` for a server that dies, hangs or
-    cannot use its model.
+    initializationOptions. ``ready_s``: what server and model get to start, ``limit_s`` what the server gets
+    to answer then. Raises ``InputError`` for what cannot be started, ``FimError`` for a server that dies,
+    hangs or cannot use its model.
     """
     if speed is not None and not speed > 0:
         raise InputError(f"speed {speed:g}: give a number above 0")
@@ -73,10 +73,12 @@ async def _replay(
         command, env, lambda method, params: _on_notification(states, method, params), limit_s
     )
     try:
-        await server.call("initialize", _greeting(options))
+        # Several servers that start at once on a busy machine are slow, and do not hang.
+        start_s = max(ready_s, limit_s)
+        await server.call("initialize", _greeting(options), start_s)
         server.notify("initialized", {})
         await _ready(server, states, ready_s)
-        await _warm_up(server)
+        await _warm_up(server, start_s)
         _complain(states[-1])
         player = _Player(server, speed, client)
         async with asyncio.TaskGroup() as group:
@@ -126,12 +128,13 @@ def _complain(state: Mapping[str, Any]) -> None:
         raise FimError(f"the server cannot complete: {state.get('message')}")
 
 
-async def _warm_up(server: LspClient) -> None:
+async def _warm_up(server: LspClient, limit_s: float) -> None:
     """Send a first request, whose one-time costs are not measured."""
     document = {"uri": f"{FOLDER}/0/warm_up.py", "languageId": "python", "version": 0, "text": WARM_UP}
     server.notify("textDocument/didOpen", {"textDocument": document})
     for line, char in WARM_UP_PLACES:
-        await server.call("textDocument/inlineCompletion", _ask(document["uri"], line, char, invoked=False))
+        place = _ask(document["uri"], line, char, invoked=False)
+        await server.call("textDocument/inlineCompletion", place, limit_s)
     server.notify("textDocument/didClose", {"textDocument": {"uri": document["uri"]}})
 
 
