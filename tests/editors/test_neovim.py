@@ -12,6 +12,7 @@ from fimserver.machine import this_machine
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
 from tests.editors.editor import Ghost
+from tests.editors.energy import on_battery
 from tests.editors.neovim import PLUGIN, Neovim, why_not
 from tests.hosts import OwnHosts, ScriptedHost
 
@@ -312,16 +313,7 @@ def test_a_pause_ends_with_what_is_asked_for(nvim, host):
 
 
 def test_on_battery_nothing_comes_unless_it_is_asked_for(host, user, tmp_path):
-    """The server of this editor reads its power supply from a folder of the test."""
-    supply = tmp_path / "sys/class/power_supply/BAT0"
-    supply.mkdir(parents=True)
-    (supply / "type").write_text("Battery")
-    (supply / "status").write_text("Discharging")
-    code = (
-        "import pathlib; from fimserver.front import energy; "
-        f"energy.SYS = pathlib.Path({str(tmp_path / 'sys')!r}); from fimserver.cli import main; main()"
-    )
-    with Neovim(tmp_path, [sys.executable, "-c", code, "--connect", host.url], user.env) as nvim:
+    with Neovim(tmp_path, [*on_battery(tmp_path), "--connect", host.url], user.env) as nvim:
         sent = "{ settings = { fimserver = { battery = 'off' } } }"
         nvim.open("main.py")
         nvim.lua(f"require('fimserver.server').client():notify('workspace/didChangeConfiguration', {sent})")

@@ -83,7 +83,7 @@ class Server:
         self._env |= {"PROBE_PORTS": str(self.ports), "PATH": f"{NODE.parent}:{os.environ['PATH']}"}
         self._own = ["--user-data-dir", str(folder / "user"), "--extensions-dir", str(folder / "extensions")]
         folder.mkdir()
-        self._write_program(command)
+        self.write_program(self.program, command)
         self._write("User", SETTINGS)
         self._write("Machine", {"fimserver.path": str(self.program), **settings})
         shutil.copytree(HERE / "probe", folder / "extensions/fimserver-tests.probe-0.0.1")
@@ -95,11 +95,11 @@ class Server:
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(settings))
 
-    def _write_program(self, command: Sequence[str]) -> None:
-        """A program that runs ``command`` and writes down when which message passed."""
+    def write_program(self, path: Path, command: Sequence[str], first: str = ":") -> None:
+        """A program that runs ``command`` and writes down when which message passed; ``first`` is done before, in sh."""
         tap = shlex.join([sys.executable, str(HERE / "wiretap.py"), str(self.folder), *command])
-        self.program.write_text(f'#!/bin/sh\nexec {tap} "$@"\n')
-        self.program.chmod(0o755)
+        path.write_text(f'#!/bin/sh\n{first}\nexec {tap} "$@"\n')
+        path.chmod(0o755)
 
     def _run(self, *arguments: str) -> None:
         subprocess.run(

@@ -9,6 +9,7 @@ import { showCanvases } from './preview';
 import { doctor, explain, statistics } from './report';
 import { Session } from './session';
 import { noticeOnce, showStatus } from './status';
+import { completeWhatWaits } from './waiting';
 
 const STARTERS = ['fimserver.path', 'fimserver.args', 'fimserver.connect']; // a running process cannot take them over
 let session: Session | undefined;
@@ -16,7 +17,7 @@ let session: Session | undefined;
 export async function activate(context: vscode.ExtensionContext): Promise<void> {
   const log = vscode.window.createOutputChannel('fimserver', { log: true });
   const here = (session = new Session(context.secrets, log));
-  context.subscriptions.push(log, showStatus(here), noticeOnce(here), showCanvases(here.onCanvas), ...watch(here, context));
+  context.subscriptions.push(log, showStatus(here), noticeOnce(here), showCanvases(here.onCanvas), completeWhatWaits(here), ...watch(here, context));
   for (const [name, run] of Object.entries(commands(here, context, log))) {
     context.subscriptions.push(vscode.commands.registerCommand(`fimserver.${name}`, run));
   }
