@@ -54,7 +54,7 @@ def shows(nvim, host, *texts, typed="x = ", content=b""):
 
 def becomes(nvim, *lines):
     try:
-        nvim.wait("these lines", lambda: tuple(nvim.lines()) == lines, 5)
+        nvim.wait("these lines", lambda: tuple(nvim.lines()) == lines)
     except TimeoutError:
         assert tuple(nvim.lines()) == lines
 
@@ -106,11 +106,11 @@ def test_tab_after_typing_something_else_is_a_tab(enabled, nvim, host):
     silent(host)
     nvim.lua("vim.o.expandtab = false")
     nvim.type("q")
-    nvim.wait("no rest of what does not fit", lambda: nvim.ghost() is None, 1)
+    nvim.wait("no rest of what does not fit", lambda: nvim.ghost() is None)
     nvim.keys("<Tab>")
     becomes(nvim, "x = q\t")
     nvim.keys("<BS><BS>")
-    nvim.wait("it to come back", lambda: (ghost := nvim.ghost()) and ghost.text == "hello(world)", 5)
+    nvim.wait("it to come back", lambda: (ghost := nvim.ghost()) and ghost.text == "hello(world)")
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_word_by_word_to_the_end_is_an_acceptance(text, pieces, nvim, host):
     for number, piece in enumerate(pieces):
         nvim.keys("<M-w>")
         taken += piece
-        nvim.wait(f"{taken!r}", lambda taken=taken: nvim.before_cursor() == taken, 5)
+        nvim.wait(f"{taken!r}", lambda taken=taken: nvim.before_cursor() == taken)
         rest = "".join(pieces[number + 1 :])
         assert (nvim.ghost().text if rest else nvim.ghost()) == (rest or None)
-    nvim.wait("it to be counted", lambda: counted(nvim).get("accepted") == 1, 5)
+    nvim.wait("it to be counted", lambda: counted(nvim).get("accepted") == 1)
 
 
 def counted(nvim):
@@ -180,7 +180,7 @@ def test_candidates_go_round(nvim, host):
     for _ in range(3):
         seen.append(nvim.ghost().text)
         nvim.keys("<M-]>")
-        nvim.wait("the other one", lambda: nvim.ghost().text != seen[-1], 5)
+        nvim.wait("the other one", lambda: nvim.ghost().text != seen[-1])
     assert seen == ["ar", "dllm", "ar"]
     nvim.keys("<Tab>")
     becomes(nvim, "x = dllm")
@@ -189,7 +189,7 @@ def test_candidates_go_round(nvim, host):
 def test_what_was_dismissed_does_not_come_back(nvim, host):
     ghost = shows(nvim, host, "hello")
     nvim.keys("<C-e>")
-    nvim.wait("no ghost text", lambda: nvim.ghost() is None, 5)
+    nvim.wait("no ghost text", lambda: nvim.ghost() is None)
     nvim.keys(" <BS>")
     assert nvim.settle() is None
     assert "rejected" in nvim.explanation()
@@ -263,7 +263,7 @@ def test_switched_off_nothing_is_asked_and_on_again_it_is(nvim, host):
     assert len(host.engines.asked) == asked
     assert nvim.status() == "off"
     nvim.command("Fim toggle")
-    nvim.wait("on", lambda: nvim.status() != "off", 5)
+    nvim.wait("on", lambda: nvim.status() != "off")
     host.says("uick")
     nvim.keys(" <BS>")
     assert nvim.settle().text == "uick"
@@ -272,7 +272,7 @@ def test_switched_off_nothing_is_asked_and_on_again_it_is(nvim, host):
 def test_not_now_and_now(nvim, host):
     shows(nvim, host, "hello")
     nvim.command("Fim snooze")
-    nvim.wait("a snooze", lambda: nvim.status() == "snoozed", 5)
+    nvim.wait("a snooze", lambda: nvim.status() == "snoozed")
     assert nvim.ghost() is None
     nvim.type("q")
     assert nvim.settle() is None
@@ -283,7 +283,7 @@ def test_not_now_and_now(nvim, host):
     nvim.lua("require('fimserver').trigger()")
     assert nvim.settle().text == "uick"
     nvim.command("Fim snooze 0")
-    nvim.wait("the end of it", lambda: nvim.status() != "snoozed", 5)
+    nvim.wait("the end of it", lambda: nvim.status() != "snoozed")
 
 
 def comes_when_asked_for(nvim, host):
@@ -306,7 +306,7 @@ def test_on_demand_nothing_comes_unless_it_is_asked_for(nvim, host):
 def test_a_pause_ends_with_what_is_asked_for(nvim, host):
     shows(nvim, host, "hello")
     nvim.command("Fim pause")
-    nvim.wait("a pause", lambda: host.scheduler.paused_s > 0, 10)
+    nvim.wait("a pause", lambda: host.scheduler.paused_s > 0)
     nvim.normal_mode()
     comes_when_asked_for(nvim, host)
     assert host.scheduler.paused_s == 0
@@ -323,7 +323,7 @@ def test_on_battery_nothing_comes_unless_it_is_asked_for(host, user, tmp_path):
 def test_a_server_that_is_gone_is_started_again(nvim, host):
     shows(nvim, host, "hello")
     nvim.server().kill()
-    nvim.wait("it to be known", lambda: nvim.status() == "no server", 10)
+    nvim.wait("it to be known", lambda: nvim.status() == "no server")
     nvim.command("Fim restart")
     nvim.wait_initialized()
     host.says("again")
@@ -336,9 +336,9 @@ def test_statistics_have_a_window_that_q_closes(nvim, host):
     shows(nvim, host, "hello")
     nvim.normal_mode()
     nvim.command("Fim stats")
-    nvim.wait("the window", lambda: "".join(nvim.lines()).strip(), 20)
+    nvim.wait("the window", lambda: "".join(nvim.lines()).strip())
     nvim.keys("q")
-    nvim.wait("the file", lambda: nvim.lines() == ["x = "], 5)
+    nvim.wait("the file", lambda: nvim.lines() == ["x = "])
 
 
 def test_the_log_is_shown(nvim, host):
@@ -359,7 +359,7 @@ def test_changes_of_state_are_user_events(nvim, host):
     nvim.command("autocmd User FimserverStatus lua table.insert(seen, require('fimserver').state().state)")
     shows(nvim, host, "hello")
     nvim.command("Fim disable")
-    nvim.wait("the event", lambda: nvim.lua("return seen[#seen]") == "off", 5)
+    nvim.wait("the event", lambda: nvim.lua("return seen[#seen]") == "off")
     assert "ready" in nvim.lua("return seen")
 
 

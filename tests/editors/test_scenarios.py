@@ -14,7 +14,7 @@ SMILE = "\N{GRINNING FACE}"
 def accept(editor, ghost):
     wanted = ghost.within(editor.lines())
     editor.accept()
-    editor.wait(f"{wanted} after accepting", lambda: editor.lines() == wanted, 5)
+    editor.wait(f"{wanted} after accepting", lambda: editor.lines() == wanted)
 
 
 def test_typing_shows_ghost_text_and_accepting_makes_it_text(editor):
@@ -37,7 +37,7 @@ def test_a_word_is_accepted_and_the_rest_stays(editor):
     ghost = until(editor, lambda text: len(text.split("\n")[0].split()) >= 2)
     before = editor.before_cursor()
     editor.accept_word()
-    editor.wait("a word of it", lambda: editor.before_cursor() != before, 5)
+    editor.wait("a word of it", lambda: editor.before_cursor() != before)
     taken = editor.before_cursor().removeprefix(before)
     assert taken
     assert ghost.text.startswith(taken)
@@ -49,7 +49,7 @@ def test_a_line_is_accepted_and_the_rest_stays(editor):
     ghost = until(editor, lambda text: len([line for line in text.split("\n") if line.strip()]) >= 2)
     before = editor.before_cursor()
     editor.accept_line()
-    editor.wait("a line of it", lambda: editor.before_cursor() != before, 5)
+    editor.wait("a line of it", lambda: editor.before_cursor() != before)
     taken = editor.before_cursor().removeprefix(before)
     assert taken.strip()
     assert ghost.text.startswith(taken)
@@ -63,7 +63,7 @@ def test_dismissed_ghost_text_is_gone_and_typing_goes_on(editor):
     until(editor, bool)
     before = editor.lines()
     editor.dismiss()
-    editor.wait("no ghost text", lambda: editor.ghost() is None, 5)
+    editor.wait("no ghost text", lambda: editor.ghost() is None)
     assert editor.lines() == before
     editor.type("zz")
     assert editor.lines() == [*before[:-1], before[-1] + "zz"]
@@ -88,7 +88,7 @@ def test_the_route_is_switched_from_the_menu(editor):
     for route in ("dllm", "ar"):
         editor.choose_route(route)
         until(editor, bool)
-        editor.wait(f"{route} in the status", lambda route=route: editor.status().startswith(route), 10)
+        editor.wait(f"{route} in the status", lambda route=route: editor.status().startswith(route))
     editor.choose_route("auto")
 
 
@@ -149,7 +149,7 @@ def test_undo_after_accepting_gives_the_text_before(editor):
     before = editor.lines()
     accept(editor, ghost)
     editor.undo()
-    editor.wait("the text before", lambda: editor.lines() == before, 5)
+    editor.wait("the text before", lambda: editor.lines() == before)
 
 
 def test_without_the_program_nobody_is_disturbed_and_the_status_says_it(window, tmp_path):
@@ -157,6 +157,6 @@ def test_without_the_program_nobody_is_disturbed_and_the_status_says_it(window, 
         editor.open_without_server("alone.py", b"")
         editor.type("def add(a, b):\n    return ")
         assert editor.ghost() is None
-        (told,) = editor.wait("one word of it", editor.complaints, 20)
+        (told,) = editor.wait("one word of it", editor.complaints)
         assert NOWHERE in told
         assert "program" in editor.status()
