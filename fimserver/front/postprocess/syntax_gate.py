@@ -146,5 +146,6 @@ def _crop(candidate: Candidate, context: FilterContext) -> Crop | None:
     if first >= len(lines):
         return None
     head = "\n".join(lines[:first])
-    fillers = (head, *_with_bodies(head, context))
+    is_header = opens_block("python", parser.code_only("python", head))
+    fillers = (head, *(_with_bodies(head, context) if is_header else ()))
     return crop_of(context.prefix, context.suffix[candidate.replace :], fillers, is_cell=context.is_cell)

@@ -20,7 +20,7 @@ from fimserver.front.syntax.crop import WINDOW_CHARS, window
 from fimserver.front.syntax.parser import Node, tree_with
 
 _WHOLE_ROWS = (
-    120  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
+    60  # of a statement that is compiled whole; of a longer function or class only what is near the cursor
 )
 _MOST_ROWS = 400  # of any other statement; what is longer is not judged
 _HEADERS = ("class _:", "async def _():")

@@ -72,6 +72,15 @@ def test_a_crop_is_small():
     assert crop.after.count("\n") < 130
 
 
+def test_of_a_function_of_a_hundred_lines_only_those_around_the_cursor_are_compiled():
+    before = "def f(x):\n" + "".join(f"    y = {i}\n" for i in range(50)) + "    "
+    crop = crop_of(before, "\n" + before.partition("\n")[2], ("pass",))
+    assert crop is not None
+    assert crop.before.count("\n") + crop.after.count("\n") < 20
+    assert crop.error_line("return x") is None
+    assert crop.error_line("x = 1\n   y = 2") == 1
+
+
 def test_a_class_whose_header_is_too_far_above():
     prefix = "class A:\n" + "    def f(self):\n        return 1\n\n" * 1500
     crop = crop_of(prefix[-20_000:] + "    ", "\n", ("pass",))
