@@ -87,8 +87,13 @@ def openai(*, include_usage: bool = False) -> Shape:
     return Shape(_openai_event, _openai, end)
 
 
+def _read_tokens(usage: Usage) -> int:
+    """Tokens of the prompt that were read. A pass may have more rows, as its shapes are fixed."""
+    return min(usage.prefill.rows, usage.prompt.tokens) if usage.prompt else usage.prefill.rows
+
+
 def _counted(usages: Sequence[Usage]) -> JsonObject:
-    read = sum(usage.prefill.rows for usage in usages)
+    read = sum(map(_read_tokens, usages))
     written = sum(usage.tokens for usage in usages)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
@@ -162,7 +167,7 @@ def _infill_event(chunk: CompletionChunk, _stamp: Stamp, *, fields: tuple[str, .
 
 def _facts(usage: Usage) -> JsonObject:
     """How a middle ended, and what it took."""
-    read = usage.prefill.rows
+    read = _read_tokens(usage)
     written = usage.tokens
     read_ms = usage.prefill.ms
     write_ms = max(0.0, usage.total_ms - usage.prefill.ms)

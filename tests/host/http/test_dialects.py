@@ -12,9 +12,10 @@ import pytest
 from fimserver.cards import read_cards
 from fimserver.errors import InputError, ModelMissingError
 from fimserver.host.http.dialects import READERS, InfillBody
-from fimserver.host.http.responses import indented
-from fimserver.types import Snippet
-from fimserver.wire import MAX_STOPS, CompletionBody, EditorHints
+from fimserver.host.http.responses import Stamp, indented, openai
+from fimserver.reasons import Reason
+from fimserver.types import Prefill, PromptUse, Snippet
+from fimserver.wire import MAX_STOPS, CompletionBody, CompletionChunk, EditorHints, Usage
 from tests.hosts import ScriptedHost, until
 
 PATIENCE_S = 60.0  # nano shares its processor
@@ -234,6 +235,15 @@ def test_llama_vscode_gets_a_list_of_choices(host, client):
     answer = client.asks("/infill", LLAMA_VSCODE)
     assert [choice["content"] for choice in answer] == ["xy"] * 3
     assert [choice["index"] for choice in answer] == [0, 1, 2]
+
+
+def test_rows_that_only_fill_a_pass_are_no_tokens_of_the_prompt():
+    usage = Usage(reason=Reason.END, tokens=1, prefill=Prefill(64, 1, 9.0), prompt=PromptUse(6, 448))
+    chunk = CompletionChunk(index=0, text="x", usage=usage)
+    assert openai().whole([chunk], Stamp("cmpl-1", 0), 1)["usage"]["prompt_tokens"] == 6
+    partly_cached = usage.model_copy(update={"prefill": Prefill(4, 1, 9.0)})
+    chunk = CompletionChunk(index=0, text="x", usage=partly_cached)
+    assert openai().whole([chunk], Stamp("cmpl-1", 0), 1)["usage"]["prompt_tokens"] == 4
 
 
 def test_an_answer_of_infill(host, client):
