@@ -41,7 +41,7 @@ class Vocabulary:
         self._anchor_ids = self._raw_ids(card.tokenizer.anchor)
         self._encoded = functools.lru_cache(KEPT_TEXTS)(self._encode)  # a request is looked at more than once
 
-    @property
+    @functools.cached_property
     def largest_id(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 

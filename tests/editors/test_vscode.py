@@ -141,6 +141,13 @@ def test_on_demand_nothing_comes_unless_it_is_asked_for(editor, host):
         editor.call("set", "fimserver.trigger", None)
 
 
+def test_the_prompt_is_read_where_the_cursor_rests(editor, host):
+    host.says("one")
+    editor.open("resting.py", b"def f():\n    x = 1\n    y = 2\n")
+    editor.call("place", 1, 0)
+    editor.wait("it to be read", lambda: "def f():\n" in [warm.prefix for warm in host.engines.warmed], 60)
+
+
 def test_not_now_is_a_key(editor, host):
     host.says("one")
     editor.open("before.py")
