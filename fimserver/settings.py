@@ -185,6 +185,14 @@ class Settings(BaseSettings):
     idle_exit_minutes: float = option(
         60.0, "window", "Minutes after which a host that nobody uses exits.", gt=0, le=525600
     )
+    batch: int = option(
+        0,
+        "weights",
+        "Requests that run side by side, and documents whose prompts are kept; 0: as many as memory allows,"
+        " 8 at most; 1: one after another.",
+        ge=0,
+        le=64,
+    )
     network: Literal["auto", "native", "lean"] = option(
         "auto", "weights", "Forward pass: transformers' or ours where it fits."
     )

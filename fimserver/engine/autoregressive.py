@@ -6,7 +6,7 @@ The text depends on prompt, seed and weights alone: not on what was cached, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from fimserver.cards import Card
 from fimserver.engine.drafts import DecodeState
 from fimserver.engine.healing import TokenHealing
 from fimserver.engine.output import Output
+from fimserver.engine.passes import Pass
 from fimserver.engine.prompt import PromptTokens, cut_context, fim_prompt, prompt_use
 from fimserver.engine.prompt_budget import PromptBudget
 from fimserver.engine.speculate import Speculation
@@ -77,7 +78,14 @@ class Autoregressive:
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the prompt, so that ``complete`` starts at once."""
-        self.cache.prefill(self.prompt(request), deadline, want_logits=False)
+        for _ in self.warm_steps(request, deadline):
+            pass
+
+    def warm_steps(self, request: Request, deadline: Deadline) -> Iterator[Pass]:
+        """``warm``, with each pass yielded before it is run, as it may be run with others."""
+        prompt = self.prompt(request)
+        reading = self.cache.prefilling(prompt, deadline, want_logits=False)
+        return self.cache.prompts.within(prompt, reading)
 
     def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill of the prompt would compute now."""
@@ -85,18 +93,39 @@ class Autoregressive:
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk for each pass; the last one carries the reason. Raises ``NonFiniteError``."""
+        return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
+
+    def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
+        """``complete``, with each pass yielded before it is run, as it may be run with others.
+
+        Where drafters keep one text, all passes are run here: the request has the engine to itself.
+        """
+        steps = self._steps(request, deadline)
+        if self.speculation.interleaves:
+            return steps
+        return (step for step in steps if isinstance(step, Chunk))
+
+    def _steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
         started = time.perf_counter()
-        policy = self.speculation.policy
         state = self.decode_state(request, deadline)
+        yield from self.cache.prompts.within(state.prompt, self._complete(request, state, started))
+
+    def _complete(
+        self, request: Request, state: DecodeState, started: float
+    ) -> Generator[Chunk | Pass, None, None]:
+        """Passes and chunks of one middle, in the cache's current prompt."""
+        deadline = state.deadline
+        policy = self.speculation.policy
+        kept = self.cache.prompts.current
         output = Output(self.vocabulary, request, state.held)
         rounds = list[Round]()
         state.useful = lambda draft: self._useful(state, output, draft)
-        forwards = self.cache.forwards
+        forwards = kept.forwards
         rested = policy.switched_off
         prefill = Prefill()
 
         def chunk(text: str, reason: Reason | None, made: Round | None = None) -> Chunk:
-            used = self.cache.forwards - forwards
+            used = kept.forwards - forwards
             if reason is None:
                 return Chunk(text, len(state.ids), used, None, round=made, prefill=prefill)
             drafting = Drafting.of(rounds, policy.switched_off - rested)
@@ -106,7 +135,10 @@ class Autoregressive:
 
         try:
             for made in self._rounds(state, deadline):
-                prefill = prefill if rounds else self.cache.prefilled._replace(ms=ms_since(started))
+                if isinstance(made, Pass):
+                    yield made
+                    continue
+                prefill = prefill if rounds else kept.prefilled._replace(ms=ms_since(started))
                 rounds.append(made)
                 text, reason = self._take(state, output, made)
                 if reason := reason or deadline.spent():
@@ -121,15 +153,20 @@ class Autoregressive:
         finally:
             self.speculation.observe(state, ended=True)
 
-    def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round]:
-        """Prefill the prompt, then draft and verify until time is up."""
-        logits = self.cache.prefill(state.prompt, deadline, want_logits=True)
+    def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round | Pass]:
+        """Prefill the prompt, then draft and verify until time is up; each pass before it is run."""
+        logits = yield from self.cache.prefilling(state.prompt, deadline, want_logits=True)
         if logits is None:
             return
         state.hidden = self.cache.network.hidden[0, -1]
         yield self.speculation.begin(state, self._healed(logits, state.held))
         while not deadline.spent():
-            yield self.speculation.round(state, self._limit(state.request) - len(state.ids) - 1)
+            begun = self.speculation.start_round(state, self._limit(state.request) - len(state.ids) - 1)
+            if begun.pass_:
+                yield begun.pass_
+                if not begun.pass_.done and deadline.spent():
+                    return
+            yield self.speculation.end_round(state, begun)
 
     def _healed(self, logits: torch.Tensor, held: str) -> torch.Tensor:
         """Logits (V,) of the first token, which has to begin with ``held``."""

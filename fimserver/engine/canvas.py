@@ -52,11 +52,11 @@ class CachedCanvas:
         self.cache = cache
         self.network = network or cache.network
         self.context = list(context)
-        self._before = cache.forwards
+        self._before = cache.prompts.current.forwards
 
     @property
     def forwards(self) -> int:
-        return self.cache.forwards - self._before
+        return self.cache.prompts.current.forwards - self._before
 
     @property
     def prefilled(self) -> Prefill:
@@ -90,7 +90,7 @@ class ShiftedCanvas:
         self.network = network
         self.mask_token = mask_token
         self.context = list(context)
-        self._before = cache.forwards
+        self._before = cache.prompts.current.forwards
         self._done: list[int] = []  # slots of earlier blocks
         self._text: list[int] = []  # leading slots whose rows are in the buffer as text
         self._logits: list[
@@ -99,7 +99,7 @@ class ShiftedCanvas:
 
     @property
     def forwards(self) -> int:
-        return self.cache.forwards - self._before
+        return self.cache.prompts.current.forwards - self._before
 
     @property
     def prefilled(self) -> Prefill:

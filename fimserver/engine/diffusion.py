@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from fimserver.cards import Card
@@ -90,6 +91,14 @@ class Diffusion:
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
+        with self._cached(request):
+            self._warm(request, deadline)
+
+    def _cached(self, request: Request) -> AbstractContextManager[object]:
+        """Hold the cache's buffer for a request, where there is a cache."""
+        return nullcontext() if self.cache is None else self.cache.prompts.held(self._sides(request)[0])
+
+    def _warm(self, request: Request, deadline: Deadline) -> None:
         canvas = self.open_canvas(request)
         if canvas.open(deadline) and isinstance(canvas, DualCanvas):
             canvas.warm(self._usual(request))
@@ -127,6 +136,10 @@ class Diffusion:
         Where an exact pass may veto the middle, its text comes with the last chunk. Raises
         ``NonFiniteError``.
         """
+        steps = self._complete(request, deadline)
+        yield from steps if self.cache is None else self.cache.prompts.within(self._sides(request)[0], steps)
+
+    def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk, None, None]:
         canvas = self.open_canvas(request)
         try:
             vetoed = yield from self.decode(canvas, request, deadline)

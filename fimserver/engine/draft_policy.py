@@ -119,9 +119,10 @@ class DraftPolicy:
         account.asked += 1
         account.rested = 0
 
-    def learn(self, plan: DraftPlan, new: Sequence[int], ms: float) -> None:
-        """Record that a pass took ``ms`` and gave the tokens ``new``."""
-        self.costs.observe(plan.shape, ms)
+    def learn(self, plan: DraftPlan, new: Sequence[int], ms: float | None) -> None:
+        """Record that a pass took ``ms`` and gave the tokens ``new``; ``None``: it ran with others."""
+        if ms is not None:
+            self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:
             self.survival.learn(draft, common_prefix(draft.tokens, new))
 

@@ -17,7 +17,7 @@ from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, capture_dual, decode_starts
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.drafters.registry import make_drafters
+from fimserver.engine.drafters.registry import follows_one_text, make_drafters
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
 from fimserver.engine.lookahead import Lookahead
@@ -72,6 +72,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
     drafters = make_drafters(target)
     ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
     speculation = Speculation(runtime.cache, drafters, verifier, costs, ahead)
+    speculation.interleaves = not any(map(follows_one_text, drafters))
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
 
 
@@ -213,6 +214,12 @@ class ModelPool:
                 raise CardError(f"{card.name}: engine: there is no {kind!r}; use one of {', '.join(ENGINES)}")
             self._engines[route] = ENGINES[kind](card, self)
         return self._engines[route]
+
+    @property
+    def width(self) -> int:
+        """How many requests may run side by side: as many as there are caches, where passes can join."""
+        caches = [r.cache for r in self._runtimes.values() if getattr(r.network, "joins", False)]
+        return min((cache.prompts.most for cache in caches if cache), default=1)
 
     def clear(self) -> None:
         """Forget all prompts."""

@@ -15,7 +15,18 @@ from torch.nn import functional as F
 
 from fimserver.engine.graphs import Graphs
 from fimserver.engine.kv import KVBuffer
-from fimserver.engine.layers import GatedMlp, Layer, LayerKV, Linear, Mlp, ModelShape, Stack, Wrap, bias_of
+from fimserver.engine.layers import (
+    GatedMlp,
+    Layer,
+    LayerKV,
+    Linear,
+    Mlp,
+    ModelShape,
+    Part,
+    Stack,
+    Wrap,
+    bias_of,
+)
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.static_pass import StaticPasses
 from fimserver.errors import LoadError
@@ -74,6 +85,13 @@ class FusedModel:
         self.embed = weights.embed
         self.cos, self.sin = weights.rotary(capacity)
         self.static: StaticPasses | None = None
+        self.joins = False  # whether rows of several texts may run as one pass (``passes.py``)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the keys and values of one token."""
+        sizes = self.stack.sizes
+        return 2 * len(self.stack.layers) * sizes.kv_heads * sizes.head_dim * self.final_norm.element_size()
 
     def use_graphs(self, graphs: Graphs) -> None:
         """Run cached passes over static buffers through ``graphs`` from now on."""
@@ -114,6 +132,27 @@ class FusedModel:
             return x.new_empty(count, 0, x.shape[-1]), x.new_empty(count, 0, self.vocab_size)
         hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
         return hidden, self.head(hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+
+    def forward_parts(self, parts: Sequence[Part]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each part, in one pass."""
+        ropes = [self.rope(part.start, part.ids.shape[1], len(part.ids)) for part in parts]
+        rope = torch.cat([cos for cos, _ in ropes]), torch.cat([sin for _, sin in ropes])
+        x = self.embed(torch.cat([part.ids.flatten() for part in parts]))
+        texts = [(part.ids.numel(), bias_of(part.mask, x.dtype), part.kv) for part in parts]
+        states = torch.split(self.stack.run_parts(x, rope, texts), [count for count, _, _ in texts])
+        wanted = [
+            state.view(*part.ids.shape, -1)[:, part.logits_of].flatten(0, 1)
+            for state, part in zip(states, parts, strict=True)
+        ]
+        hidden = self.stack.norm(torch.cat(wanted), self.final_norm)
+        shapes = [(len(part.ids), len(part.logits_of)) for part in parts]
+        sizes = [branches * rows for branches, rows in shapes]
+        logits = torch.split(self.head(hidden), sizes)
+        outputs = zip(shapes, torch.split(hidden, sizes), logits, strict=True)
+        return [
+            (state.view(*shape, state.shape[-1]), scores.view(*shape, self.vocab_size))
+            for shape, state, scores in outputs
+        ]
 
     def _static(
         self,

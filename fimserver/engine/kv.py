@@ -78,6 +78,14 @@ class KVBuffer:
             buffer[1:, :, rows] = buffer[:1, :, rows]
         self._equal = max(self._equal, end)
 
+    @torch.inference_mode()
+    def copy_text(self, other: KVBuffer, end: int) -> None:
+        """Take what the text of another buffer has before ``end``."""
+        for index, (keys, values) in other._layers.items():
+            for mine, theirs in zip(self.buffers(index, keys, values), (keys, values), strict=True):
+                mine[0, :, :end] = theirs[0, :, :end]
+        self.wrote_from(0)
+
     def keep_branch(self, branch: int, start: int, end: int) -> None:
         """Make the rows of a branch the text's."""
         for buffer in self._buffers() if branch else ():

@@ -72,6 +72,16 @@ class LayerKV(Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and what they see."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor  # (M, extent)
+    kv: LayerKV
+    start: int
+    logits_of: torch.Tensor  # (R,)
+
+
 class ModelShape(NamedTuple):
     """What the weights do not say themselves."""
 
@@ -116,10 +126,20 @@ class Stack:
 
         ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores.
         """
-        bias = fold_bias(bias, self.sizes.heads // self.sizes.kv_heads, bf16=self.bf16_attention)
+        return self.run_parts(x, rope, [(len(x), bias, kv)])
+
+    def run_parts(
+        self,
+        x: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
+    ) -> torch.Tensor:
+        """``run`` of the rows of several texts, one after another: each has a number of rows, bias and KV."""
+        groups = self.sizes.heads // self.sizes.kv_heads
+        folded = [(n, fold_bias(bias, groups, bf16=self.bf16_attention), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
         for index, layer in enumerate(self.layers):
-            x = x + self._attend(x, layer, rope, bias, kv, index)
+            x = x + self._attend(x, layer, rope, folded, index)
             x = x + layer.mlp(self.norm(x, layer.mlp_norm))
         return x
 
@@ -131,11 +151,10 @@ class Stack:
         x: torch.Tensor,
         layer: Layer,
         rope: tuple[torch.Tensor, torch.Tensor],
-        bias: torch.Tensor,
-        kv: LayerKV,
+        parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
         index: int,
     ) -> torch.Tensor:
-        heads, kv_heads, head_dim, _, scale = self.sizes
+        heads, kv_heads, head_dim, _, _ = self.sizes
         qkv = layer.qkv(self.norm(x, layer.input_norm)).view(
             len(x), -1, head_dim
         )  # (B * M, q + k + v heads, D)
@@ -144,11 +163,22 @@ class Stack:
             qk = torch.cat(
                 [self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1
             )
+        sizes = [count for count, _, _ in parts]
+        rotated = torch.split(_rotate(qk, *rope), sizes)
+        texts = zip(rotated, torch.split(qkv[:, heads + kv_heads :], sizes), parts, strict=True)
+        seen = [self._see(qk, v, bias, kv, index) for qk, v, (_, bias, kv) in texts]
+        return layer.out(seen[0] if len(seen) == 1 else torch.cat(seen))
+
+    def _see(
+        self, rotated: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, kv: LayerKV, index: int
+    ) -> torch.Tensor:
+        """Attention (N, heads * D) of one text's rows, rotated (N, q + k heads, D), over its keys and values."""
+        heads, kv_heads, head_dim, _, scale = self.sizes
         rows = bias.shape[-2] * kv_heads // heads
-        rotated = _rotate(qk, *rope).view(-1, rows, heads + kv_heads, head_dim)
-        v = qkv[:, heads + kv_heads :].view(-1, rows, kv_heads, head_dim)
+        rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)
+        v = v.view(-1, rows, kv_heads, head_dim)
         keys, values = kv.update(rotated[:, :, heads:].transpose(1, 2), v.transpose(1, 2), index)
-        return layer.out(self.attention(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1))
+        return self.attention(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1)
 
 
 def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -39,14 +39,19 @@ class PassCosts:
         """
         self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
         self._load = 1.0
+        self.company = 1  # passes that run as one
         self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
         self.longest = max(rows for _, rows in ms)  # of a branch
         self.branches = max(branches for branches, _ in ms)
 
     @property
     def ms(self) -> dict[Shape, float]:
-        """What each shape costs now."""
-        return {shape: ms * self._load for shape, ms in self._curve.items()}
+        """What each shape costs now.
+
+        With company, the time of the smallest shape, most of which goes into reading weights, is shared.
+        """
+        shared = (1 - 1 / self.company) * self._curve[self.plain]
+        return {shape: (ms - shared) * self._load for shape, ms in self._curve.items()}
 
     def observe(self, shape: Shape, ms: float) -> None:
         """A pass took ``ms``; a hiccup of the machine counts as three times the usual at most."""

@@ -16,11 +16,15 @@ from fimserver.engine.dual_cache import DualCache
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.network import NativeNetwork, Network
 from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
+from fimserver.engine.passes import rows_alike
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.prompt_budget import CPU_TOKENS, PromptBudget
 from fimserver.errors import InputError, LoadError
+from fimserver.machine import free_ram_gib
 from fimserver.settings import Settings
 
+KV_SHARE = 0.25  # of free memory, for KV buffers
+MOST_PROMPTS = 8
 ALIKE_ROWS = 4  # tried out in ``pass_cost.py`` for each model
 
 
@@ -123,7 +127,12 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
             f" {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
-    cache = PrefixCache(network, capacity, chunk, max(BRANCHES) if drafts > 1 else 1, block)
+    if isinstance(network, fused.FusedModel):
+        exact = loaded.weights is not None  # int8
+        network.joins = settings.batch != 1 and network.static is None and rows_alike(network, exact=exact)
+    branches = max(BRANCHES) if drafts > 1 else 1
+    prompts = most_prompts(network, capacity * branches, settings.batch)
+    cache = PrefixCache(network, capacity, chunk, branches, block, prompts)
     return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
 
 
@@ -138,6 +147,17 @@ def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
         network.use_graphs(CudaGraphs())
         return network
     return NativeNetwork(loaded.model, loaded.device)
+
+
+def most_prompts(network: Network, rows: int, wanted: int) -> int:
+    """How many KV buffers of so many rows a cache may have: as many as are ``wanted``, or as memory allows.
+
+    Captured graphs hold the addresses of one.
+    """
+    if not isinstance(network, fused.FusedModel) or network.static is not None:
+        return 1
+    room = free_ram_gib() * 2**30 * KV_SHARE
+    return wanted or max(1, min(MOST_PROMPTS, int(room / (rows * network.kv_bytes))))
 
 
 def prompt_limit(loaded: Loaded, settings: Settings) -> int:

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from fimserver.engine.draft_policy import DraftPlan, DraftPolicy
 from fimserver.engine.drafts import DecodeState, Draft, Drafter, cut_draft
-from fimserver.engine.lookahead import Lookahead
+from fimserver.engine.lookahead import Lookahead, Outlook
 from fimserver.engine.pass_cost import PassCosts
+from fimserver.engine.passes import Pass
 from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.verify import Verifier
 from fimserver.lengths import common_prefix
 from fimserver.types import Round
 
 FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive
+
+
+class Verification(NamedTuple):
+    """A round that has begun: its pass, or the masks of one that also prepares the next draft."""
+
+    plan: DraftPlan
+    pass_: Pass | None
+    outlook: Outlook | None
 
 
 class Speculation:
@@ -44,6 +54,7 @@ class Speculation:
         self.lookahead = lookahead if verifier.adaptive else None
         self.verifier = verifier
         self.policy = DraftPolicy(costs)
+        self.interleaves = True  # whether requests may take turns round by round
 
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
         """Choose the first token from the logits (V,) of the prompt's last row."""
@@ -53,18 +64,32 @@ class Speculation:
         self.observe(state, ended=False)
         return Round((1, 1), "", (), 0, token[branch], 0)
 
-    @torch.inference_mode()
     def round(self, state: DecodeState, max_draft_tokens: int) -> Round:
         """Run one pass: ``state.ids`` grows by 1 to ``max_draft_tokens`` + 1 tokens.
 
         Raises ``NonFiniteError``.
         """
+        return self.end_round(state, self.start_round(state, max_draft_tokens))
+
+    @torch.inference_mode()
+    def start_round(self, state: DecodeState, max_draft_tokens: int) -> Verification:
+        """Draft, and prepare the pass that verifies."""
         plan = self.propose(state, max_draft_tokens)
+        policy = self.policy
+        outlook = self.lookahead and self.lookahead.outlook(plan, policy.survival, policy.costs)
+        return Verification(plan, None if outlook else self._pass(state, plan), outlook or None)
+
+    @torch.inference_mode()
+    def end_round(self, state: DecodeState, round_: Verification) -> Round:
+        """Accept what the pass has verified; it is run now where it has not been run with others."""
         started = time.perf_counter()
-        plan, logits, hidden = self.verify(state, plan)
+        plan, logits, hidden = self.verify(state, round_)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
         state.log_probs.append(log_probs_of(logits[branch], tokens))
-        self.policy.learn(plan, tokens, 1000 * (time.perf_counter() - started))
+        company = round_.pass_.company if round_.pass_ else 1
+        took_ms = 1000 * (time.perf_counter() - started)
+        self.policy.learn(plan, tokens, took_ms if company == 1 else None)
+        self.policy.costs.company = company  # the next one is likely to have as much
         self.commit(state, tokens, branch, hidden)
         return _record(plan, tokens, branch)
 
@@ -81,27 +106,30 @@ class Speculation:
                 plan = self.policy.plan(drafts, size)
         return plan
 
-    def verify(self, state: DecodeState, plan: DraftPlan) -> tuple[DraftPlan, torch.Tensor, torch.Tensor]:
+    def verify(
+        self, state: DecodeState, round_: Verification
+    ) -> tuple[DraftPlan, torch.Tensor, torch.Tensor]:
         """Logits (B, M, V) and hidden states (B, M, d) of one pass over the last id and the drafts after it.
 
         Also the plan with the shape that was run: with masks for the next draft where they pay.
         """
-        policy = self.policy
-        outlook = self.lookahead and self.lookahead.outlook(plan, policy.survival, policy.costs)
-        if self.lookahead and outlook:
-            tokens = plan.drafts[0].tokens if plan.drafts else ()
-            logits = self.lookahead.run(state, tokens, outlook)
-            return plan._replace(shape=(1, outlook.rows)), logits, self.lookahead.hidden[None]
-        logits = self._verify(state, plan)
-        return plan, logits, self.cache.network.hidden
+        plan = round_.plan
+        if round_.pass_:
+            logits = round_.pass_.result()
+            return plan, logits, self.cache.network.hidden
+        assert self.lookahead
+        assert round_.outlook
+        tokens = plan.drafts[0].tokens if plan.drafts else ()
+        logits = self.lookahead.run(state, tokens, round_.outlook)
+        return plan._replace(shape=(1, round_.outlook.rows)), logits, self.lookahead.hidden[None]
 
-    def _verify(self, state: DecodeState, plan: DraftPlan) -> torch.Tensor:
-        """Logits (B, M, V) of a pass without masks; unused rows hold token 0."""
+    def _pass(self, state: DecodeState, plan: DraftPlan) -> Pass:
+        """The pass without masks, with logits (B, M, V); unused rows hold token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
         last = state.ids[-1]
-        return self.cache.branches(
+        return self.cache.branches_pass(
             [[last, *text] + [0] * (rows - 1 - len(text)) for text in texts], self._position(state)
         )
 

@@ -48,6 +48,7 @@ class Job:
     user: str = ""  # whose turn it takes
     superseded: bool = False
     admitted: bool = False  # it was found to be in time when it came
+    others_s: float = 0.0  # engine time of others since it began
     charged_s: float = 0.0  # engine time that its user was charged before it was known
     started: float = 0.0  # monotonic seconds
     overdue_since: float | None = None  # monotonic seconds at which it was first seen running on
@@ -67,6 +68,15 @@ class Job:
         """Stop within one forward pass."""
         self.superseded = self.superseded or superseded
         self.deadline.cancelled.set()
+
+    def hangs(self, limit_s: float) -> bool:
+        """Whether it was first seen running on after its end ``limit_s`` ago."""
+        if not self.deadline.spent():
+            return False
+        if self.overdue_since is None:
+            self.overdue_since = time.monotonic()
+            return False
+        return time.monotonic() - self.overdue_since > limit_s
 
     def named(self, reason: Reason | None) -> Reason | None:
         """``reason``, with SUPERSEDED for a cancellation by a newer request."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,12 @@ from fimserver.host.routing.length_model import LengthPrediction
 from fimserver.host.routing.router import NO_DEADLINE_MS, Router, RoutingRequest, fit
 from fimserver.host.routing.stand_in import needed_routes
 from fimserver.reasons import EXPLANATIONS, Reason
-from fimserver.types import ROUTES, Decision, Request, Route, ms_since, other
+from fimserver.types import ROUTES, Chunk, Deadline, Decision, Request, Route, ms_since, other
 from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
+    from fimserver.engine.passes import Pass
 
 log = logging.getLogger("fimserver.host")
 CANDIDATE_TEMPERATURE = 0.6
@@ -34,6 +35,11 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
 
     Raises ``DeviceLostError``.
     """
+    return (step for step in job_steps(engines, job, router) if isinstance(step, CompletionChunk))
+
+
+def job_steps(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk | Pass]:
+    """``run_job``, with each forward pass yielded before it is run, as it may be run with others."""
     length = router.expect(job.request)
     fitted = fit(job.request, length)
     chosen = router.decide(_routing_request(engines, job, router, fitted, length))
@@ -41,6 +47,9 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
         if index and job.deadline.spent():
             return
         for piece in _served(engines, job, router, index, decision, request):
+            if not isinstance(piece, CompletionChunk):
+                yield piece
+                continue
             yield _with_chance(piece, router.chances)
             if piece.usage and piece.usage.decision and not job.warm:
                 router.learn(piece.usage.decision, piece.usage.model, _seen(piece.usage))
@@ -99,10 +108,13 @@ def _seen(usage: Usage) -> LatencySample:
 
 def _served(
     engines: EngineSource, job: Job, router: Router, index: int, decision: Decision, request: Request
-) -> Iterator[CompletionChunk]:
+) -> Iterator[CompletionChunk | Pass]:
     """A choice. If its route was not asked for and cannot run, the other one serves."""
     said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
     for piece in _guarded(engines, job, index, decision, request):
+        if not isinstance(piece, CompletionChunk):
+            yield piece
+            continue
         said = said or bool(piece.text)
         if (
             said
@@ -140,7 +152,7 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
 
 def _guarded(
     engines: EngineSource, job: Job, index: int, decision: Decision, request: Request
-) -> Iterator[CompletionChunk]:
+) -> Iterator[CompletionChunk | Pass]:
     """A choice that ends with a reason whatever happens.
 
     Out of memory before any text was sent: caches are emptied and it is tried once more.
@@ -161,7 +173,7 @@ def _guarded(
             free_memory()  # here, where no traceback keeps tensors alive
         try:
             for piece in _choice(engines, job, index, request, usage):
-                said = said or bool(piece.text)
+                said = said or (isinstance(piece, CompletionChunk) and bool(piece.text))
                 yield piece
         except FimError as error:
             yield _failed(index, usage, reason_of(error), str(error))
@@ -183,12 +195,12 @@ def _guarded(
 
 def _choice(
     engines: EngineSource, job: Job, index: int, request: Request, usage: Usage
-) -> Iterator[CompletionChunk]:
+) -> Iterator[CompletionChunk | Pass]:
     assert usage.route
     engine = engines.engine(usage.route)
     request = _with_room(engine, job.request, request)
     if job.warm:
-        engine.warm(request, job.deadline)
+        yield from _warm(engine, request, job)
         yield CompletionChunk(
             index=index,
             usage=usage.model_copy(update={"reason": job.named(job.deadline.spent()) or Reason.END}),
@@ -197,7 +209,12 @@ def _choice(
     started = time.perf_counter()
     first_ms = 0.0
     held = ""
-    for chunk in engine.complete(request, job.deadline):
+    # Engines whose passes can run with those of others have steps.
+    steps: Iterator[Chunk | Pass] = getattr(engine, "steps", engine.complete)(request, job.deadline)
+    for chunk in steps:
+        if not isinstance(chunk, Chunk):
+            yield chunk
+            continue
         added, held, stopped = _until_stop(held + chunk.text, job.stops)
         reason = Reason.BLOCK if stopped else job.named(chunk.reason)
         added += held if reason else ""
@@ -219,6 +236,15 @@ def _choice(
             yield CompletionChunk(index=index, text=added, canvas=canvas, usage=ended, model=usage.model)
         if reason:
             return
+
+
+def _warm(engine: Engine, request: Request, job: Job) -> Iterator[Pass]:
+    """Passes of a warm-up, where the engine has steps; elsewhere all of it at once."""
+    steps: Callable[[Request, Deadline], Iterator[Pass]] | None = getattr(engine, "warm_steps", None)
+    if steps is None:
+        engine.warm(request, job.deadline)
+    else:
+        yield from steps(request, job.deadline)
 
 
 def _ends_process(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """Scheduler of a host: the newest request of a document wins, users take turns, a pause gives memory back.
 
-One thread owns the engines. All other threads only put jobs in and take them out.
+Requests run side by side where their engines can (``batch.py``). One thread owns the engines. All other threads only put jobs in and take them out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
+from fimserver.host.batch import Batch
 from fimserver.host.job import DeviceLostError, EngineSource, Job
-from fimserver.host.jobs import run_job, where
+from fimserver.host.jobs import where
 from fimserver.host.routing.router import Router
 from fimserver.host.waiting import ServiceTimes, Waiting
 from fimserver.reasons import EXPLANATIONS, Reason
@@ -45,7 +46,8 @@ class Scheduler:
         self._on_device_lost = on_device_lost
         self._times = ServiceTimes()
         self._waiting = Waiting(self._times)
-        self._running: Job | None = None
+        self._running: list[Job] = []
+        self._width = 1  # jobs that may run side by side
         self._changed = threading.Condition()
         self._closed = False
         self._paused_until: float | None = None  # monotonic seconds
@@ -59,8 +61,8 @@ class Scheduler:
         with self._changed:
             self._closed = True
             waiting = self._waiting.clear()
-            if self._running:
-                self._running.cancel()
+            for job in self._running:
+                job.cancel()
             self._changed.notify()
         for job in waiting:
             job.cancel()
@@ -69,19 +71,13 @@ class Scheduler:
 
     @property
     def hangs(self) -> bool:
-        """Whether the running job has gone on long after it was to stop: no forward pass takes so long."""
-        job = self._running
-        if job is None or not job.deadline.spent():
-            return False
-        if job.overdue_since is None:
-            job.overdue_since = time.monotonic()
-            return False
-        return time.monotonic() - job.overdue_since > HANG_S
+        """Whether a running job has gone on long after it was to stop: no forward pass takes so long."""
+        return any(job.hangs(HANG_S) for job in list(self._running))
 
     @property
     def depth(self) -> tuple[int, int]:
         """Jobs running and waiting."""
-        return int(self._running is not None), len(self._waiting)
+        return len(self._running), len(self._waiting)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Jobs that it replaces are answered at once, or stop within one forward pass.
@@ -107,10 +103,12 @@ class Scheduler:
         """Put a job into the queue in place of others, and take out those that come too late then."""
         for old in dropped:
             self._waiting.remove(old)
-        if self._running and (self._running.key == job.key or self._running.idle):
-            self._running.cancel(superseded=True)
+        for running in self._running:
+            if running.key == job.key or running.idle:
+                running.cancel(superseded=True)
         self._waiting.put(job)
-        late = self._waiting.late(self._running)
+        full = self._running if len(self._running) >= self._width else []
+        late = self._waiting.late(min(full, key=self._times.left_s, default=None), max(1, len(full)))
         for each in late:
             self._waiting.remove(each)
         job.admitted = True
@@ -156,7 +154,7 @@ class Scheduler:
             if not job.explicit:
                 return Reason.PAUSED
             self._paused_until = None
-        rivals = (self._waiting.get(job.key), self._running)
+        rivals = (self._waiting.get(job.key), *self._running)
         late = job.warm and any(
             rival is not None and rival.key == job.key and not rival.warm for rival in rivals
         )
@@ -168,7 +166,7 @@ class Scheduler:
             self._wait_for_resume()
         while (job := self._next()) is not None:
             answer(job, self.state or Reason.FAILED, self.problem)
-            self._done()
+            self._done(job)
 
     def _served_until_pause(self) -> bool:
         """Load the models and work until a pause (true), or until no job can run any more."""
@@ -203,47 +201,72 @@ class Scheduler:
 
     def _work(self, engines: EngineSource) -> bool:
         """Run jobs until a pause (true), the end of the host, or the loss of the device."""
-        while (job := self._next()) is not None:
-            try:
-                for piece in run_job(engines, job, self.router):
-                    job.sink(piece)
-                job.sink(None)
-            # The device is lost, or something that nobody foresaw.
-            except BaseException as error:  # noqa: BLE001
-                self._fail(Reason.FAILED, "the device was lost; the host has to be started again")
-                if isinstance(error, DeviceLostError):  # its choice has ended with a reason
-                    job.sink(None)
+        batch = Batch(engines)
+        try:
+            while True:
+                batch.leave()
+                self._done(*batch.ended())
+                self._width = getattr(engines, "width", 1)  # it changes when another model is loaded
+                job = self._next()
+                if job is not None:
+                    batch.start(job, self.router)
+                elif len(batch):
+                    batch.step()
                 else:
-                    log.error("%s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
-                    answer(job, Reason.FAILED, self.problem)
-                self._on_device_lost()
-                return False
-            finally:
-                self._done()
-        return not self._closed
+                    return not self._closed
+                self._done(*batch.ended())
+        # The device is lost, or something that nobody foresaw.
+        except BaseException as error:  # noqa: BLE001
+            self._lose(error, batch.current)
+            return False
+
+    def _lose(self, error: BaseException, current: Job | None) -> None:
+        """Answer the running jobs, and say that nothing can run any more."""
+        self._fail(Reason.FAILED, "the device was lost; the host has to be started again")
+        lost = isinstance(error, DeviceLostError)
+        if not lost:
+            log.error("%s", where(error))
+        for job in self._running:
+            if lost and job is current:  # its choice has ended with a reason
+                job.sink(None)
+            else:
+                answer(job, Reason.FAILED, self.problem)
+        self._on_device_lost()
+        self._done(*self._running)
 
     def _fail(self, state: Reason, problem: str) -> None:
         self.problem = problem
         self.state = state
 
     def _next(self) -> Job | None:
-        """The next waiting job; ``None`` when the host closes or pauses."""
-        with self._changed:
-            while not (len(self._waiting) or self._closed or (self.paused_s and self.state is None)):
-                self._changed.wait()
-            if self._closed or (self.paused_s and self.state is None):
-                return None
-            self._running = self._waiting.pop()
-            self._times.start(self._running)
-            return self._running
+        """The next waiting job; ``None`` where others run and it has to wait, or the host closes or pauses.
 
-    def _done(self) -> None:
+        Idle work runs alone.
+        """
         with self._changed:
-            if self._running:
-                self._times.end(self._running)
-            if not len(self._waiting):
+            while not (self._running or len(self._waiting) or self._stops):
+                self._changed.wait()
+            if self._stops or not len(self._waiting) or len(self._running) >= self._width:
+                return None
+            if self._running and (self._waiting.first().idle or any(job.idle for job in self._running)):
+                return None
+            job = self._waiting.pop()
+            self._running.append(job)
+            self._times.start(job)
+            return job
+
+    @property
+    def _stops(self) -> bool:
+        """Whether no job is begun any more."""
+        return self._closed or (self.paused_s > 0 and self.state is None)
+
+    def _done(self, *jobs: Job) -> None:
+        with self._changed:
+            for job in jobs:
+                self._times.end(job)
+                self._running.remove(job)
+            if jobs and not self._running and not len(self._waiting):
                 self._times.settle()
-            self._running = None
 
 
 def answer(job: Job, reason: Reason, error: str = "") -> None:

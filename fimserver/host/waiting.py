@@ -39,7 +39,7 @@ class ServiceTimes:
 
     def end(self, job: Job) -> None:
         """A job has ended, however it ended: its time is charged and enters the mean."""
-        took_s = time.monotonic() - job.started
+        took_s = time.monotonic() - job.started - job.others_s
         self._used_s[job.user] = self._used_s.get(job.user, 0.0) + took_s - job.charged_s
         if not job.low:
             self._count += 1
@@ -54,7 +54,7 @@ class ServiceTimes:
         """Engine seconds that a running job still takes, by the mean."""
         if running.deadline.spent():
             return 0.0
-        return max(0.0, self.mean_s - (time.monotonic() - running.started))
+        return max(0.0, self.mean_s - (time.monotonic() - running.started - running.others_s))
 
 
 class Waiting:
@@ -99,9 +99,13 @@ class Waiting:
             ahead[job.user] += 1
         return sorted(self, key=lambda job: rank[job.key])
 
+    def first(self) -> Job:
+        """The next job."""
+        return self.order()[0]
+
     def pop(self) -> Job:
         """Take the next job."""
-        return self._jobs.pop(self.order()[0].key)
+        return self._jobs.pop(self.first().key)
 
     def pointless(self, job: Job) -> list[Job]:
         """Waiting jobs that have to go for ``job``: its document's, and idle ones.
@@ -118,16 +122,18 @@ class Waiting:
             counts[old.user] += 1
         return [*gone, max(left, key=lambda old: counts[old.user])]  # the first of equals is the oldest
 
-    def late(self, running: Job | None) -> list[Job]:
+    def late(self, running: Job | None, beside: int = 1) -> list[Job]:
         """Requests that would not start in time, as far as measured times tell.
 
         A new one needs the mean time of a job before its deadline, unless the engine is free. One that was
-        taken already is kept as long as it starts before its deadline.
+        taken already is kept as long as it starts before its deadline. ``running``: the job that ends first
+        of ``beside`` that run side by side, each of which takes as many times its engine time; ``None``
+        where there is room for another.
         """
-        wait_s = self._times.left_s(running) if running else 0.0
+        wait_s = beside * self._times.left_s(running) if running else 0.0
         found = list[Job]()
         for job in (job for job in self.order() if not job.low):
-            need_s = 0.0 if job.admitted else self._times.mean_s
+            need_s = 0.0 if job.admitted else beside * self._times.mean_s
             if wait_s > 0 and wait_s + need_s > job.deadline.left_s():
                 found.append(job)
             else:

@@ -220,6 +220,11 @@ def test_a_pass_that_fails_leaves_no_lie_in_the_cache(nano, monkeypatch):
 
 def test_nan_is_an_error_and_never_text(nano, monkeypatch):
     engine = nano.engine("ar")
-    monkeypatch.setattr(engine.cache, "prefill", lambda *_, **__: torch.full((8192,), torch.nan))
+
+    def prefilling(*_, **__):
+        return torch.full((8192,), torch.nan)
+        yield
+
+    monkeypatch.setattr(engine.cache, "prefilling", prefilling)
     with pytest.raises(NonFiniteError):
         list(engine.complete(REQUEST, Deadline()))

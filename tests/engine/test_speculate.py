@@ -253,14 +253,16 @@ class TestFaults:
     @pytest.mark.parametrize("rule", sorted(VERIFIERS))
     def test_nan_from_the_target_raises(self, engine, monkeypatch, bad, rule):
         engine.speculation.verifier = VERIFIERS[rule]()
-        original = engine.cache.branches
+        original = engine.cache.branches_pass
 
-        def branches(ids, start):
-            logits = original(ids, start).clone()
+        def branches_pass(ids, start):
+            made = original(ids, start)
+            logits = made.result().clone()
             logits[:, 0, 5] = bad
-            return logits
+            made.take(made.network.hidden, logits, company=1)
+            return made
 
-        monkeypatch.setattr(engine.cache, "branches", branches)
+        monkeypatch.setattr(engine.cache, "branches_pass", branches_pass)
         with pytest.raises(NonFiniteError):
             list(engine.complete(REQUESTS[1], Deadline()))
 

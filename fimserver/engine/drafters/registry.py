@@ -14,11 +14,14 @@ from functools import partial
 from fimserver.cards import Card
 from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
+from fimserver.engine.drafters.each_prompt import EachPrompt
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.drafters.heads import HeadsDrafter
 from fimserver.engine.drafters.model import ModelDrafter
 from fimserver.engine.drafters.nets import Heads, load_net
 from fimserver.engine.drafters.ngram.drafter import NGramDrafter
+from fimserver.engine.drafters.ngram.history import MiddleHistory
+from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.drafters.ngram.scoring import MAX_NODES
 from fimserver.engine.drafters.window_kinds import make_window
 from fimserver.engine.drafts import Drafter
@@ -34,7 +37,12 @@ log = logging.getLogger("fimserver.engine")
 # The shape of DRAFTERS.
 def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001
     """From texts alone; ``window``: tokens of a draft at most."""
-    return NGramDrafter(context.runtime.loaded.vocabulary, window=window)
+    vocabulary = context.runtime.loaded.vocabulary
+    shelf = IndexCache(vocabulary)
+    recents = MiddleHistory()
+    return EachPrompt(
+        "ngram", context.runtime.cache, lambda: NGramDrafter(vocabulary, shelf, window, recents)
+    )
 
 
 # The arguments are those of every maker in DRAFTERS.
@@ -123,6 +131,14 @@ def make(context: DraftContext, spec: str) -> FailsafeDrafter:
         f"drafter {name}", ",".join(filter(None, (options, more))), partial(DRAFTERS[name], context, what)
     )
     return FailsafeDrafter(DRAFTERS[name](context, what, **defaults | given), spec)
+
+
+def follows_one_text(drafter: Drafter | None) -> bool:
+    """Whether a drafter keeps what it read of one text: requests side by side would mix theirs."""
+    inner = drafter.drafter if isinstance(drafter, FailsafeDrafter) else drafter
+    if isinstance(inner, DiffusionDrafter):
+        return follows_one_text(inner.first)
+    return isinstance(inner, ModelDrafter | Lookahead)
 
 
 def split_specs(text: str) -> list[str]:

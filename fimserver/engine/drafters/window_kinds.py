@@ -28,7 +28,7 @@ def make_block(context: DraftContext, what: str) -> DraftWindow:
         )
     path = runtime.loaded.folder / verify_file(runtime.loaded, what)
     net = load_net(BlockNetwork, path, weights_hash(runtime.loaded.folder))
-    return BlockWindow(net, runtime.network, runtime.cache.kv)
+    return BlockWindow(net, runtime.network, runtime.cache)
 
 
 def make_self(context: DraftContext, what: str) -> DraftWindow:  # noqa: ARG001 - the shape of WINDOWS

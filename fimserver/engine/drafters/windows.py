@@ -30,10 +30,10 @@ class BlockWindow:
     It reads the target's hidden state, keys and values.
     """
 
-    def __init__(self, net: BlockNetwork, network: FusedModel, kv: KVBuffer) -> None:
+    def __init__(self, net: BlockNetwork, network: FusedModel, cache: PrefixCache) -> None:
         self.net = net.to(network.device, network.dtype)
         self.network = network
-        self.kv = kv
+        self.cache = cache
         self.longest = net.shape.window
         self.stack = net.stack(_ROWS, pack=network.pack)
 
@@ -45,7 +45,7 @@ class BlockWindow:
         masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
         x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
         everything = x.new_zeros(rows, start + rows)
-        borrowed = _Borrowed(self.kv, self.net.shape.borrowed, start)
+        borrowed = _Borrowed(self.cache.kv, self.net.shape.borrowed, start)
         out = self.net.run(self.stack, x, self.network.rope(start, rows), everything, borrowed)
         return self.network.head(out[1:])
 

@@ -96,7 +96,7 @@ class TestModel:
         markers = {
             engine.vocabulary.special(name) for name in ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
         }
-        assert markers <= set(draft.cache._ids)
+        assert markers <= set(draft.cache.prompts.current.ids)
 
     def test_its_cache_is_kept_from_call_to_call(self, pair):
         target, draft = pair
@@ -136,7 +136,7 @@ class TestTrained:
         plain = texts(engine, [])
         torch.manual_seed(0)
         block = BlockWindow(
-            BlockNetwork(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache.kv
+            BlockNetwork(BlockShape(borrowed=(0, 5), window=9)), runtime.network, runtime.cache
         )
         for drafter in (
             HeadsDrafter(Heads(HeadsShape(heads=3)), runtime.network),

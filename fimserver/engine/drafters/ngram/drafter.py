@@ -42,16 +42,20 @@ class NGramDrafter:
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
 
     def __init__(
-        self, vocabulary: Vocabulary, shelf: IndexCache | None = None, window: int = MAX_NODES
+        self,
+        vocabulary: Vocabulary,
+        shelf: IndexCache | None = None,
+        window: int = MAX_NODES,
+        recents: MiddleHistory | None = None,
     ) -> None:
-        """``window``: tokens of one draft at most."""
+        """``shelf``, ``recents``: shared with others; ``window``: tokens of one draft at most."""
         self.window = window
         self._vocabulary = vocabulary
         self._banned = vocabulary.marker_ids
         self._largest = vocabulary.largest_id
         self._texts: dict[int, str] = {}  # of tokens
         self.shelf = shelf or IndexCache(vocabulary)
-        self._recents = MiddleHistory()
+        self._recents = recents or MiddleHistory()
         self._layout = Layout(vocabulary)
         self._elsewhere = RequestSources(vocabulary)
         self._own = SuffixAutomaton()

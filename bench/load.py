@@ -1,0 +1,250 @@
+"""Many users on one host: simulated users type recorded traces, batched and one request at a time.
+
+Usage: ``python -m bench.load [--card NAME] [--users 1 5 20 50] [--seconds 20] [--rounds 2]
+[--batches 1 0] [--out FILE.json]``.
+Two hosts (``fimserver serve``, the ar route) are started, one with ``--batch 1`` and one with ``--batch 0``.
+The users type on one of them while the other is idle, then on the other, in turns; both get the same keys at
+the same times. Each user has a document of its own and begins elsewhere in it. A request is asked for as VS
+Code asks, 40 ms after a key, and given up at the next key. It counts as shown in time where text came
+before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from fimserver.ab.items.client_model import PlannedRequest, plan
+from fimserver.ab.items.traces import Texts, Trace, read_trace
+from fimserver.front.host_client import HostClient, open_host_client
+from fimserver.reasons import Reason
+from fimserver.wire import CompletionBody, EditorHints
+
+TRACES = Path(__file__).parent / "results" / "traces"
+NAMES = {1: "one at a time", 0: "batched"}
+READY_S = 300.0
+DEADLINE_S = 2.0  # of a request, as an editor's
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request as a user sends it: ``after_s`` since the user began, given up at ``until_s``."""
+
+    after_s: float
+    until_s: float
+    prefix: str
+    suffix: str
+
+
+@dataclass
+class Tally:
+    """What became of the requests of one arm. ``ms``: of those that were shown in time."""
+
+    asked: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    ms: list[float] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # by reason
+
+    def row(self) -> dict[str, float | int | dict[str, int]]:
+        """Numbers of the table."""
+        ordered = sorted(self.ms)
+
+        def at(share: float) -> float:
+            return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else 0.0
+
+        return {
+            "asked": self.asked,
+            "shown": len(self.ms),
+            "in_time": round(len(self.ms) / self.asked, 3) if self.asked else 0.0,
+            "p50_ms": at(0.5),
+            "p95_ms": at(0.95),
+            "tokens_s": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
+            "others": dict(self.others),
+        }
+
+
+def asks(trace: Trace) -> list[Ask]:
+    """All requests of a trace, with the text around the cursor; the pause after the last is two seconds."""
+    texts = Texts()
+    steps = plan(trace, "vscode")
+    keys = [step.due_ms for step in steps if not isinstance(step.what, PlannedRequest)]
+    found = []
+    for step in steps:
+        if not isinstance(step.what, PlannedRequest):
+            texts.play(step.what)
+            continue
+        place = step.what
+        text = "".join(texts.documents[place.doc].lines)
+        cut = texts.offset(place.doc, place.line, place.char)
+        next_ms = min((due for due in keys if due > step.due_ms), default=step.due_ms + 2000)
+        found.append(Ask(step.due_ms / 1000, next_ms / 1000, text[:cut], text[cut:]))
+    return found
+
+
+def share(trace: Sequence[Ask], user: int, users: int, seconds: float) -> Iterator[Ask]:
+    """The requests of one user: from another place of the trace, in a document with a name of its own."""
+    first = user * len(trace) // max(1, users)
+    began = trace[first].after_s
+    for ask in [*trace[first:], *trace[:first]]:
+        since = ask.after_s - began if ask.after_s >= began else ask.after_s + trace[-1].until_s - began
+        if since > seconds:
+            return
+        named = f"# module {user} of {users}\n"
+        yield Ask(since, since + ask.until_s - ask.after_s, named + ask.prefix, f"{ask.suffix}{named}")
+
+
+async def type_on(client: HostClient, tally: Tally, user: int, requests: Sequence[Ask]) -> None:
+    """Send one user's requests when they are due."""
+    began = time.monotonic()
+    for ask in requests:
+        await asyncio.sleep(max(0.0, began + ask.after_s - time.monotonic()))
+        hints = EditorHints(route="ar", session=f"user {user}", document="document", path=f"{user}.py")
+        body = CompletionBody(prompt=ask.prefix, suffix=ask.suffix, fimserver=hints)
+        tally.asked += 1
+        sent = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.01, began + ask.until_s - sent)):
+                answer = await client.complete(body, deadline_s=sent + DEADLINE_S, asked=False)
+        except TimeoutError:
+            tally.others["given up"] += 1
+            continue
+        middle = answer.middles[0] if answer.middles else None
+        tally.tokens += middle.usage.tokens if middle else 0
+        if middle and middle.text:
+            tally.ms.append(1000 * (time.monotonic() - sent))
+        else:
+            tally.others[middle.usage.reason if middle else answer.reason or Reason.FAILED] += 1
+
+
+async def play(url: str, token: str, traces: Sequence[Sequence[Ask]], users: int, seconds: float) -> Tally:
+    """All users at once on one host."""
+    tally = Tally()
+    clients = [open_host_client(url, token, _own) for _ in range(users)]
+    began = time.monotonic()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for user, client in enumerate(clients):
+                own = list(share(traces[user % len(traces)], user, users, seconds))
+                group.create_task(type_on(client, tally, user, own))
+    finally:
+        for client in clients:
+            await client.close()
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def _own() -> NoReturn:
+    raise RuntimeError("a host elsewhere is asked")
+
+
+@contextmanager
+def host(card: str, batch: int, folder: str) -> Iterator[tuple[str, str]]:
+    """A host with one model: its URL and token."""
+    token = secrets.token_urlsafe(12)
+    env = os.environ | {"FIMSERVER_TOKEN": token, "XDG_RUNTIME_DIR": folder, "XDG_DATA_HOME": folder}
+    models = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "fimserver/models"
+    env.setdefault("FIMSERVER_MODELS_DIR", str(models))
+    command = [sys.executable, "-m", "fimserver.cli", "serve", "--listen", "127.0.0.1:0"]
+    command += ["--model", "ar", "--ar-card", card, "--batch", str(batch)]
+    log = Path(folder) / f"{batch}.log"
+    with log.open("w") as out, subprocess.Popen(command, env=env, stdout=out, stderr=out) as process:
+        try:
+            yield _url(log, process), token
+        finally:
+            process.terminate()
+
+
+def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """The URL that a host has printed."""
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until and process.poll() is None:
+        for word in log.read_text().split():
+            if word.startswith("http://127.0.0.1:"):
+                return word.strip(".,")
+        time.sleep(POLL_S)
+    raise RuntimeError(f"the host did not start:\n{log.read_text()}")
+
+
+async def ready(url: str, token: str) -> None:
+    """Return when the host's model is loaded."""
+    client = open_host_client(url, token, _own)
+    until = time.monotonic() + READY_S
+    while (health := await client.health()).reason is not None:
+        if time.monotonic() > until:
+            raise RuntimeError(f"the host does not get ready: {health.reason} {health.message}")
+        await asyncio.sleep(POLL_S)
+    await client.close()
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+    """Rows of users, arm and tallies; arms take turns within every round."""
+    traces = [asks(read_trace(path)) for path in args.traces]
+    totals: dict[tuple[int, int], Tally] = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        hosts = {batch: stack.enter_context(host(args.card, batch, folder)) for batch in args.batches}
+        for url, token in hosts.values():
+            asyncio.run(ready(url, token))
+            asyncio.run(play(url, token, traces, 1, min(2.0, args.seconds)))  # counts for nothing
+        for turn in range(args.rounds):
+            for users in args.users:
+                for batch in args.batches if turn % 2 == 0 else args.batches[::-1]:
+                    url, token = hosts[batch]
+                    found = asyncio.run(play(url, token, traces, users, args.seconds))
+                    add(totals.setdefault((users, batch), Tally()), found)
+                    print(line(users, batch, totals[users, batch]), flush=True)
+    return [{"users": users, "batch": batch, **tally.row()} for (users, batch), tally in totals.items()]
+
+
+def add(total: Tally, more: Tally) -> None:
+    """Count one round more."""
+    total.asked += more.asked
+    total.tokens += more.tokens
+    total.seconds += more.seconds
+    total.ms += more.ms
+    total.others += more.others
+
+
+def line(users: int, batch: int, tally: Tally) -> str:
+    """One row of the table in Markdown."""
+    row = tally.row()
+    return (
+        f"| {users} | {NAMES.get(batch, f'batch {batch}')} | {row['asked']} | {row['in_time']:.0%} |"
+        f" {row['p50_ms']} | {row['p95_ms']} | {row['tokens_s']} | {row['others']} |"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--card", default="nano")
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 5, 20, 50])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of typing, for each arm and round")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 0], help="a host for each")
+    parser.add_argument("--traces", type=Path, nargs="+", default=sorted(TRACES.glob("*.jsonl")))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    print("| users | service | asked | shown in time | p50 ms | p95 ms | tokens/s | others |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    rows = measure(args)
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
