@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -25,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fimserver.ab.items.client_model import PlannedRequest, plan
 from fimserver.ab.items.traces import Texts, Trace, read_trace
@@ -38,6 +39,7 @@ NAMES = {1: "one at a time", 0: "batched"}
 READY_S = 300.0
 DEADLINE_S = 2.0  # of a request, as an editor's
 POLL_S = 0.2
+KEPT = 0.9  # of the share that one user alone is shown in time
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Tally:
     ms: list[float] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # by reason
 
-    def row(self) -> dict[str, float | int | dict[str, int]]:
+    def row(self) -> dict[str, Any]:
         """Numbers of the table."""
         ordered = sorted(self.ms)
 
@@ -191,7 +193,7 @@ async def ready(url: str, token: str) -> None:
     await client.close()
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of users, arm and tallies; arms take turns within every round."""
     traces = [asks(read_trace(path)) for path in args.traces]
     totals: dict[tuple[int, int], Tally] = {}
@@ -228,6 +230,19 @@ def line(users: int, batch: int, tally: Tally) -> str:
     )
 
 
+def replicas(rows: Sequence[dict[str, Any]], people: int, typing: float, use: float) -> int:
+    """Replicas that ``people`` need, ``typing`` of whom type at a moment, each replica in ``use``.
+
+    A replica carries the most users at whom it still showed ``KEPT`` of what one user was shown in time.
+    Raises ``ValueError`` where rows have no single user or no replica carries one.
+    """
+    shown = {row["users"]: row["in_time"] for row in rows if row["batch"] != 1}
+    if not shown.get(1):
+        raise ValueError("measure one user first: --users 1, with a batch")
+    carried = max(users for users, share in shown.items() if share >= KEPT * shown[1])
+    return math.ceil(people * typing / (carried * use))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -237,11 +252,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 0], help="a host for each")
     parser.add_argument("--traces", type=Path, nargs="+", default=sorted(TRACES.glob("*.jsonl")))
+    parser.add_argument("--people", type=int, default=10_000, help="to plan for")
+    parser.add_argument("--typing", type=float, default=0.1, help="share of them that types at a moment")
+    parser.add_argument("--use", type=float, default=0.6, help="share of a replica that is planned for")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     print("| users | service | asked | shown in time | p50 ms | p95 ms | tokens/s | others |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     rows = measure(args)
+    if 1 in args.users and any(batch != 1 for batch in args.batches):
+        count = replicas(rows, args.people, args.typing, args.use)
+        print(
+            f"{args.people} people, {args.typing:.0%} typing, replicas {args.use:.0%} in use: {count} replicas"
+        )
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
