@@ -262,9 +262,7 @@ def main() -> None:
     rows = measure(args)
     if 1 in args.users and any(batch != 1 for batch in args.batches):
         count = replicas(rows, args.people, args.typing, args.use)
-        print(
-            f"{args.people} people, {args.typing:.0%} typing, replicas {args.use:.0%} in use: {count} replicas"
-        )
+        print(f"{args.people} people, {args.typing:.0%} typing, {args.use:.0%} in use: {count} replicas")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 

@@ -52,7 +52,7 @@ class CachedPrompts:
         return max(self._all, key=lambda kept: (common_prefix(ids, kept.ids), kept is self.current))
 
     def take(self, ids: Sequence[int]) -> CachedPrompt:
-        """Bring in the buffer for a prompt, which nobody else gets until it is given back; it is current then.
+        """The buffer for a prompt, made current; nobody else gets it until it is given back.
 
         It is the one that has most of the prompt, where that is the same text typed on. Otherwise another
         text's prompt stays, and what both begin with is copied into the buffer unused for longest.

@@ -172,7 +172,7 @@ class Stack:
     def _see(
         self, rotated: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, kv: LayerKV, index: int
     ) -> torch.Tensor:
-        """Attention (N, heads * D) of one text's rows, rotated (N, q + k heads, D), over its keys and values."""
+        """Attention (N, heads * D) of one text's ``rotated`` (N, q + k heads, D) and ``v`` (N, heads, D)."""
         heads, kv_heads, head_dim, _, scale = self.sizes
         rows = bias.shape[-2] * kv_heads // heads
         rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)

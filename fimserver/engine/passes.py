@@ -117,10 +117,10 @@ def finish(steps: Generator[Pass, None, T]) -> T:
 
 @torch.inference_mode()
 def rows_alike(network: FusedModel, *, exact: bool = False) -> bool:
-    """Whether a row of every product has the same bits whatever rows are beside it, tried on random numbers.
+    """Whether rows of products have the same bits whatever rows are beside them, tried on random numbers.
 
-    In fp32 and bf16 that depends on the kernels, which some libraries choose by the number of rows. ``exact``:
-    products are exact sums; what is around those of one layer is tried, with fewer rows.
+    In fp32 and bf16 that depends on the kernels, which some libraries choose by the number of rows.
+    ``exact``: products are exact sums; what is around those of one layer is tried, with fewer rows.
     """
     sizes = TRIED_ROWS[:8] if exact else TRIED_ROWS
     stack = network.stack.layers

@@ -1,6 +1,7 @@
 """Scheduler of a host: the newest request of a document wins, users take turns, a pause gives memory back.
 
-Requests run side by side where their engines can (``batch.py``). One thread owns the engines. All other threads only put jobs in and take them out.
+Requests run side by side where their engines can (``batch.py``). One thread owns the
+engines. All other threads only put jobs in and take them out.
 """
 
 from __future__ import annotations
