@@ -24,7 +24,7 @@ log = logging.getLogger("fimserver.host")
 
 
 @dataclass(eq=False)
-class Running:
+class RunningJob:
     """A job, the rest of its steps, and the pass that it waits for."""
 
     job: Job
@@ -32,13 +32,13 @@ class Running:
     waits_for: Pass | None = None
 
 
-class Batch:
+class JobBatch:
     """Running jobs, in the order in which they began. ``current``: the one that goes on just now."""
 
     def __init__(self, engines: EngineSource) -> None:
         self.current: Job | None = None
         self._engines = engines
-        self._running: list[Running] = []
+        self._running: list[RunningJob] = []
         self._ended: list[Job] = []
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Batch:
 
     def start(self, job: Job, router: Router) -> None:
         """Add a job, and run it until its first pass. Raises ``DeviceLostError``, as the others do."""
-        running = Running(job, job_steps(self._engines, job, router))
+        running = RunningJob(job, job_steps(self._engines, job, router))
         self._running.append(running)
         self._go_on(running)
 
@@ -76,12 +76,12 @@ class Batch:
         self._ended = []
         return ended
 
-    def _round(self) -> list[Running]:
+    def _round(self) -> list[RunningJob]:
         reading = [each for each in self._running if each.waits_for and each.waits_for.reads_prompt]
         first = min(reading, key=lambda each: each.job.low, default=None)
         return [each for each in self._running if each is first or each not in reading]
 
-    def _go_on(self, running: Running) -> None:
+    def _go_on(self, running: RunningJob) -> None:
         """Run a job until its next pass that can run with others, or to its end."""
         began = time.monotonic()
         self.current = running.job

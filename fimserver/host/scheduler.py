@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
-from fimserver.host.batch import Batch
+from fimserver.host.batch import JobBatch
 from fimserver.host.job import DeviceLostError, EngineSource, Job
 from fimserver.host.jobs import where
 from fimserver.host.routing.router import Router
@@ -202,7 +202,7 @@ class Scheduler:
 
     def _work(self, engines: EngineSource) -> bool:
         """Run jobs until a pause (true), the end of the host, or the loss of the device."""
-        batch = Batch(engines)
+        batch = JobBatch(engines)
         try:
             while True:
                 batch.leave()

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fimserver.host.batch import Batch
+from fimserver.host.batch import JobBatch
 from fimserver.host.job import Job
 from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router
@@ -70,7 +70,7 @@ def run(batch):
 
 
 def test_jobs_side_by_side_give_what_they_give_alone(engines, alone):
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     asks = [Ask(request, str(number)) for number, request in enumerate(REQUESTS)]
     for ask in asks:
         batch.start(ask.job, Router())
@@ -82,7 +82,7 @@ def test_jobs_side_by_side_give_what_they_give_alone(engines, alone):
 
 
 def test_one_chunk_of_a_prompt_runs_in_a_round(engines):
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     short, *long = (Ask(REQUESTS[number]) for number in (0, 1, 3))
     for ask in (short, *long):
         batch.start(ask.job, Router())
@@ -98,7 +98,7 @@ def test_one_chunk_of_a_prompt_runs_in_a_round(engines):
 
 
 def test_a_warm_up_is_read_after_what_is_asked_for(engines):
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     warm, ask = Ask(REQUESTS[1], warm=True), Ask(REQUESTS[3])
     for each in (warm, ask):
         batch.start(each.job, Router())
@@ -110,7 +110,7 @@ def test_a_warm_up_is_read_after_what_is_asked_for(engines):
 
 
 def test_one_that_is_stopped_leaves_without_another_pass(engines, alone):
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     asks = [Ask(request) for request in REQUESTS[:3]]
     for ask in asks:
         batch.start(ask.job, Router())
@@ -134,7 +134,7 @@ def test_what_fails_together_runs_alone(engines, alone, monkeypatch):
         raise RuntimeError("not enough memory")
 
     monkeypatch.setattr(network, "forward_parts", forward_parts)
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     asks = [Ask(request) for request in REQUESTS]
     for ask in asks:
         batch.start(ask.job, Router())
@@ -152,7 +152,7 @@ def test_a_failure_of_one_is_its_own(engines, alone, monkeypatch):
         return original(state, output, made)
 
     monkeypatch.setattr(engine, "_take", take)
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     asks = [Ask(request) for request in REQUESTS]
     for ask in asks:
         batch.start(ask.job, Router())
@@ -162,7 +162,7 @@ def test_a_failure_of_one_is_its_own(engines, alone, monkeypatch):
 
 
 def test_time_is_charged_in_equal_parts(engines):
-    batch = Batch(engines)
+    batch = JobBatch(engines)
     asks = [Ask(request) for request in REQUESTS[:2]]
     for ask in asks:
         batch.start(ask.job, Router())
