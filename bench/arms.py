@@ -19,9 +19,9 @@ from fimserver.cards import Card, get_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
 from fimserver.engine.engines import ModelPool, make_ar
+from fimserver.engine.forward.pass_cost import PassCosts, Shape
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import Loaded
-from fimserver.engine.pass_cost import PassCosts, Shape
-from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.lengths import common_prefix
 from fimserver.settings import Settings

@@ -24,17 +24,17 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from bench.intervals import bootstrap, geometric_mean_ratio, median, ratio_of_sums
 from fimserver.cards import Card, get_card
 from fimserver.engine.cache_check import CacheCheck, DecodedCanvas, check_canvas
-from fimserver.engine.canvas import FullCanvas
-from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.canvas import FullCanvas
+from fimserver.engine.denoising.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
+from fimserver.engine.denoising.refresh import Refresh, read_cache
+from fimserver.engine.denoising.schedules import SCHEDULES
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.dual_cache import DualCache, DualCanvas
 from fimserver.engine.engines import make_dllm
+from fimserver.engine.forward.network import NativeNetwork
 from fimserver.engine.load import load
-from fimserver.engine.network import NativeNetwork
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.refresh import Refresh, read_cache
+from fimserver.engine.prompts.prompt import cut_context, fim_prompt
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.engine.schedules import SCHEDULES
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling, ms_since
 from models.training.corpus import CACHE

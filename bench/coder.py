@@ -76,8 +76,8 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
     started = time.perf_counter()
     import torch
 
-    from fimserver.engine.drafts import DecodeState
     from fimserver.engine.engines import ModelPool
+    from fimserver.engine.speculation.drafts import DecodeState
     from fimserver.settings import Settings
     from fimserver.types import Deadline, Request, Sampling
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fimserver.ab.items.cuts import holes
 from fimserver.cards import get_card
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.weights.formats import WEIGHTS
 
 FILES = ("argparse", "ast", "dataclasses", "functools", "inspect", "subprocess", "typing", "zipfile")

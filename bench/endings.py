@@ -24,9 +24,9 @@ from pathlib import Path
 
 from bench.oracle import Files, body, read_installed, wanted
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.engines import ModelPool
 from fimserver.engine.output import make_endings
+from fimserver.engine.speculation.drafts import ScriptedDrafter
 from fimserver.lengths import common_prefix
 from fimserver.settings import read_settings
 from fimserver.stopping.rules import RULES

@@ -20,7 +20,7 @@ import torch
 
 from fimserver.cards import MODELS, get_card
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.canvas import CachedCanvas
+from fimserver.engine.denoising.canvas import CachedCanvas
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import make_ar, make_dllm
 from fimserver.engine.load import Loaded, load

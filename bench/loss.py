@@ -27,15 +27,15 @@ from torch.nn import functional as F
 from bench.intervals import bootstrap, ratio_of_sums
 from bench.quality import Span, percent, read_spans
 from fimserver.cards import Card, model_folder
-from fimserver.engine.fused import FusedModel
-from fimserver.engine.healing import TokenHealing
-from fimserver.engine.int8 import Int8Linear, quantize_weight
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import Linear
 from fimserver.engine.int8_model import int8_weights
-from fimserver.engine.kv import KVBuffer
-from fimserver.engine.layers import Linear
 from fimserver.engine.load import files_hash
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.healing import TokenHealing
+from fimserver.engine.prompts.prompt import cut_context, fim_prompt
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.weights.by_path import find_card
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.formats import format_of

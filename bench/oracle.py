@@ -38,7 +38,7 @@ import platformdirs
 from bench.oracle_arms import Arm, Ours, arms
 from fimserver.cards import get_card
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet
 from models.training.corpus import RESERVED, download
 from models.training.holes import line_tail

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from fimserver.cards import MODELS, get_card
 from fimserver.engine.drafters.ngram.drafter import NGramDrafter
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
-from fimserver.engine.drafts import DecodeState, Draft
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.prompts.prompt import cut_context, fim_prompt
+from fimserver.engine.prompts.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.speculation.drafts import DecodeState, Draft
 from fimserver.types import Request, Snippet
 
 NODES = 24

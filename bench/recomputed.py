@@ -11,8 +11,8 @@ import statistics
 from pathlib import Path
 
 from fimserver.cards import Card, get_card
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.prompt import cut_context, fim_prompt
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.weights.formats import WEIGHTS
 from fimserver.lengths import common_prefix
 from fimserver.types import Request

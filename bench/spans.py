@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from bench import oracle
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.types import Request
 
 KINDS = ("single", "multi", "body")

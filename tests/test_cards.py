@@ -16,8 +16,8 @@ from fimserver.cards import (
     read_card,
     read_cards,
 )
+from fimserver.engine.denoising.schedules import read_schedule
 from fimserver.engine.drafters.registry import DRAFTERS
-from fimserver.engine.schedules import read_schedule
 from fimserver.errors import CardError
 from models.training.tokenizer import EOT, MASK, MIDDLE, PREFIX, SUFFIX
 

@@ -13,12 +13,12 @@ from bench.gpu.exactness import begin
 from bench.gpu.figures import Figure
 from bench.gpu.setup import ROWS, Bench, costs_of, speculation
 from bench.gpu.shapes import Shape
-from fimserver.engine.attention import attend_by_products
-from fimserver.engine.fused import FusedModel
-from fimserver.engine.pass_cost import PassCosts
-from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.forward.attention import attend_by_products
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.sampling import choose_rows
-from fimserver.engine.speculate import Speculation
+from fimserver.engine.speculation.speculate import Speculation
 from fimserver.types import Request
 
 MEASURED_ROWS = ((1, 4), (1, 8), (1, 16), (1, 24), (1, 32), (2, 8), (3, 8))

@@ -11,10 +11,10 @@ import torch
 from bench.gpu.figures import Figure
 from bench.gpu.setup import ROWS, Bench, costs_of, speculation
 from bench.gpu.shapes import Shape
-from fimserver.engine.drafts import DecodeState, Draft, Drafter, RandomDrafter, ScriptedDrafter
-from fimserver.engine.pass_cost import PassCosts, shapes
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.speculate import Speculation
+from fimserver.engine.forward.pass_cost import PassCosts, shapes
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter, RandomDrafter, ScriptedDrafter
+from fimserver.engine.speculation.speculate import Speculation
 from fimserver.types import Deadline, Request, Sampling
 
 SEEDS = 3

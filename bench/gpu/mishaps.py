@@ -15,8 +15,8 @@ from bench.gpu.figures import Figure
 from bench.gpu.setup import ROWS, Bench, speculation
 from bench.gpu.shapes import Shape
 from fimserver.engine.faults import DeviceFault, fault_of, free_memory
-from fimserver.engine.pass_cost import PassCosts
-from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.types import Deadline, Request, Sampling
 
 CANCELS = 8

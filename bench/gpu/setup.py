@@ -12,13 +12,13 @@ import torch
 from bench.gpu.figures import Sheet
 from bench.gpu.shapes import Ceilings, Shape
 from fimserver.engine.capture import capture_decoding, decode_starts
-from fimserver.engine.cuda_graphs import CudaGraphs
-from fimserver.engine.fused import FusedModel, fuse
-from fimserver.engine.graphs import EagerGraphs, Graphs
-from fimserver.engine.pass_cost import PassCosts, measure_costs
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.speculate import Speculation
-from fimserver.engine.verify import GumbelMaxVerifier
+from fimserver.engine.forward.cuda_graphs import CudaGraphs
+from fimserver.engine.forward.fused import FusedModel, fuse
+from fimserver.engine.forward.graphs import EagerGraphs, Graphs
+from fimserver.engine.forward.pass_cost import PassCosts, measure_costs
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.speculate import Speculation
+from fimserver.engine.speculation.verify import GumbelMaxVerifier
 
 ROWS = 8  # of a decoding pass, as on a GPU
 

@@ -14,9 +14,9 @@ from fimserver.ab.items.cuts import holes
 from fimserver.ab.items.spans import cut_spans
 from fimserver.commands.doctor import Finding
 from fimserver.engine.cache_check import CacheCheck, check_cache, check_prompt_cache
+from fimserver.engine.denoising.refresh import Refresh, checked
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import ModelPool
-from fimserver.engine.refresh import Refresh, checked
 from fimserver.errors import InputError
 from fimserver.front.syntax import parser
 from fimserver.host.calibrate import samples

@@ -12,14 +12,14 @@ from dataclasses import replace
 import torch
 
 from fimserver.cards import Card
-from fimserver.engine.drafts import DecodeState
-from fimserver.engine.healing import TokenHealing
+from fimserver.engine.forward.passes import Pass
 from fimserver.engine.output import Output
-from fimserver.engine.passes import Pass
-from fimserver.engine.prompt import PromptTokens, cut_context, fim_prompt, prompt_use
-from fimserver.engine.prompt_budget import PromptBudget
-from fimserver.engine.speculate import Speculation
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.healing import TokenHealing
+from fimserver.engine.prompts.prompt import PromptTokens, cut_context, fim_prompt, prompt_use
+from fimserver.engine.prompts.prompt_budget import PromptBudget
+from fimserver.engine.prompts.vocabulary import Vocabulary
+from fimserver.engine.speculation.drafts import DecodeState
+from fimserver.engine.speculation.speculate import Speculation
 from fimserver.errors import CardError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Drafting, Prefill, PromptUse, Request, Round, ms_since

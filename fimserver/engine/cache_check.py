@@ -7,10 +7,10 @@ import math
 import time
 from dataclasses import dataclass, replace
 
-from fimserver.engine.canvas import CanvasForward
+from fimserver.engine.denoising.canvas import CanvasForward
+from fimserver.engine.denoising.dual_cache import DualCanvas
 from fimserver.engine.device import wait_for
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.dual_cache import DualCanvas
 from fimserver.errors import InputError
 from fimserver.types import Deadline, Request, ms_since
 

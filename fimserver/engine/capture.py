@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import torch
 
-from fimserver.engine.dual_cache import CanvasText, DualCache
-from fimserver.engine.fused import FusedModel
-from fimserver.engine.pass_cost import MOST_ROWS, Shape
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.static_pass import ROWS, extents
+from fimserver.engine.denoising.dual_cache import CanvasText, DualCache
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.pass_cost import MOST_ROWS, Shape
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.forward.static_pass import ROWS, extents
 
 
 def decode_starts(cache: PrefixCache) -> tuple[int, ...]:

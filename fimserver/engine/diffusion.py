@@ -14,21 +14,27 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from fimserver.cards import Card
-from fimserver.engine.block_canvas import BlockCanvas
-from fimserver.engine.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
-from fimserver.engine.canvas_length import bias, bias_of, search_length
-from fimserver.engine.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.block_canvas import BlockCanvas
+from fimserver.engine.denoising.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
+from fimserver.engine.denoising.canvas_length import bias, bias_of, search_length
+from fimserver.engine.denoising.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
+from fimserver.engine.denoising.refresh import Refresh
+from fimserver.engine.denoising.schedules import Schedule
 from fimserver.engine.device import wait_for
-from fimserver.engine.dual_cache import DualCache, DualCanvas
-from fimserver.engine.healing import TokenHealing
-from fimserver.engine.network import Network
+from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.output import Output
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt import PromptTokens, block_prompt, canvas_context, cut_context, prompt_use
-from fimserver.engine.prompt_budget import PromptBudget
-from fimserver.engine.refresh import Refresh
-from fimserver.engine.schedules import Schedule
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.healing import TokenHealing
+from fimserver.engine.prompts.prompt import (
+    PromptTokens,
+    block_prompt,
+    canvas_context,
+    cut_context,
+    prompt_use,
+)
+from fimserver.engine.prompts.prompt_budget import PromptBudget
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.errors import CardError, NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, Slot, ms_since
@@ -78,8 +84,7 @@ class Diffusion:
         left, right = self._sides(request)
         if self.cache is not None and self._in_blocks:
             card = self.canvas_card
-            sub_block = card.sub_block_tokens
-            return BlockCanvas(self.cache, left, card.block_tokens, sub_block, shift=card.shift)
+            return BlockCanvas(self.cache, left, card.block_tokens, card.sub_block_tokens, shift=card.shift)
         if self.cache is not None and self.canvas_card.shift:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:

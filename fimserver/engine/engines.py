@@ -15,22 +15,22 @@ from fimserver.cards import Card, get_card, model_folder
 from fimserver.defaults import default_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, capture_dual, decode_starts
+from fimserver.engine.denoising.refresh import Refresh, read_cache
+from fimserver.engine.denoising.schedules import FOR_ADAPTERS, Schedule, read_schedule
+from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import follows_one_text, make_drafters
+from fimserver.engine.forward.pass_cost import measure_costs
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
-from fimserver.engine.lookahead import Lookahead
-from fimserver.engine.pass_cost import measure_costs
-from fimserver.engine.prompt_budget import STEPS, PromptBudget
-from fimserver.engine.refresh import Refresh, read_cache
+from fimserver.engine.prompts.prompt_budget import STEPS, PromptBudget
 from fimserver.engine.remote.card import card_of_url, is_url
 from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
-from fimserver.engine.schedules import FOR_ADAPTERS, Schedule, read_schedule
-from fimserver.engine.speculate import Speculation
-from fimserver.engine.step_range import within_steps
-from fimserver.engine.verify import VERIFIERS
+from fimserver.engine.speculation.lookahead import Lookahead
+from fimserver.engine.speculation.speculate import Speculation
+from fimserver.engine.speculation.verify import VERIFIERS
 from fimserver.engine.weights.by_path import find_card
 from fimserver.errors import CardError, InputError
 from fimserver.settings import WEIGHTS_SETTINGS, Settings

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fimserver.engine.attention import multiplies_bf16
-from fimserver.engine.fused import FusedWeights
-from fimserver.engine.int8 import Int8Linear
-from fimserver.engine.layers import GatedMlp, Layer, ModelShape, Stack
+from fimserver.engine.forward.attention import multiplies_bf16
+from fimserver.engine.forward.fused import FusedWeights
+from fimserver.engine.forward.int8 import Int8Linear
+from fimserver.engine.forward.layers import GatedMlp, Layer, ModelShape, Stack
 from fimserver.engine.weights.int8_cache import Int8Checkpoint, Int8Shape
 
 

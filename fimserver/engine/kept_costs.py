@@ -8,10 +8,10 @@ from pathlib import Path
 import platformdirs
 import torch
 
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import weights_hash
-from fimserver.engine.pass_cost import PassCosts
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt_budget import PrefillSpeed, as_kept, from_kept, measure_speed
+from fimserver.engine.prompts.prompt_budget import PrefillSpeed, as_kept, from_kept, measure_speed
 from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import processor
 from fimserver.kept_json import read_kept, write_kept

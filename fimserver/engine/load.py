@@ -21,13 +21,13 @@ import torch
 
 from fimserver.cards import Card
 from fimserver.engine.device import free_gibs
-from fimserver.engine.fused import FusedModel, FusedWeights
-from fimserver.engine.int8 import is_exact
+from fimserver.engine.forward.fused import FusedModel, FusedWeights
+from fimserver.engine.forward.int8 import is_exact
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.int8_model import int8_weights
 from fimserver.engine.memory_plan import require_memory
 from fimserver.engine.native_model import QUANTISED, how_to_mend, native_model, quantise
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.weights.arithmetic import choose
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.formats import WeightFormat, format_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from fimserver.cards import Card, get_card
 from fimserver.defaults import DEFAULTS
-from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
+from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.errors import LoadError
 
 GIB = 2**30

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.languages import language_of_path
 from fimserver.reasons import Reason
 from fimserver.stopping.around import Around

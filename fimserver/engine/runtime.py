@@ -9,16 +9,16 @@ from functools import cached_property
 import torch
 
 from fimserver.cards import adapter_path
-from fimserver.engine import fused
-from fimserver.engine.adapter import CanvasNetwork, load_adapter
-from fimserver.engine.cuda_graphs import CudaGraphs
-from fimserver.engine.dual_cache import DualCache
+from fimserver.engine.denoising.dual_cache import DualCache
+from fimserver.engine.forward import fused
+from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
+from fimserver.engine.forward.cuda_graphs import CudaGraphs
+from fimserver.engine.forward.network import NativeNetwork, Network
+from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
+from fimserver.engine.forward.passes import rows_alike
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import Loaded, weights_hash
-from fimserver.engine.network import NativeNetwork, Network
-from fimserver.engine.pass_cost import BRANCHES, MOST_ROWS
-from fimserver.engine.passes import rows_alike
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt_budget import CPU_TOKENS, PromptBudget
+from fimserver.engine.prompts.prompt_budget import CPU_TOKENS, PromptBudget
 from fimserver.errors import InputError, LoadError
 from fimserver.machine import free_ram_gib
 from fimserver.settings import Settings

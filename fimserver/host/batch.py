@@ -18,7 +18,7 @@ from fimserver.host.routing.router import Router
 from fimserver.wire import CompletionChunk
 
 if TYPE_CHECKING:
-    from fimserver.engine.passes import Pass
+    from fimserver.engine.forward.passes import Pass
 
 log = logging.getLogger("fimserver.host")
 
@@ -58,7 +58,7 @@ class JobBatch:
     def step(self) -> None:
         """Run one round: the pass of every job that is being answered, and one chunk of a prompt."""
         # The host listens before torch is imported.
-        from fimserver.engine.passes import run_together  # noqa: PLC0415
+        from fimserver.engine.forward.passes import run_together  # noqa: PLC0415
 
         chosen = self._round()
         began = time.monotonic()

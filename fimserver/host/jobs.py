@@ -24,7 +24,7 @@ from fimserver.wire import CompletionChunk, Usage
 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
-    from fimserver.engine.passes import Pass
+    from fimserver.engine.forward.passes import Pass
 
 log = logging.getLogger("fimserver.host")
 CANDIDATE_TEMPERATURE = 0.6

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from fimserver.engine.drafters.nets import BlockNetwork, Heads
-from fimserver.engine.layers import bias_of
+from fimserver.engine.forward.layers import bias_of
 from models.training.anchors import Batch
 from models.training.target import Seen, Target
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from fimserver.engine.adapter import CanvasAdapter, save_adapter
+from fimserver.engine.forward.adapter import CanvasAdapter, save_adapter
 from fimserver.hashing import sha256
 from models.training.canvas_trainer import Recipe
 

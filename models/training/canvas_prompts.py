@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fimserver.cards import Card, Fim
-from fimserver.engine.healing import TokenHealing
-from fimserver.engine.prompt import PromptTokens, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.healing import TokenHealing
+from fimserver.engine.prompts.prompt import PromptTokens, fim_prompt
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.weights.gguf import read_gguf
 from fimserver.engine.weights.gguf_tokenizer import make_tokenizer
 

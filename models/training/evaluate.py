@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from fimserver.cards import get_card
 from fimserver.engine.engines import Engine, make_ar, make_dllm
 from fimserver.engine.load import Loaded, load
+from fimserver.engine.prompts.vocabulary import read_tokenizer
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
-from fimserver.engine.vocabulary import read_tokenizer
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 from models.training.corpus import CACHE

@@ -17,7 +17,14 @@ from pathlib import Path
 from statistics import fmean
 
 from fimserver.ab.items.spans import cut_spans, read_spans
-from fimserver.engine.canvas_length import LENGTHS, Bias, bias, bias_of, masked_confidence, search_length
+from fimserver.engine.denoising.canvas_length import (
+    LENGTHS,
+    Bias,
+    bias,
+    bias_of,
+    masked_confidence,
+    search_length,
+)
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import ModelPool
 from fimserver.settings import Settings

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from fimserver.cards import get_card
 from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, Heads, HeadsShape
 from fimserver.engine.load import load
-from fimserver.engine.vocabulary import read_tokenizer
+from fimserver.engine.prompts.vocabulary import read_tokenizer
 from fimserver.hashing import sha256
 
 NANO = Path(__file__).parent.parent / "nano"

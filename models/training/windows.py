@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fimserver.engine.fused import native_stack, packs
-from fimserver.engine.layers import bias_of
+from fimserver.engine.forward.fused import native_stack, packs
+from fimserver.engine.forward.layers import bias_of
 from models.training.corpus import CACHE
 from models.training.holes import cut
 from models.training.rows import Layout, RowMaker, RowStream

@@ -17,7 +17,7 @@ from bench.llama import _answer, find_llama
 from bench.spans import PACKAGES, Span, cut_spans, read_folder
 from bench.tables import SCHEMA, best_assisted, best_ours, faster, read_cells, report
 from fimserver.cards import MODELS, PACKAGE, get_card
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.prompts.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request, Sampling
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from bench.loss import NAMES, Coder, Row, measure, table
 from bench.quality import Span
-from fimserver.engine import int8
 from fimserver.engine.engines import ModelPool
+from fimserver.engine.forward import int8
 
 pytestmark = pytest.mark.skipif(not int8.is_exact(), reason="this processor has no exact int8 products")
 SPAN = Span("one", "line", "a.py", "def add(a, b):\n    ", "return a + b", "\n\n\nprint(add(1, 2))\n")

@@ -7,7 +7,7 @@ from transformers.generation.candidate_generator import PromptLookupCandidateGen
 
 from bench import oracle
 from bench.oracle_arms import NODES, Ours, arms, prompt_lookup, tree
-from fimserver.engine.drafts import Draft
+from fimserver.engine.speculation.drafts import Draft
 from fimserver.types import Request
 
 TEXT = "".join(

@@ -15,7 +15,7 @@ from fimserver.settings import read_settings
 
 FILES = {
     "code": {"diffusion.py": (PACKAGE / "engine" / "diffusion.py").read_text("utf-8")},
-    "more": {"canvas.py": (PACKAGE / "engine" / "canvas.py").read_text("utf-8")},
+    "more": {"canvas.py": (PACKAGE / "engine" / "denoising" / "canvas.py").read_text("utf-8")},
 }
 
 

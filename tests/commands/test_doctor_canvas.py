@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from fimserver.cli import main
 from fimserver.commands.doctor_canvas import FOLDER_PLACES, PLACES, read_places, spec_of
-from fimserver.engine.refresh import read_cache
+from fimserver.engine.denoising.refresh import read_cache
 from fimserver.errors import InputError
 from tests.engine.test_autoregressive import CODE
 from tests.tiny import make_checkpoint

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from fimserver.cards import get_card, model_folder
-from fimserver.engine.adapter import CanvasAdapter, CanvasNetwork
-from fimserver.engine.canvas import ShiftedCanvas
-from fimserver.engine.drafts import DecodeState
+from fimserver.engine.denoising.canvas import ShiftedCanvas
 from fimserver.engine.engines import make_ar
+from fimserver.engine.forward.adapter import CanvasAdapter, CanvasNetwork
+from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.load import load
-from fimserver.engine.lookahead import Lookahead, Outlook
-from fimserver.engine.pass_cost import PassCosts
 from fimserver.engine.runtime import DraftContext, make_runtime
+from fimserver.engine.speculation.drafts import DecodeState
+from fimserver.engine.speculation.lookahead import Lookahead, Outlook
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 from tests.coder import MODELS, NAME, needs_coder

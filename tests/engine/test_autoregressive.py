@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
+from fimserver.engine.speculation.drafts import ScriptedDrafter
 from fimserver.errors import NonFiniteError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fimserver.cards import read_cards
-from fimserver.engine.block_canvas import BlockCanvas
+from fimserver.engine.denoising.block_canvas import BlockCanvas
+from fimserver.engine.denoising.schedules import threshold
 from fimserver.engine.engines import make_dllm
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
-from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.engine.schedules import threshold
 from fimserver.errors import LoadError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings

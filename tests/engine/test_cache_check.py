@@ -10,8 +10,8 @@ from fimserver.engine.engines import ModelPool
 from fimserver.errors import InputError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Prefill
+from tests.engine.denoising.test_dual_cache import FAMILIES, ONCE, engine_of, folders  # noqa: F401 - fixtures
 from tests.engine.test_autoregressive import REQUEST
-from tests.engine.test_dual_cache import FAMILIES, ONCE, engine_of, folders  # noqa: F401 - fixtures
 
 SHORT = REQUEST.with_sampling(max_tokens=16, stop="none")
 

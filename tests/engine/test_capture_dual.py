@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 import torch
 
-from fimserver.engine import fused
 from fimserver.engine import runtime as runtime_module
 from fimserver.engine.capture import capture_dual
-from fimserver.engine.dual_cache import CanvasText, DualCache
+from fimserver.engine.denoising.dual_cache import CanvasText, DualCache
+from fimserver.engine.denoising.refresh import read_cache
 from fimserver.engine.engines import make_dllm
-from fimserver.engine.fused import FusedModel
-from fimserver.engine.graphs import EagerGraphs
+from fimserver.engine.forward import fused
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.graphs import EagerGraphs
+from fimserver.engine.forward.network import NativeNetwork
+from fimserver.engine.forward.static_pass import ROWS, shape_of
 from fimserver.engine.load import load
-from fimserver.engine.network import NativeNetwork
-from fimserver.engine.refresh import read_cache
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.engine.static_pass import ROWS, shape_of
 from fimserver.settings import Settings
 from fimserver.types import Deadline
 from tests.engine.test_autoregressive import REQUEST

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fimserver.engine.drafts import RandomDrafter
 from fimserver.engine.engines import make_ar
-from fimserver.engine.pass_cost import PassCosts, shapes
+from fimserver.engine.forward.pass_cost import PassCosts, shapes
 from fimserver.engine.runtime import DraftContext
-from fimserver.engine.speculate import Speculation
+from fimserver.engine.speculation.drafts import RandomDrafter
+from fimserver.engine.speculation.speculate import Speculation
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Deadline, Request, Sampling
 

@@ -6,12 +6,12 @@ import time
 import pytest
 import torch
 
-from fimserver.engine.canvas import CachedCanvas, FullCanvas
-from fimserver.engine.denoiser import Denoiser, Tokens
+from fimserver.engine.denoising.canvas import CachedCanvas, FullCanvas
+from fimserver.engine.denoising.denoiser import Denoiser, Tokens
+from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES, entropy
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.engine.schedules import FOR_ADAPTERS, SCHEDULES, entropy
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling

@@ -11,12 +11,12 @@ from collections import Counter
 import pytest
 import torch
 
-from fimserver.engine.drafts import DecodeState, Draft, draft_from
-from fimserver.engine.network import FakeNetwork
-from fimserver.engine.pass_cost import PassCosts
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.speculate import Speculation
-from fimserver.engine.verify import VERIFIERS, GumbelMaxVerifier
+from fimserver.engine.forward.network import FakeNetwork
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.drafts import DecodeState, Draft, draft_from
+from fimserver.engine.speculation.speculate import Speculation
+from fimserver.engine.speculation.verify import VERIFIERS, GumbelMaxVerifier
 from fimserver.types import Request, Sampling
 
 RUNS = int(os.environ.get("LAW_RUNS", "1500"))

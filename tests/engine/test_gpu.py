@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import ModelPool
+from fimserver.engine.speculation.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.settings import Settings
 from fimserver.types import Deadline
-from tests.engine.test_speculate import REQUESTS, Liar, ids_of
+from tests.engine.speculation.test_speculate import REQUESTS, Liar, ids_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from fimserver.engine import kept_costs as module
+from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.kept_costs import kept_costs
-from fimserver.engine.pass_cost import PassCosts
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fimserver.engine import fused
 from fimserver.engine.device import device_map
 from fimserver.engine.engines import ModelPool, make_ar
+from fimserver.engine.forward import fused
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import FimError, LoadError, ModelMissingError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fimserver.engine.drafts import ScriptedDrafter
 from fimserver.engine.output import Output, make_endings
+from fimserver.engine.speculation.drafts import ScriptedDrafter
 from fimserver.reasons import Reason
 from fimserver.types import Deadline, Request, Sampling
 

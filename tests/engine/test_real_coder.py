@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from fimserver.engine import int8
 from fimserver.engine.drafters.ngram.drafter import NGramDrafter
-from fimserver.engine.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.engine.engines import ModelPool
+from fimserver.engine.forward import int8
+from fimserver.engine.speculation.drafts import RandomDrafter, ScriptedDrafter
 from fimserver.engine.weights import int8_cache
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 from tests.coder import MODELS, NAME, needs_coder
-from tests.engine.test_speculate import Liar, ids_of
+from tests.engine.speculation.test_speculate import Liar, ids_of
 
 KEPT = int8_cache.FOLDER  # the person's own, not the test's: quantising takes a minute
 pytestmark = [

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingStep
 from fimserver.engine.sampling import SlotProposals, choose, draw, keep_top_p, keyed_gumbel
-from fimserver.engine.schedules import SCHEDULES, Commit, DenoisingStep
 from fimserver.errors import NonFiniteError
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fimserver.engine import int8
+from fimserver.engine.forward import int8
 from tests.gguf_files import gguf_card, write_gguf
 from tests.tiny import make_checkpoint
 

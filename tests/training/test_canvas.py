@@ -9,12 +9,12 @@ from tokenizers import AddedToken, Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fimserver.engine.adapter import CanvasNetwork, load_adapter
-from fimserver.engine.canvas import ShiftedCanvas
-from fimserver.engine.fused import fuse
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt import cut_context, fim_prompt
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.denoising.canvas import ShiftedCanvas
+from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
+from fimserver.engine.forward.fused import fuse
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.prompts.prompt import cut_context, fim_prompt
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.types import Deadline, Request
 from models.training.canvas import Run, load, save, start_from
 from models.training.canvas_data import MASK, NO_TARGET, Example, Examples, Plan, plans, work

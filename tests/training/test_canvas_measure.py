@@ -6,7 +6,7 @@ import pytest
 
 from fimserver.types import Sampling
 from models.training.canvas_measure import engines, plain, requests, run
-from tests.engine.test_adapter import folder, runtime_of  # noqa: F401 - the fixture
+from tests.engine.forward.test_adapter import folder, runtime_of  # noqa: F401 - the fixture
 from tests.engine.test_autoregressive import CODE
 
 TWELVE = Sampling(max_tokens=12, stop="none")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
-from fimserver.engine.fused import fuse
-from fimserver.engine.kv import KVBuffer
-from fimserver.engine.layers import bias_of
+from fimserver.engine.forward.fused import fuse
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import bias_of
 from fimserver.errors import LoadError
 from models.training import losses
 from models.training.acceptance import Tally, interval, joint, marginals, tally

@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from fimserver.cards import Canvas
-from fimserver.engine.canvas_length import LENGTHS, bias, bias_of
+from fimserver.engine.denoising.canvas_length import LENGTHS, bias, bias_of
 from models.training import length_bias
 from models.training.length_bias import Probe, errors, fit, probe, report
 from tests.commands.test_doctor_canvas import CARD
+from tests.engine.denoising.test_dual_cache import FAMILIES, engine_of, folders  # noqa: F401 - fixtures
 from tests.engine.test_autoregressive import CODE, REQUEST
-from tests.engine.test_dual_cache import FAMILIES, engine_of, folders  # noqa: F401 - fixtures
 from tests.tiny import DREAM_CANVAS, make_checkpoint
 
 SPANS = [(CODE[:at], CODE[at : at + 9], CODE[at + 9 :]) for at in range(30, 90, 10)]

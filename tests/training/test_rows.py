@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from fimserver.cards import MODELS, get_card
-from fimserver.engine.prompt import PromptTokens, fim_prompt
+from fimserver.engine.prompts.prompt import PromptTokens, fim_prompt
 from models.training.holes import KINDS, Hole, cut
 from models.training.rows import CANVAS, CONTEXT, IGNORE, MIDDLE_PART, Layout, RowMaker, RowStream, collate
 

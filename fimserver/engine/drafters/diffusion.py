@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from fimserver.engine.drafts import DecodeState, Draft, Drafter, draft_from
+from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter, draft_from
 
 
 class DraftWindow(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
-from fimserver.engine.drafts import DecodeState, Draft, Drafter
-from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter
 
 
 class EachPrompt:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from fimserver.engine.drafts import DecodeState, Draft, Drafter
+from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter
 
 log = logging.getLogger("fimserver.engine")
 T = TypeVar("T")

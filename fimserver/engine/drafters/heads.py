@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fimserver.engine.drafters.nets import Heads
-from fimserver.engine.drafts import DecodeState, Draft, draft_from
-from fimserver.engine.network import Network
+from fimserver.engine.forward.network import Network
+from fimserver.engine.speculation.drafts import DecodeState, Draft, draft_from
 
 
 class HeadsDrafter:

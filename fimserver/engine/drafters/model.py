@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from fimserver.engine.drafts import DecodeState, Draft, grades
-from fimserver.engine.prefix_cache import PrefixCache
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.runtime import Runtime
+from fimserver.engine.speculation.drafts import DecodeState, Draft, grades
 from fimserver.errors import LoadError
 from fimserver.lengths import common_prefix
 

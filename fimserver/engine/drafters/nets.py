@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from fimserver.engine.fused import native_stack
-from fimserver.engine.layers import LayerKV, Stack
+from fimserver.engine.forward.fused import native_stack
+from fimserver.engine.forward.layers import LayerKV, Stack
 from fimserver.errors import LoadError
 
 

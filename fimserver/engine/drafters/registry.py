@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fimserver.cards import Card
-from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
 from fimserver.engine.drafters.each_prompt import EachPrompt
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
@@ -24,11 +23,12 @@ from fimserver.engine.drafters.ngram.history import MiddleHistory
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.drafters.ngram.scoring import MAX_NODES
 from fimserver.engine.drafters.window_kinds import make_window
-from fimserver.engine.drafts import Drafter
+from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.load import verify_file, weights_hash
-from fimserver.engine.lookahead import MOST_MASKS, Lookahead
 from fimserver.engine.options import read_options
 from fimserver.engine.runtime import DraftContext
+from fimserver.engine.speculation.drafts import Drafter
+from fimserver.engine.speculation.lookahead import MOST_MASKS, Lookahead
 from fimserver.errors import FimError, InputError, LoadError
 
 log = logging.getLogger("fimserver.engine")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fimserver.engine.adapter import CanvasNetwork
 from fimserver.engine.drafters.diffusion import DraftWindow
 from fimserver.engine.drafters.model import check_tokens
 from fimserver.engine.drafters.nets import BlockNetwork, load_net
 from fimserver.engine.drafters.windows import AdapterWindow, BlockWindow, CanvasWindow, SelfWindow
-from fimserver.engine.fused import FusedModel
+from fimserver.engine.forward.adapter import CanvasNetwork
+from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.load import verify_file, weights_hash
 from fimserver.engine.runtime import DraftContext
 from fimserver.errors import LoadError

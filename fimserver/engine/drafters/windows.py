@@ -10,16 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from fimserver.cards import Card
-from fimserver.engine.adapter import CanvasNetwork
-from fimserver.engine.canvas import FullCanvas
+from fimserver.engine.denoising.canvas import FullCanvas
 from fimserver.engine.drafters.nets import BlockNetwork
-from fimserver.engine.drafts import DecodeState
-from fimserver.engine.fused import FusedModel
-from fimserver.engine.kv import KVBuffer
-from fimserver.engine.network import Network
-from fimserver.engine.prefix_cache import PrefixCache
-from fimserver.engine.prompt import PromptTokens, canvas_context
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.forward.adapter import CanvasNetwork
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.prompts.prompt import PromptTokens, canvas_context
+from fimserver.engine.prompts.vocabulary import Vocabulary
+from fimserver.engine.speculation.drafts import DecodeState
 
 _ROWS = 16
 

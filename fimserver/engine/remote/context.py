@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from fimserver.cards import Card, Fim
-from fimserver.engine.prompt import SNIPPETS_SHARE, anchored_tail
+from fimserver.engine.prompts.prompt import SNIPPETS_SHARE, anchored_tail
 from fimserver.types import Request, Snippet, unix_lines
 
 SAFE_BYTES = 2.0  # a token, before the server has counted any: code has three to four

@@ -12,8 +12,8 @@ import platformdirs
 import torch
 from torch.nn import functional as F
 
-from fimserver.engine.attention import multiplies_bf16
-from fimserver.engine.int8 import Int8Linear, is_exact, quantize_weight
+from fimserver.engine.forward.attention import multiplies_bf16
+from fimserver.engine.forward.int8 import Int8Linear, is_exact, quantize_weight
 from fimserver.kept_json import read_kept, write_kept
 
 Arithmetic = Literal["none", "bf16", "int8", "int4"]

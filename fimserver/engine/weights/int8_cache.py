@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from fimserver.engine.int8 import quantize_weight
+from fimserver.engine.forward.int8 import quantize_weight
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.errors import LoadError
 

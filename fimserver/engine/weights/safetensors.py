@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fimserver.cards import Card
 from fimserver.engine.device import device_map
-from fimserver.engine.vocabulary import read_tokenizer
+from fimserver.engine.prompts.vocabulary import read_tokenizer
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.llada import KEYS, llama_fields
 from fimserver.engine.weights.llada2 import glm4_moe_fields, glm4_moe_tensors

@@ -14,12 +14,12 @@ from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, Heads, Head
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
 from fimserver.engine.drafters.window_kinds import WINDOWS
 from fimserver.engine.drafters.windows import BlockWindow, CanvasWindow, SelfWindow
-from fimserver.engine.drafts import DecodeState, ScriptedDrafter, draft_from
 from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.sampling import choose
-from fimserver.engine.verify import VERIFIERS
+from fimserver.engine.speculation.drafts import DecodeState, ScriptedDrafter, draft_from
+from fimserver.engine.speculation.verify import VERIFIERS
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling

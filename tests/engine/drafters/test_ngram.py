@@ -11,9 +11,9 @@ from fimserver.engine.drafters.ngram.drafter import BUILD_TOKENS, NGramDrafter
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.drafters.ngram.scoring import MAX_DRAFTS, MAX_NODES, Match, choose
 from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN
-from fimserver.engine.drafts import DecodeState
-from fimserver.engine.prompt import cut_context
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.prompts.prompt import cut_context
+from fimserver.engine.prompts.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.speculation.drafts import DecodeState
 from fimserver.types import Request, Snippet
 
 CARD = get_card("nano")

@@ -14,7 +14,7 @@ from fimserver.engine.drafters.ngram.sources import CHUNK_CHARS, SEARCH_CHARS, R
 from fimserver.engine.drafters.ngram.suffix_automaton import CHAIN, NO_TOKEN, AutomatonCursor, SuffixAutomaton
 from fimserver.engine.drafters.ngram.text_match import SearchText, followers
 from fimserver.engine.drafters.ngram.whitespace import Layout
-from fimserver.engine.vocabulary import Vocabulary, read_tokenizer
+from fimserver.engine.prompts.vocabulary import Vocabulary, read_tokenizer
 from fimserver.types import Request, Snippet
 
 few = st.lists(st.integers(0, 2), max_size=CHAIN)

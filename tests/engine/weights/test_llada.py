@@ -168,8 +168,8 @@ def test_greedy_decoding_equals_low_confidence_remasking(steps, cut, cache, good
 
 def one_step(engine, canvas, slots, count):
     """The schedule ``fixed:count`` on one prediction."""
+    from fimserver.engine.denoising.schedules import DenoisingStep, read_schedule
     from fimserver.engine.sampling import draw
-    from fimserver.engine.schedules import DenoisingStep, read_schedule
 
     masked = [i for i, token in enumerate(slots) if token == engine.tokens.mask]
     logits = canvas.predict(slots)[masked].float().clone()

@@ -10,11 +10,11 @@ from tokenizers import AddedToken, Tokenizer
 from torch.nn import functional as F
 
 from fimserver.cards import MODELS, get_card
+from fimserver.engine.denoising.schedules import threshold
 from fimserver.engine.engines import make_dllm
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
-from fimserver.engine.prefix_cache import PrefixCache
 from fimserver.engine.runtime import DraftContext, make_runtime
-from fimserver.engine.schedules import threshold
 from fimserver.errors import LoadError
 from fimserver.settings import Settings
 from tests.engine.block_reference import block_decode, block_mask, mlp, norm, rotate, under

@@ -18,8 +18,8 @@ from fimserver.engine.drafters.ngram.sources import RequestSources
 from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN, AutomatonCursor, SuffixAutomaton
 from fimserver.engine.drafters.ngram.text_match import LONGEST, followers
 from fimserver.engine.drafters.ngram.whitespace import Layout
-from fimserver.engine.drafts import DecodeState, Draft
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
+from fimserver.engine.speculation.drafts import DecodeState, Draft
 from fimserver.types import unix_lines
 
 TAIL_TOKENS = 16  # of the prefix: what finds the first matches, and what recent middles keep of theirs

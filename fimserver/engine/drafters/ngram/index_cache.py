@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fimserver.engine.drafters.ngram.suffix_automaton import SuffixAutomaton
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 
 MAX_TOKENS = 200_000  # in the cache; half a kilobyte each
 MAX_TEXTS = 512

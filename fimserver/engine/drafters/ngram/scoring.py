@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from fimserver.engine.drafters.ngram.suffix_automaton import NO_TOKEN
-from fimserver.engine.drafts import Draft
+from fimserver.engine.speculation.drafts import Draft
 
 MAX_NODES = 24
 MAX_DRAFTS = 8  # most are a token or two long

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import accumulate, chain, zip_longest
 
 from fimserver.engine.drafters.ngram.text_match import SearchText
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.types import Request, Snippet, unix_lines
 
 MAX_SNIPPETS = 64

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fimserver.engine.drafters.ngram.scoring import Match
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 
 SOURCE = "ngram.text"
 LONGEST = 32  # characters

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from fimserver.engine.drafters.ngram.scoring import Match
-from fimserver.engine.vocabulary import Vocabulary
+from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.types import unix_lines
 
 SOURCE = "ngram.layout"

@@ -1,0 +1,1 @@
+"""Canvases: denoising loop, schedules, lengths, caches."""

@@ -1,0 +1,99 @@
+"""Canvas of block diffusion: slots are denoised a block at a time, after all that is finished.
+
+Blocks lie at multiples of their length from the start of the prompt; a token sees its own block and those
+before it (block diffusion, arXiv 2503.09573; SDAR, arXiv 2510.06303). So keys and values of finished blocks
+are final, and a step runs one block. The end of the prompt shares its block with the first slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.types import Deadline, Prefill
+
+
+class BlockCanvas:
+    """Slots after a context, in blocks of ``block`` tokens.
+
+    The rows of a finished block are computed once more, with the first step of the next block, and stay. A
+    slot's own row predicts it; with ``shift`` the row before it, which for the first slot of a block is the
+    last one of the finished block: that slot is filled first, from text alone (Fast-dLLM v2, arXiv
+    2509.26328).
+    """
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        context: Sequence[int],
+        block: int,
+        sub_block: int = 0,
+        *,
+        shift: bool = False,
+    ) -> None:
+        """``sub_block``: parts of a block are filled left to right, so many tokens each; 0: the whole."""
+        self.cache = cache
+        self.block = block
+        self.sub_block = sub_block or block
+        self.shift = shift
+        self._context = list(context[: len(context) // block * block])  # in whole blocks
+        self._text = list(context)  # with the slots of finished blocks
+        self._stored = len(self._context)  # tokens whose keys and values are final
+        self._next = torch.empty(0)  # (V,) about the token after the stored ones, with ``shift``
+        self._before = cache.forwards
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.forwards - self._before
+
+    @property
+    def prefilled(self) -> Prefill:
+        return self.cache.prefilled
+
+    @property
+    def room(self) -> int:
+        """Slots of the block that comes next."""
+        return self.block - len(self._text) % self.block
+
+    def open(self, deadline: Deadline) -> bool:
+        follows = self.shift and bool(self._context) and self._text == self._context
+        logits = self.cache.prefill(self._context, deadline, want_logits=follows)
+        self._next = logits if follows and logits is not None else self._next
+        return logits is not None
+
+    def window(self, masked: Sequence[int]) -> Sequence[int]:
+        """The masked slots that may be filled in the next step: those of the first part that has any."""
+        if self.shift and self.room == self.block and self._text and masked[0] == 0:
+            return masked[:1]
+        before = self.block - self.room
+        part = (before + masked[0]) // self.sub_block
+        return [slot for slot in masked if (before + slot) // self.sub_block == part]
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        """Logits (n, V), of the slots that ``window`` gives at least; there are as many slots as ``room``."""
+        assert len(slots) == self.room
+        pending = self._text[self._stored :]
+        at_start = self.shift and self.room == self.block
+        if at_start and pending:
+            return self._run(pending, range(len(pending) - 1, len(pending))).expand(len(slots), -1)
+        if at_start and len(self._next):
+            self._next, logits = torch.empty(0), self._next
+            return logits.expand(len(slots), -1)
+        rows = [*pending, *slots]
+        first = len(pending) - int(self.shift)
+        logits = self._run(rows, range(max(first, 0), first + len(slots)))
+        # Row 0 of a block predicts nothing in it but the slot after it.
+        return logits if first >= 0 else torch.cat([logits[:1], logits])
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self._text += slots
+
+    def _run(self, rows: Sequence[int], wanted: range) -> torch.Tensor:
+        """Logits of some of the rows after what is stored; finished blocks among them are stored now."""
+        numbers = torch.arange(wanted.start, wanted.stop, device=self.cache.network.device)
+        mask = self.cache.causal(self._stored, len(rows))
+        logits = self.cache.rows(rows, self._stored, mask, numbers)
+        self._stored = len(self._text) // self.block * self.block
+        return logits

@@ -1,0 +1,165 @@
+"""Canvases: how the slots of the dllm route see their context and get their logits.
+
+``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone
+(exact). ``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``: every
+position sees every other, so each step runs the whole sequence (the Dream family).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.lengths import common_prefix
+from fimserver.types import Deadline, Prefill
+
+
+class CanvasForward(Protocol):
+    """Gives logits for the slots of a canvas."""
+
+    @property
+    def forwards(self) -> int:
+        """Passes run so far, prefill included."""
+        ...
+
+    @property
+    def prefilled(self) -> Prefill:
+        """What ``open`` computed, without its time."""
+        ...
+
+    def open(self, deadline: Deadline) -> bool:
+        """Prefill the context; ``False`` if time was up before the end."""
+        ...
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        """Logits (n, V): row i is about slot i itself."""
+        ...
+
+    def settle(self, slots: Sequence[int]) -> None:
+        """Append finished slots to the left context, before the next block."""
+        ...
+
+
+class CachedCanvas:
+    """Slots after a causal context; each slot's own row predicts it."""
+
+    def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network | None = None) -> None:
+        """``network``: runs the slots, on the cache's keys and values; ``None``: the cache's own."""
+        self.cache = cache
+        self.network = network or cache.network
+        self.context = list(context)
+        self._before = cache.prompts.current.forwards
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.prompts.current.forwards - self._before
+
+    @property
+    def prefilled(self) -> Prefill:
+        return self.cache.prefilled
+
+    def open(self, deadline: Deadline) -> bool:
+        return self.cache.prefill(self.context, deadline, want_logits=False) is not None
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        start = len(self.context)
+        count = len(slots)
+        every = torch.arange(count, device=self.network.device)
+        return self.cache.rows(slots, start, self.cache.block(start, count), every, self.network)
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self.context += slots
+
+
+class ShiftedCanvas:
+    """Slots after a causal context, read by a network that keeps the next-token shift.
+
+    The row before a slot predicts it.
+
+    Slots with nothing masked to their left are text: causal rows, which stay in the KV buffer for the steps
+    that follow. The rows from the first mask on see all before them and each other. So the first masked slot
+    is always predicted by text alone.
+    """
+
+    def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network, mask_token: int) -> None:
+        self.cache = cache
+        self.network = network
+        self.mask_token = mask_token
+        self.context = list(context)
+        self._before = cache.prompts.current.forwards
+        self._done: list[int] = []  # slots of earlier blocks
+        self._text: list[int] = []  # leading slots whose rows are in the buffer as text
+        self._logits: list[
+            torch.Tensor
+        ] = []  # (V,) of the context's last row and of each of that text: about the slot after it
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.prompts.current.forwards - self._before
+
+    @property
+    def prefilled(self) -> Prefill:
+        return self.cache.prefilled
+
+    def open(self, deadline: Deadline) -> bool:
+        if not self._logits:
+            logits = self.cache.prefill(self.context, deadline, want_logits=True)
+            self._logits = [] if logits is None else [logits]
+        return bool(self._logits)
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        ids = [*self._done, *slots]
+        known = next((i for i, token in enumerate(ids) if token == self.mask_token), len(ids))
+        read = min(common_prefix(self._text, ids[:known]), len(ids) - 1)
+        start = len(self.context) + read
+        rows = ids[read:]
+        mask = self.cache.causal(
+            start, len(rows)
+        ).clone()  # with its extent, so that text has the bits of plain decoding
+        mask[known - read :, : start + len(rows)] = True
+        every = torch.arange(len(rows), device=self.network.device)
+        logits = self.cache.rows(rows, start, mask, every, self.network)
+        self._text = ids[:known]
+        self._logits = [*self._logits[: read + 1], *logits[: known - read]]
+        return torch.cat([torch.stack(self._logits[len(self._done) :]), logits[known - read : -1]])[
+            : len(slots)
+        ]
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self._done += slots
+
+
+class FullCanvas:
+    """Slots between left and right context, all attending to all.
+
+    With ``shift``, row i - 1 predicts position i.
+    """
+
+    def __init__(self, network: Network, left: Sequence[int], right: Sequence[int], *, shift: bool) -> None:
+        self.network = network
+        self.left = list(left)
+        self.right = list(right)
+        self.shift = shift
+        self.forwards = 0
+        self.rows = 0  # of all passes
+        self.prefilled = Prefill()
+
+    def open(self, deadline: Deadline) -> bool:
+        return deadline.spent() is None
+
+    @torch.inference_mode()
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        self.forwards += 1
+        ids = torch.tensor([*self.left, *slots, *self.right], device=self.network.device)
+        self.rows += len(ids)
+        first = len(self.left) - int(self.shift)
+        # Row 0 stands in for the missing row before it (Dream).
+        rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)
+        return self.network.forward_bidirectional(ids, rows)
+
+    def settle(self, slots: Sequence[int]) -> None:
+        self.left += slots

@@ -1,0 +1,73 @@
+"""Canvas length for models that were not trained to find it: how many slots to start with.
+
+Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by
+the bias that every n has, is highest near the right length.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fimserver.engine.denoising.canvas import CanvasForward
+from fimserver.types import Deadline
+
+LENGTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+Bias = Callable[[int], float]  # of a number of slots
+
+
+def bias(slots: int) -> float:
+    """Mean confidence of ``slots`` masks that does not depend on the context (CAL, fitted on Dream)."""
+    return 1.00 * math.exp(-1.77 * slots) + 0.56 * math.exp(-0.06 * slots) + 0.24
+
+
+def bias_of(table: Sequence[float]) -> Bias:
+    """The bias measured at the first of ``LENGTHS``, linear between them, that of the last one beyond."""
+
+    def measured(slots: int) -> float:
+        right = min(bisect_left(LENGTHS, slots), len(table) - 1)
+        left = max(0, right - 1)
+        if right == left or slots >= LENGTHS[right]:
+            return table[right]
+        part = max(0.0, (slots - LENGTHS[left]) / (LENGTHS[right] - LENGTHS[left]))
+        return table[left] + part * (table[right] - table[left])
+
+    return measured
+
+
+def masked_confidence(canvas: CanvasForward, slots: int, mask: int, forbidden: Sequence[int]) -> float:
+    """Mean probability of the likeliest token over ``slots`` masks."""
+    logits = canvas.predict([mask] * slots).float().clone()
+    logits[:, list(forbidden)] = -torch.inf
+    return float(logits.softmax(-1).amax(-1).mean())
+
+
+def search_length(
+    canvas: CanvasForward,
+    mask: int,
+    forbidden: Sequence[int],
+    limit: int,
+    deadline: Deadline,
+    patience: int = 3,
+    at_least: int = 0,
+    curve: Bias = bias,
+) -> int:
+    """Try ``LENGTHS`` up to ``limit``, one forward each; stop after ``patience`` worse ones in a row.
+
+    Returns the best.
+
+    ``at_least``: shorter ones are not tried. ``curve``: the bias of each length.
+    """
+    tried = [n for n in LENGTHS if at_least <= n <= limit] or [min(limit, LENGTHS[-1])]
+    best = tried[0]
+    best_score = -1.0
+    worse = 0
+    for slots in tried:
+        if deadline.spent() or worse >= patience:
+            break
+        score = masked_confidence(canvas, slots, mask, forbidden) / curve(slots)
+        best, best_score, worse = (slots, score, 0) if score > best_score else (best, best_score, worse + 1)
+    return best

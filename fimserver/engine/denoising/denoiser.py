@@ -1,0 +1,262 @@
+"""The denoising loop.
+
+Propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.09992).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from fimserver.engine.denoising.schedules import DenoisingStep, Schedule
+from fimserver.engine.sampling import SlotProposals, draw
+from fimserver.types import Deadline, Request
+
+if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers are installed
+    from fimserver.cards import Canvas as CanvasCard
+    from fimserver.engine.prompts.vocabulary import Vocabulary
+
+MAX_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids with a meaning on the canvas; ``None`` where the model has no such token."""
+
+    mask: int
+    end: int | None
+    expand: int | None
+    delete: int | None
+    forbidden: tuple[int, ...]
+
+    @classmethod
+    def of(cls, card: CanvasCard, vocabulary: Vocabulary) -> Tokens:
+        def maybe(text: str | None) -> int | None:
+            return None if text is None else vocabulary.special(text)
+
+        forbidden = dict.fromkeys((card.mask, *card.forbidden))
+        return cls(
+            vocabulary.special(card.mask),
+            maybe(card.end),
+            maybe(card.expand) if card.length == "expand" else None,
+            maybe(card.delete) if card.length == "expand" else None,
+            tuple(vocabulary.specials_of(forbidden)),
+        )
+
+
+@dataclass
+class CanvasState:
+    """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
+
+    For each filled slot ``confidence`` is the probability of its token when it was committed, and ``steps``
+    the number of that step. ``guessed``: filled slots that the text before them has not confirmed yet.
+    """
+
+    slots: list[int]
+    fresh: frozenset[int] = frozenset()
+    expansions_left: int = 0
+    confidence: dict[int, float] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
+    guessed: frozenset[int] = frozenset()
+
+    def resize(self, slot: int, masks: int) -> None:
+        """Put so many masks in the place of a slot."""
+
+        def moved(i: int) -> int:
+            return i + masks - 1 if i > slot else i
+
+        self.fresh = frozenset(moved(i) for i in self.fresh if i != slot)
+        self.confidence = {moved(i): p for i, p in self.confidence.items() if i != slot}
+        self.steps = {moved(i): step for i, step in self.steps.items() if i != slot}
+
+
+class Denoiser:
+    """One block of slots, from all masked to none."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        schedule: Schedule,
+        max_slots: int,
+        *,
+        broadcast: bool = True,
+        end_anywhere: bool = False,
+    ) -> None:
+        """``broadcast``: an end or delete token takes every masked slot to its right along.
+
+        ``end_anywhere``: an end may be committed at any slot, and a masked one left of it may have any token;
+        when none is masked left of it, the run is over.
+        """
+        self.tokens = tokens
+        self.schedule = schedule
+        self.max_slots = max_slots
+        self.broadcast = broadcast
+        self.end_anywhere = end_anywhere
+
+    def run(
+        self,
+        predict: Callable[[list[int]], torch.Tensor],
+        slots: int,
+        request: Request,
+        deadline: Deadline,
+        block: int = 0,
+        begin: torch.Tensor | None = None,
+        window: Callable[[Sequence[int]], Sequence[int]] | None = None,
+    ) -> Iterator[CanvasState]:
+        """The state after every step. ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
+
+        ``window``: which of the masked slots a step may fill; ``None``: all.
+
+        Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
+        """
+        state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
+        generator: torch.Generator | None = None
+        for index in range(MAX_STEPS):
+            masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
+            if not (masked or state.guessed) or deadline.spent():
+                return
+            masked = list(window(masked)) if window and masked else masked
+            every = predict(state.slots)  # (slots, V)
+            generator = generator or torch.Generator(every.device).manual_seed(request.sampling.seed + block)
+            if state.guessed and (self._corrects(state, every, request, generator, index) or not masked):
+                yield state
+                continue
+            logits = every[masked].float()  # (n, V)
+            self._forbid(logits, masked, state)
+            if begin is not None and masked[0] == 0:
+                logits[0, ~begin] = -torch.inf
+            propose = functools.partial(_propose, logits, request, generator)
+            may_commit = functools.partial(self._may_commit, masked[0])
+            step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
+            commit = self.schedule(step)
+            chosen = step.chosen(commit.fill)
+            guesses = {} if self._has_end(chosen) else step.chosen(commit.guess)
+            self._remask(state, commit.remask, masked[0])
+            self._commit(state, chosen | guesses, index)
+            state.guessed = frozenset(guesses)
+            yield state
+
+    def _has_end(self, chosen: Mapping[int, tuple[int, float]]) -> bool:
+        return any(token == self.tokens.end for token, _ in chosen.values())
+
+    def _corrects(
+        self,
+        state: CanvasState,
+        every: torch.Tensor,
+        request: Request,
+        generator: torch.Generator,
+        step: int,
+    ) -> bool:
+        """Keep guesses up to the first that is not what the text before it gives; whether there was one.
+
+        That one is replaced, and all after it is masked again: its prediction saw the wrong token. ``every``
+        (slots, V): logits of this step.
+        """
+        guessed = sorted(state.guessed)
+        state.fresh, state.guessed = frozenset(guessed), frozenset()
+        logits = every[guessed].float()
+        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        for row, slot in enumerate(guessed):
+            found = _propose(logits, request, generator, [row])
+            token, probability = int(found.tokens[0]), float(found.probability[0])
+            if token != state.slots[slot]:
+                self._mask_from(state, slot)
+                self._commit(state, {slot: (token, probability)}, step)
+                return True
+            state.confidence[slot] = probability
+        return False
+
+    def _mask_from(self, state: CanvasState, first: int) -> None:
+        for slot in range(first, len(state.slots)):
+            state.slots[slot] = self.tokens.mask
+            state.confidence.pop(slot, None)
+            state.steps.pop(slot, None)
+
+    def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
+        """Unless it may be anywhere, an end may be committed only at the leftmost mask.
+
+        Far to the right an end is always likely; committing those first makes every middle shorter than the
+        model thinks.
+        """
+        return self.end_anywhere or slot == leftmost or token != self.tokens.end
+
+    def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
+        """Special tokens never; expansion only with room; no end left of a word that is already there."""
+        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        full = len(state.slots) >= self.max_slots or state.expansions_left == 0
+        if self.tokens.expand is not None and full:
+            logits[:, self.tokens.expand] = -1e9
+        if self.tokens.end is not None and not self.end_anywhere:
+            words = [
+                i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}
+            ]
+            early = [row for row, i in enumerate(masked) if words and i < words[-1]]
+            logits[early, self.tokens.end] = -torch.inf
+
+    def _remask(self, state: CanvasState, slots: Sequence[int], first: int) -> None:
+        """Mask slots again. What is left of the first mask has been shown and stays."""
+        for slot in slots:
+            if slot > first and state.confidence.pop(slot, None) is not None:
+                state.slots[slot] = self.tokens.mask
+                del state.steps[slot]
+
+    def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]], step: int) -> None:
+        """Write the chosen tokens.
+
+        With ``broadcast`` an end or a delete takes every masked slot to its right along.
+        """
+        for i, (token, probability) in chosen.items():
+            state.slots[i] = token
+            state.confidence[i] = probability
+            state.steps[i] = step
+        for terminator in (
+            t for t in (self.tokens.end, self.tokens.delete) if t is not None and self.broadcast
+        ):
+            first = min(
+                (i for i, (token, _) in chosen.items() if token == terminator), default=len(state.slots)
+            )
+            for i in range(first, len(state.slots)):
+                if state.slots[i] == self.tokens.mask:
+                    state.slots[i] = terminator
+                    state.confidence[i] = state.confidence[first]
+                    state.steps[i] = step
+        state.fresh = frozenset(chosen)
+        if self.end_anywhere:
+            self._close(state)
+        if self.tokens.expand is not None:
+            self._resize(state)
+
+    def _close(self, state: CanvasState) -> None:
+        """Where all slots left of the first end are filled, make the masked ones right of it an end too."""
+        known = next((i for i, token in enumerate(state.slots) if token == self.tokens.mask), None)
+        if known is not None and self.tokens.end in state.slots[:known]:
+            state.slots[known:] = [
+                self.tokens.end if t == self.tokens.mask else t for t in state.slots[known:]
+            ]
+
+    def _resize(self, state: CanvasState) -> None:
+        """An expand token becomes two masks, a deleted slot goes (DreamOn).
+
+        Right to left, so that places stay true.
+        """
+        for i in reversed(range(len(state.slots))):
+            if state.slots[i] == self.tokens.delete:
+                del state.slots[i]
+                state.resize(i, 0)
+            elif state.slots[i] == self.tokens.expand:
+                roomy = state.expansions_left > 0 and len(state.slots) < self.max_slots
+                state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
+                state.expansions_left -= int(roomy)
+                state.resize(i, 1 + roomy)
+
+
+def _propose(
+    logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]
+) -> SlotProposals:
+    """Draw tokens for some rows of (n, V) logits."""
+    some = logits if len(rows) == len(logits) else logits[list(rows)]
+    return draw(some, request.sampling.temperature, request.sampling.top_p, generator)

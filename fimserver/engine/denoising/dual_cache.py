@@ -1,0 +1,252 @@
+"""Cache for networks in which every token sees every other: keys and values of prefix and suffix are reused.
+
+A whole pass computes all rows. The passes that follow run the canvas alone, on the keys and values that the
+whole pass left for the rest (dual cache, Fast-dLLM, arXiv 2505.22618): an approximation, as prefix and suffix
+do not see what the canvas has become. ``Refresh`` says when a whole pass is due.
+
+Where the canvas grows or shrinks, or someone types, the suffix moves: its keys are rotated by the distance
+(rotary position embedding, arXiv 2104.09864), its values stay. So typing costs the rows of the typed tokens
+and of the canvas.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fimserver.engine.denoising.canvas import FullCanvas
+from fimserver.engine.denoising.refresh import Refresh
+from fimserver.engine.device import wait_for
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.network import Network
+from fimserver.lengths import common_prefix
+from fimserver.types import Deadline, Prefill, ms_since
+
+
+@dataclass(frozen=True)
+class CanvasText:
+    """Token ids left of a canvas, on it, and right of it; ``filled`` slots are no masks."""
+
+    left: tuple[int, ...]
+    slots: tuple[int, ...]
+    right: tuple[int, ...]
+    filled: int
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.left, *self.slots, *self.right]
+
+    @property
+    def right_start(self) -> int:
+        return len(self.left) + len(self.slots)
+
+
+class DualCache:
+    """Keys and values of one whole sequence, and what has changed since all of them were computed.
+
+    ``rows`` counts the rows of all passes, ``forwards`` the passes.
+    """
+
+    def __init__(self, network: Network, capacity: int, frequencies: torch.Tensor) -> None:
+        """``frequencies`` (D / 2,): angle of each pair of a key's components, in radians a position."""
+        self.network = network
+        self.capacity = capacity
+        self.frequencies = frequencies.float()
+        self.kv = KVBuffer(capacity)
+        self.rows = 0
+        self.forwards = 0
+        self._whole: CanvasText | None = None  # of the last whole pass
+        self._now: CanvasText | None = None  # of the last pass
+        self._passes = 0  # since the whole one, itself included
+        self._everything = torch.ones(capacity, capacity, dtype=torch.bool, device=network.device)
+
+    def clear(self) -> None:
+        """Forget the text."""
+        self._whole = None
+        self._now = None
+
+    @torch.inference_mode()
+    def wipe(self) -> None:
+        """Forget the text and every row: they may hold NaN."""
+        self.clear()
+        self.kv.wipe()
+
+    def is_due(self, wanted: CanvasText, rules: Refresh) -> bool:
+        """Whether a whole pass has to come first."""
+        whole = self._whole
+        now = self._now
+        if whole is None or now is None or now.right != wanted.right or self._passes >= rules.steps:
+            return True
+        filled = abs(wanted.filled - whole.filled)
+        kept = common_prefix(whole.left, wanted.left)
+        typed = max(len(whole.left), len(wanted.left)) - kept
+        resized = abs(len(wanted.slots) - len(whole.slots))
+        return (
+            (filled > 0 and filled >= rules.share * len(wanted.slots))
+            or typed > rules.typed
+            or resized > rules.resized
+        )
+
+    def is_exact(self, wanted: CanvasText) -> bool:
+        """Whether a pass of the canvas alone computes what a whole pass would."""
+        return wanted == self._whole
+
+    def run_whole(self, wanted: CanvasText, rows: range) -> torch.Tensor:
+        """Logits (R, V) of ``rows`` of a pass over everything."""
+        self.clear()
+        logits = self._run(wanted.ids, 0, rows)
+        self._whole = wanted
+        self._now = wanted
+        self._passes = 1
+        return logits
+
+    @torch.inference_mode()
+    def run_canvas(self, wanted: CanvasText, rows: range, window: int) -> torch.Tensor:
+        """The same of a pass over ``rows``, what was typed, the canvas, and ``window`` tokens on both sides.
+
+        ``is_due`` must have been false.
+        """
+        now = self._now
+        assert now is not None
+        self._now = None  # until all of it is in the buffer
+        shift = wanted.right_start - now.right_start
+        if shift and wanted.right:
+            angles = shift * self.frequencies
+            self.kv.move(now.right_start, len(wanted.right), shift, angles.cos(), angles.sin())
+        ids = wanted.ids
+        first = max(0, min(common_prefix(now.left, wanted.left), rows.start) - window)
+        end = min(len(ids), max(wanted.right_start, rows.stop) + window)
+        logits = self._run(ids[:end], first, rows, len(ids))
+        self._now = wanted
+        self._passes += 1
+        return logits
+
+    @torch.inference_mode()
+    def _run(self, ids: Sequence[int], first: int, rows: range, extent: int = 0) -> torch.Tensor:
+        device = self.network.device
+        piece = torch.tensor([ids[first:]], device=device)
+        count = piece.shape[1]
+        self.kv.start = first
+        self.kv.extent = extent or len(ids)
+        self.rows += count
+        self.forwards += 1
+        mask = self._everything[:count, : self.kv.extent]
+        wanted = torch.arange(rows.start - first, rows.stop - first, device=device)
+        return self.network.forward(piece, mask, self.kv, wanted)[0]
+
+
+class DualCanvas:
+    """Slots between left and right context, all attending to all, over a ``DualCache``.
+
+    ``exact`` says of each prediction whether an uncached pass would have given the same; ``drifts`` has what
+    ``drift`` found, block by block.
+    """
+
+    def __init__(
+        self,
+        cache: DualCache,
+        left: Sequence[int],
+        right: Sequence[int],
+        rules: Refresh,
+        mask: int,
+        *,
+        shift: bool,
+    ) -> None:
+        """``mask``: id of a masked slot. ``shift``: row i - 1 predicts position i."""
+        self.cache = cache
+        self.left = list(left)
+        self.right = tuple(right)
+        self.rules = rules
+        self.mask = mask
+        self.shift = shift
+        self.prefilled = Prefill()
+        self.exact: list[bool] = []
+        self.drifts: list[float] = []
+        self._context = tuple(left)  # without the slots of earlier blocks
+        self._before = cache.forwards
+
+    @property
+    def forwards(self) -> int:
+        return self.cache.forwards - self._before
+
+    def open(self, deadline: Deadline) -> bool:
+        return deadline.spent() is None
+
+    def warm(self, slots: int) -> None:
+        """Compute the context beside a masked canvas, unless the cache has it."""
+        if self.num_due(slots):
+            self._whole(self._sequence([self.mask] * slots))  # in a shape that requests have, too
+
+    def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        wanted = self._sequence(slots)
+        whole = self.cache.is_due(wanted, self.rules)
+        first = not self.exact
+        self.exact.append(whole or self.cache.is_exact(wanted))
+        if whole and first:
+            return self._read(wanted)
+        return self._whole(wanted) if whole else self._canvas(wanted)
+
+    def num_due(self, slots: int) -> int:
+        """Rows of the whole pass that a masked canvas would begin with; 0 where the cache has the context."""
+        wanted = self._sequence([self.mask] * slots)
+        return len(wanted.ids) if self.cache.is_due(wanted, self.rules) else 0
+
+    def settle(self, slots: Sequence[int]) -> None:
+        """The next block starts with a whole pass."""
+        self.left += slots
+        self.cache.clear()
+
+    def drift(self, slots: Sequence[int], stale: Sequence[int]) -> float:
+        """How much likelier the cache makes the tokens of ``stale`` slots than an exact pass, nats a token.
+
+        Both passes see these slots masked, as they were when they were filled.
+        """
+        masked = list(slots)
+        for slot in stale:
+            masked[slot] = self.mask
+        wanted = self._sequence(masked)
+        tokens = [slots[slot] for slot in stale]
+        by_cache = self._score(self._canvas(wanted), stale, tokens)
+        self.drifts.append(by_cache - self._score(self._whole(wanted), stale, tokens))
+        return self.drifts[-1]
+
+    def uncached(self) -> FullCanvas:
+        """The canvas as it was opened, without cache; passes are counted on."""
+        canvas = FullCanvas(self.cache.network, self._context, self.right, shift=self.shift)
+        canvas.forwards = self.forwards
+        return canvas
+
+    def _read(self, wanted: CanvasText) -> torch.Tensor:
+        """The first pass of a middle, which reads the prompt: it is reported as the prefill."""
+        wait_for(self.cache.network.device)
+        started = time.perf_counter()
+        logits = self._whole(wanted)
+        wait_for(self.cache.network.device)
+        self.prefilled = Prefill(len(wanted.ids), 1, ms_since(started))
+        return logits
+
+    def _whole(self, wanted: CanvasText) -> torch.Tensor:
+        return self._of_slots(self.cache.run_whole(wanted, self._rows(wanted)), wanted)
+
+    def _canvas(self, wanted: CanvasText) -> torch.Tensor:
+        return self._of_slots(self.cache.run_canvas(wanted, self._rows(wanted), self.rules.window), wanted)
+
+    def _rows(self, wanted: CanvasText) -> range:
+        """Rows that predict the slots."""
+        first = len(wanted.left) - int(self.shift)
+        return range(max(first, 0), max(first + len(wanted.slots), 1))
+
+    def _of_slots(self, logits: torch.Tensor, wanted: CanvasText) -> torch.Tensor:
+        """Row 0 is also that of the missing row before it (Dream)."""
+        return logits if len(logits) == len(wanted.slots) else torch.cat([logits[:1], logits])
+
+    def _score(self, logits: torch.Tensor, stale: Sequence[int], tokens: Sequence[int]) -> float:
+        rows = logits[list(stale)].float().log_softmax(-1)
+        return float(rows[torch.arange(len(tokens)), list(tokens)].mean())
+
+    def _sequence(self, slots: Sequence[int]) -> CanvasText:
+        filled = sum(token != self.mask for token in slots)
+        return CanvasText(tuple(self.left), tuple(slots), self.right, filled)

@@ -1,0 +1,242 @@
+"""Low-rank adapter of a causal network for canvas rows alone (gated LoRA, arXiv 2507.11851), and its file.
+
+The gate is the mask: a row before the first mask of a pass is text and goes through the frozen products;
+masks, and known tokens to the right of a mask, also go through the low-rank branch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import Linear
+from fimserver.errors import LoadError
+
+KIND = "canvas adapter"
+SAMPLER = ("sampler.inward", "sampler.outward")
+CANDIDATES = 64  # tokens of a place that a sampler looks at
+
+
+@dataclass(frozen=True)
+class CanvasAdapter:
+    """What an adapter's file holds.
+
+    ``base``: SHA-256 of the weights it was trained on. ``blocks``: canvas sizes in tokens, and
+    ``mask_ratios``: shares of masks in a canvas (lowest, highest), that it has seen. ``mask`` (d,): embedding
+    of a mask. ``branches``: by "layer.product", matrices down (rank, in) and up (out, rank). ``sampler``:
+    matrices (width, 2 d) and (d, width) that add what the token before a place says about it
+    (arXiv 2507.11851), or none.
+    """
+
+    base: str
+    blocks: tuple[int, ...]
+    mask_ratios: tuple[float, float]
+    mask: torch.Tensor
+    branches: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+    sampler: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def check_block(self, tokens: int) -> None:
+        """Raise ``LoadError`` for a canvas size or a share of masks that the adapter was not trained on."""
+        low, high = self.mask_ratios
+        if tokens not in self.blocks:
+            known = ", ".join(map(str, self.blocks))
+            raise LoadError(
+                f"the canvas adapter knows canvases of {known} tokens, not of {tokens}: change block_tokens"
+            )
+        if low > 1 / tokens or high < 1:
+            raise LoadError(
+                f"the canvas adapter knows shares of masks from {low:g} to {high:g}; a canvas needs"
+                f" 1/{tokens} to 1"
+            )
+
+
+def save_adapter(adapter: CanvasAdapter, path: Path) -> None:
+    """Write an adapter in bf16."""
+    tensors = {"mask": adapter.mask}
+    if adapter.sampler:
+        tensors |= dict(zip(SAMPLER, adapter.sampler, strict=True))
+    for name, (down, up) in adapter.branches.items():
+        tensors |= {f"{name}.down": down, f"{name}.up": up}
+    about = {"blocks": json.dumps(adapter.blocks), "mask_ratios": json.dumps(adapter.mask_ratios)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {name: t.detach().to(torch.bfloat16).contiguous() for name, t in tensors.items()}
+    save_file(stored, path, {"kind": KIND, "base": adapter.base} | about)
+
+
+def load_adapter(path: Path, base: str) -> CanvasAdapter:
+    """Read an adapter's file.
+
+    Raises ``LoadError`` where it is missing, damaged, or was trained on other weights.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            # Not a mapping.
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        names = [name.removesuffix(".down") for name in tensors if name.endswith(".down")]
+        branches = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
+        low, high = json.loads(about["mask_ratios"])
+        adapter = CanvasAdapter(
+            about["base"],
+            tuple(json.loads(about["blocks"])),
+            (low, high),
+            tensors["mask"],
+            branches,
+            (tensors[SAMPLER[0]], tensors[SAMPLER[1]]) if SAMPLER[0] in tensors else None,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f"canvas adapter {path} cannot be read ({type(error).__name__}): reinstall fimserver"
+        ) from None
+    if about.get("kind") != KIND:
+        raise LoadError(f"{path.name} holds {about.get('kind')!r}, not {KIND!r}")
+    if adapter.base != base:
+        raise LoadError(
+            f"canvas adapter {path.name} was trained on weights {adapter.base[:12]}…, these are {base[:12]}…:"
+            " get the file it names"
+        )
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise LoadError(f"canvas adapter {path.name} holds NaN or infinity: reinstall fimserver")
+    return adapter
+
+
+class Gate:
+    """Which rows of the pass in progress are canvas: their numbers (N,).
+
+    ``first``: in a pass of one branch they are all rows from this one on; ``None`` in one of several.
+    """
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0, dtype=torch.long)
+        self.first: int | None = None
+
+    def set(self, canvas: torch.Tensor) -> None:
+        """Take the rows that are true in ``canvas`` (B, M), where all after a true one of a branch are."""
+        self.rows = canvas.flatten().nonzero()[:, 0]
+        self.first = canvas.shape[1] - len(self.rows) if len(canvas) == 1 else None
+
+
+class GatedLinear:
+    """A frozen product; its canvas rows get a low-rank branch added."""
+
+    def __init__(self, product: Linear, down: torch.Tensor, up: torch.Tensor, gate: Gate) -> None:
+        self.product = product
+        self.down = down
+        self.up = up
+        self.gate = gate
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.product(x)
+        rows, first = self.gate.rows, self.gate.first
+        if len(rows) == 0:
+            return out
+        if first is not None:  # in place and without gathering: a third of the time, 96 times a pass
+            out[first:].addmm_(x[first:] @ self.down.T, self.up.T)
+            return out
+        return out.index_add(0, rows, (x[rows] @ self.down.T) @ self.up.T)
+
+
+class CanvasNetwork:
+    """A frozen network with an adapter on its canvas rows.
+
+    A ``Network`` on the same weights and the same KV buffer.
+    """
+
+    def __init__(self, frozen: FusedModel, adapter: CanvasAdapter, mask_token: int) -> None:
+        """Raises ``LoadError`` where the adapter's shapes are not those of the network."""
+        self.frozen = frozen
+        self.adapter = adapter
+        self.mask_token = mask_token
+        self.gate = Gate()
+        self.vocab_size = frozen.vocab_size
+        self.device = frozen.device
+        self.dtype = frozen.dtype
+        self.head = frozen.head
+        self.hidden = torch.empty(0)
+        self._mask = adapter.mask.to(self.device, self.dtype)
+        self._sampler = tuple(t.to(self.device, self.dtype) for t in adapter.sampler or ())
+        self.embed: Callable[[torch.Tensor], torch.Tensor] = self._embed
+        self._check()
+        self._network = frozen.wrapped(self._wrap, self._embed)
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings (…, d) of ids (…); a mask has its own."""
+        return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
+
+    def _set_gate(self, ids: torch.Tensor) -> None:
+        """Let the adapter act on the rows of ids (B, M) from the first mask of each branch on."""
+        self.gate.set((ids == self.mask_token).cumsum(1) > 0)
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
+        self._set_gate(ids)
+        logits = self._network.forward(ids, mask, kv, logits_of)
+        self.hidden = self._network.hidden
+        return logits
+
+    def forward_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        self._set_gate(ids)
+        logits = self._network.forward_at(ids, positions, mask, kv, logits_of)
+        self.hidden = self._network.hidden
+        return logits
+
+    def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int) -> torch.Tensor:
+        """Logits (V,) of a canvas row, given the token before the place that it predicts.
+
+        ``hidden`` (d,) and ``logits`` (V,): of the row. The likeliest tokens are scored again, the others
+        ruled out.
+        Without a sampler: the same logits.
+        """
+        if not self._sampler:
+            return logits
+        before = self.frozen.embed(torch.tensor([token], device=self.device))[0]
+        changed = self._informed(hidden, before)
+        found = logits.topk(min(CANDIDATES, len(logits))).indices
+        # The change goes through the embedding: coders with a sampler share it with the head.
+        scores = logits[found] + self.frozen.embed(found) @ (changed - hidden)
+        return torch.full_like(logits, -torch.inf).index_put((found,), scores.to(logits.dtype))
+
+    def _informed(self, hidden: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        size = before.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+        inward, outward = self._sampler
+        return hidden + F.silu(torch.cat([hidden, before / size], -1) @ inward.T) @ outward.T
+
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        return self.frozen.forward_bidirectional(ids, logits_of)
+
+    def _wrap(self, layer: int, name: str, product: Linear) -> Linear:
+        branch = self.adapter.branches.get(f"{layer}.{name}")
+        if branch is None:
+            return product
+        down, up = (t.to(self.device, self.dtype) for t in branch)
+        return GatedLinear(product, down, up, self.gate)
+
+    def _check(self) -> None:
+        """Refuse an adapter of another network; products show a wrong size in their first pass."""
+        layers = {int(name.partition(".")[0]) for name in self.adapter.branches}
+        if (
+            not layers
+            or max(layers) >= len(self.frozen.stack.layers)
+            or self._mask.shape != self.frozen.final_norm.shape
+        ):
+            raise LoadError(
+                "the canvas adapter has other layers or sizes than this model: get the file trained for it"
+            )

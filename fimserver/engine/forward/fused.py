@@ -1,0 +1,285 @@
+"""Our own forward pass of dense Qwen2, Qwen3 and Llama networks.
+
+Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix
+products, and those repack the weights at every call (figures: docs/benchmarks.md).
+``tests/engine/forward/test_fused.py`` holds it to the native class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from fimserver.engine.forward.graphs import Graphs
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import (
+    GatedMlp,
+    Layer,
+    LayerKV,
+    Linear,
+    Mlp,
+    ModelShape,
+    Part,
+    Stack,
+    Wrap,
+    bias_of,
+)
+from fimserver.engine.forward.network import NativeNetwork, Network
+from fimserver.engine.forward.static_pass import StaticPasses
+from fimserver.errors import LoadError
+
+PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
+
+
+def fits(model: Any) -> bool:
+    """Whether ``FusedModel`` computes what this model computes."""
+    config = model.config
+    return (
+        config.model_type in MLPS
+        and config.hidden_act == "silu"
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and getattr(config, "pretraining_tp", 1) == 1
+        and not getattr(model, "_hf_hook", None)  # spread or offloaded by accelerate
+        and model.dtype in {torch.float32, torch.bfloat16}
+        and all(
+            type(m) is torch.nn.Linear and type(m.weight.data) is torch.Tensor  # not quantised
+            for name, m in model.named_modules()
+            if name.endswith("_proj")
+        )
+    )
+
+
+class FusedWeights(NamedTuple):
+    """What a forward pass needs of a model, wherever it was read from."""
+
+    embed: Callable[[torch.Tensor], torch.Tensor]  # ids (…) -> (…, d)
+    stack: Stack
+    final_norm: torch.Tensor
+    head: Linear
+    vocab_size: int
+    rotary: Callable[
+        [int], tuple[torch.Tensor, torch.Tensor]
+    ]  # of so many positions: cosines and sines (T, 1, D)
+
+
+class FusedModel:
+    """A network in few kernels. ``whole`` runs sequences that are not cached."""
+
+    def __init__(
+        self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False
+    ) -> None:
+        self.weights = weights
+        self.whole = whole
+        self.pack = pack
+        self.capacity = capacity
+        self.vocab_size = weights.vocab_size
+        self.device = weights.final_norm.device
+        self.dtype = weights.final_norm.dtype
+        self.hidden = torch.empty(0)
+        self.stack = weights.stack
+        self.final_norm = weights.final_norm
+        self.head = weights.head
+        self.embed = weights.embed
+        self.cos, self.sin = weights.rotary(capacity)
+        self.static: StaticPasses | None = None
+        self.joins = False  # whether rows of several texts may run as one pass (``passes.py``)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the keys and values of one token."""
+        sizes = self.stack.sizes
+        return 2 * len(self.stack.layers) * sizes.kv_heads * sizes.head_dim * self.final_norm.element_size()
+
+    def use_graphs(self, graphs: Graphs) -> None:
+        """Run cached passes over static buffers through ``graphs`` from now on."""
+        self.static = StaticPasses(self._static, self.vocab_size, self.final_norm, graphs)
+
+    def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
+        """The same network on the same weights, every product replaced by ``wrap(layer, name, product)``.
+
+        ``embed``: other embeddings of ids; ``None``: the same. Both read and write the same KV buffer, so
+        that some rows of a text can go through one and some through the other.
+        """
+        weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
+        return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
+        if self.static is not None:
+            hidden, logits = self.static.forward(ids, mask, kv, logits_of)
+        else:
+            rope = self.rope(kv.start, ids.shape[1], len(ids))
+            hidden, logits = self._compute(ids, rope, mask, kv, logits_of)
+        self.hidden = hidden if len(logits_of) else self.hidden
+        return logits
+
+    def _compute(
+        self,
+        ids: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor,
+        kv: LayerKV,
+        logits_of: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        count, rows = ids.shape
+        x = self.embed(ids.flatten())  # (B * M, d)
+        x = self.stack.run(x, rope, bias_of(mask, x.dtype), kv)
+        if len(logits_of) == 0:
+            return x.new_empty(count, 0, x.shape[-1]), x.new_empty(count, 0, self.vocab_size)
+        hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
+        return hidden, self.head(hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+
+    def forward_parts(self, parts: Sequence[Part]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each part, in one pass."""
+        ropes = [self.rope(part.start, part.ids.shape[1], len(part.ids)) for part in parts]
+        rope = torch.cat([cos for cos, _ in ropes]), torch.cat([sin for _, sin in ropes])
+        x = self.embed(torch.cat([part.ids.flatten() for part in parts]))
+        texts = [(part.ids.numel(), bias_of(part.mask, x.dtype), part.kv) for part in parts]
+        states = torch.split(self.stack.run_parts(x, rope, texts), [count for count, _, _ in texts])
+        wanted = [
+            state.view(*part.ids.shape, -1)[:, part.logits_of].flatten(0, 1)
+            for state, part in zip(states, parts, strict=True)
+        ]
+        hidden = self.stack.norm(torch.cat(wanted), self.final_norm)
+        shapes = [(len(part.ids), len(part.logits_of)) for part in parts]
+        sizes = [branches * rows for branches, rows in shapes]
+        logits = torch.split(self.head(hidden), sizes)
+        outputs = zip(shapes, torch.split(hidden, sizes), logits, strict=True)
+        return [
+            (state.view(*shape, state.shape[-1]), scores.view(*shape, self.vocab_size))
+            for shape, state, scores in outputs
+        ]
+
+    def _static(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: LayerKV,
+        logits_of: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rope = self.cos[positions].repeat(len(ids), 1, 1), self.sin[positions].repeat(len(ids), 1, 1)
+        return self._compute(ids, rope, mask, kv, logits_of)
+
+    def forward_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        self.hidden, logits = self._static(ids, positions, mask, kv, logits_of)
+        return logits
+
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        if self.whole is None:
+            raise LoadError(
+                "this network has no pass in which every token sees every other: use --network native"
+            )
+        return self.whole.forward_bidirectional(ids, logits_of)
+
+    def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start``, ``count`` branches."""
+        here = slice(start, start + rows)
+        return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
+
+
+def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
+    """Return the network of a ``…ForCausalLM`` of transformers, on its weights, for ``rows`` rows a pass."""
+    body = model.model
+    device = torch.device(model.model.embed_tokens.weight.device)
+    pack = packs(model, device)
+    embedding = body.embed_tokens.weight
+
+    def rotary(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = body.rotary_emb(embedding[:1, None], torch.arange(positions, device=device)[None])
+        return cos[0, :, None], sin[0, :, None]
+
+    weights = FusedWeights(
+        lambda ids: embedding[ids],
+        native_stack(model.config, body.layers, rows, pack=pack),
+        body.norm.weight,
+        linear([model.lm_head], rows, pack=pack),
+        int(model.lm_head.weight.shape[0]),
+        rotary,
+    )
+    return FusedModel(weights, capacity, NativeNetwork(model, device), pack=pack)
+
+
+def native_stack(config: Any, layers: Sequence[Any], rows: int, *, pack: bool) -> Stack:
+    """Decoder layers of transformers as products; ``config`` is their model's."""
+    mlp = MLPS[config.model_type]
+    fused = [_layer(layer, mlp(layer.mlp, rows, pack), rows, pack=pack) for layer in layers]
+    return Stack(fused, ModelShape.of(config, layers[0]))
+
+
+def packs(model: Any, device: torch.device) -> bool:
+    """Whether weights are kept a second time in the layout of the matrix products."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return device.type == "cpu" and size <= PACK_LIMIT_BYTES and has_onednn
+
+
+def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:
+    attention = layer.self_attn
+    q_norm = getattr(attention, "q_norm", None)
+    k_norm = getattr(attention, "k_norm", None)
+    return Layer(
+        layer.input_layernorm.weight,
+        linear([attention.q_proj, attention.k_proj, attention.v_proj], rows, pack=pack),
+        q_norm.weight if q_norm else None,
+        k_norm.weight if k_norm else None,
+        linear([attention.o_proj], rows, pack=pack),
+        layer.post_attention_layernorm.weight,
+        mlp,
+    )
+
+
+def _gated_mlp(mlp: Any, rows: int, pack: bool) -> Mlp:
+    return GatedMlp(
+        linear([mlp.gate_proj, mlp.up_proj], rows, pack=pack), linear([mlp.down_proj], rows, pack=pack)
+    )
+
+
+# By ``model_type`` of the configuration: what of its layers' ``mlp`` becomes a callable (module, rows, pack).
+MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
+    "qwen2": _gated_mlp,
+    "qwen3": _gated_mlp,
+    "llama": _gated_mlp,
+}
+
+
+def joined(modules: Sequence[Any]) -> torch.Tensor:
+    """The weights of several linears one below the other.
+
+    The modules become views of it, so that nothing is there twice.
+    """
+    if len(modules) == 1:
+        only: torch.Tensor = modules[0].weight
+        return only
+    weight = torch.cat([m.weight.detach() for m in modules])
+    parts = torch.split(weight, [len(m.weight) for m in modules])
+    for module, part in zip(modules, parts, strict=True):
+        module.weight.data = part
+    return weight
+
+
+def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
+    """One product for several linears over the same input.
+
+    ``pack`` lays the weights out for ``rows`` rows once.
+    """
+    weight = torch.cat([m.weight for m in modules]) if pack else joined(modules)
+    bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
+    if not pack:
+        return lambda x: F.linear(x, weight, bias)
+    # No public name exists.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001
+    product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+    return lambda x: product(x, packed, bias, "none", [], "")

@@ -1,0 +1,202 @@
+"""Layers of dense Qwen2, Qwen3 and Llama networks, in the fewest kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from fimserver.engine.forward.attention import attend, fold_bias
+
+Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
+Wrap = Callable[
+    [int, str, Linear], Linear
+]  # layer, name of the product (qkv, out, gate_up, down), the product
+
+
+class Mlp(Protocol):
+    """What a layer does to each row by itself."""
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """Normed hidden states (N, d) to what is added to the residual stream (N, d)."""
+        ...
+
+    def wrapped(self, wrap: Wrap, index: int, /) -> Mlp:
+        """The same with every product replaced by ``wrap(index, name, product)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class GatedMlp:
+    """Dense SwiGLU network (Shazeer, arXiv 2002.05202); gate and up are one product."""
+
+    gate_up: Linear
+    down: Linear
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+    def wrapped(self, wrap: Wrap, index: int, /) -> GatedMlp:
+        return GatedMlp(wrap(index, "gate_up", self.gate_up), wrap(index, "down", self.down))
+
+
+class Layer(NamedTuple):
+    """The weights of one layer, products over the same input joined."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    out: Linear
+    mlp_norm: torch.Tensor
+    mlp: Mlp
+
+    def wrapped(self, wrap: Wrap, index: int) -> Layer:
+        """The same layer with every product replaced by ``wrap(index, name, product)``."""
+        qkv = wrap(index, "qkv", self.qkv)
+        out = wrap(index, "out", self.out)
+        return self._replace(qkv=qkv, out=out, mlp=self.mlp.wrapped(wrap, index))
+
+
+class LayerKV(Protocol):
+    """Where a layer's keys and values go, and what it reads."""
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take (B, heads, M, D) rows of layer ``index``; give back (B, heads, extent, D)."""
+        ...
+
+
+class Part(NamedTuple):
+    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and what they see."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor  # (M, extent)
+    kv: LayerKV
+    start: int
+    logits_of: torch.Tensor  # (R,)
+
+
+class ModelShape(NamedTuple):
+    """What the weights do not say themselves."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float
+    scale: float
+
+    @classmethod
+    def of(cls, config: Any, layer: Any) -> ModelShape:
+        heads = config.num_attention_heads
+        kv_heads = config.num_key_value_heads
+        return cls(
+            heads,
+            kv_heads,
+            int(layer.self_attn.head_dim),
+            float(config.rms_norm_eps),
+            float(layer.self_attn.scaling),
+        )
+
+
+class Stack:
+    """Layers from hidden states to hidden states."""
+
+    def __init__(self, layers: Sequence[Layer], sizes: ModelShape, *, bf16_attention: bool = False) -> None:
+        """``bf16_attention``: passes of many rows attend in bf16, whatever the type of the hidden states."""
+        self.layers = tuple(layers)
+        self.sizes = sizes
+        self.attention = attend
+        self.bf16_attention = bf16_attention
+
+    def wrapped(self, wrap: Wrap) -> Stack:
+        """The same layers with every product replaced by ``wrap(layer, name, product)``."""
+        layers = [layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)]
+        return Stack(layers, self.sizes, bf16_attention=self.bf16_attention)
+
+    def run(
+        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
+    ) -> torch.Tensor:
+        """X (B * M, d) through all layers.
+
+        ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores.
+        """
+        return self.run_parts(x, rope, [(len(x), bias, kv)])
+
+    def run_parts(
+        self,
+        x: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
+    ) -> torch.Tensor:
+        """``run`` of the rows of several texts, one after another: each has a number of rows, bias and KV."""
+        groups = self.sizes.heads // self.sizes.kv_heads
+        folded = [(n, fold_bias(bias, groups, bf16=self.bf16_attention), kv) for n, bias, kv in parts]
+        rope = rope[0], _signed(rope[1])
+        for index, layer in enumerate(self.layers):
+            x = x + self._attend(x, layer, rope, folded, index)
+            x = x + layer.mlp(self.norm(x, layer.mlp_norm))
+        return x
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.sizes.eps)
+
+    def _attend(
+        self,
+        x: torch.Tensor,
+        layer: Layer,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
+        index: int,
+    ) -> torch.Tensor:
+        heads, kv_heads, head_dim, _, _ = self.sizes
+        qkv = layer.qkv(self.norm(x, layer.input_norm)).view(
+            len(x), -1, head_dim
+        )  # (B * M, q + k + v heads, D)
+        qk = qkv[:, : heads + kv_heads]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            qk = torch.cat(
+                [self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1
+            )
+        sizes = [count for count, _, _ in parts]
+        rotated = torch.split(_rotate(qk, *rope), sizes)
+        texts = zip(rotated, torch.split(qkv[:, heads + kv_heads :], sizes), parts, strict=True)
+        seen = [self._see(qk, v, bias, kv, index) for qk, v, (_, bias, kv) in texts]
+        return layer.out(seen[0] if len(seen) == 1 else torch.cat(seen))
+
+    def _see(
+        self, rotated: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, kv: LayerKV, index: int
+    ) -> torch.Tensor:
+        """Attention (N, heads * D) of one text's ``rotated`` (N, q + k heads, D) and ``v`` (N, heads, D)."""
+        heads, kv_heads, head_dim, _, scale = self.sizes
+        rows = bias.shape[-2] * kv_heads // heads
+        rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)
+        v = v.view(-1, rows, kv_heads, head_dim)
+        keys, values = kv.update(rotated[:, :, heads:].transpose(1, 2), v.transpose(1, 2), index)
+        return self.attention(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1)
+
+
+def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a row may look, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding, half-split convention.
+
+    X (M, heads, D), ``sin`` with its first half negated.
+    """
+    halves = x.reshape(*x.shape[:-1], 2, -1)
+    swapped = halves.flip(-2).view(x.shape)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+def _signed(sin: torch.Tensor) -> torch.Tensor:
+    """Sines (…, D) as ``_rotate`` takes them."""
+    low, high = sin.chunk(2, -1)
+    return torch.cat([-low, high], -1)

@@ -1,0 +1,141 @@
+"""The network seam: token ids to logits, by transformers or by our own pass.
+
+``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it,
+``FusedModel`` (in ``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for
+tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from fimserver.engine.forward.kv import KVBuffer
+
+
+class Network(Protocol):
+    """A decoder-only network with a vocabulary of ``vocab_size`` logits on ``device``.
+
+    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and
+    ``head`` ((N, d) -> (N, V)) are for drafters that share them.
+    """
+
+    vocab_size: int
+    device: torch.device
+    hidden: torch.Tensor
+    dtype: torch.dtype  # of hidden states
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    head: Callable[[torch.Tensor], torch.Tensor]
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (B, R, V) of rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
+
+        ``mask`` (M, extent) is true where a row may look.
+        """
+        ...
+
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        """Logits (R, V) with every row of ids (T,) seeing every other; nothing is cached."""
+        ...
+
+
+class PlacedNetwork(Protocol):
+    """A network whose rows may be at other positions of the text than their KV rows are."""
+
+    def forward_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        """Logits (1, R, V) of ids (1, M) at ``positions`` (M,), KV rows from ``kv.start`` on."""
+        ...
+
+
+class NativeNetwork:
+    """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded.
+
+    ``device`` takes the ids.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        # A coder in our own pass needs no transformers, which takes half a second to import.
+        from fimserver.engine.forward.native_kv import NativeKV  # noqa: PLC0415
+
+        self.model = model
+        self._native_kv = NativeKV
+        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self.device = device
+        self.hidden = torch.empty(0)
+        self.embed = model.get_input_embeddings()
+        self.dtype = self.embed.weight.dtype
+        self.head = model.get_output_embeddings()
+        model.get_output_embeddings().register_forward_pre_hook(self._see)
+        self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+    ) -> torch.Tensor:
+        count, rows = ids.shape
+        positions = torch.arange(kv.start, kv.start + rows, device=ids.device)
+        output = self.model(
+            input_ids=ids,
+            position_ids=positions.expand(count, -1),
+            attention_mask=mask.expand(count, 1, -1, -1),
+            past_key_values=self._native_kv(kv),
+            use_cache=True,
+            logits_to_keep=self._keep(logits_of),
+        )
+        logits: torch.Tensor = output.logits
+        if logits.shape[1] == len(logits_of):
+            return logits
+        self.hidden = self.hidden[:, logits_of]
+        return logits[:, logits_of]
+
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=self._keep(logits_of))
+        logits: torch.Tensor = output.logits[0]
+        return logits if len(logits) == len(logits_of) else logits[logits_of]
+
+    def _see(self, _head: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.hidden = inputs[0]
+
+    def _keep(self, rows: torch.Tensor) -> torch.Tensor:
+        """Row numbers where they can index the last layer, which may be on another device."""
+        return rows.cpu() if self.spread else rows
+
+
+class FakeNetwork:
+    """Logits from a function of (id, position): for tests of loops, with no weights."""
+
+    def __init__(self, size: int, logits: Callable[[int, int], torch.Tensor]) -> None:
+        self.vocab_size = size
+        self.device = torch.device("cpu")
+        self.hidden = torch.empty(0)
+        self.dtype = torch.float32
+        self.embed = lambda ids: torch.zeros(*ids.shape, 1)
+        self.head = lambda hidden: torch.zeros(len(hidden), size)
+        self.logits = logits
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,  # noqa: ARG002 - the protocol
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+    ) -> torch.Tensor:
+        self.hidden = torch.zeros(len(ids), len(logits_of), 1)
+        return torch.stack([self._rows(branch, kv.start, logits_of) for branch in ids])
+
+    def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
+        return self._rows(ids, 0, logits_of)
+
+    def _rows(self, ids: torch.Tensor, start: int, logits_of: torch.Tensor) -> torch.Tensor:
+        rows = [self.logits(int(ids[i]), start + int(i)) for i in logits_of]
+        return torch.stack(rows) if rows else torch.empty(0, self.vocab_size)

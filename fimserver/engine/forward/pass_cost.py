@@ -1,0 +1,131 @@
+"""Shapes that a pass may have without changing a bit, and what each costs on this device.
+
+A shape is (branches, rows of each). Matrix products choose their kernel by the
+number of rows, and another kernel may add up in another order; so the shapes are tried once, against the
+reference, before they are used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.types import Deadline
+
+Shape = tuple[int, int]
+ROWS = (4, 8, 12, 16, 24)
+BRANCHES = (1, 2, 3)
+PROBED_ROWS = 8  # where plain decoding runs one row
+MOST_ROWS = 32  # of all branches together
+_SMOOTHING = 0.1
+_OUTLIER = 3.0
+_ROUNDS = 5
+_ENOUGH_S = 1.5  # for all shapes, once there were two rounds
+
+
+class PassCosts:
+    """Milliseconds of a pass of each usable shape.
+
+    The curve over shapes is measured once, its height is kept up to date.
+    """
+
+    def __init__(self, ms: Mapping[Shape, float]) -> None:
+        """A hiccup while measuring shows as a shape dearer than a larger one.
+
+        The larger one's time then holds for both.
+        """
+        self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
+        self._load = 1.0
+        self.company = 1  # passes that run as one
+        self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
+        self.longest = max(rows for _, rows in ms)  # of a branch
+        self.branches = max(branches for branches, _ in ms)
+
+    @property
+    def ms(self) -> dict[Shape, float]:
+        """What each shape costs now.
+
+        With company, the time of the smallest shape, most of which goes into reading weights, is shared.
+        """
+        shared = (1 - 1 / self.company) * self._curve[self.plain]
+        return {shape: (ms - shared) * self._load for shape, ms in self._curve.items()}
+
+    def observe(self, shape: Shape, ms: float) -> None:
+        """A pass took ``ms``; a hiccup of the machine counts as three times the usual at most."""
+        load = min(ms / self._curve[shape], _OUTLIER * self._load)
+        self._load += _SMOOTHING * (load - self._load)
+
+
+def measure_costs(
+    cache: PrefixCache, rows: int, *, draft: bool = True, starts: Sequence[int] = ()
+) -> PassCosts:
+    """Try every shape on random tokens.
+
+    Those whose rows are the bits of a pass of ``rows`` rows, with their time. ``starts``: the positions at
+    which they are tried, and the first of them timed; none: after the first chunk.
+    """
+    first, *others = starts or (cache.chunk,)
+    if not draft:  # one row runs other kernels than several
+        return PassCosts(_times(cache, [0], [(1, 1)], first))
+    generator = torch.Generator().manual_seed(0)
+    count = max(first, *others, 0) + MOST_ROWS
+    ids = torch.randint(cache.network.vocab_size, (count,), generator=generator).tolist()
+    alike = [shape for shape in shapes(cache.kv.branches) if shape != (1, rows)]
+    for start in (*others, first):
+        cache.prefill(ids[:start], Deadline(), want_logits=False)
+        text = ids[start : start + MOST_ROWS]
+        reference = _reference(cache, text, rows, start)
+        alike = [shape for shape in alike if _is_alike(cache, text, shape, reference, start)]
+    ms = _times(cache, text, [(1, rows), *alike], first)
+    cache.clear()
+    return PassCosts(ms)
+
+
+def _is_alike(cache: PrefixCache, text: list[int], shape: Shape, reference: torch.Tensor, start: int) -> bool:
+    """Whether every branch of a pass of this shape has the bits of plain decoding."""
+    logits = cache.branches([text[: shape[1]]] * shape[0], start)
+    shared = min(len(reference), shape[1])
+    return all(torch.equal(branch[:shared], reference[:shared]) for branch in logits)
+
+
+def _reference(cache: PrefixCache, text: list[int], rows: int, start: int) -> torch.Tensor:
+    """Logits (R, V) of plain decoding.
+
+    Of one pass, or of one pass for each of the first tokens where a pass is one row.
+    """
+    if rows > 1:
+        return cache.branches([text[:rows]], start)[0]
+    return torch.cat([cache.branches([[text[i]]], start + i)[0] for i in range(PROBED_ROWS)])
+
+
+def size(shape: Shape) -> int:
+    """Rows of all branches."""
+    return shape[0] * shape[1]
+
+
+def shapes(branches: int) -> list[Shape]:
+    """Shapes to be tried, small ones first."""
+    return sorted(
+        ((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS),
+        key=lambda s: (size(s), s),
+    )
+
+
+def _times(cache: PrefixCache, text: list[int], shapes: Sequence[Shape], start: int) -> dict[Shape, float]:
+    """The fastest pass of each shape in milliseconds, in rounds over all shapes.
+
+    Other work on the machine then slows all of them down alike: the choice of drafts rests on their ratios.
+    """
+    times: dict[Shape, float] = dict.fromkeys(shapes, float("inf"))
+    began = time.perf_counter()
+    for number in range(_ROUNDS):
+        if number > 1 and time.perf_counter() - began > _ENOUGH_S:
+            break
+        for shape in shapes:
+            started = time.perf_counter()
+            cache.branches([text[: shape[1]]] * shape[0], start)[0, 0, 0].item()  # waits for the device
+            times[shape] = min(times[shape], 1000 * (time.perf_counter() - started))
+    return times

@@ -1,0 +1,142 @@
+"""Forward passes that have not been run yet, so that those of several requests can run as one.
+
+A loop yields a pass and goes on when somebody runs its iterator on. Whoever runs several such loops may run
+their passes together in between; a pass that nobody ran runs when its result is asked for. Products run over
+the rows of all texts at once, attention over each text's own keys and values, so every row has the bits that
+it has alone (``rows_alike`` finds out whether the products of a network allow that).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
+import torch
+
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import Linear, Part
+from fimserver.engine.forward.network import Network
+
+T = TypeVar("T")
+TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129)  # of a product, when it is tried
+
+
+class Pass:
+    """Ids (B, M) of one text at positions from ``start`` on, for logits (B, R, V) of rows ``logits_of`` (R,).
+
+    ``mask`` (M, extent) is true where a row may look. ``company``: how many passes ran as one.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        kv: KVBuffer,
+        ids: torch.Tensor,
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        *,
+        reads_prompt: bool = False,
+    ) -> None:
+        """``reads_prompt``: a chunk of a prompt, whose many rows others would have to wait for."""
+        self.network = network
+        self.kv = kv
+        self.ids = ids
+        self.start = start
+        self.mask = mask
+        self.logits_of = logits_of
+        self.reads_prompt = reads_prompt
+        self.company = 1
+        self._logits: torch.Tensor | None = None
+        self._hidden = torch.empty(0)
+
+    @property
+    def joins(self) -> bool:
+        """Whether it may run with others."""
+        return isinstance(self.network, FusedModel) and self.network.joins
+
+    @property
+    def done(self) -> bool:
+        return self._logits is not None
+
+    @torch.inference_mode()
+    def result(self) -> torch.Tensor:
+        """Logits (B, R, V); the network's ``hidden`` is this pass's afterwards."""
+        if self._logits is None:
+            self.place()
+            self._logits = self.network.forward(self.ids, self.mask, self.kv, self.logits_of)
+        elif len(self.logits_of):
+            self.network.hidden = self._hidden
+        return self._logits
+
+    def place(self) -> None:
+        """Set the KV rows that are written and read."""
+        self.kv.start = self.start
+        self.kv.extent = self.mask.shape[1]
+
+    def take(self, hidden: torch.Tensor, logits: torch.Tensor, company: int) -> None:
+        """Set the result of a run with others."""
+        self._hidden = hidden
+        self._logits = logits
+        self.company = company
+
+
+@torch.inference_mode()
+def run_together(passes: Sequence[Pass]) -> None:
+    """Run passes, those over one network as one; one that cannot join is left for ``Pass.result``."""
+    alike: defaultdict[int, list[Pass]] = defaultdict(list)
+    for each in passes:
+        if each.joins:
+            alike[id(each.network)].append(each)
+    for group in alike.values():
+        if len(group) > 1:
+            _run_joined(group)
+
+
+def _run_joined(passes: Sequence[Pass]) -> None:
+    network = passes[0].network
+    assert isinstance(network, FusedModel)
+    for each in passes:
+        each.place()
+    parts = [Part(each.ids, each.mask, each.kv, each.start, each.logits_of) for each in passes]
+    for each, (hidden, logits) in zip(passes, network.forward_parts(parts), strict=True):
+        each.take(hidden, logits, len(passes))
+
+
+def finish(steps: Generator[Pass, None, T]) -> T:
+    """Run a loop to its end, every pass by itself; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            found: T = ended.value
+            return found
+
+
+@torch.inference_mode()
+def rows_alike(network: FusedModel, *, exact: bool = False) -> bool:
+    """Whether rows of products have the same bits whatever rows are beside them, tried on random numbers.
+
+    In fp32 and bf16 that depends on the kernels, which some libraries choose by the number of rows.
+    ``exact``: products are exact sums; what is around those of one layer is tried, with fewer rows.
+    """
+    sizes = TRIED_ROWS[:8] if exact else TRIED_ROWS
+    stack = network.stack.layers
+    layers = stack[:1] if exact else (stack[0], stack[-1])
+    generator = torch.Generator().manual_seed(0)
+    heads = network.stack.sizes.heads * network.stack.sizes.head_dim
+    x, attended = (
+        torch.randn(sizes[-1], width, generator=generator).to(network.device, network.dtype)
+        for width in (len(network.final_norm), heads)
+    )
+    tried = [(product, x) for layer in layers for product in (layer.qkv, layer.mlp)]
+    tried += [(layer.out, attended) for layer in layers]
+    tried += [] if exact else [(network.head, x)]
+    return all(_is_alike(product, rows, sizes) for product, rows in tried)
+
+
+def _is_alike(product: Linear, x: torch.Tensor, sizes: Sequence[int]) -> bool:
+    whole = product(x)
+    return all(torch.equal(product(x[-rows:]), whole[-rows:]) for rows in sizes)

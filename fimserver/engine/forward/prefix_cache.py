@@ -1,0 +1,214 @@
+"""Prefix cache: brings a prompt into a KV buffer and runs only what differs from the cached tokens.
+
+One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks
+aligned to absolute positions, and only from the chunk in which the new prompt first differs from the one that
+is there. It keeps several prompts (``cached_prompts.py``); passes use the current one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import torch
+
+from fimserver.engine.device import Pace, to_device
+from fimserver.engine.forward.cached_prompts import CachedPrompts
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.network import Network, PlacedNetwork
+from fimserver.engine.forward.passes import Pass, finish
+from fimserver.lengths import common_prefix
+from fimserver.types import Deadline, Prefill
+
+BLOCK = 512  # keys that torch's attention reads at a time on a CPU
+
+
+class PrefixCache:
+    """KV buffers, the prompt tokens in them, and the passes that were run."""
+
+    def __init__(
+        self,
+        network: Network,
+        capacity: int,
+        chunk: int,
+        branches: int = 1,
+        block: int = 1,
+        prompts: int = 1,
+    ) -> None:
+        """``block``: so many tokens at a time see each other; 1 is causal. ``chunk`` is a multiple of it.
+
+        ``prompts``: so many are kept at most.
+        """
+        self.network = network
+        self.chunk = chunk
+        self.capacity = -(-capacity // chunk) * chunk
+        self.prompts = CachedPrompts(lambda: KVBuffer(self.capacity, branches), prompts)
+        self.forwards = 0
+        self.pace = Pace.of(network.device)
+        self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
+        numbers = torch.arange(self.capacity, device=network.device) // block
+        self._causal = numbers[:, None] >= numbers
+        self._everywhere = torch.arange(self.capacity, device=network.device)
+        self._no_rows = self._everywhere[:0]
+
+    @property
+    def kv(self) -> KVBuffer:
+        """Keys and values of the current prompt."""
+        return self.prompts.current.kv
+
+    @property
+    def prefilled(self) -> Prefill:
+        """What the last prefill of the current prompt ran, without its time."""
+        return self.prompts.current.prefilled
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        self.prompts.clear()
+
+    @torch.inference_mode()
+    def wipe(self) -> None:
+        """Forget the prompt and every row, also those that a mask hides: they may hold NaN."""
+        self.clear()
+        self.kv.wipe()
+
+    @torch.inference_mode()
+    def prefill(self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool) -> torch.Tensor | None:
+        """Bring the prompt in.
+
+        Logits (V,) of its last row, empty if not wanted; ``None`` when the deadline passed.
+        """
+        return finish(self.prefilling(ids, deadline, want_logits=want_logits))
+
+    def prefilling(
+        self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool
+    ) -> Generator[Pass, None, torch.Tensor | None]:
+        """The passes of a prefill; returns what ``prefill`` does."""
+        kept = self.prompts.current
+        logits = torch.empty(0)
+        starts = self._starts(ids, kept.ids, want_logits=want_logits)
+        kept.prefilled = Prefill(len(starts) * self.chunk, len(starts))
+        for start in starts:
+            if deadline.spent():
+                return None
+            kept.ids = kept.ids[:start]  # true also when the pass fails half way
+            chunk = self._chunk(ids, start, want_logits=want_logits)
+            yield chunk
+            if not chunk.done and deadline.spent():
+                return None
+            found = chunk.result()[0]
+            logits = found[0] if len(found) else found
+            kept.ids = list(ids[: min(start + self.chunk, len(ids))])
+            self.pace.step()
+        kept.ids = kept.ids[: len(ids)]  # rows after the prompt are overwritten from now on
+        return logits
+
+    def num_uncached_tokens(self, ids: Sequence[int]) -> int:
+        """Rows that a prefill of ``ids`` with logits would run now."""
+        return len(self._starts(ids, self.prompts.nearest(ids).ids, want_logits=True)) * self.chunk
+
+    def _starts(self, ids: Sequence[int], cached: Sequence[int], *, want_logits: bool) -> range:
+        """Starts of the chunks that have to be run for a prompt where ``cached`` tokens are."""
+        reusable = min(common_prefix(ids, cached), len(ids) - int(want_logits))
+        return range(
+            reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk
+        )
+
+    @torch.inference_mode()
+    def rows(
+        self,
+        ids: Sequence[int],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network | None = None,
+    ) -> torch.Tensor:
+        """One forward pass of rows that do not belong to the prompt.
+
+        They are overwritten by whatever comes next.
+
+        ``network``: another one that reads the same keys and values; ``None``: the one that made them.
+        """
+        return self.rows_pass(ids, start, mask, logits_of, network or self.network).result()[0]
+
+    def rows_pass(
+        self,
+        ids: Sequence[int],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network | None = None,
+    ) -> Pass:
+        """The pass of ``rows``."""
+        return self._pass([ids], start, mask, logits_of, network or self.network)
+
+    @torch.inference_mode()
+    def rows_at(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: PlacedNetwork,
+    ) -> torch.Tensor:
+        """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
+        self._count()
+        self.kv.start = start
+        self.kv.extent = mask.shape[1]
+        return network.forward_at(ids, positions, mask, self.kv, logits_of)
+
+    @torch.inference_mode()
+    def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
+        """Logits (B, M, V) of B causal continuations of M tokens each, side by side in one pass."""
+        return self.branches_pass(branches, start).result()
+
+    @torch.inference_mode()
+    def branches_pass(self, branches: Sequence[Sequence[int]], start: int) -> Pass:
+        """The pass of ``branches``."""
+        if len(branches) > 1:
+            self.kv.broadcast_to_branches(start)
+        rows = len(branches[0])
+        return self._pass(branches, start, self.causal(start, rows), self._everywhere[:rows], self.network)
+
+    def _pass(
+        self,
+        branches: Sequence[Sequence[int]],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network,
+        *,
+        reads_prompt: bool = False,
+    ) -> Pass:
+        self._count()
+        ids = to_device(branches, network.device)
+        return Pass(network, self.kv, ids, start, mask, logits_of, reads_prompt=reads_prompt)
+
+    def _count(self) -> None:
+        self.forwards += 1
+        self.prompts.current.forwards += 1
+
+    def causal(self, start: int, count: int) -> torch.Tensor:
+        """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.
+
+        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after
+        it.
+        """
+        extent = min(-(-(start + count) // BLOCK) * BLOCK, self.capacity)
+        return self._causal[start : start + count, :extent]
+
+    def block(self, start: int, count: int) -> torch.Tensor:
+        """Mask (count, start + count) for a canvas at ``start``.
+
+        Each row sees all before it and the whole canvas.
+        """
+        return self._everything[:count, : start + count]
+
+    def _chunk(self, ids: Sequence[int], start: int, *, want_logits: bool) -> Pass:
+        """One aligned chunk, filled up with token 0, whose rows nobody will look at."""
+        piece = list(ids[start : start + self.chunk])
+        last = len(piece) - 1
+        is_last = want_logits and start + self.chunk >= len(ids)
+        wanted = self._everywhere[last : last + 1] if is_last else self._no_rows
+        mask = self.causal(start, self.chunk)[:, : start + self.chunk]
+        rows = piece + [0] * (self.chunk - len(piece))
+        return self._pass([rows], start, mask, wanted, self.network, reads_prompt=True)

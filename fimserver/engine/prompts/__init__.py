@@ -1,0 +1,1 @@
+"""Prompts: markers, cuts, budget, healing, token ids."""

@@ -1,0 +1,141 @@
+"""Draft policy: which drafters to ask in a round, and how many of their tokens to verify.
+
+Acceptance rates by grade, the cost of asking and the cost of passes are measured while serving. The policy
+changes how long an answer takes, never its text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fimserver.engine.forward.pass_cost import PassCosts, Shape
+from fimserver.engine.speculation.drafts import Draft, cut_draft
+from fimserver.lengths import common_prefix
+
+_PRIOR_WEIGHT = 2.0  # tries that the prior counts for: a grade of n is first taken as a chance of n tenths
+_MEMORY = 200.0  # number of tries after which older ones lose weight
+_SMOOTHING = 0.2
+_TRIALS = 3  # times a drafter is asked before its cost decides
+_RETRIAL = 32  # rounds after which a drafter that did not pay is tried again
+_CHEAP = 0.05  # share of a pass's time below which a drafter is always asked
+
+
+class DraftPlan(NamedTuple):
+    """The drafts to verify in one pass, cut to its shape, and the expected number of tokens."""
+
+    shape: Shape
+    drafts: tuple[Draft, ...]
+    expected: float
+
+
+class Survival:
+    """Acceptance rate of tokens by source and grade, given that all tokens before were accepted."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, int], list[float]] = {}
+
+    def along(self, draft: Draft) -> list[float]:
+        """For each token the chance that it and all before it are accepted."""
+        alive = 1.0
+        chances = []
+        for grade in draft.grades:
+            right, tried = self._seen.get((draft.source, grade)) or self._of(draft.source, grade)
+            alive *= right / tried
+            chances.append(alive)
+        return chances
+
+    def learn(self, draft: Draft, accepted: int) -> None:
+        """Count the first ``accepted`` tokens as accepted and the next one, if any, as rejected."""
+        for place, grade in enumerate(draft.grades[: accepted + 1]):
+            seen = self._of(draft.source, grade)
+            fade = min(1.0, _MEMORY / (seen[1] + 1))
+            seen[0] = (seen[0] + (place < accepted)) * fade
+            seen[1] = (seen[1] + 1) * fade
+
+    def _of(self, source: str, grade: int) -> list[float]:
+        prior = (min(9, max(0, grade)) + 0.5) / 10
+        return self._seen.setdefault((source, grade), [prior * _PRIOR_WEIGHT, _PRIOR_WEIGHT])
+
+
+@dataclass
+class DrafterCost:
+    """Cost of asking one drafter, and the tokens that it is expected to bring."""
+
+    ms: float = 0.0
+    expected: float = 1.0
+    asked: int = 0
+    rested: int = 0  # rounds since it was asked
+
+
+class DraftPolicy:
+    """Chooses for each round which drafters to ask and which shape to verify."""
+
+    def __init__(self, costs: PassCosts) -> None:
+        self.costs = costs
+        self.survival = Survival()
+        self.accounts: dict[str, DrafterCost] = defaultdict(DrafterCost)
+        self.switched_off = 0  # times that a drafter was not asked because it would not have paid
+
+    def plan(self, drafts: Sequence[Draft], max_draft_tokens: int) -> DraftPlan:
+        """Choose shape and drafts (up to ``max_draft_tokens``) with most expected tokens per millisecond."""
+        costs = self.costs.ms
+        best = DraftPlan(self.costs.plain, (), 1.0)
+        best_rate = 1.0 / costs[self.costs.plain]
+        ranked = sorted(
+            ((self.survival.along(draft), draft) for draft in drafts), key=lambda pair: -sum(pair[0])
+        )
+        gains = _gains(ranked[: self.costs.branches])
+        for shape, ms in costs.items():
+            branches, rows = shape
+            if branches <= len(gains):
+                expected = 1.0 + sum(gains[branches - 1][: min(rows - 1, max_draft_tokens)])
+                if expected / ms > best_rate:
+                    best = DraftPlan(shape, tuple(d for _, d in ranked[:branches]), expected)
+                    best_rate = expected / ms
+        cut = min(best.shape[1] - 1, max_draft_tokens)
+        return best._replace(drafts=tuple(cut_draft(draft, cut) for draft in best.drafts if cut > 0))
+
+    def asks(self, name: str, so_far: DraftPlan) -> bool:
+        """Whether asking this drafter too is likely to give more tokens per millisecond than ``so_far``."""
+        account = self.accounts[name]
+        account.rested += 1
+        ms = self.costs.ms[so_far.shape]
+        if account.asked < _TRIALS or account.rested > _RETRIAL or account.ms < _CHEAP * ms:
+            return True
+        pays = max(account.expected, so_far.expected) / (account.ms + ms) > so_far.expected / ms
+        self.switched_off += not pays
+        return pays
+
+    def asked(self, name: str, ms: float, drafts: Sequence[Draft]) -> None:
+        """Record that a drafter took ``ms`` to propose these drafts."""
+        account = self.accounts[name]
+        expected = 1.0 + max((sum(self.survival.along(draft)) for draft in drafts), default=0.0)
+        share = 1.0 if account.asked == 0 else _SMOOTHING
+        account.ms += share * (ms - account.ms)
+        account.expected += share * (expected - account.expected)
+        account.asked += 1
+        account.rested = 0
+
+    def learn(self, plan: DraftPlan, new: Sequence[int], ms: float | None) -> None:
+        """Record that a pass took ``ms`` and gave the tokens ``new``; ``None``: it ran with others."""
+        if ms is not None:
+            self.costs.observe(plan.shape, ms)
+        for draft in plan.drafts:
+            self.survival.learn(draft, common_prefix(draft.tokens, new))
+
+
+def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
+    """For the first 1, 2, … drafts as one tree: expected tokens that each depth adds."""
+    depths = [0.0] * max((len(draft.tokens) for _, draft in ranked), default=0)
+    nodes: set[tuple[int, ...]] = set()
+    totals = []
+    for survival, draft in ranked:
+        for depth, alive in enumerate(survival):
+            if (node := draft.tokens[: depth + 1]) not in nodes:
+                nodes.add(node)
+                depths[depth] = min(1.0, depths[depth] + alive)  # siblings exclude each other
+        totals.append(list(depths))
+    return totals

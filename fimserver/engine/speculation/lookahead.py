@@ -1,0 +1,161 @@
+"""Lookahead: one pass that verifies a draft and prepares the next one (arXiv 2507.11851, 2511.08923).
+
+Behind the text rows of a draft lie groups of masks, one for each number of tokens that may be accepted. A
+group sees the text up to there and itself, so that whatever is accepted, the masks after it have been run.
+Text rows never see a mask: their logits, keys and values are those of a pass without lookahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
+from fimserver.engine.speculation.drafts import DecodeState, Draft, grades
+from fimserver.lengths import common_prefix
+
+if TYPE_CHECKING:
+    from fimserver.engine.forward.adapter import CanvasNetwork
+
+MOST_MASKS = 3
+_PRIOR = ((1.0, 2.0), (0.5, 2.0), (0.3, 2.0))  # drafted tokens that stand, of so many, by place
+_MEMORY = 100.0
+
+
+class Outlook(NamedTuple):
+    """Which groups of masks a pass has: one of ``masks`` rows for each accepted length in ``lengths``."""
+
+    rows: int  # of the whole pass
+    lengths: tuple[int, ...]
+    masks: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a group of masks said about the tokens after position ``place`` of the middle.
+
+    ``hidden`` (m, d) and ``logits`` (m, V): row i is about token ``place`` + 1 + i.
+    """
+
+    place: int
+    hidden: torch.Tensor
+    logits: torch.Tensor
+
+
+class Lookahead:
+    """Runs passes with masks, and drafts from what they said. A drafter that costs no pass of its own."""
+
+    name = "lookahead"
+    inline = True
+
+    def __init__(self, cache: PrefixCache, network: CanvasNetwork, most_masks: int = MOST_MASKS) -> None:
+        self.cache = cache
+        self.network = network
+        self.sizes = [size for size in network.adapter.blocks if size <= most_masks]
+        self.hidden = torch.empty(0)  # (M, d) of the text rows of the last pass
+        self._groups: dict[int, Prepared] = {}
+        self._prepared: Prepared | None = None
+        self._drafted: tuple[int, tuple[int, ...]] = (0, ())
+        self._rates = [list(prior) for prior in _PRIOR]
+
+    def outlook(self, plan: DraftPlan, survival: Survival, costs: PassCosts) -> Outlook | None:
+        """The groups of masks that are worth their rows in this pass; ``None`` where none is.
+
+        A draft that is ready counts for the tokens it is expected to bring, and a row for the tokens that the
+        best plan without masks makes in the time that the row takes.
+        """
+        if len(plan.drafts) > 1:
+            return None
+        chances = survival.along(plan.drafts[0]) if plan.drafts else []
+        reached = [1.0, *chances, 0.0]
+        ends = {length: reached[length] - reached[length + 1] for length in range(len(chances) + 1)}
+        likely = sorted(ends, key=lambda length: -ends[length])
+        rate = plan.expected / costs.ms[plan.shape]
+        best, most = None, 0.0
+        for (branches, rows), ms in costs.ms.items():
+            spare = rows - len(reached) + 1
+            if branches != 1 or spare < 1:
+                continue
+            for masks in self.sizes:
+                lengths = likely[: spare // masks]
+                gain = self._worth(masks) * sum(ends[length] for length in lengths)
+                gain -= rate * (ms - costs.ms[plan.shape])
+                if lengths and gain > most:
+                    best, most = Outlook(rows, tuple(sorted(lengths)), masks), gain
+        return best
+
+    def run(self, state: DecodeState, tokens: Sequence[int], outlook: Outlook) -> torch.Tensor:
+        """Logits (1, M, V) of the last id and the draft ``tokens`` after it (M rows), as of a plain pass."""
+        texts = len(tokens) + 1
+        start = len(state.prompt) + len(state.ids) - 1
+        masks = outlook.rows - texts
+        offsets = [length + 1 + i for length in outlook.lengths for i in range(outlook.masks)]
+        offsets += [0] * (masks - len(offsets))  # rows that fill the shape up; nobody looks at them
+        device = self.network.device
+        ids = torch.tensor([[state.ids[-1], *tokens, *[self.network.mask_token] * masks]], device=device)
+        positions = start + torch.tensor([*range(texts), *offsets], device=device)
+        wanted = torch.arange(texts + len(outlook.lengths) * outlook.masks, device=device)
+        mask = self._mask(start, texts, outlook)
+        logits = self.cache.rows_at(ids, positions, start, mask, wanted, self.network)
+        hidden = self.network.hidden[0]
+        self.hidden = hidden[:texts]
+        self._groups = {}
+        for number, length in enumerate(outlook.lengths):
+            rows = slice(texts + number * outlook.masks, texts + (number + 1) * outlook.masks)
+            place = len(state.ids) + length
+            self._groups[place] = Prepared(place, hidden[rows], logits[0, rows])
+        return logits[:, :texts]
+
+    def _mask(self, start: int, texts: int, outlook: Outlook) -> torch.Tensor:
+        mask = self.cache.causal(start, outlook.rows).clone()
+        mask[texts:, start:] = False
+        for number, length in enumerate(outlook.lengths):
+            first = texts + number * outlook.masks
+            rows = slice(first, first + outlook.masks)
+            mask[rows, start : start + length + 1] = True
+            mask[rows, start + first : start + first + outlook.masks] = True
+        return mask
+
+    @torch.inference_mode()
+    def propose(self, state: DecodeState, size: int) -> list[Draft]:
+        """The draft that the last pass prepared, where what it prepared for has come."""
+        prepared = self._prepared
+        if prepared is None or prepared.place != len(state.ids) - 1 or size < 1:
+            return []
+        token = state.ids[-1]
+        tokens = list[int]()
+        rows = list[torch.Tensor]()
+        for hidden, logits in zip(prepared.hidden[:size], prepared.logits[:size], strict=True):
+            rows.append(self.network.after(hidden, logits, token))
+            token = state.pick(rows[-1], len(state.ids) + len(tokens))[0]
+            tokens.append(token)
+        self._drafted = (len(state.ids), tuple(tokens))
+        return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
+
+    def observe(self, state: DecodeState, *, ended: bool) -> None:
+        """Pick the group of masks after the accepted tokens, and count how far the last draft was right."""
+        place, drafted = self._drafted
+        if drafted and len(state.ids) > place:
+            right = common_prefix(drafted, state.ids[place:])
+            known = min(len(drafted), len(state.ids) - place, right + 1)
+            for i in range(known):
+                rate = self._rates[min(i, len(self._rates) - 1)]
+                fade = min(1.0, _MEMORY / (rate[1] + 1))
+                rate[0] = (rate[0] + (i < right)) * fade
+                rate[1] = (rate[1] + 1) * fade
+            self._drafted = (0, ())
+        self._prepared = None if ended else self._groups.get(len(state.ids) - 1)
+        self._groups = {}
+
+    def _worth(self, masks: int) -> float:
+        """Tokens that a draft of so many masks is expected to bring."""
+        alive, total = 1.0, 0.0
+        for right, tried in self._rates[:masks]:
+            alive *= right / tried
+            total += alive
+        return total

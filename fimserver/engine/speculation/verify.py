@@ -1,0 +1,150 @@
+"""Verifiers: turn the logits of a pass over drafts into tokens of the middle.
+
+``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, and a draft is
+accepted as far as it equals it. ``RejectionSampler`` keeps the distribution of the text instead
+(``rejection_sampling.py``).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+
+from fimserver.engine.sampling import choose, choose_rows, hashed, require_finite
+from fimserver.engine.speculation.drafts import DecodeState, Draft, Pick
+from fimserver.engine.speculation.rejection_sampling import (
+    Uniform,
+    Verdict,
+    probabilities,
+    recursive_rejection,
+    sample,
+    verify_block,
+    verify_tokens,
+)
+from fimserver.types import Request
+
+
+class Accepted(NamedTuple):
+    """Accepted draft tokens, then one of the target's own. ``branch`` is the one with their KV rows."""
+
+    tokens: list[int]
+    branch: int
+
+
+class Verifier(Protocol):
+    """Decides which draft tokens are accepted.
+
+    ``adaptive``: the length of a draft may depend on its tokens.
+    """
+
+    adaptive: bool
+
+    def picker(self, request: Request) -> Pick:
+        """A function that chooses a token from logits, for drafters and target of this request."""
+        ...
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
+        """Accept tokens, given logits (B, M, V) of the last id and the drafts after it, a branch each."""
+        ...
+
+
+class GumbelMaxVerifier:
+    """Accepts a token that equals argmax(logits / T + G(seed, position)) (arXiv 2408.07978).
+
+    Greedy at temperature 0.
+    """
+
+    adaptive = True
+
+    def __init__(self, *, at_once: bool | None = None) -> None:
+        """``at_once``: choose all tokens of a pass together, read from the device once; ``None``: on a GPU.
+
+        A CPU has nothing to wait for, and noise for rows that no draft reaches costs it more than it saves.
+        """
+        self.at_once = at_once
+
+    def picker(self, request: Request) -> Pick:
+        return lambda logits, offset: (
+            choose(logits, request.sampling.temperature, request.sampling.seed, offset),
+            None,
+        )
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
+        sampling = state.request.sampling
+        at_once = logits.is_cuda if self.at_once is None else self.at_once
+        chosen: list[list[int]] | None = None
+        if at_once or sampling.temperature <= 0:
+            chosen = choose_rows(logits, sampling.temperature, sampling.seed, len(state.ids))
+        else:
+            require_finite(logits)
+        alive = list(range(len(drafts)))
+        branch = 0
+        tokens = list[int]()
+        for row in range(logits.shape[1]):
+            token = (
+                chosen[branch][row] if chosen else state.pick(logits[branch, row], len(state.ids) + row)[0]
+            )
+            tokens.append(token)
+            alive = [b for b in alive if row < len(drafts[b].tokens) and drafts[b].tokens[row] == token]
+            if not alive:
+                break
+            branch = alive[0]
+        return Accepted(tokens, branch)
+
+
+Rule = Callable[
+    [Sequence[torch.Tensor], Sequence[torch.Tensor | None], Sequence[Sequence[int]], Uniform], Verdict
+]
+
+
+class RejectionSampler:
+    """Accepts with chance min(1, p / q), else draws from the residual.
+
+    The text keeps the target's distribution.
+    """
+
+    adaptive = False
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def picker(self, request: Request) -> Pick:
+        draws = random.Random(hashed(request.sampling.seed, "draw"))
+
+        # The seam.
+        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001
+            if request.sampling.temperature <= 0:
+                return int(logits.argmax()), None
+            distribution = probabilities(logits[None], request.sampling.temperature)[0]
+            return sample(distribution, draws.random), distribution
+
+        return pick
+
+    def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
+        targets = [
+            probabilities(
+                logits[b, : len(drafts[b].tokens) + 1 if drafts else 1], state.request.sampling.temperature
+            )
+            for b in range(len(drafts) or 1)
+        ]
+        uniform = random.Random(hashed(state.request.sampling.seed, f"accept/{len(state.ids)}")).random
+        if not drafts:
+            return Accepted([sample(targets[0][0], uniform)], 0)
+        verdict = self.rule(targets, [d.marginals for d in drafts], [d.tokens for d in drafts], uniform)
+        return Accepted([*drafts[verdict.branch].tokens[: verdict.accepted], verdict.token], verdict.branch)
+
+
+def _first(rule: Callable[..., Verdict]) -> Rule:
+    """Apply a rule for one draft to the first of several."""
+    return lambda targets, drafts, tokens, uniform: rule(targets[0], drafts[0], tokens[0], uniform)
+
+
+VERIFIERS: Mapping[str, Callable[[], Verifier]] = {
+    "keyed": GumbelMaxVerifier,
+    "token": lambda: RejectionSampler(_first(verify_tokens)),
+    "block": lambda: RejectionSampler(_first(verify_block)),
+    "recursive": lambda: RejectionSampler(recursive_rejection),
+}

@@ -1,0 +1,132 @@
+"""Lookahead: verification and the next draft in one pass, on random weights; the text never notices."""
+
+import pytest
+import torch
+
+from fimserver.engine.forward.adapter import save_adapter
+from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.load import weights_hash
+from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
+from fimserver.engine.speculation.drafts import DecodeState, Draft
+from fimserver.engine.speculation.lookahead import Lookahead, Outlook
+from fimserver.types import Deadline, Request
+from tests.engine.forward.test_adapter import LAYERS, an_adapter, ar_engine, requests, runtime_of
+from tests.engine.test_autoregressive import text_of
+from tests.tiny import make_checkpoint
+
+PROMPT = list(range(10, 50))
+FREE = PassCosts({(1, 8): 20.0, (1, 12): 20.2, (1, 16): 20.5})
+DEAR = PassCosts({(1, 1): 20.0, (1, 4): 60.0, (1, 8): 100.0})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = make_checkpoint(tmp_path_factory.mktemp("ahead") / "tiny", "qwen2", seed=5)
+    save_adapter(an_adapter(weights_hash(folder)), folder / "adapters" / "canvas.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runtime(folder):
+    return runtime_of(folder)
+
+
+@pytest.fixture
+def ahead(runtime):
+    runtime.cache.prefill(PROMPT, Deadline(), want_logits=False)
+    return Lookahead(runtime.cache, runtime.canvas_network)
+
+
+def a_state(ids=(60,)):
+    return DecodeState(
+        Request("", ""), PROMPT, [], [], lambda row, _: (int(row.argmax()), None), ids=list(ids)
+    )
+
+
+def kept(runtime, start, end):
+    return [t[:, start:end].clone() for i in range(LAYERS) for t in runtime.cache.kv.layer(i)]
+
+
+class TestThePass:
+    @pytest.mark.parametrize(
+        "outlook", [Outlook(8, (0,), 2), Outlook(8, (0, 1, 2), 1), Outlook(8, (1, 2), 2)]
+    )
+    def test_text_rows_have_the_bits_of_a_pass_without_masks(self, runtime, ahead, outlook):
+        plain = runtime.cache.branches([[60, 61, 62, 0, 0, 0, 0, 0]], len(PROMPT))[0, :3].clone()
+        hidden = runtime.network.hidden[0, :3].clone()
+        before = kept(runtime, 0, len(PROMPT) + 3)
+        logits = ahead.run(a_state(), [61, 62], outlook)
+        assert torch.equal(logits[0], plain)
+        assert torch.equal(ahead.hidden, hidden)
+        after = kept(runtime, 0, len(PROMPT) + 3)
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+    def test_a_group_is_what_a_canvas_says_after_the_accepted_tokens(self, runtime, ahead):
+        """For each accepted length: the same as a canvas of its own behind that text."""
+        ahead.run(a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
+        groups = dict(ahead._groups)
+        mask = runtime.canvas_network.mask_token
+        for length, tokens in enumerate(([60], [60, 61], [60, 61, 62])):
+            ids = [*tokens, mask, mask]
+            seen = runtime.cache.causal(len(PROMPT), len(ids)).clone()
+            seen[len(tokens) :, : len(PROMPT) + len(ids)] = True
+            every = torch.arange(len(ids))
+            alone = runtime.cache.rows(ids, len(PROMPT), seen, every, runtime.canvas_network)
+            torch.testing.assert_close(groups[1 + length].logits, alone[-2:], rtol=1e-4, atol=1e-4)
+
+    def test_the_draft_is_the_group_of_what_was_accepted(self, ahead):
+        ahead.run(a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
+        group = ahead._groups[2]
+        state = a_state([60, 61, 99])  # one of two was accepted, then the model's own token
+        ahead.observe(state, ended=False)
+        (draft,) = ahead.propose(state, 8)
+        first = ahead.network.after(group.hidden[0], group.logits[0], 99)
+        assert draft.tokens[0] == int(first.argmax())
+        assert len(draft.tokens) == 2
+        assert not ahead.propose(a_state([60, 61, 99, 98]), 8)  # too late for it
+
+    def test_nothing_is_drafted_where_no_group_was_run(self, ahead):
+        ahead.run(a_state(), [61, 62], Outlook(8, (2,), 2))
+        state = a_state([60, 99])
+        ahead.observe(state, ended=False)
+        assert ahead.propose(state, 8) == []
+
+
+class TestTheOutlook:
+    def plan(self, *grades, shape=(1, 8)):
+        tokens = tuple(range(len(grades)))
+        drafts = (Draft("ngram", tokens, grades),) if grades else ()
+        return DraftPlan(shape, drafts, 1.0 + 0.5 * len(grades))
+
+    def test_rows_that_are_free_get_masks_for_the_likeliest_lengths(self, ahead):
+        outlook = ahead.outlook(self.plan(9, 9), Survival(), FREE)
+        assert outlook is not None
+        assert 2 in outlook.lengths
+        assert 3 + len(outlook.lengths) * outlook.masks <= outlook.rows
+
+    def test_dear_rows_get_none(self, ahead):
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), DEAR) is None
+
+    def test_drafts_that_were_never_right_end_it(self, ahead):
+        costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
+        for count in range(60):
+            ahead._drafted = (count + 1, (5, 5))
+            ahead.observe(a_state([1] * (count + 3)), ended=False)
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is None
+
+
+def test_a_text_with_lookahead_is_the_text_without(runtime):
+    """And some of its drafts are really run, and really accepted or not."""
+    plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
+    looking.speculation.policy.costs = FREE
+    drafted = 0
+    for request in requests():
+        assert text_of(looking, request) == text_of(plain, request)
+        drafted += list(looking.complete(request, Deadline()))[-1].drafting.drafted
+    assert drafted > 0
+
+
+def test_it_needs_an_adapter(folder):
+    with pytest.raises(Exception, match="no canvas adapter"):
+        ar_engine(runtime_of(folder, canvas=None), "lookahead")
