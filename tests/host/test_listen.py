@@ -210,7 +210,8 @@ def test_names_by_which_it_may_be_called(address, extra, names, monkeypatch):
 
     monkeypatch.setattr(listen, "_serve", serve)
     assert run_tcp(Settings(), address, "t", frozenset(extra)) == 0
-    assert seen == {"token": "t", "allowed_hosts": {"localhost", "127.0.0.1", "::1"} | names}
+    allowed = {"localhost", "127.0.0.1", "::1"} | names
+    assert seen == {"token": "t", "allowed_hosts": allowed, "token_file": None}
 
 
 @pytest.mark.parametrize("given", ["", "of mine"])
