@@ -238,7 +238,7 @@ def replicas(rows: Sequence[dict[str, Any]], people: int, typing: float, use: fl
     """
     shown = {row["users"]: row["in_time"] for row in rows if row["batch"] != 1}
     if not shown.get(1):
-        raise ValueError("measure one user first: --users 1, with a batch")
+        raise ValueError("one user alone, with a batch, was shown nothing in time")
     carried = max(users for users, share in shown.items() if share >= KEPT * shown[1])
     return math.ceil(people * typing / (carried * use))
 
@@ -261,8 +261,12 @@ def main() -> None:
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |")
     rows = measure(args)
     if 1 in args.users and any(batch != 1 for batch in args.batches):
-        count = replicas(rows, args.people, args.typing, args.use)
-        print(f"{args.people} people, {args.typing:.0%} typing, {args.use:.0%} in use: {count} replicas")
+        try:
+            count = replicas(rows, args.people, args.typing, args.use)
+        except ValueError as error:
+            print(f"no plan: {error}")
+        else:
+            print(f"{args.people} people, {args.typing:.0%} typing, {args.use:.0%} in use: {count} replicas")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
