@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
 
 from fimserver.cards import MODELS, Card
@@ -98,10 +99,21 @@ def make_checkpoint(folder: Path, architecture: str, seed: int = 0, **changes: A
     model.save_pretrained(folder)
     if architecture == "Dream":
         _as_dream(folder)
+    _write_tokenizer(folder)
+    return folder
+
+
+def write_checkpoint(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Write tensors of other names than transformers', their config, and a tokenizer."""
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    _write_tokenizer(folder)
+
+
+def _write_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(MODELS / "nano" / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in MARKERS])
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def copy_checkpoint(source: Path, target: Path) -> Path:

@@ -104,7 +104,8 @@ class HttpHostClient:
 
         left_s = max(0.001, deadline_s - time.monotonic())
         hints = body.fimserver.model_copy(update={"deadline_ms": left_s * 1000, "preview": watch is not None})
-        if self._process is None:  # whole files are too much for a network
+        # Whole files are too much for a network, and a warm-up drafts nothing.
+        if self._process is None or body.max_tokens == 0:
             hints = hints.model_copy(update={"lookup": ()})
         body = body.model_copy(update={"fimserver": hints, "stream": watch is not None})
         try:

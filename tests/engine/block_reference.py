@@ -93,11 +93,10 @@ def sample(
     return tokens, p.gather(1, tokens[:, None])[:, 0]
 
 
-def shifted_decode(
+def block_decode(
     logits: Logits,
     prompt: Sequence[int],
     block: int,
-    part: int,
     mask: int,
     end: int,
     forbidden: Sequence[int],
@@ -106,11 +105,16 @@ def shifted_decode(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    *,
+    part: int = 0,
+    shift: bool = False,
 ) -> list[list[int]]:
-    """Fast-dLLM v2: a row predicts the token after it; the new tokens after every step.
+    """SDAR's ``low_confidence_dynamic`` with as many steps as slots: the new tokens after every step.
 
-    The first token of a block comes from the finished text; then parts of ``part`` tokens left to right, all
-    above ``level`` in the part, at least the likeliest.
+    All above ``level``, at least the likeliest; a block that holds ``end`` is the last, and is not filled
+    further than needed. With ``part``, only slots of one part of so many tokens at a time, left to right. With
+    ``shift`` (Fast-dLLM v2) a row predicts the token after it, and the first token of a whole block comes from
+    the finished text.
     """
     text = list(prompt)
     history: list[list[int]] = []
@@ -131,51 +135,12 @@ def shifted_decode(
         first = len(text)
         x = text + [mask] * (block - first % block)
         generator = torch.Generator().manual_seed(seed + first - len(prompt))
-        if first % block == 0:
+        if shift and first % block == 0:
             fill(x, [first], logits(text)[-1:], generator)
-        for start in range(first // block * block, len(x), part):
-            while mask in x[start : start + part] and not over(x, first):
-                places = [i for i in range(start, start + part) if x[i] == mask]
-                fill(x, places, logits(x)[[i - 1 for i in places]], generator)
-        text = x
-        if end in x[first:]:
-            break
-    return history
-
-
-def block_decode(
-    logits: Logits,
-    prompt: Sequence[int],
-    block: int,
-    mask: int,
-    end: int,
-    forbidden: Sequence[int],
-    level: float,
-    blocks: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> list[list[int]]:
-    """SDAR's ``low_confidence_dynamic`` with as many steps as slots: the new tokens after every step.
-
-    All above ``level``, at least the likeliest; a block that holds ``end`` is the last, and is not filled
-    further than needed.
-    """
-    text = list(prompt)
-    history: list[list[int]] = []
-    for _ in range(blocks):
-        first = len(text)
-        x = text + [mask] * (block - first % block)
-        generator = torch.Generator().manual_seed(seed + first - len(prompt))
-        while mask in x and not (end in x[first:] and mask not in x[: x.index(end, first)]):
-            places = [i for i, token in enumerate(x) if token == mask]
-            rows = logits(x)[places].clone()
-            rows[:, list(forbidden)] = -torch.inf
-            tokens, confidence = sample(rows, temperature, top_p, generator)
-            taken = [i for i in range(len(places)) if confidence[i] >= level] or [int(confidence.argmax())]
-            for i in taken:
-                x[places[i]] = int(tokens[i])
-            history.append(x[len(prompt) :])
+        for start in range(first // block * block, len(x), part or block):
+            while mask in x[start : start + (part or block)] and not over(x, first):
+                places = [i for i in range(start, start + (part or block)) if x[i] == mask]
+                fill(x, places, logits(x)[[i - int(shift) for i in places]], generator)
         text = x
         if end in x[first:]:
             break

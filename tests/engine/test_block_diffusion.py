@@ -21,7 +21,7 @@ from fimserver.errors import LoadError
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
-from tests.engine.block_reference import block_decode, dense_logits, shifted_decode
+from tests.engine.block_reference import block_decode, dense_logits
 from tests.engine.test_autoregressive import CODE
 from tests.tiny import copy_checkpoint, make_card, make_checkpoint
 
@@ -142,7 +142,7 @@ def reference_steps(engine, folder, request, level):
     block = canvas.block_tokens
     decode = block_decode
     if canvas.shift:
-        decode = functools.partial(shifted_decode, part=canvas.sub_block_tokens or block)
+        decode = functools.partial(block_decode, part=canvas.sub_block_tokens, shift=True)
     history = decode(
         reference_of(folder, block),
         left,

@@ -31,3 +31,11 @@ def test_whole_files_go_to_a_host_of_this_machine_alone(process, files):
     sent, _ = client.sent
     assert sent.fimserver.lookup == files
     assert sent.fimserver.snippets == FILES
+
+
+def test_whole_files_do_not_go_with_a_warm_up():
+    client = NotingClient(lambda: None, OWN)
+    body = CompletionBody(prompt="a", max_tokens=0, fimserver=EditorHints(snippets=FILES, lookup=FILES))
+    asyncio.run(client.complete(body, deadline_s=time.monotonic() + 60, asked=False))
+    sent, _ = client.sent
+    assert (sent.fimserver.lookup, sent.fimserver.snippets) == ((), FILES)

@@ -69,6 +69,16 @@ def run(batch):
         batch.step()
 
 
+def answered(engines):
+    """All requests, side by side to their ends."""
+    batch = JobBatch(engines)
+    asks = [Ask(request) for request in REQUESTS]
+    for ask in asks:
+        batch.start(ask.job, Router())
+    run(batch)
+    return asks
+
+
 def test_jobs_side_by_side_give_what_they_give_alone(engines, alone):
     batch = JobBatch(engines)
     asks = [Ask(request, str(number)) for number, request in enumerate(REQUESTS)]
@@ -134,11 +144,7 @@ def test_what_fails_together_runs_alone(engines, alone, monkeypatch):
         raise RuntimeError("not enough memory")
 
     monkeypatch.setattr(network, "forward_parts", forward_parts)
-    batch = JobBatch(engines)
-    asks = [Ask(request) for request in REQUESTS]
-    for ask in asks:
-        batch.start(ask.job, Router())
-    run(batch)
+    asks = answered(engines)
     assert [ask.text for ask in asks] == alone
 
 
@@ -152,11 +158,7 @@ def test_a_failure_of_one_is_its_own(engines, alone, monkeypatch):
         return original(state, output, made)
 
     monkeypatch.setattr(engine, "_take", take)
-    batch = JobBatch(engines)
-    asks = [Ask(request) for request in REQUESTS]
-    for ask in asks:
-        batch.start(ask.job, Router())
-    run(batch)
+    asks = answered(engines)
     assert asks[3].usage.reason is Reason.FAILED
     assert [ask.text for ask in asks[:3]] == alone[:3]
 

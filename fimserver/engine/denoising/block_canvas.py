@@ -42,11 +42,11 @@ class BlockCanvas:
         self._text = list(context)  # with the slots of finished blocks
         self._stored = len(self._context)  # tokens whose keys and values are final
         self._next = torch.empty(0)  # (V,) about the token after the stored ones, with ``shift``
-        self._before = cache.forwards
+        self._before = cache.prompts.current.forwards
 
     @property
     def forwards(self) -> int:
-        return self.cache.forwards - self._before
+        return self.cache.prompts.current.forwards - self._before
 
     @property
     def prefilled(self) -> Prefill:

@@ -42,6 +42,11 @@ class CachedPrompts:
         self.current = CachedPrompt(0, make())
         self._all = [self.current]
 
+    @property
+    def forwards(self) -> int:
+        """Passes made in all buffers."""
+        return sum(kept.forwards for kept in self._all)
+
     def clear(self) -> None:
         """Forget all prompts."""
         for kept in self._all:

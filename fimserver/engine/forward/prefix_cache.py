@@ -42,7 +42,6 @@ class PrefixCache:
         self.chunk = chunk
         self.capacity = -(-capacity // chunk) * chunk
         self.prompts = CachedPrompts(lambda: KVBuffer(self.capacity, branches), prompts)
-        self.forwards = 0
         self.pace = Pace.of(network.device)
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
         numbers = torch.arange(self.capacity, device=network.device) // block
@@ -54,6 +53,11 @@ class PrefixCache:
     def kv(self) -> KVBuffer:
         """Keys and values of the current prompt."""
         return self.prompts.current.kv
+
+    @property
+    def forwards(self) -> int:
+        """Passes made so far, for all prompts."""
+        return self.prompts.forwards
 
     @property
     def prefilled(self) -> Prefill:
@@ -127,18 +131,7 @@ class PrefixCache:
 
         ``network``: another one that reads the same keys and values; ``None``: the one that made them.
         """
-        return self.rows_pass(ids, start, mask, logits_of, network or self.network).result()[0]
-
-    def rows_pass(
-        self,
-        ids: Sequence[int],
-        start: int,
-        mask: torch.Tensor,
-        logits_of: torch.Tensor,
-        network: Network | None = None,
-    ) -> Pass:
-        """The pass of ``rows``."""
-        return self._pass([ids], start, mask, logits_of, network or self.network)
+        return self._pass([ids], start, mask, logits_of, network or self.network).result()[0]
 
     @torch.inference_mode()
     def rows_at(
@@ -151,7 +144,7 @@ class PrefixCache:
         network: PlacedNetwork,
     ) -> torch.Tensor:
         """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
-        self._count()
+        self.prompts.current.forwards += 1
         self.kv.start = start
         self.kv.extent = mask.shape[1]
         return network.forward_at(ids, positions, mask, self.kv, logits_of)
@@ -179,13 +172,9 @@ class PrefixCache:
         *,
         reads_prompt: bool = False,
     ) -> Pass:
-        self._count()
+        self.prompts.current.forwards += 1
         ids = to_device(branches, network.device)
         return Pass(network, self.kv, ids, start, mask, logits_of, reads_prompt=reads_prompt)
-
-    def _count(self) -> None:
-        self.forwards += 1
-        self.prompts.current.forwards += 1
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.

@@ -7,10 +7,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer
 from torch.nn import functional as F
 
-from fimserver.cards import MODELS, get_card
+from fimserver.cards import get_card
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
@@ -18,7 +17,7 @@ from fimserver.errors import LoadError
 from fimserver.settings import Settings
 from fimserver.types import Deadline
 from tests.engine.test_autoregressive import REQUEST
-from tests.tiny import DREAM_CANVAS, MARKERS, copy_checkpoint, make_card
+from tests.tiny import DREAM_CANVAS, copy_checkpoint, make_card, write_checkpoint
 
 LAYERS = 2
 WIDTH = 64
@@ -78,11 +77,7 @@ def good(tmp_path_factory):
         + (1.0 if len(shape) == 1 else 0.0)
         for name, shape in shapes()
     }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    tokenizer = Tokenizer.from_file(str(MODELS / "nano" / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in MARKERS])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_checkpoint(folder, tensors, CONFIG)
     return folder
 
 

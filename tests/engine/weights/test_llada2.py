@@ -6,10 +6,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer
 from torch.nn import functional as F
 
-from fimserver.cards import MODELS, get_card
+from fimserver.cards import get_card
 from fimserver.engine.denoising.schedules import threshold
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -25,7 +24,7 @@ from tests.engine.test_block_diffusion import (
     steps_of,
     texts,
 )
-from tests.tiny import MARKERS, copy_checkpoint, make_card
+from tests.tiny import copy_checkpoint, make_card, write_checkpoint
 
 BLOCK = 8
 CONFIG = {
@@ -95,11 +94,7 @@ def good(tmp_path_factory):
         name: 0.2 * torch.randn(shape, generator=generator) + (1.0 if name.endswith("norm.weight") else 0.0)
         for name, shape in shapes()
     }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    tokenizer = Tokenizer.from_file(str(MODELS / "nano" / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in MARKERS])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_checkpoint(folder, tensors, CONFIG)
     return folder
 
 
