@@ -25,6 +25,7 @@ class HalfRight:
 
     name = "half"
     inline = True
+    keeps_text = False
 
     def __init__(self, truth: Sequence[int], seed: int) -> None:
         self.truth = list(truth)

@@ -20,7 +20,7 @@ from fimserver.engine.denoising.schedules import FOR_ADAPTERS, Schedule, read_sc
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
-from fimserver.engine.drafters.registry import follows_one_text, make_drafters
+from fimserver.engine.drafters.registry import make_drafters
 from fimserver.engine.forward.pass_cost import measure_costs
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
@@ -72,7 +72,6 @@ def make_ar(target: DraftContext) -> Autoregressive:
     drafters = make_drafters(target)
     ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
     speculation = Speculation(runtime.cache, drafters, verifier, costs, ahead)
-    speculation.interleaves = not any(map(follows_one_text, drafters))
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
 
 

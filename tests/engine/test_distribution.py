@@ -29,7 +29,7 @@ CELLS = list(itertools.product(range(V), repeat=LENGTH))
 class Chains:
     """Drafts drawn token by token from the draft's law, ``count`` of them."""
 
-    name, inline = "chains", True
+    name, inline, keeps_text = "chains", True, False
 
     def __init__(self, count):
         self.count = count

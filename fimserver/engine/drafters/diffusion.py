@@ -48,6 +48,7 @@ class DiffusionDrafter:
         self.steps = steps
         self.drafts = drafts
         self.first = first
+        self.keeps_text = first is not None and first.keeps_text
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:

@@ -13,6 +13,7 @@ class EachPrompt:
     """Passes each call to the drafter of the current prompt, which is made when it is first needed."""
 
     inline = True
+    keeps_text = False
 
     def __init__(self, name: str, cache: PrefixCache | None, make: Callable[[], Drafter]) -> None:
         """``cache``: of the target; ``None``: there is one."""

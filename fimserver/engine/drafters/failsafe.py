@@ -30,6 +30,7 @@ class FailsafeDrafter:
         self.limit_s = limit_s
         self.failures = 0
         self.inline = drafter.inline
+        self.keeps_text = drafter.keeps_text
         self._worker = _Worker(self.name)
 
     @property

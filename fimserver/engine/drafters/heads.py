@@ -14,6 +14,7 @@ class HeadsDrafter:
 
     name = "heads"
     inline = True
+    keeps_text = False
 
     def __init__(self, net: Heads, network: Network) -> None:
         self.net = net.to(network.device, network.dtype)

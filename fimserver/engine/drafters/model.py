@@ -24,6 +24,7 @@ class ModelDrafter:
 
     name = "model"
     inline = True
+    keeps_text = True
 
     def __init__(self, runtime: Runtime, target: Runtime) -> None:
         check_tokens(runtime, target)

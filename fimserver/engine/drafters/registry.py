@@ -133,14 +133,6 @@ def make(context: DraftContext, spec: str) -> FailsafeDrafter:
     return FailsafeDrafter(DRAFTERS[name](context, what, **defaults | given), spec)
 
 
-def follows_one_text(drafter: Drafter | None) -> bool:
-    """Whether a drafter keeps what it read of one text: requests side by side would mix theirs."""
-    inner = drafter.drafter if isinstance(drafter, FailsafeDrafter) else drafter
-    if isinstance(inner, DiffusionDrafter):
-        return follows_one_text(inner.first)
-    return isinstance(inner, ModelDrafter | Lookahead)
-
-
 def split_specs(text: str) -> list[str]:
     """The specs in a list with commas.
 

@@ -87,11 +87,13 @@ class Drafter(Protocol):
     """Proposes tokens that may come next.
 
     ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread
-    and a time limit.
+    and a time limit. ``keeps_text``: it keeps what it read of one text, so that requests that run side by
+    side would mix theirs.
     """
 
     name: str
     inline: bool
+    keeps_text: bool
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
         """Drafts of at most ``size`` tokens, the likeliest first; may be empty."""
@@ -107,6 +109,7 @@ class ScriptedDrafter:
 
     name = "scripted"
     inline = True
+    keeps_text = False
 
     def __init__(self, middle: Sequence[int] = ()) -> None:
         self.middle = list(middle)
@@ -126,6 +129,7 @@ class RandomDrafter:
 
     name = "random"
     inline = True
+    keeps_text = False
 
     def __init__(self, seed: int, vocabulary: int) -> None:
         self.random = random.Random(seed)

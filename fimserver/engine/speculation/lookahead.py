@@ -52,6 +52,7 @@ class Lookahead:
 
     name = "lookahead"
     inline = True
+    keeps_text = True
 
     def __init__(self, cache: PrefixCache, network: CanvasNetwork, most_masks: int = MOST_MASKS) -> None:
         self.cache = cache

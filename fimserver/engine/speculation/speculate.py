@@ -54,7 +54,11 @@ class Speculation:
         self.lookahead = lookahead if verifier.adaptive else None
         self.verifier = verifier
         self.policy = DraftPolicy(costs)
-        self.interleaves = True  # whether requests may take turns round by round
+
+    @property
+    def interleaves(self) -> bool:
+        """Whether requests may take turns round by round."""
+        return not any(drafter.keeps_text for drafter in self.drafters)
 
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
         """Choose the first token from the logits (V,) of the prompt's last row."""

@@ -72,6 +72,7 @@ class Liar:
 
     name = "liar"
     inline = True
+    keeps_text = False
 
     def __init__(self, truth, seed):
         self.truth, self.random = truth, random.Random(seed)
@@ -227,6 +228,7 @@ class TestFaults:
 
         class Sleepy:
             inline = False
+            keeps_text = False
             name = "sleepy"
 
             def propose(self, line, size):  # noqa: ARG002

@@ -40,6 +40,7 @@ class NGramDrafter:
 
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
+    keeps_text = False
 
     def __init__(
         self,
