@@ -161,12 +161,15 @@ class Editor:
         return json.dumps({"jsonrpc": "2.0", **message}, ensure_ascii=True).encode()
 
     def start(self, client="neovim", options=None, **changes):
-        """The handshake, as ``client`` does it. Returns the server's capabilities. Nothing is asked ahead of time."""
+        """The handshake, as ``client`` does it. Returns the server's capabilities.
+
+        Nothing is asked ahead of time, and requests have the longest deadline, which no busy machine exceeds.
+        """
         own = {"processId": os.getpid(), "rootUri": None, "workspaceFolders": None}
         params = (
             recorded(client)
             | own
-            | {"initializationOptions": {"prefetch": False, **(options or {})}}
+            | {"initializationOptions": {"prefetch": False, "deadlineMs": 10_000, **(options or {})}}
             | changes
         )
         result = self.call("initialize", params)
