@@ -12,17 +12,15 @@ from fimserver.settings import Settings
 from fimserver.types import Route
 
 # Longest keystroke to a single-line answer, where no deadline is set: a larger model has to be quick to be
-# preferred, the
-# smallest coder only has to answer within the deadline of editors (fimserver/front/config.py), as nano is no
-# match for it.
+# preferred, the smallest coder only has to answer within the deadline of editors (fimserver/front/config.py),
+# as nano is no match for it.
 KEYSTROKE_MS = 1000.0
 SLOWEST_MS = 2000.0
 UNMEASURED_M = 500.0  # parameters, in millions, that any CPU carries; larger ones have to be measured first
 CPU_GIB = 4.0  # of free memory for the smallest coder; larger ones in proportion to their weights
 
 # The default of each route for a GPU with at least so many GiB free; the first row that fits and is present
-# wins.
-# Only OSI-approved licences and pinned revisions may stand here (tests/test_defaults.py).
+# wins. Only OSI-approved licences and pinned revisions may stand here (tests/test_defaults.py).
 DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
     "ar": (
         (72, "qwen2.5-coder-32b"),

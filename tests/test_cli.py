@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from fimserver.cards import read_cards
 from fimserver.cli import main
 from fimserver.host.fake import FakeEngines
 from fimserver.keystrokes import measured_ms
+from fimserver.machine import Machine
 from fimserver.reasons import Reason
 from fimserver.settings import CONFIG_FILE
+from fimserver.store.catalogue import fits
 
 FIELDS = {"middle", "route", "model", "tokens", "forwards", "ttft_ms", "total_ms", "reason"}
 CODE = 'import os\n\n\ndef read(path):\n    with open(path) as file:\n        return \n\n\nprint(read("a"))\n'
@@ -300,7 +303,9 @@ def test_a_model_that_is_not_there_ends_a_spans_run_with_one_line(tmp_path):
     assert "fimserver models get dreamon-7b" in result.stderr
 
 
-def test_doctor_reports_machine_and_routes():
+def test_doctor_reports_machine_and_routes(monkeypatch):
+    machine = Machine(0.0, 6.0)
+    monkeypatch.setattr("fimserver.engine.engines.free_machine", lambda _: machine)
     result = run("doctor", "--json")
     findings = {f["name"]: f for f in json.loads(result.stdout)}
     assert {
@@ -316,6 +321,9 @@ def test_doctor_reports_machine_and_routes():
         "ngram",
         "auto",
     } <= set(findings)
+    assert findings["fits"]["value"].split(", ") == [
+        card.name for card in read_cards().values() if fits(card, machine)
+    ]
     assert "tokens a pass" in findings["ngram"]["value"]
     assert "tokens/s" in findings["ar"]["value"]
     assert "ms a keystroke" in findings["ar"]["value"]

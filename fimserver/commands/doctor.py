@@ -11,11 +11,11 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from fimserver import __version__
-from fimserver.cards import Card, get_card, is_present, read_cards
+from fimserver.cards import get_card, is_present, read_cards
 from fimserver.commands.complete import complete
 from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.device import describe, room_for_weights_gib
+from fimserver.engine.device import describe
 from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
 from fimserver.engine.engines import ModelPool, make_ar
 from fimserver.engine.remote.engine import RemoteEngine
@@ -30,6 +30,7 @@ from fimserver.keystrokes import keep_ms
 from fimserver.paths import latency_path, log_path, log_problem, socket_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
+from fimserver.store.catalogue import fits
 from fimserver.types import Deadline, Request, Route, Sampling
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _socket(settings)
     yield Finding("log", log_problem("host.log") or str(log_path("host.log")))
     yield Finding("device", describe(models.device))
-    yield Finding("fits", ", ".join(c.name for c in _fitting(models)) or "nano")
+    yield Finding("fits", ", ".join(c.name for c in read_cards().values() if fits(c, models.free)))
     for advice in best_models(settings, models.free):
         yield Finding(f"best {advice.route}", advice.text())
     yield Finding(
@@ -81,12 +82,6 @@ def _socket(settings: Settings) -> Finding:
     except FimError as error:
         return Finding("socket", str(error), ok=False)
     return Finding("socket", str(path))
-
-
-def _fitting(models: ModelPool) -> list[Card]:
-    """Cards whose weights and a fifth more fit into the memory of the device."""
-    room = room_for_weights_gib(models.device)
-    return [card for card in read_cards().values() if card.weights_gib <= room]
 
 
 def _try_route(models: ModelPool, route: Route) -> Finding:
@@ -135,7 +130,8 @@ def examine_drafters(models: ModelPool) -> Iterator[Finding]:
     ms = costs.ms
     more = (f"{r} {ms[b, r] / ms[costs.plain]:.2f}x" for b, r in sorted(ms) if b == 1 and r > rows)
     yield Finding(
-        "rows", f"a pass of {rows} rows takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}"
+        "rows",
+        f"a pass of {rows} row{'s' * (rows > 1)} takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}",
     )
     for name in (*DRAFTERS, "auto"):
         yield _try_drafter(engine, target, name)

@@ -117,8 +117,3 @@ def describe(device: torch.device) -> str:
         )
     memory = f"{ram_gib():.0f} GiB memory, " if ram_gib() else ""
     return f"CPU, {memory}{torch.get_num_threads()} threads, float32, torch {torch.__version__}"
-
-
-def room_for_weights_gib(device: torch.device) -> float:
-    """How large 16-bit weights may be here; on a CPU they are loaded in 32 bits."""
-    return free_gib(device) / 1.2 if device.type == "cuda" else ram_gib() / 2.4

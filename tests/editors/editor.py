@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import psutil
+
 Value = TypeVar("Value")
 
 
@@ -23,6 +25,14 @@ class Ghost:
         line = lines[self.row].encode()
         text = (line[: self.column] + self.text.encode() + line[self.column :]).decode()
         return [*lines[: self.row], *text.split("\n"), *lines[self.row + 1 :]]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """The arguments of a process; none where it is ending or gone."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def wait(what: str, ready: Callable[[], Value], seconds: float) -> Value:

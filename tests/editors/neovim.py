@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 import pynvim
 
-from tests.editors.editor import Ghost, Value, wait
+from tests.editors.editor import Ghost, Value, command_line, wait
 from tests.editors.picture import Screen
 
 INIT = Path(__file__).with_name("init.lua")
@@ -281,4 +281,4 @@ class Neovim:
 
     def server(self) -> psutil.Process:
         """The language server that Neovim started."""
-        return next(p for p in self._process.children(recursive=True) if p.cmdline() == self._command)
+        return next(p for p in self._process.children(recursive=True) if command_line(p) == self._command)

@@ -7,6 +7,7 @@ import pytest
 from fimserver import __version__
 from fimserver.types import Slot
 from tests.editors.conftest import SERVER
+from tests.editors.editor import command_line
 from tests.editors.energy import on_battery
 from tests.editors.places import until
 from tests.hosts import ScriptedHost
@@ -42,7 +43,7 @@ def host(editor):
     with ScriptedHost() as host:
         editor.call("set", "fimserver.connect", host.url)
         try:
-            editor.wait("a server for it", lambda: any(host.url in s.cmdline() for s in editor.servers()))
+            editor.wait("a server for it", lambda: any(host.url in command_line(s) for s in editor.servers()))
             editor.wait("it to be ready", lambda: "ready" in editor.status())
             yield host
         finally:
@@ -53,7 +54,9 @@ def host(editor):
 def usual(editor, host):
     servers = editor.servers()
     return (
-        servers and not any(host.url in server.cmdline() for server in servers) and "ready" in editor.status()
+        servers
+        and not any(host.url in command_line(server) for server in servers)
+        and "ready" in editor.status()
     )
 
 

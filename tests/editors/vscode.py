@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 
 from tests.browser import chromium
-from tests.editors.editor import Ghost, Value, wait
+from tests.editors.editor import Ghost, Value, command_line, wait
 from tests.hosts import free_port
 
 if TYPE_CHECKING:
@@ -413,10 +413,7 @@ class VSCode:
 
 
 def _is_server(process: psutil.Process) -> bool:
-    try:
-        command = process.cmdline()
-    except psutil.Error:  # it is going, or gone
-        return False
+    command = command_line(process)
     return str(HERE / "wiretap.py") not in command and "fimserver.cli" in command and "host" not in command
 
 
