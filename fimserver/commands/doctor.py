@@ -129,10 +129,8 @@ def examine_drafters(models: ModelPool) -> Iterator[Finding]:
     rows = costs.plain[1]
     ms = costs.ms
     more = (f"{r} {ms[b, r] / ms[costs.plain]:.2f}x" for b, r in sorted(ms) if b == 1 and r > rows)
-    yield Finding(
-        "rows",
-        f"a pass of {rows} row{'s' * (rows > 1)} takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}",
-    )
+    few = "1 row" if rows == 1 else f"{rows} rows"
+    yield Finding("rows", f"a pass of {few} takes {ms[costs.plain]:.1f} ms; of more rows: {', '.join(more)}")
     for name in (*DRAFTERS, "auto"):
         yield _try_drafter(engine, target, name)
 
