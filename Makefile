@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser ray
+.PHONY: try test lint types pytest bench train drafters evaluate wheel clean slow mirror wire storm soak kill law coverage neovim vscode emacs pictures browser ray torchao
 
 # A real coder is fetched once (491 MB); its canvas completes one place, its ar route three. Where it cannot be had, nano does.
 CODER := qwen2.5-coder-0.5b-instruct
@@ -65,6 +65,15 @@ ray: $(VENV)/check
 	pathlib.Path(sysconfig.get_path('purelib')).parent.name + '/site-packages\n')"
 	$(VENV)/ray/bin/pip install -q --disable-pip-version-check -c constraints.txt 'ray[serve]>=2.60,<3'
 	OMP_NUM_THREADS=1 $(VENV)/ray/bin/python -m pytest -q -s tests/deploy
+
+# The real torchao, in the same way: with it installed, transformers imports it at every start.
+torchao: $(VENV)/check
+	$(PYTHON) -m venv $(VENV)/torchao
+	$(VENV)/torchao/bin/python -c "import pathlib, sysconfig; \
+	pathlib.Path(sysconfig.get_path('purelib'), 'outer.pth').write_text('$(CURDIR)\n$(abspath $(VENV))/lib/' + \
+	pathlib.Path(sysconfig.get_path('purelib')).parent.name + '/site-packages\n')"
+	$(VENV)/torchao/bin/pip install -q --disable-pip-version-check --no-deps 'torchao>=0.18'
+	OMP_NUM_THREADS=1 $(VENV)/torchao/bin/python -m pytest -q tests/engine/test_quantise.py
 
 browser: $(VENV)/check
 	tests/browser/install_chromium.sh

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         "auto",
         "weights",
         "Numbers of the matrix products; auto: as fast as this machine can. int4 is for GPUs;"
-        " there both need `fimserver[int8]`.",
+        " there both need `fimserver[gpu]`.",
     )
     threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
     max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)

@@ -38,10 +38,10 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     ours = speculation(cache, plain)
     yield from _first_tokens(bench, shape, ours)
     floor = bench.ceilings.floor_ms(shape, 1, sizes.context, 1)
-    yield Figure(f"{name} ms a token, graphs", _token_ms(bench, shape, ours), "ms", floor)
+    yield Figure(f"{name} ms a token, graphs", token_ms(bench, shape, ours), "ms", floor)
     yield from _rows(bench, shape, cache)
     eager = speculation(bench.cache(shape, graphs=False, branches=1), plain)
-    yield Figure(f"{name} ms a token, no graphs", _token_ms(bench, shape, eager), "ms", floor)
+    yield Figure(f"{name} ms a token, no graphs", token_ms(bench, shape, eager), "ms", floor)
     yield _generate(bench, shape, f"{name} ms a token, transformers generate")
     yield memory(bench, shape, name)
 
@@ -66,7 +66,7 @@ def _first_tokens(bench: Bench, shape: Shape, ours: Speculation) -> Iterator[Fig
             yield Figure(f"{shape.name} first token {name}, prompt {length}", took, "ms", floor)
 
 
-def _token_ms(bench: Bench, shape: Shape, ours: Speculation) -> float:
+def token_ms(bench: Bench, shape: Shape, ours: Speculation) -> float:
     """Of plain decoding, rounds of the real loop."""
     tokens = bench.sizes.tokens
     state = begin(ours, bench.ids(bench.sizes.context, shape), GREEDY)

@@ -67,15 +67,19 @@ class Bench:
         """Random token ids."""
         return torch.randint(shape.vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
+    def forget(self) -> None:
+        """Free the model that is there."""
+        self.models.clear()
+        self.fused.clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
     def model(self, shape: Shape) -> Any:
         """A random model, made on the device; the one before it goes."""
         if shape.name not in self.models:
-            self.models.clear()
-            self.fused.clear()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
+            self.forget()
             self.models[shape.name] = make_model(shape, self.device, self.dtype, self.sizes.capacity)
         return self.models[shape.name]
 

@@ -56,13 +56,21 @@ class Ceilings:
     bytes_per_ms: float
     flops_per_ms: float
 
-    def floor_ms(self, shape: Shape, rows: int, context: int, logits: int, branches: int = 1) -> float:
+    def floor_ms(
+        self,
+        shape: Shape,
+        rows: int,
+        context: int,
+        logits: int,
+        branches: int = 1,
+        weight_bytes: float = BYTES,
+    ) -> float:
         """Least time of a pass of ``rows`` rows a branch over ``context`` keys, ``logits`` of them wanted.
 
-        The larger of what has to be read and what has to be multiplied.
+        The larger of what has to be read and what has to be multiplied. ``weight_bytes``: of one weight.
         """
         every = rows * branches
-        read = BYTES * (shape.block_weights + (shape.head_weights if logits else 0))
+        read = weight_bytes * (shape.block_weights + (shape.head_weights if logits else 0))
         read += branches * context * shape.kv_bytes
         flops = 2 * every * shape.block_weights + 2 * logits * branches * shape.head_weights
         flops += 4 * every * context * shape.heads * shape.head_dim * shape.layers

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from bench.gpu import ar, ceilings, dllm, exactness, mishaps
+from bench.gpu import ar, ceilings, dllm, exactness, mishaps, quantised
 from bench.gpu.figures import Figure, Sheet
 from bench.gpu.setup import Bench, Sizes
 from bench.gpu.shapes import QWEN_05B, QWEN_7B, QWEN_15B, TOY, TOY_WIDE, Shape
@@ -71,6 +71,7 @@ def steps(sizes: Sizes) -> list[Step]:
         of("exactness", exactness.measure, large, 15),
         of("mishaps", mishaps.measure, large, 10),
         of("dllm", dllm.measure, sizes.dllm, 15),
+        of("quantised", quantised.measure, large, 30),
         *(of("variants", ar.measure_variants, shape, 60) for shape in (large, small)),
         *(of("compiled", ar.measure_compiled, shape, 60) for shape in reversed(sizes.ar)),
     ]

@@ -25,9 +25,10 @@ from fimserver.engine.forward.fused import FusedModel, FusedWeights
 from fimserver.engine.forward.int8 import is_exact
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.int8_model import int8_weights
-from fimserver.engine.memory_plan import require_memory
-from fimserver.engine.native_model import QUANTISED, how_to_mend, native_model, quantise
+from fimserver.engine.memory_plan import has_experts, require_memory
+from fimserver.engine.native_model import how_to_mend, native_model
 from fimserver.engine.prompts.vocabulary import Vocabulary
+from fimserver.engine.quantise import QUANTISED, quantise
 from fimserver.engine.weights.arithmetic import choose
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.engine.weights.formats import WeightFormat, format_of
@@ -86,8 +87,12 @@ def _load_native(
         checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
     vocabulary = Vocabulary(checkpoint.tokenizer(), card)
     dtype = torch.float32 if device.type == "cpu" and arithmetic != "bf16" else torch.bfloat16
-    require_memory(card, checkpoint.config, arithmetic, free_gibs(device))
     quantised = arithmetic in QUANTISED
+    if quantised and has_experts(checkpoint.config):
+        raise LoadError(
+            f"{card.name}: {arithmetic} is not for mixtures of experts: use --quantize none, or another model"
+        )
+    require_memory(card, checkpoint.config, arithmetic, free_gibs(device))
     # Quantised weights come from the CPU one by one, so that the device never holds them in bf16.
     model = native_model(card, folder, checkpoint, torch.device("cpu") if quantised else device, dtype)
     if quantised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ GIB = 2**30
 BF16 = 2  # bytes of a number
 # Bytes of a weight in a product, scales included; embeddings stay in bf16.
 WEIGHT_BYTES: Mapping[str, float] = {"none": BF16, "bf16": BF16, "int8": 1.01, "int4": 0.57}
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # fields of mixtures of experts
 GRAPHS_GIB = 0.3  # nodes of some 70 graphs and what products work in: an estimate, see bench/gpu/expected.md
 LOGITS = 8  # times the logits of the largest pass: results, copies, their fp32 and fp64 forms while drawing
 
@@ -55,13 +56,12 @@ def _kv_bytes(config: Any) -> int:
     return 2 * BF16 * int(config.num_hidden_layers) * int(kv_heads) * int(size)
 
 
-def require_memory(
-    card: Card,
-    config: Any,
-    arithmetic: str,
-    free_gib: Sequence[float],
-    can_quantize: Callable[[], bool] = lambda: True,
-) -> None:
+def has_experts(config: Any) -> bool:
+    """Whether a network is a mixture of experts, whose weights are no linear layers: torchao leaves them."""
+    return any(getattr(config, name, None) for name in EXPERTS)
+
+
+def require_memory(card: Card, config: Any, arithmetic: str, free_gib: Sequence[float]) -> None:
     """Raise ``LoadError`` where a model does not fit; it names what would.
 
     ``free_gib``: of each GPU, none on a CPU. Unquantised weights may be spread over several.
@@ -76,18 +76,16 @@ def require_memory(
     raise LoadError(
         f"{card.name} needs {needed.total_gib:.1f} GiB ({needed.weights_gib:.1f} weights,"
         f" {needed.kv_gib:.1f} KV cache, {needed.passes_gib:.1f} passes), {here} {room:.1f} GiB free:"
-        f" {_advice(card, config, arithmetic, free_gib[0], can_quantize)}"
+        f" {_advice(card, config, arithmetic, free_gib[0])}"
     )
 
 
-def _advice(
-    card: Card, config: Any, arithmetic: str, room_gib: float, can_quantize: Callable[[], bool]
-) -> str:
+def _advice(card: Card, config: Any, arithmetic: str, room_gib: float) -> str:
     """What would fit, in one clause."""
     fitting = [
         f"--quantize {name} ({total:.1f} GiB)"
         for name in ("int8", "int4")
-        if WEIGHT_BYTES[name] < WEIGHT_BYTES[arithmetic] and can_quantize()
+        if WEIGHT_BYTES[name] < WEIGHT_BYTES[arithmetic] and not has_experts(config)
         for total in [plan(card, config, name).total_gib]
         if total <= room_gib
     ]

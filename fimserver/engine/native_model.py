@@ -12,8 +12,6 @@ from fimserver.cards import Card
 from fimserver.engine.weights.checkpoint import Checkpoint
 from fimserver.errors import LoadError
 
-QUANTISED = ("int8", "int4")  # numbers that torchao makes of 16-bit weights
-INT4_GROUP = 128  # weights that share a scale
 _HARMLESS = "rotary_emb.inv_freq"  # a buffer that old checkpoints stored; it is computed
 
 
@@ -42,28 +40,6 @@ def _problems(info: Mapping[str, Any]) -> Iterator[str]:
             if _HARMLESS not in key:
                 yield f"the checkpoint {text} {key}"
     yield from map(str, info.get("error_msgs", ()))
-
-
-def quantise(model: Any, arithmetic: str, device: torch.device) -> None:
-    """Bring the weights of all products to the device in 8 or 4 bits by torchao, the rest as it is.
-
-    Raises ``LoadError`` where torchao is missing or has no such weights for the device.
-    """
-    if arithmetic == "int4" and device.type == "cpu":
-        raise LoadError("int4 is for CUDA GPUs: use --quantize int8 on a CPU")
-    try:
-        from torchao.quantization import (  # noqa: PLC0415 - optional
-            Int4WeightOnlyConfig,
-            Int8WeightOnlyConfig,
-            quantize_,
-        )
-    except ImportError:
-        raise LoadError(f"{arithmetic} needs torchao: `pip install 'fimserver[int8]'`") from None
-    # The layout of torch's own int4 products; others need another library.
-    layout = {"int4_packing_format": "tile_packed_to_4d", "group_size": INT4_GROUP}
-    config = Int8WeightOnlyConfig() if arithmetic == "int8" else Int4WeightOnlyConfig(**layout)
-    quantize_(model, config, device=device)
-    model.to(device)
 
 
 def how_to_mend(card: Card) -> str:

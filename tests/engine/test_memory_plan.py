@@ -14,6 +14,10 @@ from tests.tiny import make_card, make_checkpoint
 CONFIG_7B = transformers.Qwen2Config(
     vocab_size=152064, hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
 )
+LLADA2_MINI = transformers.Glm4MoeConfig(
+    vocab_size=157184, hidden_size=2048, num_hidden_layers=20, num_attention_heads=16, num_key_value_heads=4,
+    head_dim=128, n_routed_experts=256,
+)  # fmt: skip
 CODER = get_card("qwen2.5-coder-7b")
 
 
@@ -34,9 +38,9 @@ def test_fewer_bits_need_less():
     assert totals[2] < 0.45 * totals[0]
 
 
-def complaint(free_gib, arithmetic="none", card=CODER, **options):
+def complaint(free_gib, arithmetic="none", card=CODER, config=CONFIG_7B):
     with pytest.raises(LoadError) as caught:
-        require_memory(card, CONFIG_7B, arithmetic, free_gib, **options)
+        require_memory(card, config, arithmetic, free_gib)
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -83,8 +87,11 @@ def test_quantised_weights_are_not_spread_over_several_cards():
     complaint([5.0, 24.0], "int8")
 
 
-def test_where_quantising_is_not_possible_it_is_not_advised():
-    assert "quantize" not in complaint([11.9], can_quantize=lambda: False)
+def test_experts_are_not_advised_to_be_quantised():
+    """torchao would leave their weights in 16 bits, and they are nearly all there is."""
+    text = complaint([24.0], card=read_cards()["llada2.0-mini"], config=LLADA2_MINI)
+    assert text.startswith("llada2.0-mini needs 3")
+    assert "quantize" not in text
 
 
 def test_a_model_that_sees_both_ways_is_planned_too():

@@ -45,11 +45,21 @@ def fits(model: Any) -> bool:
         and not getattr(model, "_hf_hook", None)  # spread or offloaded by accelerate
         and model.dtype in {torch.float32, torch.bfloat16}
         and all(
-            type(m) is torch.nn.Linear and type(m.weight.data) is torch.Tensor  # not quantised
+            type(m) is torch.nn.Linear and (is_plain(m) or _is_quantised(m))
             for name, m in model.named_modules()
             if name.endswith("_proj")
         )
     )
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a linear layer's weights are numbers as they are, which can be joined and packed."""
+    return type(module.weight.data) is torch.Tensor
+
+
+def _is_quantised(module: Any) -> bool:
+    """Whether they are torchao's, whose products are its own."""
+    return type(module.weight.data).__module__.partition(".")[0] == "torchao"
 
 
 class FusedWeights(NamedTuple):
@@ -223,7 +233,8 @@ def packs(model: Any, device: torch.device) -> bool:
     """Whether weights are kept a second time in the layout of the matrix products."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return device.type == "cpu" and size <= PACK_LIMIT_BYTES and has_onednn
+    plain = all(map(is_plain, (m for m in model.modules() if isinstance(m, torch.nn.Linear))))
+    return device.type == "cpu" and plain and size <= PACK_LIMIT_BYTES and has_onednn
 
 
 def _layer(layer: Any, mlp: Mlp, rows: int, *, pack: bool) -> Layer:
@@ -271,10 +282,12 @@ def joined(modules: Sequence[Any]) -> torch.Tensor:
 
 
 def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
-    """One product for several linears over the same input.
+    """One product for several linears over the same input, one after another where they are quantised.
 
     ``pack`` lays the weights out for ``rows`` rows once.
     """
+    if not all(map(is_plain, modules)):
+        return modules[0] if len(modules) == 1 else lambda x: torch.cat([m(x) for m in modules], -1)
     weight = torch.cat([m.weight for m in modules]) if pack else joined(modules)
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
     if not pack:
