@@ -1,8 +1,6 @@
 """One completion, from cursor to suggestions.
 
-Gate → memory → delay → context → host → post-processing → memory.
-
-Every way out has a reason.
+Gate → memory → context → debounce → host → post-processing → memory. Every outcome has a reason code.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from fimserver.front.shown import filtered, fitted, parse_ahead
 from fimserver.reasons import Reason
 from fimserver.wire import Answer, CompletionBody
 
-# Reasons that would be the same if the same were asked again.
+# Reasons for which asking again at the same place would give the same result.
 LASTING = frozenset(
     {
         Reason.EMPTY,
@@ -40,7 +38,7 @@ PARSE_AFTER_S = 0.004  # by then the request has been sent
 
 @dataclass(frozen=True)
 class Services:
-    """What completions of one window work with."""
+    """Parts of a window that its completions use."""
 
     memory: Memory
     context: ContextSource
@@ -83,7 +81,7 @@ async def _complete(request: CompletionRequest, services: Services) -> Outcome:
 
 
 def _recalled(request: CompletionRequest, middles: tuple[RememberedMiddle, ...]) -> Outcome:
-    """Fit what was found before to the text as it is now."""
+    """Fit remembered middles to the current text."""
     left = [middle for middle in middles if middle.text and middle.text not in request.rejected]
     if not left:
         return Outcome(reason=middles[0].reason if not middles[0].text else Reason.REJECTED, source="memory")
@@ -92,7 +90,7 @@ def _recalled(request: CompletionRequest, middles: tuple[RememberedMiddle, ...])
 
 
 async def _debounce(request: CompletionRequest, body: CompletionBody, services: Services) -> None:
-    """Wait for the next key of a burst; the host reads the prompt meanwhile."""
+    """Wait for the next key of a burst; meanwhile the host prefills the prompt."""
     wait_s = request.send_at_s - time.monotonic()
     if wait_s > 0:
         warm = body.model_copy(update={"max_tokens": 0})
@@ -119,7 +117,7 @@ def _followed_up(
     outcome: Outcome,
     services: Services,
 ) -> Outcome:
-    """Keep what was asked, for a comparison that asks the same again, and ask ahead for what comes next."""
+    """Prefetch what follows the suggestion, and keep the request for a comparison that repeats it."""
     shown = outcome.suggestions[0]
     if request.prefetch and len(shown.text) <= MAX_CHARS:
         services.running.run_prefetch(prefetch(request, context, shown, services.memory, services.host))

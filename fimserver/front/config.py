@@ -28,33 +28,33 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
     enabled: bool = True
-    trigger: Trigger = "automatic"  # onDemand: nothing unless it is asked for
+    trigger: Trigger = "automatic"  # onDemand: only on explicit request
     triggers: dict[str, Trigger] = {}  # by LSP language id
     model: RoutePin = "auto"
-    routes: dict[str, Route] = {}  # by LSP language id, where a language wants one of its own
+    routes: dict[str, Route] = {}  # by LSP language id; overrides ``model``
     ab: Literal["off", "blocks", "shadow"] = "off"  # compare the routes while working
     seed: int = Field(0, ge=0, lt=SEEDS)  # of that comparison
     max_tokens: int = Field(64, ge=1, le=MAX_TOKENS)
     temperature: float = Field(0.0, ge=0, le=MAX_TEMPERATURE)
     stop: StopRule = "auto"
-    deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of a request that typing triggered
-    invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of one that was asked for
+    deadline_ms: float = Field(2000.0, gt=0, le=10_000)  # of an automatic request
+    invoked_deadline_ms: float = Field(5000.0, gt=0, le=30_000)  # of an explicit request
     delay_ms: float = Field(120.0, ge=0, le=2000)  # longest wait for the next key
     calm_delay_ms: float = Field(0.0, ge=0, le=5000)  # added after dismissals, and while deleting or moving
-    shown_per_minute: int = Field(0, ge=0, le=1000)  # suggestions that were not asked for; 0: no limit
-    min_acceptance: float = Field(0.0, ge=0, le=1)  # least chance of being accepted; 0: no limit
+    shown_per_minute: int = Field(0, ge=0, le=1000)  # automatic suggestions; 0: no limit
+    min_acceptance: float = Field(0.0, ge=0, le=1)  # minimum probability of acceptance; 0: no limit
     battery: Literal["ignore", "save", "off"] = "save"  # on battery or while the system saves power
-    candidates: int = Field(3, ge=1, le=8)  # of a request that was asked for
+    candidates: int = Field(3, ge=1, le=8)  # of an explicit request
     menu: Literal["auto", "always", "never"] = (
-        "auto"  # completion menu: where there is no ghost text, always, never
+        "auto"  # completion menu: only for clients without ghost text, always, never
     )
     prefetch: bool = True
     snippets: bool = True
-    exclude: tuple[str, ...] = ()  # globs, on top of the built-in ones
+    exclude: tuple[str, ...] = ()  # globs, in addition to the built-in ones
     disabled_languages: tuple[str, ...] = ()  # LSP language ids
-    stats: bool = True  # tell the host what became of suggestions, in lengths and hashes
+    stats: bool = True  # send the host the outcome of suggestions, as lengths and hashes
     status: bool = False  # whether the editor understands the notification fimserver/status
-    preview: bool = False  # whether it wants the canvas of each denoising step: fimserver/canvas
+    preview: bool = False  # whether the editor wants fimserver/canvas: the canvas of each denoising step
 
     @field_validator("exclude")
     @classmethod
@@ -67,7 +67,7 @@ class Config(BaseModel):
 
 
 def from_settings(settings: Settings) -> Config:
-    """Return the user's own options as the start of a window's."""
+    """Return the initial configuration of a window, from the user's options."""
     same = ("model", "ab", "seed", "max_tokens", "temperature", "stop")
     config = Config(**{name: getattr(settings, name) for name in same}, stats=settings.stats == "on")
     if settings.deadline_ms is None:
@@ -79,13 +79,13 @@ def from_settings(settings: Settings) -> Config:
 
 
 def changed(config: Config, sent: Any) -> tuple[Config, tuple[str, ...]]:
-    """Return ``config`` with what an editor sent on top, and the names of what could not be used."""
+    """Return ``config`` updated with what an editor sent, and the names of unusable values."""
     config, problems = _changed(config, sent)
     return config, tuple(problems)
 
 
 def setting_problems(sent: Any) -> tuple[str, ...]:
-    """Return a line for each name or value among an editor's settings that has no effect. Quotes no value."""
+    """Return a line for each unknown name or unusable value in an editor's settings. Quotes no value."""
     if not isinstance(sent, dict):
         return ()
     unknown = [
@@ -110,7 +110,7 @@ def _unknown_name(key: str) -> str:
 
 
 def _changed(config: Config, sent: Any) -> tuple[Config, dict[str, str]]:
-    """Return ``config`` with the sent values, and a problem for each value that could not be used."""
+    """Return ``config`` with the sent values, and a problem for each unusable value, by field name."""
     if not isinstance(sent, dict):
         return config, {}
     named = {_name(str(key)): value for key, value in sent.items()}
@@ -134,5 +134,5 @@ def named(sent: dict[str, Any], name: str) -> Any:
 
 
 def _name(key: str) -> str:
-    """Return the name of a field that is spelled ``maxTokens`` or ``max_tokens``."""
+    """Return the field name for a key such as ``maxTokens`` or ``max_tokens``."""
     return "".join("_" + char.lower() if char.isupper() else char for char in key)

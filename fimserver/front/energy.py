@@ -17,10 +17,7 @@ SYS = Path("/sys")
 
 
 class Energy:
-    """Power state of this machine.
-
-    Reading it may take a while, so that the last one read is returned at once.
-    """
+    """Power state of this machine. Reading it may take a while, so the last known state is returned."""
 
     def __init__(
         self,
@@ -36,7 +33,7 @@ class Energy:
 
     @property
     def power(self) -> Power:
-        """The power state that was read last; ``mains`` until then, and where the system does not say."""
+        """The last known power state; ``mains`` before the first reading and if the system has none."""
         now_s = self._clock()
         if self._read_s is None or now_s - self._read_s >= READ_EVERY_S:
             self._read_s = now_s
@@ -62,9 +59,9 @@ def read_power() -> Power:
 
 
 def from_sysfs(root: Path) -> Power:
-    """Return what Linux says: the platform profile, then the power supplies.
+    """Return the power state on Linux, from the platform profile and the power supplies.
 
-    A battery of a mouse does not count.
+    Batteries of peripherals such as a mouse do not count.
     """
     if _text(root / "firmware/acpi/platform_profile") in {"low-power", "quiet"}:
         return "saving"
@@ -80,7 +77,7 @@ def from_sysfs(root: Path) -> Power:
 
 
 def from_pmset(batt: str, settings: str) -> Power:
-    """Return what macOS says with ``pmset -g batt`` and ``pmset -g``."""
+    """Return the power state on macOS, from the output of ``pmset -g batt`` and ``pmset -g``."""
     fields = (line.split() for line in settings.splitlines())
     if ["lowpowermode", "1"] in fields:
         return "saving"

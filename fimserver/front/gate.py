@@ -1,4 +1,4 @@
-"""Gate of a completion: resolves all that holds for a request as it arrives, and says why one is refused."""
+"""Gate of a completion: resolves the facts of a request on arrival and decides whether it is refused."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def arrive(
     popup: SelectedCompletion | None = None,
     waits: bool = True,
 ) -> CompletionRequest:
-    """Resolve a request. What runs later sees the document and the settings as they are now.
+    """Resolve a request: later steps see the document and the settings as they are on arrival.
 
-    ``waits``: whether one that was not asked for waits for the next key.
+    ``waits``: whether an automatic request is debounced.
     """
     uri = document.uri
     snapshot = document.snapshot(place)
@@ -55,7 +55,7 @@ def arrive(
 
 
 def _resolved(session: Session, request: CompletionRequest, *, waits: bool) -> CompletionRequest:
-    """Add what only a request that passes needs."""
+    """Add the facts that only an accepted request needs."""
     config = session.config
     uri = request.uri
     snapshot = request.snapshot
@@ -76,10 +76,7 @@ def _resolved(session: Session, request: CompletionRequest, *, waits: bool) -> C
 
 
 def _delay_ms(session: Session, request: CompletionRequest) -> float:
-    """Return how long an automatic request waits.
-
-    For the next key, longer while suggestions seem unwanted.
-    """
+    """Return how long an automatic request waits for the next key: longer if suggestions seem unwanted."""
     config = session.config
     place = request.snapshot.place
     delay_ms = session.rhythm(request.uri).delay_ms(request.received_s, config.delay_ms)
@@ -89,7 +86,7 @@ def _delay_ms(session: Session, request: CompletionRequest) -> float:
 
 
 def unasked_refusal(session: Session, document: Document) -> Reason | None:
-    """Return why nothing is suggested that was not asked for; ``None`` where something may be."""
+    """Return why automatic requests are refused, or ``None`` if they are not."""
     if session.trigger(document) == "onDemand":
         return Reason.ON_DEMAND
     if session.is_snoozed:
@@ -100,10 +97,7 @@ def unasked_refusal(session: Session, document: Document) -> Reason | None:
 
 
 def limits(session: Session, *, invoked: bool) -> Limits:
-    """Return the limits that the settings ask for.
-
-    One who asked may wait longer, and gets several candidates.
-    """
+    """Return the limits of a request: an explicit one may take longer and gets several candidates."""
     config = session.config
     return Limits(
         max_tokens=config.max_tokens,
@@ -123,9 +117,9 @@ def refusal(
     *,
     invoked: bool,
 ) -> tuple[Reason | None, str]:
-    """Return why nothing is asked for this document, or at this place; ``None`` for a request that passes.
+    """Return why a request in this document or at this place is refused, or ``None``, and a message.
 
-    The message is more exact than the reason's own, or empty.
+    The message is more specific than the reason's default one, or empty.
     """
     path = path_of(document.uri)
     if not session.config.enabled or document.language in session.config.disabled_languages:

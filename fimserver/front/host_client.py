@@ -22,13 +22,13 @@ from fimserver.wire import Answer, CompletionBody, EditorHints, gather, read_ans
 if TYPE_CHECKING:
     import httpx2
 
-GRACE_S = 0.5  # that the host gets after the deadline to answer
+GRACE_S = 0.5  # how long the host may take to answer after the deadline
 POLL_S = 0.05
 EVENTS_S = 2.0
 OK = 200
 NO_CONTENT = 204
 SERVER_ERROR = 500
-TOO_MANY = {429, 503}  # the second: of a router whose replicas are all full
+TOO_MANY = {429, 503}  # 503: from a router whose replicas are all full
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
@@ -36,12 +36,12 @@ Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the host can complete; ``None`` means that it can."""
+    """Whether the host can complete."""
 
-    reason: Reason | None
+    reason: Reason | None  # why not; ``None``: it can
     message: str = ""
     models: Mapping[str, str] = field(default_factory=dict)  # by route
-    url: str = ""  # of a host elsewhere
+    url: str = ""  # of a remote host
 
 
 class HostClient(Protocol):
@@ -52,8 +52,8 @@ class HostClient(Protocol):
     ) -> Answer:
         """Return the host's answer. Never raises; cancelling it stops the host's work.
 
-        ``deadline_s`` is of the monotonic clock; the body goes out with the time that is left then.
-        ``asked``: the user asked for it, it was not triggered by typing.
+        ``deadline_s``: time on the monotonic clock; the body is sent with the time left until then.
+        ``asked``: whether the user asked for it explicitly.
         """
         ...
 
@@ -62,18 +62,18 @@ class HostClient(Protocol):
         ...
 
     async def health(self) -> Health:
-        """Return whether the host could answer now; starts it where that is due."""
+        """Return whether the host could answer now; start it if necessary."""
         ...
 
     async def pause(self, minutes: float) -> str:
-        """Have the host give its memory back for so long at most; 0 ends that.
+        """Have the host release its memory for at most ``minutes``; 0 ends the pause.
 
-        Returns why that failed, or nothing.
+        Returns why that failed, or an empty string.
         """
         ...
 
     def revive(self) -> None:
-        """Try the host again, also after it was given up."""
+        """Start the host again even after repeated crashes."""
         ...
 
     async def close(self) -> None:
@@ -82,9 +82,9 @@ class HostClient(Protocol):
 
 
 class HttpHostClient:
-    """HTTP to a host of our own over its Unix socket, or to one elsewhere.
+    """HTTP client of this user's own host (over its Unix socket) or of a remote one.
 
-    The HTTP library is loaded at the first use, so that the editor's first question is answered before that.
+    The HTTP library is imported on first use, so that ``initialize`` is answered without waiting for it.
     """
 
     def __init__(self, make_client: Callable[[], httpx2.AsyncClient], process: HostProcess | None) -> None:
@@ -104,7 +104,7 @@ class HttpHostClient:
 
         left_s = max(0.001, deadline_s - time.monotonic())
         hints = body.fimserver.model_copy(update={"deadline_ms": left_s * 1000, "preview": watch is not None})
-        # Whole files are too much for a network, and a warm-up drafts nothing.
+        # Whole files are too large to send over a network, and a warm-up drafts nothing.
         if self._process is None or body.max_tokens == 0:
             hints = hints.model_copy(update={"lookup": ()})
         body = body.model_copy(update={"fimserver": hints, "stream": watch is not None})
@@ -138,7 +138,7 @@ class HttpHostClient:
         return gather(pieces)
 
     async def send_events(self, batch: bytes) -> bool:
-        if "_client" not in self.__dict__:  # nothing was ever asked of the host
+        if "_client" not in self.__dict__:  # no request was sent yet
             return False
         import httpx2  # noqa: PLC0415 - see above
 
@@ -183,7 +183,7 @@ class HttpHostClient:
             await self._client.aclose()
 
     def _problem(self, reason: Reason) -> str:
-        """Return why the host could not be started, if that is known."""
+        """Return why the host could not be started, or an empty string."""
         problem = self._process.problem if self._process else ""
         if reason is Reason.LOADING or not problem:
             return ""
@@ -191,11 +191,11 @@ class HttpHostClient:
 
     @property
     def _url(self) -> str:
-        """Address of a host elsewhere, without any password; empty for one of our own."""
+        """URL of a remote host without credentials; empty for this user's own host."""
         return "" if self._process else str(self._client.base_url.copy_with(userinfo=b""))
 
     def _unreachable(self, error: Exception) -> str:
-        """Return what to tell the user of a host that cannot be reached. One of our own is started again."""
+        """Return a message for a host that cannot be reached: only a remote one needs the user's help."""
         why = type(error).__name__
         return (
             why
@@ -204,7 +204,7 @@ class HttpHostClient:
         )
 
     async def _wait_for_host(self, deadline_s: float, *, asked: bool) -> Reason | None:
-        """Wait for the host until the deadline; return ``None`` when it listens."""
+        """Wait until the host listens and return ``None``, or return the reason at the deadline."""
         if self._process is None:
             return None
         reason = self._process.state(
@@ -219,9 +219,9 @@ class HttpHostClient:
 
 
 def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -> HostClient:
-    """Return a client of the host at ``connect``, or of this user's own.
+    """Return a client of the host at ``connect``, or of this user's own host if that is empty.
 
-    Raises ``InputError`` for a URL that is none.
+    Raises ``InputError`` for an invalid URL.
     """
     if not connect:
         process = own()
@@ -238,24 +238,24 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
     verify = url.startswith("https:")  # else no certificates need to be loaded
     transport = httpx2.AsyncHTTPTransport(uds=socket, verify=verify) if socket else None
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    # trust_env=False: a proxy of the environment must not see code that was meant for this machine.
+    # trust_env=False: a proxy from the environment must not see code that was meant for this machine.
     return httpx2.AsyncClient(
         base_url=url, headers=headers, transport=transport, timeout=None, trust_env=False, verify=verify
     )
 
 
 def routing_id(hints: EditorHints) -> str:
-    """Return an id of a document of a window, by which a router keeps it on one replica."""
+    """Return an id of a document in a window, by which a router keeps its requests on one replica."""
     return hashlib.blake2s(f"{hints.session}\0{hints.document}".encode(), digest_size=8).hexdigest()
 
 
 def _read(response: httpx2.Response) -> Answer:
-    """Read an answer. Raises ``InputError`` for one that is not of fimserver's host."""
+    """Read an answer. Raises ``InputError`` if it does not come from a fimserver host."""
     if response.status_code in {401, 403}:
         return failure(Reason.REFUSED, message_of(response))
     if response.status_code in TOO_MANY:
         return failure(Reason.OVERLOADED, message_of(response))
-    if response.status_code >= SERVER_ERROR:  # of the host, or of a router in front of it
+    if response.status_code >= SERVER_ERROR:  # from the host or from a router before it
         return failure(Reason.FAILED, message_of(response))
     if response.status_code != OK:
         return failure(Reason.BAD_INPUT, message_of(response))
@@ -263,7 +263,7 @@ def _read(response: httpx2.Response) -> Answer:
 
 
 def _well(response: httpx2.Response) -> Health:
-    """Read the health of a host that can complete. Another server's answer is refused."""
+    """Read the health of a host that can complete. Refuses an answer of another server."""
     try:
         return Health(
             None, models={str(route): str(name) for route, name in response.json()["models"].items()}
@@ -291,5 +291,5 @@ def message_of(response: httpx2.Response) -> str:
 
 
 def failure(reason: Reason, message: str = "") -> Answer:
-    """Return an answer without any middle."""
+    """Return an answer without middles."""
     return Answer(reason=reason, message=message)

@@ -1,8 +1,6 @@
-"""Process of this user's model host.
+"""Process of this user's model host: starts it, restarts it after a crash, gives up after repeated crashes.
 
-Starts it, starts it again after a death, and gives up when it keeps dying.
-
-All windows share the host, and any of them may start it; a lock of the host decides which one serves.
+All windows share one host and any of them may start it; a lock file decides which process serves.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ from fimserver.paths import log_path, socket_path
 from fimserver.reasons import Reason
 from fimserver.settings import HOST_SETTINGS, Settings
 
-BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third start after a death
+BACK_OFF_S = (0.0, 1.0, 5.0)  # before the first, second and third restart
 DEATHS_WINDOW_S = 180.0
-LOST_RACE_S = 1.0  # after a child that found the lock taken: the host that holds it listens soon
+LOST_RACE_S = 1.0  # wait after a child found the lock taken: the host that holds it will listen soon
 MAX_LOG_BYTES = 1 << 20
 HOST_LOG_HINT = "its log says why, and so does fimserver doctor"
 
@@ -37,7 +35,7 @@ class Child(Protocol):
 
 
 class HostProcess:
-    """Host of this user, as one window sees it. Times are seconds of a monotonic clock."""
+    """This user's host as seen from one window. Times are seconds of a monotonic clock."""
 
     def __init__(
         self,
@@ -58,9 +56,9 @@ class HostProcess:
         self.problem = ""  # why the host could not be started, for the user
 
     def state(self, *, asked: bool = False) -> Reason | None:
-        """Return ``None`` when the host listens, else why not; start it where that is due.
+        """Return ``None`` if the host listens, else why not; start it if necessary.
 
-        After three deaths it is started again only when ``asked``: by an explicit request.
+        After three deaths only an explicit request (``asked``) starts it again.
         """
         if self._serving(self.path):
             self._was_up = True
@@ -96,9 +94,7 @@ class HostProcess:
             self._deaths.append(now)
             self._was_up = False
             if code is None and self._child is not None and self._child.poll() is None:
-                self._child = (
-                    None  # it lives and does not listen: another may be started, its lock permitting
-                )
+                self._child = None  # alive but not listening: another may be started if the lock is free
 
     def _has_failed(self, now: float) -> bool:
         return len(self._deaths) == len(BACK_OFF_S) and now - self._deaths[0] < DEATHS_WINDOW_S
@@ -111,7 +107,7 @@ class HostProcess:
 
 
 def is_serving(path: Path) -> bool:
-    """Whether a process of this user listens. A Unix socket answers at once or never."""
+    """Whether a process of this user listens on a Unix socket."""
     try:
         if path.stat().st_uid != os.getuid():
             return False
@@ -124,16 +120,13 @@ def is_serving(path: Path) -> bool:
 
 
 def own_hosting(settings: Settings) -> HostProcess:
-    """Return the host that serves these settings on this machine."""
+    """Return the process of the host that serves these settings on this machine."""
     path = socket_path(settings)
     return HostProcess(path, lambda: spawn_host(settings, path))
 
 
 def spawn_host(settings: Settings, path: Path) -> subprocess.Popen[bytes]:
-    """Start a host that outlives this window.
-
-    It gets no pipe of the editor, and its folder is no workspace.
-    """
+    """Start a host that outlives this window: it inherits no pipe and does not run in the workspace."""
     with _log_file() as file:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "fimserver.cli", "host", "--socket", str(path), *_flags(settings)],
@@ -146,7 +139,7 @@ def spawn_host(settings: Settings, path: Path) -> subprocess.Popen[bytes]:
 
 
 def _log_file() -> BinaryIO:
-    """The host's log, or nothing where it cannot be written: a host without a log is better than none."""
+    """Open the host's log, or the null device if it cannot be written: a host can do without a log."""
     log = log_path("host.log")
     try:
         if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
@@ -157,7 +150,7 @@ def _log_file() -> BinaryIO:
 
 
 def _flags(settings: Settings) -> list[str]:
-    """Return the options of this window that a host depends on, as flags."""
+    """Return the settings that the host needs, as command-line flags."""
     names = [
         name for name in (*HOST_SETTINGS, "model", "idle_exit_minutes") if name in settings.model_fields_set
     ]

@@ -1,4 +1,4 @@
-"""Memory of suggestions: typing through one, deleting back to it or accepting it by words needs no model.
+"""Memory of suggestions: typing through one, deleting back to it or accepting it by words needs no request.
 
 It is keyed by route, document, prefix and suffix, and bounded.
 """
@@ -18,20 +18,20 @@ class Key(NamedTuple):
     """Place of a suggestion."""
 
     uri: str
-    route: str  # that was asked for
+    route: str  # the requested one, may be ``auto``
     suffix: str
     prefix: str
 
 
 class RememberedMiddle(NamedTuple):
-    """Middle of the model after post-processing; an empty text has the reason why there is none."""
+    """A middle after post-processing."""
 
-    text: str
+    text: str  # empty: there is none, for ``reason``
     reason: Reason
 
 
 class Memory:
-    """Middles of the last few places, the newest last."""
+    """Middles of recent places, the newest last."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Key, tuple[RememberedMiddle, ...]] = OrderedDict()
@@ -41,7 +41,7 @@ class Memory:
         return len(self._entries)
 
     def remember(self, key: Key, middles: tuple[RememberedMiddle, ...]) -> None:
-        """Keep the middles of a place, and drop the oldest places."""
+        """Keep the middles of a place, and drop the oldest places beyond the limits."""
         self._forget(key)
         self._entries[key] = middles
         self._chars += _size(key, middles)
@@ -49,9 +49,9 @@ class Memory:
             self._forget(next(iter(self._entries)))
 
     def recall(self, key: Key) -> tuple[RememberedMiddle, ...]:
-        """Return the middles of a place: its own, or the rest of one that was typed into.
+        """Return the middles of a place, or the rests of middles that the user has typed into.
 
-        Empty: never asked.
+        Empty if nothing is known.
         """
         if key in self._entries:
             self._entries.move_to_end(key)
@@ -84,7 +84,7 @@ class Memory:
 
 
 def _same_place(old: Key, key: Key) -> bool:
-    """Whether ``key`` is further on in the same text."""
+    """Whether ``key`` is ``old`` with more text typed."""
     same = old.uri == key.uri and old.route == key.route and old.suffix == key.suffix
     return same and key.prefix.startswith(old.prefix)
 

@@ -13,9 +13,9 @@ from fimserver.wire import CompletionBody, Usage
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An edit for the editor: ``text`` in place of what is between two positions of the snapshot.
+    """An edit: replaces the text between two positions of the snapshot with ``text``.
 
-    In the common case it is an insertion: both positions are the cursor's.
+    Usually an insertion: both positions are the cursor.
     """
 
     start: Position
@@ -26,9 +26,9 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended, with or without suggestions, and what it took.
+    """Result of a request: suggestions, or a reason, and measurements.
 
-    ``by`` names the filter that dropped all.
+    ``by`` names the filter that dropped the middles.
     """
 
     suggestions: tuple[Suggestion, ...] = ()
@@ -42,7 +42,7 @@ class Outcome:
     body: CompletionBody | None = field(default=None, repr=False)  # of the request that was sent
 
     def explained(self) -> dict[str, Any]:
-        """Return what happened and why, for a person, without any text of the document."""
+        """Return what happened and why, without any text of the document (``fimserver/explain``)."""
         facts = {
             "reason": self.reason,
             "message": self.message or EXPLANATIONS[self.reason],

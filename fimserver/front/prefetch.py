@@ -1,4 +1,4 @@
-"""Prefetch: asks for the text after a shown suggestion, as if accepted, while the model is idle."""
+"""Prefetch: while the host is idle, requests what would follow the shown suggestion if it were accepted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fimserver.front.outcome import Suggestion
 from fimserver.front.request import CompletionRequest, completion_body
 from fimserver.front.shown import filtered
 
-AFTER_S = 0.02  # the suggestion itself goes out first
+AFTER_S = 0.02  # the suggestion itself is sent first
 MAX_CHARS = 400  # a longer suggestion is not followed up
 
 
 async def prefetch(
     request: CompletionRequest, context: PromptContext, shown: Suggestion, memory: Memory, host: HostClient
 ) -> None:
-    """Remember what comes after ``shown``, which is an insertion at the cursor."""
+    """Request and remember what comes after ``shown``, an insertion at the cursor."""
     await asyncio.sleep(AFTER_S)
     snapshot = accepted(request.snapshot, shown)
     follow_up = replace(request, snapshot=snapshot, received_s=time.monotonic(), rejected=frozenset())
@@ -29,9 +29,8 @@ async def prefetch(
     after = replace(
         context,
         prefix=context.prefix + shown.text,
-        suffix=context.suffix[
-            max(0, replaced - len(context.stripped)) :
-        ],  # what is stripped is not in the suffix anyway
+        # The suffix does not contain the stripped text.
+        suffix=context.suffix[max(0, replaced - len(context.stripped)) :],
         typed_chars=context.typed_chars + len(shown.text),
     )
     key = Key(request.uri, request.route, after.suffix, after.prefix)
@@ -46,7 +45,7 @@ async def prefetch(
 
 
 def accepted(snapshot: Snapshot, shown: Suggestion) -> Snapshot:
-    """Return the document as it would be with a suggestion in it, and the cursor after that."""
+    """Return the snapshot as it would be with the suggestion accepted and the cursor after it."""
     first = shown.start.line
     last = shown.end.line
     left = snapshot.lines[first][: shown.start.column]

@@ -1,4 +1,4 @@
-"""Reading ahead: where the cursor rests, the host reads the prompt while it is idle, before the first key."""
+"""Reading ahead: while the cursor rests and the host is idle, prefills the prompt before the first key."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fimserver.front.gate import arrive
 from fimserver.front.request import CompletionRequest, completion_body
 from fimserver.front.session import Session
 
-REST_S = 0.3  # that the cursor has to stay, with no key and no request
-READ_S = 20.0  # for the host to come to it and to read; any request ends it
+REST_S = 0.3  # how long the cursor must rest, without a key or a request
+READ_S = 20.0  # deadline of the prefill, time in the queue included; any request ends it
 
 
 class CursorRest(NamedTuple):
-    """Where a cursor is. ``line`` and ``character`` are as the editor counts them."""
+    """Where a cursor is. ``line`` and ``character`` are in the editor's encoding."""
 
     uri: str
     line: int
@@ -24,7 +24,7 @@ class CursorRest(NamedTuple):
 
 
 class ReadAhead:
-    """Reads ahead for one window: the place where its cursor rests now."""
+    """Reads ahead at the resting cursor of one window."""
 
     def __init__(self, session: Session, rest_s: float = REST_S) -> None:
         self._session = session
@@ -35,17 +35,17 @@ class ReadAhead:
         )
 
     def moved(self, cursor: CursorRest) -> None:
-        """Note where the cursor is now; its prompt is read when it stays there."""
+        """Note where the cursor is; its prompt is prefilled if it stays there."""
         self.stop()
         self._timer = asyncio.get_running_loop().call_later(self._rest_s, self._rested, cursor)
 
     def asked(self, request: CompletionRequest) -> None:
-        """Note a request: its prompt is read for it."""
+        """Note a request, which prefills its own prompt."""
         if request.refusal is None:
             self._known = (request.uri, request.snapshot.revision, request.snapshot.place)
 
     def stop(self) -> None:
-        """Forget where the cursor is."""
+        """Stop waiting for the cursor to rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

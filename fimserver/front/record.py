@@ -1,4 +1,4 @@
-"""Account of a request: what its end adds to the ledger, and whether the other route is asked the same."""
+"""Record of a request: enters its outcome in the ledger and may ask the other route the same question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fimserver.wire import Answer
 
 
 def account(session: Session, request: CompletionRequest, outcome: Outcome) -> None:
-    """Enter how a request ended. The rest of a suggestion that is being typed through is no new one."""
+    """Enter the outcome of a request. What is left of a suggestion being typed does not count as a new one."""
     is_open = session.documents.get(request.uri) is request.document
     offered = _offered(session, request, outcome) if is_open else []
     if outcome.suggestions and not offered and outcome.source == "memory":
@@ -32,9 +32,9 @@ def account(session: Session, request: CompletionRequest, outcome: Outcome) -> N
 
 
 def answer_record(session: Session, request: CompletionRequest, outcome: Outcome) -> AnswerRecord:
-    """Return a request's end in numbers.
+    """Return the outcome of a request as a record.
 
-    The route of what comes from memory is known only where one was pinned.
+    For a suggestion from memory the route is known only if it was pinned.
     """
     used = outcome.usage
     turn = request.turn
@@ -68,14 +68,14 @@ def answer_record(session: Session, request: CompletionRequest, outcome: Outcome
 
 
 def _bucket(decision: Decision | None, text: str) -> int | None:
-    """Return the bucket that the route was chosen for; where none was expected, that of the suggestion."""
+    """Return the length bucket that the route was chosen for, else that of the suggestion."""
     if decision and decision.expected_lexemes:
         return decision.bucket
     return bucket_of(lexemes(text)) if text else None
 
 
 def _offered(session: Session, request: CompletionRequest, outcome: Outcome) -> list[ShownSuggestion]:
-    """Return the suggestions that went to the editor and are not the rest of an earlier one."""
+    """Return the suggestions sent to the editor, except the rests of earlier ones."""
     route = outcome.usage.route if outcome.usage else outcome.source
     offer = session.acceptance.offer
     offers = [offer(s.suggestion_id, request.document, s.start, s.text, route) for s in outcome.suggestions]
@@ -83,7 +83,7 @@ def _offered(session: Session, request: CompletionRequest, outcome: Outcome) -> 
 
 
 def _judge(session: Session, request: CompletionRequest, entry: Entry, answer: Answer) -> None:
-    """Enter what the other route would have shown. Nothing of it reaches the editor."""
+    """Enter what the other route would have shown. The editor never sees it."""
     used = answer.middles[0].usage
     middles, dropped = filtered(request, answer)
     suggestions = fitted(request, middles)

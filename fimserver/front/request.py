@@ -1,4 +1,4 @@
-"""Completion request: a cursor in a document with everything that was resolved for it when it arrived."""
+"""Completion request: a cursor in a document with everything that was resolved on arrival."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fimserver.wire import CompletionBody, EditorHints, SnippetBody
 
 Surface = Literal["inline", "menu"]
 PATH_CHARS = 1000
-REPO_CHARS = 200  # that the wire takes
+REPO_CHARS = 200  # limit of the wire
 
 
 class SelectedCompletion(NamedTuple):
-    """The selected item of the editor's completion popup: a suggestion has to extend its text."""
+    """The selected item of the editor's completion menu: a suggestion must extend its text."""
 
     start: Position
     text: str
@@ -29,22 +29,21 @@ class SelectedCompletion(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the middles that are asked for. ``deadline_ms`` counts from the arrival of the request."""
+    """Limits of a request. ``deadline_ms`` counts from its arrival."""
 
     max_tokens: int
     temperature: float
     stop: StopRule
     candidates: int
     deadline_ms: float
-    min_acceptance: float = 0.0  # less likely ones are not shown
+    min_acceptance: float = 0.0  # minimum probability of acceptance
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
     """A request for suggestions. Times are seconds of the monotonic clock; ids are opaque hashes.
 
-    ``refusal``: why nothing is asked for here. ``snapshot`` is the text at arrival, ``document`` the text as
-    it is now.
+    ``refusal``: why the host is not asked. ``snapshot``: the text on arrival; ``document``: the current text.
     """
 
     document: Document
@@ -55,22 +54,22 @@ class CompletionRequest:
     limits: Limits
     refusal: Reason | None = None
     refusal_message: str = ""
-    language: str | None = None  # our name of it; ``None`` for plain text
-    path: str = ""  # as the model may see it
+    language: str | None = None  # parser's name of it; ``None`` for plain text
+    path: str = ""  # as shown to the model
     repo: str = ""
     route: RoutePin = "auto"
-    turn: RouteTurn | None = None  # of a running comparison, where that picked the route
+    turn: RouteTurn | None = None  # of a running comparison, if that picked the route
     popup: SelectedCompletion | None = None
     watch: Watch | None = None  # receives the canvas of each denoising step
     rejected: frozenset[str] = frozenset()  # texts that the user dismissed here
     cells: tuple[str, str] = ("", "")  # text of a notebook's other cells, before and after
     is_cell: bool = False  # of a notebook
-    open_documents: Mapping[str, Document] = field(default_factory=dict)  # that snippets may come from
-    send_at_s: float = 0.0  # while someone types, not sent earlier
+    open_documents: Mapping[str, Document] = field(default_factory=dict)  # sources of snippets
+    send_at_s: float = 0.0  # earliest time of sending
     prefetch: bool = False
     saves_power: bool = False
     session_id: str = ""
-    slot_id: str = ""  # of document and surface: the host answers the newest of each
+    slot_id: str = ""  # of document and surface: the host answers only the newest request of each
     document_id: str = ""
 
     @property
@@ -79,12 +78,12 @@ class CompletionRequest:
 
     @property
     def slot(self) -> str:
-        """Where only one request runs at a time: an editor may ask for two surfaces at once."""
+        """Key under which only one request runs: an editor may ask for two surfaces of a document at once."""
         return f"{self.uri}\0{self.surface}"
 
     @property
     def deadline_s(self) -> float:
-        """When an answer comes too late."""
+        """Deadline on the monotonic clock."""
         return self.received_s + self.limits.deadline_ms / 1000
 
     @property
@@ -94,11 +93,11 @@ class CompletionRequest:
 
     @property
     def start(self) -> Position:
-        """Where the text of a suggestion begins: at the cursor, or where the popup's item begins."""
+        """Start of a suggestion's text: the cursor, or the start of the selected menu item."""
         return self.popup.start if self.popup else self.snapshot.place
 
     def with_popup(self, prefix: str) -> str:
-        """Return the prefix as it would be with the popup's item accepted."""
+        """Return the prefix as it would be with the selected menu item accepted."""
         if self.popup is None:
             return prefix
         typed = typed_since(self.popup.start, self.snapshot)
@@ -106,7 +105,7 @@ class CompletionRequest:
 
 
 def typed_since(start: Position, snapshot: Snapshot) -> str:
-    """Return the text between the start of what the popup's item would replace and the cursor."""
+    """Return the text between the start of the menu item's range and the cursor."""
     same_line = start.line == snapshot.place.line
     return snapshot.line_before[start.column :] if same_line else snapshot.line_before
 
@@ -114,7 +113,7 @@ def typed_since(start: Position, snapshot: Snapshot) -> str:
 def completion_body(request: CompletionRequest, context: PromptContext) -> CompletionBody:
     """Build the request to the host.
 
-    The host resolves ``stop = auto``; the client stamps the time that is left.
+    The host resolves ``stop = auto``; the client sets the deadline when it sends the body.
     """
     limits = request.limits
     prefix = request.with_popup(context.prefix)
@@ -146,5 +145,5 @@ def _snippet_body(snippet: Snippet) -> SnippetBody:
 
 
 def _valid_unicode(text: str) -> str:
-    """Return text that can be sent: a lone surrogate becomes a question mark."""
+    """Return ``text`` with lone surrogates replaced by question marks, so that it can be sent."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

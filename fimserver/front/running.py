@@ -1,7 +1,4 @@
-"""Running work of one editor window.
-
-The newest request of each slot, and background work that nobody waits for.
-"""
+"""Running work of one editor window: the newest request of each slot, and background tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from fimserver.reasons import Reason
 
 
 class RunningTask(NamedTuple):
-    """Work for a slot, and a future that is set when a newer request takes its place."""
+    """Task of a slot, and a future that is set when a newer request supersedes it."""
 
     task: asyncio.Task[Outcome]
     superseded: asyncio.Future[None]
@@ -34,16 +31,16 @@ class Running:
         return len(self._requests)
 
     def used(self) -> None:
-        """Note that the user has just typed or asked for something."""
+        """Note that the user has just typed or requested something."""
         self.last_used_s = time.monotonic()
 
     def quiet_s(self) -> float:
-        """Return for how many seconds nobody has typed or asked for anything."""
+        """Return for how many seconds nobody has typed or requested anything; 0 while work is running."""
         is_busy = self._requests or (self._prefetch is not None and not self._prefetch.done())
         return 0.0 if is_busy else time.monotonic() - self.last_used_s
 
     async def run_latest(self, slot: str, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Run ``work``; an older request of the slot is answered as superseded before it has cleaned up."""
+        """Run ``work``; an older request of the slot returns superseded at once and cleans up later."""
         self.stop(slot)
         self.used()
         running = RunningTask(asyncio.ensure_future(work), asyncio.get_running_loop().create_future())
@@ -68,16 +65,13 @@ class Running:
             running.task.cancel()
 
     def run_detached(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something whose result nobody waits for."""
+        """Run a task whose result nobody waits for."""
         task = asyncio.ensure_future(work)
         self._detached.add(task)
         task.add_done_callback(self._detached.discard)
 
     def run_prefetch(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run idle work in place of the one before.
-
-        Keys do not end it: the host ends it for any other request.
-        """
+        """Run a prefetch instead of the previous one. Typing does not end it; the host's next request does."""
         self.stop_prefetch()
         self._prefetch = asyncio.ensure_future(work)
 

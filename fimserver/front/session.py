@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fimserver.front.feedback.trace_recorder import TraceRecorder
 
 MAX_REJECTED = 64
-CLOSE_S = 0.5  # for the last events, when a window closes
+CLOSE_S = 0.5  # time to send the last events when a window closes
 
 
 class RejectedText(NamedTuple):
@@ -54,10 +54,10 @@ class Session:
     def __init__(self, config: Config, host: HostClient) -> None:
         self.host = host
         self.config = config
-        self.start = config  # the settings where the editor says nothing
-        self.pins: dict[str, Any] = {}  # settings of commands, on top of the editor's
+        self.start = config  # defaults for what the editor does not set
+        self.pins: dict[str, Any] = {}  # set by commands; override the editor's settings
         self.sent: dict[str, Any] = {}  # the editor's settings
-        self.setting_problems: tuple[str, ...] = ()  # names and values among them that have no effect
+        self.setting_problems: tuple[str, ...] = ()  # unknown names and unusable values among them
         self.routes: dict[str, Route] = {}  # pinned by the user, by document
         self.session_id = uuid.uuid4().hex
         self.encoding: Encoding = "utf-16"
@@ -72,7 +72,7 @@ class Session:
         self.snoozed_until_s = 0.0  # monotonic clock
         self.trial = LiveComparison(config.ab, config.seed)
         self.shadows = Shadows(self._ask_shadow, self.running.quiet_s)
-        self.recorder: TraceRecorder | None = None  # where keystrokes are recorded
+        self.recorder: TraceRecorder | None = None  # while keystrokes are recorded
         self.rejected: dict[RejectedText, None] = {}
         self.last = Outcome(reason=Reason.EMPTY, message="nothing was asked yet")
         self.reasons: dict[Reason, int] = {}
@@ -82,10 +82,7 @@ class Session:
         self.set_roots(())
 
     async def send_events(self, batch: bytes) -> bool:
-        """Send events to the host, unless the user does not want that.
-
-        Returns whether the batch is settled.
-        """
+        """Send events to the host unless ``stats`` is off. Returns whether the batch is done with."""
         return await self.host.send_events(batch) if self.config.stats else True
 
     async def _ask_shadow(self, body: CompletionBody, deadline_ms: float) -> Answer:
@@ -101,12 +98,12 @@ class Session:
 
     @property
     def is_snoozed(self) -> bool:
-        """Whether suggestions that were not asked for are off for a while."""
+        """Whether automatic suggestions are snoozed."""
         return time.monotonic() < self.snoozed_until_s
 
     @property
     def saves_power(self) -> bool:
-        """Whether the machine runs on battery or saves power, and the user cares."""
+        """Whether the machine runs on battery or saves power and ``battery`` is not ``ignore``."""
         return self.config.battery != "ignore" and self.energy.power != "mains"
 
     def set_roots(self, roots: Sequence[Path]) -> None:
@@ -117,7 +114,7 @@ class Session:
         self.context = ContextSource(self.roots, self.privacy, definitions=definitions)
 
     def configure(self, config: Config) -> None:
-        """Apply settings, and end what was asked under others."""
+        """Apply settings, and end requests that were made under other settings."""
         changed_files = config.exclude != self.config.exclude
         if (config.ab, config.seed) != (self.config.ab, self.config.seed):
             self.trial = LiveComparison(config.ab, config.seed)
@@ -130,14 +127,14 @@ class Session:
             self.set_roots(self.roots)
 
     def open(self, document: Document) -> None:
-        """Add a document, and forget the one that had its URI."""
+        """Add a document, and forget an earlier one with the same URI."""
         self.close(document.uri)
         self.documents[document.uri] = document
         if self.recorder:
             self.recorder.open(document)
 
     def change(self, uri: str, version: int, edits: Sequence[Edit]) -> None:
-        """Apply edits to a document. One that is not open is ignored."""
+        """Apply edits to a document. Ignores a document that is not open."""
         document = self.documents.get(uri)
         if document is None:
             return
@@ -152,7 +149,7 @@ class Session:
         self.acceptance.edited(document, sum(len(edit.text) for edit in edits))
 
     def close(self, uri: str) -> None:
-        """Forget a document and end what runs for it."""
+        """Forget a document and end its requests."""
         if self.recorder:
             self.recorder.close(uri)
         self.documents.pop(uri, None)
@@ -168,8 +165,7 @@ class Session:
         self.running.stop_prefetch()
 
     def record(self, path: Path) -> TraceRecorder:
-        """Record keystrokes from now on, of documents that privacy allows. The caller ends the recorder."""
-        # Imported where it is used.
+        """Record keystrokes in documents that are not excluded. The caller ends the recorder."""
         from fimserver.front.feedback.trace_recorder import TraceRecorder  # noqa: PLC0415
 
         self.recorder = TraceRecorder(
@@ -188,10 +184,7 @@ class Session:
         return self.config.triggers.get(document.language) or self.config.trigger
 
     def turn(self, uri: str) -> RouteTurn | None:
-        """Return a document's turn in the comparison.
-
-        ``None`` where none runs, or the user wants one route.
-        """
+        """Return a document's turn in the comparison; ``None`` if none runs or the user pinned a route."""
         return self.trial.turn(self.opaque(uri)) if self.wanted(uri) == "auto" else None
 
     def rhythm(self, uri: str) -> TypingRhythm:
@@ -199,7 +192,7 @@ class Session:
         return self._rhythms.setdefault(uri, TypingRhythm())
 
     def language(self, document: Document) -> str | None:
-        """Return our name of a document's language; ``None`` for plain text."""
+        """Return the parser's name of a document's language; ``None`` for plain text."""
         path = path_of(document.uri)
         return language_of(document.language, path.name if path else "")
 
@@ -209,22 +202,22 @@ class Session:
         return self.notebooks.around(document.uri, self.documents, comment)
 
     def file_name(self, uri: str) -> str:
-        """Return the path of a document in the workspace, as the model may see it."""
+        """Return the path of a document as shown to the model: relative to the workspace, or the bare name."""
         path = path_of(uri)
         return "" if path is None else self.privacy.shown(path)
 
     def repository(self, uri: str) -> str:
-        """Return the name of the workspace folder that a document is in."""
+        """Return the name of the workspace folder that contains a document, or an empty string."""
         path = path_of(uri)
         root = None if path is None else self.privacy.root_of(path)
         return "" if root is None else root.name
 
     def opaque(self, uri: str) -> str:
-        """Return an id of a document from which its name cannot be read."""
+        """Return an id of a document that does not reveal its name."""
         return hashlib.sha256(f"{self.session_id} {uri}".encode("utf-8", "replace")).hexdigest()[:16]
 
     def reject(self, rejected: RejectedText) -> None:
-        """Note a dismissal: the text, or its rest once the start is typed, is not shown there again."""
+        """Note a dismissal: the text, or its rest after part of it is typed, is not shown there again."""
         self.calm.dismissed(time.monotonic())
         self.rejected[rejected] = None
         while len(self.rejected) > MAX_REJECTED:
@@ -237,7 +230,7 @@ class Session:
         return frozenset(text[len(typed) :] for text, typed in left if text.startswith(typed))
 
     def note(self, outcome: Outcome) -> None:
-        """Keep how the last request ended, and count it."""
+        """Keep the outcome of the last request, and count its reason."""
         self.last = replace(outcome, body=None)
         self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
 

@@ -16,11 +16,10 @@ from fimserver.reasons import ENDED, Reason
 from fimserver.wire import Answer
 
 SURROUNDINGS_CHARS = 20_000  # on each side, for the filters
-_COMPLETE = ENDED
 
 
 def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[RememberedMiddle, ...], Dropped]:
-    """Return the distinct middles that may be shown, and why the first of the others was dropped."""
+    """Return the distinct middles that pass the filters, and why the first of the others was dropped."""
     candidates: list[Candidate] = []
     middles: list[RememberedMiddle] = []
     dropped = Dropped(Reason.EMPTY, "")
@@ -37,20 +36,19 @@ def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[Remember
 
 
 def _is_unsure(request: CompletionRequest, chance: float | None) -> bool:
-    """Whether it is too unlikely that a suggestion is accepted. A model without a known chance is shown."""
+    """Whether acceptance is too unlikely. A middle without a known chance is never unsure."""
     return chance is not None and chance < request.limits.min_acceptance
 
 
 def _filter(text: str, context: FilterContext) -> Candidate | Dropped:
     if text.strip():
         return postprocess(text, context)
-    # A model that ended a middle without text means that nothing belongs there; else something ended it for
-    # the model.
-    return Dropped(Reason.EMPTY if context.reason in _COMPLETE else context.reason, "")
+    # If the model itself ended an empty middle, nothing belongs there; otherwise something cut it off.
+    return Dropped(Reason.EMPTY if context.reason in ENDED else context.reason, "")
 
 
 def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
-    """Return the text of the file around the cursor, not what the model was given of it."""
+    """Return the file's text around the cursor: more than the prompt shows, and without its changes."""
     snapshot = request.snapshot
     return FilterContext(
         prefix=request.with_popup(snapshot.prefix(SURROUNDINGS_CHARS)),
@@ -65,10 +63,7 @@ def filter_context(request: CompletionRequest, reason: Reason) -> FilterContext:
 
 
 def _indent_unit(request: CompletionRequest) -> str:
-    """Return what the file is indented by, empty where it does not show it yet.
-
-    Recipes of make need tabs in any case.
-    """
+    """Return the file's indentation unit, empty if it has none yet. Makefiles always need tabs."""
     if is_makefile(request.document.language, request.path):
         return "\t"
     return indent_unit(request.snapshot.lines, default="")
@@ -80,9 +75,9 @@ def parse_ahead(request: CompletionRequest) -> None:
 
 
 def fitted(request: CompletionRequest, middles: Sequence[RememberedMiddle]) -> tuple[Suggestion, ...]:
-    """Return suggestions as edits.
+    """Return suggestions as edits, which begin with the selected menu item.
 
-    What they repeat of the line is replaced, and the popup's item comes first.
+    They replace the text after the cursor that they repeat.
     """
     before = request.snapshot.line_before
     after = request.snapshot.line_after
