@@ -17,7 +17,7 @@ from fimserver.wire import Answer
 
 
 def account(session: Session, request: CompletionRequest, outcome: Outcome) -> None:
-    """Enter the outcome of a request. What is left of a suggestion being typed does not count as a new one."""
+    """Enter the outcome of a request. The rest of a suggestion being typed does not count as a new one."""
     is_open = session.documents.get(request.uri) is request.document
     offered = _offered(session, request, outcome) if is_open else []
     if outcome.suggestions and not offered and outcome.source == "memory":

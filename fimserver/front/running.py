@@ -71,7 +71,7 @@ class Running:
         task.add_done_callback(self._detached.discard)
 
     def run_prefetch(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a prefetch instead of the previous one. Typing does not end it; the host's next request does."""
+        """Run a prefetch instead of the previous one. Typing does not end it; the next request does."""
         self.stop_prefetch()
         self._prefetch = asyncio.ensure_future(work)
 

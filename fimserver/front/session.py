@@ -202,7 +202,7 @@ class Session:
         return self.notebooks.around(document.uri, self.documents, comment)
 
     def file_name(self, uri: str) -> str:
-        """Return the path of a document as shown to the model: relative to the workspace, or the bare name."""
+        """Return the path of a document as shown to the model: relative to the workspace, or its name."""
         path = path_of(uri)
         return "" if path is None else self.privacy.shown(path)
 
