@@ -12,7 +12,7 @@ from fimserver.engine.denoising.dual_cache import DualCanvas
 from fimserver.engine.device import wait_for
 from fimserver.engine.diffusion import Diffusion
 from fimserver.errors import InputError
-from fimserver.types import Deadline, Request, ms_since
+from fimserver.types import Chunk, Deadline, Request, ms_since
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def _decode(engine: Diffusion, canvas: CanvasForward, request: Request) -> tuple
     wait_for(engine.network.device)
     started = time.perf_counter()
     slots: tuple[str, ...] = ()
-    for chunk in engine.decode(canvas, request, Deadline()):
-        slots = tuple(slot.text for slot in chunk.canvas) or slots
+    for step in engine.decode(canvas, request, Deadline()):
+        if isinstance(step, Chunk):
+            slots = tuple(slot.text for slot in step.canvas) or slots
     wait_for(engine.network.device)
     return slots, ms_since(started)

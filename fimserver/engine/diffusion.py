@@ -7,22 +7,29 @@ tokens that expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from typing import TypeVar
 
 from fimserver.cards import Card
 from fimserver.engine.denoising.block_canvas import BlockCanvas
-from fimserver.engine.denoising.canvas import CachedCanvas, CanvasForward, FullCanvas, ShiftedCanvas
+from fimserver.engine.denoising.canvas import (
+    CachedCanvas,
+    CanvasForward,
+    FullCanvas,
+    ShiftedCanvas,
+    opening,
+    predicting,
+)
 from fimserver.engine.denoising.canvas_length import bias, bias_of, search_length
+from fimserver.engine.denoising.canvas_text import canvas_view, confidence, settled
 from fimserver.engine.denoising.denoiser import CanvasState, Denoiser, Tokens
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import Schedule
 from fimserver.engine.device import wait_for
 from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.passes import Pass
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.output import Output
 from fimserver.engine.prompts.healing import TokenHealing
@@ -37,9 +44,9 @@ from fimserver.engine.prompts.prompt_budget import PromptBudget
 from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.errors import CardError, NonFiniteError
 from fimserver.reasons import Reason
-from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, Slot, ms_since
+from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, ms_since
 
-TINY = 1e-9  # least probability that is counted
+T = TypeVar("T")
 SHORTER = 4  # the length search does not try less than the expected length divided by this
 
 
@@ -96,16 +103,21 @@ class Diffusion:
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
-        with self._cached(request):
-            self._warm(request, deadline)
+        for _ in self.warm_steps(request, deadline):
+            pass
 
-    def _cached(self, request: Request) -> AbstractContextManager[object]:
-        """Hold the cache's buffer for a request, where there is a cache."""
-        return nullcontext() if self.cache is None else self.cache.prompts.held(self._sides(request)[0])
+    def warm_steps(self, request: Request, deadline: Deadline) -> Iterator[Pass]:
+        """``warm``, with each pass that may run with others yielded before it is run."""
+        return self._held(request, self._warm(request, deadline))
 
-    def _warm(self, request: Request, deadline: Deadline) -> None:
+    def _held(self, request: Request, steps: Generator[T, None, object]) -> Iterator[T]:
+        """Run the steps of a request in a buffer of its own, where there is a cache."""
+        return steps if self.cache is None else self.cache.prompts.within(self._sides(request)[0], steps)
+
+    def _warm(self, request: Request, deadline: Deadline) -> Generator[Pass, None, None]:
         canvas = self.open_canvas(request)
-        if canvas.open(deadline) and isinstance(canvas, DualCanvas):
+        is_open = yield from opening(canvas, deadline)
+        if is_open and isinstance(canvas, DualCanvas):
             canvas.warm(self._usual(request))
 
     def num_uncached_tokens(self, request: Request) -> int:
@@ -141,10 +153,16 @@ class Diffusion:
         Where an exact pass may veto the middle, its text comes with the last chunk. Raises
         ``NonFiniteError``.
         """
-        steps = self._complete(request, deadline)
-        yield from steps if self.cache is None else self.cache.prompts.within(self._sides(request)[0], steps)
+        return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
 
-    def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk, None, None]:
+    def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
+        """``complete``, with each pass that may run with others yielded before it is run.
+
+        Where every token sees every other, no pass may: each canvas has the engine to itself.
+        """
+        yield from self._held(request, self._complete(request, deadline))
+
+    def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk | Pass, None, None]:
         canvas = self.open_canvas(request)
         try:
             vetoed = yield from self.decode(canvas, request, deadline)
@@ -159,8 +177,11 @@ class Diffusion:
 
     def decode(
         self, canvas: CanvasForward, request: Request, deadline: Deadline
-    ) -> Generator[Chunk, None, bool]:
-        """Chunks of one middle on a canvas; returns whether it was vetoed, and then has no last chunk."""
+    ) -> Generator[Chunk | Pass, None, bool]:
+        """Passes and chunks of one middle on a canvas; returns whether it was vetoed.
+
+        Then it has no last chunk.
+        """
         started = time.perf_counter()
         held = self._context(request).held
         output = Output(self.vocabulary, request, held)
@@ -168,19 +189,22 @@ class Diffusion:
         done: list[int] = []  # settled ids of this and earlier blocks
         state = CanvasState([])
         prefill = Prefill()
-        while canvas.open(deadline) and deadline.spent() is None:
+        while (yield from opening(canvas, deadline)) and deadline.spent() is None:
             prefill = prefill if done else self._prefill(canvas, started)
-            settled = list(done)
-            steps = self._block(canvas, len(done), request, deadline, held)
+            before = list(done)
             first = len(checked.exact) if checked else 0
-            for state in steps:
-                done = (settled + self._settled(state))[: self.limit(request)]
+            for step in self._block(canvas, len(done), request, deadline, held):
+                if isinstance(step, Pass):
+                    yield step
+                    continue
+                state = step
+                done = (before + settled(state, self.tokens))[: self.limit(request)]
                 text = output.show(done)
-                view = self._view(settled, state, held)
+                view = canvas_view(before, state, self.tokens, self._piece, held)
                 yield Chunk("" if checked else text, len(done), canvas.forwards, None, view)
                 if output.reason:
                     break
-            if checked and deadline.spent() is None and self._is_vetoed(checked, state, first):
+            if checked and deadline.spent() is None and checked.is_vetoed(state.slots, state.steps, first):
                 return True
             if output.reason or not self._goes_on(state, done, request):
                 break
@@ -193,25 +217,10 @@ class Diffusion:
             canvas.forwards,
             reason,
             prefill=canvas.prefilled if isinstance(canvas, DualCanvas) else prefill,
-            confidence=self._confidence(state),
+            confidence=confidence(state, self.tokens),
             prompt=self._use(request),
         )
         return False
-
-    def _is_vetoed(self, canvas: DualCanvas, state: CanvasState, first: int) -> bool:
-        """Whether an exact pass thinks too little of the slots that were filled on cached keys and values.
-
-        ``first``: number of the block's first step among the canvas's predictions.
-        """
-        stale = [slot for slot, step in sorted(state.steps.items()) if not canvas.exact[first + step]]
-        bound = canvas.rules.bound
-        return bound is not None and bool(stale) and canvas.drift(state.slots, stale) > bound
-
-    def _confidence(self, state: CanvasState) -> float | None:
-        """Return the geometric mean of the probabilities at which the last block's text was committed."""
-        count = len(self._settled(state))
-        found = [max(p, TINY) for slot, p in state.confidence.items() if slot < count]
-        return math.exp(math.fsum(map(math.log, found)) / len(found)) if found else None
 
     def _prefill(self, canvas: CanvasForward, started: float) -> Prefill:
         wait_for(self.network.device)
@@ -219,9 +228,9 @@ class Diffusion:
 
     def _block(
         self, canvas: CanvasForward, done: int, request: Request, deadline: Deadline, held: str
-    ) -> Iterator[CanvasState]:
+    ) -> Generator[CanvasState | Pass, None, None]:
         limit = self.limit(request)
-        slots = self._slots(canvas, request.canvas_tokens, limit, deadline)
+        slots = yield from self._slots(canvas, request.canvas_tokens, limit, deadline)
         most = limit if self.canvas_card.length == "expand" else slots
         denoiser = Denoiser(
             self.tokens,
@@ -234,36 +243,35 @@ class Diffusion:
         if self.healing and held and not done:
             begin = self.healing.allowed(held, self.network.vocab_size, self.network.device)
         window = canvas.window if isinstance(canvas, BlockCanvas) else None
-        return denoiser.run(canvas.predict, slots, request, deadline, done, begin, window)
+        predict = functools.partial(predicting, canvas)
+        yield from denoiser.steps(predict, slots, request, deadline, done, begin, window)
 
     def limit(self, request: Request) -> int:
         """Slots that one middle may have."""
         return max(1, min(request.sampling.max_tokens, self.canvas_card.max_tokens))
 
-    def _slots(self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline) -> int:
+    def _slots(
+        self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline
+    ) -> Generator[Pass, None, int]:
         """Number of slots to start with."""
         match self.canvas_card.length:
             case "end":
                 return canvas.room if isinstance(canvas, BlockCanvas) else self.canvas_card.block_tokens
             case "search":
-                return search_length(
-                    canvas,
-                    self.tokens.mask,
-                    self.tokens.forbidden,
-                    limit,
-                    deadline,
-                    at_least=expected // SHORTER,
-                    curve=self.length_bias,
+                tokens = self.tokens
+                return (
+                    yield from search_length(
+                        canvas,
+                        tokens.mask,
+                        tokens.forbidden,
+                        limit,
+                        deadline,
+                        at_least=expected // SHORTER,
+                        curve=self.length_bias,
+                    )
                 )
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)
-
-    def _settled(self, state: CanvasState) -> list[int]:
-        """Ids from the left up to the first mask, guess or end."""
-        for i, token in enumerate(state.slots):
-            if token in {self.tokens.mask, self.tokens.end} or i in state.guessed:
-                return state.slots[:i]
-        return state.slots
 
     def _goes_on(self, state: CanvasState, done: list[int], request: Request) -> bool:
         """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
@@ -286,15 +294,3 @@ class Diffusion:
             return Reason.EMPTY
         unended = self.canvas_card.length == "end" and self.tokens.end not in state.slots
         return Reason.LENGTH if unended and len(done) >= self.limit(request) else Reason.END
-
-    def _view(self, settled: list[int], state: CanvasState, held: str) -> tuple[Slot, ...]:
-        """The canvas as text, slot by slot, up to its end; the first slot without ``held``."""
-        slots = [Slot(self._piece(token), masked=False) for token in settled]
-        for i, token in enumerate(state.slots):
-            if token == self.tokens.end:
-                break
-            masked = token == self.tokens.mask
-            slots.append(Slot("" if masked else self._piece(token), masked, i in state.fresh))
-        if held and slots:
-            slots[0] = replace(slots[0], text=slots[0].text[len(held) :])
-        return tuple(slots)

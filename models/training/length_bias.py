@@ -27,6 +27,7 @@ from fimserver.engine.denoising.canvas_length import (
 )
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import ModelPool
+from fimserver.engine.forward.passes import finish
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 
@@ -49,7 +50,7 @@ def probe(engine: Diffusion, prefix: str, middle: str, suffix: str) -> Probe:
     request = Request(prefix, suffix, sampling=Sampling(limit, stop="none"))
     canvas = engine.open_canvas(request)
     found = [
-        masked_confidence(canvas, slots, engine.tokens.mask, engine.tokens.forbidden)
+        finish(masked_confidence(canvas, slots, engine.tokens.mask, engine.tokens.forbidden))
         for slots in LENGTHS
         if slots <= limit
     ]
@@ -71,8 +72,15 @@ def errors(engine: Diffusion, probes: Sequence[Probe], curve: Bias) -> list[int]
     limit = engine.canvas_card.max_tokens
     return [
         abs(
-            search_length(
-                engine.open_canvas(p.request), tokens.mask, tokens.forbidden, limit, Deadline(), curve=curve
+            finish(
+                search_length(
+                    engine.open_canvas(p.request),
+                    tokens.mask,
+                    tokens.forbidden,
+                    limit,
+                    Deadline(),
+                    curve=curve,
+                )
             )
             - p.tokens
         )

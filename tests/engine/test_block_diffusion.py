@@ -190,13 +190,13 @@ def test_every_step_is_that_of_the_sampler(family, temperature, top_p, seed, lev
 class UncachedCanvas(BlockCanvas):
     """The same canvas with everything computed again at every step."""
 
-    def predict(self, slots):
+    def predicting(self, slots):
         self.cache.clear()
         self._stored = len(self._text) // self.block * self.block
         logits = self.cache.prefill(self._text[: self._stored], Deadline(), want_logits=True)
         empty = torch.empty(0)
         self._next = logits if slots[0] == self.mask and self.room == self.block else empty
-        return BlockCanvas.predict(self, slots)
+        return BlockCanvas.predicting(self, slots)
 
 
 def uncached(canvas, mask):
@@ -223,9 +223,9 @@ def test_a_step_runs_one_block_and_a_finished_block_runs_once_more(engines, monk
     engine = engines["sdar"]
     engine.schedule = threshold(0.2)
     rows = []
-    original = PrefixCache.rows
+    original = PrefixCache.rows_pass
     monkeypatch.setattr(
-        PrefixCache, "rows", lambda self, ids, *rest: rows.append(len(ids)) or original(self, ids, *rest)
+        PrefixCache, "rows_pass", lambda self, ids, *rest: rows.append(len(ids)) or original(self, ids, *rest)
     )
     request = request_of()
     steps_of(engine, request)

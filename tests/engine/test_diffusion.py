@@ -33,10 +33,10 @@ def dream_engine(folder, canvas, schedule=""):
 class UncachedCanvas(CachedCanvas):
     """The same canvas with everything computed again at every step."""
 
-    def predict(self, slots):
+    def predicting(self, slots):
         self.cache.clear()
         self.cache.prefill(self.context, Deadline(), want_logits=False)
-        return CachedCanvas.predict(self, slots)
+        return CachedCanvas.predicting(self, slots)
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES.keys() - FOR_ADAPTERS))
@@ -218,14 +218,14 @@ def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
     """No end in a block: the block becomes context and the next one follows."""
     engine = nano.engine("dllm")
     end = engine.tokens.end
-    original = CachedCanvas.predict
+    original = CachedCanvas.predicting
 
     def never_ends(self, slots):
-        logits = original(self, slots).clone()
+        logits = (yield from original(self, slots)).clone()
         logits[:, end] = -torch.inf
         return logits
 
-    monkeypatch.setattr(CachedCanvas, "predict", never_ends)
+    monkeypatch.setattr(CachedCanvas, "predicting", never_ends)
     chunks = list(
         engine.complete(
             REQUEST.with_sampling(max_tokens=40),
@@ -240,21 +240,21 @@ def test_a_long_middle_goes_on_in_further_blocks(nano, monkeypatch):
 def test_every_logit_of_a_further_block_is_that_of_an_empty_cache(temperature, nano, monkeypatch):
     """Block after block with ends forbidden: each pass gives the same bits as with everything computed again."""
     end = nano.engine("dllm").tokens.end
-    original = CachedCanvas.predict
+    original = CachedCanvas.predicting
     compared = 0
 
     def compare(self, slots):
         nonlocal compared
-        logits = original(self, slots).clone()
+        logits = (yield from original(self, slots)).clone()
         self.cache.clear()
         self.cache.prefill(self.context, Deadline(), want_logits=False)
-        assert torch.equal(original(self, slots), logits)
+        assert torch.equal((yield from original(self, slots)), logits)
         compared += len(self.context) > start
         logits[:, end] = -torch.inf
         return logits
 
     start = len(nano.engine("dllm").open_canvas(REQUEST).context)
-    monkeypatch.setattr(CachedCanvas, "predict", compare)
+    monkeypatch.setattr(CachedCanvas, "predicting", compare)
     request = REQUEST.with_sampling(max_tokens=40, temperature=temperature)
     list(nano.engine("dllm").complete(request, Deadline()))
     assert compared  # how many passes a further block takes is up to the weights

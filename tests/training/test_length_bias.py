@@ -6,6 +6,7 @@ import pytest
 
 from fimserver.cards import Canvas
 from fimserver.engine.denoising.canvas_length import LENGTHS, bias, bias_of
+from fimserver.engine.forward.passes import finish
 from models.training import length_bias
 from models.training.length_bias import Probe, errors, fit, probe, report
 from tests.commands.test_doctor_canvas import CARD
@@ -58,7 +59,7 @@ def test_the_search_finds_the_length_whose_bias_is_low(engine_of):  # noqa: F811
 def test_a_card_with_a_bias_is_searched_by_it(engine_of):  # noqa: F811
     low = tuple(1e-6 if n == 6 else 1.0 for n in LENGTHS[:7])
     engine = engine_of("dream-search", "none", canvas=FAMILIES["dream-search"][2] | {"length_bias": low})
-    assert engine._slots(engine.open_canvas(REQUEST), 0, 24, length_bias.Deadline()) == 6
+    assert finish(engine._slots(engine.open_canvas(REQUEST), 0, 24, length_bias.Deadline())) == 6
     with pytest.raises(ValueError, match="length_bias"):
         Canvas.model_validate(DREAM_CANVAS | {"length_bias": (0.5, 0.0)})
 

@@ -7,10 +7,11 @@ are final, and a step runs one block. The end of the prompt shares its block wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
+from fimserver.engine.forward.passes import Pass, finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.types import Deadline, Prefill
 
@@ -58,8 +59,11 @@ class BlockCanvas:
         return self.block - len(self._text) % self.block
 
     def open(self, deadline: Deadline) -> bool:
+        return finish(self.opening(deadline))
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
         follows = self.shift and bool(self._context) and self._text == self._context
-        logits = self.cache.prefill(self._context, deadline, want_logits=follows)
+        logits = yield from self.cache.prefilling(self._context, deadline, want_logits=follows)
         self._next = logits if follows and logits is not None else self._next
         return logits is not None
 
@@ -73,27 +77,33 @@ class BlockCanvas:
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         """Logits (n, V), of the slots that ``window`` gives at least; there are as many slots as ``room``."""
+        return finish(self.predicting(slots))
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
         assert len(slots) == self.room
         pending = self._text[self._stored :]
         at_start = self.shift and self.room == self.block
         if at_start and pending:
-            return self._run(pending, range(len(pending) - 1, len(pending))).expand(len(slots), -1)
+            last = yield from self._run(pending, range(len(pending) - 1, len(pending)))
+            return last.expand(len(slots), -1)
         if at_start and len(self._next):
             self._next, logits = torch.empty(0), self._next
             return logits.expand(len(slots), -1)
         rows = [*pending, *slots]
         first = len(pending) - int(self.shift)
-        logits = self._run(rows, range(max(first, 0), first + len(slots)))
+        logits = yield from self._run(rows, range(max(first, 0), first + len(slots)))
         # Row 0 of a block predicts nothing in it but the slot after it.
         return logits if first >= 0 else torch.cat([logits[:1], logits])
 
     def settle(self, slots: Sequence[int]) -> None:
         self._text += slots
 
-    def _run(self, rows: Sequence[int], wanted: range) -> torch.Tensor:
+    def _run(self, rows: Sequence[int], wanted: range) -> Generator[Pass, None, torch.Tensor]:
         """Logits of some of the rows after what is stored; finished blocks among them are stored now."""
         numbers = torch.arange(wanted.start, wanted.stop, device=self.cache.network.device)
         mask = self.cache.causal(self._stored, len(rows))
-        logits = self.cache.rows(rows, self._stored, mask, numbers)
+        step = self.cache.rows_pass(rows, self._stored, mask, numbers)
+        yield step
+        logits = step.result()[0]
         self._stored = len(self._text) // self.block * self.block
         return logits

@@ -7,12 +7,13 @@ position sees every other, so each step runs the whole sequence (the Dream famil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Generator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.passes import Pass, finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
@@ -44,6 +45,33 @@ class CanvasForward(Protocol):
         ...
 
 
+@runtime_checkable
+class SteppedCanvas(CanvasForward, Protocol):
+    """A canvas whose passes can run with those of other requests: they come out before they are run."""
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
+        """The passes of ``open``; returns what it does."""
+        ...
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
+        """The passes of ``predict``; returns what it does."""
+        ...
+
+
+def opening(canvas: CanvasForward, deadline: Deadline) -> Generator[Pass, None, bool]:
+    """The passes of ``CanvasForward.open`` that can run with others; returns what it does."""
+    if isinstance(canvas, SteppedCanvas):
+        return (yield from canvas.opening(deadline))
+    return canvas.open(deadline)
+
+
+def predicting(canvas: CanvasForward, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
+    """The same of ``CanvasForward.predict``."""
+    if isinstance(canvas, SteppedCanvas):
+        return (yield from canvas.predicting(slots))
+    return canvas.predict(slots)
+
+
 class CachedCanvas:
     """Slots after a causal context; each slot's own row predicts it."""
 
@@ -63,13 +91,21 @@ class CachedCanvas:
         return self.cache.prefilled
 
     def open(self, deadline: Deadline) -> bool:
-        return self.cache.prefill(self.context, deadline, want_logits=False) is not None
+        return finish(self.opening(deadline))
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
+        return (yield from self.cache.prefilling(self.context, deadline, want_logits=False)) is not None
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        return finish(self.predicting(slots))
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
         start = len(self.context)
         count = len(slots)
         every = torch.arange(count, device=self.network.device)
-        return self.cache.rows(slots, start, self.cache.block(start, count), every, self.network)
+        step = self.cache.rows_pass(slots, start, self.cache.block(start, count), every, self.network)
+        yield step
+        return step.result()[0]
 
     def settle(self, slots: Sequence[int]) -> None:
         self.context += slots
@@ -106,12 +142,18 @@ class ShiftedCanvas:
         return self.cache.prefilled
 
     def open(self, deadline: Deadline) -> bool:
+        return finish(self.opening(deadline))
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
         if not self._logits:
-            logits = self.cache.prefill(self.context, deadline, want_logits=True)
+            logits = yield from self.cache.prefilling(self.context, deadline, want_logits=True)
             self._logits = [] if logits is None else [logits]
         return bool(self._logits)
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        return finish(self.predicting(slots))
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
         ids = [*self._done, *slots]
         known = next((i for i, token in enumerate(ids) if token == self.mask_token), len(ids))
         read = min(common_prefix(self._text, ids[:known]), len(ids) - 1)
@@ -122,7 +164,9 @@ class ShiftedCanvas:
         ).clone()  # with its extent, so that text has the bits of plain decoding
         mask[known - read :, : start + len(rows)] = True
         every = torch.arange(len(rows), device=self.network.device)
-        logits = self.cache.rows(rows, start, mask, every, self.network)
+        step = self.cache.rows_pass(rows, start, mask, every, self.network)
+        yield step
+        logits = step.result()[0]
         self._text = ids[:known]
         self._logits = [*self._logits[: read + 1], *logits[: known - read]]
         return torch.cat([torch.stack(self._logits[len(self._done) :]), logits[known - read : -1]])[

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 
-from fimserver.engine.denoising.canvas import CanvasForward
+from fimserver.engine.denoising.canvas import CanvasForward, predicting
+from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.types import Deadline
 
 LENGTHS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -38,9 +39,11 @@ def bias_of(table: Sequence[float]) -> Bias:
     return measured
 
 
-def masked_confidence(canvas: CanvasForward, slots: int, mask: int, forbidden: Sequence[int]) -> float:
-    """Mean probability of the likeliest token over ``slots`` masks."""
-    logits = canvas.predict([mask] * slots).float().clone()
+def masked_confidence(
+    canvas: CanvasForward, slots: int, mask: int, forbidden: Sequence[int]
+) -> Generator[Pass, None, float]:
+    """The pass over ``slots`` masks; returns the mean probability of the likeliest token."""
+    logits = (yield from predicting(canvas, [mask] * slots)).float().clone()
     logits[:, list(forbidden)] = -torch.inf
     return float(logits.softmax(-1).amax(-1).mean())
 
@@ -54,10 +57,10 @@ def search_length(
     patience: int = 3,
     at_least: int = 0,
     curve: Bias = bias,
-) -> int:
-    """Try ``LENGTHS`` up to ``limit``, one forward each; stop after ``patience`` worse ones in a row.
+) -> Generator[Pass, None, int]:
+    """Try ``LENGTHS`` up to ``limit``, a pass each; stop after ``patience`` worse ones in a row.
 
-    Returns the best.
+    Returns the best, of those that were tried when time was up.
 
     ``at_least``: shorter ones are not tried. ``curve``: the bias of each length.
     """
@@ -68,6 +71,9 @@ def search_length(
     for slots in tried:
         if deadline.spent() or worse >= patience:
             break
-        score = masked_confidence(canvas, slots, mask, forbidden) / curve(slots)
+        sure = yield from until_spent(masked_confidence(canvas, slots, mask, forbidden), deadline)
+        if sure is None:
+            break
+        score = sure / curve(slots)
         best, best_score, worse = (slots, score, 0) if score > best_score else (best, best_score, worse + 1)
     return best

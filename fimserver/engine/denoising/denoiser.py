@@ -6,13 +6,14 @@ Propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from fimserver.engine.denoising.schedules import DenoisingStep, Schedule
+from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.types import Deadline, Request
 
@@ -104,10 +105,29 @@ class Denoiser:
         request: Request,
         deadline: Deadline,
         block: int = 0,
+    ) -> Iterator[CanvasState]:
+        """The state after every step, each of which runs ``predict``: slots to logits (slots, V)."""
+
+        def predicting(filled: list[int]) -> Generator[Pass, None, torch.Tensor]:
+            yield from ()
+            return predict(filled)
+
+        steps = self.steps(predicting, slots, request, deadline, block)
+        return (step for step in steps if isinstance(step, CanvasState))
+
+    def steps(
+        self,
+        predicting: Callable[[list[int]], Generator[Pass, None, torch.Tensor]],
+        slots: int,
+        request: Request,
+        deadline: Deadline,
+        block: int = 0,
         begin: torch.Tensor | None = None,
         window: Callable[[Sequence[int]], Sequence[int]] | None = None,
-    ) -> Iterator[CanvasState]:
-        """The state after every step. ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
+    ) -> Generator[CanvasState | Pass, None, None]:
+        """The state after every step, and before it the passes of ``predicting``, which may run with others.
+
+        ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
 
         ``window``: which of the masked slots a step may fill; ``None``: all.
 
@@ -120,7 +140,9 @@ class Denoiser:
             if not (masked or state.guessed) or deadline.spent():
                 return
             masked = list(window(masked)) if window and masked else masked
-            every = predict(state.slots)  # (slots, V)
+            every = yield from until_spent(predicting(state.slots), deadline)  # (slots, V)
+            if every is None:
+                return
             generator = generator or torch.Generator(every.device).manual_seed(request.sampling.seed + block)
             if state.guessed and (self._corrects(state, every, request, generator, index) or not masked):
                 yield state

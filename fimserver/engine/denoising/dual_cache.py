@@ -12,7 +12,7 @@ and of the canvas.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -198,6 +198,16 @@ class DualCanvas:
         """The next block starts with a whole pass."""
         self.left += slots
         self.cache.clear()
+
+    def is_vetoed(self, slots: Sequence[int], steps: Mapping[int, int], first: int) -> bool:
+        """Whether an exact pass thinks too little of the slots that were filled on cached keys and values.
+
+        ``steps``: in which step of the block a slot was filled. ``first``: number of the block's first step
+        among all predictions.
+        """
+        stale = [slot for slot, step in sorted(steps.items()) if not self.exact[first + step]]
+        bound = self.rules.bound
+        return bound is not None and bool(stale) and self.drift(slots, stale) > bound
 
     def drift(self, slots: Sequence[int], stale: Sequence[int]) -> float:
         """How much likelier the cache makes the tokens of ``stale`` slots than an exact pass, nats a token.

@@ -14,10 +14,12 @@ from typing import TypeVar
 
 import torch
 
+from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.layers import Linear, Part
 from fimserver.engine.forward.network import Network
+from fimserver.types import Deadline
 
 T = TypeVar("T")
 TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129)  # of a product, when it is tried
@@ -55,7 +57,8 @@ class Pass:
     @property
     def joins(self) -> bool:
         """Whether it may run with others."""
-        return isinstance(self.network, FusedModel) and self.network.joins
+        own = _own_pass(self.network)
+        return own is not None and own.joins
 
     @property
     def done(self) -> bool:
@@ -85,24 +88,52 @@ class Pass:
 
 @torch.inference_mode()
 def run_together(passes: Sequence[Pass]) -> None:
-    """Run passes, those over one network as one; one that cannot join is left for ``Pass.result``."""
+    """Run passes, those over one network as one, those through its adapter included.
+
+    One that cannot join is left for ``Pass.result``.
+    """
     alike: defaultdict[int, list[Pass]] = defaultdict(list)
     for each in passes:
         if each.joins:
-            alike[id(each.network)].append(each)
+            alike[id(_own_pass(each.network))].append(each)
     for group in alike.values():
         if len(group) > 1:
             _run_joined(group)
 
 
 def _run_joined(passes: Sequence[Pass]) -> None:
-    network = passes[0].network
-    assert isinstance(network, FusedModel)
     for each in passes:
         each.place()
     parts = [Part(each.ids, each.mask, each.kv, each.start, each.logits_of) for each in passes]
-    for each, (hidden, logits) in zip(passes, network.forward_parts(parts), strict=True):
+    adapted = [each.network for each in passes if isinstance(each.network, CanvasNetwork)]
+    own = _own_pass(passes[0].network)
+    assert own is not None
+    if adapted:
+        outputs = adapted[0].forward_parts(parts, [isinstance(p.network, CanvasNetwork) for p in passes])
+    else:
+        outputs = own.forward_parts(parts)
+    for each, (hidden, logits) in zip(passes, outputs, strict=True):
         each.take(hidden, logits, len(passes))
+
+
+def _own_pass(network: Network) -> FusedModel | None:
+    """What runs the rows of a network, without its adapter; ``None`` where that is a class of transformers."""
+    frozen = network.frozen if isinstance(network, CanvasNetwork) else network
+    return frozen if isinstance(frozen, FusedModel) else None
+
+
+def until_spent(steps: Generator[Pass, None, T], deadline: Deadline) -> Generator[Pass, None, T | None]:
+    """The passes of a loop and what it returns; ``None`` where time was up before one of them was run."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as ended:
+            found: T = ended.value
+            return found
+        yield step
+        if not step.done and deadline.spent():
+            steps.close()
+            return None
 
 
 def finish(steps: Generator[Pass, None, T]) -> T:

@@ -131,7 +131,19 @@ class PrefixCache:
 
         ``network``: another one that reads the same keys and values; ``None``: the one that made them.
         """
-        return self._pass([ids], start, mask, logits_of, network or self.network).result()[0]
+        return self.rows_pass(ids, start, mask, logits_of, network).result()[0]
+
+    @torch.inference_mode()
+    def rows_pass(
+        self,
+        ids: Sequence[int],
+        start: int,
+        mask: torch.Tensor,
+        logits_of: torch.Tensor,
+        network: Network | None = None,
+    ) -> Pass:
+        """The pass of ``rows``, with logits (1, R, V)."""
+        return self._pass([ids], start, mask, logits_of, network or self.network)
 
     @torch.inference_mode()
     def rows_at(

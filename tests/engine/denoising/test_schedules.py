@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fimserver.engine.denoising.canvas_text import settled
 from fimserver.engine.denoising.denoiser import Denoiser, Tokens
 from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingStep, read_schedule
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
@@ -51,12 +52,11 @@ def test_guesses_are_kept_or_replaced_in_the_next_step():
     ]
 
 
-def test_a_guess_is_no_text_until_it_is_checked(nano):
-    engine = make_dllm(DraftContext(nano.runtime(nano.card("dllm")), Settings()))
+def test_a_guess_is_no_text_until_it_is_checked():
     run = Denoiser(TOKENS, read_schedule("checked:0.5,limit=2"), 5).run(
         causal, 5, Request("", ""), Deadline()
     )
-    assert [engine._settled(state) for state in run] == [[2], [2, 3], [2, 3, 4], [2, 3, 4, 5, 6]]
+    assert [settled(state, TOKENS) for state in run] == [[2], [2, 3], [2, 3, 4], [2, 3, 4, 5, 6]]
 
 
 def test_an_end_takes_no_guesses_along():

@@ -214,12 +214,12 @@ class TestTheDllmRoute:
         class Uncached(ShiftedCanvas):
             """Everything is read again at every step."""
 
-            def predict(self, slots):
+            def predicting(self, slots):
                 self.cache.clear()
                 fresh = ShiftedCanvas(self.cache, self.context, self.network, self.mask_token)
                 fresh.settle(self._done)
                 fresh.open(Deadline())
-                return fresh.predict(slots)
+                return fresh.predicting(slots)
 
         engine = make_dllm(DraftContext(runtime, Settings(threshold=0.2)))
         for request in requests():
