@@ -1,6 +1,7 @@
 """Jobs side by side on the real engine: the texts are those alone, whoever comes, leaves or fails meanwhile."""
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,7 +11,7 @@ from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
-from fimserver.types import Deadline, Request, Sampling
+from fimserver.types import ROUTES, Deadline, Request, Sampling
 
 PATIENCE_S = 60.0
 SAMPLING = Sampling(24, stop="none")
@@ -26,9 +27,9 @@ REQUESTS = [
 class Ask:
     """A job and what came out of it."""
 
-    def __init__(self, request, name="", **how):
+    def __init__(self, request, name="", route="ar", **how):
         self.pieces, self.ended = [], threading.Event()
-        self.job = Job((name, "d"), request, "ar", Deadline(), self._sink, user=name, **how)
+        self.job = Job((name, "d"), request, route, Deadline(), self._sink, user=name, **how)
 
     def _sink(self, piece):
         if piece is None:
@@ -53,14 +54,18 @@ def engines(nano):
     return nano
 
 
-@pytest.fixture
-def alone(engines):
+def texts_alone(engines, route):
     found = []
     for request in REQUESTS:
-        ask = Ask(request)
+        ask = Ask(request, route=route)
         found.append("".join(piece.text for piece in run_job(engines, ask.job, Router())))
     engines.clear()
     return found
+
+
+@pytest.fixture
+def alone(engines):
+    return texts_alone(engines, "ar")
 
 
 def run(batch):
@@ -163,6 +168,47 @@ def test_a_failure_of_one_is_its_own(engines, alone, monkeypatch):
     assert [ask.text for ask in asks[:3]] == alone[:3]
 
 
+def test_canvases_and_texts_of_several_users_are_one_pass(engines, alone):
+    """Rounds of one route and denoising steps of the other, each middle as it is alone."""
+    canvases = texts_alone(engines, "dllm")
+    batch = JobBatch(engines)
+    rounds, chosen = [], batch._round
+
+    def noted():
+        running = chosen()
+        rounds.append([(each.job.pin, each.waits_for) for each in running])
+        return running
+
+    batch._round = noted
+    asks = [Ask(request, str(i), route) for i, request in enumerate(REQUESTS) for route in ("ar", "dllm")]
+    for ask in asks:
+        batch.start(ask.job, Router())
+    run(batch)
+    assert [ask.text for ask in asks[::2]] == alone
+    assert [ask.text for ask in asks[1::2]] == canvases
+    mixed = [passes for passes in rounds if len({pin for pin, _ in passes}) > 1]
+    assert mixed
+    assert all(each.company == len(passes) for passes in mixed for _, each in passes)
+
+
+def test_a_canvas_that_is_stopped_leaves_without_another_pass(engines):
+    canvases = texts_alone(engines, "dllm")
+    batch = JobBatch(engines)
+    asks = [Ask(request, route="dllm") for request in REQUESTS[:3]]
+    for ask in asks:
+        batch.start(ask.job, Router())
+    while not asks[0].pieces:
+        batch.step()
+    (running,) = [each for each in batch._running if each.job is asks[0].job]
+    not_run = running.waits_for
+    asks[0].job.cancel()
+    batch.leave()
+    assert asks[0].usage.reason is Reason.CANCELLED
+    assert not not_run.done
+    run(batch)
+    assert [ask.text for ask in asks[1:]] == canvases[1:3]
+
+
 def test_time_is_charged_in_equal_parts(engines):
     batch = JobBatch(engines)
     asks = [Ask(request) for request in REQUESTS[:2]]
@@ -177,8 +223,9 @@ def test_time_is_charged_in_equal_parts(engines):
     run(batch)
 
 
-def test_the_host_runs_requests_of_users_side_by_side(engines, alone):
-    """All are submitted while the models load, so that they start in one go."""
+@contextmanager
+def a_scheduler(engines):
+    """A scheduler, and what lets its models be loaded: jobs of before start in one go."""
     loaded = threading.Event()
 
     def load():
@@ -188,14 +235,70 @@ def test_the_host_runs_requests_of_users_side_by_side(engines, alone):
     scheduler = Scheduler(load)
     scheduler.start()
     try:
-        asks = [Ask(request, str(number)) for number, request in enumerate(REQUESTS)]
+        yield scheduler, loaded
+    finally:
+        loaded.set()
+        scheduler.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_host_runs_requests_of_users_side_by_side(route, engines):
+    alone = texts_alone(engines, route)
+    with a_scheduler(engines) as (scheduler, loaded):
+        asks = [Ask(request, str(number), route) for number, request in enumerate(REQUESTS)]
         for ask in asks:
             scheduler.submit(ask.job)
         loaded.set()
         for ask in asks:
             assert ask.ended.wait(PATIENCE_S)
-    finally:
-        loaded.set()
-        scheduler.close(PATIENCE_S)
+        assert scheduler.depth == (0, 0)
     assert [ask.text for ask in asks] == alone
-    assert scheduler.depth == (0, 0)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_newest_request_of_a_document_replaces_the_one_in_the_batch(route, engines):
+    """It ends where it is, the other one of the batch goes on, and the new one has its own text."""
+    alone = texts_alone(engines, route)
+    with a_scheduler(engines) as (scheduler, loaded):
+        newest = Ask(REQUESTS[2], "one", route)
+
+        class Old(Ask):
+            def _sink(self, piece):
+                if piece and piece.text and not newest.job.admitted:
+                    scheduler.submit(newest.job)  # while the old one is being answered
+                super()._sink(piece)
+
+        old, other = Old(REQUESTS[1], "one", route), Ask(REQUESTS[3], "two", route)
+        for ask in (old, other):
+            scheduler.submit(ask.job)
+        loaded.set()
+        for ask in (old, other, newest):
+            assert ask.ended.wait(PATIENCE_S)
+    assert old.usage.reason is Reason.SUPERSEDED
+    assert alone[1].startswith(old.text)
+    assert [other.text, newest.text] == [alone[3], alone[2]]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_user_with_many_documents_leaves_places_to_others(route, engines):
+    """Where twelve requests of one user wait for eight places, the one of another user is not the last."""
+    order = []
+
+    class Counted(Ask):
+        def _sink(self, piece):
+            super()._sink(piece)
+            if piece is None:
+                order.append(self)
+
+    with a_scheduler(engines) as (scheduler, loaded):
+        asks = [Counted(REQUESTS[number % 3], "many", route) for number in range(12)]
+        for number, ask in enumerate(asks):
+            ask.job.key = ("many", str(number))
+        last = Counted(REQUESTS[0], "one", route)
+        for ask in (*asks, last):
+            scheduler.submit(ask.job)
+        loaded.set()
+        for ask in (*asks, last):
+            assert ask.ended.wait(PATIENCE_S)
+    assert order.index(last) < len(order) - 1
+    assert last.text == texts_alone(engines, route)[0]
