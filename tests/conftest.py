@@ -32,6 +32,7 @@ def _private_folders(tmp_path, monkeypatch):
     monkeypatch.setattr("fimserver.engine.weights.by_path.KEPT", tmp_path / "cards.json")
     monkeypatch.setattr("fimserver.engine.weights.arithmetic.CHOICE_FILE", tmp_path / "arithmetic.json")
     monkeypatch.setattr("fimserver.engine.kept_costs.COSTS_FILE", tmp_path / "pass_costs.json")
+    monkeypatch.setattr("fimserver.engine.kept_rows.ROWS_FILE", tmp_path / "rows_alike.json")
     monkeypatch.setattr("fimserver.engine.kept_costs.SPEEDS_FILE", tmp_path / "prefill_speeds.json")
 
 

@@ -215,6 +215,11 @@ class ModelPool:
         return self._engines[route]
 
     @property
+    def elsewhere(self) -> frozenset[Route]:
+        """The routes that a server elsewhere has: a request may cost money there."""
+        return frozenset(route for route in ROUTES if self.card(route).remote)
+
+    @property
     def width(self) -> int:
         """How many requests may run side by side: as many as there are caches, where passes can join."""
         caches = [r.cache for r in self._runtimes.values() if getattr(r.network, "joins", False)]

@@ -15,8 +15,8 @@ from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
 from fimserver.engine.forward.cuda_graphs import CudaGraphs
 from fimserver.engine.forward.network import NativeNetwork, Network
 from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
-from fimserver.engine.forward.passes import rows_alike
 from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.kept_rows import kept_rows_alike
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.prompts.prompt_budget import CPU_TOKENS, PromptBudget
 from fimserver.errors import InputError, LoadError
@@ -128,8 +128,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
     if isinstance(network, fused.FusedModel):
-        exact = loaded.weights is not None  # int8
-        network.joins = settings.batch != 1 and network.static is None and rows_alike(network, exact=exact)
+        network.joins = settings.batch != 1 and network.static is None and kept_rows_alike(loaded, network)
     branches = max(BRANCHES) if drafts > 1 else 1
     prompts = most_prompts(network, capacity * branches, settings.batch)
     cache = PrefixCache(network, capacity, chunk, branches, block, prompts)

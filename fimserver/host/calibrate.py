@@ -49,7 +49,10 @@ def calibrate(engines: EngineSource, router: Router, pins: tuple[Route, ...] = R
 
 
 class Background:
-    """Samples for a host without measured costs, one whenever it is idle."""
+    """Samples for a host without measured costs, one whenever it is idle.
+
+    A server elsewhere gets none, as it may want money for them: its costs are learned from requests.
+    """
 
     def __init__(self, scheduler: Scheduler, pins: tuple[Route, ...]) -> None:
         self._scheduler = scheduler
@@ -61,13 +64,14 @@ class Background:
         if self._scheduler.state is not None or any(self._scheduler.depth) or idle_s < IDLE_S:
             return
         if self._left is None:
-            costs = self._scheduler.router.costs
-            served = self._scheduler.served
-            self._left = list(
-                jobs(tuple(pin for pin in self._pins if not costs.cost(cost_name(pin, served[pin])).known))
-            )
+            self._left = list(jobs(tuple(pin for pin in self._pins if self._is_wanted(pin))))
         if self._left:
             self._scheduler.submit(replace(self._left.pop(), deadline=Deadline.of_ms(TIME_MS)))
+
+    def _is_wanted(self, route: Route) -> bool:
+        """Whether a model here has costs that are not known."""
+        name = cost_name(route, self._scheduler.served[route])
+        return route not in self._scheduler.elsewhere and not self._scheduler.router.costs.cost(name).known
 
 
 def _request(text: str, cut: float, stop: str) -> Request:

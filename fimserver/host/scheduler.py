@@ -43,6 +43,7 @@ class Scheduler:
         self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
         self.problem = ""
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
+        self.elsewhere: frozenset[Route] = frozenset()  # routes that a server elsewhere has
         self._load = load
         self._on_device_lost = on_device_lost
         self._times = ServiceTimes()
@@ -181,6 +182,7 @@ class Scheduler:
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
             self.served = engines.served()
+            self.elsewhere = getattr(engines, "elsewhere", frozenset())
             self.state = None
             return self._work(engines)
         return False

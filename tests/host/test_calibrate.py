@@ -2,6 +2,7 @@
 
 from fimserver.host.calibrate import IDLE_S, Background, calibrate, jobs, samples
 from fimserver.host.fake import FakeEngines
+from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 
@@ -54,6 +55,35 @@ def test_a_host_asks_them_one_by_one_when_nobody_has_asked_for_a_while():
         settled(scheduler)
     assert len(engines.asked) == 2 * len(samples())
     scheduler.close()
+
+
+def test_a_server_elsewhere_is_not_asked():
+    """It may want money; a host that starts and is left alone sends it nothing."""
+    engines = texts()
+    engines.elsewhere = frozenset({"ar"})
+    scheduler = Scheduler(lambda: engines)
+    scheduler.start()
+    try:
+        while scheduler.state is not None:
+            pass
+        background = Background(scheduler, ("dllm", "ar"))
+        for _ in range(2 * len(samples()) + 5):
+            background.step(IDLE_S)
+            settled(scheduler)
+    finally:
+        scheduler.close()
+    assert len(engines.asked) == len(samples())
+    assert scheduler.router.costs.cost("dllm/fake").known
+    assert not scheduler.router.costs.cost("ar/fake").known
+
+
+def test_its_costs_are_learned_from_requests():
+    engines, router = texts(), Router()
+    engines.elsewhere = frozenset({"ar"})
+    for job in jobs(("ar",)):
+        job.idle = False
+        list(run_job(engines, job, router))
+    assert router.costs.cost("ar/fake").known
 
 
 def test_what_is_known_from_earlier_is_not_asked_again():

@@ -37,7 +37,8 @@ class LocalArm:
         routes = ROUTES if settings.model == "auto" else (settings.model,)
         served = {route: models.engine(route).card.name for route in routes}
         if settings.model == "auto":
-            for _ in calibrate(models, self._router):
+            here = tuple(route for route in ROUTES if route not in models.elsewhere)
+            for _ in calibrate(models, self._router, here):
                 pass
         changed = settings.model_dump(mode="json", exclude_unset=True, exclude={"token"})
         self.arm = Arm(spec=spec, models=served, version=__version__, settings=changed)

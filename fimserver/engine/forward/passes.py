@@ -22,7 +22,7 @@ from fimserver.engine.forward.network import Network
 from fimserver.types import Deadline
 
 T = TypeVar("T")
-TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129)  # of a product, when it is tried
+TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129, 256)  # of a product, when it is tried
 
 
 class Pass:
@@ -97,8 +97,22 @@ def run_together(passes: Sequence[Pass]) -> None:
         if each.joins:
             alike[id(_own_pass(each.network))].append(each)
     for group in alike.values():
-        if len(group) > 1:
-            _run_joined(group)
+        for some in _as_tried(group):
+            if len(some) > 1:
+                _run_joined(some)
+
+
+def _as_tried(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """The passes in groups with no more rows than products were tried with."""
+    groups: list[list[Pass]] = []
+    rows = TRIED_ROWS[-1]
+    for each in passes:
+        rows += each.ids.numel()
+        if rows > TRIED_ROWS[-1]:
+            groups.append([])
+            rows = each.ids.numel()
+        groups[-1].append(each)
+    return groups
 
 
 def _run_joined(passes: Sequence[Pass]) -> None:

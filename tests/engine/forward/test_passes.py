@@ -189,6 +189,20 @@ def test_where_rows_are_not_alike_every_pass_runs_alone(nano, monkeypatch):
     assert set(companies) == {1}
 
 
+@pytest.mark.usefixtures("network")
+def test_no_pass_has_more_rows_than_products_were_tried_with(nano):
+    cache = nano.engine("ar").cache
+    ids = torch.zeros(1, 100, dtype=torch.long)
+    passes = [
+        Pass(cache.network, cache.prompts.take([n]).kv, ids, 0, cache.causal(0, 100), torch.arange(9))
+        for n in range(5)
+    ]
+    run_together(passes)
+    assert [each.company for each in passes] == [2, 2, 2, 2, 1]
+    for each in cache.prompts._all:
+        each.taken = False
+
+
 def test_one_at_a_time_joins_nothing():
     models = ModelPool(Settings(device="cpu", threads=1, ar_card="nano", batch=1))
     network = models.runtime(models.card("ar")).network

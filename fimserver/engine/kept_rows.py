@@ -1,0 +1,45 @@
+"""Whether a model's passes may join, kept between starts: trying its products costs each load 26 ms or more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+import torch
+
+from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.passes import TRIED_ROWS, rows_alike
+from fimserver.engine.load import Loaded, weights_hash
+from fimserver.engine.weights.arithmetic import processor
+from fimserver.kept_json import read_kept, write_kept
+
+ROWS_FILE = platformdirs.user_cache_path("fimserver") / "rows_alike.json"
+# What makes the libraries of matrix products use other kernels.
+KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
+
+
+def kept_rows_alike(
+    loaded: Loaded,
+    network: FusedModel,
+    attempt: Callable[..., bool] = rows_alike,
+    kept: Path | None = None,
+) -> bool:
+    """Return the kept result for the same weights, torch and processor, or try the products and keep it."""
+    path = kept or ROWS_FILE
+    exact = loaded.weights is not None  # int8
+    key = _key(loaded, network)
+    known = read_kept(path)
+    if not isinstance(known.get(key), bool):
+        known[key] = attempt(network, exact=exact)
+        write_kept(path, known)
+    return bool(known[key])
+
+
+def _key(loaded: Loaded, network: FusedModel) -> str:
+    variables = " ".join(os.environ.get(name, "-") for name in KERNEL_VARIABLES)
+    kernels = f"{torch.backends.cpu.get_cpu_capability()} {variables}"
+    machine = f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {loaded.device}"
+    made = f"{network.dtype} packed {network.pack} int8 {loaded.weights is not None} tried {TRIED_ROWS}"
+    return f"{weights_hash(loaded.folder)} {made} {machine} {kernels}"
