@@ -1,4 +1,4 @@
-"""Whether a model's passes may join, kept between starts: trying its products costs each load 26 ms or more."""
+"""Whether a model's passes may join, kept between starts: trying its products takes 26 ms or more."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class CanvasNetwork:
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
 
     def _embed_pass(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, d) of the rows of a pass, where a mask outside of a canvas is a token like others."""
+        """Embeddings (N, d) of the rows of a pass; a mask that is in no canvas is a token like others."""
         rows = self.frozen.embed(ids)
         for canvas in self.gate.slices:
             rows[canvas] = self._embed(ids[canvas])

@@ -131,7 +131,7 @@ def _run_joined(passes: Sequence[Pass]) -> None:
 
 
 def _own_pass(network: Network) -> FusedModel | None:
-    """What runs the rows of a network, without its adapter; ``None`` where that is a class of transformers."""
+    """What runs the rows of a network without its adapter; ``None``: a class of transformers."""
     frozen = network.frozen if isinstance(network, CanvasNetwork) else network
     return frozen if isinstance(frozen, FusedModel) else None
 

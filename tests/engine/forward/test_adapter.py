@@ -245,8 +245,8 @@ class TestTheDllmRoute:
         mask, canvas = engine.tokens.mask, engine.open_canvas(next(requests()))
         canvas.open(Deadline())
         seen = []
-        original = runtime.cache.rows
-        runtime.cache.rows = lambda ids, *rest: seen.append(list(ids)) or original(ids, *rest)
+        original = runtime.cache.rows_pass
+        runtime.cache.rows_pass = lambda ids, *rest: seen.append(list(ids)) or original(ids, *rest)
         first = canvas.predict([mask] * 8)
         canvas.predict([20, *[mask] * 7])
         canvas.predict([20, 21, mask, 23, *[mask] * 4])
@@ -255,7 +255,7 @@ class TestTheDllmRoute:
         canvas.settle([30] * 8)
         assert [len(ids) for ids in seen] == [8, 8, 7, 14]
         assert seen[2] == [21, mask, 23, *[mask] * 4]
-        del runtime.cache.rows
+        del runtime.cache.rows_pass
         again = engine.open_canvas(next(requests()))
         again.open(Deadline())
         torch.testing.assert_close(
