@@ -1,1 +1,1 @@
-"""Prompt context: prefix, suffix, snippets of other files, and what must stay out of a prompt."""
+"""Prompt context: prefix, suffix, snippets of other files, and what is kept out of prompts."""

@@ -1,10 +1,8 @@
-"""Auto-closed brackets and quotes.
+"""Auto-closed brackets and quotes: finds closers after the cursor that the editor inserted.
 
-Finds those right of the cursor that an editor inserted when their openers were typed.
-
-Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. To a model with the suffix before the prefix
-that is a new suffix, and all of the KV cache is lost (86 recomputed tokens per key on average instead of 2).
-Their openers are left of them on the same line, so that the text alone shows which they are.
+Editors pair brackets and quotes: typing ``f(`` gives ``f(|)``. With the suffix first in the prompt (SPM) that
+is a new suffix and invalidates the whole KV cache (86 recomputed tokens per key on average instead of 2).
+An inserted closer is recognised by its unclosed opener earlier on the same line.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ _QUOTES = frozenset({'"', "'", "`", '"""', "'''"})
 
 
 def paired_closers(left: str, right: str) -> str:
-    """The longest start of ``right`` (rest of the line) that closes brackets and quotes open in ``left``."""
+    """Longest start of ``right`` (rest of the line) that closes brackets and quotes open in ``left``."""
     open_ = _unclosed(_NO_QUOTE.sub("", left))
     at = 0
     while open_:
@@ -28,15 +26,12 @@ def paired_closers(left: str, right: str) -> str:
         if count:
             at += count
         elif opener in _QUOTES or not _inside_string(open_):
-            break  # a bracket within a string may be mere text, as in ":("
+            break  # a bracket in a string may be plain text, as in ":("
     return right[:at]
 
 
 def _unclosed(left: str) -> list[str]:
-    """Openers without a closer, innermost last.
-
-    Brackets count within strings too: editors pair them there.
-    """
+    """Openers without a closer, innermost last. Editors pair brackets in strings too, so those count."""
     open_: list[str] = []
     at = 0
     while at < len(left):
@@ -57,10 +52,7 @@ def _unclosed(left: str) -> list[str]:
 
 
 def _quote(open_: list[str], quote: str) -> None:
-    """A quote closes the string that it began, brackets in it included.
-
-    Inside another string it is mere text.
-    """
+    """Add a quote: it opens a string, closes its own (and the brackets in it), or is text in another one."""
     begun = next((i for i in range(len(open_) - 1, -1, -1) if open_[i] in _QUOTES), None)
     if begun is None:
         open_.append(quote)

@@ -1,8 +1,7 @@
-"""Definitions of imported names: their outlines, read from files of the workspace.
+"""Definitions of imported names: outlines read from files of the workspace, on one background thread.
 
-Nothing else in the front reads source files of the workspace. A file is read only if it lies inside the
-roots, links resolved, if ``Privacy`` lets it, and if it is small. All of that happens on one thread in the
-background.
+Nothing else in the front reads source files of the workspace. A file is read only if it is inside the roots
+after links are resolved, is not excluded by ``Privacy``, and is small.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from fimserver.front.documents.mirror import Snapshot
 from fimserver.front.syntax import parser
 from fimserver.types import Snippet
 
-MAX_BYTES = 256 * 1024  # of a file; more takes too long to parse beside a typing user
-HEAD_LINES = 300  # imports are looked for here
-BODY_LINES = 2000  # and names that are used of an imported module here
+MAX_BYTES = 256 * 1024  # of a file; more takes too long to parse while the user types
+HEAD_LINES = 300  # searched for imports
+BODY_LINES = 2000  # searched for names used of an imported module
 MAX_IMPORTS = 40
 MAX_NAMES = 16  # outlines of one document
-MAX_TRIES = 24  # definitions looked for in vain or not, of one module
+MAX_TRIES = 24  # names looked up in one module, found or not
 MAX_CHARS = 6000
 LOOK_AGAIN_S = 5.0
 REEXPORTS = 2  # files that a name is followed through
@@ -60,13 +59,13 @@ class Worker:
             job = self._jobs.get()
             try:
                 job()
-            except Exception as error:  # noqa: BLE001 - one odd file must not end the thread
+            except Exception as error:  # noqa: BLE001 - one bad file must not end the thread
                 log.warning("definitions: %s", type(error).__name__)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A document whose imports are to be looked up. ``lines`` are never changed."""
+    """A document whose imports are looked up. ``lines`` must not change."""
 
     uri: str
     path: Path
@@ -77,7 +76,7 @@ class _Question:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is ready for a document, and the lines that it holds for."""
+    """Snippets found for a document, and the first lines that they were found for."""
 
     head: Sequence[str]
     until_s: float
@@ -85,10 +84,7 @@ class _Known:
 
 
 class Definitions:
-    """Outlines of what documents import.
-
-    ``run`` takes a job and runs it at once, later or elsewhere, one at a time.
-    """
+    """Outlines of what documents import. ``run`` runs jobs one at a time, now or on another thread."""
 
     def __init__(
         self,
@@ -103,16 +99,16 @@ class Definitions:
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._waiting: dict[str, _Question] = {}
-        # Bound methods with a cache of this object: the arguments say all, the state of the file included.
+        # The arguments include the time of the file's last change, so the caches never go stale.
         self._text = lru_cache(maxsize=16)(self._read)
         self._outline = lru_cache(maxsize=2048)(self._define)
         self._names = lru_cache(maxsize=256)(self._list_names)
         self._imports = lru_cache(maxsize=256)(self._list_imports)
 
     def lookup(self, snapshot: Snapshot, path: Path) -> tuple[Snippet, ...]:
-        """What is ready, one snippet for each file, in the order of the imports.
+        """Return the snippets that are ready, one per file, in the order of the imports.
 
-        Starts a look at the disk if it is time.
+        Queues a new look-up if the imports changed or ``LOOK_AGAIN_S`` have passed.
         """
         language = parser.language_of(snapshot.language, path.name)
         root = self._privacy.root_of(path)
@@ -132,7 +128,7 @@ class Definitions:
         return self._known[snapshot.uri].snippets
 
     def forget(self, uri: str) -> None:
-        """The document was closed."""
+        """Forget a document that was closed."""
         self._waiting.pop(uri, None)
         self._known.pop(uri, None)
 
@@ -143,7 +139,7 @@ class Definitions:
             self._known.popitem(last=False)
 
     def _answer(self, uri: str) -> None:
-        """Work of the background: the newest question about a document."""
+        """Answer the newest question about a document, on the background thread."""
         question = self._waiting.pop(uri, None)
         if question is None:
             return
@@ -177,7 +173,7 @@ class Definitions:
     def _resolve(
         self, question: _Question, wanted: parser.Import, file: Path, depth: int
     ) -> Iterator[tuple[Path, str]]:
-        """Files and outlines of names that an import in ``file`` binds, or are used of a whole module."""
+        """Find files and outlines of the names that an import binds, or of those used of a whole module."""
         named = CANDIDATES[question.language](wanted.module, wanted.names, file, question.root)
         candidates = dict.fromkeys(Path(os.path.normpath(path)) for path in named)
         files = [(path, mtime) for path in candidates if (mtime := self._state(path)) is not None][:8]
@@ -204,7 +200,7 @@ class Definitions:
         file: Path,
         depth: int,
     ) -> Iterator[tuple[Path, str]]:
-        """A name that a module only passes on, or that is a module itself."""
+        """Find a name that a module re-exports, or that is itself a module."""
         for path, mtime in files:
             for passed in self._imports(path, mtime, question.language):
                 if name in passed.names:
@@ -215,7 +211,7 @@ class Definitions:
             yield from self._resolve(question, submodule, file, 0)
 
     def _used(self, question: _Question, files: Sequence[tuple[Path, int]]) -> Iterator[tuple[Path, str]]:
-        """Definitions of whole modules whose names occur in the document, in the document's order."""
+        """Find definitions of whole modules whose names occur in the document, in the document's order."""
         words = dict.fromkeys(re.findall(r"[^\W\d]\w{2,63}", "".join(line[:400] for line in question.lines)))
         for path, mtime in files:
             defined = self._names(path, mtime)
@@ -224,7 +220,7 @@ class Definitions:
                     yield path, outline
 
     def _list_names(self, path: Path, mtime_ns: int) -> frozenset[str]:
-        """Words of a module that may be defined there."""
+        """Return the words of a module that may be names defined there."""
         return frozenset(re.findall(r"[^\W\d]\w{2,63}", self._text(path, mtime_ns) or "")) - COMMON
 
     def _define(self, path: Path, mtime_ns: int, language: str, name: str) -> str | None:
@@ -239,7 +235,7 @@ class Definitions:
         return () if text is None else parser.imports(_language(path, language), text)
 
     def _state(self, path: Path) -> int | None:
-        """Time of the last change in ns, if the file may be read: the key of the caches."""
+        """Return the time of the last change in ns, or ``None`` if the file must not be read."""
         try:
             status = path.stat()
             real = Path(os.path.realpath(path))
@@ -251,7 +247,7 @@ class Definitions:
         return status.st_mtime_ns if is_inside and self._privacy.by_name(path) is None else None
 
     def _read(self, path: Path, mtime_ns: int) -> str | None:  # noqa: ARG002 - part of the key of the cache
-        """The text of a file whose state was seen. What became a link or a pipe since then is not opened."""
+        """Return the text of a checked file. What has since become a link or a pipe is not opened."""
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             with os.fdopen(os.open(os.path.realpath(path), flags), "rb") as stream:
@@ -264,5 +260,5 @@ class Definitions:
 
 
 def _language(path: Path, importer: str) -> str:
-    """The language of an imported file: by its extension, but headers are of whoever includes them."""
+    """Return the language of an imported file: by its extension, but a header has its includer's."""
     return importer if importer in {"c", "cpp"} else parser.language_of("", path.name) or importer

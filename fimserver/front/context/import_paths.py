@@ -1,7 +1,7 @@
-"""Paths of imports: the files of a workspace where a module may be, for each language.
+"""Paths of imports: for each language, the workspace files where a module may be.
 
-Every rule returns paths in order of preference. They may be absent, and the text of an import may lead out of
-the workspace: the caller has to check before it opens them.
+Every rule returns paths in order of preference. They may not exist or may be outside the workspace: the
+caller must check before opening them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ _SCRIPTS = (".ts", ".tsx", ".d.ts", ".js", ".jsx", ".mts", ".mjs", ".cts", ".cjs
 
 
 def python_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """Packages and modules.
-
-    Relative ones, and absolute ones from the root, from ``src`` and from folders of scripts.
-    """
+    """Python modules and packages: relative, or absolute from the root, ``src`` and folders of scripts."""
     name = module.lstrip(".")
     dots = len(module) - len(name)
     parts = name.split(".") if name else []
@@ -42,10 +39,7 @@ def python_files(module: str, _names: Sequence[str], file: Path, root: Path) -> 
 
 
 def script_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """JavaScript and TypeScript.
-
-    Relative paths, ``@/`` and ``~/``, and paths from the root, with and without extension.
-    """
+    """JavaScript and TypeScript: relative, ``@/``, ``~/`` and from the root, with or without extension."""
     if module.startswith("."):
         starts = [file.parent / module]
     elif module.startswith(("@/", "~/")):
@@ -62,7 +56,7 @@ def script_files(module: str, _names: Sequence[str], file: Path, root: Path) -> 
 
 
 def include_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """C and C++: beside the file, and in the usual folders of every folder above it."""
+    """C and C++ headers: beside the file, and in the usual subfolders of every folder above it."""
     above = [
         folder / place for folder in [*_parents(file, root), root] for place in ("include", "inc", "src", ".")
     ]
@@ -70,9 +64,9 @@ def include_files(module: str, _names: Sequence[str], file: Path, root: Path) ->
 
 
 def go_files(module: str, _names: Sequence[str], _file: Path, root: Path) -> Sequence[Path]:
-    """The files of a package: the longest end of its path that is a folder.
+    """Files of a Go package: the longest end of its path that is a folder.
 
-    Paths without a host are Go's own.
+    Paths without a host belong to Go's standard library.
     """
     parts = module.split("/")
     if "." not in parts[0] or ".." in parts:
@@ -87,7 +81,7 @@ def go_files(module: str, _names: Sequence[str], _file: Path, root: Path) -> Seq
 
 
 def rust_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """Modules of the same crate: ``crate::``, ``self::``, ``super::`` and children."""
+    """Rust modules of the same crate: ``crate::``, ``self::``, ``super::`` and children."""
     head, *rest = module.split("::")
     own = file.parent if file.stem in {"mod", "lib", "main"} else file.with_suffix("")
     if head == "crate":
@@ -115,7 +109,7 @@ def rust_files(module: str, _names: Sequence[str], file: Path, root: Path) -> Se
 
 
 def java_files(module: str, names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
-    """Classes: below any folder above the file, and below the usual ones."""
+    """Java classes: below any folder above the file, and below the usual source folders."""
     usual = [root / place for place in ("src/main/java", "src", "src/test/java", "app/src/main/java")]
     starts = dict.fromkeys([*_parents(file, root), root, *usual])
     return [
@@ -127,7 +121,7 @@ def java_files(module: str, names: Sequence[str], file: Path, root: Path) -> Seq
 
 
 def _bounded(rule: Rule) -> Rule:
-    """No rule for modules that are no names: too long, or with characters that no path has."""
+    """Wrap a rule: no paths for a module that cannot be a name, as it is too long or unprintable."""
 
     def bounded(module: str, names: Sequence[str], file: Path, root: Path) -> Sequence[Path]:
         is_name = (
@@ -139,7 +133,7 @@ def _bounded(rule: Rule) -> Rule:
 
 
 def _parents(file: Path, root: Path) -> Sequence[Path]:
-    """The folders from the file up to the workspace root."""
+    """Folders from the file up to the workspace root."""
     return [folder for folder in file.parents[:_MAX_PARENTS] if folder.is_relative_to(root)]
 
 

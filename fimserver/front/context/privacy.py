@@ -1,9 +1,9 @@
 """Privacy: decides which files neither get nor feed completions.
 
-Three lists decide by name: names that always hold secrets; names that usually do (``credentials*``), unless
-the extension says that it is source code, so that ``id_generator.py`` and ``test_credentials.py`` are
-completed; and names of generated files. Then ``.gitignore`` and ``.fimignore`` decide, from the workspace
-root down, as git reads them. Content decides last.
+Three lists decide by name: files that always hold secrets; files that usually do (``credentials*``), except
+source files, so that ``id_generator.py`` and ``test_credentials.py`` are completed; and generated files.
+Then ``.gitignore`` and ``.fimignore`` decide, from the workspace root down, with git's rules. Content decides
+last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathspec import GitIgnoreSpec
 
 from fimserver.reasons import Reason
 
-# In the language of .gitignore, in lower case, separated by blanks.
+# In the syntax of .gitignore, in lower case, separated by blanks.
 ALWAYS_PRIVATE = """
 .env* *.env .envrc .dev.vars .flaskenv *.pem *.key *.p8 *.p12 *.pfx *.pkcs12 *.ppk *.kdb *.kdbx *.jks
 *.keystore *.keytab *.asc *.gpg *.pgp *.agekey *.ovpn *.mobileprovision .netrc _netrc .npmrc .yarnrc
@@ -45,7 +45,7 @@ SOURCE = """
 .hrl .hs .html .hxx .java .jl .js .jsx .kt .kts .less .lua .m .mjs .ml .mli .mm .mts .nim .php .pl .pm .py
 .pyi .pyx .r .rb .rs .scala .scss .sol .svelte .swift .ts .tsx .v .vb .vhd .vue .zig
 """
-IGNORE_FILES = (".gitignore", ".fimignore")  # the later one has the last word
+IGNORE_FILES = (".gitignore", ".fimignore")  # the later one takes precedence
 
 CHECKED_LINES = 100
 CHECKED_CHARS = 32 * 1024
@@ -54,7 +54,7 @@ _MAX_IGNORE_BYTES = 128 * 1024
 _MAX_NAMES = 4096
 
 _SAYS_GENERATED = re.compile(
-    r"^\s*(?://|\#|/?\*|--|;|<!--|%|@generated)"  # only comments speak for the file
+    r"^\s*(?://|\#|/?\*|--|;|<!--|%|@generated)"  # only comments count
     r"[^\n]*?(?:@generated\b|\bgenerated\b[^\n]*\bdo not (?:edit|modify)|\bdo not"
     r" (?:edit|modify)\b[^\n]*\bgenerated\b"
     r"|<auto-?generated|\b(?:auto-?|automatically |this file (?:is|was) )generated"
@@ -64,13 +64,13 @@ _SAYS_GENERATED = re.compile(
 )
 _LONG_LINE = 500  # characters
 _COMMENT = re.compile(r"\s*(?://|/?\*|#|--|<!--)")
-# The checked part of a text may end within a literal.
+# The checked part of a text may end inside a literal.
 _LITERAL = re.compile(r""""(?:\\.|[^"\\\n])*+(?:"|$)|'(?:\\.|[^'\\\n])*+(?:'|$)|`(?:\\.|[^`\\\n])*+(?:`|$)""")
 _CONTROL = dict.fromkeys([*range(8), *range(14, 27), *range(28, 32), 127, 0xFFFD])
 
 
 class _Ignored(NamedTuple):
-    """The rules of one folder, and the state of its files that they were read from."""
+    """Cached rules of one folder, and the state of the files that they were read from."""
 
     looked_s: float
     stamp: tuple[tuple[int, int], ...]
@@ -78,7 +78,7 @@ class _Ignored(NamedTuple):
 
 
 class _Rules(NamedTuple):
-    """Rules of one folder; ``files`` has the name of the file that each is from."""
+    """Rules of one folder; ``files`` has the name of each rule's file."""
 
     spec: GitIgnoreSpec
     files: tuple[str, ...]
@@ -99,7 +99,7 @@ GENERATED_NAME = "files of this name are generated"
 class Privacy:
     """Verdicts on files.
 
-    ``globs`` are the user's, in the language of .gitignore; ``~`` is the home folder.
+    ``globs`` are the user's, in the syntax of .gitignore; ``~`` is the home folder.
     """
 
     def __init__(
@@ -120,19 +120,16 @@ class Privacy:
         self._folders: dict[Path, _Ignored] = {}
 
     def verdict(self, path: Path | None, lines: Sequence[str]) -> Reason | None:
-        """Why the file neither gets nor feeds completions; ``None`` when it may. Untitled documents may."""
+        """Return why a file is excluded, or ``None`` if it is not. Untitled documents are not."""
         return self.by_name(path) or (None if path is None else by_content(lines))
 
     def by_name(self, path: Path | None) -> Reason | None:
-        """The part of the verdict that needs no text.
-
-        A link is judged by its own name and by its target's.
-        """
+        """Return the part of the verdict that needs no text. For a link, its target's name counts too."""
         verdict = self._by_name(path)
         return verdict.reason if verdict else None
 
     def why(self, path: Path | None) -> str:
-        """Return which list or file excludes a file by its name; an empty string where none does."""
+        """Return which list or ignore file excludes a file by its name, or an empty string."""
         verdict = self._by_name(path)
         return verdict.why if verdict else ""
 
@@ -150,14 +147,11 @@ class Privacy:
         return verdict
 
     def root_of(self, path: Path) -> Path | None:
-        """The innermost workspace root around a path, which may be absent from the disk."""
+        """Return the innermost workspace root of a path, or ``None``. The path need not exist."""
         return next((root for root in self.roots if path.is_relative_to(root)), None)
 
     def shown(self, path: Path) -> str:
-        """The path as a model may see it.
-
-        From the workspace root, or the bare name, never the home folder.
-        """
+        """Return the path as shown to a model: from the workspace root, or just the name; never the home."""
         root = self.root_of(path)
         return path.name if root is None else path.relative_to(root).as_posix()
 
@@ -180,8 +174,8 @@ class Privacy:
     def _ignored_by(self, root: Path, parts: Sequence[str]) -> str:
         """Return the name of the ignore file that excludes a path, or an empty string.
 
-        As in git, the innermost file that has a rule decides, but nothing inside an ignored folder comes
-        back.
+        As in git, the innermost file with a matching rule decides, but no rule re-includes a file in an
+        ignored folder.
         """
         folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts))]
         rules = [self._rules_of(folder) for folder in folders]
@@ -211,7 +205,7 @@ class Privacy:
 
 
 def by_content(lines: Sequence[str]) -> Reason | None:
-    """``GENERATED`` for text that says so, is minified or is no text. Looks at the first lines only."""
+    """Return ``GENERATED`` for text that says so, is minified or is binary. Checks the first lines only."""
     head = []
     size = 0
     for line in islice(lines, CHECKED_LINES):
@@ -228,10 +222,7 @@ def by_content(lines: Sequence[str]) -> Reason | None:
 
 
 def _is_minified(lines: Sequence[str]) -> bool:
-    """Whether half of the lines of code are long.
-
-    A comment is no code, and a literal counts as nothing, however long it is.
-    """
+    """Whether half of the lines of code are long, comments and the contents of literals not counted."""
     if not any(len(line) > _LONG_LINE for line in lines):
         return False
     code = [line for line in lines if line.strip() and not _COMMENT.match(line)]
@@ -244,7 +235,7 @@ def _posix(path: PurePath) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    """State of an ignore file; links and what is no file count as absent, as they do for git."""
+    """State of an ignore file: time of change and size. As in git, only a regular file counts."""
     try:
         status = file.lstat()
     except (OSError, ValueError):
@@ -267,10 +258,7 @@ def _read_rules(files: Iterable[Path], stamp: Sequence[tuple[int, int]]) -> _Rul
 
 
 def _tamed(line: str) -> str:
-    """A rule that matches at once.
-
-    Where many wildcards would make it backtrack (ReDoS), the rule is widened.
-    """
+    """Return a rule that cannot backtrack for long (ReDoS): one with many wildcards is widened."""
     parts = [part if part.count("*") <= 3 else part[: part.index("*")] + "*" for part in line.split("/")]
     deep = [at for at, part in enumerate(parts) if part == "**"]
     parts = parts[: deep[2] + 1] if len(deep) > 3 else parts

@@ -1,7 +1,7 @@
 """Prompt context: prefix, suffix and snippets for a cursor.
 
-While someone types, as much as possible of the prompt stays what it was, so that the KV cache stays valid.
-The cuts of prefix and suffix stay, closers that the editor inserted are no part of the suffix, and snippets
+While the user types, as much of the prompt as possible stays the same, so that the KV cache stays valid:
+prefix and suffix are cut at the same places, auto-inserted closers are left out of the suffix, and snippets
 keep their places, the most stable ones first.
 """
 
@@ -31,8 +31,8 @@ PREFIX_CHARS = 24_000
 SUFFIX_CHARS = 12_000
 STEP = PREFIX_CHARS // 4  # by which the start of the prefix moves
 TYPED_CHARS = 400
-TYPED_LINES = 3  # more than that moves the anchor
-# Characters of each kind of snippet. Fixed, so that one kind does not move the cuts of another.
+TYPED_LINES = 3  # typing more than this moves the anchor
+# Limits per kind of snippet, fixed so that one kind does not move the cuts of another.
 DEFINITION_CHARS = 1800
 WINDOW_CHARS = 3000
 EDIT_CHARS = 1200
@@ -43,8 +43,9 @@ MAX_STATES = 64
 class PromptContext:
     """Text around a cursor.
 
-    ``stripped`` is what is between the cursor and ``suffix`` in the file, and is left out: an answer has to
-    be fitted to the file. ``typed_chars``: so many last characters of ``prefix`` are new since the anchor.
+    ``stripped``: closers between the cursor and ``suffix`` in the file, left out of the prompt; answers must
+    be fitted to them. ``typed_chars``: how many characters at the end of ``prefix`` were typed since the
+    anchor.
     """
 
     prefix: str
@@ -57,16 +58,16 @@ class PromptContext:
 
 @dataclass
 class _State:
-    """What stays while someone types in a document."""
+    """Parts of the context that stay the same while the user types in a document."""
 
     start: tuple[int, int] = (0, 0)  # line and column where the prefix begins
-    anchor: str | None = None  # the prefix at the first request
+    anchor: str | None = None  # the prefix before the typing began
     suffix: str = ""
 
 
 @dataclass
 class _Clock:
-    """Whether the time for a context is over."""
+    """Time limit for building a context."""
 
     now: Callable[[], float]
     end_s: float = field(default=0.0)
@@ -76,7 +77,7 @@ class _Clock:
 
 
 class ContextSource:
-    """Gives contexts, and keeps what must not change between two of them. One per editor window."""
+    """Builds contexts and keeps what must not change between two of them. One per editor window."""
 
     def __init__(
         self,
@@ -92,13 +93,13 @@ class ContextSource:
         self._definitions = definitions or Definitions(roots, privacy)
         self._windows = SimilarWindows()
         self._states: OrderedDict[str, _State] = OrderedDict()
-        self._used: dict[str, None] = {}  # documents, the one used last at the end
+        self._used: dict[str, None] = {}  # documents, the most recently used one last
         self._contents: dict[str, tuple[int, Reason | None]] = {}  # version, verdict on the content
         self._masked = lru_cache(maxsize=256)(mask_secrets)
         self._whole = WholeFiles(mask_secrets)
 
     def text(self, snapshot: Snapshot, before: str = "", after: str = "") -> PromptContext:
-        """Prefix and suffix, without snippets. ``before`` and ``after`` are of a notebook's other cells."""
+        """Return prefix and suffix without snippets. ``before``, ``after``: a notebook's other cells."""
         state = self._states.setdefault(snapshot.uri, _State())
         self._states.move_to_end(snapshot.uri)
         while len(self._states) > MAX_STATES:
@@ -119,10 +120,7 @@ class ContextSource:
         *,
         budget_ms: float = 20.0,
     ) -> PromptContext:
-        """``known`` with snippets, as many as are ready after ``budget_ms``.
-
-        Without open documents there are none.
-        """
+        """Return ``known`` with the snippets of open documents that are ready within ``budget_ms``."""
         if not open_documents:
             return known
         clock = _Clock(self._clock, self._clock() + budget_ms / 1000)
@@ -150,12 +148,12 @@ class ContextSource:
         return replace(known, snippets=tuple(snippets), lookup=whole)
 
     def edited(self, document: Document, line: int) -> None:
-        """To be called after a change of an open document at ``line``."""
+        """Note a change of an open document at ``line``."""
         self._edits.observe(document, line)
         self._use(document.uri)
 
     def forget(self, uri: str) -> None:
-        """The document was closed."""
+        """Forget a document that was closed."""
         self._edits.forget(uri)
         self._windows.forget(uri)
         self._whole.forget(uri)
@@ -169,12 +167,12 @@ class ContextSource:
         self._used[uri] = None
 
     def _name(self, document: Document) -> str | None:
-        """What the model may see of the document's path; ``None`` for a document that it must not see."""
+        """Return a document's path as shown to the model; ``None`` for a document that it must not see."""
         path = path_of(document.uri)
         if document.dirty or document.too_large or self._privacy.by_name(path) is not None:
             return None
         if path is None:
-            return re.split(r"[\\/:]", document.uri)[-1]  # untitled: no folder of the user's
+            return re.split(r"[\\/:]", document.uri)[-1]  # untitled: only the name
         version, verdict = self._contents.get(document.uri, (None, None))
         if version != document.version:
             verdict = by_content(document.lines)
@@ -185,7 +183,7 @@ class ContextSource:
         return lambda uri: self._name(documents[uri]) if uri in documents else None
 
     def _sources(self, uri: str, documents: Mapping[str, Document]) -> Iterator[OpenFile]:
-        """Other open documents that may be read, the one used last first; those never used come last."""
+        """Yield the other open documents that may be read, the most recently used first."""
         used = [known for known in reversed(self._used) if known in documents]
         order = [*used, *(known for known in reversed(list(documents)) if known not in self._used)]
         for other in [known for known in order if known != uri][: 2 * MAX_FILES]:
@@ -194,10 +192,7 @@ class ContextSource:
                 yield OpenFile(other, name, document.version, document.lines)
 
     def _fitted(self, snippets: Sequence[Snippet], limit: int) -> list[Snippet]:
-        """Snippets without secrets, in order, until ``limit`` characters are used up.
-
-        The last is cut at a line.
-        """
+        """Return snippets without secrets, up to ``limit`` characters in all; the last is cut at a line."""
         fitted: list[Snippet] = []
         for snippet in snippets:
             text = self._masked(_cut(snippet.text, limit))
@@ -208,7 +203,7 @@ class ContextSource:
 
 
 def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
-    """Text from ``state.start``, which moves only if the text is too long or too short, to the cursor."""
+    """Text from ``state.start`` to the cursor. The start moves only if the text is too long or too short."""
     above = (
         split_lines(before)[:-1]
         if before.endswith("\n")
@@ -230,23 +225,23 @@ def _prefix(snapshot: Snapshot, before: str, state: _State) -> str:
 
 
 def _between(lines: Sequence[str], start: tuple[int, int], row: int, last: str) -> str | None:
-    """Text from ``start`` to the cursor at the end of ``last``, line ``row``.
+    """Text from ``start`` to the cursor, at the end of ``last`` in line ``row``.
 
-    ``None`` if it is before ``start``.
+    ``None`` if the cursor is before ``start``.
     """
     line, column = start
     if line > row or (line == row and column > len(last)):
         return None
-    # A file may have grown by much since: never join more than can be used.
+    # The file may have grown a lot since: never join more than can be used.
     if row - line > PREFIX_CHARS:
         return None
     return last[column:] if line == row else (lines[line] + "".join(lines[line + 1 : row]) + last)[column:]
 
 
 def _start(lines: Sequence[str], row: int, last: str) -> tuple[int, int]:
-    """The first line start that leaves one step less than the limit.
+    """First line start from which the prefix is at least one step shorter than the limit.
 
-    Within a line if that alone is too long.
+    A place within the last line if that alone is too long.
     """
     if len(last) > PREFIX_CHARS - STEP:
         return row, -(-(len(last) - PREFIX_CHARS + STEP) // STEP) * STEP
@@ -258,10 +253,7 @@ def _start(lines: Sequence[str], row: int, last: str) -> tuple[int, int]:
 
 
 def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[str, str]:
-    """Suffix, and the closers left out of it.
-
-    So many that the suffix is what it was ``before``, else all of them.
-    """
+    """Suffix, and the closers left out of it: as many as keep it equal to ``before``, else all."""
     rest = snapshot.suffix(SUFFIX_CHARS + 64)
     if after and len(rest) < SUFFIX_CHARS:
         rest += ("" if rest.endswith("\n") or after.startswith("\n") else "\n") + after
@@ -272,14 +264,14 @@ def _suffix(snapshot: Snapshot, after: str, closers: str, before: str) -> tuple[
 
 
 def _line_cut(text: str) -> str:
-    """At most ``SUFFIX_CHARS`` characters, whole lines if there is one."""
+    """At most ``SUFFIX_CHARS`` characters of ``text``, cut after a line if there is one."""
     return (
         text if len(text) <= SUFFIX_CHARS else text[: text.rfind("\n", 0, SUFFIX_CHARS) + 1 or SUFFIX_CHARS]
     )
 
 
 def _continues(prefix: str, anchor: str) -> bool:
-    """Whether ``prefix`` is the anchor and a little more."""
+    """Whether ``prefix`` is the anchor and a few more characters."""
     typed = len(prefix) - len(anchor)
     return (
         0 <= typed <= TYPED_CHARS
@@ -289,11 +281,11 @@ def _continues(prefix: str, anchor: str) -> bool:
 
 
 def _seen(snapshot: Snapshot, known: PromptContext) -> range:
-    """The lines of the document that prefix and suffix show."""
+    """Lines of the document that are in the prefix or the suffix."""
     row = snapshot.place.line
     return range(row - known.prefix.count("\n"), row + known.suffix.count("\n") + 1)
 
 
 def _cut(text: str, limit: int) -> str:
-    """Whole lines of at most ``limit`` characters."""
+    """Whole lines of ``text``, at most ``limit`` characters."""
     return text if len(text) <= limit else text[: text.rfind("\n", 0, max(0, limit)) + 1]

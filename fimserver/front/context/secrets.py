@@ -1,8 +1,7 @@
-"""Secrets: replaces what looks like one in the snippets of other files.
+"""Secrets: redacts likely secrets in the snippets of other files.
 
-A wrong guess costs a snippet one literal; so everything that is assigned to a name such
-as ``api_key`` goes, whether it looks random or not. Identifiers in code and hashes that are marked as such
-stay.
+A false positive costs a snippet one literal, so every literal assigned to a name such as ``api_key`` is
+replaced, whether it looks random or not. Identifiers in code and hashes marked as such stay.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import re
 
 REDACTED = "<redacted>"
 _MAX_MASKED_CHARS = 64 * 1024
-# Each pattern is one scan: a class that repeats is bounded, or nothing may follow it, so that no text makes
-# it backtrack.
+# Each pattern scans once: a repeated class is bounded, or nothing follows it, so that no text makes it
+# backtrack.
 _KEY_BLOCK = re.compile(
     r"(-----BEGIN [A-Z0-9 ]{0,40}KEY[A-Z ]{0,20}-----)[\s\S]*?(-----END [A-Z0-9 ]{1,60}-----|\Z)"
 )
@@ -51,10 +50,10 @@ _HEX = re.compile(r"(?:0x)?(?:[0-9a-f]{32,}|[0-9A-F]{32,})")
 
 
 def mask_secrets(text: str) -> str:
-    """Text of another file, cut at 64 K characters, with likely secrets replaced by ``<redacted>``.
+    """Return ``text``, cut at 64 K characters, with likely secrets replaced by ``<redacted>``.
 
-    What is replaced: key blocks, the token forms of well-known services, passwords in URLs, literals that are
-    assigned to a name such as ``api_key``, and long strings of high entropy that are not marked as a hash.
+    Replaces key blocks, tokens of well-known services, passwords in URLs, literals assigned to a name such
+    as ``api_key``, and long strings of high entropy that are not marked as a hash.
     """
     text = _KEY_BLOCK.sub(rf"\1{REDACTED}\2", text[:_MAX_MASKED_CHARS])
     text = _TOKEN.sub(REDACTED, text)
@@ -65,10 +64,7 @@ def mask_secrets(text: str) -> str:
 
 
 def _mask_value(found: re.Match[str]) -> str:
-    """A literal goes; a bare value only if it cannot be code.
-
-    References such as ``${TOKEN}`` and templates stay.
-    """
+    """Replace a literal, or a bare value that cannot be code. References such as ``${TOKEN}`` stay."""
     value = found[2] or found[3]
     keeps = bool(_REFERENCE.match(value)) or (found[2] is None and not _is_bare_secret(value))
     return found[0] if keeps else found[0][: -len(value)] + REDACTED
@@ -88,7 +84,7 @@ def _mask_random(found: re.Match[str]) -> str:
     if not _is_literal(found.string, found.start(), found.end()):
         return word
     if len(pieces) > 1 and any(len(piece) in {40, 64} and _HEX.fullmatch(piece) for piece in pieces):
-        return word  # a commit in the address of a file
+        return word  # a commit hash in a URL
     is_encoded = {char.islower() for char in word if char.isalpha()} == {True, False} and _is_random(
         word.replace("/", "")
     )
@@ -96,17 +92,14 @@ def _mask_random(found: re.Match[str]) -> str:
 
 
 def _is_literal(text: str, start: int, end: int) -> bool:
-    """Whether the place is in quotes, is all that is assigned, or is all of a line.
-
-    Identifiers in code are not.
-    """
+    """Whether a span is in quotes, a whole assigned value, or a whole line: not an identifier in code."""
     if text[start - 1 : start] in {'"', "'", "`"} or text[end : end + 1] in {'"', "'", "`"}:
         return True
     return bool(_LITERAL_BEFORE.search(text, max(0, start - 48), start) and _LITERAL_AFTER.match(text, end))
 
 
 def _is_random(word: str) -> bool:
-    """Whether no person made up the word: many different characters that change their kind all the time."""
+    """Whether a word looks random: many different characters that often change their kind."""
     word = word[:512].rstrip("=")
     if len(word) < 20 or word.isdigit():
         return False

@@ -1,8 +1,7 @@
 """Similar windows: pieces of other open files that share identifiers with the text at the cursor.
 
-The score is the Jaccard index of two sets of identifiers. Windows begin at multiples of ``WINDOW_LINES``, so
-that they do not slide; and a window stays chosen, in its place, until another one scores much better, so that
-the KV cache survives.
+The score is the Jaccard index of two sets of identifiers. To keep the KV cache valid, windows begin at
+multiples of ``WINDOW_LINES``, and a chosen window keeps its place until another one scores much better.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from fimserver.front.documents.mirror import Snapshot
 from fimserver.types import Snippet
 
 WINDOW_LINES = 24
-MAX_WINDOWS = 64  # of one file; what lies below is not looked at
+MAX_WINDOWS = 64  # of one file; the lines below them are ignored
 MAX_FILES = 20
 MAX_SNIPPETS = 4
 BEFORE_LINES = 32
-AFTER_LINES = 16  # around the cursor: what is compared
+AFTER_LINES = 16  # lines around the cursor that are compared
 MIN_SCORE = 0.08
-STAY = 0.7  # a window goes when its score is below this share of its replacement's
+STAY = 0.7  # a window is replaced when its score is below this share of the replacement's
 _MAX_LINE = 400
 _MAX_STATES = 64
 
 _IDENTIFIER = re.compile(r"[^\W\d]\w{2,63}")
-# Words of many languages that say nothing about a subject.
+# Words common to many languages, which do not tell what a text is about.
 _COMMON = """
 abstract and any array assert async await bool boolean break byte case catch char class const constexpr
 continue def default defer del delete dict double elif else end enum error except export extends extern
@@ -60,7 +59,7 @@ class LineWindow(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """The identifiers of a window, and the lines that they were read from."""
+    """Identifiers of a window, and the lines that they were read from."""
 
     lines: Sequence[str]
     identifiers: frozenset[str]
@@ -68,14 +67,14 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What was chosen for a document, and for which question."""
+    """Windows chosen for a document, and the question (identifiers, files) that they were chosen for."""
 
     question: tuple[frozenset[str], tuple[tuple[str, int], ...]] | None
     windows: tuple[LineWindow, ...]
 
 
 class SimilarWindows:
-    """Chooses windows. What it chose before for a document weighs in."""
+    """Chooses windows, and prefers those that it chose before for a document."""
 
     def __init__(self) -> None:
         self._read: OrderedDict[str, dict[int, _Read]] = OrderedDict()
@@ -84,9 +83,9 @@ class SimilarWindows:
     def choose(
         self, snapshot: Snapshot, sources: Iterable[OpenFile], is_late: Callable[[], bool] = lambda: False
     ) -> tuple[Snippet, ...]:
-        """At most ``MAX_SNIPPETS`` windows of the sources, which come with the most recently used first.
+        """Return at most ``MAX_SNIPPETS`` windows of ``sources``, which are ordered by most recent use.
 
-        When it is late only files that were read before are compared.
+        Once it is late, only windows that were read before are compared.
         """
         files = {source.uri: source for source in islice(sources, MAX_FILES) if source.uri != snapshot.uri}
         wanted = identifiers_around(snapshot)
@@ -100,17 +99,14 @@ class SimilarWindows:
         return tuple(_snippet(files[window.uri], window) for window in last.windows)
 
     def forget(self, uri: str) -> None:
-        """The document was closed."""
+        """Forget a document that was closed."""
         self._read.pop(uri, None)
         self._chosen.pop(uri, None)
 
     def _scores(
         self, wanted: frozenset[str], files: Iterable[OpenFile], is_late: Callable[[], bool]
     ) -> tuple[dict[LineWindow, float], bool]:
-        """Scores of all windows that share something, the first files first.
-
-        And whether all could be read.
-        """
+        """Return the scores of all windows that share identifiers, and whether all windows were read."""
         scores: dict[LineWindow, float] = {}
         is_complete = True
         for source in files:
@@ -124,13 +120,13 @@ class SimilarWindows:
     def _windows(
         self, source: OpenFile, is_late: Callable[[], bool]
     ) -> Iterator[tuple[int, frozenset[str] | None]]:
-        """Identifiers of every window of a file; ``None`` where there was no time to read it."""
+        """Yield the identifiers of every window of a file; ``None`` if there was no time to read it."""
         known = self._read.setdefault(source.uri, {})
         _bound(self._read, source.uri, 2 * MAX_FILES)
         count = min(MAX_WINDOWS, -(-len(source.lines) // WINDOW_LINES))
         for index in range(count):
             lines = source.lines[index * WINDOW_LINES : (index + 1) * WINDOW_LINES]
-            # An edit elsewhere in the file leaves the very same lines: comparing them costs next to nothing.
+            # An edit elsewhere in the file keeps these string objects, so comparing them is cheap.
             if index not in known or known[index].lines != lines:
                 if is_late():
                     yield index, None
@@ -142,7 +138,7 @@ class SimilarWindows:
 
 
 def settled(before: Sequence[LineWindow], scores: Mapping[LineWindow, float]) -> tuple[LineWindow, ...]:
-    """The windows to show: those from before in their places, and others where they are much better.
+    """Return the windows to show: previous ones keep their places unless others score much better.
 
     Equal scores keep the order of ``scores``.
     """
@@ -161,18 +157,18 @@ def settled(before: Sequence[LineWindow], scores: Mapping[LineWindow, float]) ->
 
 
 def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    """Size of the intersection by size of the union."""
+    """Size of the intersection divided by the size of the union."""
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared) if shared else 0.0
 
 
 def identifiers_of(lines: Iterable[str]) -> frozenset[str]:
-    """The words of code that may name something, of lines that are cut where they are very long."""
+    """Identifiers in ``lines`` without common words. Very long lines are cut."""
     return frozenset(_IDENTIFIER.findall("\n".join(line[:_MAX_LINE] for line in lines))) - COMMON
 
 
 def identifiers_around(snapshot: Snapshot) -> frozenset[str]:
-    """Identifiers near the cursor, without the word that is being typed."""
+    """Identifiers near the cursor, without the word being typed."""
     row = snapshot.place.line
     left = re.sub(r"\w{1,64}$", "", snapshot.line_before[-_MAX_LINE:])
     above = snapshot.lines[max(0, row - BEFORE_LINES) : row]
@@ -188,7 +184,7 @@ def _snippet(source: OpenFile, window: LineWindow) -> Snippet:
 def _bound(
     kept: OrderedDict[str, _Chosen] | OrderedDict[str, dict[int, _Read]], used: str, limit: int
 ) -> None:
-    """Mark an entry as used last, and drop the oldest beyond the limit."""
+    """Mark an entry as most recently used, and drop the oldest beyond the limit."""
     kept.move_to_end(used)
     while len(kept) > limit:
         kept.popitem(last=False)

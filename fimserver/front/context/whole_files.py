@@ -1,4 +1,4 @@
-"""Whole open files: texts that drafts are copied from. They are in no prompt."""
+"""Whole open files, from which the n-gram drafter copies. They are not part of the prompt."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable
 from fimserver.front.context.similar_windows import OpenFile
 from fimserver.types import Snippet, unix_lines
 
-ALL_CHARS = 64_000  # of all files; they go with every request to a host of this machine
-FILE_CHARS = 32_000  # of one
+ALL_CHARS = 64_000  # of all files; sent with every request to the local host
+FILE_CHARS = 32_000  # of one file
 
 
 class WholeFiles:
-    """Open files of one window without secrets, each read once a version."""
+    """Open files of one window without secrets, each read once per version."""
 
     def __init__(self, mask: Callable[[str], str]) -> None:
         self._mask = mask
         self._texts: dict[str, tuple[int, str]] = {}
 
     def choose(self, files: Iterable[OpenFile], is_late: Callable[[], bool]) -> tuple[Snippet, ...]:
-        """The beginnings of ``files``, in order, as many as fit and are ready in time."""
+        """Return the beginnings of ``files``, in order, as many as fit and can be read in time."""
         found = []
         left = ALL_CHARS
         for file in files:
@@ -32,7 +32,7 @@ class WholeFiles:
         return tuple(found)
 
     def forget(self, uri: str) -> None:
-        """The document was closed."""
+        """Forget a document that was closed."""
         self._texts.pop(uri, None)
 
     def _text(self, file: OpenFile) -> str:
@@ -44,7 +44,7 @@ class WholeFiles:
 
 
 def _beginning(lines: Iterable[str]) -> str:
-    """Whole lines of at most ``FILE_CHARS`` characters."""
+    """First whole lines of a file, at most ``FILE_CHARS`` characters."""
     taken = []
     left = FILE_CHARS
     for line in lines:

@@ -1,8 +1,8 @@
 r"""Document mirror: the text of every open document, exactly as the editor has it.
 
 A document is a list of lines with their ends; only ``\n``, ``\r\n`` and ``\r`` end a line (LSP 3.18). A
-keystroke costs the same in a file of ten and of fifty thousand lines. An edit that cannot be applied makes
-the document dirty: it gets no suggestions until it is opened again.
+keystroke costs the same in a file of ten lines and one of fifty thousand. An edit that cannot be applied
+makes the document dirty: it gets no suggestions until its whole text is sent again.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A document and a cursor at one moment: all that a completion is computed from.
+    """A document and a cursor at the moment of a request: what a completion is computed from.
 
-    ``lines`` keep their ends. ``version`` is the one the text had when the request was received.
+    ``lines`` include their line ends.
     """
 
     uri: str
@@ -54,16 +54,16 @@ class Snapshot:
 
     @property
     def line_before(self) -> str:
-        """The cursor's line, left of the cursor."""
+        """The cursor's line up to the cursor."""
         return self.lines[self.place.line][: self.place.column]
 
     @property
     def line_after(self) -> str:
-        """The cursor's line, right of the cursor, without its end."""
+        """The cursor's line from the cursor on, without its line end."""
         return self.lines[self.place.line][self.place.column :].rstrip("\r\n")
 
     def prefix(self, limit: int = CONTEXT_CHARS) -> str:
-        """At most ``limit`` characters before the cursor, from the start of a line if one is within them."""
+        """At most ``limit`` characters before the cursor."""
         return self._gather(range(self.place.line - 1, -1, -1), self.line_before, limit, before=True)
 
     def suffix(self, limit: int = CONTEXT_CHARS) -> str:
@@ -102,10 +102,7 @@ class Document:
         return self.chars > MAX_CHARS or self._long_lines > 0
 
     def change(self, version: int, edits: Sequence[Edit], encoding: Encoding) -> None:
-        """Apply edits in order.
-
-        An edit that makes no sense, or an older version, makes the document dirty.
-        """
+        """Apply edits in order. An invalid edit or an older version makes the document dirty."""
         if version < self.version:
             self.dirty = True
         self.version = version
@@ -117,7 +114,7 @@ class Document:
                 self._replace(self.place(edit.start, encoding), self.place(edit.end, encoding), edit.text)
 
     def place(self, position: tuple[int, int], encoding: Encoding) -> Position:
-        """A wire position as a place; beyond the end of a line or the document it is moved to that end."""
+        """Convert a wire position. One beyond the end of a line or of the document moves to that end."""
         line, units = position
         if line >= len(self.lines):
             return Position(len(self.lines) - 1, len(self.lines[-1]))
@@ -125,11 +122,11 @@ class Document:
         return Position(line, column_of(body, units, encoding))
 
     def snapshot(self, place: Position) -> Snapshot:
-        """A copy that later edits do not change."""
+        """Return a copy that later edits do not change."""
         return Snapshot(self.uri, self.version, self.language, self.lines.copy(), place, self.revision)
 
     def _load(self, text: str) -> None:
-        """The whole text, which is known again whatever was before."""
+        """Replace the whole text: the document is no longer dirty."""
         self.dirty = False
         self.lines = split_lines(text)
         self.chars = len(text)
@@ -139,8 +136,8 @@ class Document:
         if end < start:
             self.dirty = True
             return
-        # A line end may be made or broken where the new text meets the old: the neighbours are split again
-        # with it.
+        # The edit may create or break a line end where it meets the old text, so that its neighbours have to
+        # be split again with it.
         first = start.line
         last = end.line
         middle = self.lines[first][: start.column] + text + self.lines[last][end.column :]
@@ -155,7 +152,7 @@ class Document:
         old = self.lines[first : last + 1]
         new = split_lines(middle)
         if last + 1 < len(self.lines) and new[-1] == "":
-            new.pop()  # only the last line of a document may be without an end
+            new.pop()  # only the last line of a document may lack a line end
         self.lines[first : last + 1] = new
         self.chars += sum(map(len, new)) - sum(map(len, old))
         self._long_lines += sum(len(n) > MAX_LINE_CHARS for n in new) - sum(
@@ -164,13 +161,13 @@ class Document:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines with their ends; the last one has none and may be empty."""
+    """Split into lines with their ends; the last one has none and may be empty."""
     ends = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
     return [text[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def column_of(body: str, units: int, encoding: Encoding) -> int:
-    """Code points for ``units`` of the wire encoding; inside a character it is the character's start."""
+    """Convert ``units`` of the wire encoding to code points. Inside a character, return its start."""
     if encoding == "utf-32" or body.isascii():
         return min(units, len(body))
     used = 0
@@ -182,14 +179,14 @@ def column_of(body: str, units: int, encoding: Encoding) -> int:
 
 
 def units_of(text: str, encoding: Encoding) -> int:
-    """Units of the wire encoding that ``text`` takes."""
+    """Length of ``text`` in units of the wire encoding."""
     if encoding == "utf-32" or text.isascii():
         return len(text)
     return sum(width(char, encoding) for char in text)
 
 
 def width(char: str, encoding: Encoding) -> int:
-    """Units of one character. A lone surrogate is one UTF-16 unit, or three bytes."""
+    """Length of one character in units. A lone surrogate is one UTF-16 unit, or three bytes of UTF-8."""
     code = ord(char)
     if encoding == "utf-16":
         return 1 + (code > 0xFFFF)

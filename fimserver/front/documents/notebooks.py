@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from fimserver.front.documents.mirror import Document
 
-CELL_CHARS = 8 * 1024  # of each side
+CELL_CHARS = 8 * 1024  # of other cells, before and after
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: the uri of its document and whether it holds code."""
+    """A cell: the URI of its document and whether it holds code."""
 
     uri: str
     is_code: bool
@@ -30,7 +30,7 @@ class Notebooks:
         self._notebook_of |= {cell.uri: notebook for cell in cells}
 
     def splice(self, notebook: str, start: int, delete: int, cells: Sequence[Cell]) -> None:
-        """Replace ``delete`` cells from ``start`` on. An unknown notebook is left alone."""
+        """Replace ``delete`` cells from ``start`` on. Ignores an unknown notebook."""
         row = self._cells.get(notebook)
         if row is None:
             return
@@ -40,7 +40,7 @@ class Notebooks:
         self._notebook_of |= {cell.uri: notebook for cell in cells}
 
     def close(self, notebook: str) -> list[str]:
-        """Uris of the cells that are gone with it."""
+        """Close a notebook and return the URIs of its cells."""
         gone = [cell.uri for cell in self._cells.pop(notebook, [])]
         for uri in gone:
             self._notebook_of.pop(uri, None)
@@ -51,11 +51,11 @@ class Notebooks:
         return uri in self._notebook_of
 
     def cells_of(self, notebook: str) -> list[str]:
-        """Uris of the cells of a notebook; none where it is not open."""
+        """URIs of the cells of a notebook; empty if it is not open."""
         return [cell.uri for cell in self._cells.get(notebook, [])]
 
     def around(self, uri: str, documents: Mapping[str, Document], comment: str) -> tuple[str, str]:
-        """Text before and after a cell: code of its language as it is, everything else as comments."""
+        """Return the text before and after a cell: code of its language as it is, the rest as comments."""
         row = self._cells.get(self._notebook_of.get(uri, ""), [])
         place = next((i for i, cell in enumerate(row) if cell.uri == uri), None)
         if place is None or uri not in documents:
@@ -80,7 +80,7 @@ class Notebooks:
 
 
 def _enough(texts: Iterable[str]) -> list[str]:
-    """The first texts that have ``CELL_CHARS`` together; the others are not even made."""
+    """Take texts until they have ``CELL_CHARS`` together; the remaining ones are not built."""
     found: list[str] = []
     for text in texts:
         found.append(text)

@@ -1,7 +1,7 @@
 """Recent edits: the regions of open documents that the user changed last.
 
 A region is a document and two line numbers; its text is read when it is needed. So a keystroke costs the same
-in every file, and a snippet shows the text as it is now.
+in every file, and a snippet shows the current text.
 """
 
 from __future__ import annotations
@@ -14,38 +14,37 @@ from fimserver.types import Snippet
 
 MAX_REGIONS = 8
 MAX_SNIPPETS = 4
-MERGE_LINES = 3  # edits that are no further apart are one region
-REGION_LINES = 16  # a region does not grow beyond; the edit begins a new one
+MERGE_LINES = 3  # edits at most this far apart share a region
+REGION_LINES = 16  # maximum; an edit beyond it begins a new region
 AROUND_LINES = 2
 
 
 @dataclass(frozen=True)
 class _Region:
-    """Lines ``first`` to ``last`` of a document, both changed."""
+    """Changed lines ``first`` to ``last`` (inclusive) of a document."""
 
     document: Document
     first: int
     last: int
 
     def shown(self) -> range:
-        """The lines to show: the changed ones and a few around them."""
+        """Lines to show: the changed ones and a few around them."""
         return range(
             max(0, self.first - AROUND_LINES), min(len(self.document.lines), self.last + AROUND_LINES + 1)
         )
 
 
 class RecentEdits:
-    """The last regions that were changed, the newest last."""
+    """Regions that were changed last, the newest last."""
 
     def __init__(self) -> None:
         self._regions: list[_Region] = []
         self._heights: dict[str, int] = {}  # lines of each document after its last edit
 
     def observe(self, document: Document, line: int) -> None:
-        """To be called after a change at ``line`` (its first line, as the editor counted before it). O(1).
+        """Note a change at ``line``, its first line before the change. O(1).
 
-        By how many lines the document grew is found by comparing with the last call; regions below move
-        along.
+        Compares the number of lines with the last call to move the regions below.
         """
         height = len(document.lines)
         grown = height - self._heights.get(document.uri, height)
@@ -64,10 +63,10 @@ class RecentEdits:
     def snippets(
         self, exclude_uri: str, exclude_lines: range | None, name_of: Callable[[str], str | None]
     ) -> tuple[Snippet, ...]:
-        """The newest few regions as they read now, the newest last.
+        """Return the current text of the newest few regions, the newest last.
 
-        ``exclude_lines`` of the document ``exclude_uri`` are known to the model already; ``None`` means all
-        of it. ``name_of`` gives the path to show for a uri, or ``None`` for a document that must not be read.
+        ``exclude_lines`` of the document ``exclude_uri`` are already in the prompt; ``None`` means all lines.
+        ``name_of`` returns the path to show for a URI, or ``None`` for a document that must not be read.
         """
         found: list[Snippet] = []
         for region in reversed(self._regions):
@@ -83,13 +82,13 @@ class RecentEdits:
         return tuple(reversed(found))
 
     def forget(self, uri: str) -> None:
-        """The document was closed: its regions are gone."""
+        """Forget a document that was closed."""
         self._regions = [region for region in self._regions if region.document.uri != uri]
         self._heights.pop(uri, None)
 
 
 def _moved(region: _Region, line: int, grown: int) -> _Region:
-    """Where a region is after ``grown`` lines came in at ``line``, or went."""
+    """Move a region after ``grown`` lines were inserted (or, if negative, deleted) at ``line``."""
     if not grown or region.last < line:
         return region
     first = region.first if region.first <= line else max(line, region.first + grown)
@@ -97,7 +96,7 @@ def _moved(region: _Region, line: int, grown: int) -> _Region:
 
 
 def _union(old: _Region, new: _Region) -> _Region | None:
-    """Both as one, where they are close and do not become too long."""
+    """Merge two regions; ``None`` if they are too far apart or would be too long together."""
     if old.document is not new.document:
         return None
     first = min(old.first, new.first)

@@ -11,14 +11,14 @@ from urllib.parse import unquote
 
 @lru_cache(maxsize=256)  # asked several times for each completion
 def path_of(uri: str) -> Path | None:
-    """The file that a URI of any scheme names (``file``, ``git``, notebook cells).
+    """Path of the file that a URI of any scheme names (``file``, ``git``, notebook cells).
 
     ``None`` for untitled documents.
     """
     rest = uri.partition(":")[2].partition("#")[0].partition("?")[0]
     if rest.startswith("//"):
         rest = "/" + rest[2:].partition("/")[2]
-    name = unquote(rest).encode("utf-8", "replace").decode("utf-8")  # no path has half a character
+    name = unquote(rest).encode("utf-8", "replace").decode("utf-8")  # a path has no lone surrogates
     if not name.startswith("/") or name == "/" or "\0" in name:
         return None
     return Path(name[1:] if re.match(r"/[A-Za-z]:", name) and os.name == "nt" else name)
