@@ -207,6 +207,11 @@ def unix_lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
+def valid_unicode(text: str) -> str:
+    """Replace lone surrogates by question marks, so that the text can be encoded. The length stays."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def ms_since(started: float) -> float:
     """Milliseconds since a reading of ``time.perf_counter``."""
     return (time.perf_counter() - started) * 1000

@@ -12,7 +12,7 @@ from fimserver.front.feedback.live_ab import RouteTurn
 from fimserver.front.host_client import Watch
 from fimserver.front.syntax.features import features
 from fimserver.reasons import Reason
-from fimserver.types import RoutePin, Snippet, StopRule
+from fimserver.types import RoutePin, Snippet, StopRule, valid_unicode
 from fimserver.wire import CompletionBody, EditorHints, SnippetBody
 
 Surface = Literal["inline", "menu"]
@@ -131,8 +131,8 @@ def completion_body(request: CompletionRequest, context: PromptContext) -> Compl
         explicit=request.invoked,
     )
     return CompletionBody(
-        prompt=_valid_unicode(prefix),
-        suffix=_valid_unicode(context.suffix),
+        prompt=valid_unicode(prefix),
+        suffix=valid_unicode(context.suffix),
         max_tokens=limits.max_tokens,
         temperature=limits.temperature,
         n=limits.candidates,
@@ -141,9 +141,4 @@ def completion_body(request: CompletionRequest, context: PromptContext) -> Compl
 
 
 def _snippet_body(snippet: Snippet) -> SnippetBody:
-    return SnippetBody(path=_valid_unicode(snippet.path)[:PATH_CHARS], text=_valid_unicode(snippet.text))
-
-
-def _valid_unicode(text: str) -> str:
-    """Return ``text`` with lone surrogates replaced by question marks, so that it can be sent."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return SnippetBody(path=valid_unicode(snippet.path)[:PATH_CHARS], text=valid_unicode(snippet.text))

@@ -1,7 +1,7 @@
-"""Acceptance of suggestions: taken whole, in part, typed, or left.
+"""Acceptance of suggestions: accepted in full, in part, typed, or left.
 
-Editors report at most a full acceptance. The rest is read off the edits that follow: text that appears where
-a suggestion was shown and equals its start was typed (a character at a time) or accepted (more at once).
+Editors report full acceptance at most. The rest is inferred from later edits: text that appears where a
+suggestion was shown and equals its start was typed (one character at a time) or accepted (more at once).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_IDS = 512
 
 @dataclass
 class Counts:
-    """Counts of one route: what the user did with its suggestions. Characters are those of suggestions."""
+    """Counts of what the user did with the suggestions of one route."""
 
     shown: int = 0
     accepted: int = 0
@@ -32,7 +32,7 @@ class Counts:
 
 @dataclass
 class ShownSuggestion:
-    """Suggestion on the screen; its first ``seen`` characters are in the document already."""
+    """Suggestion on the screen; its first ``seen`` characters are already in the document."""
 
     suggestion_id: str
     uri: str
@@ -40,7 +40,7 @@ class ShownSuggestion:
     before: str  # of its line
     text: str
     route: str
-    there: int  # characters that stood there anyway
+    there: int  # characters of it that were in the document before
     seen: int = 0
     accepted: int = 0
     typed: int = 0
@@ -55,14 +55,14 @@ class ShownSuggestion:
 
     @property
     def fate(self) -> Fate:
-        """Return what became of it, once it is settled."""
+        """What became of it; final once it is settled."""
         if self.accepted == 0:
             return "left"
         return "full" if self.is_whole else "partly"
 
     @property
     def kept(self) -> tuple[int, int]:
-        """Return how many characters were accepted, and how many were typed."""
+        """Number of characters accepted, and number typed."""
         return min(self.accepted, len(self.text)), min(self.typed, len(self.text))
 
 
@@ -72,8 +72,7 @@ def _nothing(_: ShownSuggestion) -> None: ...
 class Acceptance:
     """Suggestions of one window; the newest of each document is open until the next one.
 
-    ``on_show`` is called with each suggestion that comes to the screen, ``on_settle`` with each that leaves
-    it.
+    Calls ``on_show`` with each suggestion that is shown, ``on_settle`` with each that leaves the screen.
     """
 
     def __init__(
@@ -91,11 +90,9 @@ class Acceptance:
     def offer(
         self, suggestion_id: str, document: Document, place: Position, text: str, route: str
     ) -> ShownSuggestion | None:
-        """Note an answer to the editor.
+        """Note a suggestion sent to the editor. It counts as shown unless the editor reports what it shows.
 
-        Its first suggestion is on the screen, unless the editor reports what it shows.
-
-        Returns ``None`` for the rest of a suggestion that is being typed through: it is still the same one.
+        Returns ``None`` for the rest of a suggestion being typed through: that is still the same one.
         """
         old = self._open.get(document.uri)
         if (
@@ -128,17 +125,14 @@ class Acceptance:
             self._by_id.popitem(last=False)
 
     def reported_shown(self, suggestion_id: str) -> None:
-        """Note that the editor reports a suggestion on the screen.
-
-        An editor that does so once always does.
-        """
+        """Note that the editor reports a suggestion as shown. From then on only reported ones count."""
         self._editor_reports = True
         shown = self._by_id.get(suggestion_id)
         if shown is not None and self._open.get(shown.uri) is not shown:
             self._show(shown)
 
     def _show(self, shown: ShownSuggestion, *, instead_of: ShownSuggestion | None = None) -> None:
-        """Open a suggestion, possibly ``instead_of`` another candidate of the same answer."""
+        """Mark a suggestion as shown, possibly ``instead_of`` another candidate of the same answer."""
         old = self._open.get(shown.uri)
         self._open[shown.uri] = shown
         shown.on_screen = True
@@ -156,7 +150,7 @@ class Acceptance:
         self._on_show(shown)
 
     def edited(self, document: Document, inserted_chars: int) -> None:
-        """Count how much of the suggestion the document holds after an edit that inserted some characters."""
+        """Update how much of the suggestion is in the document, after an edit of ``inserted_chars``."""
         shown = self._open.get(document.uri)
         if shown is None or shown.settled:
             return
@@ -168,7 +162,7 @@ class Acceptance:
             self._settle(shown)
             return
         matched = _matched(document, shown.place, shown.text)
-        # The text after the cursor may equal the suggestion by chance: an edit adds no more than it inserts.
+        # Text after the cursor may equal the suggestion by chance: an edit adds at most what it inserts.
         grown = min(matched - max(shown.seen, shown.there), inserted_chars)
         if grown == 1:
             shown.typed += 1
@@ -180,10 +174,7 @@ class Acceptance:
             self._settle(shown)
 
     def accept(self, suggestion_id: str, chars: int | None = None) -> bool:
-        """Note that all of a suggestion, or its first ``chars``, was accepted.
-
-        Returns whether the id is known.
-        """
+        """Note that a suggestion, or its first ``chars``, was accepted. Returns whether the id is known."""
         shown = self._by_id.get(suggestion_id)
         if shown is None:
             return False
@@ -203,7 +194,7 @@ class Acceptance:
         return self._by_id.get(suggestion_id)
 
     def forget(self, uri: str) -> None:
-        """Settle the suggestion of a document that is being closed."""
+        """Settle the open suggestion of a document that is closed."""
         if (shown := self._open.pop(uri, None)) is not None:
             self._settle(shown)
 
@@ -229,14 +220,14 @@ class Acceptance:
 
 
 def _follows(old: ShownSuggestion, document: Document, place: Position) -> bool:
-    """Whether ``place`` is after the part of ``old`` that is in the document."""
+    """Whether ``place`` is at or after the start of ``old`` and the line before that is unchanged."""
     if old.place.line >= len(document.lines) or not document.lines[old.place.line].startswith(old.before):
         return False
     return place >= old.place
 
 
 def _matched(document: Document, place: Position, text: str) -> int:
-    """Return how many first characters of ``text`` are at ``place``."""
+    """Return how many characters at the start of ``text`` are at ``place`` in the document."""
     lines = document.lines[place.line : place.line + text.count("\n") + 2]
     there = unix_lines("".join(lines)[place.column :])
     return common_prefix(there, text)

@@ -1,7 +1,7 @@
-"""Ledger of answers: what became of each, and how much of it is left in the document after 10 s and 60 s.
+"""Ledger of answers: the outcome of each, and how much of it is in the document after 10 s and 60 s.
 
-Texts are kept in this process until the last look; only numbers are sent to the host. Sending delays nothing:
-batches go beside the completions, and one that cannot be delivered is counted and dropped.
+Texts stay in this process until the last look; only numbers are sent to the host. Batches are sent beside
+the completions and delay none of them; one that cannot be delivered is dropped and its answers are counted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fimserver.front.feedback.acceptance import ShownSuggestion
 from fimserver.lengths import common_prefix, lexemes
 from fimserver.types import unix_lines
 
-LOOKS_S = (10, 60)  # after an answer came to the screen
+LOOKS_S = (10, 60)  # after a suggestion was shown
 BATCH_S = 2.0
 BATCH_ANSWERS = 50
 MAX_OPEN = 256  # answers that may still change
 SLACK_LINES = 2
-SLACK_CHARS = 80  # beyond a suggestion's own size: what the user put into it
+SLACK_CHARS = 80  # beyond a suggestion's own size, for what the user inserted
 AROUND_LINES = 64
-AROUND_CHARS = 4000  # that are looked at
-ANCHOR_CHARS = 200  # of the text after a suggestion, by which its end is found
-MOVED_LINES = 20  # that a place is looked for up and down
+AROUND_CHARS = 4000  # of the document that are compared
+ANCHOR_CHARS = 200  # of the text after a suggestion, used to find its end
+MOVED_LINES = 20  # how far up and down a place is searched for
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -45,7 +45,7 @@ Later = Callable[[float, Callable[[], None]], object]
 
 
 def in_loop(delay_s: float, callback: Callable[[], None]) -> object:
-    """Call back from the running loop."""
+    """Schedule a callback on the running event loop."""
     return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
@@ -56,12 +56,12 @@ class Entry:
     answer: AnswerRecord
     ids: tuple[str, ...] = ()
     document: Document | None = None
-    line: int = 0  # of the cursor; moves with the edits above
-    before: str = ""  # of its line
-    text: str = ""  # that was on the screen
-    stood: str = ""  # where it belongs, before it came
-    shadow: str | None = None  # what the other route wrote, once it has
-    looks: list[int] = field(default_factory=list)  # yet to be taken, in seconds
+    line: int = 0  # of the cursor; moves with edits above it
+    before: str = ""  # the line up to the cursor
+    text: str = ""  # the suggestion that was shown
+    stood: str = ""  # the document's text at the cursor before the suggestion
+    shadow: str | None = None  # the other route's text, once it has answered
+    looks: list[int] = field(default_factory=list)  # remaining looks, in seconds
 
 
 class Ledger:
@@ -88,7 +88,7 @@ class Ledger:
     def answered(
         self, answer: AnswerRecord, document: Document | None = None, offered: Sequence[ShownSuggestion] = ()
     ) -> Entry:
-        """Enter how a request ended; ``offered`` are its suggestions. The ledger adds number and time."""
+        """Enter the outcome of a request and its suggestions. The ledger adds number and time."""
         self._number += 1
         entry = Entry(answer.model_copy(update={"number": self._number, "at": self._clock()}))
         if offered and document:
@@ -107,7 +107,7 @@ class Ledger:
         return entry
 
     def shown(self, shown: ShownSuggestion) -> None:
-        """Note that a suggestion came to the screen, and look for it in the document later."""
+        """Note that a suggestion was shown, and schedule the looks for it in the document."""
         entry = self._open.get(shown.suggestion_id)
         if entry is None:
             return
@@ -127,7 +127,7 @@ class Ledger:
             self._let_go(entry)
 
     def shadowed(self, entry: Entry, told: SuggestionEvent, text: str) -> None:
-        """Note the other route's answer; ``text`` is what would have been shown of it."""
+        """Note the other route's answer; ``text`` is the suggestion that it would have shown."""
         entry.shadow = text
         self._tell(entry, shadow=told.model_copy(update={"chars": len(text), "lexemes": lexemes(text)}))
 
@@ -141,7 +141,7 @@ class Ledger:
                 entry.line = moved(entry.line, edit)
 
     def forget(self, uri: str) -> None:
-        """Take the looks that are left before a document is closed."""
+        """Take the remaining looks of a document that is closed."""
         for entry in self._entries(uri):
             for seconds in tuple(entry.looks):
                 self._look(entry, seconds)
@@ -149,7 +149,7 @@ class Ledger:
                 self._open.pop(suggestion_id, None)
 
     def flush(self) -> None:
-        """Send what was not sent yet."""
+        """Send what has not been sent yet."""
         self._due = False
         if not self._untold and not self._keys:
             return
@@ -164,7 +164,7 @@ class Ledger:
         task.add_done_callback(self._posts.discard)
 
     async def close(self, within_s: float) -> None:
-        """Send the rest within the time limit."""
+        """Take the remaining looks and send everything within the time limit."""
         for uri in {entry.document.uri for entry in self._open.values() if entry.document}:
             self.forget(uri)
         self.flush()
@@ -183,7 +183,7 @@ class Ledger:
         self._wake()
 
     def _wake(self) -> None:
-        """Send soon, or at once where much has gathered."""
+        """Schedule a batch, or send it at once if it is full."""
         if len(self._untold) >= BATCH_ANSWERS:
             self.flush()
         elif not self._due:
@@ -194,7 +194,7 @@ class Ledger:
         return list({id(e): e for e in self._open.values() if e.document and e.document.uri == uri}.values())
 
     def _look(self, entry: Entry, seconds: int) -> None:
-        """Measure how much of an answer, and of its shadow, is in the document now."""
+        """Measure how much of an answer and of its shadow is in the document now."""
         if seconds not in entry.looks or entry.document is None:
             return
         entry.looks.remove(seconds)
@@ -216,7 +216,7 @@ class Ledger:
 
 
 def around(document: Document, line: int, before: str) -> str:
-    """Return the text of a document from a place on, as far as a suggestion may reach."""
+    """Return the text of a document from a place on, as far as a suggestion may extend."""
     row = _row(document.lines, line, before)
     rows = document.lines[row : row + AROUND_LINES]
     column = common_prefix(rows[0], before) if rows else 0
@@ -224,7 +224,7 @@ def around(document: Document, line: int, before: str) -> str:
 
 
 def _row(lines: Sequence[str], line: int, before: str) -> int:
-    """Return the nearest line that begins with ``before``; where none does, ``line``."""
+    """Return the nearest line that begins with ``before``, or ``line`` if there is none."""
     if before.strip():
         for distance in range(MOVED_LINES):
             for row in (line - distance, line + distance):
@@ -234,12 +234,10 @@ def _row(lines: Sequence[str], line: int, before: str) -> int:
 
 
 def standing(text: str, stood: str, now: str) -> Persistence:
-    """Return how much of ``text`` is there now, less what was there before.
+    """Return how many characters of ``text`` persist in ``now``: from its start, and in common whole words.
 
-    From its start, and anywhere in whole words.
-
-    Where the text that ``stood`` there is found again, what came before it is looked at; else all, less what
-    it had itself.
+    If ``stood``, the text at that place before the suggestion, is found in ``now``, only the text before it
+    is compared; otherwise all of ``now``, less what ``stood`` itself has in common with ``text``.
     """
     end = now.rfind(stood[:ANCHOR_CHARS]) if stood else len(now)
     old_prefix, old_kept = (0, 0) if end >= 0 else _found(text, stood)
@@ -249,7 +247,7 @@ def standing(text: str, stood: str, now: str) -> Persistence:
 
 
 def _found(text: str, there: str) -> tuple[int, int]:
-    """Return how many characters of ``text`` begin ``there``, and how many are in common runs (difflib)."""
+    """Return the length of the common prefix of ``text`` and ``there``, and of common runs (difflib)."""
     lines = there.split("\n")[: text.count("\n") + 1 + SLACK_LINES]
     there = "\n".join(lines)[: 2 * len(text) + SLACK_CHARS]
     words = _TOKEN.findall(text[:AROUND_CHARS])
@@ -260,17 +258,14 @@ def _found(text: str, there: str) -> tuple[int, int]:
 
 
 def is_key(edit: Edit) -> bool:
-    """Whether an edit is a key that inserts: one character, or a line end with its automatic indentation."""
+    """Whether an edit is one key: a character, or a line end with automatic indentation."""
     return edit.start is not None and (
         len(edit.text) == 1 or (edit.text[:1] in {"\n", "\r"} and not edit.text.strip())
     )
 
 
 def moved(line: int, edit: Edit) -> int:
-    """Return where a line is after an edit that begins above it.
-
-    One that covers it, as formatters make, keeps it about there.
-    """
+    """Return the number of a line after an edit. An edit that covers the line keeps it roughly in place."""
     if edit.start is None or edit.end is None or edit.start[0] >= line:
         return line
     added = len(split_lines(edit.text)) - 1

@@ -1,9 +1,7 @@
-"""Live A/B comparison of the routes.
+"""Live A/B comparison of the routes: assigns each document a route for five minutes at a time.
 
-Gives each document a route for five minutes, and asks the other route later.
-
-A coin for each document and five minutes picks the route; the same seed and the same document get the same
-route, whatever happened before.
+The route depends only on the seed, the document and the time, not on what happened before. With shadow
+requests the other route is asked later, while the user is idle.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from fimserver.wire import Answer, CompletionBody, Usage
 
 Mode = Literal["off", "blocks", "shadow"]
 BLOCK_S = 300
-MAX_SHADOWS = 4  # that wait
-SHADOW_S = 55.0  # an older answer is looked at for the last time before its shadow is there
+MAX_SHADOWS = 4  # waiting ones
+SHADOW_S = 55.0  # maximum age: later the shadow would miss the last look at the answer (60 s)
 QUIET_S = 1.0  # without a key or a request: the user reads or thinks
 AGAIN = frozenset({Reason.SUPERSEDED, Reason.CANCELLED})
 
 
 class RouteTurn(NamedTuple):
-    """The route of a document until ``until`` (Unix seconds). ``block`` counts five minutes since 1970."""
+    """Route of a document until ``until`` (Unix seconds). ``block``: five-minute blocks since 1970."""
 
     route: Route
     block: int
@@ -39,7 +37,7 @@ class RouteTurn(NamedTuple):
     mode: Mode = "blocks"
 
     def explained(self, usage: Usage) -> Usage:
-        """Return ``usage``, the comparison the reason for its route unless another route served it."""
+        """Return ``usage`` with the comparison as the reason for its route, if that route served it."""
         if usage.route != self.route:
             return usage
         until = datetime.fromtimestamp(self.until).astimezone()
@@ -67,16 +65,16 @@ class LiveComparison:
         return RouteTurn("ar" if coin else "dllm", block, (block + 1) * BLOCK_S, self.mode)
 
     def is_first(self, document: str, turn: RouteTurn) -> bool:
-        """Return whether this is the first request of its block, whose caches the block before filled.
+        """Return whether this is the first request of its block, and note it.
 
-        True once.
+        Its caches were filled by the previous block, so its latency is not comparable.
         """
         is_first = self._asked.get(document) != turn.block
         self._asked[document] = turn.block
         return is_first
 
     def forget(self, document: str) -> None:
-        """The document was closed."""
+        """Forget a document that was closed."""
         self._asked.pop(document, None)
 
 
@@ -85,8 +83,8 @@ class Shadow(NamedTuple):
 
     body: CompletionBody
     judge: Callable[[Answer], None]
-    deadline_ms: float  # from when it is sent
-    asked_s: float  # of the monotonic clock
+    deadline_ms: float  # counted from when it is sent
+    asked_s: float  # monotonic clock
 
 
 class Shadows:
@@ -113,7 +111,7 @@ class Shadows:
     def put(
         self, body: CompletionBody, route: Route, judge: Callable[[Answer], None], deadline_ms: float
     ) -> None:
-        """Send the same request to ``route`` later, as idle work that any other request ends."""
+        """Queue the same request for ``route``, as idle work that any other request cancels."""
         known = body.fimserver.model_copy(update={"route": route, "idle": True})
         only = body.model_copy(update={"fimserver": known, "n": 1})
         self._waiting.append(Shadow(only, judge, deadline_ms, self._clock()))
@@ -121,7 +119,7 @@ class Shadows:
             self._task = asyncio.ensure_future(self._run())
 
     def stop(self) -> None:
-        """Drop all of them."""
+        """Drop all waiting requests and cancel the running one."""
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -139,6 +137,6 @@ class Shadows:
             if answer.middles and answer.middles[0].usage.reason in AGAIN:
                 if len(self._waiting) < MAX_SHADOWS:
                     self._waiting.appendleft(shadow)
-                await self._sleep(QUIET_S)  # someone else uses the host
+                await self._sleep(QUIET_S)  # another window is using the host
             elif answer.middles:
                 shadow.judge(answer)

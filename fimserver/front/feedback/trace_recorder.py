@@ -1,9 +1,8 @@
-r"""Trace recorder: writes the keystrokes of a window into a file, to replay them later.
+r"""Trace recorder: writes the keystrokes of a window to a file, so that they can be replayed.
 
-A trace holds the user's text, so it is written only where the user has switched it on, into a file that only
-the user can read, and never has a file in it that privacy excludes. JSON lines: a header, then events with
-``t`` in milliseconds since the start. Positions are line and code points; only names of files are written, no
-folders.
+A trace contains the user's text, so it is written only if the user switched it on, to a file that only the
+user can read, and without excluded files. JSON lines: a header, then events with ``t`` in milliseconds since
+the start. Positions are lines and code points; of paths only the file's name is written.
 
     {"fimserver_trace": 1, "version": "0.1.0", "started": "2026-01-31T12:00:00+00:00"}
     {"t": 0.0, "e": "open", "doc": 1, "language": "python", "name": "work.py", "text": "def f():\n"}
@@ -31,11 +30,12 @@ from typing import Any, Concatenate, ParamSpec
 from fimserver import __version__
 from fimserver.front.documents.mirror import Document, Edit, Encoding, Position
 from fimserver.front.documents.uris import path_of
+from fimserver.types import valid_unicode
 
 log = logging.getLogger("fimserver.front")
 FORMAT = 1
-FLUSH_S = 1.0  # events wait so long at most
-MAX_WAITING = 20_000  # events that a disk may lag behind by
+FLUSH_S = 1.0  # longest wait of an event before it is written
+MAX_WAITING = 20_000  # events not yet written; with more the disk is too slow
 MAX_FILES = 1000
 Patch = tuple[int, int, int, int, str]  # start line and character, end line and character, text
 
@@ -46,25 +46,22 @@ Arguments = ParamSpec("Arguments")
 def _harmless(
     method: Callable[Concatenate[TraceRecorder, Arguments], None],
 ) -> Callable[Concatenate[TraceRecorder, Arguments], None]:
-    """A fault of the recording ends it, and nothing else."""
+    """Wrap a method so that an exception ends the recording and nothing else."""
 
     @functools.wraps(method)
     def guarded(self: TraceRecorder, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - the edit that is being recorded has yet to be applied
+        except Exception as error:  # noqa: BLE001 - the recorded edit must still be applied
             self.fail(type(error).__name__)
 
     return guarded
 
 
 class TraceRecorder:
-    """Writes one window's trace from a thread of its own.
+    """Writes one window's trace on its own thread: a slow disk delays no key, a full one ends the recording.
 
-    A slow disk delays no key, a full one only ends the recording.
-
-    ``may`` says whether a document may be recorded as it is now; it is asked at every event. ``clock``:
-    seconds.
+    ``may`` returns whether a document may be recorded now and is called at every event. ``clock``: seconds.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class TraceRecorder:
         self._may = may
         self._clock = clock
         self._start = clock()
-        self._numbers: dict[str, int] = {}  # of the documents that are open in the trace
+        self._numbers: dict[str, int] = {}  # of documents open in the trace, by URI
         self._fresh = itertools.count(1)
         self._last: dict[str, Any] = {}
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -87,12 +84,12 @@ class TraceRecorder:
 
     @_harmless
     def open(self, document: Document) -> None:
-        """A document with its text as it is now."""
+        """Record that a document was opened, with its text."""
         self._number(document)
 
     @_harmless
     def change(self, document: Document, edits: Sequence[Edit], encoding: Encoding) -> None:
-        """Edits that are about to be applied to a document."""
+        """Record edits before they are applied to a document."""
         number = self._number(document)
         if number is None:
             return
@@ -104,7 +101,7 @@ class TraceRecorder:
 
     @_harmless
     def ask(self, document: Document, place: Position, *, invoked: bool) -> None:
-        """A suggestion was asked for. A second request for the same place, for the menu, is no event."""
+        """Record a request for suggestions, once if the menu asks again at the same place."""
         number = self._number(document)
         if number is not None:
             self._put("ask", number, line=place.line, char=place.column, invoked=invoked)
@@ -116,15 +113,15 @@ class TraceRecorder:
             self._put("close", number)
 
     def end(self, timeout_s: float = FLUSH_S) -> None:
-        """Write what waits, for so long at most."""
+        """Write the remaining events, for at most ``timeout_s``."""
         self._queue.put(None)
         self._closing.set()
         self._thread.join(timeout_s)
 
     def _number(self, document: Document) -> int | None:
-        """A document's number in the trace.
+        """Return a document's number in the trace, or ``None`` if it must not be recorded.
 
-        It comes into the trace, or leaves it, as soon as it may or may not be there.
+        Opens or closes the document in the trace when that changes.
         """
         if document.dirty or document.too_large or not self._may(document):
             self.close(document.uri)
@@ -132,8 +129,10 @@ class TraceRecorder:
         if document.uri not in self._numbers:
             number = self._numbers[document.uri] = next(self._fresh)
             path = path_of(document.uri)
-            name = _sound(path.name) if path else ""
-            self._put("open", number, language=document.language, name=name, text=_sound(document.text))
+            name = valid_unicode(path.name) if path else ""
+            self._put(
+                "open", number, language=document.language, name=name, text=valid_unicode(document.text)
+            )
         return self._numbers[document.uri]
 
     def _put(self, event: str, number: int, **facts: Any) -> None:
@@ -163,7 +162,7 @@ class TraceRecorder:
             self.fail(type(error).__name__)
 
     def _batch(self, write: Callable[[bytes], Any]) -> bool:
-        """Write what has come by the end of a second; ``False`` at the end."""
+        """Write the events of one second. Returns ``False`` at the end of the recording."""
         event = self._queue.get()
         self._closing.wait(FLUSH_S)
         while event is not None:
@@ -176,7 +175,7 @@ class TraceRecorder:
 
 
 def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> list[Patch]:
-    """Edits in code points, each in the text that the ones before it leave. The document stays as it is."""
+    """Convert edits to code points, each relative to the text after the previous ones."""
     scratch = document
     if len(edits) > 1:
         scratch = copy.copy(document)
@@ -188,18 +187,16 @@ def patches(document: Document, edits: Sequence[Edit], encoding: Encoding) -> li
         if edit.start is not None and edit.end is not None:
             start = scratch.place(edit.start, encoding)
             end = scratch.place(edit.end, encoding)
-        found.append((*start, *end, _sound(edit.text)))
+        found.append((*start, *end, valid_unicode(edit.text)))
         if scratch is not document:
             scratch.change(scratch.version, [edit], encoding)
     return found
 
 
 def _create(path: Path) -> int:
-    """A new file that only this user can read.
+    """Create a new file that only this user can read; never overwrite one.
 
-    Several windows may have been given one name, and no file is written over.
-
-    ``trace.jsonl``, then ``trace-2.jsonl`` and so on; in a folder, ``trace.jsonl`` there.
+    Windows may share a name: ``trace.jsonl``, then ``trace-2.jsonl`` and so on, also in a given folder.
     """
     path = path.expanduser()
     first = path / "trace.jsonl" if path.is_dir() else path
@@ -211,8 +208,3 @@ def _create(path: Path) -> int:
         except FileExistsError:
             continue
     raise FileExistsError(0, "too many traces of this name")
-
-
-def _sound(text: str) -> str:
-    """Text that JSON can hold: half a character becomes a question mark, which is as long."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -15,7 +15,7 @@ CANVAS = "fimserver/canvas"
 
 
 def preview(server: Server, snapshot: Snapshot) -> Watch | None:
-    """Return what sends each canvas, where the editor wants that. A canvas without slots ends the preview."""
+    """Return a function that sends each canvas, if the editor wants it. An empty canvas ends the preview."""
     if not server.session.config.preview:
         return None
     at = items.position(snapshot, snapshot.place, server.session.encoding)

@@ -1,4 +1,4 @@
-"""Commands and notifications beside completions: what a user or a plugin may ask for."""
+"""Commands and notifications other than completions, for users and plugins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SNOOZE_MINUTES = 24 * 60.0
 
 
 def explain(server: Server, _: Any = None) -> dict[str, Any]:
-    """Return why the last request ended as it did."""
+    """Return the outcome of the last request and the reason for it."""
     return server.session.last.explained()
 
 
@@ -36,12 +36,12 @@ def stats(server: Server, _: Any = None) -> dict[str, Any]:
 
 
 def accepted(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
-    """Note that a suggestion was accepted in full. The editor runs it after it has inserted the text."""
+    """Note that a suggestion was accepted in full. The editor runs this after inserting the text."""
     return server.session.acceptance.accept(str(suggestion_id))
 
 
 def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
-    """Note that the user dismissed a suggestion: it is not shown again at that place."""
+    """Note that the user dismissed a suggestion, which is then not shown again at that place."""
     shown = server.session.acceptance.find(str(suggestion_id))
     if shown is not None:
         server.session.reject(RejectedText(shown.uri, shown.before, shown.text))
@@ -49,10 +49,10 @@ def rejected(server: Server, suggestion_id: Any = None, *_: Any) -> bool:
 
 
 def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> str:
-    """Pin the route of the window or of one document; ``auto`` removes the pin. Returns what holds now."""
+    """Pin the route of the window or of a document; ``auto`` removes the pin. Returns the route in effect."""
     session = server.session
     if uri is None:
-        if route in ("auto", *ROUTES):  # a tuple, as anything may come
+        if route in ("auto", *ROUTES):  # a tuple: the argument may be unhashable
             pin(server, model=route)
         return session.config.model
     if route in ROUTES and uri in session.documents:
@@ -63,16 +63,13 @@ def set_route(server: Server, route: Any = None, uri: Any = None, *_: Any) -> st
 
 
 def toggle(server: Server, on: Any = None, *_: Any) -> bool:
-    """Switch completions on or off; without an argument to the other. Returns what holds now."""
+    """Switch completions on or off, or toggle without an argument. Returns whether they are on."""
     pin(server, enabled=on if isinstance(on, bool) else not server.session.config.enabled)
     return server.session.config.enabled
 
 
 def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
-    """Make no suggestions for a while unless they are asked for; 0 ends that.
-
-    Returns the minutes that are left.
-    """
+    """Make no automatic suggestions for some minutes; 0 ends that. Returns the minutes in effect."""
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     wanted = min(max(float(minutes), 0.0), MAX_SNOOZE_MINUTES) if is_number else SNOOZE_MINUTES
     server.session.snoozed_until_s = time.monotonic() + 60 * wanted
@@ -83,10 +80,7 @@ def snooze(server: Server, minutes: Any = None, *_: Any) -> float:
 
 
 async def pause(server: Server, minutes: Any = None, *_: Any) -> str:
-    """Have the host unload its models for so many minutes at most; 0 ends that.
-
-    Returns one line on how it is now.
-    """
+    """Have the host unload its models for some minutes at most; 0 ends that. Returns a line for the user."""
     is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
     wanted = min(max(float(minutes), 0.0), MAX_PAUSE_MINUTES) if is_number else PAUSE_MINUTES
     problem = await server.session.host.pause(wanted)
@@ -105,7 +99,7 @@ def clear_cache(server: Server, *_: Any) -> int:
 
 
 def restart(server: Server, *_: Any) -> str:
-    """Try the host again, also after it was given up."""
+    """Start the host again even after repeated crashes."""
     server.session.host.revive()
     server.later(server.status.watch())
     return "starting"
@@ -126,7 +120,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 
 
 def did_focus(server: Server, params: Any) -> None:
-    """Note where the cursor is (Copilot's extension, with a ``position`` beside the document)."""
+    """Note where the cursor is (Copilot's notification, extended by a ``position``)."""
     uri = _field(_field(params, "textDocument"), "uri")
     position = _field(params, "position")
     line = _field(position, "line")
@@ -136,16 +130,13 @@ def did_focus(server: Server, params: Any) -> None:
 
 
 def did_show(server: Server, params: Any) -> None:
-    """Note that an item is on the screen (Copilot's extension).
-
-    From then on only reported items count as shown.
-    """
+    """Note that an item is shown (Copilot's notification). From then on only reported ones count as shown."""
     if (suggestion_id := _suggestion_id(params)) is not None:
         server.session.acceptance.reported_shown(suggestion_id)
 
 
 def did_accept_partly(server: Server, params: Any) -> None:
-    """Note how many UTF-16 units of an item were accepted (Copilot's extension)."""
+    """Note how many UTF-16 units of an item were accepted (Copilot's notification)."""
     suggestion_id = _suggestion_id(params)
     length = _field(params, "acceptedLength")
     if suggestion_id is not None and isinstance(length, int):

@@ -1,4 +1,4 @@
-"""Health of a window and of its host, for someone who asks whether everything works."""
+"""Health of a window and of its host (``fimserver/health``), for a user who checks the installation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DONE = ENDED | {Reason.LENGTH, Reason.EMPTY}
 
 
 async def examine(server: Server) -> dict[str, Any]:
-    """Return the state of this window and of its host; one that can complete has to prove it."""
+    """Return the state of this window and of its host, which is tested with a tiny completion."""
     config = server.session.config
     health = await server.session.host.health()
     facts = {
@@ -35,7 +35,7 @@ async def examine(server: Server) -> dict[str, Any]:
 
 
 async def _probed(server: Server) -> dict[str, Any]:
-    """Return what came of a tiny completion. A failure is a state of its own."""
+    """Return the result of a tiny completion. If it fails, its reason becomes the state."""
     body = PROBE.model_copy(update={"fimserver": EditorHints(route=server.session.config.model)})
     started = time.monotonic()
     answer = await server.session.host.complete(body, deadline_s=started + PROBE_S, asked=True)

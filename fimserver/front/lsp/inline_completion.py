@@ -1,7 +1,7 @@
 """Handlers of inline completion (ghost text) and of the completion menu.
 
-The snapshot is taken when the message comes, before the first await. No failure becomes a popup: the answer
-is an empty list, and ``fimserver/explain`` has the reason.
+The snapshot is taken when the message arrives, before the first await. A failure never becomes a popup: the
+answer is an empty list, and ``fimserver/explain`` returns the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUT_OF_DATE = frozenset({Reason.SUPERSEDED, Reason.STALE})
 
 
 def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any:
-    """Return a coroutine, made after the snapshot was taken."""
+    """Take the snapshot, and return a coroutine that answers the request."""
     context = params.context
     invoked = context.trigger_kind == lsp.InlineCompletionTriggerKind.Invoked
     request = _arrived(server, params, "inline", invoked=invoked, popup=context.selected_completion_info)
@@ -40,10 +40,7 @@ def inline_completion(server: Server, params: lsp.InlineCompletionParams) -> Any
 
 
 async def _inline(server: Server, request: CompletionRequest) -> lsp.InlineCompletionList | None:
-    """Answer ``None`` when out of date.
-
-    An empty list would hide what a newer request has shown meanwhile (Neovim).
-    """
+    """Answer ``None`` when out of date: an empty list would hide a newer request's suggestion (Neovim)."""
     try:
         suggestions = await suggest(server, request)
     finally:
@@ -56,7 +53,7 @@ async def _inline(server: Server, request: CompletionRequest) -> lsp.InlineCompl
 
 
 def menu_completion(server: Server, params: lsp.CompletionParams) -> Any:
-    """Answer for the completion menu, which does not say whether it opened by itself."""
+    """Answer for the completion menu, which does not tell whether the user invoked it."""
     request = _arrived(server, params, "menu", invoked=False)
     return _menu(server, request) if request else lsp.CompletionList(is_incomplete=False, items=[])
 
@@ -75,7 +72,7 @@ def _arrived(
     invoked: bool,
     popup: lsp.SelectedCompletionInfo | None = None,
 ) -> CompletionRequest | None:
-    """Resolve the request with the document as it is now; ``None`` where the document is not open."""
+    """Resolve the request with the current document; ``None`` if the document is not open."""
     session = server.session
     document = session.documents.get(params.text_document.uri)
     if document is None:
@@ -95,10 +92,7 @@ def _arrived(
 
 
 async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestion, ...] | None:
-    """Return suggestions for a request, ``None`` where it is out of date.
-
-    A failure is a reason, never an error.
-    """
+    """Return suggestions, or ``None`` if the request is out of date. A failure is a reason, not an error."""
     session = server.session
     uri = request.uri
     try:
@@ -109,7 +103,7 @@ async def suggest(server: Server, request: CompletionRequest) -> tuple[Suggestio
         raise
     except FimError as error:
         outcome = Outcome(reason=Reason.FAILED, message=str(error), uri=uri)
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not reach the editor
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not reach the editor
         # A traceback may quote text.
         log.error("a completion failed: %s", type(error).__name__)  # noqa: TRY400
         outcome = Outcome(reason=Reason.FAILED, message=type(error).__name__, uri=uri)

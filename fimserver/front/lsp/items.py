@@ -13,17 +13,14 @@ from fimserver.front.outcome import Suggestion
 
 ACCEPTED = "fimserver.accepted"
 LABEL_CHARS = 60
-# Clients that draw a suggestion best when its range starts where the line starts (vscode#208152).
+# Clients that render a suggestion best if its range starts at the start of the line (vscode#208152).
 FROM_LINE_START = ("Visual Studio Code", "VSCodium", "code-server", "Code - OSS", "Cursor", "Windsurf")
 
 
 def inline_list(
     snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, from_line_start: bool
 ) -> lsp.InlineCompletionList:
-    """Return items for ghost text, always in the list form.
-
-    Some clients take nothing else for "no suggestion".
-    """
+    """Return items for ghost text, always as a list: some clients accept nothing else if it is empty."""
     items = [_inline(snapshot, s, encoding, from_line_start=from_line_start) for s in suggestions]
     return lsp.InlineCompletionList(items=items)
 
@@ -47,10 +44,7 @@ def _inline(
 def menu_list(
     snapshot: Snapshot, suggestions: Iterable[Suggestion], encoding: Encoding, *, insert_replace: bool
 ) -> lsp.CompletionList:
-    """Return items for clients without ghost text.
-
-    Incomplete, so that the client asks again at the next key.
-    """
+    """Return items for clients without ghost text. Incomplete: the client asks again at the next key."""
     items = [
         _menu(snapshot, suggestion, encoding, insert_replace=insert_replace) for suggestion in suggestions
     ]
@@ -65,7 +59,7 @@ def _menu(
     start = position(snapshot, Position(suggestion.start.line, suggestion.start.column - len(word)), encoding)
     cursor = position(snapshot, snapshot.place, encoding)
     whole = lsp.Range(start, position(snapshot, suggestion.end, encoding))
-    # Never insert without replacing: what the text repeats of the line would stand there twice.
+    # Never insert without replacing: text that the suggestion repeats would be there twice.
     splits = insert_replace and suggestion.end == snapshot.place
     edit = (
         lsp.InsertReplaceEdit(text, lsp.Range(start, cursor), whole) if splits else lsp.TextEdit(whole, text)
@@ -76,7 +70,7 @@ def _menu(
         label_details=lsp.CompletionItemLabelDetails(description="fimserver"),
         kind=lsp.CompletionItemKind.Text,
         filter_text=word or text,
-        sort_text="~",  # below what a language's own server offers
+        sort_text="~",  # below the items of the language's own server
         documentation=lsp.MarkupContent(lsp.MarkupKind.Markdown, fenced(text, snapshot.language)),
         text_edit=edit,
         preselect=False,
@@ -85,10 +79,7 @@ def _menu(
 
 
 def typed_word(line_before: str) -> str:
-    """Return the word that ends at the cursor, which clients filter menu items by.
-
-    Letters of any script count.
-    """
+    """Return the word, in any script, that ends at the cursor: clients filter menu items by it."""
     start = len(line_before)
     while start and is_word(line_before[start - 1]):
         start -= 1
@@ -101,17 +92,17 @@ def is_word(char: str) -> bool:
 
 
 def fenced(text: str, language: str) -> str:
-    """Return text as a Markdown code block, with a fence that is longer than any run of backticks in it."""
+    """Return text as a Markdown code block, with a fence longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def accepted_command(suggestion: Suggestion) -> lsp.Command:
-    """Return what the editor runs after a full acceptance: the only sign of it that all editors give."""
+    """Return the command that the editor runs after a full acceptance: all editors support this report."""
     return lsp.Command(title="accepted", command=ACCEPTED, arguments=[suggestion.suggestion_id])
 
 
 def position(snapshot: Snapshot, place: Position, encoding: Encoding) -> lsp.Position:
-    """Return a position in the units of the wire."""
+    """Convert a position to units of the wire encoding."""
     return lsp.Position(place.line, units_of(snapshot.lines[place.line][: place.column], encoding))

@@ -1,4 +1,4 @@
-"""Lifecycle handlers: a window starts, changes its settings or folders, and shuts down."""
+"""Lifecycle handlers: initialize, change of settings or workspace folders, shutdown."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fimserver.front.lsp.inline_completion import menu_completion
 from fimserver.front.lsp.server import Server
 
 log = logging.getLogger("fimserver.front")
-ANSWER_S = 5.0  # that an editor gets to answer a request
+ANSWER_S = 5.0  # how long the editor may take to answer a request
 ENCODINGS: dict[str, Encoding] = {"utf-8": "utf-8", "utf-16": "utf-16", "utf-32": "utf-32"}
 
 
 def initialize(server: Server, params: lsp.InitializeParams) -> None:
-    """Take over what the editor can do, its folders and its settings."""
+    """Read the editor's capabilities, folders and settings."""
     capabilities = params.capabilities
     server.session.encoding = _encoding(capabilities)
     name = params.client_info.name if params.client_info else ""
@@ -43,7 +43,7 @@ def initialize(server: Server, params: lsp.InitializeParams) -> None:
 
 
 def _encoding(capabilities: lsp.ClientCapabilities) -> Encoding:
-    """Return the client's first encoding, as pygls announces it; UTF-16 for an unknown one."""
+    """Return the client's preferred encoding, which pygls announces; UTF-16 for an unknown one."""
     offered = (capabilities.general.position_encodings if capabilities.general else None) or ["utf-16"]
     first = offered[0]
     return ENCODINGS.get(getattr(first, "value", first), "utf-16")
@@ -75,7 +75,7 @@ def did_change_configuration(server: Server, params: lsp.DidChangeConfigurationP
 
 
 async def pull_configuration(server: Server) -> None:
-    """Ask the editor for the section ``fimserver``, where it can be asked."""
+    """Ask the editor for the settings section ``fimserver``, if it supports that."""
     workspace = server.client_capabilities.workspace
     if workspace is None or not workspace.configuration:
         return
@@ -83,31 +83,30 @@ async def pull_configuration(server: Server) -> None:
     try:
         async with asyncio.timeout(ANSWER_S):
             answer = await server.workspace_configuration_async(params)
-    except Exception as error:  # noqa: BLE001 - the settings stay as they are
+    except Exception as error:  # noqa: BLE001 - the settings remain unchanged
         log.info("no configuration: %s", type(error).__name__)
         return
     configure(server, answer[0] if answer else None)
 
 
 def configure(server: Server, sent: Any) -> None:
-    """Apply the editor's settings, all of them: a missing one is as it was at the start.
+    """Replace the editor's settings: a missing one gets its initial value.
 
-    Unknown names and values are named in the log. A command's pin holds until its own setting changes.
+    Logs unknown names and unusable values. A value pinned by a command holds until its setting changes.
     """
     if not isinstance(sent, dict):
         return  # the editor has no settings for us
     session = server.session
-    new = sent
     session.pins = {
-        name: value for name, value in session.pins.items() if named(new, name) == named(session.sent, name)
+        name: value for name, value in session.pins.items() if named(sent, name) == named(session.sent, name)
     }
-    session.sent = new
-    note_problems(server, new)
-    _hold(server, changed(session.start, new)[0])
+    session.sent = sent
+    note_problems(server, sent)
+    _hold(server, changed(session.start, sent)[0])
 
 
 def note_problems(server: Server, sent: Any) -> None:
-    """Log settings that have no effect, each once; the health page lists them."""
+    """Log settings without effect, each once, and keep them for ``fimserver/health``."""
     known = server.session.setting_problems
     problems = setting_problems(sent)
     for problem in problems:
@@ -117,7 +116,7 @@ def note_problems(server: Server, sent: Any) -> None:
 
 
 def pin(server: Server, **values: Any) -> None:
-    """Apply a command's values on top of the settings."""
+    """Pin values set by a command; they override the settings."""
     server.session.pins |= values
     _hold(server, changed(server.session.start, server.session.sent)[0])
 

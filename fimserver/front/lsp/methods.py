@@ -1,4 +1,4 @@
-"""Methods of the language server, one line for each, and the making of a server that serves them."""
+"""Methods of the language server, one line each, and the function that makes a server with them."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ METHODS: Mapping[str, Handler] = {
 
 
 def make_server(config: Config, host: HostClient, send: Send, leave: Callable[[int], None]) -> Server:
-    """Return a server with all methods and commands.
-
-    ``send`` takes message bodies, ``leave`` an exit code.
-    """
+    """Make a server with all methods and commands. ``send`` takes message bodies, ``leave`` an exit code."""
     server = Server(config, host, send, leave)
     server.protocol.on_bad_params = partial(text_sync.bad_params, server)
     server.protocol.on_lost = partial(text_sync.lost, server)

@@ -1,10 +1,8 @@
-"""JSON-RPC and the life cycle of a language server.
+"""JSON-RPC and the life cycle of a language server, on top of pygls' dispatcher.
 
-One answer for each request, in front of pygls' dispatcher.
-
-It adds what pygls 2.1.1 leaves open: requests that cannot be parsed are answered, nothing is served before
-``initialize`` or after ``shutdown``, errors carry no text or path, and handlers see messages in the order of
-arrival.
+It adds what pygls 2.1.1 lacks: every request is answered exactly once, also one that cannot be parsed;
+nothing is served before ``initialize`` or after ``shutdown``; errors contain no text or path; handlers see
+messages in the order of arrival.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ Send = Callable[[bytes], None]
 Id = int | str
 
 
-# What pygls does on these with a workspace of its own, and we with our mirror and our folders.
+# pygls handles these for its own workspace; ours is the document mirror of the session.
 OURS = (
     lsp.TEXT_DOCUMENT_DID_OPEN,
     lsp.TEXT_DOCUMENT_DID_CHANGE,
@@ -45,7 +43,7 @@ OURS = (
 
 
 class Protocol(LanguageServerProtocol):
-    """pygls' dispatcher with our rules in front of it. ``send`` takes bodies, ``leave`` an exit code."""
+    """pygls' dispatcher with stricter rules. ``send`` takes message bodies, ``leave`` an exit code."""
 
     def __init__(self, server: LanguageServer, converter: Any) -> None:
         super().__init__(server, converter)
@@ -56,10 +54,10 @@ class Protocol(LanguageServerProtocol):
         self.leave: Callable[[int], None] = lambda _: None
         self.on_bad_params: Callable[[str, Any], None] = lambda _method, _params: None
         self.on_lost: Callable[[], None] = lambda: None
-        self._asked: dict[Id, tuple[Any, Any]] = {}  # questions of ours: future and type of the answer
+        self._asked: dict[Id, tuple[Any, Any]] = {}  # requests to the editor: future and type of the answer
 
     def receive(self, body: bytes) -> None:
-        """One message from the editor. Never raises, so that the next one is heard."""
+        """Handle one message from the editor. Never raises, so that the next one is handled too."""
         try:
             self._take(body)
         except Exception as error:  # noqa: BLE001 - a traceback may quote text
@@ -93,7 +91,7 @@ class Protocol(LanguageServerProtocol):
             self._dispatch(method, message, is_request=is_request)
 
     def _refusal(self, method: str) -> Code | None:
-        """Why a method cannot be served at this point of the server's life."""
+        """Return why a method cannot be served in the current state, or ``None``."""
         if method == lsp.EXIT:
             return None
         if self.life is Life.NEW:
@@ -111,7 +109,7 @@ class Protocol(LanguageServerProtocol):
             if is_request:
                 self._refuse(message["id"], Code.PARAMS)
             return
-        if is_request and not hasattr(call, "id"):  # the method of a notification
+        if is_request and not hasattr(call, "id"):  # a notification's method with an id
             self.on_bad_params(method, message.get("params"))
             self._refuse(message["id"], Code.REQUEST)
             return
@@ -124,7 +122,7 @@ class Protocol(LanguageServerProtocol):
             self.life = Life.RUNNING
 
     def _structured(self, method: str, message: dict[str, Any], *, is_request: bool) -> Any:
-        """The message as a type of lsprotocol; methods of our own keep their parameters as they are."""
+        """Convert a message to its lsprotocol type; our own methods keep their parameters as plain JSON."""
         kind = self.get_message_type(method)
         message = {**message, "jsonrpc": "2.0"}
         if "params" in message:
@@ -139,7 +137,7 @@ class Protocol(LanguageServerProtocol):
         return structured(self._converter, message, kind)
 
     def _answered(self, message: dict[str, Any]) -> None:
-        """The editor's answer to a request of ours. What we did not ask is ignored."""
+        """Handle the editor's answer to a request of ours. Ignores an unknown id."""
         msg_id = _id_of(message)
         if msg_id is None or msg_id not in self._asked:
             return
@@ -151,16 +149,13 @@ class Protocol(LanguageServerProtocol):
                 future.set_result(
                     self._converter.structure(message, kind).result if kind else message["result"]
                 )
-        except Exception as error:  # noqa: BLE001 - an answer that does not fit is an error of the editor
+        except Exception as error:  # noqa: BLE001 - the editor's answer has the wrong type
             future.set_exception(JsonRpcException(type(error).__name__))
 
     def send_request(
         self, method: str, params: Any = None, callback: Any = None, msg_id: Id | None = None
     ) -> Any:
-        """Send a request to the editor.
-
-        Its id cannot be one of the editor's, and it is forgotten once settled.
-        """
+        """Send a request to the editor, with an id that cannot clash with the editor's own."""
         msg_id = msg_id or uuid.uuid4().hex
         future = super().send_request(method, params, callback, msg_id)
         self._asked[msg_id] = self._request_futures.pop(msg_id), self._result_types.pop(msg_id)
@@ -168,7 +163,7 @@ class Protocol(LanguageServerProtocol):
         return future
 
     def handle_message(self, message: Any) -> None:
-        self._shutdown = False  # our own life says what may pass
+        self._shutdown = False  # ``self.life`` decides instead
         super().handle_message(message)
 
     def _execute_handler(
@@ -179,10 +174,7 @@ class Protocol(LanguageServerProtocol):
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Run a handler at once, up to its first await.
-
-        It sees the documents as they were when its message came.
-        """
+        """Run a handler at once up to its first await, so that it sees the documents as of its message."""
         if inspect.isgeneratorfunction(handler):
             super()._execute_handler(msg_id, handler, callback, args, kwargs)
             if (
@@ -199,7 +191,7 @@ class Protocol(LanguageServerProtocol):
                 future.add_done_callback(lambda _: self._request_futures.pop(msg_id, None))
             else:
                 future.set_result(result)
-        except BaseException as error:  # noqa: BLE001 - every request has to be answered
+        except BaseException as error:  # noqa: BLE001 - every request must be answered
             future.set_exception(error)
         future.add_done_callback(callback)
 
@@ -218,7 +210,7 @@ class Protocol(LanguageServerProtocol):
     def _send_result(self, msg_id: Id, result: Any) -> None:
         try:
             self._send_response(msg_id, result=result)
-        except Exception as error:  # noqa: BLE001 - what cannot be written is answered all the same
+        except Exception as error:  # noqa: BLE001 - a result that cannot be serialised is an error answer
             log.error("an answer cannot be written: %s", type(error).__name__)  # noqa: TRY400
             self._refuse(msg_id, Code.INTERNAL, type(error).__name__)
 
@@ -235,12 +227,12 @@ class Protocol(LanguageServerProtocol):
         super()._handle_request(msg_id, method_name, params)
 
     def _handle_cancel_notification(self, msg_id: Id) -> None:
-        """The request's own callback takes it off the table, and answers."""
+        """Cancel a request; its own callback removes and answers it."""
         if isinstance(msg_id, int | str) and (future := self._request_futures.get(msg_id)) is not None:
             future.cancel()
 
     def _handle_notification(self, method_name: str, params: Any) -> None:
-        """As pygls does, without its future for each notification that is never taken away again."""
+        """Handle a notification as pygls does, but without leaking a future for each one."""
         if method_name == lsp.CANCEL_REQUEST:
             self._handle_cancel_notification(params.id)
             return
@@ -259,10 +251,7 @@ class Protocol(LanguageServerProtocol):
         self._send_body(self._converter.unstructure(data, unstructure_as=type(data)))
 
     def _send_body(self, message: Any) -> None:
-        """As JSON that every reader takes.
-
-        No NaN, and half characters, which only come back to who sent them, escaped.
-        """
+        """Send a message as strict JSON: no NaN, and lone surrogates (echoed from the client) escaped."""
         write = partial(
             json.dumps, message, default=self._serialize_message, allow_nan=False, separators=(",", ":")
         )
@@ -273,7 +262,7 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(lsp.SHUTDOWN)
     def lsp_shutdown(self, *_: Any) -> Any:
-        """Every request that still waits is answered as cancelled."""
+        """Shut down; answers every pending request as cancelled."""
         for future in list(self._request_futures.values()):
             future.cancel()
         if (handler := self.fm.features.get(lsp.SHUTDOWN)) is not None:
@@ -281,7 +270,7 @@ class Protocol(LanguageServerProtocol):
 
     @lsp_method(lsp.WORKSPACE_EXECUTE_COMMAND)
     def lsp_workspace__execute_command(self, params: lsp.ExecuteCommandParams) -> Any:
-        """Commands take their arguments as they come, too few or too many."""
+        """Run a command with the arguments as sent, even if they are too few or too many."""
         if (command := self.fm.commands.get(params.command)) is None:
             raise JsonRpcInvalidParams
         return command(*(params.arguments or ()))

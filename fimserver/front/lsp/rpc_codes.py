@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Code(Enum):
-    """Error codes of JSON-RPC and LSP, with the words that go along."""
+    """Error codes of JSON-RPC and LSP, with their messages."""
 
     PARSE = (-32700, "not JSON")
     REQUEST = (-32600, "not a request that can be served now")
@@ -18,7 +18,7 @@ class Code(Enum):
 
 
 class Life(Enum):
-    """Where in its life a server is."""
+    """State in the life cycle of a server."""
 
     NEW = "new"
     RUNNING = "running"

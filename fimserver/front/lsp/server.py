@@ -1,4 +1,4 @@
-"""Server of one editor window: pygls' server with our protocol, one session, and what the editor can do."""
+"""Server of one editor window: pygls' server with our protocol, a session and the editor's capabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Handler = Callable[["Server", Any], Any]
 
 
 class Server(LanguageServer):
-    """The handlers of its methods are in ``methods.py``, which makes servers."""
+    """Server of one window. ``methods.make_server`` makes one and registers the handlers."""
 
     protocol: Protocol
 
@@ -40,27 +40,27 @@ class Server(LanguageServer):
         self.session = Session(config, host)
         self.reading = ReadAhead(self.session)
         self.status = Status(self, self.session, self.later)
-        self.from_line_start = False  # whether an item's range has to begin with its line
+        self.from_line_start = False  # whether the range of an item starts at the start of its line
         self.insert_replace = False
         self.protocol.send = send
         self.protocol.leave = leave
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(self, method: str, handler: Handler, options: Any = None) -> None:
-        """Serve a method."""
+        """Register the handler of a method."""
         self.feature(method, options)(partial(handler, self))
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the messages."""
+        """Run a coroutine in the background."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def stop_later(self) -> None:
-        """End what runs beside the messages."""
+        """Cancel the background tasks."""
         for task in list(self._tasks):
             task.cancel()
 
     def report_server_error(self, error: Exception, source: Any) -> None:  # noqa: ARG002 - pygls' signature
-        """Log a fault that pygls reports. It never becomes a popup."""
+        """Log an error that pygls reports, instead of showing a popup."""
         log.error("pygls reports %s", type(error).__name__)

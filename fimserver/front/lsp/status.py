@@ -20,7 +20,7 @@ from fimserver.reasons import EXPLANATIONS, Reason
 log = logging.getLogger("fimserver.front")
 POLL_S = 0.25
 LONGEST_POLL_S = 10.0
-# What a status bar may colour. Reasons that are not here are ordinary.
+# Severity of a reason in the status bar; ``Normal`` for all others.
 KINDS = {
     Reason.OFF: "Inactive",
     Reason.EXCLUDED: "Inactive",
@@ -45,7 +45,7 @@ KINDS = {
 
 
 class Status:
-    """Status of one window, sent as ``fimserver/status``. ``later`` runs a coroutine beside the messages."""
+    """Status of one window, sent as ``fimserver/status``. ``later`` runs a coroutine in the background."""
 
     def __init__(
         self, server: LanguageServer, session: Session, later: Callable[[Coroutine[Any, Any, None]], None]
@@ -60,7 +60,7 @@ class Status:
         self._watches = False
 
     def refresh(self) -> None:
-        """Send ``fimserver/status``, where the editor understands it and something has changed."""
+        """Send ``fimserver/status`` if the editor supports it and something has changed."""
         config = self._session.config
         state = self._health.reason or self._document
         if state is None and self._session.is_snoozed:
@@ -81,12 +81,12 @@ class Status:
             self._server.protocol.notify("fimserver/status", facts)
 
     def renew(self) -> None:
-        """Send the status after a change of settings, which may switch the current document on or off."""
+        """Send the status after a change of settings, which may enable or disable the current document."""
         self._document = None
         self.refresh()
 
     def after(self, outcome: Outcome) -> None:
-        """Update the state after a request. One that did not reach the model says nothing about the model."""
+        """Update the state after a request. The host's health changes only if the request reached it."""
         kind = KINDS.get(outcome.reason)
         self._document = outcome.reason if kind == "Inactive" else None
         if outcome.source == "model" or kind in {"Warning", "Error"}:
@@ -102,12 +102,9 @@ class Status:
         self.refresh()
 
     async def watch(self) -> None:
-        """Start the host and show progress until its model is loaded, or cannot be.
-
-        One watch runs at a time.
-        """
+        """Start the host and show progress until its model is loaded or has failed. One watch at a time."""
         if not self._session.config.enabled:
-            self.refresh()  # an editor that started switched off has had no status yet
+            self.refresh()  # an editor that starts with completions off has no status yet
             return
         if self._watches:
             return
@@ -132,12 +129,12 @@ class Status:
             if self._health.reason is Reason.LOADING:
                 await progress.begin()
             else:
-                poll_s = min(LONGEST_POLL_S, 2 * poll_s)  # a host elsewhere may be away for long
+                poll_s = min(LONGEST_POLL_S, 2 * poll_s)  # a remote host may be down for long
             await asyncio.sleep(poll_s)
 
 
 class Progress:
-    """Progress of the model's loading in the editor, where it can show one."""
+    """Progress of loading the model, shown in the editor if it supports that."""
 
     def __init__(self, server: LanguageServer) -> None:
         self._server = server
@@ -155,7 +152,7 @@ class Progress:
                 await self._server.window_work_done_progress_create_async(
                     lsp.WorkDoneProgressCreateParams(token)
                 )
-        except Exception as error:  # noqa: BLE001 - then there is no progress
+        except Exception as error:  # noqa: BLE001 - without progress everything else still works
             log.info("no progress: %s", type(error).__name__)
             return
         self._token = token
@@ -166,6 +163,6 @@ class Progress:
             self._report(lsp.WorkDoneProgressEnd(message=message))
 
     def _report(self, value: Any) -> None:
-        # Pygls has no other way.
+        # pygls has no public way to send a progress value.
         unstructured = self._server.protocol._converter.unstructure(value)  # noqa: SLF001
         self._server.progress(lsp.ProgressParams(self._token, unstructured))

@@ -1,7 +1,6 @@
-"""Process of one editor window: its pipes, its event loop, and its end.
+"""Process of one editor window: its pipes, its event loop and its exit.
 
-It never outlives the editor: the end of the pipe, the editor's death, and an editor that stops reading end
-it.
+It never outlives the editor: it exits when the pipe is closed, the editor dies, or the editor stops reading.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def run_stdio(settings: Settings) -> int:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
-    for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log what users type
+    for name in ("pygls", "httpx2", "httpcore2"):  # at lower levels they log the user's text
         logging.getLogger(name).setLevel(logging.CRITICAL)
     host = open_host_client(settings.connect, settings.token, lambda: own_hosting(settings))
     pipe_in, pipe_out = claim_pipes()
@@ -57,9 +56,9 @@ def run_stdio(settings: Settings) -> int:
 
 
 def _leaver(writer: PipeWriter, endings: Sequence[Callable[[], None]]) -> Callable[[int], None]:
-    """Return a function that ends the process at once, whatever threads do. Answers are written first.
+    """Return a function that exits the process at once, whatever its threads do.
 
-    ``endings`` are called before that.
+    It calls ``endings`` and writes pending answers first.
     """
     gone = threading.Event()
 
@@ -89,14 +88,13 @@ async def _serve(
 
     def receive(bodies: list[bytes]) -> None:
         _receive(server, bodies)
-        editor.is_gone(server.process_id)  # it is seen as soon as it has named itself
+        editor.is_gone(server.process_id)  # notes that the editor's process exists
 
     def ended(problem: str | None) -> None:
         if problem:
             log.error("the editor's stream is out of step: %s", problem)
-        loop.call_soon_threadsafe(
-            lambda: leave(_code_at_end(server, problem))
-        )  # after what came before the end
+        # Scheduled, so that messages before the end are handled first.
+        loop.call_soon_threadsafe(lambda: leave(_code_at_end(server, problem)))
 
     loop.set_exception_handler(_note)
     loop.add_signal_handler(2, leave, 130)
@@ -111,7 +109,7 @@ async def _serve(
 
 
 def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what failed beside the messages, without its message, which may quote text."""
+    """Log the failure of a background task, without its message, which may quote text."""
     log.error("a task failed: %s", type(context.get("exception")).__name__)
 
 
@@ -121,14 +119,15 @@ def _receive(server: Server, bodies: list[bytes]) -> None:
 
 
 def _code_at_end(server: Server, problem: str | None) -> int:
-    """Return 0 only where the editor sent ``shutdown`` first."""
+    """Return the exit code: 0 only if the editor sent ``shutdown`` first."""
     return 0 if problem is None and server.protocol.life is Life.SHUT_DOWN else 1
 
 
 class EditorProcess:
-    """Editor's process, by the id that it gave. One that was never seen is not watched.
+    """The editor's process, watched by the id that it sent.
 
-    In a container or a sandbox the id may be of another namespace; the end of the pipe still ends the server.
+    In a container or a sandbox the id may belong to another namespace, so a process that was never seen is
+    not watched; the end of the pipe still ends the server.
     """
 
     def __init__(self, exists: Callable[[int], bool] | None = None) -> None:
@@ -136,7 +135,7 @@ class EditorProcess:
         self._seen = False
 
     def is_gone(self, pid: int | None) -> bool:
-        """Whether the process was seen before and no longer exists."""
+        """Whether the process was seen before and no longer exists. Notes whether it exists now."""
         if pid is None or pid <= 0:
             return False
         exists = self._exists(pid)
@@ -145,7 +144,7 @@ class EditorProcess:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether a process of this namespace has an id."""
+    """Whether a process with this id exists in this namespace."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

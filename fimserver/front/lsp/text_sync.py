@@ -86,7 +86,7 @@ NAMED_BY = {
 
 
 def bad_params(server: Server, method: str, params: Any) -> None:
-    """Mark the document of an unreadable change as unknown; all documents where it does not say which."""
+    """Mark the document of an unreadable change as dirty, or all documents if it does not name one."""
     if method not in NAMED_BY:
         return
     named = params.get(NAMED_BY[method]) if isinstance(params, dict) else None
@@ -98,7 +98,7 @@ def bad_params(server: Server, method: str, params: Any) -> None:
 
 
 def lost(server: Server, uris: Iterable[str] | None = None) -> None:
-    """Mark the text of documents as unknown; by default of all."""
+    """Mark documents (by default all) as dirty: their text is unknown."""
     documents = server.session.documents
     for uri in documents if uris is None else documents.keys() & uris:
         documents[uri].dirty = True

@@ -1,9 +1,7 @@
-"""Tolerance for clients of other protocol versions.
+"""Tolerance for clients of other protocol versions: fills in missing fields, leaves out unknown ones.
 
-What is missing is filled in, what is unknown is left out.
-
-Only what a client says of itself and of a request is treated like that. An edit that cannot be read is never
-left out: its document would no longer be the editor's.
+Fields are left out only of capabilities and requests, never of edits: the document would no longer equal the
+editor's.
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ Path = tuple[str | int, ...]
 
 
 def filled_in(method: str, params: Any) -> Any:
-    """Return the parameters of a message with what clients are known to leave out or to set to null."""
+    """Return parameters with the fields filled in that some clients leave out or set to null."""
     return FILLED_IN[method](params) if method in FILLED_IN and isinstance(params, dict) else params
 
 
 def _inline_context(params: dict[str, Any]) -> dict[str, Any]:
-    """A trigger kind that is missing or unknown means automatic."""
+    """Treat a missing or unknown trigger kind as automatic."""
     context = params.get("context")
     context = dict(context) if isinstance(context, dict) else {}
     invoked = lsp.InlineCompletionTriggerKind.Invoked.value
@@ -42,7 +40,7 @@ def _inline_context(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _document(params: dict[str, Any]) -> dict[str, Any]:
-    """An opened document without a version or a language has the first version and no language."""
+    """Fill in version 0 and an empty language of an opened document."""
     opened = params.get("textDocument")
     if not isinstance(opened, dict):
         return params
@@ -50,7 +48,7 @@ def _document(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(params: dict[str, Any]) -> dict[str, Any]:
-    """An edit without a version follows the last one; one without a range is the whole text."""
+    """Fill in a missing version; drop null ranges, so that the edit replaces the whole text."""
     named = params.get("textDocument")
     edits = params.get("contentChanges")
     if isinstance(named, dict):
@@ -63,7 +61,7 @@ def _changes(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cell_changes(params: dict[str, Any]) -> dict[str, Any]:
-    """The same for the cells of a notebook."""
+    """Do the same as ``_changes`` for the cells of a notebook."""
     params = copy.deepcopy(params)
     named = params.get("notebookDocument")
     if isinstance(named, dict):
@@ -89,7 +87,7 @@ FILLED_IN: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     lsp.TEXT_DOCUMENT_DID_CHANGE: _changes,
     lsp.NOTEBOOK_DOCUMENT_DID_CHANGE: _cell_changes,
 }
-# Methods whose fields may be left out where they are unknown.
+# Methods whose unknown fields may be left out.
 OPTIONAL = frozenset(
     {
         lsp.INITIALIZE,
@@ -103,10 +101,7 @@ OPTIONAL = frozenset(
 
 
 def structured(converter: cattrs.Converter, message: dict[str, Any], kind: Any) -> Any:
-    """Return a message as a type of lsprotocol, without the fields that it does not know.
-
-    Raises what cattrs raises.
-    """
+    """Convert a message to its lsprotocol type, without unknown fields. Raises what cattrs raises."""
     left = MAX_LEFT_OUT if message["method"] in OPTIONAL else 0
     while True:
         try:
@@ -120,7 +115,7 @@ def structured(converter: cattrs.Converter, message: dict[str, Any], kind: Any) 
 
 
 def _unknown(error: cattrs.BaseValidationError) -> list[Path]:
-    """Return where the values are that a type does not know, the last element of a list first."""
+    """Return the paths of values that do not fit the type, the last element of a list first."""
     found: set[Path] = set()
     for problem in cattrs.transform_error(error):
         what, _, where = problem.partition(" @ $")
@@ -141,7 +136,7 @@ def _left_out(message: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
 
 
 def _key(inside: Any, step: str | int) -> Any:
-    """Return the key of a field: ``value_set`` is ``valueSet`` on the wire."""
+    """Return the wire's key of a field: ``valueSet`` for ``value_set``."""
     if isinstance(step, int):
         return step
     return next(name for name in inside if re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() == step)

@@ -1,8 +1,8 @@
 """Transport of messages over the two pipes of an editor.
 
-The framing is strict where leniency would lose step (header grammar, lengths) and lenient where it cannot
-(case, blanks, bare LF). A reader and a writer thread own the pipes, so neither a silent nor a deaf editor can
-stall the server.
+Framing is strict where a mistake would lose synchronisation (header grammar, lengths) and lenient elsewhere
+(case, blanks, bare LF). A reader thread and a writer thread own the pipes, so an editor that does not write
+or does not read cannot stall the server.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*\r?
 
 
 class FramingError(Exception):
-    """The stream is out of step; nothing after this can be trusted."""
+    """The stream has lost synchronisation: nothing after this can be trusted."""
 
 
 class Decoder:
-    """Bytes in, message bodies out."""
+    """Decodes a stream of bytes into message bodies."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._length: int | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Bodies that are complete now. Raises ``FramingError``."""
+        """Add bytes and yield the bodies that are now complete. Raises ``FramingError``."""
         self._buffer += data
         while True:
             if self._length is None:
@@ -47,7 +47,7 @@ class Decoder:
             yield body
 
     def _header(self) -> int | None:
-        """Content length of the next body; ``None`` while its header is incomplete."""
+        """Read the content length of the next body; ``None`` while its header is incomplete."""
         length: int | None = None
         start = 0
         while (end := self._buffer.find(b"\n", start)) >= 0:
@@ -65,7 +65,7 @@ class Decoder:
 
 
 def _length(line: bytes, length: int | None) -> int | None:
-    """The content length after one more header line."""
+    """Read one header line: return its Content-Length, or ``length`` for another header."""
     match = _HEADER.fullmatch(line)
     if not match or len(line) > MAX_HEADER_BYTES:
         raise FramingError("not a header")
@@ -77,15 +77,12 @@ def _length(line: bytes, length: int | None) -> int | None:
 
 
 def encode(body: bytes) -> bytes:
-    """A body with its header."""
+    """Return a body with its header."""
     return b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 class PipeReader(threading.Thread):
-    """Reads a descriptor and hands over bodies.
-
-    ``ended`` is called once, with a problem or ``None`` for the end.
-    """
+    """Reads bodies from a descriptor. Calls ``ended`` once: with a problem, or ``None`` at end of file."""
 
     def __init__(
         self, fd: int, received: Callable[[list[bytes]], None], ended: Callable[[str | None], None]
@@ -108,7 +105,7 @@ class PipeReader(threading.Thread):
             self._ended(None)
 
     def _feed(self, decoder: Decoder, data: bytes) -> None:
-        """Hand over all bodies at once, also those before a place where the stream is out of step."""
+        """Hand over all complete bodies at once, also those before a framing error."""
         bodies: list[bytes] = []
         try:
             bodies.extend(decoder.feed(data))
@@ -118,7 +115,7 @@ class PipeReader(threading.Thread):
 
 
 class PipeWriter(threading.Thread):
-    """Writes bodies in order. ``stuck`` says that the editor has stopped reading."""
+    """Writes bodies in order. ``stuck``: the editor has stopped reading."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(name="lsp-writer", daemon=True)
@@ -138,7 +135,7 @@ class PipeWriter(threading.Thread):
         self._queue.put(data)
 
     def close(self, timeout_s: float) -> None:
-        """Write what is queued, for so long at most."""
+        """Write what is queued, for at most ``timeout_s``."""
         self._queue.put(None)
         self.join(timeout_s)
 
@@ -163,10 +160,7 @@ class PipeWriter(threading.Thread):
 
 
 def claim_pipes() -> tuple[int, int]:
-    """Return the editor's pipes as descriptors of our own.
-
-    Prints of libraries go to stderr, and stdin is empty for them.
-    """
+    """Return private descriptors of stdin and stdout; libraries print to stderr and read an empty stdin."""
     pipe_in = os.dup(0)
     pipe_out = os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -11,10 +11,7 @@ _STRINGS = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`
 
 
 def partners(text: str) -> tuple[dict[int, int], list[int]]:
-    """For every closing bracket the offset of its partner, -1 if it has none in ``text``.
-
-    And the openers left over.
-    """
+    """Offset of each closing bracket's partner (-1: none in ``text``), and the openers left unclosed."""
     pairs: dict[int, int] = {}
     open_: list[int] = []
     for match in _BRACKET.finditer(text):
@@ -28,30 +25,30 @@ def partners(text: str) -> tuple[dict[int, int], list[int]]:
 
 
 def unclosed(text: str) -> str:
-    """The opening brackets that ``text`` leaves open, outermost first."""
+    """Opening brackets that ``text`` leaves open, outermost first."""
     return "".join(text[i] for i in partners(text)[1])
 
 
 def closers_for(text: str) -> str:
-    """What would close the brackets that ``text`` leaves open."""
+    """Closing brackets for those that ``text`` leaves open."""
     return "".join(OPENS[char] for char in reversed(unclosed(text)))
 
 
 def unmatched(text: str) -> list[int]:
-    """Offsets of closing brackets without a partner, and of a quote whose string began before ``text``."""
+    """Offsets of closing brackets without a partner, and of the last quote of each kind with an odd count."""
     lone = [i for i, partner in partners(text)[0].items() if partner < 0]
     return sorted(lone + [text.rindex(quote) for quote in QUOTES if text.count(quote) % 2])
 
 
 def debt(before: str, after: str) -> int:
-    """Brackets that ``before`` leaves open less those of them that ``after`` closes."""
+    """Number of brackets that ``before`` leaves open and ``after`` does not close."""
     open_ = unclosed(before)
     lone = [after[i] for i, partner in partners(after)[0].items() if partner < 0]
     return unanswered(open_, lone)
 
 
 def place_in_line(line: str, comment_mark: str | None) -> Literal["code", "string", "comment"]:
-    """What the end of a line is in, by its quotes alone."""
+    """Whether the end of a line is in code, a string or a comment, judged by its quotes alone."""
     rest = _STRINGS.sub("", line)
     quote = re.search(r"[\"'`]", rest)
     comment = rest.find(comment_mark) if comment_mark else -1

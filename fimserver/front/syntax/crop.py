@@ -4,16 +4,13 @@ import re
 
 WINDOW_CHARS = 20_000  # of each side of the cursor
 
-# Where a window may begin or end: before a line that is not indented and closes nothing. A quote there ends a
-# docstring.
+# A window may begin or end before a line that is not indented and closes nothing; a line that starts with a
+# quote may end a docstring.
 _TOP_LEVEL = re.compile(r"\n(?=[^\s)\]}#/*\"'`])")
 
 
 def window(prefix: str, suffix: str) -> tuple[str, str]:
-    """The text near the cursor, cut before top-level lines, or at least before lines.
-
-    So no block is torn.
-    """
+    """Text near the cursor, cut at top-level lines if possible, else at lines, so that no block is split."""
     if len(prefix) >= WINDOW_CHARS:
         prefix = prefix[-WINDOW_CHARS:]
         top = _TOP_LEVEL.search(prefix)
@@ -26,7 +23,7 @@ def window(prefix: str, suffix: str) -> tuple[str, str]:
 
 
 def near(prefix: str, suffix: str, before: int, after: int) -> tuple[str, str]:
-    """The last ``before`` lines of the prefix and first ``after`` of the suffix, within a window's size."""
+    """Last ``before`` lines of the prefix and first ``after`` of the suffix, at most a window's size."""
     above = prefix[-WINDOW_CHARS:].rsplit("\n", before)
     below = suffix[:WINDOW_CHARS].split("\n", after)
     return "\n".join(above[-before:]), "\n".join(below[:after])

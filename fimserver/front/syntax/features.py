@@ -1,7 +1,6 @@
-"""Features of a cursor: what the text around it looks like, and how many lines to expect there.
+"""Features of a cursor: properties of the text around it, and how many lines to expect there.
 
-Only the last lines before the cursor and the first lines after it are read, so the cost does not grow with
-the file.
+Only a few lines before and after the cursor are read, so the cost does not grow with the file.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from fimserver.types import Features
 LINES_BEFORE = 80
 LINES_AFTER = 30
 TAB_COLUMNS = 4
-UNIT_LINES = 1000  # of a file that are looked at for its unit of indentation
+UNIT_LINES = 1000  # of a file that are read for its indentation unit
 _UNITS = frozenset({"\t", "  ", "   ", "    ", "        "})
 
-BODY_LINES = 5  # of a block of which nothing is there
-BLOCK_LINES = 3  # of a block that has just been opened and has something in it
-BLANK_LINES = 2  # of a fresh line: a statement, perhaps more
+BODY_LINES = 5  # expected in an empty block
+BLOCK_LINES = 3  # expected at the start of a block that is not empty
+BLANK_LINES = 2  # expected on a blank line: a statement, perhaps more
 
 _CLOSING = " \t\r)]}>\"'`,;:"
 _UNFINISHED = re.compile(
@@ -32,7 +31,7 @@ _UNFINISHED = re.compile(
 
 
 def features(language: str | None, prefix: str, suffix: str) -> Features:
-    """Read the features of the cursor between ``prefix`` and ``suffix``."""
+    """Return the features of the cursor between ``prefix`` and ``suffix``."""
     prefix, suffix = near(prefix, suffix, LINES_BEFORE, LINES_AFTER)
     place = parser.place(language, prefix, suffix)
     code = parser.code_only(language, prefix + suffix)
@@ -72,10 +71,7 @@ def columns(line: str, tab: int = TAB_COLUMNS) -> int:
 
 
 def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
-    """What a file indents by: a tab, or as many spaces as most lines are deeper than the one before.
-
-    Else ``default``.
-    """
+    """Indentation unit of a file: the most frequent step between lines, or ``default`` if there is none."""
     steps: Counter[str] = Counter()
     before = ""
     for line in lines[:UNIT_LINES]:
@@ -88,7 +84,7 @@ def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
 
 
 def opens_block(language: str | None, line: str) -> bool:
-    """Whether a line of code, strings and comments blanked out, ends by opening a block."""
+    """Whether a line, with strings and comments blanked out, ends by opening a block."""
     line = line.strip()
     if line.endswith("{") or (line.endswith(":") and (language is None or language in COLON_BLOCKS)):
         return True
@@ -96,10 +92,7 @@ def opens_block(language: str | None, line: str) -> bool:
 
 
 def _expected(place: str, *, empty: bool, opened: bool, blank: bool, inside: bool) -> int:
-    """One line within strings, comments, brackets and before text.
-
-    Else the more, the more of a block is missing.
-    """
+    """Expected lines: one in strings, comments, brackets and before text, else more for emptier blocks."""
     if place != "code" or inside:
         return 1
     if empty:
@@ -108,20 +101,17 @@ def _expected(place: str, *, empty: bool, opened: bool, blank: bool, inside: boo
 
 
 def _opens_block(language: str | None, before: str) -> bool:
-    """The cursor's line, or the non-blank one before it where the cursor's is blank and not dedented."""
+    """Whether the cursor's line opens a block, or, if it is blank and not dedented, the last line above."""
     *above, line = before.split("\n")
     if line.strip():
         return opens_block(language, line)
     header = next((text for text in reversed(above) if text.strip()), "")
-    # A blank line with the cursor in column 0 is fresh: the editor may not have indented it.
+    # Column 0 on a blank line is not a dedent: the editor may not have indented it yet.
     return opens_block(language, header) and (line == "" or columns(line) >= columns(header))
 
 
 def _in_arguments(before: str) -> bool:
-    """Within a round or square bracket, or a brace that opens a literal.
-
-    One after an operator or an opener.
-    """
+    """Whether the innermost open bracket is round, square, or the brace of a literal (not of a block)."""
     open_ = brackets.partners(before)[1]
     if not open_:
         return False
@@ -131,14 +121,14 @@ def _in_arguments(before: str) -> bool:
 
 
 def _body_is_empty(prefix: str, suffix: str) -> bool:
-    """Whether the line after the cursor is not deeper than the header before it."""
+    """Whether the next line after the cursor is not indented deeper than the header before it."""
     header = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
     following = next((line for line in suffix.split("\n")[1:] if line.strip()), None)
     return following is None or columns(following) <= columns(header)
 
 
 def _ends_statement(language: str | None, prefix: str) -> bool:
-    """By the last characters, and by the parser: with a line end after it nothing may be missing."""
+    """Whether the statement is complete: by its last characters, then by parsing it with a line end added."""
     left = prefix.rsplit("\n", 1)[-1].rstrip()
     if language is None:
         return left.endswith((".", ";", "!", "?"))

@@ -1,7 +1,4 @@
-"""Tables of languages.
-
-Names, grammars, the node types that tree-sitter's grammars have, and queries for imports.
-"""
+"""Tables of languages: names, tree-sitter grammars and their node types, and queries for imports."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +7,7 @@ from fimserver.languages import CLOSING_WORDS, COLON_BLOCKS, COMMENT_MARKS, CONT
 
 __all__ = ["CLOSING_WORDS", "COLON_BLOCKS", "COMMENT_MARKS", "CONTINUING_WORDS", "language_of"]
 
-# LSP language ids that are not our own names.
+# LSP language ids that differ from our names.
 _IDS: Mapping[str, str] = {
     "javascriptreact": "javascript",
     "typescriptreact": "tsx",
@@ -22,10 +19,10 @@ _IDS: Mapping[str, str] = {
     "jsonc": "json",
     "golang": "go",
 }
-# Ids for "the editor does not know": only here may the file name speak.
+# Ids for "unknown": only for these the file name decides.
 _UNSURE = frozenset({"", "plaintext", "text"})
 
-# Our name: (distribution module, function that gives the grammar).
+# Our name: (module, function that returns the grammar).
 GRAMMARS: Mapping[str, tuple[str, str]] = {
     "python": ("tree_sitter_python", "language"),
     "javascript": ("tree_sitter_javascript", "language"),
@@ -46,7 +43,7 @@ GRAMMARS: Mapping[str, tuple[str, str]] = {
     "css": ("tree_sitter_css", "language"),
 }
 
-# What fits in where an expression is missing: a name, but data has none.
+# What to insert where an expression is missing: a name, but JSON has none.
 FILLERS: Mapping[str, str] = {"json": "0"}
 
 BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +55,7 @@ BLOCK_WORDS: Mapping[str, tuple[str, ...]] = {
     "bash": (r"\b(?:then|do|else)$",),
 }
 
-# What a language is indented by where a file does not show it yet. Without an entry: what the model writes.
+# Indentation unit of a language, for a file without indentation. Without an entry the model decides.
 INDENTATION: Mapping[str, str] = {"go": "\t"}
 _MAKEFILES = re.compile(r"(?:gnu)?makefile(?:\.\w+)?|.*\.mk", re.IGNORECASE)
 
@@ -83,7 +80,7 @@ INTERPOLATION_KINDS = frozenset(
     },
 )  # fmt: skip
 
-# Nodes around a definition that are part of what it says, and nodes that only hold definitions.
+# Nodes that wrap a definition and belong to it, and nodes that merely contain definitions.
 WRAPPERS = frozenset(
     {"export_statement", "decorated_definition", "template_declaration", "type_declaration",
      "lexical_declaration",
@@ -115,7 +112,7 @@ _C = """
 (preproc_include path: (system_lib_string) @module)
 (preproc_include path: (string_literal (string_content) @module))
 """
-# One match is a module, or a module and one name taken from it.
+# One match is a module, or a module and one name imported from it.
 IMPORT_QUERIES: Mapping[str, str] = {
     "python": (
         """
@@ -156,15 +153,12 @@ IMPORT_QUERIES: Mapping[str, str] = {
 
 
 def is_makefile(language_id: str, path: str = "") -> bool:
-    """Whether recipes of make need their tabs, whatever else the file is indented by."""
+    """Whether a file is a makefile, whose recipes need tabs."""
     return language_id.lower() in {"make", "makefile"} or bool(_MAKEFILES.fullmatch(path.rsplit("/", 1)[-1]))
 
 
 def language_of(language_id: str, path: str = "") -> str | None:
-    """Our name for an LSP language id; the file's extension counts where the editor does not know.
-
-    ``None``: plain text.
-    """
+    """Our name for an LSP language id, or for the file's extension without one; ``None``: plain text."""
     name = _IDS.get(language_id.lower(), language_id.lower())
     if name in GRAMMARS:
         return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Of ``x = !ls`` and ``x = %sql …`` too. The line is kept as long as it was.
+# Matches ``x = !ls`` and ``x = %sql …`` too.
 _MAGIC = re.compile(
     r"^([ \t]*)(?:(?:[\w, ]+=[ \t]*)?(?:!|%%?\w)|\?{1,2}\w)[^\n]*|^([ \t]*)[\w.]+\?{1,2}[ \t]*$", re.MULTILINE
 )
@@ -12,12 +12,12 @@ _OTHER_LANGUAGE = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun|python3?|memi
 
 
 def is_other_language(text: str) -> bool:
-    """Whether a cell begins with a magic that has the rest of it read by something else than Python."""
+    """Whether a cell begins with a magic that makes the rest of it another language (``%%bash``)."""
     return _OTHER_LANGUAGE.match(text) is not None
 
 
 def without_magics(prefix: str, middle: str, suffix: str) -> tuple[str, str, str]:
-    """The three parts of a cell with a number for every magic, and blanks for its arguments."""
+    """Replace every magic of a cell by a number, padded with blanks to the same length."""
     text = prefix + middle + suffix
     plain = _MAGIC.sub(_number, text)
     end = len(prefix) + len(middle)

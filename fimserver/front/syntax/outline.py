@@ -11,15 +11,15 @@ from fimserver.front.syntax import languages
 
 OUTLINE_LINES = 30
 _LINE_CHARS = 160
-_DEPTH = 8  # of what holds a definition
+_DEPTH = 8  # maximum nesting of a definition
 
 
 def outline(language: str, root: Node, name: str) -> str | None:
-    """The outline of a top-level definition under ``root``, or ``None`` if no such name is defined."""
+    """Outline of a top-level definition under ``root``, or ``None`` if the name is not defined."""
     found = [(outer, inner) for outer, inner in _definitions(root) if _name_of(inner) == name]
     if not found:
         return None
-    # A declaration may stand before the definition: the one with a body says more.
+    # There may be a declaration before the definition: prefer the one with a body.
     outer, inner = min(found, key=lambda pair: body_of(pair[1]) is None)
     lines = [*_outline(language, outer, inner), *_attached(root, name)]
     return "\n".join(line[:_LINE_CHARS] for line in lines[:OUTLINE_LINES])
@@ -30,7 +30,7 @@ def text_of(node: Node) -> str:
 
 
 def _definitions(node: Node, outer: Node | None = None, depth: int = 0) -> Iterator[tuple[Node, Node]]:
-    """Pairs of a definition, with its decorators and ``export``, and the node that bears the name."""
+    """Yield pairs of a definition, with its decorators and ``export``, and the node with its name."""
     for child in node.named_children if depth < _DEPTH else ():
         if child.type in languages.HOLDERS:
             yield from _definitions(child, None, depth + 1)
@@ -50,7 +50,7 @@ def _name_of(node: Node) -> str:
 
 
 def body_of(node: Node, depth: int = 0) -> Node | None:
-    """The body of a function or class, also of one bound to a name (``const f = () => {…}``)."""
+    """Body of a function or class, also of one bound to a name (``const f = () => {…}``)."""
     if (body := node.child_by_field_name("body")) is not None or depth == _DEPTH:
         return body
     parts = (node.child_by_field_name(field) for field in ("value", "type"))
@@ -73,7 +73,7 @@ def _outline(language: str, outer: Node, inner: Node) -> list[str]:
 
 
 def _before(outer: Node, body: Node) -> list[str]:
-    """The lines from the start of ``outer`` to its body."""
+    """Non-blank lines from the start of ``outer`` to its body."""
     raw = (outer.text or b"")[: body.start_byte - outer.start_byte].decode("utf-8", "replace")
     return [line.rstrip() for line in raw.splitlines() if line.strip()]
 
@@ -97,7 +97,7 @@ def _member(node: Node) -> list[str]:
 
 
 def _attached(root: Node, name: str) -> list[str]:
-    """Signatures of the methods that are outside of the type: Rust's ``impl`` and Go's receivers."""
+    """Signatures of methods defined outside the type: Rust's ``impl`` and Go's receivers."""
     lines: list[str] = []
     for node in root.named_children:
         receiver = node.child_by_field_name("receiver")
@@ -119,7 +119,7 @@ def _attached(root: Node, name: str) -> list[str]:
 
 
 def _docstring(body: Node) -> str:
-    """The first line of a Python docstring."""
+    """First line of a Python docstring."""
     first = body.named_children[0] if body.named_children else None
     if first is None or first.type != "expression_statement" or first.named_children[0].type != "string":
         return ""
@@ -127,7 +127,7 @@ def _docstring(body: Node) -> str:
 
 
 def _comment_above(node: Node) -> str:
-    """The first line of the comment directly above."""
+    """First line of the comment directly above a node."""
     doc = ""
     below = node
     while (above := below.prev_sibling) is not None and above.type in languages.COMMENT_KINDS:

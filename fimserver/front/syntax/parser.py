@@ -1,7 +1,7 @@
-"""Parser: asks tree-sitter what is broken in a text, what the cursor is in, and what is imported.
+"""Parser: asks tree-sitter for syntax errors, the cursor's surroundings, imports, definitions and blocks.
 
-A grammar is loaded when it is first needed. The trees of the last few texts are kept, so that all questions
-about one cursor share one parse.
+A grammar is loaded on first use. The trees of the last few texts are cached, so that all questions about one
+cursor share one parse.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
     "tree_with",
 ]
 
-FILE_CHARS = 400_000  # of a file that is asked for imports or a definition
+FILE_CHARS = 400_000  # of a file that are parsed for imports or a definition
 
-# Data has no statements.
+# Languages without statements.
 _DATA = frozenset({"json", "yaml", "html", "css"})
 _DEFINES = re.compile(
     r"function|method|func_literal|class|constructor|closure|struct|union|interface|enum|trait|impl|record"
@@ -56,33 +56,29 @@ _BLOCKS = frozenset(
 
 
 class Import(NamedTuple):
-    """A module that a file takes something from; no ``names`` where it takes the module itself."""
+    """An imported module, and the names imported from it; none if the module itself is imported."""
 
     module: str
     names: tuple[str, ...]
 
 
 class StatementRun(NamedTuple):
-    """Statements, or members, that stand one after the other.
+    """Consecutive statements or members of a block. Spans are character offsets, the end excluded."""
 
-    All spans are offsets of characters, the end excluded.
-    """
-
-    span: tuple[int, int]  # the block, brackets and all
-    statements: tuple[tuple[int, int], ...]  # comments too
+    span: tuple[int, int]  # the block, with its brackets
+    statements: tuple[tuple[int, int], ...]  # with comments
     owner: tuple[int, int] | None  # the function or class whose body it is
 
 
 def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, replace: int = 0) -> bool:
-    """Whether ``middle``, in place of the first ``replace`` characters of ``suffix``, damages the text.
+    """Whether ``middle``, in place of the first ``replace`` characters of ``suffix``, adds syntax errors.
 
-    Damage is the number of MISSING nodes, of ERROR nodes, and of the nodes that the parser could not fit in
-    anywhere and left inside an ERROR. It is compared with the damage of the text without the middle. While a
-    statement is being written that text is broken anyway, so that a wrong middle would hide behind damage
-    that any right one repairs; where a mere name in place of the middle does less damage, that is what the
-    middle is measured by. Nodes of the middle itself count only where the text around was sound: within an
-    ERROR that was there before they are no news. Where the parser was lost already on the lines above and
-    below the cursor, nothing can be said, and nothing breaks.
+    Damage is the number of MISSING nodes, of ERROR nodes, and of nodes directly inside an ERROR. The damage
+    with the middle is compared with that of the text without it. While a statement is being written that text
+    is broken anyway, which would hide the errors of a wrong middle; so if a plain name in place of the middle
+    does less damage, the middle is compared with the name. Nodes of the middle inside an ERROR are not
+    counted, as that may have been there before. If an ERROR already spans the lines above and below the
+    cursor, nothing can be judged and the answer is ``False``.
     """
     if language is None or not middle:
         return False
@@ -98,12 +94,12 @@ def breaks_syntax(language: str | None, prefix: str, middle: str, suffix: str, r
 
 
 def read_ahead(language: str, prefix: str, suffix: str) -> None:
-    """Parse what ``breaks_syntax`` is going to ask about."""
+    """Parse the text for a later call of ``breaks_syntax``."""
     _tree(language, "".join(window(prefix, suffix)))
 
 
 def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "string", "comment"]:
-    """What the cursor is in. Plain text is code."""
+    """Whether the cursor is in code, a string or a comment. Plain text counts as code."""
     if language is None:
         return "code"
     prefix, suffix = window(prefix, suffix)
@@ -119,28 +115,25 @@ def place(language: str | None, prefix: str, suffix: str) -> Literal["code", "st
         if node.type in languages.INTERPOLATION_KINDS:
             return "code"
         node = node.parent
-    # A string that nothing ends is no string to a parser.
+    # The parser does not recognise an unterminated string.
     around = root.descendant_for_byte_range(at - len(_encode(line)), at + 1)
     broken = around is not None and around.has_error
     return place_in_line(line, languages.COMMENT_MARKS.get(language)) if broken else "code"
 
 
 def code_only(language: str | None, text: str) -> str:
-    """``text`` with blanks in the place of strings and comments, line ends excepted. Same length."""
+    """Replace strings and comments by blanks, except line ends. The length stays the same."""
     if language is None:
         return re.sub(r'"(?:\\.|[^"\\\n])*"', lambda match: " " * len(match[0]), text)
     raw = bytearray(_encode(text))
     for start, end in _literals(_tree(language, text).root_node):
-        # One blank a character: the bytes that go on with one vanish below.
+        # One blank per character: continuation bytes of UTF-8 are removed below.
         raw[start:end] = bytes(b if b == 10 or b & 0xC0 == 0x80 else 32 for b in raw[start:end])
     return re.sub(rb"(?<=[ \n])[\x80-\xbf]+", b"", bytes(raw)).decode("utf-8", "replace")
 
 
 def imports(language: str, text: str) -> tuple[Import, ...]:
-    """The modules a file imports, in order.
-
-    ``names`` are those of the exporting module; ``*`` is all of them.
-    """
+    """Modules that a file imports, in order. ``names`` are as in the exporting module; ``*`` means all."""
     if language not in languages.IMPORT_QUERIES:
         return ()
     found: dict[int, tuple[str, dict[str, None]]] = {}
@@ -153,17 +146,14 @@ def imports(language: str, text: str) -> tuple[Import, ...]:
 
 
 def definition(language: str, text: str, name: str) -> str | None:
-    """The outline of a top-level definition: signature and first line of the docstring.
-
-    Of a class also its members.
-    """
+    """Outline of a top-level definition: signature, first line of the docstring, members of a class."""
     if language not in languages.COMMENT_MARKS:
         return None
     return outline(language, _tree(language, text[:FILE_CHARS]).root_node, name)
 
 
 def blocks(language: str | None, text: str) -> tuple[StatementRun, ...]:
-    """The blocks of a whole file, outer ones first. Data (JSON, YAML, HTML, CSS) and plain text have none."""
+    """Blocks of a whole file, outer ones first. Data (JSON, YAML, HTML, CSS) and plain text have none."""
     if language is None or language in _DATA:
         return ()
     at = _characters(text)
@@ -198,7 +188,7 @@ def _tree(language: str, text: str) -> Tree:
 
 
 def tree_with(language: str, prefix: str, middle: str, suffix: str, replace: int = 0) -> Tree:
-    """The tree with the middle in it, made from the one without it."""
+    """Parse the text with the middle, incrementally from the tree without it."""
     old = _encode(prefix)
     new = _encode(middle)
     gone = _encode(suffix[:replace])
@@ -211,11 +201,11 @@ def tree_with(language: str, prefix: str, middle: str, suffix: str, replace: int
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "replace")  # a lone surrogate is one byte then
+    return text.encode("utf-8", "replace")  # a lone surrogate becomes one byte
 
 
 def _characters(text: str) -> Callable[[Node], tuple[int, int]]:
-    """What turns the bytes of a node of ``text`` into characters."""
+    """Return a function from a node of ``text`` to its span in characters."""
     if text.isascii():
         return lambda node: node.byte_range
     starts = [0, *accumulate(len(_encode(char)) for char in text)]
@@ -233,10 +223,7 @@ def _middle_damage(language: str, prefix: str, middle: str, suffix: str, replace
 
 
 def _damage(root: Node, start: int, end: int) -> int:
-    """Damage under ``root``.
-
-    Nodes between the bytes ``start`` and ``end`` that an ERROR holds are not counted.
-    """
+    """Damage under ``root``, without nodes inside an ERROR that are between bytes ``start`` and ``end``."""
     total = 0
     stack = [root]  # a stack: text may be nested deeper than Python recurses
     while stack:
@@ -251,7 +238,7 @@ def _damage(root: Node, start: int, end: int) -> int:
 
 
 def _lost(root: Node, before: bytes) -> bool:
-    """Whether an ERROR begins above the line that ``before`` ends in, and ends below it."""
+    """Whether an ERROR begins above the last line of ``before`` and ends below it."""
     row = before.count(b"\n")
     node = root.descendant_for_byte_range(len(before), len(before))
     while node is not None and not (node.is_error and node.start_point.row < row < node.end_point.row):
@@ -260,7 +247,7 @@ def _lost(root: Node, before: bytes) -> bool:
 
 
 def _literals(node: Node) -> Iterator[tuple[int, int]]:
-    """The spans of strings and comments, outermost ones only."""
+    """Yield the byte spans of strings and comments, outermost ones only."""
     stack = [node]
     while stack:
         top = stack.pop()

@@ -1,9 +1,9 @@
-"""Python's own compiler, asked about the statements around the cursor.
+"""Syntax check of the statements around the cursor with Python's own compiler.
 
-tree-sitter forgives indentation errors, ``return`` outside of a function and more; Python does not. A whole
-file takes too long to compile between two keys, so that it is cut down to the statements that decide: headers
-of the functions and classes around the cursor, and the statements before and after it. What depends on the
-whole of a long function is not seen, such as a value returned from an async generator.
+tree-sitter accepts indentation errors, ``return`` outside of a function and more; Python does not. A whole
+file takes too long to compile between two keys, so it is cut down to the statements that matter: headers of
+the functions and classes around the cursor, and the statements before and after it. Errors that depend on
+the whole of a long function are missed, such as a value returned from an async generator.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _WHOLE_ROWS = (
 )
 _MOST_ROWS = 400  # of any other statement; what is longer is not judged
 _HEADERS = ("class _:", "async def _():")
-# A line that is a statement at the margin and hardly a line of a docstring: where the text begins too far
-# above.
+# A top-level statement that is unlikely to be a line of a docstring: a safe place to begin a cut-off text.
 _STATEMENT = re.compile(
     r"^(?:(?:async def|def|class)[ ]\w+[(:]|@\w|(?:if|for|while|with|try)\b[^\n]*:$"
     r"|from[ ]\S+[ ]import\b|import[ ]\w+$"
@@ -36,32 +35,27 @@ _COMPILERS_ERRORS = (SyntaxError, ValueError, OverflowError, RecursionError, Mem
 
 
 class Crop(NamedTuple):
-    """Text before and after the cursor that compiles on its own with some middle between them."""
+    """Text before and after the cursor that compiles on its own with a suitable middle between them."""
 
     before: str
     after: str
     flags: int = 0  # of the compiler
 
     def without(self, count: int) -> Crop:
-        """The crop without the first ``count`` characters after the cursor."""
+        """Return the crop without the first ``count`` characters after the cursor."""
         return self._replace(after=self.after[count:])
 
     def error_line(self, middle: str) -> int | None:
-        """The line, from 0, of ``middle`` where Python sees the first error.
-
-        ``None`` if all of it compiles.
-        """
+        """Line of ``middle``, from 0, with the first error; ``None`` if everything compiles."""
         line = _error_line(self.before + middle + self.after, self.flags)
         return None if line is None else max(0, line - self.before.count("\n"))
 
 
 @lru_cache(maxsize=8)
 def crop_of(prefix: str, suffix: str, fillers: Sequence[str], *, is_cell: bool = False) -> Crop | None:
-    """The crop in which the first of ``fillers`` compiles that does so at the cursor.
+    """Return the crop for the first of ``fillers`` that compiles at the cursor; ``None`` if none does.
 
-    ``None`` if none of them does.
-
-    In a cell of a notebook ``await`` is allowed outside of functions.
+    In a notebook cell ``await`` is allowed outside of functions.
     """
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if is_cell else 0
     statement = _STATEMENT.search(prefix) if len(prefix) >= WINDOW_CHARS else None
@@ -91,10 +85,7 @@ def _error_line(text: str, flags: int) -> int | None:
 
 
 def _cut(prefix: str, filler: str, suffix: str, flags: int = 0) -> Crop | None:
-    """The text cut down to the statements around the cursor.
-
-    ``None`` where one of them is too long to compile.
-    """
+    """Cut the text down to the statements around the cursor; ``None`` if one is too long to compile."""
     data = (prefix + filler + suffix).encode("utf-8", "replace")
     start = len(prefix.encode("utf-8", "replace"))
     end = start + len(filler.encode("utf-8", "replace"))
@@ -106,9 +97,9 @@ def _cut(prefix: str, filler: str, suffix: str, flags: int = 0) -> Crop | None:
 
 
 def _with_header(prefix: str, header: str) -> str:
-    """A text that begins in a function or class whose header is too far above.
+    """Add a header to a text that begins inside a function or class whose own header was cut off.
 
-    From its outermost line on, with a header.
+    The text begins with its first line of the least indentation.
     """
     lines = prefix.split("\n")
     widths = {i: len(line) - len(line.lstrip()) for i, line in enumerate(lines[:-1]) if line.strip()}
@@ -119,17 +110,14 @@ def _with_header(prefix: str, header: str) -> str:
 
 
 class _Cutter(NamedTuple):
-    """Bytes of a text and the span in them that takes the cursor's place."""
+    """Cuts the bytes of a text around the span between ``start`` and ``end``: the filler at the cursor."""
 
     data: bytes
     start: int
     end: int
 
     def around(self, block: Node) -> tuple[bytes, bytes] | None:
-        """Of the statements of a block, what is around the cursor.
-
-        The one there, the one before, the one after.
-        """
+        """Return what to keep of a block: the statement at the cursor, the one before and the one after."""
         children = [child for child in block.children if child.type != "comment"]
         before = [child for child in children if child.end_byte < self.start]
         after = [child for child in children if child.start_byte > self.end]
@@ -150,7 +138,7 @@ class _Cutter(NamedTuple):
         )
 
     def _within(self, nodes: Sequence[Node], first: int, last: int) -> tuple[bytes, bytes] | None:
-        """The statements that the cursor touches, around it."""
+        """Return the text of the statements that the cursor touches, before and after it."""
         if len(nodes) == 1 and _rows(nodes[0]) > _WHOLE_ROWS and (body := _body(nodes[0])) is not None:
             inside = self._line_start(body.start_byte)
             if self.start >= inside > nodes[0].start_byte and (kept := self.around(body)) is not None:
@@ -162,7 +150,7 @@ class _Cutter(NamedTuple):
         return self.data[first : self.start], self.data[self.end : max(last, self.end)]
 
     def _tail(self, node: Node) -> bytes | None:
-        """A statement before the cursor; of a long function or class the header and last statement."""
+        """Return a statement before the cursor; of a long function or class its header and last statement."""
         begin = self._line_start(node.start_byte)
         body = _body(node)
         if _rows(node) <= (_WHOLE_ROWS if body else _MOST_ROWS):
@@ -177,10 +165,7 @@ class _Cutter(NamedTuple):
         return None if last is None else self.data[begin:inside] + last
 
     def _next(self, nodes: Sequence[Node]) -> Sequence[Node]:
-        """The next statement.
-
-        With a docstring and imports from __future__ the one after them, as nothing may be above these.
-        """
+        """Return the next statement, and any docstring and ``__future__`` imports before it."""
         texts = (self.data[node.start_byte : node.end_byte] for node in nodes)
         first = sum(
             1
@@ -189,7 +174,7 @@ class _Cutter(NamedTuple):
         return nodes[: first + 1]
 
     def _head(self, node: Node) -> bytes:
-        """A statement after the cursor, of a long one as much as what is before it can depend on."""
+        """Return a statement after the cursor; of a long function or class only the header."""
         if _rows(node) <= _WHOLE_ROWS:
             return self.data[node.start_byte : node.end_byte]
         body = _body(node)
@@ -204,7 +189,7 @@ def _rows(node: Node) -> int:
 
 
 def _body(node: Node) -> Node | None:
-    """The block of a function or class, decorated or not."""
+    """Body of a function or class, decorated or not."""
     inner = node.child_by_field_name("definition") or node
     return (
         inner.child_by_field_name("body")
