@@ -1,1 +1,1 @@
-"""HTTP endpoints of the host, in its own dialect and in those of other servers."""
+"""HTTP endpoints of the host, in its own dialect and those of other servers."""

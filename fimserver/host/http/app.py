@@ -1,4 +1,4 @@
-"""HTTP application of a host: its addresses and the small endpoints. Completions are in ``completions``."""
+"""HTTP application of a host: its routes and the small endpoints. Completions are in ``completions``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Handler = Callable[[Host, HttpRequest], Awaitable[Response]]
 
 
 def make_app(host: Host) -> Starlette:
-    """The ASGI application."""
+    """Make the ASGI application."""
 
     def bound(handler: Handler) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def endpoint(request: HttpRequest) -> Response:
@@ -59,14 +59,12 @@ def make_app(host: Host) -> Starlette:
         middleware=[Middleware(Guard, host=host)],
         exception_handlers={HTTPException: unknown_address},
     )
-    app.router.redirect_slashes = (
-        False  # the guard cleans addresses; a redirect would name http:// behind TLS
-    )
+    app.router.redirect_slashes = False  # ``Guard`` cleans paths; behind TLS a redirect would say http://
     return app
 
 
 async def health(host: Host, _: HttpRequest) -> Response:
-    """200 when models are loaded; 503 while they are being loaded or cannot be."""
+    """Answer 200 when models are loaded, 503 while they are loading or if they cannot be loaded."""
     state = host.scheduler.state
     body: dict[str, Any] = {"status": "ok" if state is None else state, "version": __version__}
     if state is None:
@@ -84,12 +82,12 @@ def _model(name: str) -> dict[str, str]:
 
 
 async def models(host: Host, _: HttpRequest) -> Response:
-    """The names that ``model`` may have."""
+    """List the names that ``model`` accepts."""
     return JSONResponse({"object": "list", "data": [_model(name) for name in _names(host)]})
 
 
 async def model(host: Host, request: HttpRequest) -> Response:
-    """One of these names."""
+    """Describe one of these names."""
     name = request.path_params["name"]
     if name in _names(host):
         return JSONResponse(_model(name))
@@ -97,18 +95,18 @@ async def model(host: Host, request: HttpRequest) -> Response:
 
 
 async def metrics(host: Host, _: HttpRequest) -> Response:
-    """Counters for Prometheus."""
+    """Return the metrics for Prometheus."""
     return Response(host.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 class PauseBody(RequestBody):
-    """``POST /v1/pause``: for how long at most."""
+    """``POST /v1/pause``. ``minutes``: maximum length of the pause."""
 
     minutes: float = Field(PAUSE_MINUTES, gt=0, le=MAX_PAUSE_MINUTES)
 
 
 async def pause(host: Host, request: HttpRequest) -> Response:
-    """Unload the models and free their memory, until an explicit request, ``/v1/resume`` or the limit."""
+    """Unload the models until an explicit request, ``/v1/resume`` or the time limit."""
     try:
         asked = read_json(PauseBody, await read_request(request, MAX_PAUSE_BYTES) or b"{}")
     except FimError as error:
@@ -128,7 +126,7 @@ async def resume(host: Host, _: HttpRequest) -> Response:
 
 
 async def events(host: Host, request: HttpRequest) -> Response:
-    """Store what became of suggestions."""
+    """Store the outcomes of suggestions."""
     try:
         batch = read_batch(await read_request(request, MAX_BATCH_BYTES))
     except FimError as error:

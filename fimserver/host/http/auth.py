@@ -1,4 +1,4 @@
-"""Guard of a host: clean addresses, allowed names, the token, and one answer for every failure inside."""
+"""Guard of a host: normalises paths, checks Host, Origin and token, and turns exceptions into a 500."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?")
 
 
 class Guard:
-    """ASGI middleware in front of the endpoints."""
+    """ASGI middleware that guards the endpoints."""
 
     def __init__(self, app: ASGIApp, host: Host) -> None:
         self._app = app
@@ -47,7 +47,7 @@ class Guard:
         await self._answered(scope, receive, send)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run an endpoint. A failure that nobody foresaw is a 500; its message may quote the user's text."""
+        """Run an endpoint. An unexpected exception becomes a 500 without its message, which may quote text."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -67,14 +67,14 @@ class Guard:
 
 
 def clean_path(path: str) -> str:
-    """An address without doubled slashes and without one at the end: clients join base URLs in every way."""
+    """Remove doubled and trailing slashes: clients join base URLs in different ways."""
     return re.sub("/+", "/", path).rstrip("/") or "/"
 
 
 def user_of(host: Host, request: HttpRequest) -> str | None:
-    """The name that a token file has for a request's token, empty for the one token of a host.
+    """Return the user's name for a request's token, empty if the host has one token for all.
 
-    ``None`` without a token that is known.
+    ``None`` if the token is missing or unknown.
     """
     given = _token(request)
     if host.token_file is not None:
@@ -83,7 +83,7 @@ def user_of(host: Host, request: HttpRequest) -> str | None:
 
 
 def refusal(host: Host, request: HttpRequest, user: str | None) -> Response | None:
-    """Why a request over TCP is not served: it comes from a web page, or ``user`` is nobody."""
+    """Refuse a TCP request from a web page, for another host name, or without a valid token."""
     if not host.token and host.token_file is None:
         return None
     if "origin" in request.headers:
@@ -106,16 +106,13 @@ def refusal(host: Host, request: HttpRequest, user: str | None) -> Response | No
 def _token(request: HttpRequest) -> str:
     match = _BEARER.fullmatch(request.headers.get("authorization", ""))
     given = match[1] if match else ""
-    if request.url.path in PAGES:  # a browser can give the token in the address only
+    if request.url.path in PAGES:  # a browser can send the token only in the URL
         given = given or request.query_params.get("token", "")
     return given
 
 
 def _own_address(request: HttpRequest) -> str:
-    """The IP address that this connection reached us at.
-
-    A name that a web page rebinds is never an address.
-    """
+    """Return the IP address on which this connection arrived. DNS rebinding cannot forge an address."""
     server = request.scope.get("server")
     try:
         return str(ipaddress.ip_address(server[0])) if server else ""
@@ -124,20 +121,14 @@ def _own_address(request: HttpRequest) -> str:
 
 
 def header_name(host_header: str) -> str:
-    """A Host header without its port.
-
-    Starlette's own reading takes a malformed one for the address we listen on.
-    """
+    """Return a Host header without its port. (Starlette replaces a malformed one by our own address.)"""
     name, _, port = host_header.lower().rpartition(":")
     name = name if port.isdecimal() else host_header.lower()
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name
 
 
 def allowed_name(given: str) -> str:
-    """A value of --allow-host as a Host header has it, without scheme, port and brackets.
-
-    Raises ``InputError``.
-    """
+    """Normalise a value of --allow-host: without scheme, port and brackets. Raises ``InputError``."""
     text = given.strip().lower()
     try:
         if "://" in text:

@@ -1,6 +1,6 @@
-"""Completion endpoint: a request body becomes a job, and the job's chunks become the answer.
+"""Completion endpoint: turns a request body into a job, and the job's chunks into the answer.
 
-Every request is answered at its deadline at the latest, whatever the engine does; hanging up stops the work.
+Every request is answered by its deadline, whatever the engine does; closing the connection stops the work.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import MAX_DEADLINE_MS, ROUTES, Deadline, RoutePin
 from fimserver.wire import MAX_BODY_BYTES, CompletionBody, CompletionChunk, Usage
 
-GRACE_MS = 200  # what an engine gets after the deadline to hand over what is good
-BODY_S = 30.0  # for a body to arrive
+GRACE_MS = 200  # how long after the deadline an engine may still deliver
+BODY_S = 30.0  # time limit for receiving a body
 Answers = asyncio.Queue[CompletionChunk | None]
 
 
 async def completions(host: Host, request: HttpRequest) -> Response:
-    """Fill a middle, streamed or in one piece, asked and answered in the shape of the address."""
+    """Fill a middle, streamed or in one piece, in the dialect of the path."""
     try:
         body, shape = READERS[request.url.path](await read_request(request))
         job, answers = make_job(host, body, caller_of(request, body))
@@ -57,7 +57,7 @@ async def completions(host: Host, request: HttpRequest) -> Response:
 
 
 async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The body. Raises ``InputError`` if it is too large, ``TimeoutError`` if it does not arrive."""
+    """Read the body. Raises ``InputError`` if it is too large, ``TimeoutError`` if it does not arrive."""
     data = bytearray()
     async with asyncio.timeout(BODY_S):
         async for part in request.stream():
@@ -68,15 +68,15 @@ async def read_request(request: HttpRequest, limit: int = MAX_BODY_BYTES) -> byt
 
 
 def caller_of(request: HttpRequest, body: CompletionBody) -> str:
-    """Who takes turns with others: the name in a token file, else the session, else the client's address."""
+    """Return the unit of fair scheduling: the user's name, else the session, else the client's address."""
     address = request.client.host if request.client else ""
     return request.scope.get("fimserver.user") or body.fimserver.session or address
 
 
 def make_job(host: Host, body: CompletionBody, caller: str = "") -> tuple[Job, Answers]:
-    """A job, and the queue that its chunks arrive in, bound to the running loop.
+    """Make a job, and the queue for its chunks, bound to the running loop.
 
-    ``caller``: who takes turns with others. Raises ``InputError``.
+    ``caller``: unit of fair scheduling. Raises ``InputError``.
     """
     loop = asyncio.get_running_loop()
     answers = Answers()
@@ -100,7 +100,7 @@ def make_job(host: Host, body: CompletionBody, caller: str = "") -> tuple[Job, A
 
 
 def _put(loop: asyncio.AbstractEventLoop, answers: Answers, chunk: CompletionChunk | None) -> None:
-    """From the engine thread into the loop, which may be gone."""
+    """Hand a chunk from the engine thread to the loop, which may be closed."""
     try:
         loop.call_soon_threadsafe(answers.put_nowait, chunk)
     except RuntimeError:
@@ -108,7 +108,7 @@ def _put(loop: asyncio.AbstractEventLoop, answers: Answers, chunk: CompletionChu
 
 
 def _pin(host: Host, body: CompletionBody) -> RoutePin:
-    """The route that the caller, or else the user, wants.
+    """Return the route that the request, or else the settings, ask for.
 
     Raises ``InputError`` for a model that is not served here.
     """
@@ -124,7 +124,7 @@ def _pin(host: Host, body: CompletionBody) -> RoutePin:
 
 
 async def _chunks(host: Host, job: Job, answers: Answers) -> AsyncIterator[CompletionChunk]:
-    """Chunks until the end or the deadline. Leaving early withdraws the job."""
+    """Yield chunks until the end or the deadline. Closing the generator withdraws the job."""
     host.scheduler.submit(job)
     ended = False
     try:
@@ -149,7 +149,7 @@ async def _next(answers: Answers, job: Job) -> CompletionChunk | None:
 
 
 def _late(host: Host, job: Job) -> CompletionChunk:
-    """The end of a request whose time was up before it ended: while models are loaded, that is why."""
+    """Return the last chunk of a request whose deadline passed; the reason may be that models are loading."""
     loading = host.scheduler.state is Reason.LOADING
     reason = Reason.LOADING if loading else Reason.DEADLINE
     usage = Usage(route=job.route, reason=reason)
@@ -158,7 +158,7 @@ def _late(host: Host, job: Job) -> CompletionChunk:
 
 
 async def _stream(chunks: AsyncIterator[CompletionChunk], stamp: Stamp, shape: Shape) -> AsyncIterator[bytes]:
-    """Server-sent events, one for each chunk."""
+    """Yield server-sent events, one per chunk."""
     usages = []
     async for chunk in chunks:
         if chunk.usage:
@@ -168,7 +168,7 @@ async def _stream(chunks: AsyncIterator[CompletionChunk], stamp: Stamp, shape: S
 
 
 async def _gone(request: HttpRequest, host: Host, job: Job) -> None:
-    """Withdraw the job when the caller hangs up."""
+    """Withdraw the job when the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     host.scheduler.withdraw(job)

@@ -1,6 +1,7 @@
-"""Connections of a host: a deadline for request headers, and a bound on how many are open.
+"""Connections of a host: a deadline for request headers, and a limit on open connections.
 
-uvicorn has neither: clients that connect and send nothing would use up the open files, without any token.
+uvicorn has neither: clients that connect and send nothing would use up the file descriptors, even without a
+token.
 """
 
 from __future__ import annotations
@@ -14,22 +15,19 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger("fimserver.host")
-HEADER_S = 10.0  # from the connection, or from the first byte of a later request, to the end of its headers
+HEADER_S = 10.0  # from the connection (or the first byte of a later request) to the end of the headers
 MAX_CONNECTIONS = 1000
 LOG_EVERY_S = 10.0
 
 
 def max_connections() -> int:
-    """Half of the files that this process may open: models, sockets and databases need some too."""
+    """Half of the files that this process may open: models, sockets and databases need the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with these bounds.
-
-    Over the bound, the connection that has been idle longest is closed.
-    """
+    """uvicorn's connection with these limits. Over the limit, the one that was idle longest is closed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,7 +47,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._headers_arrived()
-        if self.url.startswith(b"//"):  # httptools would take what follows for the name of a machine
+        if self.url.startswith(b"//"):  # httptools would parse the rest as a host name
             self.url = b"/" + self.url.lstrip(b"/")
         super().on_headers_complete()
 
@@ -74,15 +72,12 @@ class Connection(HttpToolsProtocol):
     def _make_room(self) -> None:
         idle = [each for each in self.connections if isinstance(each, Connection) and each.is_idle]
         oldest = min(idle, key=lambda each: each._idle_since)  # noqa: SLF001 - another of this class
-        self.connections.discard(oldest)  # aborting takes a turn of the loop
+        self.connections.discard(oldest)  # aborting takes effect in a later iteration of the loop
         oldest.transport.abort()
 
 
 def quiet_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Log faults of the event loop at most every ten seconds, by type.
-
-    Asyncio writes a traceback for each.
-    """
+    """Log errors of the event loop at most every ten seconds, by type, instead of a traceback for each."""
     last = 0.0
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
-"""Request bodies of other clients, read as a completion request.
+"""Request bodies of other clients, converted to a completion request.
 
 llama.cpp's ``/infill`` (llama.vim, llama.vscode), Mistral's ``fim/completions`` (Continue, Zed, minuet),
 OpenAI's ``/v1/completions`` with a raw FIM prompt (Zed, cursortab, Continue, llm-ls). None of them names the
-document: llama.vim's ``id_slot`` is 0 for everybody. So no request replaces another; hanging up stops one.
+document: llama.vim's ``id_slot`` is 0 for everybody. So no request supersedes another; disconnecting stops
+one.
 """
 
 from __future__ import annotations
@@ -42,35 +43,33 @@ from fimserver.wire import (
 )
 
 MAX_INDENT = 1000
-NO_SUFFIX = "<|endoftext|>"  # what Continue's provider for Inception sends where nothing follows
+NO_SUFFIX = "<|endoftext|>"  # sent by Continue's provider for Inception instead of an empty suffix
 Reader = Callable[[bytes], tuple[CompletionBody, Shape]]
 Milliseconds = Annotated[float, Field(ge=-1, allow_inf_nan=False)]  # -1: our own default
 
 
 class _Extra(RequestBody):
-    """A part of another file. What else it carries (llama.vim: a time) is ignored."""
+    """A part of another file. Other fields (llama.vim: a time) are ignored."""
 
     filename: str = ""
     text: str
 
 
 class InfillBody(RequestBody):
-    """``POST /infill``. The two times together are the deadline, counted from the arrival of the request.
+    """``POST /infill``. The deadline is the sum of the two times, counted from the arrival of the request.
 
     llama.cpp counts ``t_max_predict_ms`` from the first token, ends only after a newline, and ignores
-    ``t_max_prompt_ms``. ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` are ignored; ``top_k``
-    counts where it is 1.
+    ``t_max_prompt_ms``. ``samplers``, ``cache_prompt``, ``id_slot`` and ``lora`` are ignored; ``top_k`` is
+    used only if it is 1.
     """
 
     model: Id = "auto"
     input_prefix: Text = ""
-    prompt: Text = ""  # of the cursor's line, after the prefix
+    prompt: Text = ""  # the cursor's line up to the cursor; follows the prefix
     input_suffix: Text = ""
     input_extra: tuple[_Extra, ...] = ()
     n_predict: TokenLimit = None  # 0 only fills the prefix cache
-    n_indent: Annotated[int, Field(ge=0), AfterValidator(lambda value: min(value, MAX_INDENT))] = (
-        0  # of a whole answer
-    )
+    n_indent: Annotated[int, Field(ge=0), AfterValidator(lambda value: min(value, MAX_INDENT))] = 0
     n_cmpl: int = Field(1, ge=1, le=MAX_CHOICES)
     temperature: Temperature = None
     top_k: int = Field(0, ge=-1)
@@ -84,20 +83,14 @@ class InfillBody(RequestBody):
 
     @property
     def deadline_ms(self) -> float | None:
-        """``None`` where there is none.
-
-        The times of a cache warm-up (llama.vim sends 1) are not meant for it.
-        """
+        """Deadline, or ``None``. A cache warm-up has none, although llama.vim sends 1 ms."""
         if self.n_predict == 0 or self.t_max_predict_ms <= 0:
             return None
         return min(MAX_DEADLINE_MS, self.t_max_predict_ms + max(0.0, self.t_max_prompt_ms))
 
     @property
     def snippets(self) -> tuple[SnippetBody, ...]:
-        """The last files, as llama.vim's ring ends with the newest.
-
-        One that is empty or very large is left out.
-        """
+        """The last files (llama.vim puts the newest last), without empty and very large ones."""
         files = [extra for extra in self.input_extra if 0 < len(extra.text) <= MAX_FILE_CHARS]
         return tuple(
             SnippetBody(path=file.filename[-MAX_PATH_CHARS:], text=file.text) for file in files[-MAX_FILES:]
@@ -105,7 +98,7 @@ class InfillBody(RequestBody):
 
 
 class FimBody(CompletionBody):
-    """``POST /v1/fim/completions``: OpenAI's fields, the seed by Mistral's name."""
+    """``POST /v1/fim/completions``: OpenAI's fields, and the seed under Mistral's name."""
 
     random_seed: Seed = None
 
@@ -143,8 +136,8 @@ def _completions(data: bytes) -> tuple[CompletionBody, Shape]:
 def plain(body: CompletionBody) -> CompletionBody:
     """Split a raw FIM prompt into prefix and suffix.
 
-    A prompt with a suffix is never taken for one; nor is one with an empty suffix from our own front, which
-    sends the text of a file.
+    A prompt with a suffix is not a raw one; nor is one with an empty suffix from our own front, which sends
+    the text of a file.
     """
     hints = body.fimserver
     if body.suffix == NO_SUFFIX:
@@ -172,7 +165,7 @@ READERS: Mapping[str, Reader] = {
 
 
 async def props(host: Host, _: HttpRequest) -> Response:
-    """llama.cpp's properties, as far as clients read them: how long a prompt may be. 503 as ``/health``."""
+    """Return the llama.cpp properties that clients read: the context length. 503 as in ``/health``."""
     state = host.scheduler.state
     if state is not None:
         return error_response(503, host.scheduler.problem or EXPLANATIONS[state])

@@ -1,4 +1,4 @@
-"""Errors of the HTTP interface, in the shape that OpenAI's clients read."""
+"""Errors of the HTTP interface, in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_erro
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """``{"error": {"message", "type", "code"}}`` with a status."""
+    """Return ``{"error": {"message", "type", "code"}}`` with a status."""
     kind = KINDS.get(status, "invalid_request_error")
     return JSONResponse({"error": {"message": message, "type": kind, "code": status}}, status, headers)
 
 
 async def unknown_address(request: HttpRequest, error: Exception) -> Response:
-    """404 and 405, which Starlette raises."""
+    """Answer Starlette's 404 and 405."""
     assert isinstance(error, HTTPException)
     message = (
         error.detail if error.status_code != 404 else "no such address: completions are at /v1/completions"

@@ -1,13 +1,12 @@
-"""Raw FIM prompts: prefix, suffix and files, written into one text with the markers of a model.
+"""Raw FIM prompts: prefix, suffix and files in one text, separated by the special tokens of a model.
 
-A text is such a prompt if it is one from its first character to its last, and in one way only:
+A text is such a prompt if all of it can be read in exactly one way as
 
-    [start token] [repository] [file ...]  PREFIX prefix SUFFIX suffix MIDDLE    or    SUFFIX suffix PREFIX
-    prefix MIDDLE
+    [start token] [repository] [file ...]  PREFIX prefix SUFFIX suffix MIDDLE    (PSM)
+    [start token] [repository] [file ...]  SUFFIX suffix PREFIX prefix MIDDLE    (SPM)
 
-with the markers of one family; between its first marker and its end, the second one stands exactly once.
-(Codestral has no MIDDLE, and SUFFIX first.) A text that merely mentions markers begins with something else,
-or ends elsewhere.
+with the markers of one family, the second marker exactly once. (Codestral is SPM without MIDDLE.) A text that
+merely mentions markers begins or ends differently.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ PATH_CHARS = 1000
 
 
 class Family(NamedTuple):
-    """The markers that several models share.
-
-    ``repos`` stand before the repository's name, ``files`` before a path.
-    """
+    """Markers shared by several models. ``repos`` precede the repository's name, ``files`` a path."""
 
     prefix: str
     suffix: str
@@ -51,7 +47,7 @@ FAMILIES = (
     ),
     Family("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek  # noqa: RUF001
     Family("<PRE> ", " <SUF>", " <MID>"),  # CodeLlama; the blanks are the template's
-    Family("<PRE>", "<SUF>", "<MID>"),  # the same from clients that leave the blanks out
+    Family("<PRE>", "<SUF>", "<MID>"),  # the same from clients that omit the blanks
     Family("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
     Family("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
     Family("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
@@ -70,7 +66,7 @@ class RawPrompt(NamedTuple):
 
 
 def read_raw(prompt: str) -> RawPrompt | None:
-    """``None`` where ``prompt`` is no raw FIM prompt."""
+    """Split a raw FIM prompt; ``None`` if ``prompt`` is not one."""
     text = next((prompt.removeprefix(start) for start in STARTS if prompt.startswith(start)), prompt)
     return next((raw for family in FAMILIES if (raw := _read(text, family)) is not None), None)
 
@@ -95,7 +91,7 @@ def _read(prompt: str, family: Family) -> RawPrompt | None:
 
 
 def _with_files(raw: RawPrompt, header: str, family: Family) -> RawPrompt:
-    """Add what the header names. A last file without text is the one that is being edited."""
+    """Add repository and files of the header. A last file without text is the one being edited."""
     if not header:
         return raw
     marked = re.split(f"({'|'.join(map(re.escape, family.repos + family.files))})", header)[1:]

@@ -1,4 +1,4 @@
-"""Addresses of the statistics: a page for browsers, and JSON."""
+"""Endpoints of the statistics: a page for browsers, and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRIVATE = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
 async def stats(host: Host, request: HttpRequest) -> Response:
-    """A page that refreshes itself."""
+    """Return a page that refreshes itself."""
     from fimserver.host.http.stats_page import page, policy  # noqa: PLC0415 - most hosts are never asked
 
     html = page(await _summary(host, request), refreshes=True)
@@ -27,7 +27,7 @@ async def stats(host: Host, request: HttpRequest) -> Response:
 
 
 async def stats_json(host: Host, request: HttpRequest) -> Response:
-    """The summary as JSON."""
+    """Return the summary as JSON."""
     found = await _summary(host, request)
     return Response(found.model_dump_json(), media_type="application/json", headers=PRIVATE)
 

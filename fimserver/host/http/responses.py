@@ -1,7 +1,7 @@
-"""JsonObjects in the shapes that clients read: OpenAI's, Mistral's, llama.cpp's.
+"""Answers in the shapes that clients read: OpenAI's, Mistral's, llama.cpp's.
 
-A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count what had
-to be computed: tokens that were in the cache are not among them.
+A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count tokens that
+had to be computed, without those in the prefix cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STOP_TYPES = dict.fromkeys(ENDED, "word") | {
 
 
 class Stamp(NamedTuple):
-    """What all events of one answer share. ``created`` is in Unix seconds."""
+    """Fields that all events of one answer share. ``created`` is in Unix seconds."""
 
     request_id: str
     created: int
@@ -34,8 +34,8 @@ class Stamp(NamedTuple):
 class Shape(NamedTuple):
     """How an answer is written.
 
-    ``event``: one chunk of a stream; ``whole``: all chunks in one piece, given how many choices were asked
-    for; ``end``: what follows the last event, given the usage of each choice.
+    ``event``: one chunk of a stream; ``whole``: all chunks in one piece, given the number of requested
+    choices; ``end``: what follows the last event, given the usage of each choice.
     """
 
     event: Callable[[CompletionChunk, Stamp], bytes]
@@ -44,10 +44,7 @@ class Shape(NamedTuple):
 
 
 def _error(message: str) -> JsonObject:
-    """The ``error`` field with the first choice's error.
-
-    The status stays 200: an editor shows no dialog for it.
-    """
+    """Return the ``error`` field. The status stays 200, so that an editor shows no dialog."""
     return {"error": {"message": message}} if message else {}
 
 
@@ -73,7 +70,7 @@ def _openai_event(chunk: CompletionChunk, stamp: Stamp) -> bytes:
 
 
 def _openai_end(usages: Sequence[Usage], stamp: Stamp, kind: str, *, include_usage: bool) -> bytes:
-    """``[DONE]``, after an event without choices that counts tokens where the client asked for it."""
+    """Return ``[DONE]``, after an event with the token counts if the client asked for them."""
     if not include_usage:
         return DONE
     model = usages[0].model if usages else ""
@@ -82,13 +79,13 @@ def _openai_end(usages: Sequence[Usage], stamp: Stamp, kind: str, *, include_usa
 
 
 def openai(*, include_usage: bool = False) -> Shape:
-    """JsonObjects of ``/v1/completions``."""
+    """Shape of ``/v1/completions``."""
     end = partial(_openai_end, kind="text_completion", include_usage=include_usage)
     return Shape(_openai_event, _openai, end)
 
 
 def _read_tokens(usage: Usage) -> int:
-    """Tokens of the prompt that were read. A pass may have more rows, as its shapes are fixed."""
+    """Number of prompt tokens computed. A pass may have more rows, as its shapes are fixed."""
     return min(usage.prefill.rows, usage.prompt.tokens) if usage.prompt else usage.prefill.rows
 
 
@@ -99,10 +96,7 @@ def _counted(usages: Sequence[Usage]) -> JsonObject:
 
 
 def _mistral(chunks: Sequence[CompletionChunk], stamp: Stamp, choices: int) -> JsonObject:
-    """OpenAI's answer with each text as a message, too.
-
-    Some clients of this address read the one, some the other.
-    """
+    """Return OpenAI's answer with each text also as a message: clients read the one or the other."""
     answer = _openai(chunks, stamp, choices) | {"object": "chat.completion"}
     for choice in answer["choices"]:
         choice["message"] = {"role": "assistant", "content": choice["text"]}
@@ -117,15 +111,16 @@ def _mistral_event(chunk: CompletionChunk, stamp: Stamp) -> bytes:
 
 
 def mistral(*, include_usage: bool = False) -> Shape:
-    """JsonObjects of ``/v1/fim/completions``."""
+    """Shape of ``/v1/fim/completions``."""
     end = partial(_openai_end, kind="chat.completion.chunk", include_usage=include_usage)
     return Shape(_mistral_event, _mistral, end)
 
 
 def llama_cpp(fields: tuple[str, ...] | None = None, indent: int = 0) -> Shape:
-    """JsonObjects of ``/infill``.
+    """Shape of ``/infill``.
 
-    ``fields`` are all that is given, a path such as ``timings/prompt_n`` as one flat key.
+    ``fields`` selects the fields to return; a path such as ``timings/prompt_n`` becomes one flat key.
+    ``indent``: see ``indented``.
     """
     return Shape(
         partial(_infill_event, fields=fields), partial(_infill, fields=fields, indent=indent), lambda *_: b""
@@ -140,7 +135,7 @@ def _infill(
     fields: tuple[str, ...] | None,
     indent: int,
 ) -> JsonObject | list[JsonObject]:
-    """One object; a list where several choices were asked for."""
+    """Return one object, or a list if several choices were requested."""
     answer = gather(chunks)
     error = _error(answer.message)
     found = [
@@ -166,7 +161,7 @@ def _infill_event(chunk: CompletionChunk, _stamp: Stamp, *, fields: tuple[str, .
 
 
 def _facts(usage: Usage) -> JsonObject:
-    """How a middle ended, and what it took."""
+    """Return how a middle ended, and its measurements."""
     read = _read_tokens(usage)
     written = usage.tokens
     read_ms = usage.prefill.ms
@@ -182,7 +177,7 @@ def _facts(usage: Usage) -> JsonObject:
 
 
 def _timings(name: str, tokens: int, ms: float) -> dict[str, float]:
-    """Rates are 0 where there was nothing to divide."""
+    """Return llama.cpp's timings; rates are 0 instead of a division by 0."""
     return {
         f"{name}_n": tokens,
         f"{name}_ms": ms,
@@ -206,10 +201,7 @@ def _at(answer: JsonObject, path: str) -> Any:
 
 
 def indented(text: str, least: int) -> str:
-    """``text`` up to its first line that is indented by fewer than ``least`` blanks.
-
-    The first line may be.
-    """
+    """Cut ``text`` before the first line, after line one, that is indented by fewer than ``least`` blanks."""
     kept, *lines = text.split("\n")
     for line in lines:
         if line.strip() and len(line) - len(line.lstrip(" \t")) < least:

@@ -14,7 +14,7 @@ from fimserver.settings import Settings
 
 @dataclass
 class Host:
-    """A host as its endpoints see it. On TCP ``allowed_hosts`` is set, and ``token`` or ``token_file``."""
+    """State of a host. On TCP ``allowed_hosts`` and either ``token`` or ``token_file`` are set."""
 
     settings: Settings
     scheduler: Scheduler

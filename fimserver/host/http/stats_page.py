@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 
 
 def cells(line: RouteTotals) -> tuple[str, ...]:
-    """A line under ``HEADINGS``."""
+    """Return the cells of a row under ``HEADINGS``."""
     rate = NONE if line.per_100_keys is None else f"{line.per_100_keys:.1f}"
     times = [f"{ms:.0f}" for ms in line.ms] or [NONE] * 4
     return (
@@ -53,7 +53,7 @@ def cells(line: RouteTotals) -> tuple[str, ...]:
 
 
 def _short(row: tuple[str, ...]) -> tuple[str, ...]:
-    """A row without its language and length."""
+    """Drop language and length from a row."""
     return row[:1] + row[3:]
 
 
@@ -62,7 +62,7 @@ def _of(count: int, line: RouteTotals) -> str:
 
 
 def sentences(comparison: RouteComparison) -> tuple[str, ...]:
-    """The result of a comparison in words."""
+    """Describe the result of a comparison."""
     how = {"blocks": "by turns", "shadow": "by turns, the other route unseen"}[comparison.mode]
     said = [f"Comparison {how}: {comparison.answers} answers."]
     if kept := comparison.kept_chars:
@@ -81,7 +81,7 @@ def _bounds(found: Difference, form: str) -> str:
 
 
 def page(summary: Summary, *, refreshes: bool = False) -> str:
-    """One page of HTML that loads nothing; with ``refreshes`` it loads itself again every ten seconds."""
+    """Render one HTML page without external resources; with ``refreshes`` it reloads every ten seconds."""
     return _template().render(
         summary=summary,
         made=datetime.fromtimestamp(summary.made).astimezone(),
@@ -101,7 +101,7 @@ def page(summary: Summary, *, refreshes: bool = False) -> str:
 
 
 def policy() -> str:
-    """The Content-Security-Policy: our own style and an empty icon only."""
+    """Content-Security-Policy that allows only our own style and an empty icon."""
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -109,7 +109,7 @@ def policy() -> str:
 
 
 def _scale(found: Difference, middle: float) -> tuple[float, float, float, float] | None:
-    """Positions on a line from 0 to 100: low, value, high, and no difference."""
+    """Positions on a scale from 0 to 100 of: low, value, high, and no difference (``middle``)."""
     if found.low is None or found.high is None:
         return None
     reach = 1.1 * max(abs(found.low - middle), abs(found.high - middle), math.ulp(middle) or 1e-9)

@@ -1,4 +1,4 @@
-"""File of tokens: one ``NAME TOKEN`` a line, read again when it changes, so that no restart is needed."""
+"""Token file: one ``NAME TOKEN`` per line, read again when it changes, so that no restart is needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LINE = re.compile(r"([!-~]+)[ \t]+([!-~]+)")
 class TokenFile:
     """Users of a host by their tokens.
 
-    Raises ``InputError`` where the file cannot be used. One that becomes unusable later is logged, and what
-    was read last stays: nobody is let in or shut out by a slip of an editor.
+    Raises ``InputError`` if the file cannot be used. If it becomes unusable later, that is logged and the last
+    good version stays in effect, so that a mistake while editing locks nobody out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +26,7 @@ class TokenFile:
         self._names = read_tokens(path)
 
     def user(self, token: str) -> str | None:
-        """The name of the user whose token it is; ``None`` if it is nobody's."""
+        """Return the name of the user with this token, or ``None``."""
         self._refresh()
         given = token.encode("utf-8", "surrogateescape")
         names = [name for known, name in self._names.items() if hmac.compare_digest(given, known.encode())]
@@ -44,10 +44,7 @@ class TokenFile:
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Names of users by token. Raises ``InputError``.
-
-    Blank lines and those that begin with # do not count.
-    """
+    """Read the names of users by token; ignores blank lines and comments (#). Raises ``InputError``."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +66,7 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What differs once the file was written or replaced; zeros where there is none."""
+    """Return a stamp that changes when the file is written or replaced; zeros if it does not exist."""
     try:
         found = path.stat()
     except OSError:

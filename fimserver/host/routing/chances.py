@@ -1,8 +1,8 @@
-"""Chance that a suggestion is accepted, from the confidence that the model had in it.
+"""Probability that a suggestion is accepted, from the model's confidence in it.
 
-A curve for each model and route, fitted on development spans (``models/confidence.json``, made by
-``models/training/confidence.py``), gives the share of middles whose first line was right. The acceptance that
-statistics have seen of the same model shifts it, on the scale of log odds, so that it fits this user.
+A calibration curve per model and route, fitted on development spans (``models/confidence.json``, made by
+``models/training/confidence.py``), gives the share of middles with a correct first line. It is shifted in log
+odds by the acceptance observed for the same model, so that it fits this user.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fimserver.cards import MODELS
 from fimserver.errors import InputError, first_problem
 
-SEEN_WEIGHT = 20.0  # suggestions that the curve itself weighs against what was seen
-LEAST, MOST = 0.01, 0.99  # of a chance, so that its log odds are finite
+SEEN_WEIGHT = 20.0  # weight of the curve, in suggestions, against the observed acceptance
+LEAST, MOST = 0.01, 0.99  # bounds of a probability, so that its log odds are finite
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settled(NamedTuple):
-    """A suggestion of the past: the model's confidence, and whether the user took it."""
+    """A past suggestion: the model's confidence, and whether the user accepted it."""
 
     confidence: float
     used: bool
 
 
-SettledSource = Callable[[str, str], Sequence[Settled]]  # of a route's model
+SettledSource = Callable[[str, str], Sequence[Settled]]  # takes route and model
 
 
 class Curve(BaseModel):
-    """Share of right first lines by confidence: straight between points, flat outside of them."""
+    """Share of correct first lines by confidence: linear between points, constant outside."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     confidence: tuple[Share, ...] = Field(min_length=1)
     share: tuple[Share, ...]
-    spans: int = Field(0, ge=0)  # that it was fitted on
+    spans: int = Field(0, ge=0)  # number of spans that it was fitted on
 
     @model_validator(mode="after")
     def _rises(self) -> Curve:
@@ -69,7 +69,7 @@ class _File(BaseModel):
 
 
 class Chances:
-    """Chances of one host. ``settled`` gives what became of earlier suggestions of a model."""
+    """Acceptance probabilities of one host. ``settled`` returns earlier suggestions of a model."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Chances:
         self._curves = calibrated() if curves is None else curves
 
     def chance(self, route: str, model: str, confidence: float | None) -> float | None:
-        """Return the chance that a suggestion is accepted; ``None`` where the model was never calibrated."""
+        """Return the probability of acceptance; ``None`` if the model has no curve or no confidence."""
         curve = self._curves.get(route, {}).get(model)
         if curve is None or confidence is None:
             return None
@@ -89,9 +89,9 @@ class Chances:
 
 
 def shifted(chance: float, expected: Sequence[float], past: Sequence[Settled]) -> float:
-    """Return ``chance`` moved by the log odds between the acceptance that was seen and that expected of it.
+    """Return ``chance`` shifted by the difference in log odds between observed and expected acceptance.
 
-    ``expected``: what the curve says of each suggestion in ``past``.
+    ``expected``: value of the curve for each suggestion in ``past``.
     """
     if not past:
         return chance
@@ -107,7 +107,7 @@ def _log_odds(chance: float) -> float:
 
 
 def read_curves(path: Path) -> Mapping[str, Mapping[str, Curve]]:
-    """Read the curves of a file. Raises ``InputError`` that says what is wrong with it."""
+    """Read the curves in a file, by route and model. Raises ``InputError``."""
     try:
         return _File.model_validate_json(path.read_bytes()).curves
     except OSError as error:
@@ -118,5 +118,5 @@ def read_curves(path: Path) -> Mapping[str, Mapping[str, Curve]]:
 
 @cache
 def calibrated() -> Mapping[str, Mapping[str, Curve]]:
-    """Return the curves that come with this package."""
+    """Return the curves shipped with this package."""
     return read_curves(MODELS / "confidence.json")

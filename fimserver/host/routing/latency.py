@@ -1,9 +1,9 @@
-"""Latency model: milliseconds that each model takes on this device, learned from its answers.
+"""Latency model: predicts how long each model takes on this device, learned from its answers.
 
-An answer takes rows of the prompt that are not in the cache, times what a row takes, and passes, times what a
-pass takes: on the ar route a pass gives the accepted tokens of a round, on the dllm route it is a denoising
-step. Each figure is the median of the last few that were seen, so that a single outlier counts for nothing,
-and a device that is twice as slow from one moment on is known after a few answers.
+The time of an answer is the number of uncached prompt rows times the time per row, plus the number of passes
+times the time per pass. A pass is a round of speculative decoding on the ar route, a denoising step on the
+dllm route. Each figure is the median of the last few observations, so that a single outlier has no effect and
+a change of speed is learned after a few answers.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from fimserver.reasons import Reason
 
 SCHEMA = 1
 RECENT = 7  # costs in a median: they vary little, and four answers at a new speed change it
-LENGTHS = 25  # pass counts in a median: they vary much
+LENGTHS = 25  # pass counts in a median: they vary a lot
 ERRORS = 200
-UNBIASED = 20  # answers that the prior of no correction weighs
+UNBIASED = 20  # weight, in answers, of the prior of no correction
 CUT_SHORT = frozenset(
     {Reason.CANCELLED, Reason.SUPERSEDED, Reason.DEADLINE, Reason.FAILED, Reason.OUT_OF_MEMORY}
 )
-TOKENS_PER_LEXEME = 1.3  # tokenizers of code lie between 1.0 and 1.6
+TOKENS_PER_LEXEME = 1.3  # code tokenizers are between 1.0 and 1.6
 
 
 class LatencySample(NamedTuple):
-    """Cost of one answer. ``passes`` are those after the prefill."""
+    """Measured cost of one answer. ``passes``: forward passes after the prefill."""
 
     rows: int
     prefill_ms: float
@@ -44,7 +44,7 @@ class LatencySample(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """The bucket of its length."""
+        """Length bucket of the answer."""
         return bucket_of(self.tokens / TOKENS_PER_LEXEME)
 
 
@@ -58,30 +58,22 @@ class ModelCost:
 
     row_ms: deque[float] = field(default_factory=_recent)
     pass_ms: deque[float] = field(default_factory=_recent)
-    pass_tokens: deque[float] = field(
-        default_factory=lambda: _recent(size=LENGTHS)
-    )  # accepted in a round, or committed in a step
-    passes: list[deque[float]] = field(
-        default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS]
-    )  # by length
+    # Tokens per pass: accepted in a round, or committed in a step.
+    pass_tokens: deque[float] = field(default_factory=lambda: _recent(size=LENGTHS))
+    # Passes by length bucket.
+    passes: list[deque[float]] = field(default_factory=lambda: [_recent(size=LENGTHS) for _ in BUCKETS])
     reckoned: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # before the correction
     actual: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))
     errors: deque[float] = field(default_factory=lambda: _recent(size=ERRORS))  # log of actual / predicted
 
     @property
     def known(self) -> bool:
-        """Whether enough was seen to predict anything.
-
-        A model without a cache reads its prompt in every pass.
-        """
+        """Whether a prediction is possible. (A model without a cache has no separate cost per row.)"""
         return bool(self.pass_ms)
 
     @property
     def correction(self) -> float:
-        """Ratio of actual to predicted time.
-
-        Corrects for this model writing shorter or longer middles than people.
-        """
+        """Ratio of actual to predicted time: this model may write shorter or longer middles than people."""
         if not self.actual:
             return 1.0
         usual = UNBIASED * sum(self.reckoned) / len(self.reckoned)
@@ -93,7 +85,7 @@ class ModelCost:
             self.row_ms.append(seen.prefill_ms / seen.rows)
         if seen.passes > 0 and seen.total_ms > seen.prefill_ms:
             self.pass_ms.append((seen.total_ms - seen.prefill_ms) / seen.passes)
-        if seen.reason in CUT_SHORT or seen.total_ms <= 0:  # the latter: it failed before it was timed
+        if seen.reason in CUT_SHORT or seen.total_ms <= 0:  # 0: it failed before it was timed
             return
         self.passes[seen.bucket].append(float(max(0, seen.passes)))
         if seen.passes > 0 and seen.tokens > 0:
@@ -104,14 +96,14 @@ class ModelCost:
             self.actual.append(seen.total_ms)
 
     def by_length(self, rows: int, lexemes: Iterable[float]) -> tuple[float, ...]:
-        """Milliseconds of an answer of each length; needs ``known``."""
+        """Predict the milliseconds of an answer of each length. Needs ``known``."""
         row, step = (
             statistics.median(figures) if figures else 0.0 for figures in (self.row_ms, self.pass_ms)
         )
         return tuple(self.correction * (rows * row + self._passes(count) * step) for count in lexemes)
 
     def _passes(self, lexemes: float) -> float:
-        """Passes seen for this length, or for its tokens at the usual rate."""
+        """Median number of passes for this length, else estimated from the tokens per pass."""
         if seen := self.passes[bucket_of(lexemes)]:
             return statistics.median(seen)
         return (
@@ -119,7 +111,7 @@ class ModelCost:
         )
 
     def error(self) -> dict[str, float]:
-        """Actual over predicted time, as percentiles of the last answers; empty if nothing was predicted."""
+        """Percentiles of actual over predicted time of the last answers; empty if nothing was predicted."""
         ratios = sorted(math.exp(error) for error in self.errors)
         return (
             {f"p{p}": ratios[min(len(ratios) - 1, len(ratios) * p // 100)] for p in (10, 50, 90)}
@@ -135,7 +127,7 @@ class ModelCost:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> ModelCost:
-        """Raises ``KeyError``, ``TypeError`` or ``ValueError`` where the data are not ours."""
+        """Read what ``dump`` returned. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for other data."""
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
         pass_tokens = _figures(data["pass_tokens"], LENGTHS)
@@ -157,11 +149,11 @@ class LatencyModel:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._costs = _read(path) if path else dict[str, ModelCost]()
-        self.unsaved = 0  # answers learned from since
+        self.unsaved = 0  # answers learned since the last save
         self._lock = threading.Lock()
 
     def cost(self, name: str) -> ModelCost:
-        """The cost of an engine, by a name of route and model."""
+        """Return the costs under a name (see ``cost_name``)."""
         return self._costs.setdefault(name, ModelCost())
 
     def learn(self, name: str, seen: LatencySample, predicted_ms: float | None = None) -> None:
@@ -170,7 +162,7 @@ class LatencyModel:
             self.unsaved += 1
 
     def save(self) -> None:
-        """Write the file. If it cannot be written, the costs last as long as the process."""
+        """Write the file. If it cannot be written, the costs are lost with the process."""
         with self._lock:
             self.unsaved = 0
             costs = {name: cost.dump() for name, cost in self._costs.items()}
@@ -180,10 +172,7 @@ class LatencyModel:
 
 
 def _read(path: Path) -> dict[str, ModelCost]:
-    """Costs from a file; none from one that is missing, damaged or of another schema.
-
-    They are soon learned again.
-    """
+    """Read costs from a file; empty if it is missing, damaged or of another schema."""
     try:
         data = read_kept(path)
         if data["schema"] != SCHEMA:

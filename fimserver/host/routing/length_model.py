@@ -1,8 +1,8 @@
-"""Length model: the probable length of a middle, from features of the text around the cursor.
+"""Length model: predicts the length of a middle from features of the text around the cursor.
 
-Two logistic models, one over the buckets of ``lengths`` and one for "more than one line", on the same
-columns; their numbers are data (``models/length.json``), which ``models/training/lengths.py`` makes with the
-columns from here.
+Two logistic models on the same columns, one over the buckets of ``lengths`` and one for "more than one line".
+Their weights are in ``models/length.json``, made by ``models/training/lengths.py`` with the columns of this
+module.
 """
 
 from __future__ import annotations
@@ -40,19 +40,16 @@ _FLAGS = (
     "mid_word",
 )
 _STEPS = {"indentation": (0, 4, 8, 12), "bracket_debt": (0, 1, 2), "expected_lines": (1, 2, 3)}
-_PAIR = (
-    "block_opened",
-    "blank_line",
-)  # at its header's end a block begins with a line end: surely more than one line
-# A column is 1 where its name is true of the features, else 0. The language is none of them: the recipe's
-# corpus is Python
-# alone. All products of two flags, and boosted trees in place of the logistic model, were hardly better on
-# other files.
+# At the end of a header (no blank line) a middle begins with a line end, so it has several lines.
+_PAIR = ("block_opened", "blank_line")
+# A column is 1 if its name is true of the features, else 0. The language is not a column: the training corpus
+# is Python only. All products of two flags, and boosted trees instead of logistic models, were hardly better
+# on other files.
 NAMES = (*_FLAGS, *(f"{name}>{step}" for name, steps in _STEPS.items() for step in steps), "&".join(_PAIR))
 
 
 def columns(features: Features) -> tuple[float, ...]:
-    """The features as numbers, one for each of ``NAMES``."""
+    """Convert features to numbers, one for each of ``NAMES``."""
     places = (features.place == "string", features.place == "comment")
     flags = (*places, *(bool(getattr(features, name)) for name in _FLAGS[2:]))
     steps = (getattr(features, name) > step for name, steps in _STEPS.items() for step in steps)
@@ -60,7 +57,7 @@ def columns(features: Features) -> tuple[float, ...]:
 
 
 def look(prefix: str, suffix: str) -> Look:
-    """Classify plain text: text right of the cursor on its line, text only left of it, or a blank line."""
+    """Classify a cursor's line: text after the cursor, only before it, or blank."""
     if suffix.partition("\n")[0].strip():
         return "inside"
     return "line_end" if prefix.rpartition("\n")[2].strip() else "fresh_line"
@@ -76,7 +73,7 @@ class LengthPrediction(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """The bucket of the median; the likeliest bucket is nearly always the first or the last."""
+        """Bucket of the median; the most probable bucket is nearly always the first or the last."""
         return min(bisect_left(tuple(accumulate(self.probabilities)), MEDIAN), BUCKETS[-1])
 
 
@@ -91,21 +88,21 @@ class _Data(BaseModel):
 
 
 class MultilineModel(_Data):
-    """The model of "more than one line"."""
+    """Model of "more than one line"."""
 
     weights: PerColumn
     bias: Finite
-    marginals: dict[Look, Share]  # where features are not known
+    marginals: dict[Look, Share]  # used without features
 
 
 class LengthModel(_Data):
-    """What ``models/length.json`` holds, the record of its training aside."""
+    """Contents of ``models/length.json``, without the record of its training."""
 
     features: tuple[str, ...]
     weights: tuple[PerColumn, ...] = Field(min_length=len(BUCKETS), max_length=len(BUCKETS))
     bias: PerBucket
     chars_per_lexeme: Finite
-    chars: PerBucket  # mean of a middle, by bucket
+    chars: PerBucket  # mean of middles, by bucket
     lexemes: PerBucket
     marginals: dict[Look, PerBucket]
     multi_line: MultilineModel
@@ -121,7 +118,7 @@ class LengthModel(_Data):
         return self
 
     def length(self, features: Features | None, prefix: str, suffix: str) -> LengthPrediction:
-        """Predict the length between ``prefix`` and ``suffix``; the texts count only without features."""
+        """Predict the length between ``prefix`` and ``suffix``; the texts are used only without features."""
         if features is None:
             seen = look(prefix, suffix)
             return self._of(self.marginals[seen], self.multi_line.marginals[seen])
@@ -136,7 +133,7 @@ class LengthModel(_Data):
 
 
 def read_model(path: Path) -> LengthModel:
-    """A model from disk. Raises ``InputError`` that says what is wrong with the file."""
+    """Read a model from disk. Raises ``InputError``."""
     again = "make it again with `python -m models.training.lengths`, or install fimserver again"
     try:
         data = json.loads(path.read_bytes())
@@ -155,7 +152,7 @@ def read_model(path: Path) -> LengthModel:
 
 @cache
 def shipped() -> LengthModel:
-    """The model that comes with fimserver."""
+    """Return the model shipped with fimserver."""
     return read_model(MODELS / "length.json")
 
 
@@ -165,12 +162,12 @@ def expected(features: Features | None, request: Request) -> LengthPrediction:
 
 
 def mean_lexemes() -> tuple[float, ...]:
-    """Mean lexemes of the middles of each bucket."""
+    """Mean number of lexemes of middles, by bucket."""
     return shipped().lexemes
 
 
 def mean_chars() -> tuple[float, ...]:
-    """Mean characters of the middles of each bucket."""
+    """Mean number of characters of middles, by bucket."""
     return shipped().chars
 
 

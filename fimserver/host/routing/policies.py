@@ -1,7 +1,4 @@
-"""Policies: rules that choose a route from the estimates of both.
-
-A new rule is registered in ``POLICIES``.
-"""
+"""Policies: rules that choose a route from the estimates of both. ``POLICIES`` is the registry."""
 
 from __future__ import annotations
 
@@ -11,24 +8,24 @@ from typing import NamedTuple
 
 from fimserver.types import ROUTES, Route
 
-READING_MS = 300.0  # to look at a suggestion
-LONG = 16  # lexemes from which a middle is worth a canvas
-EXPLORED = 0.10  # of choices that ``bandit`` draws evenly, so that either route stays known
+READING_MS = 300.0  # time to read a suggestion
+LONG = 16  # lexemes above which ``length`` chooses dllm
+EXPLORED = 0.10  # share of choices that ``bandit`` draws uniformly, so that both routes stay known
 DRAWS = 64
 BETTER_THAN_EVEN = 0.5
 
 
 class RouteEstimate(NamedTuple):
-    """Estimate of one route. ``keep`` is the share of the expected characters that the user keeps."""
+    """Estimate of one route. ``keep``: share of the expected characters that the user keeps."""
 
     ms: float
     in_time: float  # probability of an answer before the deadline
     keep: float
-    answers: float  # that ``keep`` rests on, the prior's weight among them
+    answers: float  # number of answers that ``keep`` is based on, including the weight of the prior
 
 
 class PolicyInput(NamedTuple):
-    """Input of a policy. ``rate``: recent kept characters per millisecond, reading included."""
+    """Input of a policy. ``rate``: recent kept characters per millisecond, reading time included."""
 
     lexemes: float
     chars: float
@@ -44,7 +41,7 @@ class PolicyInput(NamedTuple):
 
 
 class RouteChoice(NamedTuple):
-    """A route and the probability of its choice."""
+    """A route and the probability with which it was chosen."""
 
     route: Route
     propensity: float = 1.0
@@ -54,27 +51,27 @@ Policy = Callable[[PolicyInput], RouteChoice]
 
 
 def always_ar(_: PolicyInput) -> RouteChoice:
-    """Always ar: the baseline of the other policies."""
+    """Always choose ar: the baseline of the other policies."""
     return RouteChoice("ar")
 
 
 def length(facts: PolicyInput) -> RouteChoice:
-    """Dllm for middles that are expected to be long."""
+    """Choose dllm for middles that are expected to be long."""
     return RouteChoice("dllm" if facts.lexemes > LONG else "ar")
 
 
 def latency(facts: PolicyInput) -> RouteChoice:
-    """The fastest of those that answer in time; the fastest of all where none does."""
+    """Choose the fastest route among those that answer in time, or among all if none does."""
     in_time = [route for route in ROUTES if facts.sides[route].in_time >= BETTER_THAN_EVEN]
     return RouteChoice(min(in_time or ROUTES, key=lambda route: facts.sides[route].ms))
 
 
 def expected_value(facts: PolicyInput) -> RouteChoice:
-    """Most kept characters per millisecond in the long run.
+    """Maximise kept characters per millisecond in the long run.
 
-    The ratio of two sums is not made largest by taking the larger ratio each time, but by the larger
-    difference between kept characters and time, the time priced at the rate reached so far (Dinkelbach 1967,
-    Management Science 13).
+    The ratio of two sums is maximised not by the larger ratio each time, but by the larger difference between
+    kept characters and time, with the time priced at the rate reached so far (Dinkelbach 1967, Management
+    Science 13).
     """
     return RouteChoice(max(ROUTES, key=facts.value))
 
@@ -82,7 +79,7 @@ def expected_value(facts: PolicyInput) -> RouteChoice:
 def bandit(facts: PolicyInput) -> RouteChoice:
     """``expected_value`` with keep rates drawn from their posterior (Thompson sampling).
 
-    A tenth of choices is drawn evenly.
+    A share ``EXPLORED`` of the choices is uniform.
     """
     wins = sum(_drawn(facts, "dllm") > _drawn(facts, "ar") for _ in range(DRAWS))
     dllm = EXPLORED / 2 + (1 - EXPLORED) * wins / DRAWS
@@ -96,7 +93,7 @@ def _drawn(facts: PolicyInput, route: Route) -> float:
     return facts.value(route, facts.random.betavariate(max(kept, 0.01), max(lost, 0.01)))
 
 
-TIMELESS = frozenset({"always_ar", "length"})  # policies that need no times
+TIMELESS = frozenset({"always_ar", "length"})  # policies that need no predicted times
 POLICIES: Mapping[str, Policy] = {
     "always_ar": always_ar,
     "length": length,

@@ -1,8 +1,7 @@
 """Router: chooses the route of a request and says why.
 
-A length is expected from what the text around the cursor looks like, a time from what each model has cost
-here, a keep rate from what became of earlier answers; a policy weighs them. A route that was asked for is not
-weighed.
+A policy weighs the length predicted from the text around the cursor, the time predicted from each model's
+measured costs, and the keep rate of earlier answers. A pinned route is used without weighing.
 """
 
 from __future__ import annotations
@@ -29,19 +28,17 @@ from fimserver.host.routing.stand_in import WEIGHING, far_larger
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route, RoutePin, other
 
-# Share of a middle that is kept, by bucket, until answers here have shown it: Qwen2.5-Coder-7B, and
-# DreamCoder-7B with
-# DreamOn, on single- and multi-line infilling (arXiv 2602.01326, table 1); the middle bucket lies between
-# them.
+# Prior of the kept share of a middle, by bucket: Qwen2.5-Coder-7B, and DreamCoder-7B with DreamOn, on single-
+# and multi-line infilling (arXiv 2602.01326, table 1); the bucket in the middle is interpolated.
 PUBLISHED: Mapping[Route, Sequence[float]] = {
     "ar": (0.926, 0.926, 0.756, 0.587, 0.587),
     "dllm": (0.921, 0.921, 0.780, 0.638, 0.638),
 }
 LEVEL_ANSWERS = 20.0  # weight of the published level of both routes
 DIFFERENCE_ANSWERS = 200.0  # weight of the published difference between them
-RATE_SHARE = 0.02  # of a new answer in the rate reached so far
-ONE_LINE = 0.15  # below this probability of more lines, a middle ends with its line
-TAIL = 0.05  # of middles may be longer than the tokens they get
+RATE_SHARE = 0.02  # weight of a new answer in the running rate
+ONE_LINE = 0.15  # below this probability of several lines, a middle is limited to one line
+TAIL = 0.05  # share of middles that may be longer than their token limit
 MOST_TOKENS_PER_LEXEME = 2  # in ordinary code
 LINE_LEXEMES = 12.0  # of a line that is not the first of several
 NO_DEADLINE_MS = 120_000.0
@@ -49,13 +46,13 @@ TRIPPED_S = 300.0
 
 
 class KeepCounts(NamedTuple):
-    """Answers of one length bucket: their number, and the sum of the shares of them that were kept."""
+    """Answers of one length bucket: their number, and the sum of their kept shares."""
 
     answers: float
     kept: float
 
 
-KeptSource = Callable[[Route, str], Sequence[KeepCounts]]  # of a route's model: one for each bucket, or empty
+KeptSource = Callable[[Route, str], Sequence[KeepCounts]]  # takes route and model: one per bucket, or empty
 
 
 class RoutingRequest(NamedTuple):
@@ -65,9 +62,9 @@ class RoutingRequest(NamedTuple):
     pin: RoutePin
     left_ms: float
     models: Mapping[Route, str]
-    rows: Mapping[Route, int]  # of the prompt that are not in the cache
+    rows: Mapping[Route, int]  # uncached rows of the prompt
     broken: str = ""  # why a route cannot run
-    length: LengthPrediction | None = None  # predicted already
+    length: LengthPrediction | None = None  # ``None``: not predicted yet
 
 
 class Router:
@@ -88,15 +85,15 @@ class Router:
         self._kept = kept
         self._expect = expect
         self._random = random.Random(seed)
-        self._kept_chars = self._spent_ms = 0.0  # recent, as predicted
+        self._kept_chars = self._spent_ms = 0.0  # running means of predictions
         self._tripped: dict[Route, tuple[str, float]] = {}
 
     def trip(self, route: Route, why: str) -> None:
-        """Do not choose a route for a while: it cannot run."""
+        """Exclude a route that cannot run for ``TRIPPED_S`` (circuit breaker)."""
         self._tripped[route] = (why, time.monotonic() + TRIPPED_S)
 
     def tripped(self, route: Route) -> str:
-        """Why a route is not chosen now, or an empty string."""
+        """Return why a route is excluded now, or an empty string."""
         why, until = self._tripped.get(route, ("", 0.0))
         return why if time.monotonic() < until else ""
 
@@ -157,7 +154,7 @@ class Router:
         )
 
     def _rate(self, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate]) -> float:
-        """Recent kept characters per millisecond; for the first request, those of its better route."""
+        """Recent kept characters per millisecond; for the first request, that of its better route."""
         if self._spent_ms:
             return self._kept_chars / self._spent_ms
         return max(
@@ -178,7 +175,7 @@ def _side(
     ms: tuple[float, ...],
     left_ms: float,
 ) -> RouteEstimate:
-    """Estimate of a route: ``ms`` by length, empty while it is not measured."""
+    """Estimate a route. ``ms``: predicted times by length bucket, empty if not measured yet."""
     rates = [keep_rate(route, bucket, {each: seen[each][bucket] for each in ROUTES}) for bucket in BUCKETS]
     chars = [p * count for p, count in zip(expect.probabilities, mean_chars(), strict=True)]
     keep, weight = (_mean(chars, values) / sum(chars) for values in zip(*rates, strict=True))
@@ -189,10 +186,10 @@ def _side(
 
 
 def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tuple[float, float]:
-    """The share of a middle of one length that is kept of a route, and the answers that it rests on.
+    """Return the kept share of a route in one length bucket, and the number of answers it is based on.
 
     The level that both routes share adapts after about 20 answers; the difference between routes only after
-    about 200: a difference of a few points is within the noise of a hundred answers.
+    about 200, as a difference of a few points is within the noise of a hundred answers.
     """
     published = {each: PUBLISHED[each][bucket] for each in ROUTES}
     common = sum(published.values()) / len(published)
@@ -206,9 +203,9 @@ def keep_rate(route: Route, bucket: int, seen: Mapping[Route, KeepCounts]) -> tu
 
 
 def fit(request: Request, length: LengthPrediction | None = None) -> Request:
-    """Set limits by the expected length: stop rule, tokens, slots of a canvas to start with.
+    """Set the stop rule, the token limit and the initial canvas slots by the expected length.
 
-    ``length``: predicted already, else it is predicted here. A request without features stays as it is.
+    ``length``: the prediction; ``None``: predict here. A request without features stays unchanged.
     """
     if request.features is None:
         return request
@@ -225,14 +222,14 @@ def fit(request: Request, length: LengthPrediction | None = None) -> Request:
 
 
 def _lexemes(request: Request) -> tuple[float, ...]:
-    """Lexemes written of a middle of each bucket, within the limits of the request."""
+    """Expected lexemes of a middle of each bucket, within the limits of the request."""
     most = request.sampling.max_tokens / TOKENS_PER_LEXEME
     most = min(most, LINE_LEXEMES) if request.sampling.stop == "line" else most
     return tuple(min(count, most) for count in mean_lexemes())
 
 
 def cost_name(route: Route, model: str) -> str:
-    """Name of a model on a route among the costs."""
+    """Key of a model on a route in ``LatencyModel``."""
     return f"{route}/{model}"
 
 
@@ -241,7 +238,7 @@ def _mean(probabilities: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _quantile(probabilities: Sequence[float], share: float) -> int | None:
-    """The limit in lexemes below which that share of middles lies; ``None`` if it is in the last bucket."""
+    """Limit in lexemes that this share of middles does not exceed; ``None`` if in the last bucket."""
     below = 0.0
     for limit, probability in zip(LIMITS, probabilities, strict=False):
         below += probability
@@ -253,7 +250,7 @@ def _quantile(probabilities: Sequence[float], share: float) -> int | None:
 def _why(
     words: str, expect: LengthPrediction, sides: Mapping[Route, RouteEstimate], choice: RouteChoice
 ) -> str:
-    """One line: the estimates of both routes, and the choice."""
+    """Describe the estimates of both routes and the choice in one line."""
     each = [
         f"{route}{f' {side.ms:.0f} ms,' if side.ms else ''} keeps {side.keep:.0%}"
         for route, side in sides.items()

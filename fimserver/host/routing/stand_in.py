@@ -1,4 +1,4 @@
-"""Stand-ins: a model that is far smaller than the other route's, to which no request is routed by itself."""
+"""Stand-ins: a model far smaller than the other route's, which a policy never chooses."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from fimserver.cards import get_card
 from fimserver.errors import CardError
 from fimserver.types import ROUTES, Route, RoutePin, other
 
-FAR_SMALLER = 20.0  # times fewer parameters; no keep rates were published for its like
-ELSEWHERE_M = 7000.0
-WEIGHING = frozenset({"expected_value", "bandit"})  # policies that choose by what is kept
+FAR_SMALLER = 20.0  # ratio of parameters; no keep rates are published for such small models
+ELSEWHERE_M = 7000.0  # assumed size of a remote model without a card
+WEIGHING = frozenset({"expected_value", "bandit"})  # policies that use keep rates
 
 
 def needed_routes(pin: RoutePin, policy: str, models: Mapping[Route, str]) -> tuple[Route, ...]:
-    """The routes whose engines have to be there to answer a request: not the one with a stand-in.
+    """Return the routes whose engines must be loaded to answer a request: not that of a stand-in.
 
-    A stand-in is loaded when it is asked for, or when the other route cannot run.
+    A stand-in is loaded when its route is pinned, or when the other route cannot run.
     """
     if pin != "auto":
         return (pin,)
@@ -26,10 +26,7 @@ def needed_routes(pin: RoutePin, policy: str, models: Mapping[Route, str]) -> tu
 
 
 def far_larger(models: Mapping[Route, str]) -> Route | None:
-    """The route whose model is so much larger than the other's that there is nothing to weigh.
-
-    None where sizes are alike.
-    """
+    """Return the route whose model is far larger than the other's; ``None`` if sizes are similar."""
     sizes = {route: _parameters_m(model) for route, model in models.items()}
     if len(sizes) < len(ROUTES) or not all(sizes.values()):
         return None
@@ -39,10 +36,10 @@ def far_larger(models: Mapping[Route, str]) -> Route | None:
 
 @cache
 def _parameters_m(model: str) -> float:
-    """Millions of parameters by the model's card; 0 where there is no card of that name.
+    """Millions of parameters according to the model's card; 0 if there is no card.
 
-    A model elsewhere is named ``MODEL.at.SERVER``. One without a card counts as a real coder, so that a
-    stand-in here does not take its place.
+    A remote model is named ``MODEL.at.SERVER``. Without a card it counts as a real coder, so that a local
+    stand-in is not preferred to it.
     """
     name, elsewhere, _ = model.partition(".at.")
     try:

@@ -13,7 +13,7 @@ _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10)
 
 
 class Metrics:
-    """Counters of one host, in a registry of its own."""
+    """Metrics of one host, in a separate registry."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.registry = CollectorRegistry()
@@ -53,7 +53,7 @@ class Metrics:
 
     def observe(self, usage: Usage) -> None:
         """Count one finished choice."""
-        if not usage.model:  # it never ran, so it counts for no route
+        if not usage.model:  # it never ran, so it belongs to no route
             self._choices.labels("none", usage.reason).inc()
             return
         self._choices.labels(usage.route, usage.reason).inc()
@@ -75,7 +75,7 @@ class Metrics:
             self._accepted.labels(place).inc(count)
 
     def text(self) -> bytes:
-        """The Prometheus text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _histogram(self, name: str, words: str) -> Histogram:

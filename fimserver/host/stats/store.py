@@ -1,7 +1,7 @@
 """Store of statistics: one SQLite file of answers, with lengths and hashes instead of text.
 
-A damaged file is renamed and a new one is made; a file that cannot be written switches statistics off.
-Callers see no error of either, and never wait for long.
+A damaged file is renamed and a new one is made; if the file cannot be written, statistics are switched off.
+Callers never see an error and never wait for long.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from fimserver.reasons import Reason
 log = logging.getLogger("fimserver.host")
 SCHEMA = 2
 KEEP_DAYS = 400
-KEPT_DAYS = 90  # that a keep rate rests on
-KEPT_S = 30.0  # for which a keep rate is cached
+KEPT_DAYS = 90  # age of the answers that keep rates are computed from
+KEPT_S = 30.0  # how long a keep rate is cached
 DAY_S = 86400
 AGAIN_S = 0.1
-BUSY_S = 2.0  # for which a writer waits for another
+BUSY_S = 2.0  # how long a writer waits for another one
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -61,9 +61,8 @@ PRIMARY KEY (hour, name, language));
 PRAGMA user_version = {SCHEMA};
 COMMIT;
 """
-# Our own names.
 PUT = f"INSERT OR REPLACE INTO answers VALUES ({', '.join(':' + name for name in COLUMNS)})"  # noqa: S608
-# Version 1 had no such column. A new one is added at the end, as in ``COLUMNS``.
+# Version 1 lacks this column. A new column is added at the end, as in ``COLUMNS``.
 UPGRADE = "ALTER TABLE answers ADD COLUMN confidence REAL"
 SETTLED = """
 SELECT confidence, accepted_chars + typed_chars > 0 FROM answers
@@ -72,7 +71,7 @@ ORDER BY at DESC LIMIT 500
 """
 COUNT = "INSERT INTO counts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
 LENGTHS = " ".join(f"WHEN lexemes <= {limit} THEN {bucket}" for bucket, limit in enumerate(LIMITS))
-# Answers that turned out to be of no use count for the length that was expected.
+# Answers with these reasons count as not kept, in the bucket of the expected length.
 USELESS = (
     Reason.EMPTY,
     Reason.BLANK,
@@ -93,18 +92,18 @@ GROUP BY length
 
 
 class EmptyError(sqlite3.OperationalError):
-    """Nothing was ever written."""
+    """The file has no tables yet."""
 
 
 def stats_path() -> Path:
-    """The file of this user."""
+    """Path of this user's statistics file."""
     return data_path("stats.sqlite")
 
 
 class Stats:
-    """The counters of a host; other hosts of the user may write the same file. Safe to use from any thread.
+    """Statistics of a host; other hosts of the user may write the same file. Thread-safe.
 
-    Without a path nothing is counted. ``problem`` says why nothing is.
+    Without a path nothing is stored. ``problem``: why nothing is stored, or empty.
     """
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -118,7 +117,7 @@ class Stats:
         self._settled: dict[tuple[str, str], tuple[float, tuple[Settled, ...]]] = {}
 
     def add(self, batch: Batch) -> None:
-        """Write a batch of a window. May wait for the disk: call it off the event loop."""
+        """Write a batch of events. May wait for the disk: do not call it on the event loop."""
         with self._lock:
             if self.path is None or self.problem:
                 return
@@ -132,10 +131,7 @@ class Stats:
                 return
 
     def kept(self, route: str, model: str) -> tuple[KeepCounts, ...]:
-        """Answers whose end is known, and the shares that were kept, for each bucket.
-
-        At most half a minute old.
-        """
+        """Return the number of settled answers and their kept shares, by bucket. Cached for ``KEPT_S``."""
         now = self._clock()
         at, known = self._kept.get((route, model), (-KEPT_S, ()))
         if now - at >= KEPT_S:
@@ -144,7 +140,7 @@ class Stats:
         return known
 
     def settled(self, route: str, model: str) -> tuple[Settled, ...]:
-        """Return the latest suggestions whose end is known. At most half a minute old."""
+        """Return the latest settled suggestions. Cached for ``KEPT_S``."""
         now = self._clock()
         at, known = self._settled.get((route, model), (-KEPT_S, ()))
         if now - at >= KEPT_S:
@@ -154,7 +150,7 @@ class Stats:
         return known
 
     def _rows(self, query: str, values: Sequence[object]) -> list[Any]:
-        """Return the rows of a query, none where there is no file yet."""
+        """Return the rows of a query, or none if the file cannot be read."""
         if self.path is None:
             return []
         try:
@@ -187,9 +183,9 @@ class Stats:
             base.execute("COMMIT")
 
     def _is_mended(self, path: Path, error: Exception, *, is_last: bool) -> bool:
-        """Whether to try again: a damaged file is renamed. Any other error ends the counting."""
+        """Handle an error and return whether to try again. Renames a damaged file."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in BUSY and not is_last:  # who makes the file, or its log, does not wait as writers do
+        if code in BUSY and not is_last:  # SQLite's timeout does not cover creating the file or its log
             time.sleep(AGAIN_S)
             return True
         if code in BUSY:
@@ -215,7 +211,7 @@ def _put_aside(path: Path, now: int) -> None:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the file, made if it is missing, for one transaction. Raises ``sqlite3.Error`` or ``OSError``."""
+    """Open the file for one transaction; create it if missing. Raises ``sqlite3.Error`` or ``OSError``."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     base = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
@@ -234,7 +230,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _version(base: sqlite3.Connection) -> int:
-    """0 where the file is new. Raises ``sqlite3.NotSupportedError`` for one that we do not know."""
+    """Return the schema version, 0 for a new file. Raises ``sqlite3.NotSupportedError`` for a newer one."""
     version: int = base.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise sqlite3.NotSupportedError("a newer fimserver wrote it")
@@ -243,7 +239,7 @@ def _version(base: sqlite3.Connection) -> int:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the file for reading beside writers. Raises ``sqlite3.Error``, also if it is missing."""
+    """Open the file read-only. Raises ``sqlite3.Error``, also if it is missing."""
     with contextlib.closing(
         sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=0.2, uri=True)
     ) as base:
@@ -253,7 +249,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def row(session: str, answer: AnswerRecord) -> dict[str, Any]:
-    """An answer as a row of the table."""
+    """Convert an answer to a row of the table."""
     flat = {"session": session, **_flat(answer.model_dump(mode="json", exclude={"shadow"}))}
     shadow = answer.shadow.model_dump(mode="json") if answer.shadow else {}
     flat |= {f"shadow_{name}": value for name, value in _flat(shadow).items()}

@@ -1,8 +1,7 @@
-"""Summary of the statistics by route, language and length, and the comparison of a live trial. Reads only.
+"""Summary of the statistics by route, language and length, and the result of a live comparison. Reads only.
 
-Times are of the front, from the request to the answer, of answers that a model gave and that were shown.
-Keystrokes are counted by language alone, so kept characters of several rows of a language add up over the
-same keys.
+Times are measured in the front, from request to answer, for shown answers of a model (not from memory).
+Keystrokes are counted per language only, so all rows of a language refer to the same keys.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from fimserver.types import ROUTES
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 ALPHA = 0.05
-OTHER = "other"
-MEMORY = "memory"  # a language without a name of ours; answers that came from memory
+OTHER = "other"  # languages without a name of ours
+MEMORY = "memory"  # answers that came from memory
 Mode = Literal["blocks", "shadow"]
 MODES: tuple[Mode, ...] = ("blocks", "shadow")
 
@@ -61,7 +60,7 @@ class _SummaryModel(BaseModel):
 
 
 class RouteTotals(_SummaryModel):
-    """Shown answers of one route; an empty name means all. Percentiles in ms, of ``SHARES``."""
+    """Shown answers of one route; an empty name means all. ``ms``: percentiles for ``SHARES``."""
 
     route: str
     language: str = ""
@@ -75,7 +74,7 @@ class RouteTotals(_SummaryModel):
 
 
 class Nothing(_SummaryModel):
-    """How often nothing was shown for one reason."""
+    """How often nothing was shown, for one reason."""
 
     reason: str
     count: int
@@ -83,10 +82,7 @@ class Nothing(_SummaryModel):
 
 
 class Difference(_SummaryModel):
-    """A 95 % interval that holds at all looks together.
-
-    Bounds are ``None`` while there are too few answers.
-    """
+    """A difference with its 95 % confidence sequence; bounds are ``None`` with too few answers."""
 
     value: float
     low: float | None
@@ -100,7 +96,7 @@ class Difference(_SummaryModel):
 
 
 class RouteComparison(_SummaryModel):
-    """dllm against ar: difference in kept characters per shown answer, and ratio of the times."""
+    """dllm against ar: difference in kept characters per shown answer, and ratio of times."""
 
     mode: Mode
     answers: int
@@ -109,7 +105,7 @@ class RouteComparison(_SummaryModel):
 
 
 class Summary(_SummaryModel):
-    """All that a table or a page shows."""
+    """Everything that a table or a page shows."""
 
     days: float
     made: float  # Unix seconds
@@ -118,7 +114,7 @@ class Summary(_SummaryModel):
     lines: tuple[RouteTotals, ...] = ()
     nothing: tuple[Nothing, ...] = ()
     comparisons: tuple[RouteComparison, ...] = ()
-    dropped: int = 0  # answers that never arrived
+    dropped: int = 0  # answers that a window could not send
     problem: str = ""
 
     @property
@@ -127,7 +123,7 @@ class Summary(_SummaryModel):
 
 
 class ShownAnswer(NamedTuple):
-    """A shown answer."""
+    """One shown answer."""
 
     route: str
     language: str
@@ -138,10 +134,7 @@ class ShownAnswer(NamedTuple):
 
 
 def summary(path: Path | None, days: float, problem: str = "") -> Summary:
-    """Summarise the last ``days``.
-
-    If the store cannot be read, the summary is empty and names the problem.
-    """
+    """Summarise the last ``days``. If the store cannot be read, the summary is empty with a problem."""
     now = time.time()
     if path is None or not path.exists():
         return Summary(days=days, made=now, problem=problem)
@@ -192,7 +185,7 @@ def lines(
     keys: Mapping[str, int],
     group_of: Callable[[ShownAnswer], tuple[str, str, str]],
 ) -> Iterator[RouteTotals]:
-    """One line for each group (route, language, bucket), in order."""
+    """Yield one line per group (route, language, bucket), in order."""
     groups: defaultdict[tuple[str, str, str], list[ShownAnswer]] = defaultdict(list)
     for row in rows:
         groups[group_of(row)].append(row)
@@ -222,16 +215,15 @@ def _order(route: str, language: str, bucket: str) -> tuple[int, str, int]:
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, ...]:
-    """The smallest value that each of ``SHARES`` of the values does not exceed (nearest rank). None: none."""
+    """Percentiles of ``values`` for ``SHARES``, by nearest rank; empty without values."""
     ordered = sorted(values)
     return tuple(ordered[math.ceil(share * len(ordered)) - 1] for share in SHARES) if ordered else ()
 
 
 def comparison(base: sqlite3.Connection, mode: Mode, since: float) -> RouteComparison | None:
-    """Result of a comparison so far; ``None`` if there was none.
+    """Return the result of a comparison so far; ``None`` if there was none.
 
-    A value is a document's block: those of one block have their route, their user and their minutes in
-    common.
+    One value per document and block: the answers of a block are not independent.
     """
     base.create_function("log_ms", 1, lambda ms: math.log(max(ms, 1.0)), deterministic=True)
     turns = list(base.execute(TURNS, (since, mode)))
