@@ -1,4 +1,4 @@
-"""A whole comparison: items, arms, rows, report, files."""
+"""A whole comparison: opens items and arms, runs them, and writes the report."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from fimserver.commands.render import make_console
 from fimserver.settings import Settings
 
 JOURNAL = "unfinished.jsonl"
-# The hosts of a replay are not needed after it, and a replay is not counted in the user's statistics.
+# Hosts of a replay are not needed afterwards, and a replay must not count in the user's statistics.
 REPLAY_ENV = {"FIMSERVER_IDLE_EXIT_MINUTES": "0.5", "FIMSERVER_STATS": "off"}
 
 
 class ItemSource(NamedTuple):
-    """Where items come from; one of the first three."""
+    """Where items come from: a repository, a file of spans, or traces."""
 
     repo: Path | None
     spans: Path | None
@@ -46,7 +46,7 @@ class ItemSource(NamedTuple):
     speed: float = 1.0
 
     def facts(self) -> dict[str, Any]:
-        """For the report: what the items are."""
+        """Describe the items for the report."""
         kind = "repo" if self.repo else "spans" if self.spans else "trace"
         names = [path.resolve().name for path in (self.repo, self.spans, *self.traces) if path]
         facts: dict[str, Any] = {"kind": kind, "name": ", ".join(names), "seed": self.seed}
@@ -54,7 +54,7 @@ class ItemSource(NamedTuple):
 
 
 class ComparisonRequest(NamedTuple):
-    """A comparison as it was asked for. ``flags``: settings of both arms."""
+    """A requested comparison. ``flags``: settings of both arms."""
 
     arms: tuple[str, str]
     source: ItemSource
@@ -64,7 +64,7 @@ class ComparisonRequest(NamedTuple):
 
 
 def compare(asked: ComparisonRequest) -> Report:
-    """Run it, or go on with it, and write report.json and report.html. Raises ``FimError``."""
+    """Run or resume a comparison and write report.json and report.html. Raises ``FimError``."""
     asked.out.mkdir(parents=True, exist_ok=True)
     report = _replays(asked) if asked.source.traces else _spans(asked)
     write(report, asked.out)
@@ -123,7 +123,7 @@ def _of(arms: tuple[Runner, Runner]) -> dict[Side, Arm]:
 
 
 def _replays(asked: ComparisonRequest) -> Report:
-    """Each trace through both arms, in turn; the arm that goes first changes with each."""
+    """Replay each trace with both arms; which arm goes first alternates."""
     traces = {path.name: read_trace(path) for path in asked.source.traces}
     settings = {
         side: settings_of_arm(spec, dict(asked.flags)) for side, spec in zip(SIDES, asked.arms, strict=True)
@@ -167,7 +167,7 @@ def _earlier(asked: ComparisonRequest) -> tuple[list[PairedRow], list[Timeline]]
 
 
 def _replay(trace: Trace, settings: Settings, runtime: Path, speed: float) -> Replayed:
-    """With a host of the arm's own: what the other arm has read is not in its cache."""
+    """Replay with a separate host for the arm, so that its cache does not hold the other arm's prompts."""
     runtime.mkdir(mode=0o700, exist_ok=True)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in _changed_settings(settings).items()]
     command = [sys.executable, "-m", "fimserver.cli", *flags]
@@ -187,7 +187,7 @@ def _changed_settings(settings: Settings) -> dict[str, Any]:
 
 
 def _arm(spec: str, settings: Settings, rows: list[PairedRow], side: Side) -> Arm:
-    """Return the arm of a replay; its models are those that its answers name."""
+    """Return the arm of a replay, with the models that its answers name."""
     results = [getattr(row, side) for row in rows]
     models = {result.route: result.model for result in results if result.model}
     return Arm(spec=spec, models=models, version=__version__, settings=_changed_settings(settings))

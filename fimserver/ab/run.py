@@ -1,7 +1,7 @@
-"""Run of a comparison: the order in which two arms do the same items, and how an interrupted run goes on.
+"""Run of a comparison: runs two arms on the same items, and resumes an interrupted run.
 
-Items are interleaved: both arms do an item before either does the next, in an order drawn for each. Every row
-is on disk before the next item.
+Items are interleaved: both arms finish an item before either starts the next, in an order drawn at random for
+each item. Every row is written to disk before the next item.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from fimserver.lengths import lexemes
 from fimserver.reasons import Reason
 from fimserver.types import unix_lines
 
-WARM_UP = 5  # items that are done first and dropped
-CANCEL_EVERY = 10  # items: on each such, both arms are also cancelled half way
-SHOWN_CHARS = 400  # of the text around a span, for people
+WARM_UP = 5  # items that run first without being counted
+CANCEL_EVERY = 10  # on every tenth item both arms are also cancelled half way
+SHOWN_CHARS = 400  # of the text around a span, for readers of the report
 FORWARD: tuple[Side, Side] = ("a", "b")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Items to run, and in which states of the cache."""
+    """Items to run, and whether also with a warm cache."""
 
     spans: Sequence[Span]
     seed: int
-    warm: bool  # also from a cache that has read the prompt
+    warm: bool  # run each item also with its prompt in the cache
 
 
 def run(plan: RunPlan, arms: tuple[Runner, Runner], journal: Journal) -> Iterator[PairedRow]:
-    """Rows as they are done, those of an earlier run of the same plan first.
+    """Yield rows as they are finished, those of an earlier run of the same plan first.
 
-    Raises ``FimError`` where an arm fails.
+    Raises ``FimError`` if an arm fails.
     """
     done = {row.item: row for row in journal.rows}
     yield from done.values()
@@ -91,7 +91,7 @@ def _result(span: Span, arm: Runner, *, warm: bool, cancels: bool) -> Result:
 
 
 def result(span: Span, filled: ArmAnswer, cancel_ms: float | None) -> Result:
-    """An answer with its scores."""
+    """Score an answer."""
     usage = filled.usage
     scores = score(filled.text, span.middle)
     text = unix_lines(filled.text)
@@ -139,17 +139,17 @@ class Journal:
             file.write(row.model_dump_json() + "\n")
 
     def close(self) -> None:
-        """All is in the report: the journal has done its work."""
+        """Delete the journal: all rows are in the report."""
         self._path.unlink(missing_ok=True)
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Which comparison it is."""
+    """Return a hash that identifies a comparison."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _read(path: Path, fingerprint: str) -> list[PairedRow]:
-    """Raises ``InputError`` for the journal of another comparison. A line that was cut off is not a row."""
+    """Read the rows, without a truncated one. Raises ``InputError`` for another comparison's journal."""
     first, *lines = path.read_text("utf-8").split("\n")
     try:
         same = json.loads(first)["comparison"] == fingerprint
@@ -166,7 +166,7 @@ def _read(path: Path, fingerprint: str) -> list[PairedRow]:
             rows.append(PairedRow.model_validate_json(line))
         except ValidationError:
             continue
-    if lines and lines[-1]:  # so that the next row does not continue a line that was cut off
+    if lines and lines[-1]:  # so that the next row does not continue a truncated line
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
     return rows

@@ -1,6 +1,6 @@
-"""Format of a comparison on disk: one JSON file that can be analysed again without any model.
+"""Format of a comparison on disk: one JSON file that can be analysed again without a model.
 
-Everything that a table or a page shows can be made from it again; files of the same two arms can be merged.
+Tables and pages can be made from it again; files of the same two arms can be merged.
 """
 
 from __future__ import annotations
@@ -27,63 +27,58 @@ class _ReportModel(BaseModel):
 class Arm(_ReportModel):
     """One of the two configurations."""
 
-    spec: str  # as it was asked for: "dllm", "ar,drafter=none", "http://gpu-box:8765"
+    spec: str  # as given by the user: "dllm", "ar,drafter=none", "http://gpu-box:8765"
     models: dict[Route, str] = Field(default_factory=dict)
     version: str = ""  # of the fimserver that ran it
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Result(_ReportModel):
-    """Result of one arm on one item.
-
-    Scores compare with the gold middle; times are measured by the caller.
-    """
+    """Result of one arm on one item. Scores compare with the gold middle; the caller measures times."""
 
     text: str
     route: Route
     model: str
     reason: str  # of ``reasons.Reason``
-    why: str = ""  # the route was chosen
+    why: str = ""  # why this route was chosen
     tokens: int = 0
     forwards: int = 0
-    passes: int = 0  # of them after the prefill
-    fresh_tokens: int = 0  # rows of the prompt that had to be run
+    passes: int = 0  # forwards after the prefill
+    fresh_tokens: int = 0  # uncached rows of the prompt
     prefill_ms: float = 0.0
     first_ms: float = 0.0  # request to the first text; of a trace, key to shown
     answer_ms: float = 0.0  # request to the whole answer
     shown: bool = True  # of a trace: it reached the editor before the next key and passed the filters
-    exact: bool = False  # equal to the middle, white space at the end aside
-    first_line: bool = False  # the first line is
-    prefix_chars: int = 0  # equal from the start
+    exact: bool = False  # equals the gold middle, except for white space at the end
+    first_line: bool = False  # the first line equals that of the gold middle
+    prefix_chars: int = 0  # length of the common prefix with the gold middle
     similarity: float = 0.0  # difflib's ratio of the stripped texts
-    parses: bool | None = None  # the enclosing function does; ``None``: unknown
-    saved_keys: float = (
-        0.0  # of the middle's, if every good suggestion is accepted with one key and the rest deleted
-    )
-    cancel_ms: float | None = None  # cancel to idle, where it was tried
+    parses: bool | None = None  # whether the enclosing function parses; ``None``: unknown
+    saved_keys: float = 0.0  # see ``metrics.saved_keys``
+    cancel_ms: float | None = None  # cancel to idle, if measured
     predicted_ms: dict[Route, float] = Field(default_factory=dict)
 
 
 class PairedRow(_ReportModel):
-    """One item that both arms did."""
+    """One item with the results of both arms."""
 
     item: str  # unique in a file
-    group: str  # what items are drawn again by: a file, a task, a trace
+    group: str  # cluster of the bootstrap: a file, a task, a trace
     kind: str  # line_rest, line, block, body; of a trace: request
     language: str = ""
     lexemes: int = 0  # of the gold middle
     first: Side = "a"  # the arm that went first
-    warm: bool = False  # caches were kept from the item before
-    before: str = ""  # the end of the prefix, for people
+    warm: bool = False  # the prompt was in the cache
+    before: str = ""  # the end of the prefix, for readers of the report
     after: str = ""  # the start of the suffix
     gold: str = ""
-    at_ms: float = 0.0  # of a trace: when it was asked
+    at_ms: float = 0.0  # of a trace: time of the request
     a: Result
     b: Result
 
 
 class Mark(_ReportModel):
-    """Something that happened in a replay: a key, a request, an answer, a suggestion on the screen."""
+    """An event of a replay: a key, a request, an answer, a suggestion shown or accepted."""
 
     at_ms: float
     what: Literal["key", "request", "answer", "shown", "accept"]
@@ -91,7 +86,7 @@ class Mark(_ReportModel):
 
 
 class Timeline(_ReportModel):
-    """One trace as one arm went through it."""
+    """Replay of one trace with one arm."""
 
     group: str
     side: Side
@@ -108,7 +103,7 @@ class Report(_ReportModel):
     version: str
     created: str  # ISO 8601
     command: str
-    source: dict[str, Any]  # kind (repo, spans, trace), name, seed, limit, what was left out and why
+    source: dict[str, Any]  # kind (repo, spans, trace), name, seed, limit, number of skipped items by reason
     environment: dict[str, Any]
     arms: dict[Side, Arm]
     rows: tuple[PairedRow, ...] = ()
@@ -120,7 +115,7 @@ class Report(_ReportModel):
 
 
 def read_report(path: Path) -> Report:
-    """A report from disk. Raises ``InputError`` that says what is wrong with the file."""
+    """Read a report from disk. Raises ``InputError``."""
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
@@ -139,7 +134,7 @@ def read_report(path: Path) -> Report:
 
 
 def merge(reports: Sequence[Report]) -> Report:
-    """One report of several of the same arms; items that come twice count once. Raises ``InputError``."""
+    """Merge reports of the same arms; duplicate items count once. Raises ``InputError``."""
     first, *others = reports
     specs = {side: arm.spec for side, arm in first.arms.items()}
     for other in others:

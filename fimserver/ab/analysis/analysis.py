@@ -1,7 +1,7 @@
 """Analysis of a report: every number of a comparison, over all items and by strata.
 
-Signs: a difference is B minus A. A ratio above 1 is in B's favour: of times A over B ("B is 1.8x as fast"),
-of speeds B over A. Intervals are of 95 %, by a cluster bootstrap over ``PairedRow.group``.
+Signs: a difference is B minus A. A ratio above 1 is in B's favour: for times A over B ("B is 1.8x as fast"),
+for speeds B over A. Intervals are 95 %, from a cluster bootstrap over ``PairedRow.group``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from fimserver.ab.analysis.value import (
 from fimserver.ab.schema import PairedRow, Report
 
 PERCENTILES = (50, 90, 95, 99)
-BOUNDED = frozenset({50, 95})  # percentiles that get intervals: too few rows lie beyond the others
+BOUNDED = frozenset({50, 95})  # percentiles with intervals: too few rows are beyond the others
 PRIMARY = frozenset({"first_ms_p95", "exact"})
 FEW_GROUPS = 10
 
@@ -53,7 +53,7 @@ Draw = Callable[[tuple[str, ...]], Bootstrap]
 class Analysis:
     """All numbers of a report. ``dataclasses.asdict`` of it is JSON."""
 
-    n: int  # items that count: the cold ones, where there are any
+    n: int  # analysed items: the cold ones if there are any
     groups: int
     comparisons: tuple[ComparisonRow, ...] = ()
     regret: Regret | None = None
@@ -64,10 +64,10 @@ class Analysis:
 
 
 def analyse(report: Report, seed: int = 0) -> Analysis:
-    """The same numbers for the same report and seed. A report without rows has a note and nothing else."""
+    """Analyse a report, deterministically for a seed. A report without rows gets only a note."""
     if not report.rows:
         return Analysis(0, 0, notes=("no item was compared",))
-    draw: Draw = lru_cache(maxsize=2)(partial(bootstrap, seed=seed))  # most columns have all rows
+    draw: Draw = lru_cache(maxsize=2)(partial(bootstrap, seed=seed))  # most columns use all rows
     found = [c for stratum, rows in strata(report.rows) for c in _compare(stratum, rows, draw)]
     comparisons = _corrected(found)
     rows = dict(strata(report.rows))[ALL]
@@ -93,7 +93,7 @@ def _compare(stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[Co
 
 
 def _times(measure: Measure, stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[ComparisonRow]:
-    """The geometric mean ratio, and percentiles."""
+    """Yield the geometric mean ratio and percentiles of a time."""
     groups, a, b = pairs(measure, rows)
     if not groups:
         return
@@ -143,7 +143,7 @@ def _speeds(stratum: str, rows: Sequence[PairedRow], draw: Draw) -> Iterator[Com
 
 
 def _drawn(line: ComparisonRow, drawn: Bootstrap, a: Floats, b: Floats) -> ComparisonRow:
-    """The line with both arms' numbers as they were in each draw (1 + draws,), and what they come to."""
+    """Fill in both arms' estimates and the effect from their series over the draws (1 + draws,)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         both = drawn.interval(b - a if line.effect == "difference" else b / a)
     of_a = estimate(drawn, a)

@@ -1,4 +1,4 @@
-"""One line of the table of a comparison."""
+"""Comparison row: one line of the table of a comparison."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fimserver.ab.analysis.measures import Better
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One line of the table. ``None``: there is no such number."""
+    """One line of the table. ``None``: not available."""
 
     metric: str
     label: str
-    unit: str  # of a, b and a difference; a "share" is between 0 and 1
+    unit: str  # of a, b and their difference; a "share" is between 0 and 1
     better: Better
     stratum: str  # "all", "warm", "kind:line", "bucket:9-16", "language:python"
-    n: int  # pairs, those that both arms have a number for
+    n: int  # pairs for which both arms have a number
     groups: int
     effect: Literal["difference", "ratio"]
     a: float | None = None
@@ -29,6 +29,6 @@ class ComparisonRow:
     a_high: float | None = None
     b_low: float | None = None
     b_high: float | None = None
-    p: float | None = None  # exact sign test; of the whole only, as strata describe
-    p_holm: float | None = None  # corrected for all that were tested
-    primary: bool = False  # what a claim rests on; the others describe
+    p: float | None = None  # exact sign test, only over all items: strata are descriptive
+    p_holm: float | None = None  # corrected for all tests
+    primary: bool = False  # primary endpoint; the others are descriptive

@@ -1,4 +1,4 @@
-"""Headline of a comparison: up to three sentences that say what was found, B against A as in the table."""
+"""Headline of a comparison: up to three sentences with the result, B against A as in the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fimserver.ab.analysis.comparison_row import ComparisonRow
 from fimserver.ab.analysis.measures import ALL
 from fimserver.ab.analysis.statistics import MIN_CLUSTERS
 
-MARGIN = 0.02  # a kept share that is lower by less is not inferior
+MARGIN = 0.02  # non-inferiority margin of the kept share
 
 
 def headline(comparisons: Sequence[ComparisonRow]) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def _value_sentence(line: ComparisonRow) -> str:
 
 
 def _not_shown(line: ComparisonRow) -> str:
-    """Return why the sentence claims no difference: no interval, or one that holds "the same"."""
+    """Return why no difference is claimed: no interval, or one that includes no difference."""
     if line.low is None or line.high is None:
         if line.groups < MIN_CLUSTERS:
             return (

@@ -1,4 +1,4 @@
-"""Measures of a comparison: times, scores and endings of results, of all items and by strata."""
+"""Measures of a comparison: times, scores and outcomes of results, over all items and by strata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fimserver.ab.schema import PairedRow, Result
 from fimserver.lengths import LABELS, bucket_of
 from fimserver.reasons import Reason
 
-ALL = "all"  # the stratum of everything
+ALL = "all"  # the stratum of all items
 Better = Literal["higher", "lower", ""]
 Outcome = Literal["shown", "late", "cancelled", "empty", "error", "withheld"]
 
@@ -69,7 +69,7 @@ _ENDINGS: Mapping[str, Outcome] = {
 
 
 class Measure(NamedTuple):
-    """A number of a result; ``None`` where it has none, and then the pair is left out."""
+    """A number of a result. If ``read`` returns ``None``, the pair is left out."""
 
     metric: str
     label: str
@@ -80,14 +80,14 @@ class Measure(NamedTuple):
 
 
 def outcome(result: Result) -> Outcome:
-    """Return the outcome of a request. A good middle that did not reach the screen in time is late."""
+    """Return the outcome of a request. A middle that was not shown in time is late."""
     if result.shown and result.text:
         return "shown"
     return _ENDINGS.get(result.reason, "late" if result.text else "empty")
 
 
 def answered(result: Result) -> bool:
-    """Whether its times are those of an answer: errors and cancelled requests have none."""
+    """Whether the times are those of an answer: errors and cancelled requests have none."""
     return outcome(result) not in {"error", "cancelled"}
 
 
@@ -156,9 +156,9 @@ YES_OR_NO = frozenset(
 
 
 def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
-    """The whole, then its parts by each way in which rows differ.
+    """Yield all rows, then strata by kind, length bucket and language.
 
-    Warm rows are a stratum of their own where there are cold ones.
+    Warm rows are a separate stratum if there are cold ones.
     """
     whole = [row for row in rows if not row.warm] or list(rows)
     yield ALL, whole
@@ -181,7 +181,7 @@ def strata(rows: Sequence[PairedRow]) -> Iterator[tuple[str, list[PairedRow]]]:
 def pairs(
     measure: Measure, rows: Sequence[PairedRow]
 ) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Groups and columns of the rows for which both arms have a number."""
+    """Return groups and both arms' columns for the rows where both have a number."""
     read = [(row.group, measure.read(row, row.a), measure.read(row, row.b)) for row in rows]
     full = [(group, a, b) for group, a, b in read if a is not None and b is not None]
     return (

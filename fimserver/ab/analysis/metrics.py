@@ -1,4 +1,4 @@
-"""Similarity of a suggestion to the text that was really written."""
+"""Similarity of a suggestion to the gold text: what was actually written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 @dataclass(frozen=True)
 class Scores:
-    """A suggestion beside the gold text; the fields mean what they mean in ``schema.Result``."""
+    """Scores of a suggestion against the gold text; fields as in ``schema.Result``."""
 
     exact: bool
     first_line: bool
@@ -24,9 +24,9 @@ class Scores:
 
 
 def score(text: str, gold: str) -> Scores:
-    """A suggestion against the gold text. Line ends may be of any kind; both empty is exact.
+    """Score a suggestion against the gold text. Line ends may be of any kind; two empty texts are exact.
 
-    ``first_line`` compares the first lines that are not blank, as a middle may begin with a line end.
+    ``first_line`` compares the first non-blank lines, as a middle may begin with a line end.
     """
     text = unix_lines(text)
     gold = unix_lines(gold)
@@ -40,10 +40,10 @@ def score(text: str, gold: str) -> Scores:
 
 
 def saved_keys(text: str, gold: str) -> float:
-    """Keys that a suggestion saves someone who types the gold text; a character is a key.
+    """Number of keys that a suggestion saves a user who types the gold text; a character is a key.
 
-    It is accepted, with one key, where it is right to its end or its whole first line is right; what is wrong
-    after that is deleted, a key a character. Nobody accepts at a loss. White space at the end is never wrong.
+    The user accepts it with one key if all of it or its whole first line is correct, then deletes wrong
+    characters with a key each, and never accepts at a loss. White space at the end is never wrong.
     """
     if gold.startswith(text):
         return max(0.0, len(text) - 1.0)

@@ -1,4 +1,4 @@
-"""Value of an arm's answers for the time they take: speed, regret, predictions."""
+"""Value of an arm's answers relative to their time: speed, regret, quality of predictions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fimserver.ab.analysis.statistics import Bootstrap, Floats
 from fimserver.ab.schema import SIDES, PairedRow, Side
 from fimserver.types import ROUTES, Route
 
-READING_MS = (0, 300)  # that a person reads a suggestion for
+READING_MS = (0, 300)  # assumed times to read a suggestion
 ADDED_MS = (0, 50, 100, 200, 300, 500, 750, 1000, 1500, 2000)
 PREDICTION_SHARES = (0.1, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % bounds; ``None`` where there are none."""
+    """A number and its 95 % bounds; ``None`` if there are none."""
 
     value: float | None
     low: float | None
@@ -28,21 +28,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Regret:
-    """Regret: saved keys per item that one arm for all items loses to the better arm of each item.
-
-    See ``regret``.
-    """
+    """Saved keys per item that each arm loses to choosing the better arm for each item; see ``regret``."""
 
     n: int
-    keys_per_s: float  # what a second is worth
+    keys_per_s: float  # value of a second, in saved keys
     a: Estimate
     b: Estimate
-    choosing: tuple[Side, ...]  # the arms that chose a route for each item themselves
+    choosing: tuple[Side, ...]  # arms that used more than one route
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """How long answers took, as a ratio to what was predicted: 1 is right, 2 is twice as long."""
+    """Ratio of actual to predicted answer times: 1 is correct, 2 is twice as long."""
 
     side: Side
     route: Route
@@ -54,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Characters per second of each arm if every answer came ``added_ms`` later. ``None``: no time passed."""
+    """Saved keys per second of each arm if every answer came ``added_ms`` later. ``None``: no time passed."""
 
     added_ms: int
     a: float | None
@@ -62,17 +59,14 @@ class CurvePoint:
 
 
 def column(rows: Sequence[PairedRow], side: Side, name: str) -> Floats:
-    """A field of one arm's results: (rows,)."""
+    """Return a field of one arm's results: (rows,)."""
     return np.array([getattr(getattr(row, side), name) for row in rows], float)
 
 
 def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Bootstrap) -> Floats:
-    """Accepted characters per second, in each draw: all saved keys over all waiting and reading.
+    """Saved keys per second of waiting and reading, in each draw: (1 + draws,).
 
-    Shape (1 + draws,).
-
-    Every shown suggestion is read for ``reading_ms``, good or bad; requests without an answer count with the
-    time they took.
+    Every shown suggestion takes ``reading_ms`` to read; requests without an answer count with their time.
     """
     shown = np.array([outcome(getattr(row, side)) == "shown" for row in rows], float)
     spent_ms = drawn.totals(column(rows, side, "answer_ms") + reading_ms * shown)
@@ -81,13 +75,13 @@ def speeds(rows: Sequence[PairedRow], side: Side, reading_ms: float, drawn: Boot
 
 
 def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
-    """Return what each arm loses to the better of the two arms on every item.
+    """Return what each arm loses to an oracle that takes the better arm for every item.
 
-    The value of an answer is its saved keys less what its time is worth: ``saved_keys - rate * answer_ms``.
-    The rate is the saved keys per millisecond, over all rows, of the better fixed arm (one that used one
-    route throughout; of both where both or none are), and at least 0. The oracle takes for each item the arm
-    of the greater value. It knows the outcome, luck included, so no policy reaches a regret of 0. The
-    intervals take the rate as given. ``None`` where no time passed.
+    The value of an answer is its saved keys minus the value of its time: ``saved_keys - rate * answer_ms``.
+    The rate is the saved keys per millisecond, over all rows, of the better fixed arm (an arm with a single
+    route; if both or none are fixed, of the better one), and at least 0. The oracle knows the outcome, luck
+    included, so no policy reaches a regret of 0. The intervals treat the rate as known. ``None`` if no time
+    passed.
     """
     choosing = tuple(side for side in SIDES if len({getattr(row, side).route for row in rows}) > 1)
     fixed = [side for side in SIDES if side not in choosing] or SIDES
@@ -105,7 +99,7 @@ def regret(rows: Sequence[PairedRow], drawn: Bootstrap) -> Regret | None:
 
 
 def predictions(rows: Sequence[PairedRow]) -> tuple[Prediction, ...]:
-    """By arm and route, where the route that served had been predicted."""
+    """Return the quality of predicted times by arm and route, for answers whose time was predicted."""
     found = []
     for side in SIDES:
         results = [result for row in rows if answered(result := getattr(row, side)) and result.answer_ms > 0]
@@ -124,9 +118,9 @@ def predictions(rows: Sequence[PairedRow]) -> tuple[Prediction, ...]:
 
 
 def curve(rows: Sequence[PairedRow]) -> tuple[CurvePoint, ...]:
-    """Saved keys over all waiting, each answer ``ADDED_MS`` later, as on a slower line or device.
+    """Return saved keys per second of waiting if each answer came ``ADDED_MS`` later.
 
-    Nothing is taken off for suggestions that the next key would have made stale, so it flatters long waits.
+    Suggestions that the next key would have made stale still count, so long waits look better than they are.
     """
 
     def speed(side: Side, added_ms: int) -> float | None:
@@ -137,10 +131,10 @@ def curve(rows: Sequence[PairedRow]) -> tuple[CurvePoint, ...]:
 
 
 def estimate(drawn: Bootstrap, series: Floats) -> Estimate:
-    """The interval of a series, NaN as ``None``."""
+    """Interval of a series, with ``None`` instead of NaN."""
     return Estimate(*map(number, drawn.interval(series)))
 
 
 def number(value: float) -> float | None:
-    """As JSON can have it."""
+    """Return ``None`` for NaN and infinity, which JSON does not have."""
     return float(value) if np.isfinite(value) else None

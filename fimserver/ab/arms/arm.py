@@ -1,6 +1,6 @@
-"""Arm of a comparison: its specification, its settings and the answers it gives.
+"""Arm of a comparison: its specification, settings and answers.
 
-A specification is a route, a URL, or neither, and settings after commas: ``dllm``, ``ar,drafter=none``,
+A specification is an optional route or URL and settings, separated by commas: ``dllm``, ``ar,drafter=none``,
 ``auto,policy=bandit``, ``card=dreamon-7b``, ``http://gpu-box:8765,model=ar``.
 """
 
@@ -23,7 +23,7 @@ REQUEST_SETTINGS = ("max_tokens", "temperature", "top_p", "seed", "stop", "deadl
 
 
 class ArmSpec(NamedTuple):
-    """A specification, read. ``text`` is without its token."""
+    """A parsed specification. ``text`` is without the token."""
 
     text: str
     url: str
@@ -46,14 +46,11 @@ class Runner(Protocol):
     arm: Arm
 
     def fill(self, span: Span, *, warm: bool) -> ArmAnswer:
-        """The middle of a span from an empty cache, or from one that has read the prompt.
-
-        Raises ``FimError``.
-        """
+        """Fill a span with an empty cache or, if ``warm``, a cache with its prompt. Raises ``FimError``."""
         ...
 
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:
-        """How long work goes on after it is called off; ``None`` where that cannot be seen."""
+        """Cancel after ``after_ms`` and return how long the work went on; ``None`` if that is unknown."""
         ...
 
     def close(self) -> None:
@@ -62,7 +59,7 @@ class Runner(Protocol):
 
 
 def read_spec(text: str) -> ArmSpec:
-    """Raises ``InputError`` for what cannot be one."""
+    """Parse a specification. Raises ``InputError``."""
     changes: dict[str, str] = {}
     url = ""
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -92,10 +89,7 @@ def without_token(text: str) -> str:
 
 
 def _of_card(name: str) -> dict[str, str]:
-    """Return the settings that serve a card.
-
-    Its route, where it has one, and the card on each of its routes.
-    """
+    """Return the settings that select a card: on each of its routes, and its route if it has only one."""
     try:
         routes = get_card(name).routes
     except CardError as error:
@@ -104,20 +98,17 @@ def _of_card(name: str) -> dict[str, str]:
 
 
 def settings_of_arm(text: str, flags: dict[str, Any]) -> Settings:
-    """The settings of an arm: those of the command, changed. Raises ``InputError``."""
+    """Return the settings of an arm: those of the command with its changes. Raises ``InputError``."""
     spec = read_spec(text)
     return read_settings(**flags | spec.changes | ({"connect": spec.url} if spec.url else {}))
 
 
 def body_of(span: Span, settings: Settings, session: str = "") -> CompletionBody:
-    """Return the request of an editor for a span.
-
-    ``session``: the host then drops an earlier request of it.
-    """
+    """Return the request body for a span. With ``session`` a newer request supersedes the older one."""
     body = text_body(span.prefix, span.suffix, settings, path=span.group, language=span.language or None)
     return body.with_hints(session=session, document=session)
 
 
 def answer_of(middle: TimedMiddle) -> ArmAnswer:
-    """Return the answer of an arm. One that failed is an answer, too: its usage has the reason."""
+    """Return the answer of an arm. A failure is an answer too, with the reason in its usage."""
     return ArmAnswer(middle.text, middle.usage, middle.first_ms, middle.total_ms)

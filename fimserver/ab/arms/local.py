@@ -1,4 +1,4 @@
-"""Arm in this process: engines whose requests are jobs, as in a host."""
+"""Local arm: engines in this process that run requests as jobs, as in a host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class LocalArm:
-    """Engines in this process, asked in the way of the host."""
+    """Engines in this process, used like in a host."""
 
     def __init__(self, spec: str, settings: Settings, models: ModelPool) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""Opening of both arms of a comparison: engines in this process, or hosts by their URLs."""
+"""Opens the arms of a comparison: engines in this process, or remote hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Runner]:
-    """Both arms; models that both can use are loaded once. Raises ``FimError``."""
+    """Open both arms; models that both use are loaded once. Raises ``FimError``."""
     shared: list[ModelPool] = []
     first, second = (_open(read_spec(text), flags, shared) for text in texts)
     return first, second
@@ -23,14 +23,13 @@ def open_arms(texts: tuple[str, str], flags: dict[str, Any]) -> tuple[Runner, Ru
 def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runner:
     settings = read_settings(**flags | spec.changes)
     if spec.url:
-        # The HTTP library is imported where an arm is remote.
-        from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415
+        from fimserver.ab.arms.remote import RemoteArm  # noqa: PLC0415 - the HTTP library
 
         try:
             return RemoteArm(spec.text, spec.url, settings)
         except OtherServerError as error:
             settings = _of_other_server(spec, flags, error)
-    from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch, where an arm is local
+    from fimserver.ab.arms.local import LocalArm  # noqa: PLC0415 - torch
     from fimserver.engine.engines import ModelPool  # noqa: PLC0415
 
     models = next((models for models in shared if _same_host(models.settings, settings)), None)
@@ -41,9 +40,9 @@ def _open(spec: ArmSpec, flags: dict[str, Any], shared: list[ModelPool]) -> Runn
 
 
 def _of_other_server(spec: ArmSpec, flags: dict[str, Any], error: OtherServerError) -> Settings:
-    """Settings of an engine here that asks the server by its own dialect.
+    """Return settings of a remote engine that speaks the server's own dialect.
 
-    Raises ``error`` where it is none that can be asked.
+    Raises ``error`` if the dialect is not supported.
     """
     from fimserver.engine.remote.card import card_of_url  # noqa: PLC0415
     from fimserver.engine.remote.engine import RemoteEngine  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Arm that is a host elsewhere, asked over HTTP."""
+"""Remote arm: a host that is asked over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fimserver.settings import Settings
 
 
 class RemoteArm:
-    """A host elsewhere. Its caches are its own: an item of an earlier run may be warm there."""
+    """A remote host. Its caches cannot be cleared: an item of an earlier run may be warm."""
 
     def __init__(self, spec: str, url: str, settings: Settings) -> None:
         self._settings = settings
@@ -26,7 +26,7 @@ class RemoteArm:
                 pass
         return answer_of(timed(self._host.stream(body)))
 
-    # What a host does then cannot be seen.
+    # Whether a host goes on working after a cancellation cannot be observed.
     def cancel_ms(self, span: Span, after_ms: float) -> float | None:  # noqa: ARG002
         return None
 

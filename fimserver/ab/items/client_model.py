@@ -1,8 +1,7 @@
-"""Model of an editor: when it sends requests while a trace is typed.
+"""Model of an editor: when it sends requests while a trace is replayed.
 
-As measured: VS Code 1.139 asks 32 to 46 ms after a change and cancels with the next key; Neovim 0.12 asks
-200 ms after the last key and cancels nothing. Where the trace has requests of its own, those are played in
-place of these.
+As measured, VS Code 1.139 asks 32 to 46 ms after a change and cancels with the next key; Neovim 0.12 asks
+200 ms after the last key and cancels nothing. If the trace contains requests, those are replayed instead.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from fimserver.front.documents.mirror import split_lines
 
 Editor = Literal["vscode", "neovim"]
 ASK_AFTER_MS: Mapping[Editor, float] = {"vscode": 40.0, "neovim": 200.0}
-LONGEST_PAUSE_MS = 2000.0  # longer ones are cut
+LONGEST_PAUSE_MS = 2000.0  # longer pauses are shortened to this
 
 
 @dataclass(frozen=True)
 class PlannedRequest:
-    """A suggestion to be asked for. The same for every arm, so that ``number`` pairs them."""
+    """A request to send. The same for every arm, so that ``number`` pairs them."""
 
     number: int
     event: int  # index in the trace of the event that it follows
@@ -33,7 +32,7 @@ class PlannedRequest:
 
 
 class Step(NamedTuple):
-    """Something to do at ``due_ms`` since the start, at speed 1."""
+    """An action at ``due_ms`` since the start, at speed 1."""
 
     due_ms: float
     what: Open | Change | Close | PlannedRequest
@@ -42,8 +41,8 @@ class Step(NamedTuple):
 def plan(trace: Trace, client: Editor) -> tuple[Step, ...]:
     """Return all steps, in order.
 
-    A trace without requests is asked for after each change that inserts text, at the end of that text, unless
-    the next event comes first.
+    For a trace without requests, each change that inserts text is followed by a request at the end of that
+    text, unless the next event comes first.
     """
     dues = list(itertools.accumulate(min(LONGEST_PAUSE_MS, gap) for gap in _gaps(trace.events)))
     has_requests = any(isinstance(event, SuggestionRequested) for event in trace.events)
@@ -69,6 +68,6 @@ def _gaps(events: Sequence[Event]) -> Iterator[float]:
 
 
 def _end_of(patch: Patch) -> tuple[int, int]:
-    """Where the inserted text ends."""
+    """Return the position where the inserted text ends."""
     lines = split_lines(patch.text)
     return patch.line + len(lines) - 1, len(lines[-1]) + (patch.char if len(lines) == 1 else 0)

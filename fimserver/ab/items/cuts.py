@@ -1,7 +1,7 @@
-"""Holes in one file: rests of lines, lines, runs of statements, bodies.
+"""Holes in a file: rests of lines, lines, runs of statements, bodies.
 
-All offsets are of characters, the end excluded. Line ends are as in the file and never the last character of
-a middle.
+Offsets are in characters, the end excluded. Line ends are as in the file and never the last character of a
+middle.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ _AFTER_STATEMENT = " \t\r,;:"
 
 
 def holes(language: str, text: str, rng: Random) -> Mapping[str, list[Hole]]:
-    """All cuts of a file by kind, in random order; of the rests of one line, one.
+    """Return all holes of a file by kind, in random order; at most one ``line_rest`` per line.
 
-    ``line_rest``: from an edge of a token to the line's end. ``line``: a line after its indentation.
-    ``block``: 2 to 8 lines that are whole statements of one block. ``body``: what a function or class holds,
-    up to 60 lines, from its first line's text to its last, brackets outside. Only a body begins with a
-    comment or a docstring.
+    ``line_rest``: from a token boundary to the end of the line. ``line``: a line without its indentation.
+    ``block``: 2 to 8 lines of whole statements in one block. ``body``: the body of a function or class
+    without its brackets, up to 60 lines. Only a body may begin with a comment or a docstring.
     """
     file = _File(language, text)
     found: dict[str, list[Hole]] = {
@@ -46,7 +45,7 @@ def holes(language: str, text: str, rng: Random) -> Mapping[str, list[Hole]]:
 
 
 class _File:
-    """A text, the same with blanks for strings and comments, its lines and its blocks."""
+    """A text, the same text with strings and comments blanked out, its lines and its blocks."""
 
     def __init__(self, language: str, text: str) -> None:
         self.text = text
@@ -59,7 +58,7 @@ class _File:
         return bisect_right(self.starts, at) - 1
 
     def end(self, row: int) -> int:
-        """Where the text of a line ends, before its line end."""
+        """Return where the text of a line ends, before its line end."""
         end = self.starts[row + 1] - 1 if row + 1 < len(self.starts) else len(self.text)
         return end - (self.text[end - 1 : end] == "\r")
 
@@ -92,12 +91,12 @@ class _File:
                 yield rng.choice(edges), end
 
     def _goes_on(self, at: int, end: int) -> bool:
-        """Whether there is more to write than blanks and a comment."""
+        """Whether the rest of the line is more than blanks and a comment."""
         rest = self.text[at:end].lstrip()
         return bool(rest) and not rest.startswith(self.comments)
 
     def runs(self, block: parser.StatementRun) -> Iterator[Hole]:
-        """Statements that follow each other, whole lines all of them."""
+        """Yield runs of consecutive statements that are whole lines."""
         units = [self._as_lines(*unit) for unit in self._units(block)]
         for at, unit in enumerate(units):
             for other in units[at : at + BLOCK_LINES.stop]:
@@ -107,10 +106,10 @@ class _File:
                     yield unit[0], other[1]
 
     def _units(self, block: parser.StatementRun) -> list[Hole]:
-        """The statements of a block; those that share a line count as one."""
+        """Return the statements of a block; those that share a line count as one."""
         units: list[Hole] = []
         for begin, stop in block.statements:
-            end = begin + len(self.text[begin:stop].rstrip())  # a directive of C has its line end in it
+            end = begin + len(self.text[begin:stop].rstrip())  # a C directive includes its line end
             if units and self.row(begin) == self.row(units[-1][1]):
                 units[-1] = (units[-1][0], end)
             else:
@@ -118,14 +117,14 @@ class _File:
         return units
 
     def _as_lines(self, begin: int, end: int) -> Hole | None:
-        """From the first to the last text of the lines that hold a unit, or ``None`` where they hold more."""
+        """Extend a unit to whole lines, without blanks at both ends; ``None`` if they contain more code."""
         line_end = self.end(self.row(end))
         if self.first(self.row(begin)) != begin or self.code[end:line_end].strip(_AFTER_STATEMENT):
             return None
         return begin, end + len(self.text[end:line_end].rstrip())
 
     def body(self, block: parser.StatementRun) -> Iterator[Hole]:
-        """None where it begins on its header's line, or is no body."""
+        """Yield the body of a function or class, unless it begins on the line of its header."""
         begin, stop = block.span
         if block.owner is None:
             return
@@ -137,7 +136,4 @@ class _File:
         end = begin + len(inner.strip())
         fresh = self.first(self.row(begin)) == begin
         if self.code[begin:end].strip() and fresh and self.row(end) - self.row(begin) < BODY_LINES:
-            yield self._as_lines(begin, end) or (
-                begin,
-                end,
-            )  # a comment after the last statement belongs to it
+            yield self._as_lines(begin, end) or (begin, end)  # with a comment after the last statement

@@ -11,9 +11,8 @@ from fimserver.front.syntax import parser
 def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> bool | None:
     """Whether the function around the cursor parses with ``middle`` in it.
 
-    The function is that of the file as it was, with ``gold``: the innermost function or class of several
-    lines that parses by itself, or else the whole text. ``None`` where that does not parse, or the language
-    is none of ours.
+    It is taken from the file with ``gold``: the innermost multi-line function or class that parses by itself,
+    else the whole text. ``None`` if none of them parses or the language is not supported.
     """
     known = parser.language_of(language)
     if known is None:
@@ -28,10 +27,7 @@ def parses(language: str, prefix: str, middle: str, suffix: str, gold: str) -> b
 
 
 def _around(language: str, text: str, start: int, end: int) -> Iterator[Hole]:
-    """Functions and classes of several lines that a piece of text is in, innermost first.
-
-    Then all of the text.
-    """
+    """Yield the multi-line functions and classes around a span, innermost first, then the whole text."""
     owners = {block.owner for block in parser.blocks(language, text) if block.owner}
     inner = [
         owner for owner in owners if owner[0] <= start and end <= owner[1] and "\n" in text[slice(*owner)]

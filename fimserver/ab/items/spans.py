@@ -1,7 +1,4 @@
-"""Spans of a comparison, cut from a folder of source files or read from a file.
-
-Also whether a text in a span's place parses.
-"""
+"""Spans of a comparison, cut from a folder of source files or read from a file."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ from fimserver.spans import ID, MIDDLE, PREFIX
 
 FILE_BYTES = 2**20
 GIT_S = 60.0
-_SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})  # beside the hidden ones
-_GIT_OWN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of another repository, where a hook of it runs us
+_SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__"})  # besides hidden ones
+_GIT_OWN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set if we run in a hook of another repository
 _JUDGED: Mapping[Reason, str] = {
     Reason.EXCLUDED: "private or ignored",
     Reason.GENERATED: "generated or minified",
@@ -40,24 +37,24 @@ class Span(NamedTuple):
     item: str  # unique among spans
     group: str  # the file's path, from the folder
     kind: str
-    language: str  # our name; empty: none of ours
+    language: str  # our name of it; empty: not supported
     prefix: str
     middle: str
     suffix: str
 
 
 class Cut(NamedTuple):
-    """Spans, and how many files or rows that were looked at gave none, by reason."""
+    """Spans, and the number of files or rows without one, by reason."""
 
     spans: tuple[Span, ...]
     skipped: Mapping[str, int]
 
 
 def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS) -> Cut:
-    """Up to ``limit`` spans, the kinds in turn; the same for the same files and seed.
+    """Cut up to ``limit`` spans, the kinds in turn; deterministic for the same files and seed.
 
-    Within a git work tree the tracked files are taken; where there are none, as in an installed package, and
-    elsewhere, all but hidden ones. A kind comes to a file again only when it has been to all others. Raises
+    In a git work tree the tracked files are used; if there are none (an installed package) or elsewhere, all
+    files that are not hidden. Each kind visits all other files before it returns to one. Raises
     ``InputError``.
     """
     if not folder.is_dir():
@@ -69,7 +66,7 @@ def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS)
     random.Random(seed).shuffle(names)
     queues = {kind: deque(names) for kind in kinds}
     for turn, queue in enumerate(queues.values()):
-        queue.rotate(-turn * len(names) // len(queues))  # so that few spans are of many files
+        queue.rotate(-turn * len(names) // len(queues))  # so that even a few spans come from many files
     spans: list[Span] = []
     turns = deque(queues)
     while turns and len(spans) < limit:
@@ -90,11 +87,11 @@ def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS)
 class _Source(NamedTuple):
     language: str
     text: str
-    holes: Mapping[str, list[Hole]]  # that were not taken yet
+    holes: Mapping[str, list[Hole]]  # not taken yet
 
 
 class _Files:
-    """The files of a folder, read when first asked for."""
+    """Files of a folder, read on first use."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -110,9 +107,9 @@ class _Files:
         return known
 
     def take(self, kind: str, queue: deque[str]) -> Span | None:
-        """A span of the first file that has one left.
+        """Take a span of the first file that has one left, and move that file to the end of the queue.
 
-        Files without leave the queue, that one goes to its end.
+        Files without spans are removed from the queue.
         """
         while queue:
             name = queue.popleft()
@@ -121,7 +118,7 @@ class _Files:
             source = self._sources[name]
             while source and source.holes[kind]:
                 span = _span(name, kind, source, source.holes[kind].pop())
-                if (cut := span.item.rsplit(":", 1)[1]) not in self._taken:  # as of a copy of a file
+                if (cut := span.item.rsplit(":", 1)[1]) not in self._taken:  # else of a copy of another file
                     self._taken.add(cut)
                     queue.append(name)
                     return span
@@ -139,7 +136,7 @@ class _Files:
         return _Source(language, text, found)
 
     def _text(self, name: str) -> str | None:
-        """The text of a file that may be used."""
+        """Return the text of a file, or ``None`` if it must not or cannot be used."""
         path = self.folder / name
         reason = self._privacy.by_name(path)
         text = ""
@@ -156,7 +153,7 @@ class _Files:
 
 
 def _decoded(path: Path) -> tuple[str, str]:
-    """Why a file is not used, or its text."""
+    """Return why a file is not used, and its text."""
     if path.is_symlink() or not path.is_file():
         return "no file, or a link", ""
     if path.stat().st_size > FILE_BYTES:
@@ -189,15 +186,14 @@ def _why(files: _Files) -> str:
 
 
 def _tracked(folder: Path) -> list[str]:
-    """Return the files that git tracks below a folder; none outside of a work tree."""
+    """Return the files that git tracks below a folder; empty outside of a work tree."""
     whole = folder.resolve()
     if not any((place / ".git").exists() for place in (whole, *whole.parents)):
         return []
     command = [shutil.which("git") or "git", "-c", "core.fsmonitor=false", "ls-files", "-z"]
     env = {name: value for name, value in os.environ.items() if name not in _GIT_OWN}
     try:
-        # No text of others in it.
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - a fixed command
             command, cwd=whole, env=env, capture_output=True, check=True, timeout=GIT_S
         )
     except subprocess.CalledProcessError as error:
@@ -214,7 +210,7 @@ def _tracked(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> list[str]:
-    """All files below a folder, hidden ones and those that tools put there left out."""
+    """Return all files below a folder, without hidden ones and those of tools."""
     found: list[str] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED_FOLDERS]
@@ -224,10 +220,7 @@ def _walk(folder: Path) -> list[str]:
 
 
 class _Row(BaseModel):
-    """One line of a file of spans; other fields are ignored.
-
-    HumanEval-Infilling's names are taken as well.
-    """
+    """One line of a file of spans, also with HumanEval-Infilling's names. Other fields are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -242,11 +235,10 @@ class _Row(BaseModel):
 
 
 def read_spans(path: Path, limit: int) -> Cut:
-    """The first ``limit`` spans of a JSONL file: ``prefix``, ``middle``, ``suffix``.
+    """Read the first ``limit`` spans of a JSONL file.
 
-    Perhaps ``id``, ``path`` or ``group``,
-    ``kind``, ``language``. Rows that cannot be used are counted by reason and first line. Raises
-    ``InputError``.
+    Fields: ``prefix``, ``middle``, ``suffix``; optional ``id``, ``path``, ``group``, ``kind``, ``language``.
+    Unusable rows are counted by reason, with the first line number. Raises ``InputError``.
     """
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -277,7 +269,7 @@ def read_spans(path: Path, limit: int) -> Cut:
 
 
 def _row_span(line: bytes, file: str) -> Span | str:
-    """The span of a row, or what is wrong with it."""
+    """Return the span of a row, or what is wrong with it."""
     try:
         row = _Row.model_validate_json(line)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Keystroke traces: their format, and checks that a trace is consistent.
 
-``front.recorder`` writes them and shows an example; the first line is a header, each other line an event.
-Positions are line and code points, counted from 0, in the text as the edits before have left it.
+``front.feedback.trace_recorder`` writes them and shows an example: the first line is a header, each other
+line an event. Positions are line and code points, from 0, in the text after the previous edits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Ms = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Patch(NamedTuple):
-    """A replacement of the text between two places."""
+    """A replacement of the text between two positions."""
 
     line: Count
     char: Count
@@ -33,7 +33,7 @@ class Patch(NamedTuple):
     text: str
 
     def edit(self) -> Edit:
-        """As the mirror of a document takes it, with UTF-32 positions."""
+        """Convert to an edit of the document mirror, with UTF-32 positions."""
         return Edit(self[:2], self[2:4], self.text)
 
 
@@ -45,7 +45,7 @@ class _TraceEvent(BaseModel):
 
 
 class Open(_TraceEvent):
-    """A document begins, with its text. ``name`` is a file name without folder, empty for what has none."""
+    """A document is opened with its text. ``name``: file name without folder, empty if untitled."""
 
     e: Literal["open"] = "open"
     language: str  # LSP language id
@@ -54,14 +54,14 @@ class Open(_TraceEvent):
 
 
 class Change(_TraceEvent):
-    """One message of edits: mostly a key."""
+    """One message of edits, usually a key."""
 
     e: Literal["change"] = "change"
     edits: tuple[Patch, ...] = Field(min_length=1)
 
 
 class SuggestionRequested(_TraceEvent):
-    """The editor asked for a suggestion; ``invoked`` where the user asked explicitly."""
+    """The editor requested a suggestion; ``invoked``: explicitly by the user."""
 
     e: Literal["ask"] = "ask"
     line: Count
@@ -86,7 +86,7 @@ class _Header(BaseModel):
 
 @dataclass(frozen=True)
 class Trace:
-    """A consistent recording. ``made``: how it was made, where nobody typed it."""
+    """A consistent trace. ``made``: how it was generated, if nobody typed it."""
 
     name: str
     events: tuple[Event, ...]
@@ -96,13 +96,13 @@ class Trace:
 
 
 class Texts:
-    """The documents of a trace as they are at one event after the other."""
+    """Documents of a trace while its events are applied one by one."""
 
     def __init__(self) -> None:
         self.documents: dict[int, Document] = {}
 
     def play(self, event: Event) -> None:
-        """Raises ``ValueError``, with what cannot be."""
+        """Apply an event. Raises ``ValueError`` for an impossible one."""
         if isinstance(event, Open):
             if event.doc in self.documents:
                 raise ValueError(f"document {event.doc} is open already")
@@ -119,7 +119,7 @@ class Texts:
             del self.documents[event.doc]
 
     def patch(self, doc: int, patch: Patch) -> None:
-        """One edit of an open document. Raises ``ValueError``."""
+        """Apply one edit to an open document. Raises ``ValueError``."""
         self._inside(doc, patch.line, patch.char)
         self._inside(doc, patch.end_line, patch.end_char)
         if patch[2:4] < patch[:2]:
@@ -127,7 +127,7 @@ class Texts:
         self.documents[doc].change(0, [patch.edit()], "utf-32")
 
     def offset(self, doc: int, line: int, char: int) -> int:
-        """Characters of an open document before a place."""
+        """Number of characters of an open document before a position."""
         return sum(map(len, self.documents[doc].lines[:line])) + char
 
     def _inside(self, doc: int, line: int, char: int) -> None:
@@ -144,9 +144,9 @@ class Texts:
 
 
 def read_trace(path: Path) -> Trace:
-    """A trace from disk. Raises ``InputError`` that names file and line.
+    """Read a trace from disk. Raises ``InputError`` with file and line.
 
-    A last line without end that is no JSON was being written when the recording broke off, and is left out.
+    A last line that is truncated (the recording was interrupted) is ignored.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -195,7 +195,7 @@ def _events(path: Path, lines: Sequence[bytes]) -> Iterator[Event]:
 
 
 def write_trace(path: Path, trace: Trace) -> None:
-    """A trace on disk, that only this user can read, as the text in it is theirs."""
+    """Write a trace that only this user can read, as it contains their text."""
     header = {"fimserver_trace": FORMAT, "version": trace.version or __version__, "started": trace.started}
     if trace.made:
         header["made"] = trace.made

@@ -1,10 +1,9 @@
-"""Gold text of a request: what the rest of the trace leaves at its place.
+"""Gold text of a request: what the user typed at its position in the rest of the trace.
 
-The gold text of a request is the text between two marks 10 s of trace time later, or at the end of the trace.
-Both marks are set at the cursor when the request is sent. Text typed there comes between them; edits before
-or after them move them. An edit that changes the text right before the cursor ends it sooner, as then nobody
-continues that text: the text between the marks just before that edit counts. The closing of the document ends
-it in the same way.
+It is the text between two marks after 10 s of trace time, or at the end of the trace. Both marks are set at
+the cursor when the request is sent; text typed there comes between them, and edits before or after move them.
+An edit of the text right before the cursor ends the observation earlier, as the user no longer continues that
+text: then the text between the marks just before that edit counts. So does closing the document.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from fimserver.types import unix_lines
 
 HORIZON_MS = 10_000.0
 BEFORE_CHARS = 240
-AFTER_CHARS = 120  # for people
+AFTER_CHARS = 120  # shown in reports
 
 
 @dataclass(frozen=True)
 class GoldText:
-    """What the trace leaves at the place of a request. Line ends are newlines.
+    """Gold text of a request. Line ends are newlines.
 
-    ``rest``: the rest of the line after the text. ``inside``: how many characters after the cursors of
-    earlier requests this one's is, where it is within what was typed there.
+    ``rest``: the rest of the line after the text. ``inside``: for each earlier request in whose gold text
+    this one's cursor is, the number of characters between the two cursors.
     """
 
     text: str
@@ -40,7 +39,7 @@ class GoldText:
 
 @dataclass
 class _Marks:
-    """The place of one request while it is followed, in characters from the start of its document."""
+    """Marks of a request that is being followed, in characters from the start of its document."""
 
     request: PlannedRequest
     left: int
@@ -48,11 +47,11 @@ class _Marks:
     until_ms: float
 
     def is_lost(self, start: int, end: int) -> bool:
-        """Whether a replacement changes the text right before the place."""
+        """Whether a replacement changes the text right before the marks."""
         return start < self.left <= end
 
     def move(self, start: int, end: int, added: int) -> None:
-        """Where the marks are after a replacement of ``start`` to ``end`` that does not lose them."""
+        """Move the marks after a replacement of ``start`` to ``end`` for which ``is_lost`` is false."""
         grown = added - (end - start)
         if end < self.left:
             self.left += grown
@@ -68,9 +67,9 @@ def settle(trace: Trace, requests: Sequence[PlannedRequest]) -> tuple[GoldText, 
 
 
 class _Follower:
-    """Goes through a trace once.
+    """Follows all requests in one pass over a trace.
 
-    Cost: a request reads its document twice, an edit looks at the places of 10 s.
+    Cost: a request reads its document twice; an edit checks the requests of the last 10 s.
     """
 
     def __init__(self, trace: Trace, requests: Sequence[PlannedRequest]) -> None:

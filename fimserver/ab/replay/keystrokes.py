@@ -1,7 +1,8 @@
 """Keystrokes that the suggestions of a replay would have saved.
 
-The gold text of a request is what was really typed there (``gold``). A suggestion is compared with as many
-lines of it as the suggestion has, followed by the characters that it replaces, where they are still there.
+The gold text of a request is what the user typed there (``gold``). A suggestion is compared with the gold
+text and the characters after it that the suggestion replaces; scores compare as many lines as the suggestion
+has.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ENDED = {"cancelled": Reason.CANCELLED, "superseded": Reason.SUPERSEDED, "failed
 
 
 class Accept(NamedTuple):
-    """A suggestion that pays: so many of its characters are right, and so many keys are saved by it."""
+    """An accepted suggestion: the number of its correct characters, and of the keys that it saves."""
 
     right: int
     saved: float
@@ -33,7 +34,7 @@ class Accept(NamedTuple):
 
 @dataclass(frozen=True)
 class KeystrokeTotals:
-    """One replay in numbers. ``keys`` are changes; a character counts as a key where it is saved."""
+    """Totals of one replay. ``keys`` counts changes; ``saved_keys`` counts characters."""
 
     keys: int
     typed_chars: int
@@ -46,16 +47,16 @@ class KeystrokeTotals:
     failed: int
     accepted: int
     saved_keys: float
-    kept_share: float  # of the characters shown, those that came true from the start of their suggestion
+    kept_share: float  # of the shown characters, those in the common prefix with the gold text
     seconds: float  # of the replay
 
 
 def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[PairedRow]:
-    """The same requests of two arms, side by side. ``first``: the arm that was replayed first.
+    """Pair the requests of two replays of one trace. ``first``: the arm that was replayed first.
 
-    ``first_ms`` is key to shown, and 0 where nothing was shown; ``answer_ms`` is 0 where the request was
-    cancelled or superseded. Where no route is known, as nothing was answered, it is the arm's pinned one, or
-    the one it mostly took. Raises ``InputError`` for replays of different traces.
+    ``first_ms`` is from the key to the shown suggestion, 0 if nothing was shown; ``answer_ms`` is 0 for a
+    cancelled or superseded request. Without an answer the route is the arm's pinned or most frequent one.
+    Raises ``InputError`` for replays of different requests.
     """
     if [shot.request for shot in a.shots] != [shot.request for shot in b.shots]:
         raise InputError(
@@ -84,12 +85,12 @@ def rows(trace_name: str, a: Replayed, b: Replayed, first: Side = "a") -> list[P
 
 
 def timelines(trace_name: str, a: Replayed, b: Replayed) -> list[Timeline]:
-    """Both arms' replays of one trace."""
+    """Return the timelines of both arms for one trace."""
     return [timeline(trace_name, "a", a), timeline(trace_name, "b", b)]
 
 
 def timeline(trace_name: str, side: Side, replayed: Replayed) -> Timeline:
-    """A replay as marks in time, in milliseconds of the replay."""
+    """Convert a replay to a timeline, in milliseconds of the replay."""
     accepted = accepts(replayed, settle(replayed.trace, [shot.request for shot in replayed.shots]))
     marks = [Mark(at_ms=at_ms, what="key", chars=chars) for at_ms, chars in replayed.keys]
     for shot in replayed.shots:
@@ -114,7 +115,7 @@ def timeline(trace_name: str, side: Side, replayed: Replayed) -> Timeline:
 
 
 def totals(replayed: Replayed) -> KeystrokeTotals:
-    """A replay in numbers."""
+    """Compute the totals of a replay."""
     golds = settle(replayed.trace, [shot.request for shot in replayed.shots])
     accepted = accepts(replayed, golds)
     endings = Counter(shot.ending for shot in replayed.shots)
@@ -142,10 +143,9 @@ def totals(replayed: Replayed) -> KeystrokeTotals:
 
 
 def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accept]:
-    """The suggestions that are accepted, by the number of their request: greedily, the first that pays.
+    """Return the accepted suggestions by request number: greedily, each one that saves keys.
 
-    Accepted text is not typed: requests from within it accept nothing. What is right is defined in
-    ``metrics.saved_keys``.
+    Accepted text is not typed, so requests inside it accept nothing. See ``metrics.saved_keys``.
     """
     accepted: dict[int, Accept] = {}
     for shot, gold in zip(replayed.shots, golds, strict=True):
@@ -161,10 +161,7 @@ def accepts(replayed: Replayed, golds: Sequence[GoldText]) -> Mapping[int, Accep
 
 
 def _worth(text: ReplayedText, gold: GoldText) -> Accept:
-    """Return what a suggestion saves.
-
-    Characters that were there already, and were not typed, are not saved.
-    """
+    """Return what a suggestion saves. Characters that were there before were not typed: they save nothing."""
     suggested = unix_lines(text.text)
     target = _target(gold, text)
     right = common_prefix(suggested, target)
@@ -212,12 +209,12 @@ def _result(shot: RequestOutcome, gold: GoldText, accept: Accept | None, usual: 
 
 
 def _as_long(gold: str, suggested: str) -> str:
-    """As many lines of the gold text as a suggestion has."""
+    """Cut the gold text to as many lines as the suggestion has."""
     return "\n".join(gold.split("\n")[: suggested.rstrip().count("\n") + 1])
 
 
 def _first(shot: RequestOutcome) -> ReplayedText:
-    """The suggestion that an editor shows."""
+    """Return the suggestion that an editor shows."""
     return shot.texts[0] if shot.texts else ReplayedText("", 0)
 
 

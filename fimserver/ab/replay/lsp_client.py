@@ -1,4 +1,4 @@
-"""JSON-RPC client of a language server that it starts itself."""
+"""LSP client: starts a language server and talks JSON-RPC to it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from fimserver.errors import FimError, InputError
 from fimserver.front.lsp.transport import Decoder, FramingError, encode
 
-END_S = 2.0  # for a server to shut down
+END_S = 2.0  # time limit for a server to shut down
 _TAIL_BYTES = 4096
 _BAD_COMMAND = 2  # exit code of a fimserver that cannot use its flags
 
 
 @dataclass(frozen=True)
 class LspResponse:
-    """Result of a request, and when it came, by ``time.perf_counter``."""
+    """Response to a request. ``at_s``: time of arrival (``time.perf_counter``)."""
 
     result: Any
     error: Mapping[str, Any] | None
@@ -29,7 +29,7 @@ class LspResponse:
 
 
 class LspClient:
-    """One server process. ``heard`` is called with the method and parameters of every notification."""
+    """One server process. Calls ``heard`` with the method and parameters of every notification."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, heard: Callable[[str, Any], None], limit_s: float
@@ -47,7 +47,7 @@ class LspClient:
     async def start(
         cls, command: Sequence[str], env: Mapping[str, str], heard: Callable[[str, Any], None], limit_s: float
     ) -> LspClient:
-        """Start a server. Raises ``InputError`` where there is no such program."""
+        """Start a server. Raises ``InputError`` if the program cannot be started."""
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
@@ -58,10 +58,7 @@ class LspClient:
         return cls(process, heard, limit_s)
 
     def post(self, method: str, params: Any) -> tuple[int, asyncio.Future[LspResponse]]:
-        """Send a request; its id, and the answer to wait for.
-
-        Raises ``FimError`` where the server is gone.
-        """
+        """Send a request and return its id and a future. Raises ``FimError`` if the server is gone."""
         number = next(self._ids)
         answer = self._pending[number] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_looked_at)
@@ -69,11 +66,11 @@ class LspClient:
         return number, answer
 
     def notify(self, method: str, params: Any) -> None:
-        """Raises ``FimError`` where the server is gone."""
+        """Send a notification. Raises ``FimError`` if the server is gone."""
         self._send({"method": method, "params": params})
 
     async def answer(self, future: asyncio.Future[LspResponse], limit_s: float | None = None) -> LspResponse:
-        """The answer. Raises ``FimError`` where it does not come within ``limit_s``, or its own limit."""
+        """Wait for an answer. Raises ``FimError`` after ``limit_s`` (default: the client's limit)."""
         limit_s = self._limit_s if limit_s is None else limit_s
         try:
             async with asyncio.timeout(limit_s):
@@ -82,14 +79,14 @@ class LspClient:
             raise FimError(f"the server did not answer within {limit_s:g} s: it hangs, see its log") from None
 
     async def call(self, method: str, params: Any, limit_s: float | None = None) -> Any:
-        """Return the result of a request. Raises ``FimError`` where there is none within ``limit_s``."""
+        """Return the result of a request. Raises ``FimError`` for an error or after ``limit_s``."""
         got = await self.answer(self.post(method, params)[1], limit_s)
         if got.error is not None:
             raise FimError(f"the server refused {method}: {got.error.get('message', '')}")
         return got.result
 
     async def drain(self) -> None:
-        """Wait until the server has read what was sent. Raises ``FimError`` where it does not."""
+        """Wait until the server has read what was sent. Raises ``FimError`` if it does not."""
         if self._process.stdin is None:
             return
         try:
@@ -103,7 +100,7 @@ class LspClient:
             await self._tasks[0]  # raises the reader's error
 
     async def close(self) -> None:
-        """End the process, politely if it can be had."""
+        """End the process, by ``shutdown`` and ``exit`` if it answers in time."""
         with contextlib.suppress(FimError, TimeoutError):
             async with asyncio.timeout(END_S):
                 await self.call("shutdown", None)
@@ -137,7 +134,7 @@ class LspClient:
 
     def _take(self, message: dict[str, Any], now: float) -> None:
         if "method" in message and "id" in message:
-            self._send({"id": message["id"], "result": None})  # nothing is configured, nothing is shown
+            self._send({"id": message["id"], "result": None})  # no configuration, no progress
         elif "method" in message:
             self._heard(message["method"], message.get("params"))
         else:
@@ -168,6 +165,6 @@ class LspClient:
 
 
 def _looked_at(future: asyncio.Future[LspResponse]) -> None:
-    """Ignore the error of an answer that nothing waits for."""
+    """Retrieve the error of an answer that nobody waits for, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""What came of a replayed trace: requests, their suggestions and their times."""
+"""Outcome of a replayed trace: requests, their suggestions and their times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Ending = Literal["shown", "late", "cancelled", "superseded", "empty", "failed"]
 
 
 class ReplayedText(NamedTuple):
-    """A suggestion. ``replace``: so many characters right of the cursor make way for it."""
+    """A suggestion. ``replace``: number of characters after the cursor that it replaces."""
 
     text: str
     replace: int
@@ -21,11 +21,11 @@ class ReplayedText(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """Outcome of a request. Times are measured, in milliseconds since the start of the replay.
+    """Outcome of a request. Times are milliseconds since the start of the replay.
 
-    ``shown``: there was text before the next key; ``late``: only after it, with nothing cancelled. ``facts``
-    is what ``fimserver/explain`` gave right after the answer; empty where there was no answer, or it was
-    about another one.
+    ``shown``: there was text before the next key; ``late``: only after it, without cancellation. ``facts``:
+    result of ``fimserver/explain`` right after the answer; empty without an answer or if it describes another
+    request.
     """
 
     request: PlannedRequest
@@ -39,16 +39,13 @@ class RequestOutcome:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A trace as one arm went through it.
-
-    ``lag_ms``: by so much a key came too late at worst, on a busy machine.
-    """
+    """Replay of a trace with one arm. ``lag_ms``: the largest delay of a key, on a busy machine."""
 
     trace: Trace
     shots: tuple[RequestOutcome, ...]  # one for each request of the plan, in order
-    keys: tuple[tuple[float, int], ...]  # when each change was sent, and how many characters it inserted
+    keys: tuple[tuple[float, int], ...]  # time of each change in ms, and number of inserted characters
     seconds: float  # from the first event to the last answer
     lag_ms: float
     speed: float | None
     client: Editor
-    route: str  # that is pinned, or "auto"
+    route: str  # the pinned one, or "auto"

@@ -1,8 +1,8 @@
 """Replay of a keystroke trace against a real server, as an editor would send it.
 
-Keys come as they came, pauses cut to two seconds, all times divided by ``speed``: at 2 the same hands type on
-a machine that is half as fast. An editor's waits are scaled as well; those of the server are not. Without a
-speed each request is answered before the next key is sent.
+Keys keep their timing, with pauses limited to two seconds and all times divided by ``speed``: 2 simulates a
+machine that is half as fast. The editor's delays are scaled as well, the server's are not. Without a speed
+each request is answered before the next key is sent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fimserver.ab.replay.outcome import Ending, Replayed, ReplayedText, RequestO
 from fimserver.errors import FimError, InputError
 
 WARM_UP = "def add(a, b):\n    return \n\n\nvalue = \n"
-WARM_UP_PLACES = ((1, 11), (4, 8))  # of requests before the first key, which count for nothing
+WARM_UP_PLACES = ((1, 11), (4, 8))  # of requests before the first key, which are not counted
 POLL_S = 0.05
 FOLDER = "file:///fimserver-trace"
 
@@ -39,17 +39,16 @@ def replay(
     ready_s: float = 300.0,
     limit_s: float = 15.0,
 ) -> Replayed:
-    """Start the server of one arm, play a trace to it, end it.
+    """Start the server of one arm, replay a trace, and end the server.
 
-    ``command``: the server's command line. ``env`` is set on top of this process's own: a host that the
-    server starts lives on as it does for an editor, in the folders that it names. ``options``: more
-    initializationOptions. ``ready_s``: what server and model get to start, ``limit_s`` what the server gets
-    to answer then. Raises ``InputError`` for what cannot be started, ``FimError`` for a server that dies,
-    hangs or cannot use its model.
+    ``command``: the server's command line. ``env``: additional environment variables; a host started by the
+    server outlives it, as it does for an editor. ``options``: additional initializationOptions. ``ready_s``:
+    time limit for starting server and model; ``limit_s``: for each answer. Raises ``InputError`` if the
+    command cannot be started, ``FimError`` if the server dies, hangs or cannot use its model.
     """
     if speed is not None and not speed > 0:
         raise InputError(f"speed {speed:g}: give a number above 0")
-    whole_env = os.environ | dict(env or {}) | {"FIMSERVER_RECORD": ""}  # a replay is no typing
+    whole_env = os.environ | dict(env or {}) | {"FIMSERVER_RECORD": ""}  # a replay must not be recorded
     try:
         return asyncio.run(
             _replay(trace, command, speed, client, whole_env, dict(options or {}), ready_s, limit_s)
@@ -73,7 +72,7 @@ async def _replay(
         command, env, lambda method, params: _on_notification(states, method, params), limit_s
     )
     try:
-        # Several servers that start at once on a busy machine are slow, and do not hang.
+        # Several servers that start at once on a busy machine are slow but do not hang.
         start_s = max(ready_s, limit_s)
         await server.call("initialize", _greeting(options), start_s)
         server.notify("initialized", {})
@@ -97,7 +96,7 @@ def _on_notification(states: list[Mapping[str, Any]], method: str, params: Any) 
 
 
 def _greeting(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A plain client of LSP 3.18 with ghost text, whose positions are code points."""
+    """Return initialize parameters of an LSP 3.18 client with ghost text and UTF-32 positions."""
     return {
         "processId": os.getpid(),
         "clientInfo": {"name": "fimserver ab"},
@@ -112,14 +111,14 @@ def _greeting(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _ready(server: LspClient, states: Sequence[Mapping[str, Any]], ready_s: float) -> None:
-    """Wait for the model. Raises ``FimError`` where it cannot be loaded, or not in time."""
+    """Wait for the model. Raises ``FimError`` if it cannot be loaded in time."""
     end = time.monotonic() + ready_s
     while states[-1].get("state") != "ready":
         _complain(states[-1])
         if time.monotonic() >= end:
             message = states[-1].get("message") or "it sent no status"
             raise FimError(f"the model was not ready after {ready_s:g} s: {message}")
-        await server.call("fimserver/stats", None)  # notices its death
+        await server.call("fimserver/stats", None)  # raises if the server has died
         await asyncio.sleep(POLL_S)
 
 
@@ -129,7 +128,7 @@ def _complain(state: Mapping[str, Any]) -> None:
 
 
 async def _warm_up(server: LspClient, limit_s: float) -> None:
-    """Send a first request, whose one-time costs are not measured."""
+    """Send first requests, so that one-time costs are not measured."""
     document = {"uri": f"{FOLDER}/0/warm_up.py", "languageId": "python", "version": 0, "text": WARM_UP}
     server.notify("textDocument/didOpen", {"textDocument": document})
     for line, char in WARM_UP_PLACES:
@@ -146,7 +145,7 @@ def _ask(uri: Any, line: int, char: int, *, invoked: bool) -> dict[str, Any]:
 
 @dataclass
 class _Waiting:
-    """A request without answer yet."""
+    """A request without an answer yet."""
 
     request: PlannedRequest
     key_ms: float
@@ -158,7 +157,7 @@ class _Waiting:
 
 
 class _Player:
-    """The hands and the screen of one replay."""
+    """Plays the steps of one replay and follows its requests."""
 
     def __init__(self, server: LspClient, speed: float | None, client: Editor) -> None:
         self._server = server
@@ -173,7 +172,7 @@ class _Player:
         self.start_s = time.perf_counter()
 
     async def play(self, steps: Sequence[Step], group: asyncio.TaskGroup) -> None:
-        """Run each step when it is due. The handling of a request goes on in ``group``."""
+        """Run each step when it is due. Answers are awaited in ``group``."""
         self.start_s = time.perf_counter()
         for step in steps:
             if self._speed is not None:
@@ -214,7 +213,7 @@ class _Player:
         self.keys.append((self._now_ms(), sum(len(patch.text) for patch in change.edits)))
 
     def _next_key(self) -> None:
-        """Whatever has no answer yet has none in time."""
+        """Mark requests without an answer as late, and cancel them as VS Code does."""
         for waiting in self._waiting:
             if not waiting.answer.done() and waiting.next_key_ms is None:
                 waiting.next_key_ms = self._now_ms()
@@ -253,7 +252,7 @@ def _range(patch: Patch) -> dict[str, Any]:
 
 
 def _texts(result: Any, char: int) -> tuple[ReplayedText, ...]:
-    """The suggestions of an answer, the first one first."""
+    """Return the suggestions of an answer."""
     items = result.get("items", []) if isinstance(result, dict) else []
     return tuple(ReplayedText(item["insertText"], item["range"]["end"]["character"] - char) for item in items)
 

@@ -1,7 +1,7 @@
-"""Charts of a comparison, as SVG in the page's own colours.
+"""Charts of a comparison, as SVG in the colours of the page.
 
-matplotlib draws with four stand-in colours; each becomes a CSS variable, so that one picture is right in
-light and dark.
+matplotlib draws with four placeholder colours; each is replaced by a CSS variable, so that one picture works
+in light and dark mode.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fimserver.ab.report.drawing import (
 )
 from fimserver.ab.schema import SIDES, Mark, PairedRow, Report, Result, Side, Timeline
 
-_STEPS = 400  # points of a curve are enough for the eye
+_STEPS = 400  # maximum points of a curve
 _DOTS = 1500
 _TRACE_S = 30.0
 _LANES: tuple[Literal["key", "request", "answer", "shown", "accept"], ...] = (
@@ -45,7 +45,7 @@ _LANES: tuple[Literal["key", "request", "answer", "shown", "accept"], ...] = (
 
 
 class Bar(NamedTuple):
-    """One line of a forest plot. ``strong``: it is the whole, not a part."""
+    """One line of a forest plot. ``strong``: all items, not a stratum."""
 
     label: str
     effect: float
@@ -55,10 +55,7 @@ class Bar(NamedTuple):
 
 
 def ecdf(report: Report, labels: Mapping[Side, str]) -> Markup | None:
-    """Share of items with a first suggestion, and with an answer, within a time.
-
-    Those that never had one count as never.
-    """
+    """Share of items with a first suggestion, and with an answer, within a time; others never finish."""
     panels = ("first shown", "whole answer")
     values = {(panel, side): np.sort(_times(report, panel, side)) for panel in panels for side in SIDES}
     if not any(len(found) for found in values.values()):
@@ -79,7 +76,7 @@ def ecdf(report: Report, labels: Mapping[Side, str]) -> Markup | None:
 
 
 def scatter(report: Report, labels: Mapping[Side, str]) -> Markup | None:
-    """Each item's answer times, A across and B up, both log. Below the diagonal B was faster."""
+    """Answer times of each item, A on x and B on y, both log. Below the diagonal B was faster."""
     points = [(row, row.a.answer_ms, row.b.answer_ms) for row in report.rows]
     points = [(row, x, y) for row, x, y in points if _positive(x) and _positive(y)]
     if not points:
@@ -110,7 +107,7 @@ def scatter(report: Report, labels: Mapping[Side, str]) -> Markup | None:
 
 
 def forest(name: str, title: str, axis: str, bars: Sequence[Bar], *, ratio: bool) -> Markup | None:
-    """Differences with their intervals, one line each; about 1 on a log axis for a ratio, else about 0."""
+    """Effects with their intervals, one line each; a ratio is centred at 1 on a log axis, others at 0."""
     drawn = [bar for bar in bars if math.isfinite(bar.effect) and (not ratio or bar.effect > 0)]
     if not drawn:
         return None
@@ -142,10 +139,7 @@ def forest(name: str, title: str, axis: str, bars: Sequence[Bar], *, ratio: bool
 
 
 def value_curve(points: Sequence[CurvePoint], labels: Mapping[Side, str]) -> Markup | None:
-    """Saved characters per second of both arms if every answer came so much later.
-
-    A mark where they are now.
-    """
+    """Saved characters per second of both arms by added latency; a marker shows the present value."""
     lines = {
         side: [(point.added_ms, value) for point in points if (value := getattr(point, side)) is not None]
         for side in SIDES
@@ -170,7 +164,7 @@ def value_curve(points: Sequence[CurvePoint], labels: Mapping[Side, str]) -> Mar
 
 
 def timeline(timelines: Sequence[Timeline], labels: Mapping[Side, str]) -> tuple[str, Markup] | None:
-    """The longest trace's name, and what happened in its first 30 s, both sides on one time axis."""
+    """Name of the longest trace, and a chart of its first 30 s with both arms on one time axis."""
     length = {
         line.group: max((mark.at_ms for mark in line.marks), default=0.0) for line in timelines if line.marks
     }
@@ -198,11 +192,7 @@ def timeline(timelines: Sequence[Timeline], labels: Mapping[Side, str]) -> tuple
 def _lane(axes: Axes, marks: Iterable[Mark], what: str, lane: int, side: Side, until: float) -> None:
     times = [mark.at_ms / 1000 for mark in marks if mark.what == what and mark.at_ms / 1000 <= until]
     colour, width = (INK, 0.8) if what in {"key", "request"} else (COLOURS[side], 1.6)
-    upright = (
-        lane - 0.36,
-        lane + 0.36,
-        np.nan,
-    )  # one path with gaps is an eighth of the text of one path each
+    upright = (lane - 0.36, lane + 0.36, np.nan)  # one path with gaps is an eighth of the size of many paths
     axes.plot(
         np.repeat(times, 3),
         np.tile(upright, len(times)),
@@ -213,7 +203,7 @@ def _lane(axes: Axes, marks: Iterable[Mark], what: str, lane: int, side: Side, u
 
 
 def _steps(axes: Axes, values: np.ndarray, total: int, side: Side, label: str) -> None:
-    """One curve of shares. ``values`` (n,) are sorted, ``total`` counts the ones that never came as well."""
+    """Draw one curve of shares. ``values`` (n,) are sorted; ``total`` includes items without a time."""
     if len(values) == 0:
         return
     at = np.unique(np.linspace(0, len(values) - 1, min(_STEPS, len(values))).round().astype(int))
@@ -231,7 +221,7 @@ def _times(report: Report, panel: str, side: Side) -> list[float]:
 
 
 def _agreement(row: PairedRow) -> tuple[bool, bool]:
-    """Whether only A was exact, and whether both were as exact as each other."""
+    """Whether only A was exact, and whether both arms agree."""
     return row.a.exact and not row.b.exact, row.a.exact == row.b.exact
 
 

@@ -1,4 +1,4 @@
-"""Drawing of charts as SVG in the page's own colours."""
+"""Draws figures as SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MARKERS: Mapping[Side, str] = {"a": "o", "b": "s"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fimserver",
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a layout is the same everywhere
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the layout is the same everywhere
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": GRID,
@@ -69,7 +69,7 @@ STYLE: dict[Any, Any] = {
     "axes.unicode_minus": False,
     "axes.titlesize": 10.5,
     "path.simplify": False,
-    "text.parse_math": False,  # a dollar sign in a name is one
+    "text.parse_math": False,  # names may contain dollar signs
 }
 
 
@@ -80,7 +80,7 @@ NARROW = 4.6  # inches of 72 units: a column of the page is as wide as this is i
 
 
 def log_ms(axes: Axes, *, both: bool = False) -> None:
-    """1, 2, 5 of each decade, in plain figures."""
+    """Use a log axis with ticks at 1, 2 and 5 of each decade, in plain figures."""
     for axis in (axes.xaxis, axes.yaxis)[: 1 + both]:
         axis.axes.set_xscale("log") if axis is axes.xaxis else axis.axes.set_yscale("log")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -95,13 +95,10 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
 
 
 def svg(figure: Figure, name: str, title: str) -> Markup:
-    """The figure as one inline SVG.
-
-    Its ids carry ``name``, since matplotlib gives the same ones to every figure.
-    """
+    """Return the figure as inline SVG. Its ids are prefixed by ``name``, as matplotlib reuses ids."""
     file = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+")  # the reader's fonts draw the text, not matplotlib's
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # the browser's fonts draw the text
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = re.sub(
         r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>",
@@ -120,5 +117,5 @@ def svg(figure: Figure, name: str, title: str) -> Markup:
         f" {box[0] if box else ''}"
     )
     label = f'role="img" aria-labelledby="{name}-title"><title id="{name}-title">{escape(title)}</title>'
-    # Matplotlib escapes the texts, and ours is escaped here.
+    # matplotlib escapes its texts; the title is escaped above.
     return Markup(f"{head} {label}{body}")  # noqa: S704

@@ -1,4 +1,4 @@
-"""Environment of a measurement: the machine, and the versions of libraries."""
+"""Environment of a measurement: machine, load, and versions of libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Facts for a report: processor, clocks where they can be read, load, GPU, versions, commit."""
+    """Return facts for a report: processor, clock if readable, load, GPU, versions, commit."""
     return {
         "machine": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -44,9 +44,8 @@ def _cpuinfo(name: str) -> list[str]:
 
 
 def _line(*command: str) -> str | None:
-    """The first line that a command prints, ``None`` where it cannot be run."""
+    """Return the first line that a command prints, or ``None`` if it fails."""
     try:
-        # Ours, fixed.
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Page of a comparison: one HTML file that needs no network and no script."""
+"""Page of a comparison: one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Pair:
 
 
 def write_page(report: Report, analysis: Analysis, path: Path) -> None:
-    """One HTML file with everything in it; the same report and analysis give the same bytes."""
+    """Write the HTML file; the same report and analysis give the same bytes."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(
         files("fimserver.ab.report").joinpath("page.html.j2").read_text("utf-8")
@@ -192,7 +192,7 @@ def _pictures(report: Report, analysis: Analysis) -> dict[str, Any]:
 
 
 def _bars(rows: Sequence[ComparisonRow]) -> list[charts.Bar]:
-    """Return the bars of a forest plot, shares in points."""
+    """Return the bars of a forest plot; shares become points."""
     scale = 100 if rows[0].unit == "share" else 1
 
     def number(value: float | None) -> float:
@@ -211,12 +211,12 @@ def _bars(rows: Sequence[ComparisonRow]) -> list[charts.Bar]:
 
 
 def _short(name: str, most: int) -> str:
-    """A name as a picture has room for it."""
+    """Shorten a name to fit a picture."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def stratum(name: str) -> str:
-    """A stratum as people call it."""
+    """Name of a stratum for readers."""
     axis, _, value = name.partition(":")
     if axis == "bucket":
         return f"{value} lexemes"
@@ -264,7 +264,7 @@ def _keys(count: float) -> str:
 
 
 def worst(rows: Sequence[PairedRow], count: int = _PAIRS) -> list[PairedRow]:
-    """The pairs that differ most, by saved keys and by answer time in turns; where nothing differs, none."""
+    """Return the pairs that differ most, by saved keys and by answer time in turns."""
     keys = sorted((row for row in rows if _keys_apart(row)), key=_keys_apart, reverse=True)
     wait = sorted((row for row in rows if _times_apart(row)), key=_times_apart, reverse=True)
     turns = chain.from_iterable(zip_longest(keys, wait))
@@ -281,7 +281,7 @@ def _times_apart(row: PairedRow) -> float:
 
 
 def _ratio(row: PairedRow) -> float:
-    """How many times longer A took than B; NaN where one has no time."""
+    """Time of A divided by that of B; NaN if one has no time."""
     a = row.a.answer_ms
     b = row.b.answer_ms
     return a / b if math.isfinite(a) and math.isfinite(b) and min(a, b) > 0 else math.nan

@@ -1,4 +1,4 @@
-"""Table of a comparison on a terminal, and how its numbers are written."""
+"""Table of a comparison on a terminal, and the format of its numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEGEND = (
     "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the"
     " same time. Points (pts) are of 100 %."
 )
-_UNITS = {"ms": " ms", "share": " %"}  # written after a number; others are in the label
+_UNITS = {"ms": " ms", "share": " %"}  # written after a number; other units are in the label
 _MANY = {"keys", "characters", "tokens", "passes", "characters/s"}
 _ENDINGS = {"late", "cancelled", "empty", "error", "withheld", "tokens"}
 _COLUMNS = (
@@ -43,7 +43,7 @@ _COLUMNS = (
 
 
 class TableLine(NamedTuple):
-    """One line of a table, as it is read. Empty: there is no such number."""
+    """One formatted line of a table. Empty: not available."""
 
     label: str
     n: str
@@ -54,13 +54,13 @@ class TableLine(NamedTuple):
     p: str
     p_holm: str
     primary: bool
-    clear: bool  # the interval leaves out that there is no difference
+    clear: bool  # the interval excludes no difference
 
 
 def three(value: float | None, scale: float | None = None) -> str:
-    """Return a number with three significant digits, and no decimals from 100 on; empty for NaN and ``None``.
+    """Format a number with three significant digits, without decimals from 100 on; empty for NaN, ``None``.
 
-    ``scale``: use as many decimals as this number has, so that numbers that belong together look alike.
+    ``scale``: use as many decimals as this number would have, so that related numbers match.
     """
     if value is None or not math.isfinite(value):
         return ""
@@ -71,7 +71,7 @@ def three(value: float | None, scale: float | None = None) -> str:
 
 
 def figure(value: float | None, unit: str) -> str:
-    """A number of that unit: shares in percent, and long times in seconds."""
+    """Format a number with its unit: shares in percent, long times in seconds."""
     if value is None or not math.isfinite(value):
         return ""
     if unit == "share":
@@ -82,14 +82,14 @@ def figure(value: float | None, unit: str) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Return a p value, ``<0.001`` below that."""
+    """Format a p value; ``<0.001`` below that."""
     if p is None or not math.isfinite(p):
         return ""
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def line_of(row: ComparisonRow, label: str = "") -> TableLine:
-    """A comparison as a line of the table, under its own label or another."""
+    """Format a comparison row, under its own label or another."""
     unit = (
         f", {row.unit}"
         if row.unit in _MANY and row.unit not in row.label and row.unit != "characters/s"
@@ -110,7 +110,7 @@ def line_of(row: ComparisonRow, label: str = "") -> TableLine:
 
 
 def clear(row: ComparisonRow) -> bool:
-    """Whether the interval leaves out that there is no difference."""
+    """Whether the interval excludes no difference."""
     same = 1.0 if row.effect == "ratio" else 0.0
     return row.low is not None and row.high is not None and not row.low <= same <= row.high
 
@@ -130,7 +130,7 @@ def _interval(row: ComparisonRow) -> str:
 
 
 def _scaled(row: ComparisonRow, value: float | None) -> str:
-    """One of the effect and its bounds, all with as many digits."""
+    """Format the effect or one of its bounds, all with the same number of digits."""
     if row.unit == "share" and row.effect == "difference":
         return "" if value is None else three(100 * value, 10)
     found = [abs(each) for each in (row.value, row.low, row.high) if each is not None and math.isfinite(each)]
@@ -138,9 +138,9 @@ def _scaled(row: ComparisonRow, value: float | None) -> str:
 
 
 def print_table(console: Console, report: Report, analysis: Analysis) -> None:
-    """Print the headline, then the table of all items, as wide as the terminal.
+    """Print the headline and the table of all items.
 
-    On a narrow terminal columns are left out; numbers are never broken. A file gets no frame.
+    A narrow terminal gets fewer columns; numbers are never wrapped. A file gets no frame.
     """
     specs = " against ".join(f"{side.upper()} {described(arm)}" for side, arm in report.arms.items())
     _say(console, f"{specs}: {analysis.n:,} items of {analysis.groups:,} groups", bold=True)
@@ -165,7 +165,7 @@ def described(arm: Arm) -> str:
 
 
 def _silent(row: ComparisonRow) -> bool:
-    """Whether nothing of the kind happened on either side."""
+    """Whether an outcome happened on neither side."""
     return row.metric in _ENDINGS and not row.a and not row.b
 
 
@@ -191,7 +191,7 @@ def _table(console: Console, lines: Iterable[TableLine]) -> Table:
 
 
 def progress(console: Console) -> Progress:
-    """Return a bar with count, time gone and time left, as a context manager; silent without a terminal."""
+    """Return a progress bar with count, elapsed and remaining time; silent without a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

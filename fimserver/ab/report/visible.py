@@ -1,4 +1,4 @@
-"""Text of a report in which white space and hidden characters can be seen."""
+"""Makes white space and hidden characters visible in texts of a report."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import unicodedata
 
 from markupsafe import Markup, escape
 
-_JOINERS = "\u200d\ufe0e\ufe0f"  # of emoji: format characters that are shown as they are
+_JOINERS = "\u200d\ufe0e\ufe0f"  # format characters of emoji, which stay unchanged
 
 
 def visible(text: str, right: int | None = None) -> Markup:
     """Return text with visible white space, shaded after ``right`` characters.
 
-    No character can hide or reorder others.
+    Control and format characters are escaped, so that none can hide or reorder others.
     """
     text = text.replace("\r\n", "\n")
     right = len(text) if right is None else right
@@ -27,7 +27,7 @@ def visible(text: str, right: int | None = None) -> Markup:
 
 
 def _marked(line: str, *, ended: bool = True) -> Markup:
-    """A line, or a part of one that goes on where it is not ``ended``: blanks at its end are marked."""
+    """Mark the blanks at the end of a line; not those of a part that continues (``ended`` is false)."""
     body = line.rstrip(" ") if ended else line
     blanks = "\N{MIDDLE DOT}" * (len(line) - len(body))
     return Markup("").join(map(_shown, body)) + (Markup("<i>{}</i>").format(blanks) if blanks else Markup(""))

@@ -47,7 +47,7 @@ class Guard:
         await self._answered(scope, receive, send)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run an endpoint. An unexpected exception becomes a 500 without its message, which may quote text."""
+        """Run an endpoint; an unexpected exception becomes a 500 without its message, which may quote text."""
         begun = False
 
         async def watched(message: Message) -> None:
@@ -121,7 +121,7 @@ def _own_address(request: HttpRequest) -> str:
 
 
 def header_name(host_header: str) -> str:
-    """Return a Host header without its port. (Starlette replaces a malformed one by our own address.)"""
+    """Return a Host header without its port; Starlette would replace a malformed one by our own address."""
     name, _, port = host_header.lower().rpartition(":")
     name = name if port.isdecimal() else host_header.lower()
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name

@@ -1,7 +1,7 @@
 """Answers in the shapes that clients read: OpenAI's, Mistral's, llama.cpp's.
 
-A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count tokens that
-had to be computed, without those in the prefix cache.
+A number that was not measured is left out, never guessed. ``prompt_tokens`` and ``prompt_n`` count the tokens
+that had to be computed, without those in the prefix cache.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ _LINE = re.compile(r"([!-~]+)[ \t]+([!-~]+)")
 class TokenFile:
     """Users of a host by their tokens.
 
-    Raises ``InputError`` if the file cannot be used. If it becomes unusable later, that is logged and the last
-    good version stays in effect, so that a mistake while editing locks nobody out.
+    Raises ``InputError`` if the file cannot be used. If it becomes unusable later, that is logged and the
+    last good version stays in effect, so that a mistake while editing locks nobody out.
     """
 
     def __init__(self, path: Path) -> None:

@@ -68,7 +68,7 @@ class ModelCost:
 
     @property
     def known(self) -> bool:
-        """Whether a prediction is possible. (A model without a cache has no separate cost per row.)"""
+        """Whether a prediction is possible. A model without a cache has no separate cost per row."""
         return bool(self.pass_ms)
 
     @property
@@ -127,7 +127,7 @@ class ModelCost:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> ModelCost:
-        """Read what ``dump`` returned. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for other data."""
+        """Read the result of ``dump``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for other data."""
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
         pass_tokens = _figures(data["pass_tokens"], LENGTHS)
