@@ -47,7 +47,7 @@ class Guard:
         await self._answered(scope, receive, send)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run an endpoint; an unexpected exception becomes a 500 without its message, which may quote text."""
+        """Run an endpoint; an exception becomes a 500 without its message, which may quote the text."""
         begun = False
 
         async def watched(message: Message) -> None:

@@ -127,7 +127,7 @@ class ModelCost:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> ModelCost:
-        """Read the result of ``dump``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` for other data."""
+        """Read what ``dump`` returned. Raises ``KeyError``, ``TypeError``, ``ValueError`` for other data."""
         prices = {name: _figures(data[name]) for name in ("row_ms", "pass_ms")}
         passes = [_figures(data["passes"][bucket], LENGTHS) for bucket in BUCKETS]
         pass_tokens = _figures(data["pass_tokens"], LENGTHS)
