@@ -1,6 +1,7 @@
 """Jobs side by side on the real engine: the texts are those alone, whoever comes, leaves or fails meanwhile."""
 
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -302,3 +303,47 @@ def test_a_user_with_many_documents_leaves_places_to_others(route, engines):
             assert ask.ended.wait(PATIENCE_S)
     assert order.index(last) < len(order) - 1
     assert last.text == texts_alone(engines, route)[0]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_of_fifty_users_those_beyond_the_deadline_are_told_at_once(route, engines):
+    """While the engine is busy, the call that submits a request answers what would come too late."""
+    asked, submitted = threading.Event(), threading.Event()
+
+    class First(Ask):
+        def _sink(self, piece):
+            asked.set()
+            assert submitted.wait(PATIENCE_S)  # the engine goes on when all have asked
+            super()._sink(piece)
+
+    with a_scheduler(engines) as (scheduler, loaded):
+        loaded.set()
+        for number, request in enumerate(REQUESTS):  # what a request takes is measured
+            measured = Ask(request, str(number), route)
+            scheduler.submit(measured.job)
+            assert measured.ended.wait(PATIENCE_S)
+        until_idle(scheduler)
+        first = First(REQUESTS[0], "first", route)
+        scheduler.submit(first.job)
+        assert asked.wait(PATIENCE_S)
+        users = [Ask(REQUESTS[number % 3], f"user {number}", route) for number in range(50)]
+        for ask in users:
+            ask.job.deadline = Deadline.of_ms(1000 * 10 * scheduler._times.mean_s)
+            scheduler.submit(ask.job)
+        told = [ask for ask in users if ask.ended.is_set()]
+        submitted.set()
+        for ask in (first, *users):
+            assert ask.ended.wait(PATIENCE_S)
+    assert {ask.usage.reason for ask in told} == {Reason.OVERLOADED}
+    assert all(ask.usage.forwards == 0 and not ask.text for ask in told)
+    assert len(told) >= 50 - engines.width - 20  # ten fit into the deadline, by what was measured
+    in_time = [ask.usage.reason for ask in users if ask not in told]
+    assert in_time
+    assert set(in_time) <= {Reason.LENGTH, Reason.END, Reason.DEADLINE}
+
+
+def until_idle(scheduler):
+    end = time.monotonic() + PATIENCE_S
+    while any(scheduler.depth):
+        assert time.monotonic() < end
+        time.sleep(0.01)
