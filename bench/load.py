@@ -1,12 +1,14 @@
 """Many users on one host: simulated users type recorded traces, batched and one request at a time.
 
 Usage: ``python -m bench.load [--card NAME] [--users 1 5 20 50] [--seconds 20] [--rounds 2]
-[--batches 1 0] [--out FILE.json]``.
+[--batches 1 0] [--slower 1] [--rest 0.5] [--by at_rests] [--out FILE.json]``.
 Two hosts (``fimserver serve``, the ar route) are started, one with ``--batch 1`` and one with ``--batch 0``.
 The users type on one of them while the other is idle, then on the other, in turns; both get the same keys at
 the same times. Each user has a document of its own and begins elsewhere in it. A request is asked for as VS
 Code asks, 40 ms after a key, and given up at the next key. It counts as shown in time where text came
-before that.
+before that. A model that needs longer than people leave between keys shows text where they rest: the share of
+requests before a pause of ``--rest`` seconds that it was shown at is a column of its own. ``--slower 3`` types
+the traces at a third of their speed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fimserver.ab.items.client_model import PlannedRequest, plan
+from fimserver.ab.items.client_model import ASK_AFTER_MS, PlannedRequest, plan
 from fimserver.ab.items.traces import Texts, Trace, read_trace
 from fimserver.front.host_client import HostClient, open_host_client
 from fimserver.reasons import Reason
@@ -51,12 +53,18 @@ class Ask:
     prefix: str
     suffix: str
 
+    @property
+    def pause_s(self) -> float:
+        return self.until_s - self.after_s
+
 
 @dataclass
 class Tally:
     """What became of the requests of one arm. ``ms``: of those that were shown in time."""
 
     asked: int = 0
+    rests: int = 0  # requests before a rest
+    at_rests: int = 0  # of those shown
     tokens: int = 0
     seconds: float = 0.0
     ms: list[float] = field(default_factory=list)
@@ -73,6 +81,8 @@ class Tally:
             "asked": self.asked,
             "shown": len(self.ms),
             "in_time": round(len(self.ms) / self.asked, 3) if self.asked else 0.0,
+            "rests": self.rests,
+            "at_rests": round(self.at_rests / self.rests, 3) if self.rests else 0.0,
             "p50_ms": at(0.5),
             "p95_ms": at(0.95),
             "tokens_s": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
@@ -80,8 +90,11 @@ class Tally:
         }
 
 
-def asks(trace: Trace) -> list[Ask]:
-    """All requests of a trace, with the text around the cursor; the pause after the last is two seconds."""
+def asks(trace: Trace, slower: float = 1.0) -> list[Ask]:
+    """All requests of a trace, with the text around the cursor; the pause after the last is two seconds.
+
+    ``slower``: times between keys are so many times those of the trace; a request still comes 40 ms after one.
+    """
     texts = Texts()
     steps = plan(trace, "vscode")
     keys = [step.due_ms for step in steps if not isinstance(step.what, PlannedRequest)]
@@ -93,8 +106,10 @@ def asks(trace: Trace) -> list[Ask]:
         place = step.what
         text = "".join(texts.documents[place.doc].lines)
         cut = texts.offset(place.doc, place.line, place.char)
-        next_ms = min((due for due in keys if due > step.due_ms), default=step.due_ms + 2000)
-        found.append(Ask(step.due_ms / 1000, next_ms / 1000, text[:cut], text[cut:]))
+        wait_ms = ASK_AFTER_MS["vscode"]
+        due_ms = slower * (step.due_ms - wait_ms) + wait_ms
+        next_ms = min((slower * due for due in keys if due > step.due_ms), default=due_ms + 2000)
+        found.append(Ask(due_ms / 1000, next_ms / 1000, text[:cut], text[cut:]))
     return found
 
 
@@ -110,14 +125,18 @@ def share(trace: Sequence[Ask], user: int, users: int, seconds: float) -> Iterat
         yield Ask(since, since + ask.until_s - ask.after_s, named + ask.prefix, f"{ask.suffix}{named}")
 
 
-async def type_on(client: HostClient, tally: Tally, user: int, requests: Sequence[Ask]) -> None:
-    """Send one user's requests when they are due."""
+async def type_on(
+    client: HostClient, tally: Tally, user: int, requests: Sequence[Ask], rest_s: float
+) -> None:
+    """Send one user's requests when they are due. ``rest_s``: the least pause that is a rest."""
     began = time.monotonic()
     for ask in requests:
         await asyncio.sleep(max(0.0, began + ask.after_s - time.monotonic()))
         hints = EditorHints(route="ar", session=f"user {user}", document="document", path=f"{user}.py")
         body = CompletionBody(prompt=ask.prefix, suffix=ask.suffix, fimserver=hints)
+        rests = ask.pause_s >= rest_s
         tally.asked += 1
+        tally.rests += rests
         sent = time.monotonic()
         try:
             async with asyncio.timeout(max(0.01, began + ask.until_s - sent)):
@@ -129,11 +148,14 @@ async def type_on(client: HostClient, tally: Tally, user: int, requests: Sequenc
         tally.tokens += middle.usage.tokens if middle else 0
         if middle and middle.text:
             tally.ms.append(1000 * (time.monotonic() - sent))
+            tally.at_rests += rests
         else:
             tally.others[middle.usage.reason if middle else answer.reason or Reason.FAILED] += 1
 
 
-async def play(url: str, token: str, traces: Sequence[Sequence[Ask]], users: int, seconds: float) -> Tally:
+async def play(
+    url: str, token: str, traces: Sequence[Sequence[Ask]], users: int, seconds: float, rest_s: float
+) -> Tally:
     """All users at once on one host."""
     tally = Tally()
     clients = [open_host_client(url, token, _own) for _ in range(users)]
@@ -142,7 +164,7 @@ async def play(url: str, token: str, traces: Sequence[Sequence[Ask]], users: int
         async with asyncio.TaskGroup() as group:
             for user, client in enumerate(clients):
                 own = list(share(traces[user % len(traces)], user, users, seconds))
-                group.create_task(type_on(client, tally, user, own))
+                group.create_task(type_on(client, tally, user, own, rest_s))
     finally:
         for client in clients:
             await client.close()
@@ -195,18 +217,18 @@ async def ready(url: str, token: str) -> None:
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of users, arm and tallies; arms take turns within every round."""
-    traces = [asks(read_trace(path)) for path in args.traces]
+    traces = [asks(read_trace(path), args.slower) for path in args.traces]
     totals: dict[tuple[int, int], Tally] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         hosts = {batch: stack.enter_context(host(args.card, batch, folder)) for batch in args.batches}
         for url, token in hosts.values():
             asyncio.run(ready(url, token))
-            asyncio.run(play(url, token, traces, 1, min(2.0, args.seconds)))  # counts for nothing
+            asyncio.run(play(url, token, traces, 1, min(2.0, args.seconds), args.rest))  # counts for nothing
         for turn in range(args.rounds):
             for users in args.users:
                 for batch in args.batches if turn % 2 == 0 else args.batches[::-1]:
                     url, token = hosts[batch]
-                    found = asyncio.run(play(url, token, traces, users, args.seconds))
+                    found = asyncio.run(play(url, token, traces, users, args.seconds, args.rest))
                     add(totals.setdefault((users, batch), Tally()), found)
                     print(line(users, batch, totals[users, batch]), flush=True)
     return [{"users": users, "batch": batch, **tally.row()} for (users, batch), tally in totals.items()]
@@ -215,6 +237,8 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 def add(total: Tally, more: Tally) -> None:
     """Count one round more."""
     total.asked += more.asked
+    total.rests += more.rests
+    total.at_rests += more.at_rests
     total.tokens += more.tokens
     total.seconds += more.seconds
     total.ms += more.ms
@@ -226,17 +250,19 @@ def line(users: int, batch: int, tally: Tally) -> str:
     row = tally.row()
     return (
         f"| {users} | {NAMES.get(batch, f'batch {batch}')} | {row['asked']} | {row['in_time']:.0%} |"
-        f" {row['p50_ms']} | {row['p95_ms']} | {row['tokens_s']} | {row['others']} |"
+        f" {row['at_rests']:.0%} of {row['rests']} | {row['p50_ms']} | {row['p95_ms']} | {row['tokens_s']} | {row['others']} |"
     )
 
 
-def replicas(rows: Sequence[dict[str, Any]], people: int, typing: float, use: float) -> int:
+def replicas(
+    rows: Sequence[dict[str, Any]], people: int, typing: float, use: float, by: str = "in_time"
+) -> int:
     """Replicas that ``people`` need, ``typing`` of whom type at a moment, each replica in ``use``.
 
-    A replica carries the most users at whom it still showed ``KEPT`` of what one user was shown in time.
-    Raises ``ValueError`` where rows have no single user or no replica carries one.
+    A replica carries the most users at whom it still showed ``KEPT`` of what one user was shown in time, or of
+    what one was shown ``by`` "at_rests". Raises ``ValueError`` where rows have no single user or no replica carries one.
     """
-    shown = {row["users"]: row["in_time"] for row in rows if row["batch"] != 1}
+    shown = {row["users"]: row[by] for row in rows if row["batch"] != 1}
     if not shown.get(1):
         raise ValueError("one user alone, with a batch, was shown nothing in time")
     carried = max(users for users, share in shown.items() if share >= KEPT * shown[1])
@@ -252,17 +278,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 0], help="a host for each")
     parser.add_argument("--traces", type=Path, nargs="+", default=sorted(TRACES.glob("*.jsonl")))
+    parser.add_argument(
+        "--slower", type=float, default=1.0, help="times between keys, by those of the traces"
+    )
+    parser.add_argument("--rest", type=float, default=0.5, help="seconds without a key that are a rest")
+    parser.add_argument(
+        "--by", choices=("in_time", "at_rests"), default="in_time", help="what the plan keeps up"
+    )
     parser.add_argument("--people", type=int, default=10_000, help="to plan for")
     parser.add_argument("--typing", type=float, default=0.1, help="share of them that types at a moment")
     parser.add_argument("--use", type=float, default=0.6, help="share of a replica that is planned for")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    print("| users | service | asked | shown in time | p50 ms | p95 ms | tokens/s | others |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    print("| users | service | asked | shown in time | at rests | p50 ms | p95 ms | tokens/s | others |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     rows = measure(args)
     if 1 in args.users and any(batch != 1 for batch in args.batches):
         try:
-            count = replicas(rows, args.people, args.typing, args.use)
+            count = replicas(rows, args.people, args.typing, args.use, args.by)
         except ValueError as error:
             print(f"no plan: {error}")
         else:

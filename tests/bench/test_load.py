@@ -41,6 +41,24 @@ def test_a_row_has_percentiles_and_rates():
     assert load.Tally().row()["p95_ms"] == 0.0
 
 
+def test_a_slower_typist_leaves_longer_between_the_same_keys(traces):
+    slow = load.asks(read_trace(min(load.TRACES.glob("*.jsonl"))), 3.0)
+    for usual, ask in zip(min(traces, key=lambda trace: -len(trace)), slow, strict=True):
+        assert (ask.prefix, ask.suffix) == (usual.prefix, usual.suffix)
+        assert ask.after_s == pytest.approx(3 * usual.after_s - 2 * 0.04)
+    pauses = [(one.pause_s, other.pause_s) for one, other in zip(slow, traces[0], strict=True)]
+    assert all(long > short for long, short in pauses[:-1])
+
+
+def test_what_is_shown_at_rests_is_counted_by_itself():
+    rows = [
+        load.Tally(asked=40, rests=4, at_rests=at_rests, ms=[9.0] * at_rests).row() | {"users": n, "batch": 0}
+        for n, at_rests in ((1, 4), (5, 4), (20, 1))
+    ]
+    assert [row["at_rests"] for row in rows] == [1.0, 1.0, 0.25]
+    assert load.replicas(rows, 10_000, 0.1, 0.5, "at_rests") == 400
+
+
 def test_replicas_follow_from_the_users_that_one_carries():
     rows = [
         {"users": users, "batch": 0, "in_time": share} for users, share in ((1, 0.5), (5, 0.48), (20, 0.2))

@@ -4,6 +4,7 @@ import torch
 
 from fimserver.cards import model_folder
 from fimserver.engine.engines import make_ar, make_dllm
+from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.settings import Settings
@@ -35,6 +36,8 @@ def test_texts_with_drafts_and_canvases_are_those_alone():
     runtime = make_runtime(load(CARD, model_folder(CARD, MODELS), torch.device("cpu"), "int8"), Settings())
     assert runtime.network.joins
     ar = make_ar(DraftContext(runtime, Settings(drafter="ngram")))
+    policy = ar.speculation.policy
+    policy.costs = PassCosts(dict.fromkeys(policy.costs.ms, 1.0))  # drafts pay, whatever the machine is
     dllm = make_dllm(DraftContext(runtime, Settings()))
     asked = [
         *((ar, request) for request in REQUESTS),
@@ -47,6 +50,6 @@ def test_texts_with_drafts_and_canvases_are_those_alone():
     ar.cache.clear()
     chunks, companies = together([engine.steps(request, Deadline()) for engine, request in asked])
     assert [said(each) for each in chunks] == wanted
-    assert max(companies) > 3
+    assert max(companies) > 1
     drafted = [chunk[-1].drafting for chunk in chunks[: len(REQUESTS)]]
     assert sum(sum(each.accepted) for each in drafted) > 0
