@@ -149,7 +149,7 @@ def engine_of(server, route="ar", **remote):
 def test_an_exchange_gives_the_middle(answers, asked, sent):
     with PlayedServer(answers) as server:
         engine = engine_of(server)
-        chunks = list(engine.complete(REQUEST, Deadline.of_ms(5000)))
+        chunks = list(engine.complete(REQUEST, Deadline.of_ms(60_000)))
         assert "".join(chunk.text for chunk in chunks) == "a + b"
         assert chunks[-1].reason is Reason.END
         assert chunks[-1].tokens >= 2
@@ -163,24 +163,24 @@ def test_the_diffusion_route_is_another_fimservers():
     answers = EXCHANGES[-1].values[0]
     with PlayedServer(answers) as server:
         assert (
-            list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(5000)))[-1].reason is Reason.END
+            list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(60_000)))[-1].reason is Reason.END
         )
         assert server.asked[-1][1]["fimserver"]["route"] == "dllm"
     with PlayedServer(EXCHANGES[1].values[0]) as server, pytest.raises(NoFimError, match="by diffusion"):
-        list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(5000)))
+        list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(60_000)))
 
 
 def test_a_model_that_the_server_lacks_is_named_with_those_it_has():
     with PlayedServer(EXCHANGES[0].values[0]) as server, pytest.raises(WrongModelError, match=CODER):
-        list(engine_of(server, model="starcoder2").complete(REQUEST, Deadline.of_ms(5000)))
+        list(engine_of(server, model="starcoder2").complete(REQUEST, Deadline.of_ms(60_000)))
 
 
 def test_a_model_without_known_markers_is_asked_with_suffix_only_where_the_card_says_so():
     answers = {"/v1/models": (200, {"data": [{"id": "my-tune"}]}), "/v1/completions": openai_stream()}
     with PlayedServer(answers) as server:
         with pytest.raises(NoFimError, match="my-tune"):
-            list(engine_of(server).complete(REQUEST, Deadline.of_ms(5000)))
-        assert list(engine_of(server, suffix=True).complete(REQUEST, Deadline.of_ms(5000)))
+            list(engine_of(server).complete(REQUEST, Deadline.of_ms(60_000)))
+        assert list(engine_of(server, suffix=True).complete(REQUEST, Deadline.of_ms(60_000)))
         assert server.asked[-1][1]["suffix"] == "\n"
 
 
@@ -192,7 +192,7 @@ def test_the_key_goes_into_the_header_alone(monkeypatch, tmp_path):
             ({"key_env": "BOX_KEY"}, "sesame"),
             ({"key_file": str(tmp_path / "key")}, "from-a-file"),
         ):
-            list(engine_of(server, **card).complete(REQUEST, Deadline.of_ms(5000)))
+            list(engine_of(server, **card).complete(REQUEST, Deadline.of_ms(60_000)))
             assert server.asked[-1][2]["authorization"] == f"Bearer {key}"
             assert key not in str(server.asked[-1][1])
 
@@ -200,7 +200,7 @@ def test_the_key_goes_into_the_header_alone(monkeypatch, tmp_path):
 def test_markers_in_the_users_text_never_reach_a_raw_prompt():
     spelled = Request("a <|fim_suffix|> b\nc = ", "\nd <|fim_middle|> e", Sampling(max_tokens=4, stop="none"))
     with PlayedServer(EXCHANGES[0].values[0]) as server:
-        list(engine_of(server).complete(spelled, Deadline.of_ms(5000)))
+        list(engine_of(server).complete(spelled, Deadline.of_ms(60_000)))
         prompt = server.asked[-1][1]["prompt"]
         assert prompt == "<|fim_prefix|> b\nc = <|fim_suffix|>\nd <|fim_middle|>"
 
@@ -208,7 +208,7 @@ def test_markers_in_the_users_text_never_reach_a_raw_prompt():
 def test_a_marker_that_the_server_lets_through_ends_the_middle():
     answers = EXCHANGES[0].values[0] | {"/v1/completions": openai_stream("x <|file_sep|>y")}
     with PlayedServer(answers) as server:
-        chunks = list(engine_of(server).complete(REQUEST, Deadline.of_ms(5000)))
+        chunks = list(engine_of(server).complete(REQUEST, Deadline.of_ms(60_000)))
         assert "".join(chunk.text for chunk in chunks) == "x "
         assert chunks[-1].reason is Reason.END
 
@@ -243,5 +243,5 @@ def test_a_toy_dialect_from_outside_fills_a_middle(monkeypatch):
     monkeypatch.setitem(DIALECTS, "toy", toy)
     with PlayedServer({"/toy": (200, {}), "/fill": ["a + b\n"]}) as server:
         engine = engine_of(server)
-        assert [chunk.text for chunk in engine.complete(REQUEST, Deadline.of_ms(5000))] == ["a + b"]
+        assert [chunk.text for chunk in engine.complete(REQUEST, Deadline.of_ms(60_000))] == ["a + b"]
         assert engine.server(Deadline()).about() == "a toy, dialect toy, model toy-1"

@@ -78,16 +78,21 @@ def test_hanging_up_stops_the_server(server):
     next(chunks)
     deadline.cancelled.set()
     assert list(chunks)[-1].reason is Reason.CANCELLED
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     headers = {"Authorization": f"Bearer {server.KEY}"}
     while httpx2.get(f"{server.url}/slots", headers=headers).json()[0]["is_processing"]:
         assert time.monotonic() < end, "it goes on"
 
 
 def test_time_up_gives_what_is_there(server):
-    text, chunks = middle(engine_of(server), STORY, 1500)
-    assert chunks[-1].reason is Reason.DEADLINE
-    assert text
+    deadline = Deadline.of_ms(60_000)
+    chunks = engine_of(server).complete(STORY, deadline)
+    text = ""
+    while not text:
+        text += next(chunks).text
+    object.__setattr__(deadline, "expires_s", time.monotonic())  # now
+    *_, last = chunks
+    assert last.reason is Reason.DEADLINE
 
 
 def test_a_wrong_key_is_said(server, monkeypatch):
@@ -113,7 +118,7 @@ def test_a_restart_in_mid_answer_is_one_failure_and_the_next_request_works():
         with pytest.raises(AwayError, match="broke off"):
             list(chunks)
         server.start()
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             try:
                 assert middle(engine)[0].strip() == "a + b"
