@@ -6,9 +6,9 @@ Two hosts (``fimserver serve``, the ar route) are started, one with ``--batch 1`
 The users type on one of them while the other is idle, then on the other, in turns; both get the same keys at
 the same times. Each user has a document of its own and begins elsewhere in it. A request is asked for as VS
 Code asks, 40 ms after a key, and given up at the next key. It counts as shown in time where text came
-before that. A model that needs longer than people leave between keys shows text where they rest: the share of
-requests before a pause of ``--rest`` seconds that it was shown at is a column of its own. ``--slower 3`` types
-the traces at a third of their speed.
+before that. A model that needs longer than people leave between keys shows text where they rest: the
+share of requests before a pause of ``--rest`` seconds that were shown is a column of its own. ``--slower 3``
+types the traces at a third of their speed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Tally:
 def asks(trace: Trace, slower: float = 1.0) -> list[Ask]:
     """All requests of a trace, with the text around the cursor; the pause after the last is two seconds.
 
-    ``slower``: times between keys are so many times those of the trace; a request still comes 40 ms after one.
+    ``slower``: times between keys are so many times those of the trace; a request still comes 40 ms after.
     """
     texts = Texts()
     steps = plan(trace, "vscode")
@@ -250,7 +250,8 @@ def line(users: int, batch: int, tally: Tally) -> str:
     row = tally.row()
     return (
         f"| {users} | {NAMES.get(batch, f'batch {batch}')} | {row['asked']} | {row['in_time']:.0%} |"
-        f" {row['at_rests']:.0%} of {row['rests']} | {row['p50_ms']} | {row['p95_ms']} | {row['tokens_s']} | {row['others']} |"
+        f" {row['at_rests']:.0%} of {row['rests']} | {row['p50_ms']} | {row['p95_ms']} |"
+        f" {row['tokens_s']} | {row['others']} |"
     )
 
 
@@ -259,8 +260,8 @@ def replicas(
 ) -> int:
     """Replicas that ``people`` need, ``typing`` of whom type at a moment, each replica in ``use``.
 
-    A replica carries the most users at whom it still showed ``KEPT`` of what one user was shown in time, or of
-    what one was shown ``by`` "at_rests". Raises ``ValueError`` where rows have no single user or no replica carries one.
+    A replica carries the most users at whom it still showed ``KEPT`` of what one user was shown in time, or,
+    ``by`` "at_rests", at rests. Raises ``ValueError`` where one user alone was shown nothing.
     """
     shown = {row["users"]: row[by] for row in rows if row["batch"] != 1}
     if not shown.get(1):
