@@ -245,6 +245,24 @@ def test_a_vetoed_middle_is_the_uncached_one(engine_of, monkeypatch):
     assert forwards[-1] > 8  # those of the cached try are counted
 
 
+@pytest.mark.parametrize("cut", [40, 64, 88])
+def test_a_middle_of_a_cache_gone_wrong_is_caught(cut, engine_of, monkeypatch):
+    """Whole passes leave damaged values behind: what is decoded on them is bad, and scored so by an exact pass."""
+    request = dataclasses.replace(REQUEST, prefix=CODE[:cut], sampling=Sampling(24, stop="none"))
+    exact = text_of(engine_of("dream", "none"), request)
+    run_whole = DualCache.run_whole
+
+    def damaging(self, wanted, rows):
+        logits = run_whole(self, wanted, rows)
+        for layer in range(2):
+            self.kv.layer(layer)[1][:] *= -1
+        return logits
+
+    monkeypatch.setattr(DualCache, "run_whole", torch.inference_mode()(damaging))
+    assert text_of(engine_of("dream", ONCE), request) != exact
+    assert text_of(engine_of("dream", ONCE.replace("dual", "checked")), request) == exact
+
+
 def test_a_middle_within_the_bound_stays(engine_of, monkeypatch):
     cached = engine_of("dream", ONCE)
     checked = engine_of("dream", ONCE.replace("dual", "checked"))
