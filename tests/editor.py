@@ -18,7 +18,7 @@ from fimserver.front.lsp.transport import Decoder, encode
 from fimserver.settings import Settings
 
 CLIENTS = Path(__file__).parent / "clients"
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def recorded(client):

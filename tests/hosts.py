@@ -110,7 +110,7 @@ class OwnHosts:
     def kill(self, process):
         """At once, until nothing listens: its window is its parent, and a zombie's threads may hold its socket a little."""
         process.kill()
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_S
         while process in (alive := self.processes()) or (not alive and any(map(is_serving, self.sockets))):
             assert time.monotonic() < end, "it lives"
             time.sleep(0.005)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GRACE_S = 0.5  # how long the host may take to answer after the deadline
 POLL_S = 0.05
 EVENTS_S = 2.0
+PAUSE_S = 30.0  # someone asked for it, and the machine may be busy
 OK = 200
 NO_CONTENT = 204
 SERVER_ERROR = 500
@@ -168,7 +169,7 @@ class HttpHostClient:
 
         body = {"minutes": minutes} if minutes else {}
         try:
-            async with asyncio.timeout(EVENTS_S):
+            async with asyncio.timeout(PAUSE_S):
                 response = await self._client.post("/v1/pause" if minutes else "/v1/resume", json=body)
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
             return self._unreachable(error)

@@ -199,7 +199,7 @@ class HostWatch:
         scheduler = self._host.scheduler
         costs = scheduler.router.costs
         while not self._server.should_exit:
-            self._background.step(time.monotonic() - self._host.last_used)
+            self._background.step(self._host.clock() - self._host.last_used)
             if costs.unsaved >= SAVE_EVERY:
                 await asyncio.to_thread(costs.save)
             if scheduler.hangs:
@@ -218,7 +218,7 @@ class HostWatch:
         limit_s = min(self._idle_exit_s, USELESS_EXIT_S) if useless else self._idle_exit_s
         if models_stamp() != self._models:
             limit_s = min(limit_s, CHANGED_EXIT_S)
-        return time.monotonic() >= self._host.last_used + limit_s
+        return self._host.clock() >= self._host.last_used + limit_s
 
     async def _keep_socket(self) -> None:
         """Listen again where the socket was removed, or end where another host took its place."""

@@ -26,7 +26,7 @@ PLUGIN = Path(__file__).parents[2] / "editors/nvim"
 NAMED = Path(os.environ.get("NVIM", ""))  # inside a Neovim it is that one's socket
 PROGRAM = NAMED if NAMED.name and not NAMED.is_socket() else Path.home() / ".cache/fimserver/neovim/nvim"
 COLUMNS, ROWS = 100, 30
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 WATCHDOG_S = 240.0  # an editor that asks its user something answers no call: it is killed then
 
 

@@ -428,7 +428,7 @@ def test_health_of_a_host_that_is_away(user, tmp_path):
         nvim.open("main.py")
         started = time.monotonic()
         report = nvim.health()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert "the model is not ready, no_host" in report
     assert ":Fim restart" in report
 

@@ -19,7 +19,8 @@ from tests.hosts import ScriptedHost
 URI = "file:///work/secretfolder/secretfile.py"
 TEXT = "canaryname = \n"
 SAYS = {"ar": "canaryalpha(b)", "dllm": "canarybeta(c)"}
-PATIENCE_S = 20.0  # for what a window tells its host
+PATIENCE_S = 60.0  # for what a window tells its host
+OF_A_BLOCK_S = 20.0  # that a test takes
 TOKEN = "s3cr3t"  # noqa: S105 - of a host that lives as long as a test
 
 
@@ -51,7 +52,7 @@ def counted(host, query, least=1):
 def begin_early_in_a_block():
     """Wait for the next block where this one ends soon: a document's route may be another one then."""
     left_s = BLOCK_S - time.time() % BLOCK_S
-    if left_s < PATIENCE_S:
+    if left_s < OF_A_BLOCK_S:
         time.sleep(left_s + 0.1)
 
 
@@ -157,7 +158,7 @@ def test_a_window_that_says_goodbye_tells_first(counting):
 
 @pytest.fixture
 def client(counting):
-    with httpx2.Client(base_url=counting.url, trust_env=False, timeout=10) as client:
+    with httpx2.Client(base_url=counting.url, trust_env=False, timeout=PATIENCE_S) as client:
         yield client
 
 

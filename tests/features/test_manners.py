@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from fimserver.front import gate
 from fimserver.front.energy import Energy
 from tests.editor import Editor
 from tests.hosts import ScriptedHost
@@ -17,6 +18,19 @@ def host():
     with ScriptedHost() as host:
         host.says("a + b")
         yield host
+
+
+@pytest.fixture
+def waits_ms(monkeypatch):
+    """How long each automatic request of a server in this process is to wait for the next key."""
+    found, delay_ms = [], gate._delay_ms
+
+    def noted(*given):
+        found.append(delay_ms(*given))
+        return found[-1]
+
+    monkeypatch.setattr(gate, "_delay_ms", noted)
+    return found
 
 
 @pytest.fixture
@@ -78,13 +92,16 @@ def test_not_now(connected, host):
     assert connected.ask(URI, 1, 11)
 
 
+def states(editor):
+    """What the status was, in order."""
+    return [n["params"]["state"] for n in editor.notifications if "state" in n["params"]]
+
+
 def test_a_snooze_ends_by_itself_and_the_status_says_so(window):
     begin(window, status=True)
     window.run("snooze", 0.01)
-    refused(window, "snoozed")
-    window.wait_for(
-        lambda e: [n["params"].get("state") for n in e.notifications if "state" in n["params"]][-1] == "ready"
-    )
+    window.wait_for(lambda e: "snoozed" in states(e))
+    window.wait_for(lambda e: states(e)[-1] == "ready")
     assert window.ask(URI, 1, 11)
 
 
@@ -101,21 +118,23 @@ def took_s(editor, column=11, **options):
     return time.monotonic() - started
 
 
-def test_it_waits_longer_after_a_dismissal_but_not_when_asked(window):
+def test_it_waits_longer_after_a_dismissal_but_not_when_asked(window, waits_ms):
     begin(window, calmDelayMs=700)
     first = window.ask(URI, 1, 11)[0]
-    assert took_s(window) < 0.6
     window.run("rejected", first["command"]["arguments"][0])
-    assert took_s(window, invoked=True) < 0.6
+    assert took_s(window, invoked=True)
+    assert waits_ms == [0]  # who asks explicitly does not wait
     assert took_s(window) >= 0.7
+    assert waits_ms == [0, 700]
 
 
-def test_it_waits_longer_while_deleting(window):
+def test_it_waits_longer_while_deleting(window, waits_ms):
     begin(window, calmDelayMs=700, delayMs=0)
     window.edit(URI, 2, (1, 10), (1, 11), "")
     assert took_s(window, 10) >= 0.7
     window.type(URI, 3, 1, 10, " ")
-    assert took_s(window) < 0.6
+    assert took_s(window)
+    assert waits_ms == [700, 0]
 
 
 @pytest.mark.parametrize(("least", "confidence", "shown"), [
@@ -149,11 +168,13 @@ def on_battery(editor):
 
 
 @pytest.mark.parametrize(("battery", "slow"), [("save", True), ("ignore", False)])
-def test_on_battery_it_waits_longer_and_asks_nothing_ahead(battery, slow, window, host):
+def test_on_battery_it_waits_longer_and_asks_nothing_ahead(battery, slow, window, host, waits_ms):
     begin(window, battery=battery, prefetch=True, status=True)
     on_battery(window)
-    assert (took_s(window) >= 0.3) is slow
+    took = took_s(window)
+    assert waits_ms == [300 if slow else 0]
     if slow:
+        assert took >= 0.3
         window.wait_for(lambda e: any(n["params"].get("power") == "battery" for n in e.notifications))
         assert len(host.engines.asked) == 1
     else:

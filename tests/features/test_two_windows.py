@@ -52,7 +52,7 @@ class Window:
 
     def works(self, *, invoked=True):
         """Whether the model answers."""
-        self.editor.answer(self.ask(self.uris[0], invoked=invoked), 30)
+        self.editor.answer(self.ask(self.uris[0], invoked=invoked), READY_S)
         return "model" in self.editor.explain()
 
 
@@ -83,7 +83,7 @@ def test_two_windows_share_a_host_that_may_be_killed_at_any_time_and_outlives_th
             killed = time.monotonic()
             asked += [(window, window.ask(window.uris[-1])) for window in (left, right)]
             for window, request in asked:
-                assert "result" in window.editor.answer(request, 20)
+                assert "result" in window.editor.answer(request, READY_S)
             host = ready((left, right), own)
             back_s.append(round(time.monotonic() - killed, 1))
         for window in (left, right):

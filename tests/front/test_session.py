@@ -26,7 +26,7 @@ async def forever(cleaned=None):
         await asyncio.sleep(60)
     finally:
         if cleaned is not None:
-            await asyncio.sleep(0.2)  # what is cancelled may take its time to clean up
+            await asyncio.sleep(60)  # what is cancelled may take its time to clean up
     return Outcome(reason=Reason.END)
 
 
@@ -42,8 +42,9 @@ async def after(session, slots, act):
     acted = act()
     if asyncio.iscoroutine(acted):
         await acted
-    done, _ = await asyncio.wait(asked, timeout=0.05)
-    ends = [task.result().reason if task in done else None for task in asked]
+    for _ in range(20):  # rounds of the loop, for what needs no time
+        await asyncio.sleep(0)
+    ends = [task.result().reason if task.done() else None for task in asked]
     for task in asked:
         task.cancel()
     return ends

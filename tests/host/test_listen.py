@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -20,15 +21,16 @@ from fimserver.errors import InputError, ModelMissingError
 from fimserver.host import listen
 from fimserver.host.fake import FakeEngines
 from fimserver.host.http.auth import header_name
+from fimserver.host.http.state import Host
 from fimserver.host.listen import run_host, run_tcp
 from fimserver.host.sockets import UnixSocket, bind_tcp, own_names, urls
 from fimserver.paths import socket_path
 from fimserver.settings import Settings
 from tests.hosts import until
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parent.parent.parent
-FOREVER, A_MOMENT = 60.0, 0.2 / 60  # minutes
+HOUR_S = 3600.0
 
 
 def connects(path):
@@ -49,13 +51,33 @@ def runtime(monkeypatch):
         yield Path(folder)
 
 
-class Hosted:
-    """``run_host`` on scripted engines, in a thread."""
+class Clock:
+    """Seconds that pass only where a test says so; ``looks`` counts who asked for them."""
 
-    def __init__(self, monkeypatch, *steps, minutes=FOREVER):
-        engines = FakeEngines(lambda _request, _route: iter(steps))
-        monkeypatch.setattr(listen, "load_models", lambda _: engines)
-        self.settings = Settings(idle_exit_minutes=minutes)
+    def __init__(self):
+        self.now_s = 1000.0
+        self.looks = 0
+
+    def __call__(self):
+        self.looks += 1
+        return self.now_s
+
+    def passes(self, seconds):
+        """Let time pass, and the host look at it twice."""
+        self.now_s += seconds
+        seen = self.looks
+        until(lambda: self.looks >= seen + 4)
+
+
+class Hosted:
+    """``run_host`` on scripted engines, in a thread. It ends after an hour of its own clock without a request."""
+
+    def __init__(self, monkeypatch, *steps, script=None, load=None):
+        engines = FakeEngines(script or (lambda _request, _route: iter(steps)))
+        self.clock = Clock()
+        monkeypatch.setattr(listen, "Host", partial(Host, clock=self.clock))
+        monkeypatch.setattr(listen, "load_models", load or (lambda _: engines))
+        self.settings = Settings(idle_exit_minutes=60)
         self.path, self.code = socket_path(self.settings), None
         self._servers, make = [], listen.uvicorn.Server
         monkeypatch.setattr(
@@ -128,27 +150,48 @@ def test_a_path_that_no_socket_can_have_is_said(runtime):
 
 
 def test_models_came_so_an_idle_host_makes_way(runtime, monkeypatch):
-    monkeypatch.setattr(listen, "CHANGED_EXIT_S", 0.1)
     with Hosted(monkeypatch) as hosted:
         with client(hosted.path) as http:
             assert http.get("/v1/models").status_code == 200
+        hosted.clock.passes(listen.CHANGED_EXIT_S + 1)
+        assert connects(hosted.path)
         paths.models_changed()
         assert hosted.ends() == 0
     assert not hosted.path.exists()
 
 
 def test_nobody_uses_it_so_it_goes(runtime, monkeypatch):
-    with Hosted(monkeypatch, minutes=A_MOMENT) as hosted:
+    with Hosted(monkeypatch) as hosted:
+        hosted.clock.passes(HOUR_S - 1)
+        assert connects(hosted.path)
+        hosted.clock.now_s += 1
         assert hosted.ends() == 0
     assert not hosted.path.exists()
 
 
 def test_it_stays_while_it_is_used(runtime, monkeypatch):
-    with (
-        Hosted(monkeypatch, "x", 3 * A_MOMENT * 60, "y", minutes=A_MOMENT) as hosted,
-        client(hosted.path) as http,
-    ):
-        assert http.post("/v1/completions", json={"prompt": "a"}).json()["choices"][0]["text"] == "xy"
+    begun, free = threading.Event(), threading.Event()
+
+    def script(_request, _route):
+        yield "x"
+        begun.set()
+        assert free.wait(PATIENCE_S)
+        yield "y"
+
+    with Hosted(monkeypatch, script=script) as hosted, client(hosted.path) as http:
+        texts = []
+
+        def asks():
+            answer = http.post("/v1/completions", json={"prompt": "a"}).json()
+            texts.append(answer["choices"][0]["text"])
+
+        thread = threading.Thread(target=asks)
+        thread.start()
+        assert begun.wait(PATIENCE_S)
+        hosted.clock.passes(3 * HOUR_S)
+        free.set()
+        thread.join(PATIENCE_S)
+        assert texts == ["xy"]
         assert hosted.ends() == 0
 
 
@@ -256,7 +299,7 @@ def test_a_host_whose_socket_is_gone_binds_again(runtime, monkeypatch, lost):
 
 @pytest.mark.parametrize("ends", ["by itself", "by a signal"])
 def test_a_host_never_removes_the_socket_of_another(runtime, monkeypatch, ends):
-    monkeypatch.setattr(listen, "SOCKET_CHECK_S", 0.05 if ends == "by itself" else FOREVER)
+    monkeypatch.setattr(listen, "SOCKET_CHECK_S", 0.05 if ends == "by itself" else HOUR_S)
     with Hosted(monkeypatch) as old:
         shutil.rmtree(old.path.parent)
         heir = UnixSocket(old.path)
@@ -271,22 +314,16 @@ def test_a_host_never_removes_the_socket_of_another(runtime, monkeypatch, ends):
 
 
 def test_a_host_without_a_model_says_why_for_a_while_and_goes(runtime, monkeypatch):
-    monkeypatch.setattr(listen, "USELESS_EXIT_S", 0.5)
-
-    def load_models(_):
+    def load(_):
         raise ModelMissingError("get it")
 
-    with Hosted(monkeypatch) as hosted:
-        pass
-    monkeypatch.setattr(listen, "load_models", load_models)
-    codes = []
-    thread = threading.Thread(target=lambda: codes.append(run_host(hosted.settings)))
-    thread.start()
-    until(lambda: connects(hosted.path))
-    with client(hosted.path) as http:
-        until(lambda: http.get("/health").json()["status"] == "no_model")
-    thread.join(PATIENCE_S)
-    assert codes == [0]
+    with Hosted(monkeypatch, load=load) as hosted:
+        with client(hosted.path) as http:
+            until(lambda: http.get("/health").json()["status"] == "no_model")
+        hosted.clock.passes(listen.USELESS_EXIT_S - 1)
+        assert connects(hosted.path)
+        hosted.clock.now_s += 1
+        assert hosted.ends() == 0
 
 
 def test_a_card_that_does_not_exist_is_told_before_torch_is_loaded():

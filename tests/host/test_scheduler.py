@@ -16,7 +16,7 @@ from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
 from fimserver.types import Deadline, Request
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Ask:

@@ -15,7 +15,6 @@ from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, FilterCo
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.brackets import debt, partners
-from fimserver.front.syntax.crop import WINDOW_CHARS
 from fimserver.front.syntax.features import columns
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
 from fimserver.reasons import Reason
@@ -171,11 +170,7 @@ def _stays(line: str, before: list[str], context: FilterContext, *, outside: boo
 
 def _open_before(context: FilterContext, text: str) -> int:
     """Brackets before the end of ``text`` that the suffix does not close."""
-    prefix = context.prefix[-WINDOW_CHARS:]
-    suffix = context.suffix[:WINDOW_CHARS]
-    code = parser.code_only(context.language, prefix + text + suffix)
-    cursor = len(prefix) + len(text)
-    return debt(code[:cursor], code[cursor:])
+    return debt(*parser.code_around(context.language, context.prefix, text, context.suffix))
 
 
 def _is_closing_word(word: str, context: FilterContext) -> bool:

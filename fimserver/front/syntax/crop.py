@@ -2,7 +2,7 @@
 
 import re
 
-WINDOW_CHARS = 20_000  # of each side of the cursor
+WINDOW_CHARS = 10_000  # of each side of the cursor
 
 # A window may begin or end before a line that is not indented and closes nothing; a line that starts with a
 # quote may end a docstring.

@@ -28,6 +28,7 @@ __all__ = [
     "StatementRun",
     "blocks",
     "breaks_syntax",
+    "code_around",
     "code_only",
     "definition",
     "imports",
@@ -125,8 +126,24 @@ def code_only(language: str | None, text: str) -> str:
     """Replace strings and comments by blanks, except line ends. The length stays the same."""
     if language is None:
         return re.sub(r'"(?:\\.|[^"\\\n])*"', lambda match: " " * len(match[0]), text)
+    return _code_of(language, text, _tree(language, text))
+
+
+def code_around(language: str | None, prefix: str, middle: str, suffix: str) -> tuple[str, str]:
+    """Return the code near a cursor before the end of the middle and after it, as ``code_only`` gives it."""
+    prefix, suffix = window(prefix, suffix)
+    text = prefix + middle + suffix
+    at = len(prefix) + len(middle)
+    if language is None:
+        code = code_only(None, text)
+    else:
+        code = _code_of(language, text, tree_with(language, prefix, middle, suffix))
+    return code[:at], code[at:]
+
+
+def _code_of(language: str, text: str, tree: Tree) -> str:
     raw = bytearray(_encode(text))
-    for start, end in _literals(_tree(language, text).root_node):
+    for start, end in _literals(language, tree.root_node):
         # One blank per character: continuation bytes of UTF-8 are removed below.
         raw[start:end] = bytes(b if b == 10 or b & 0xC0 == 0x80 else 32 for b in raw[start:end])
     return re.sub(rb"(?<=[ \n])[\x80-\xbf]+", b"", bytes(raw)).decode("utf-8", "replace")
@@ -246,12 +263,21 @@ def _lost(root: Node, before: bytes) -> bool:
     return node is not None
 
 
-def _literals(node: Node) -> Iterator[tuple[int, int]]:
-    """Yield the byte spans of strings and comments, outermost ones only."""
-    stack = [node]
-    while stack:
-        top = stack.pop()
-        if top.type in languages.STRING_KINDS or top.type in languages.COMMENT_KINDS:
-            yield top.byte_range
-        else:
-            stack.extend(top.children)
+@cache
+def _literal_kinds(language: str) -> str:
+    """Return a query for the strings and comments that a grammar has."""
+    grammar = _grammar(language)
+    kinds = sorted(languages.STRING_KINDS | languages.COMMENT_KINDS)
+    return "[{}] @literal".format(
+        " ".join(f"({kind})" for kind in kinds if grammar.id_for_node_kind(kind, True))
+    )
+
+
+def _literals(language: str, root: Node) -> Iterator[tuple[int, int]]:
+    """Yield the byte spans of strings and comments in order, outermost ones only."""
+    found = QueryCursor(_query(language, _literal_kinds(language))).captures(root).get("literal", ())
+    end = 0
+    for span in sorted((node.start_byte, -node.end_byte) for node in found):
+        if -span[1] > end:
+            end = -span[1]
+            yield span[0], end

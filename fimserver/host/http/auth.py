@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 import logging
 import re
-import time
 from urllib.parse import urlsplit
 
 from starlette.requests import Request as HttpRequest
@@ -43,7 +42,7 @@ class Guard:
             await response(scope, receive, send)
             return
         scope["fimserver.user"] = user or ""
-        self._host.last_used = time.monotonic()
+        self._host.last_used = self._host.clock()
         await self._answered(scope, receive, send)
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:

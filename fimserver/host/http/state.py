@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fimserver.host.http.token_file import TokenFile
@@ -22,8 +23,10 @@ class Host:
     allowed_hosts: frozenset[str] = frozenset()
     stats: Stats = field(default_factory=Stats)
     token_file: TokenFile | None = None
+    clock: Callable[[], float] = time.monotonic  # seconds; of idleness alone
     metrics: Metrics = field(init=False)
-    last_used: float = field(default_factory=time.monotonic)
+    last_used: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.scheduler)
+        self.last_used = self.clock()

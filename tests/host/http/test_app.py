@@ -17,7 +17,7 @@ from fimserver.types import CONTEXT_CHARS, Sampling
 from fimserver.wire import MAX_BODY_BYTES, read_answer
 from tests.hosts import ScriptedHost, until
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 TOKEN = "secret"  # noqa: S105 - of a host that lives as long as a test
 
 

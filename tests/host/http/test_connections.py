@@ -15,7 +15,7 @@ import pytest
 from fimserver.host.http import connections
 from tests.hosts import ScriptedHost
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parent.parent.parent.parent
 
 

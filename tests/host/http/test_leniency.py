@@ -13,7 +13,7 @@ from fimserver.reasons import EXPLANATIONS, Reason
 from fimserver.types import MAX_TOKENS, SEEDS
 from fimserver.wire import MAX_FILE_CHARS, MAX_STOPS, read_body
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 COMPLETION_PATHS = ["/v1/completions", "/v1/fim/completions", "/fim/completions", "/infill"]
 
 
