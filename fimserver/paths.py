@@ -98,6 +98,17 @@ def data_path(name: str) -> Path:
     return platformdirs.user_data_path("fimserver") / name
 
 
+def data_problem() -> str:
+    """Why nothing can be kept in the data folder, or an empty string."""
+    folder = data_path("")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"{folder}: {error.strerror or error}: set XDG_DATA_HOME to a folder of yours"
+
+
 def models_stamp() -> int:
     """Changes whenever models were fetched, linked or removed on this machine."""
     try:

@@ -130,3 +130,23 @@ def test_the_doctor_tries_a_socket_and_leaves_nothing(tmp_path, temporary, monke
     finding = doctor._socket(Settings())
     assert (finding.ok, finding.value) == (True, str(socket_path(Settings())))
     assert list((temporary / "fimserver").iterdir()) == []
+
+
+NO_FOLDERS = ["/dev/null/x", "/proc/nope", "a file"]
+
+
+@pytest.mark.parametrize("given", NO_FOLDERS)
+@pytest.mark.parametrize(
+    ("look", "variable"), [(doctor._log, "XDG_STATE_HOME"), (doctor._data, "XDG_DATA_HOME")]
+)
+def test_the_doctor_calls_a_folder_ok_only_where_it_can_be_written(
+    look, variable, given, tmp_path, monkeypatch
+):
+    (tmp_path / "a file").touch()
+    assert look().ok
+    place = str(tmp_path / given) if given == "a file" else given
+    monkeypatch.setenv(variable, place)
+    finding = look()
+    assert not finding.ok
+    assert place in finding.value
+    assert variable in finding.value

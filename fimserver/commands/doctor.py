@@ -27,7 +27,7 @@ from fimserver.host.routing.latency import LatencyModel, ModelCost
 from fimserver.host.routing.router import Router, cost_name
 from fimserver.host.sockets import try_socket
 from fimserver.keystrokes import keep_ms
-from fimserver.paths import latency_path, log_path, log_problem, socket_path
+from fimserver.paths import data_path, data_problem, latency_path, log_path, log_problem, socket_path
 from fimserver.settings import Settings
 from fimserver.store.advice import best_models
 from fimserver.store.catalogue import fits
@@ -61,7 +61,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     models = ModelPool(settings)
     yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
     yield _socket(settings)
-    yield Finding("log", log_problem("host.log") or str(log_path("host.log")))
+    yield _log()
+    yield _data()
     yield Finding("device", describe(models.device))
     yield Finding("fits", ", ".join(c.name for c in read_cards().values() if fits(c, models.free)))
     for advice in best_models(settings, models.free):
@@ -82,6 +83,18 @@ def _socket(settings: Settings) -> Finding:
     except FimError as error:
         return Finding("socket", str(error), ok=False)
     return Finding("socket", str(path))
+
+
+def _log() -> Finding:
+    """Whether the host has a log: without one it serves, and nobody learns why it failed."""
+    problem = log_problem("host.log")
+    return Finding("log", problem or str(log_path("host.log")), ok=not problem)
+
+
+def _data() -> Finding:
+    """Whether statistics and measured costs can be kept."""
+    problem = data_problem()
+    return Finding("data", problem or str(data_path("")), ok=not problem)
 
 
 def _try_route(models: ModelPool, route: Route) -> Finding:

@@ -26,7 +26,7 @@ async def forever(cleaned=None):
         await asyncio.sleep(60)
     finally:
         if cleaned is not None:
-            await asyncio.sleep(60)  # what is cancelled may take its time to clean up
+            await asyncio.sleep(0.2)  # what is cancelled may take its time to clean up
     return Outcome(reason=Reason.END)
 
 
