@@ -6,6 +6,7 @@ from fimserver.front.syntax.languages import GRAMMARS, IMPORT_QUERIES
 from fimserver.front.syntax.parser import (
     Import,
     breaks_syntax,
+    code_around,
     code_only,
     definition,
     imports,
@@ -179,11 +180,45 @@ def test_every_grammar_is_asked_for_the_place():
     [
         ("python", "f('(é', b)  # )\n", "f(    , b)     \n"),
         ("javascript", "f(`a\n(`)\n", "f(  \n  )\n"),
+        ("typescript", "const a: string = f('(')\n", "const a: string = f(   )\n"),
+        ("lua", "f('(') -- (\n", "f(   )     \n"),
+        ("rust", 'f("(", r"(") // (\n', "f(   ,     )     \n"),
+        ("ruby", 'f("a#{g("(")}(")\n', "f(             )\n"),
         (None, 'a "(" b', "a     b"),
     ],
 )
 def test_strings_and_comments_become_blanks_of_the_same_length(language, text, code):
     assert code_only(language, text) == code
+
+
+@pytest.mark.parametrize("language", sorted(GRAMMARS))
+def test_every_grammar_is_asked_for_its_strings(language):
+    assert len(code_only(language, 'a "(" b\n')) == 8
+
+
+@pytest.mark.parametrize(
+    ("language", "prefix", "middle", "suffix", "code"),
+    [
+        ("python", "f('(', ", "g('é(", "'))\n# )\n", ("f(   , g(   ", " ))\n   \n")),
+        (
+            "go",
+            'package a\nvar b = "("\n',
+            "var c = `(`",
+            "\n",
+            ("package a\nvar b =    \nvar c =    ", "\n"),
+        ),
+        (None, 'a "(" ', '"b"', " c", ("a        ", " c")),
+        ("python", "x = 1\n" * 2000, "y('(')", "\nz = 2" * 2000, None),
+    ],
+)
+def test_the_code_around_a_middle_is_that_of_the_text_with_it(language, prefix, middle, suffix, code):
+    before, after = code_around(language, prefix, middle, suffix)
+    if code is None:  # a long file: what is near the cursor
+        assert before.endswith("x = 1\ny(   )")
+        assert after.startswith("\nz = 2\n")
+    else:
+        assert (before, after) == code
+        assert before + after == code_only(language, prefix + middle + suffix)
 
 
 IMPORTS = {
