@@ -1,7 +1,4 @@
-"""Model cards: their fields, and where cards and models are on this disk.
-
-Every field is explained in ``models/README.md``.
-"""
+"""Model cards: their fields, and the paths of cards and models. ``models/README.md`` explains every field."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from fimserver.errors import CardError
 from fimserver.types import ROUTES, Route
 
 PACKAGE = Path(__file__).parent
-# In a wheel the cards lie inside the package, in a checkout beside it.
+# The cards are inside the package in a wheel, beside it in a checkout.
 MODELS = PACKAGE / "_models" if (PACKAGE / "_models").is_dir() else PACKAGE.parent / "models"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -30,9 +27,9 @@ class _Strict(BaseModel):
 
 
 class Tokenizer(_Strict):
-    """How text becomes tokens. ``add`` are tokens that the checkpoint's tokenizer lacks, in id order."""
+    """Tokenizer options. ``add``: tokens that the checkpoint's tokenizer lacks, in id order."""
 
-    anchor: str = ""  # text put before user text and cut off again: stops SentencePiece from adding a space
+    anchor: str = ""  # prepended to the text and removed again: stops SentencePiece from adding a space
     add: tuple[str, ...] = ()
 
 
@@ -48,11 +45,11 @@ class Fim(_Strict):
     repo: str | None = None
     file: str | None = None
     typed_after_middle: bool = False
-    heal: bool = False  # the last token of the prefix is written again by the model
+    heal: bool = False  # token healing: the model writes the last token of the prefix again
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """Every special token that is named, once."""
+        """All special tokens, without duplicates."""
         texts = (self.prefix, self.suffix, self.middle, self.repo, self.file, *self.start, *self.stops)
         return tuple(dict.fromkeys(text for text in texts if text))
 
@@ -83,13 +80,13 @@ class Canvas(_Strict):
     initial_tokens: int = Field(default=16, ge=1, le=256)
     max_tokens: int = Field(default=64, ge=1, le=1024)
     schedule: str = "threshold"
-    least_steps: int = Field(default=0, ge=0, le=256)  # of a canvas, as the model was trained; 0: no limit
+    least_steps: int = Field(default=0, ge=0, le=256)  # denoising steps as in training; 0: no limit
     most_steps: int = Field(default=0, ge=0, le=256)
-    cache: str = "none"  # of keys and values, where the context sees the canvas
+    cache: str = "none"  # KV cache, for attention "full"
     length_bias: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(), max_length=10)
-    broadcast: bool = True  # an end or delete token takes every masked slot to its right along
+    broadcast: bool = True  # an end or delete token also fills every masked slot to its right
     forbidden: tuple[str, ...] = ()
-    adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows alone
+    adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows only
 
     @model_validator(mode="after")
     def _attention_has_its_fields(self) -> Canvas:
@@ -126,7 +123,7 @@ class Canvas(_Strict):
 
 
 class IndexParts(_Strict):
-    """The one file of a model on a Python index, cut into parts of equal size, each in a wheel of its own."""
+    """The one file of a model on a Python index, split into parts of equal size, one per wheel."""
 
     packages: str = Field(pattern=r"^[a-z0-9-]*\{number\}[a-z0-9-]*$")  # numbers start at 1
     version: str
@@ -135,14 +132,14 @@ class IndexParts(_Strict):
 
 
 class Remote(_Strict):
-    """The server elsewhere that has the model. The key is in a variable of the environment or in a file."""
+    """A remote server with the model. The API key is in an environment variable or a file."""
 
     url: str
-    dialect: str = ""  # empty: found out by asking the server
-    model: str = ""  # by the server's name for it; empty: the one that it has
+    dialect: str = ""  # empty: detected by asking the server
+    model: str = ""  # the server's name for it; empty: its only one
     key_env: str = "FIMSERVER_REMOTE_KEY"
     key_file: str = ""
-    suffix: bool = False  # the server puts prefix and suffix into its model's markers itself
+    suffix: bool = False  # the server itself builds the FIM prompt from prefix and suffix
 
     @field_validator("url")
     @classmethod
@@ -155,7 +152,7 @@ class Remote(_Strict):
         return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
 
 
-# What a card with [remote] may leave out, as its weights are on another server.
+# Defaults for a card with [remote], whose weights are on another server.
 ELSEWHERE: Mapping[str, Any] = {
     "licence": "unknown",
     "osi": False,
@@ -165,7 +162,7 @@ ELSEWHERE: Mapping[str, Any] = {
 
 
 class Card(_Strict):
-    """One model: where it is, what it is called, how it is spoken to."""
+    """One model: its origin, its properties and its prompt formats."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     hub: str | None = None
@@ -184,8 +181,8 @@ class Card(_Strict):
     drafters: Mapping[str, str] = Field(default_factory=dict)
     files: Mapping[str, Sha256] = Field(default_factory=dict)
     download_bytes: int = Field(default=0, ge=0)
-    engine: str = ""  # kind of engine that serves it; empty: the one of the route
-    folder: str = ""  # of a model that was named by its path
+    engine: str = ""  # kind of engine that serves it; empty: that of the route
+    folder: str = ""  # of a model that was given by its path
     index: IndexParts | None = None
     remote: Remote | None = None
 
@@ -214,19 +211,19 @@ class Card(_Strict):
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        if self.remote is not None:  # which of them the server can is known when it was asked
+        if self.remote is not None:  # only the server knows which ones it supports
             return ROUTES
         served = {"dllm": self.canvas, "ar": self.fim}
         return tuple(route for route in ROUTES if served[route] is not None)
 
     @property
     def weights_gib(self) -> float:
-        """Size in memory at two bytes a parameter."""
+        """Size in memory at two bytes per parameter."""
         return self.parameters_m * 2e6 / 2**30
 
 
 def read_card(path: Path) -> Card:
-    """Read and validate one card. Raises ``CardError`` that names the file and the field."""
+    """Read and validate one card. Raises ``CardError`` with the file and the field."""
     try:
         data: Any = _tuples(tomllib.loads(path.read_text("utf-8")))
         card = Card.model_validate({**ELSEWHERE, **data} if data.get("remote") else data)
@@ -246,12 +243,12 @@ def read_card(path: Path) -> Card:
 
 
 def read_cards(folder: Path = MODELS / "cards") -> dict[str, Card]:
-    """All cards by name, sorted."""
+    """Read all cards, by name, sorted."""
     return {path.stem: read_card(path) for path in sorted(folder.glob("*.toml"))}
 
 
 def get_card(name: str) -> Card:
-    """One card by name. Raises ``CardError`` that lists the names there are."""
+    """Read one card by name. Raises ``CardError`` if there is none."""
     path = MODELS / "cards" / f"{name}.toml"
     if not path.is_file() or path.parent != MODELS / "cards":
         raise CardError(f"no model card named {name!r}; `fimserver models` lists them")
@@ -259,12 +256,12 @@ def get_card(name: str) -> Card:
 
 
 def is_place(name: str) -> bool:
-    """Whether a card is named by where it or its model is, a path or a URL, and not by its name."""
+    """Whether ``name`` is a path or URL of a card or model instead of a card's name."""
     return os.sep in name or name.endswith((".gguf", ".toml"))
 
 
 def model_folder(card: Card, models_dir: Path) -> Path:
-    """Where the files of a model are, or would be."""
+    """Return the folder where the files of a model are or would be."""
     if card.folder:
         return Path(card.folder)
     shipped = MODELS / card.name
@@ -272,13 +269,13 @@ def model_folder(card: Card, models_dir: Path) -> Path:
 
 
 def adapter_path(folder: Path, name: str) -> Path:
-    """Where the file of a canvas adapter is: in ``adapters`` beside the weights, or in the package."""
+    """Return the path of a canvas adapter: in ``adapters`` beside the weights, or in the package."""
     beside = folder / "adapters" / name
     return beside if beside.is_file() else MODELS / "adapters" / name
 
 
 def is_present(card: Card, models_dir: Path) -> bool:
-    """Whether weights are there. Says nothing of their soundness."""
+    """Whether the files of a model exist. Does not check their contents."""
     folder = model_folder(card, models_dir)
     if names := gguf_files(card):
         return all((folder / name).is_file() for name in names)
@@ -291,7 +288,7 @@ def gguf_files(card: Card) -> tuple[str, ...]:
 
 
 def _tuples(value: object) -> object:
-    """TOML arrays as tuples, so that validation can be strict and cards immutable."""
+    """Convert TOML arrays to tuples, so that validation can be strict and cards immutable."""
     if isinstance(value, list):
         return tuple(_tuples(item) for item in value)
     if isinstance(value, dict):

@@ -27,10 +27,10 @@ from fimserver.threads import prepare
 if TYPE_CHECKING:
     from fimserver.commands.doctor import Finding
 
-# Settings that the help of most commands lists; the others have defaults that are measured.
+# Settings in the help of most commands; the others have measured defaults.
 MODELS = ("dllm_card", "ar_card", "models_dir", "device", "drafter")
 
-# Commands in modules of their own, imported when they are asked for: an editor starts none of them.
+# Commands that are imported on use: the language server does not need them.
 ELSEWHERE = {
     "ab": "fimserver.ab.verbs",
     "complete": "fimserver.commands.complete_verb",
@@ -40,12 +40,12 @@ ELSEWHERE = {
 
 
 class _Group(click.Group):
-    """The command line: our errors are one line and an exit code, and any terminal's encoding will do."""
+    """Command group that prints a ``FimError`` as one line with its exit code, in any terminal encoding."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a character that the terminal lacks is a question mark
+                stream.reconfigure(errors="replace")  # for characters that the terminal lacks
         return super().main(*args, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,12 +62,12 @@ class _Group(click.Group):
         super().add_command(cmd, name)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Commands come before options."""
+        """List commands before options."""
         self.format_commands(ctx, formatter)
         click.Command.format_options(self, ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
-        prepare()  # before any command imports torch; a host that is started inherits it
+        prepare()  # before any command imports torch; a started host inherits the environment
         try:
             return super().invoke(ctx)
         except FimError as error:
@@ -99,9 +99,8 @@ def main(context: click.Context, /, **flags: Any) -> None:
                 f" {context.invoked_subcommand} …"
             )
         return
-    gc.disable()  # what is made while importing stays: collecting it costs an eighth of the time to start
-    # The other commands need no language server.
-    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415
+    gc.disable()  # objects made by imports stay: collecting during import takes an eighth of the start time
+    from fimserver.front.lsp.stdio import run_stdio  # noqa: PLC0415 - the other commands do not need it
 
     gc.freeze()
     gc.enable()
@@ -118,11 +117,11 @@ def main(context: click.Context, /, **flags: Any) -> None:
     "--socket",
     "path",
     type=click.Path(path_type=Path),
-    help="Path of the socket; else that of these settings.",
+    help="Path of the socket. [default: depends on the settings]",
 )
 @settings_options("weights", "engine", "host", "idle_exit_minutes")
 def host(path: Path | None, **flags: Any) -> None:
-    """Own the models and serve this user's editors. The language server starts it when it needs one."""
+    """Run this user's model host. The language server starts it when needed."""
     from fimserver.host.listen import run_host  # noqa: PLC0415
 
     _log_to_stderr()
@@ -145,13 +144,13 @@ def host(path: Path | None, **flags: Any) -> None:
     "--token-file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="In place of one token: a line NAME TOKEN for each user, read again when it changes.",
+    help="Instead of one token: a file with a line NAME TOKEN for each user, read again when it changes.",
 )
 @click.option("--ray", "on_ray", is_flag=True, help="With several replicas, on Ray Serve.")
 @scale_options
 @settings_options("request", "token", "stats", "policy", "quantize", "threads", *MODELS)
 def serve(address: str, hosts: tuple[str, ...], token_file: Path | None, on_ray: bool, **flags: Any) -> None:
-    """Serve TCP to clients that have the token: FIMSERVER_TOKEN, or one that is made up and printed."""
+    """Serve over TCP. Clients need the token: FIMSERVER_TOKEN, or a random one that is printed."""
     from fimserver.host.http.token_file import TokenFile  # noqa: PLC0415
     from fimserver.host.listen import make_token, run_tcp  # noqa: PLC0415
 
@@ -181,7 +180,7 @@ def serve(address: str, hosts: tuple[str, ...], token_file: Path | None, on_ray:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option(
-    "--calibrate", is_flag=True, help="Measure what each model costs here, for the route policy, and keep it."
+    "--calibrate", is_flag=True, help="Measure the speed of each model here and save it for the route policy."
 )
 @click.option(
     "--canvas", is_flag=True, help="Compare the canvas cache with the exact canvas, on FILES or folders."
@@ -189,7 +188,7 @@ def serve(address: str, hosts: tuple[str, ...], token_file: Path | None, on_ray:
 @click.argument("files", metavar="[FILES]", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @settings_options("weights", "engine", "policy")
 def doctor(as_json: bool, calibrate: bool, canvas: bool, files: tuple[Path, ...], **flags: Any) -> None:
-    """Say what this machine can run, and try it."""
+    """Check what this machine can run, and try it."""
     if calibrate and canvas:
         raise InputError("give either --calibrate or --canvas")
     if files and not canvas:
@@ -208,7 +207,7 @@ def doctor(as_json: bool, calibrate: bool, canvas: bool, files: tuple[Path, ...]
 def _findings(
     settings: Settings, files: tuple[Path, ...], *, calibrate: bool, canvas: bool
 ) -> Iterable[Finding]:
-    """What the doctor says; its modules import torch."""
+    """Return the findings of the requested examination. Its modules import torch."""
     if canvas:
         from fimserver.commands.doctor_canvas import examine_canvas  # noqa: PLC0415
 
@@ -224,11 +223,15 @@ def _findings(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the page of the host to this file."
 )
 @click.option(
-    "--days", type=click.FloatRange(min=0, min_open=True), default=30, show_default=True, help="So far back."
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    help="Days to include.",
 )
 @settings_options("connect", "token")
 def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
-    """Say what became of suggestions: shown, kept, how fast, why nothing. Lengths and counts, never text."""
+    """Show statistics of suggestions: shown, kept, latency, reasons for none. Counts only, never text."""
     from fimserver.commands.stats_view import show_stats  # noqa: PLC0415 - sqlite and more
 
     show_stats(settings_of(flags), as_json=as_json, days=days, html=html)
@@ -240,10 +243,10 @@ def stats(as_json: bool, html: Path | None, days: float, **flags: Any) -> None:
     type=click.FloatRange(min=0, min_open=True, max=1440),
     default=10,
     show_default=True,
-    help="At most.",
+    help="Longest pause.",
 )
 def pause(minutes: float) -> None:
-    """Unload the models of your hosts until an explicit completion, `fimserver resume` or the limit."""
+    """Unload the models of your hosts until an explicit request, `fimserver resume` or the time limit."""
     from fimserver.commands.pause import pause_hosts  # noqa: PLC0415 - loads the HTTP client
 
     _echo_each(pause_hosts(minutes))

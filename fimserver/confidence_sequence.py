@@ -1,7 +1,7 @@
-"""Confidence sequence: an interval for a running mean that may be looked at after every value.
+"""Confidence sequence: an interval for a running mean that stays valid after every value (anytime-valid).
 
-A fixed-size interval that is looked at again and again is wrong in the end; this one may be watched, and the
-comparison stopped, at any time. For two arms that take turns in blocks, ``block_differences`` makes the
+A fixed-sample interval that is checked repeatedly eventually misses the mean; this one may be checked, and
+the comparison stopped, at any time. For two arms that alternate in blocks, ``block_differences`` makes the
 values.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-FIRST_LOOK = 20  # values below which the spread is not known well enough: the bounds are infinite
-TIGHTEST_AT = 300  # values at which the interval is tightest; anywhere else it is valid as well
+FIRST_LOOK = 20  # with fewer values the variance is too uncertain: the bounds are infinite
+TIGHTEST_AT = 300  # number of values at which the interval is tightest; it is valid at any number
 
 
 @dataclass(frozen=True)
 class RunningInterval:
-    """A mean and its bounds, in the values' unit. Without values the mean is NaN."""
+    """A mean and its bounds, in the unit of the values. Without values the mean is NaN."""
 
     value: float
     low: float
@@ -27,11 +27,11 @@ class RunningInterval:
 
 
 class TimeBlock(NamedTuple):
-    """One block of a comparison in which a coin chose who serves."""
+    """One block of a comparison, served by a randomly drawn side."""
 
-    side: Literal["a", "b"]  # that served
+    side: Literal["a", "b"]
     value: float  # one number for the whole block, such as kept characters per request
-    propensity: float  # the probability with which this side was drawn, above 0
+    propensity: float  # probability with which this side was drawn, above 0
 
 
 def running_interval(values: Iterable[float], alpha: float = 0.05) -> RunningInterval:
@@ -43,15 +43,15 @@ def running_interval(values: Iterable[float], alpha: float = 0.05) -> RunningInt
 
 
 def running_intervals(values: Iterable[float], alpha: float = 0.05) -> Iterator[RunningInterval]:
-    """Behind every value, where the mean is, with an error of at most ``alpha`` over all of them together.
+    """Yield an interval for the mean after every value; all of them together err with at most ``alpha``.
 
     The asymptotic confidence sequence with a normal mixture of Waudby-Smith, Arbour, Sinha, Kennedy and
-    Ramdas (arXiv 2103.06476), its rho such that it is tightest at ``TIGHTEST_AT``. It rests on a central
-    limit theorem. Over 2000 looks it missed the mean in 3 to 4 % of simulations with normal values and with
-    pairs of which every fifth differs, and in 13 to 16 % with values that are as skewed as a lognormal, or of
-    which one in 25 is not zero: give it differences or log ratios of blocks, not single rare events. The
-    bounds are infinite below ``FIRST_LOOK`` values, and where all values are equal, as nothing is known of
-    their spread then.
+    Ramdas (arXiv 2103.06476), with rho chosen so that it is tightest at ``TIGHTEST_AT``. It rests on a
+    central limit theorem. Over 2000 looks it missed the mean in 3 to 4 % of simulations with normal values
+    and with pairs of which every fifth differs, but in 13 to 16 % with values as skewed as a lognormal or
+    with one nonzero value in 25: use it for differences or log ratios of blocks, not for rare events. The
+    bounds are infinite below ``FIRST_LOOK`` values, and if all values are equal, as the variance is then
+    unknown.
     """
     log_alpha = -2 * math.log(alpha)
     rho_squared = (log_alpha + math.log(log_alpha) + 1) / TIGHTEST_AT
@@ -72,13 +72,10 @@ def running_intervals(values: Iterable[float], alpha: float = 0.05) -> Iterator[
 
 
 def block_differences(blocks: Iterable[TimeBlock]) -> Iterator[float]:
-    """For each block but the first, B minus A, weighted by the inverse propensity.
+    """Yield an unbiased estimate of B minus A for each block but the first, by inverse propensity.
 
-    Unbiased whichever side was drawn.
-
-    The mean of the blocks before is subtracted first. That does not move the average, as it
-    is known before the coin falls, and keeps the values from jumping between plus and minus the whole level.
-    The first block only gives the level.
+    The mean of the previous blocks is subtracted first. As that is known before the side is drawn, the
+    expectation stays the same, and the variance is much smaller. The first block only sets this mean.
     """
     total = 0.0
     for count, block in enumerate(blocks):

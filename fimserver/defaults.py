@@ -1,4 +1,4 @@
-"""Default models: which of those on this machine serves a route, and which one would serve it best."""
+"""Default models: the installed model that serves a route by default, and the best one for this machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fimserver.machine import Machine
 from fimserver.settings import Settings
 from fimserver.types import Route
 
-# Longest keystroke to a single-line answer, where no deadline is set: a larger model has to be quick to be
-# preferred, the smallest coder only has to answer within the deadline of editors (fimserver/front/config.py),
-# as nano is no match for it.
+# Longest time from a keystroke to a single-line answer, without a deadline: a larger model must be fast to be
+# preferred; the smallest coder only has to meet the deadline of editors (fimserver/front/config.py), as nano
+# is much weaker.
 KEYSTROKE_MS = 1000.0
 SLOWEST_MS = 2000.0
-UNMEASURED_M = 500.0  # parameters, in millions, that any CPU carries; larger ones have to be measured first
-CPU_GIB = 4.0  # of free memory for the smallest coder; larger ones in proportion to their weights
+UNMEASURED_M = 500.0  # millions of parameters that any CPU can run; larger models must be measured first
+CPU_GIB = 4.0  # free memory for the smallest coder; larger ones need proportionally more
 
-# The default of each route for a GPU with at least so many GiB free; the first row that fits and is present
-# wins. Only OSI-approved licences and pinned revisions may stand here (tests/test_defaults.py).
+# Defaults of each route, with the free GPU memory in GiB that they need; the first one that fits and is
+# installed is used. Only models with OSI-approved licences and pinned revisions (tests/test_defaults.py).
 DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
     "ar": (
         (72, "qwen2.5-coder-32b"),
@@ -43,19 +43,19 @@ CPU_DEFAULTS: Mapping[Route, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A model and why it is the one."""
+    """A chosen model and the reason."""
 
     card: Card
     why: str
 
 
 def default_card(route: Route, machine: Machine, settings: Settings) -> Card:
-    """The largest default that is on this disk and fits this machine; nano is always here."""
+    """Return the largest installed default that fits this machine; nano is always installed."""
     return choose(route, machine, settings).card
 
 
 def choose(route: Route, machine: Machine, settings: Settings, *, wanted: bool = False) -> Choice:
-    """The default, and why. ``wanted``: as if all models were on this disk."""
+    """Return the default and why. ``wanted``: as if all models were installed."""
     reasons: list[str] = []
     for name in _candidates(route, machine):
         card = get_card(name)
@@ -75,7 +75,7 @@ def _candidates(route: Route, machine: Machine) -> tuple[str, ...]:
 
 
 def _complaint(card: Card, machine: Machine, settings: Settings) -> str:
-    """Why a model is not used on a CPU; empty if it is."""
+    """Return why a model is not used on a CPU, or an empty string."""
     if machine.gpu_gib > 0 or card.name == "nano":
         return ""
     needed_gib = cpu_gib(card)
@@ -104,5 +104,5 @@ def _praise(card: Card, machine: Machine) -> str:
 
 
 def cpu_gib(card: Card) -> float:
-    """Free memory that a model should find on a CPU, its loading included."""
+    """Free memory in GiB that a model needs on a CPU, including loading."""
     return max(CPU_GIB, CPU_GIB * card.parameters_m / UNMEASURED_M / 1.5)

@@ -1,8 +1,8 @@
-"""Deployment on Ray Serve: replicas of a host, one device each, and a document always on the same replica.
+"""Deployment on Ray Serve: replicas of a host, one device each, with every document on one replica.
 
-``fimserver serve --ray``, ``serve run fimserver.deploy:app``, or a file of ``fimserver deploy init`` that
-names it (docs/deploy.md). Routing is Ray's own consistent hashing of the header ``x-session-id``, which
-windows send; a full replica passes a request on.
+Started by ``fimserver serve --ray``, ``serve run fimserver.deploy:app`` or a config file of
+``fimserver deploy init`` (docs/deploy.md). Ray routes requests by consistent hashing of the header
+``x-session-id``, which windows send; a full replica passes a request on.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from fimserver.host.replica import Replica
 from fimserver.host.sockets import bind_tcp, urls
 
 NAME = "fimserver"
-METRICS_S = 5.0  # between two copies of a replica's figures to Ray's endpoint
+METRICS_S = 5.0  # interval of copying a replica's metrics to Ray's endpoint
 
-_replica: Replica | None = None  # of this process: Serve builds the application and its wrapper apart
+_replica: Replica | None = None  # of this process: Serve builds the application and its wrapper separately
 
 
 def app(args: dict[str, Any]) -> serve.Application:
-    """The application of a Serve file. ``args``: ``allow_hosts``, ``token_file``, ``settings``.
+    """Build the application of a Serve config file.
 
-    Raises ``InputError`` for one that is wrong, and where there is no token.
+    ``args``: ``allow_hosts``, ``token_file``, ``settings``. Raises ``InputError`` for a wrong one or if there
+    is no token.
     """
     return application(deployment_of(args), Scale())
 
 
 def application(what: Deployment, scale: Scale) -> serve.Application:
-    """The application at a scale. A Serve file may name another."""
+    """Build the application at a scale, which a Serve config file may override."""
 
     def build() -> ASGIApp:
         global _replica  # noqa: PLW0603 - see above
@@ -75,10 +76,10 @@ def application(what: Deployment, scale: Scale) -> serve.Application:
 def run_ray(
     what: Deployment, scale: Scale, address: str, bound: Callable[[tuple[str, ...]], None] = lambda _: None
 ) -> int:
-    """Serve on the cluster of ``RAY_ADDRESS``, or on one of this machine alone, until SIGINT or SIGTERM.
+    """Serve on the cluster of ``RAY_ADDRESS``, or on this machine only, until SIGINT or SIGTERM.
 
-    ``bound`` gets the URLs when the first replicas are ready. Answers that are being written then are
-    finished. Raises ``InputError`` for an address that is taken, ``ModelError`` where no replica starts.
+    ``bound`` receives the URLs when the first replicas are ready. Running answers are finished at the end.
+    Raises ``InputError`` if the address is in use, ``ModelError`` if no replica starts.
     """
     listener, name = bind_tcp(address)
     host, port = listener.getsockname()[:2]
@@ -99,7 +100,7 @@ def run_ray(
                 " try `fimserver doctor` on that machine"
             ) from None
         finally:
-            serve.delete(NAME)  # before the proxies go: what replicas still write reaches its clients
+            serve.delete(NAME)  # before the proxies stop, so that running answers reach their clients
     except KeyboardInterrupt:
         pass
     finally:
@@ -109,10 +110,10 @@ def run_ray(
 
 
 class Checked:
-    """What Serve asks of a replica besides its application."""
+    """Wrapper of the application with the health check of a replica."""
 
     def check_health(self) -> None:
-        """Raise ``ModelError`` where Serve has to replace this replica."""
+        """Raise ``ModelError`` if Serve must replace this replica."""
         if _replica is not None:
             _replica.check()
 
@@ -132,7 +133,7 @@ def _named(inner: ASGIApp, name: str) -> ASGIApp:
 
 
 def _export(registry: CollectorRegistry, name: str) -> None:
-    """Copy the figures of ``/metrics`` to Ray's endpoint for Prometheus again and again, with the replica."""
+    """Keep copying the metrics of ``/metrics`` to Ray's Prometheus endpoint, labelled with the replica."""
     gauges: dict[str, Gauge] = {}
     while True:
         for family in registry.collect():

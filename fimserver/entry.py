@@ -1,7 +1,4 @@
-"""Entry point of the ``fimserver`` command.
-
-Ctrl-C while modules are being imported ends without a traceback.
-"""
+"""Entry point of the ``fimserver`` command: Ctrl-C during imports ends it without a traceback."""
 
 import sys
 

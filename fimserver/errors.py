@@ -1,26 +1,26 @@
 """Errors that fimserver raises on purpose, as one tree.
 
 FimError
-├── InputError           what the caller gave cannot be used
-│   └── OtherServerError     a URL leads to a server that is no host of fimserver
+├── InputError           the caller's input cannot be used
+│   └── OtherServerError     a URL leads to a server that is not a fimserver host
 ├── CardError            a model card is wrong
 ├── ModelError           a model cannot be used
 │   ├── ModelMissingError    it is not on this machine
-│   ├── DeviceError          the device that was asked for is not there
+│   ├── DeviceError          the requested device is not available
 │   ├── DownloadError        its files cannot be fetched
-│   │   ├── SourceError          one source cannot give them; another may
+│   │   ├── SourceError          one source does not have them; another may
 │   │   └── DiskFullError        there is no room for them
 │   └── LoadError            its files are damaged or do not fit the card
-├── RemoteError          a server elsewhere cannot fill a middle
-│   ├── AwayError            it cannot be reached, or broke off
-│   ├── WarmingError         it loads its model
-│   ├── OverloadedError      it has too much to do
+├── RemoteError          a remote server cannot fill a middle
+│   ├── AwayError            it cannot be reached, or the connection broke
+│   ├── WarmingError         it is loading its model
+│   ├── OverloadedError      it has too many requests
 │   ├── BadKeyError          it refuses the key
 │   ├── WrongModelError      it does not have the model
-│   ├── NoFimError           it, or its model, fills no middles
-│   ├── TooLongError         the prompt is longer than it takes
-│   └── GarbledError         it failed, or what it sent is no answer
-└── NonFiniteError       a model produced NaN or infinity: nothing of it is shown
+│   ├── NoFimError           it, or its model, cannot fill middles
+│   ├── TooLongError         the prompt is longer than its limit
+│   └── GarbledError         it failed, or its response is not an answer
+└── NonFiniteError       a model produced NaN or infinity: nothing is shown
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 
 class FimError(Exception):
-    """The message is one line and says what to do."""
+    """Base of all errors. The message is one line and says what to do."""
 
     exit_code: ClassVar[int] = 1  # of the command line; 2 is for a command or an input that cannot be used
 
 
 class InputError(FimError):
-    """What the caller gave cannot be used."""
+    """The caller's input cannot be used."""
 
     exit_code = 2
 
 
 class OtherServerError(InputError):
-    """A URL leads to a server that is no host of fimserver."""
+    """A URL leads to a server that is not a fimserver host."""
 
 
 class CardError(FimError):
-    """A model card is wrong, or there is none of that name."""
+    """A model card is wrong or does not exist."""
 
     exit_code = 2
 
@@ -62,7 +62,7 @@ class ModelMissingError(ModelError):
 
 
 class DeviceError(ModelError):
-    """The device that was asked for is not on this machine."""
+    """The requested device is not available on this machine."""
 
     exit_code = 2
 
@@ -72,11 +72,11 @@ class DownloadError(ModelError):
 
 
 class SourceError(DownloadError):
-    """A source cannot give the files of a model; another one may."""
+    """A source does not have the files of a model; another one may."""
 
 
 class DiskFullError(DownloadError):
-    """There is no room on the disk. What was fetched is kept."""
+    """The disk is full. Partial files are kept."""
 
 
 class LoadError(ModelError):
@@ -84,19 +84,19 @@ class LoadError(ModelError):
 
 
 class RemoteError(FimError):
-    """A server elsewhere cannot fill a middle. The message quotes nothing that the server sent."""
+    """A remote server cannot fill a middle. The message quotes nothing from the server."""
 
 
 class AwayError(RemoteError):
-    """The server cannot be reached, or broke off in the middle of an answer."""
+    """The server cannot be reached, or the connection broke during an answer."""
 
 
 class WarmingError(RemoteError):
-    """The server loads its model."""
+    """The server is loading its model."""
 
 
 class OverloadedError(RemoteError):
-    """The server has too much to do."""
+    """The server has too many requests."""
 
 
 class BadKeyError(RemoteError):
@@ -104,7 +104,7 @@ class BadKeyError(RemoteError):
 
 
 class WrongModelError(RemoteError):
-    """The server does not have the model that was asked for, or has several to choose from."""
+    """The server does not have the requested model, or has several and none was requested."""
 
 
 class NoFimError(RemoteError):
@@ -112,11 +112,11 @@ class NoFimError(RemoteError):
 
 
 class TooLongError(RemoteError):
-    """The prompt is longer than the server takes."""
+    """The prompt is longer than the server's limit."""
 
 
 class GarbledError(RemoteError):
-    """The server failed, or what it sent is no answer."""
+    """The server failed, or its response is not an answer."""
 
 
 class NonFiniteError(FimError):
@@ -124,9 +124,9 @@ class NonFiniteError(FimError):
 
 
 def first_problem(error: ValidationError, whole: str) -> str:
-    """Which field is wrong, and how; ``whole`` is what to call all of it.
+    """Return the first wrong field and its problem, without quoting the input.
 
-    Quotes nothing of what was given.
+    ``whole``: name of the input, if the problem is not in a field.
     """
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

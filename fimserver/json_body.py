@@ -1,4 +1,4 @@
-"""JSON bodies of requests: parsed leniently, checked strictly."""
+"""JSON bodies of requests: lenient parsing, strict validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class RequestBody(BaseModel):
-    """Base of everything a client sends: a field that is null counts as not given."""
+    """Base of all request bodies: a null field counts as missing."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,7 +27,7 @@ class RequestBody(BaseModel):
         )
 
 
-# A \u escape that is half of a surrogate pair, told from whole pairs and from other escapes.
+# Matches whole surrogate pairs, lone surrogates and other escapes, so that lone ones can be recognised.
 _ESCAPES = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.",
     re.DOTALL,
@@ -36,9 +36,9 @@ _HALF_BYTES = 6
 
 
 def read_json(kind: type[Body], data: bytes) -> Body:
-    """Parse and check a body. Half a surrogate pair becomes U+FFFD: clients cut text within an emoji.
+    """Parse and validate a body. A lone surrogate becomes U+FFFD: clients cut text inside an emoji.
 
-    Raises ``InputError`` that names the field.
+    Raises ``InputError`` with the field.
     """
     try:
         try:

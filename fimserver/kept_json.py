@@ -1,7 +1,4 @@
-"""JSON files that can be made again: costs, hashes, cards.
-
-Read leniently, written as a whole or not at all.
-"""
+"""JSON files that can be made again (costs, hashes, cards): read leniently, written atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 
 
 def read_kept(path: Path) -> dict[str, Any]:
-    """Return the object in a file, empty where the file is missing, damaged or no object."""
+    """Return the object in a file; empty if the file is missing, damaged or not an object."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -22,7 +19,7 @@ def read_kept(path: Path) -> dict[str, Any]:
 
 
 def write_kept(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file; without a writable cache what it keeps is found out again at the next start."""
+    """Replace a file atomically. Ignores errors: the contents can be made again at the next start."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")

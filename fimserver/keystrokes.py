@@ -1,7 +1,4 @@
-"""Measured keystrokes: how long this machine takes from a typed letter to a single-line answer, by model.
-
-Kept in a file.
-"""
+"""Measured latencies from a keystroke to a single-line answer on this machine, by model, kept in a file."""
 
 from __future__ import annotations
 
@@ -9,31 +6,24 @@ import json
 import os
 from collections.abc import Mapping
 
+from fimserver.kept_json import read_kept
 from fimserver.paths import data_path
 
 FILE = "keystrokes.json"
 
 
 def measured_ms(device: str) -> Mapping[str, float]:
-    """Median milliseconds by card's name on ``cpu`` or ``cuda``; what was never measured is not in it."""
-    known = _read().get(device, {})
+    """Return median milliseconds by card name on ``cpu`` or ``cuda``, for the measured models."""
+    known = read_kept(data_path(FILE)).get(device, {})
     return {name: float(ms) for name, ms in known.items()} if isinstance(known, dict) else {}
 
 
 def keep_ms(device: str, name: str, ms: float) -> None:
-    """Keep what was measured, in the place of what was known."""
-    known = _read()
+    """Store a measurement instead of the previous one."""
+    known = read_kept(data_path(FILE))
     known[device] = dict(measured_ms(device)) | {name: round(ms, 1)}
     path = data_path(FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.write_text(json.dumps(known, indent=1), "utf-8")
     new.replace(path)
-
-
-def _read() -> dict[str, object]:
-    try:
-        known = json.loads(data_path(FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

@@ -1,7 +1,4 @@
-"""Facts about programming languages that need no parser.
-
-Names, comment marks, words and signs that open or close blocks.
-"""
+"""Facts about programming languages: extensions, comment marks, words and signs of blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ COMMENT_MARKS: Mapping[str, str] = {
     "java": "//", "c": "//", "cpp": "//", "c_sharp": "//",
 }  # fmt: skip
 
-# Words that end a block, and words that go on with the statement whose block has just ended.
+# Words that end a block, and words that continue the statement whose block has just ended.
 CLOSING_WORDS: Mapping[str, tuple[str, ...]] = {
     "ruby": ("end",),
     "lua": ("end", "until"),
@@ -53,5 +50,5 @@ SEMICOLONS = frozenset({"javascript", "typescript", "tsx", "rust", "java", "c", 
 
 
 def language_of_path(path: str) -> str | None:
-    """The language that the extension of a file's name means; ``None`` where it means none of ours."""
+    """Return our name of the language for a file's extension; ``None`` for others."""
     return EXTENSIONS.get(path.rsplit("/", 1)[-1].rpartition(".")[2].lower())

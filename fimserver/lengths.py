@@ -1,6 +1,6 @@
-"""Lengths of middles: in lexemes, and in buckets of them.
+"""Lengths of middles in lexemes, and length buckets.
 
-A lexeme is a word, a number, an operator, a quotation mark, a line end with the blanks after it: about a
+A lexeme is a word, a number, an operator, a quotation mark, or a line end with the blanks after it: about a
 token, but the same for every model, so that routes with different vocabularies can be compared.
 """
 
@@ -18,7 +18,7 @@ _LEXEME = re.compile(r"\n[ \t]*|\w+|[^\w\s]+")
 
 
 def lexemes(text: str) -> int:
-    """How many lexemes a text has; line ends may be of any kind.
+    """Count the lexemes of a text; line ends may be of any kind.
 
     >>> lexemes("return a + b")
     4
@@ -27,7 +27,7 @@ def lexemes(text: str) -> int:
 
 
 def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
-    """How many leading items of two sequences are equal: characters, lines or tokens."""
+    """Return the length of the common prefix of two sequences of characters, lines or tokens."""
     for place, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return place
@@ -35,5 +35,5 @@ def common_prefix(left: Sequence[object], right: Sequence[object]) -> int:
 
 
 def bucket_of(count: float) -> int:
-    """The index in ``LABELS`` of a number of lexemes."""
+    """Return the bucket (index in ``LABELS``) of a number of lexemes."""
     return bisect_left(LIMITS, count)

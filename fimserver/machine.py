@@ -1,7 +1,4 @@
-"""Memory of this machine, found without torch.
-
-Free RAM (the limit of a container included), free GPU memory.
-"""
+"""Free memory of this machine, read without torch: RAM (within a container's limit) and GPU memory."""
 
 from __future__ import annotations
 
@@ -17,25 +14,25 @@ NVIDIA_S = 3.0
 
 @dataclass(frozen=True)
 class Machine:
-    """Free memory; 0 GiB of GPU where there is none."""
+    """Free memory. ``gpu_gib`` is 0 without a GPU."""
 
     gpu_gib: float
     ram_gib: float
 
     def less(self, taken_gib: float) -> Machine:
-        """What is left when so much is taken where models run. A full GPU is still one."""
+        """Return what is left after ``taken_gib`` on the models' device. A full GPU still counts as one."""
         if self.gpu_gib > 0:
             return Machine(max(0.001, self.gpu_gib - taken_gib), self.ram_gib)
         return Machine(0.0, self.ram_gib - taken_gib)
 
 
 def this_machine() -> Machine:
-    """What is free now."""
+    """Return what is free now."""
     return Machine(_gpu_gib(), free_ram_gib())
 
 
 def free_ram_gib(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> float:
-    """Memory that a new process may take without swapping; 0 where the system does not say."""
+    """Return the memory that a new process can use without swapping; 0 if unknown."""
     free = _available_bytes(proc)
     limit = _number(group / "memory.max")
     used = _number(group / "memory.current")
@@ -45,7 +42,7 @@ def free_ram_gib(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs
 
 
 def _available_bytes(proc: Path) -> int:
-    """MemAvailable of Linux; half of all memory elsewhere."""
+    """Return MemAvailable on Linux, half of all memory elsewhere."""
     try:
         for line in proc.read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -59,7 +56,7 @@ def _available_bytes(proc: Path) -> int:
 
 
 def _number(path: Path) -> int | None:
-    """A number in a file of a control group; none for ``max``."""
+    """Read a number from a cgroup file; ``None`` for ``max``."""
     try:
         return int(path.read_text("ascii"))
     except (OSError, ValueError):
@@ -67,7 +64,7 @@ def _number(path: Path) -> int | None:
 
 
 def _gpu_gib() -> float:
-    """Of the GPU with most free memory, as its driver says."""
+    """Return the free memory of the GPU with the most, according to its driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return 0.0

@@ -1,7 +1,7 @@
 """Paths of this user's sockets, locks, logs and data.
 
-Hosts with different models or devices have different sockets, so that windows share a host only where they
-mean the same.
+Hosts with different models or devices have different sockets, so that windows share a host only if they need
+the same one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MODELS_CHANGED = "models-changed"
 
 
 def runtime_folder() -> Path:
-    """A folder that only this user can enter, with paths short enough for a socket.
+    """Return a folder that only this user can enter, with a path short enough for a socket.
 
-    The system's runtime folder, or else one of our own in the folder of temporary files. Raises
-    ``InputError`` where there is none.
+    It is the system's runtime folder, or else one in the folder of temporary files. Raises ``InputError`` if
+    none can be used.
     """
     problem = ""
     for folder in _runtime_folders():
@@ -47,11 +47,9 @@ def runtime_folder() -> Path:
 
 
 def _runtime_folders() -> Iterator[Path]:
-    """Candidates, best first, found lazily.
+    """Yield candidates, best first; lazily, as ``gettempdir`` writes a file.
 
-    Python looks for the folder of temporary files by writing into it.
-
-    An XDG_RUNTIME_DIR that does not exist yet counts: platformdirs would pass over it.
+    An XDG_RUNTIME_DIR that does not exist yet is used: platformdirs would skip it.
     """
     given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     with warnings.catch_warnings(action="ignore"):  # platformdirs warns where it falls back
@@ -65,7 +63,7 @@ def _runtime_folders() -> Iterator[Path]:
 def private_folder(folder: Path) -> Path:
     """Make a folder, and its missing parents, that only this user may enter.
 
-    Raises ``InputError`` where it belongs to another user, ``OSError`` where it cannot be made.
+    Raises ``InputError`` if it belongs to another user, ``OSError`` if it cannot be made.
     """
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         with suppress(FileExistsError):
@@ -84,7 +82,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def socket_path(settings: Settings) -> Path:
-    """The socket of the host that serves these settings."""
+    """Return the socket of the host that serves these settings."""
     return runtime_folder() / f"host-{_digest(settings, HOST_SETTINGS)}.sock"
 
 
@@ -94,7 +92,7 @@ def _digest(settings: Settings, names: tuple[str, ...]) -> str:
 
 
 def data_path(name: str) -> Path:
-    """A file in the user's data folder, which may not exist yet."""
+    """Return a path in the user's data folder, which may not exist yet."""
     return platformdirs.user_data_path("fimserver") / name
 
 
@@ -110,7 +108,7 @@ def data_problem() -> str:
 
 
 def models_stamp() -> int:
-    """Changes whenever models were fetched, linked or removed on this machine."""
+    """Return a stamp that changes when models are added or removed on this machine."""
     try:
         return data_path(MODELS_CHANGED).stat().st_mtime_ns
     except OSError:
@@ -118,22 +116,19 @@ def models_stamp() -> int:
 
 
 def models_changed() -> None:
-    """Let hosts that run know that other models are here."""
+    """Tell running hosts that the installed models have changed."""
     path = data_path(MODELS_CHANGED)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(str(os.getpid()), "ascii")
 
 
 def latency_path(settings: Settings) -> Path:
-    """Measured costs of the models of these settings on this machine."""
+    """Return the file of measured costs for these settings on this machine."""
     return data_path(f"latency-{_digest(settings, ENGINE_SETTINGS)}.json")
 
 
 def log_path(name: str) -> Path:
-    """A log file in the user's log folder.
-
-    Opening it fails where that folder cannot be made: work goes on without.
-    """
+    """Return a path in the user's log folder. If the folder cannot be made, opening the file fails later."""
     folder = platformdirs.user_log_path("fimserver")
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,7 +136,7 @@ def log_path(name: str) -> Path:
 
 
 def log_problem(name: str) -> str:
-    """Why a log file cannot be written, or an empty string."""
+    """Return why a log file cannot be written, or an empty string."""
     try:
         with log_path(name).open("ab"):
             return ""

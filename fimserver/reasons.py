@@ -1,4 +1,4 @@
-"""Reasons: codes that say why a completion ended, or why there is none."""
+"""Reason codes: why a completion ended, or why there is none."""
 
 from enum import StrEnum
 
@@ -20,11 +20,11 @@ class Reason(StrEnum):
     LENGTH = "length"
     DEADLINE = "deadline"
     EMPTY = "empty"
-    # nobody waits for it any more
+    # it is no longer wanted
     CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     STALE = "stale"
-    # it was not asked for
+    # it was not requested
     OFF = "off"
     NOT_OPEN = "not_open"
     DIRTY = "dirty"
@@ -36,7 +36,7 @@ class Reason(StrEnum):
     SNOOZED = "snoozed"
     BATTERY = "battery"
     ENOUGH = "enough"
-    # it could not be made
+    # it could not be generated
     BAD_INPUT = "bad_input"
     LOADING = "loading"
     NO_MODEL = "no_model"
@@ -54,7 +54,7 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"
     GARBLED = "garbled"
     FAILED = "failed"
-    # it was made and is not good enough to show
+    # it was generated but is not good enough to show
     BLANK = "blank"
     CONTROL = "control"
     DUPLICATE = "duplicate"
@@ -127,7 +127,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.UNSURE: "the chance that it is accepted is below the setting minAcceptance: ask explicitly",
 }
 
-# A middle that ended so is whole: the model said so, or a rule found its end.
+# Reasons of a complete middle: the model or a rule ended it.
 ENDED = frozenset(
     {Reason.END, Reason.SUFFIX, Reason.SCOPE, Reason.STATEMENT, Reason.REPEATED, Reason.LINE, Reason.BLOCK},
 )

@@ -40,7 +40,7 @@ Scope = Literal["request", "weights", "engine", "host", "window"]
 def option(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
     """Declare a setting.
 
-    ``scope`` says what changes with it: ``request`` each completion; ``weights`` the loaded model, and so the
+    ``scope`` says what depends on it: ``request`` a completion; ``weights`` the loaded model, and so the
     engine; ``engine`` the engine, and so the host process; ``host`` the host process; ``window`` one editor
     window or command.
     """
@@ -48,7 +48,7 @@ def option(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
 
 
 def _url(text: str) -> str:
-    """A base URL without the ``/v1`` that other servers want there."""
+    """Validate a base URL and remove a final ``/v1``, which other servers need."""
     if not text:
         return ""
     url = urlsplit(text.strip())
@@ -58,7 +58,7 @@ def _url(text: str) -> str:
 
 
 def _token(text: str) -> str:
-    """A token that an HTTP header can carry; files and shells add a line end."""
+    """Validate a token for an HTTP header and strip the line end that files and shells add."""
     text = text.strip()
     if not (text.isascii() and text.isprintable()):
         raise ValueError("use printable ASCII characters: it is sent in an HTTP header")
@@ -66,7 +66,7 @@ def _token(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """One frozen tree. The description of a field is also the help text of its flag."""
+    """All settings, immutable. The description of a field is also the help text of its flag."""
 
     model_config = SettingsConfigDict(
         env_prefix="FIMSERVER_", env_ignore_empty=True, extra="forbid", frozen=True
@@ -210,16 +210,16 @@ class Settings(BaseSettings):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are drawn where a request does not say otherwise."""
+        """Default sampling options of a request."""
         return Sampling(self.max_tokens, self.temperature, self.top_p, self.seed, self.stop)
 
     def card(self, route: str) -> str:
-        """The card that was asked for on a route, or an empty string."""
+        """Return the requested card of a route, or an empty string."""
         return self.dllm_card if route == "dllm" else self.ar_card
 
 
 def scope_of(name: str) -> Scope:
-    """The scope of a setting."""
+    """Return the scope of a setting."""
     extra = Settings.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
     scope: Any = extra["scope"]
@@ -233,13 +233,11 @@ def _scoped(*scopes: Scope) -> tuple[str, ...]:
 
 WEIGHTS_SETTINGS = _scoped("weights")  # that select loaded weights
 ENGINE_SETTINGS = _scoped("weights", "engine")  # that select an engine
-HOST_SETTINGS = _scoped(
-    "weights", "engine", "host"
-)  # that select a host process; all others are per request or window
+HOST_SETTINGS = _scoped("weights", "engine", "host")  # that select a host process
 
 
 def read_settings(**flags: Any) -> Settings:
-    """Settings with ``flags`` on top. Raises ``InputError`` that names the option and its source."""
+    """Read the settings; ``flags`` override them. Raises ``InputError`` with the option and its source."""
     try:
         return Settings(**flags)
     except ValidationError as error:

@@ -1,8 +1,6 @@
-"""Rows of a file of spans.
+"""Rows of a file of spans: prefix, suffix and, if known, the gold middle.
 
-A prefix and a suffix to be filled, with the middle to compare with where it is known.
-
-The names of HumanEval-Infilling (arXiv 2207.14255) are read as well: ``task_id``, ``prompt``,
+The field names of HumanEval-Infilling (arXiv 2207.14255) are accepted too: ``task_id``, ``prompt``,
 ``canonical_solution``.
 """
 
@@ -23,12 +21,12 @@ MIDDLE = ("middle", "canonical_solution")
 
 @dataclass(frozen=True)
 class SpanRow:
-    """A row, or what is wrong with it. ``id_name``: the name under which the row has its id."""
+    """A row, or what is wrong with it. ``id_name``: the name of its id field."""
 
     span_id: Any
     prefix: str = ""
     suffix: str = ""
-    middle: str | None = None  # to compare with
+    middle: str | None = None  # the gold middle
     path: str = ""
     language: str = ""  # LSP language id
     id_name: str = "id"
@@ -36,7 +34,7 @@ class SpanRow:
 
 
 def read_spans(path: Path, limit: int | None) -> Iterator[SpanRow]:
-    """Yield the rows of a JSONL file; a bad row says so and does not end the rest. Raises ``InputError``."""
+    """Yield the rows of a JSONL file; a bad row has a ``problem``. Raises ``InputError``."""
     try:
         file = path.open("rb")
     except OSError as error:

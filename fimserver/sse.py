@@ -1,11 +1,11 @@
-"""Server-sent events: one line of JSON an event, as OpenAI streams them."""
+"""Server-sent events: one line of JSON per event, as OpenAI streams them."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Line ends for many readers, httpx among them; JSON leaves them as they are.
+# Characters that many readers, such as httpx, treat as line ends but JSON does not escape.
 LINE_ENDS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
 
 

@@ -1,9 +1,9 @@
 """Threads of the numeric libraries: how many, and how long they spin while they wait for each other.
 
-OpenMP's threads spin at the end of every parallel region. Where another process runs on the core of one of
-them, the others spin until it is scheduled again, many times a forward pass. A bounded spin keeps most of its
-gain on an idle machine. The libraries read the environment when they are loaded, so ``prepare`` runs before
-torch is imported; children inherit it.
+OpenMP threads spin at the end of every parallel region. If another process runs on the core of one of them,
+the others spin until it is scheduled again, many times per forward pass. A bounded spin keeps most of the
+gain on an idle machine. The libraries read the environment when they are loaded, so ``prepare`` must run
+before torch is imported; child processes inherit it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from collections.abc import MutableMapping
 from math import ceil
 from pathlib import Path
 
-SPINS = 300  # of GNU OpenMP (Linux), some 10 µs; its own default is 300,000. bench/busy.py compares
-BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their own default is 200
+SPINS = 300  # of GNU OpenMP (Linux), about 10 µs; its default is 300,000. bench/busy.py compares them
+BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their default is 200
 USER_SAYS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set what the environment leaves open.
-
-    The spin, and no more threads than the cgroup has processors for.
-    """
+    """Set what the environment does not: the spin, and a thread count within the cgroup's CPU limit."""
     if not USER_SAYS & environ.keys():
         environ["GOMP_SPINCOUNT"] = str(SPINS)
         environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
@@ -35,21 +32,18 @@ def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def allowed_cpus() -> int:
-    """Processors that this process may be scheduled on."""
+    """Number of processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cgroup_cpus(own: Path = OWN_CGROUP, root: Path = CGROUPS) -> int:
-    """Processors' worth of time that the cgroup and its parents allow, rounded up.
-
-    0 where there is no limit.
-    """
+    """CPU limit of the cgroup and its parents in processors, rounded up; 0 without a limit."""
     quotas = [quota for folder in _folders(own, root) if (quota := _quota(folder))]
     return ceil(min(quotas)) if quotas else 0
 
 
 def _folders(own: Path, root: Path) -> list[Path]:
-    """The folders of this process's cgroup, version 2, up to the root; and the one of version 1."""
+    """Folders of this process's cgroup (version 2) up to the root, and that of version 1."""
     try:
         lines = own.read_text("utf-8").splitlines()
     except OSError:
@@ -60,7 +54,7 @@ def _folders(own: Path, root: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float:
-    """Processors that one cgroup allows; 0 where it has no limit or cannot be read."""
+    """CPU limit of one cgroup in processors; 0 if it has none or cannot be read."""
     try:
         if (limit := folder / "cpu.max").exists():
             quota, period = limit.read_text("ascii").split()

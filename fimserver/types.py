@@ -1,4 +1,4 @@
-"""Values that every part of the program shares."""
+"""Values shared by all parts of the program."""
 
 import math
 import threading
@@ -11,24 +11,24 @@ from fimserver.reasons import Reason
 
 Route = Literal["dllm", "ar"]
 ROUTES: tuple[Route, ...] = ("dllm", "ar")
-RoutePin = Literal["auto", "dllm", "ar"]  # a route that was asked for, or the policy's choice
+RoutePin = Literal["auto", "dllm", "ar"]  # a pinned route, or ``auto``: the policy's choice
 StopRule = Literal["auto", "line", "block", "none"]
 CONTEXT_CHARS = 64 * 1024  # on each side of the cursor; text further away is never tokenised
 MAX_TOKENS = 1024  # of one middle
 MAX_PROMPT_TOKENS = 128 * 1024
 MAX_DEADLINE_MS = 120_000.0
 MAX_TEMPERATURE = 2.0
-SEEDS = 2**62  # seeds are 0 to this
+SEEDS = 2**62  # seeds are below this
 
 
 def other(route: Route) -> Route:
-    """The route that was not chosen."""
+    """Return the other route."""
     return "ar" if route == "dllm" else "dllm"
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """Text from another place that helps to fill a middle: another open file, a definition, a recent edit."""
+    """Text from elsewhere for the prompt: part of another open file, a definition, a recent edit."""
 
     path: str
     text: str
@@ -36,16 +36,16 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Features:
-    """What the text around a cursor looks like. Counts and flags only, no text."""
+    """Features of the text around a cursor: counts and flags only, no text."""
 
-    language: str  # our name of it; empty: none of ours
+    language: str  # our name of it; empty: not supported
     place: Literal["code", "string", "comment"]
-    block_opened: bool  # the line, or the one before a fresh line, opens a block
-    in_arguments: bool  # within a bracket that is a call's, an index or a literal
-    statement_end: bool  # the text left of the cursor is a whole statement already
-    empty_body: bool  # a header is before the cursor, and nothing of its body behind
-    blank_line: bool  # only blanks left of the cursor
-    right_text: bool  # more than closers right of the cursor
+    block_opened: bool  # the line, or the one before a blank line, opens a block
+    in_arguments: bool  # inside the bracket of a call, an index or a literal
+    statement_end: bool  # the text before the cursor is already a complete statement
+    empty_body: bool  # a header is before the cursor, and its body is empty
+    blank_line: bool  # only blanks before the cursor
+    right_text: bool  # more than closers after the cursor on its line
     indentation: int  # columns of the cursor's line; of the cursor on a blank one
     bracket_debt: int  # brackets open before the cursor that the suffix does not close
     mid_word: bool  # word characters on both sides
@@ -54,7 +54,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and where a middle ends at the latest.
+    """Sampling options and limits of a middle.
 
     ``temperature`` 0 is greedy. The same seed gives the same text at any temperature.
     """
@@ -68,23 +68,24 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One middle to be filled. Text is as in the file; line ends may be of any kind.
+    """A middle to fill. Text is as in the file; line ends may be of any kind.
 
-    ``typed_chars``: so many last characters of the prefix are new since the editor's anchor; layouts with the
-    suffix behind the prefix may put them after the middle token, so that the KV cache survives typing.
+    ``typed_chars``: number of characters at the end of the prefix that were typed since the editor's anchor;
+    layouts with the suffix after the prefix may put them after the middle token, so that the KV cache stays
+    valid while the user types.
     """
 
     prefix: str
     suffix: str
     sampling: Sampling = Sampling()
-    path: str = ""  # of the file, as the model may see it
+    path: str = ""  # of the file, as shown to the model
     repo: str = ""  # name of the repository
     snippets: tuple[Snippet, ...] = ()  # the most stable first
-    lookup: tuple[Snippet, ...] = ()  # whole files that drafts are copied from, in no prompt
+    lookup: tuple[Snippet, ...] = ()  # whole files for the n-gram drafter, not in the prompt
     typed_chars: int = 0
-    features: Features | None = None  # where the caller has looked
-    deadline_ms: float | None = None  # that the caller waits; a prompt that takes longer to read is cut
-    canvas_tokens: int = 0  # slots that a canvas of free length starts with; 0: as the card says
+    features: Features | None = None
+    deadline_ms: float | None = None  # of the caller; a prompt that would take longer to prefill is cut
+    canvas_tokens: int = 0  # initial slots of a canvas of variable length; 0: as in the card
 
     def with_sampling(self, **changes: Any) -> "Request":
         """Return the same request with some fields of ``sampling`` changed."""
@@ -93,49 +94,49 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """Why a route was chosen, in numbers. ``why`` is the same in one line."""
+    """A chosen route and the numbers it is based on. ``why`` is the reason in one line."""
 
     route: Route
     why: str
-    policy: str = ""  # empty where the route was pinned
+    policy: str = ""  # empty if no policy was applied
     expected_lexemes: float = 0.0
-    bucket: int = 0  # of ``lengths.LABELS``, the likeliest
+    bucket: int = 0  # of ``lengths.LABELS``: that of the median
     predicted_ms: Mapping[Route, float] = field(default_factory=dict)
-    keep: Mapping[Route, float] = field(default_factory=dict)  # share of the expected characters that is kept
-    propensity: float = 1.0  # of the choice, where it was drawn
+    keep: Mapping[Route, float] = field(default_factory=dict)  # expected share of kept characters
+    propensity: float = 1.0  # probability of the choice, if it was drawn
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One place of a canvas as a person may look at it. ``text`` is empty while the place is masked."""
+    """One slot of a canvas, for display. ``text`` is empty while the slot is masked."""
 
     text: str
     masked: bool
-    fresh: bool = False  # committed by the step just done
+    fresh: bool = False  # committed by the last step
 
 
 class Round(NamedTuple):
     """One pass of speculative decoding, in token ids."""
 
     shape: tuple[int, int]  # branches, rows of each
-    source: str  # whose draft was followed, or would have been
+    source: str  # drafter whose draft was followed, or would have been
     draft: tuple[int, ...]
-    accepted: int  # so many of its first tokens stand
-    token: int  # the one after them, the target's own
+    accepted: int  # number of accepted tokens at its start
+    token: int  # bonus token of the target after them
     drafted: int  # tokens of all drafts in the pass
 
 
 @dataclass(frozen=True)
 class Drafting:
-    """What drafts did in one request.
+    """Drafting statistics of one request.
 
-    ``accepted[i]``: rounds in which at least i + 1 drafted tokens stood.
+    ``accepted[i]``: number of rounds in which at least i + 1 drafted tokens were accepted.
     """
 
     rounds: int = 0
     drafted: int = 0
     accepted: tuple[int, ...] = ()
-    switched_off: int = 0  # times that a drafter was not asked because it would not have paid
+    switched_off: int = 0  # how often a drafter was skipped because it would not have paid
 
     @classmethod
     def of(cls, rounds: Sequence[Round], switched_off: int) -> "Drafting":
@@ -145,18 +146,18 @@ class Drafting:
 
 
 class Prefill(NamedTuple):
-    """What reading the prompt took, up to the first token of a middle or the first step of a canvas."""
+    """Cost of the prefill, up to the first token of a middle or the first step of a canvas."""
 
-    rows: int = 0  # that had to be run, as they were not in the cache
+    rows: int = 0  # uncached rows that had to be run
     forwards: int = 0
     ms: float = 0.0
 
 
 class PromptUse(NamedTuple):
-    """What of the text around the cursor was in the prompt, and what was left out of it."""
+    """Size of the prompt, and how much of the text around the cursor was left out of it."""
 
     tokens: int  # of the whole prompt
-    limit: int  # that it could have
+    limit: int  # maximum of ``tokens``
     lines_above: int = 0  # left out, at the start of the prefix
     lines_below: int = 0  # left out, at the end of the suffix
     snippets: int = 0  # left out
@@ -167,16 +168,16 @@ NO_PREFILL = Prefill()
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one or more forward passes added. The middle is the concatenation of all ``text``.
+    """Text added by one or more forward passes. The middle is the concatenation of all ``text``.
 
-    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is there for the dllm route
-    only, ``round`` for the ar route.
+    ``tokens`` and ``forwards`` count from the start of the request. ``canvas`` is set only on the dllm route,
+    ``round`` only on the ar route.
     """
 
     text: str
     tokens: int
     forwards: int
-    reason: Reason | None = None  # set on the last chunk, and only there
+    reason: Reason | None = None  # only on the last chunk
     canvas: tuple[Slot, ...] = ()
     round: Round | None = None
     drafting: Drafting | None = None  # of the ar route, on the last chunk
@@ -187,10 +188,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished request and what it took."""
+    """A finished request and its measurements."""
 
     middle: str
-    route: Literal["", "dllm", "ar"]  # empty where it never ran
+    route: Literal["", "dllm", "ar"]  # empty if it never ran
     model: str
     tokens: int
     forwards: int
@@ -198,12 +199,12 @@ class Completion:
     total_ms: float
     reason: Reason
     drafting: Drafting | None = None
-    why: str = ""  # this route
+    why: str = ""  # why this route was chosen
     prompt: PromptUse | None = None
 
 
 def unix_lines(text: str) -> str:
-    """Line ends as models know them."""
+    r"""Convert all line ends to ``\n``, as models expect."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -219,9 +220,9 @@ def ms_since(started: float) -> float:
 
 @dataclass(frozen=True)
 class Deadline:
-    """How long a request may go on. Asked before every forward pass."""
+    """Deadline and cancel flag of a request, checked before every forward pass."""
 
-    expires_s: float | None = None  # of the monotonic clock; ``None``: never
+    expires_s: float | None = None  # on the monotonic clock; ``None``: never
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -233,7 +234,7 @@ class Deadline:
         return math.inf if self.expires_s is None else max(0.0, self.expires_s - time.monotonic())
 
     def spent(self) -> Reason | None:
-        """Why to stop now, or ``None`` to go on."""
+        """Return why to stop now, or ``None`` to go on."""
         if self.cancelled.is_set():
             return Reason.CANCELLED
         if self.expires_s is not None and time.monotonic() >= self.expires_s:

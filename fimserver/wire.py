@@ -1,6 +1,6 @@
 """Wire format between front and host: a completion request, its answer, and the events of a stream.
 
-The shape is OpenAI's ``/v1/completions`` with ``suffix``, and one extension object, ``fimserver``, for what
+The format is OpenAI's ``/v1/completions`` with ``suffix`` and one extension object, ``fimserver``, for what
 an editor adds.
 """
 
@@ -44,7 +44,7 @@ Id = Annotated[str, Field(max_length=200)]
 
 
 def _only_entry(value: Any) -> Any:
-    """OpenAI takes a list of prompts; a list of one is that prompt."""
+    """Unwrap a list with one prompt: OpenAI's API accepts lists."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -53,12 +53,12 @@ def _stop_list(value: Any) -> Any:
 
 
 def _seed(value: int | None) -> int | None:
-    """Any integer as one of our seeds; -1 (llama.cpp) means that none was given."""
+    """Map any integer to a valid seed; -1 (llama.cpp) means none."""
     return None if value is None or value == -1 else value % SEEDS
 
 
 def _token_limit(value: int | None) -> int | None:
-    """Clamp to our own limit, as other servers do; -1 (llama.cpp, LM Studio) means that none was given."""
+    """Clamp to our limit, as other servers do; -1 (llama.cpp, LM Studio) means none."""
     return None if value is None or value == -1 else min(value, MAX_TOKENS)
 
 
@@ -90,9 +90,9 @@ class SnippetBody(RequestBody):
 
 
 class EditorHints(RequestBody):
-    """What an editor adds.
+    """Fields that an editor adds.
 
-    ``document`` and ``session`` are opaque ids: the newest request of a pair replaces the older.
+    ``document`` and ``session`` are opaque ids: the newest request of a pair supersedes the older one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,11 +105,11 @@ class EditorHints(RequestBody):
     path: Annotated[str, Field(max_length=MAX_PATH_CHARS)] = ""
     repo: Id = ""
     snippets: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)
-    lookup: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)  # for drafts alone, in no prompt
+    lookup: tuple[SnippetBody, ...] = Field((), max_length=MAX_FILES)  # for drafts only, not in the prompt
     typed_chars: int = Field(0, ge=0, le=64 * 1024)
     features: Features | None = None
     idle: bool = False  # run it only while nothing else waits
-    explicit: bool = False  # the user asked for it; it ends a pause of the host
+    explicit: bool = False  # requested by the user; ends a pause of the host
     preview: bool = False  # a stream also carries the canvas of each denoising step
 
 
@@ -138,7 +138,7 @@ class CompletionBody(RequestBody):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Strings that end a middle and are not part of it."""
+        """Stop strings: they end a middle and are not part of it."""
         return tuple(stop for stop in self.stop if stop)
 
     def with_hints(self, **changes: Any) -> CompletionBody:
@@ -147,7 +147,7 @@ class CompletionBody(RequestBody):
 
 
 def read_body(data: bytes) -> CompletionBody:
-    """A completion request. Raises ``InputError`` that names the field."""
+    """Parse a completion request. Raises ``InputError`` with the field."""
     return read_json(CompletionBody, data)
 
 
@@ -156,7 +156,7 @@ class _Frozen(BaseModel):
 
 
 class Usage(_Frozen):
-    """What a choice took, measured by the host. ``route`` is empty where the request never ran."""
+    """Measurements of a choice by the host. ``route`` is empty if the request never ran."""
 
     route: Literal["", "dllm", "ar"] = ""
     model: str = ""
@@ -167,11 +167,11 @@ class Usage(_Frozen):
     ttft_ms: float = 0.0
     total_ms: float = 0.0
     prefill: Prefill = Prefill()
-    prompt: PromptUse | None = None  # what of the text around the cursor was read
-    decision: Decision | None = None  # why this route; ``None`` where it never ran
+    prompt: PromptUse | None = None
+    decision: Decision | None = None  # ``None`` if the request never ran
     drafting: Drafting | None = None  # of the ar route
-    confidence: float | None = None  # geometric mean of the probabilities that the model gave its tokens
-    chance: float | None = None  # that it is accepted; ``None`` where that was never calibrated
+    confidence: float | None = None  # geometric mean probability of the tokens under the model
+    chance: float | None = None  # probability of acceptance; ``None`` without calibration
 
 
 class _Choice(_Frozen):
@@ -180,20 +180,17 @@ class _Choice(_Frozen):
 
 
 class CompletionChunk(_Frozen):
-    """One event of a stream: text that was added to a choice, a canvas to look at, or how a choice ended."""
+    """One event of a stream: text added to a choice, a canvas for display, or the end of a choice."""
 
     index: int = 0
     text: str = ""
     canvas: tuple[Slot, ...] = ()
     usage: Usage | None = None
     error: str = ""
-    model: str = ""  # whose text it is
+    model: str = ""  # that wrote the text
 
     def sse(self, request_id: str, created: int = 0) -> bytes:
-        """As a server-sent event in the OpenAI shape.
-
-        ``created``: Unix seconds of the request; 0 leaves it out.
-        """
+        """Encode as a server-sent event in OpenAI's format. ``created``: Unix seconds; 0 omits the field."""
         choice: dict[str, Any] = {
             "index": self.index,
             "text": self.text,
@@ -239,7 +236,7 @@ def read_piece(line: str) -> CompletionChunk | None:
 
 
 class Middle(_Frozen):
-    """One choice of an answer. ``index``: its number among the choices of the request."""
+    """One choice of an answer. ``index``: its number among the requested choices."""
 
     text: str
     usage: Usage
@@ -261,7 +258,7 @@ class _Collected(_Frozen):
 
 
 def read_answer(data: bytes) -> Answer:
-    """Parse an answer in one piece. Raises ``InputError`` for another server's."""
+    """Parse a whole answer. Raises ``InputError`` for an answer of another server."""
     try:
         got = _Collected.model_validate_json(data)
         middles = tuple(
@@ -274,7 +271,7 @@ def read_answer(data: bytes) -> Answer:
 
 
 def gather(chunks: Iterable[CompletionChunk]) -> Answer:
-    """Fold a stream of chunks into an answer: the choices that ended, and the first error."""
+    """Fold a stream of chunks into an answer: the finished choices, and the first error message."""
     texts: dict[int, str] = {}
     usages: dict[int, Usage] = {}
     message = ""
@@ -294,7 +291,7 @@ def _answer(middles: tuple[Middle, ...], message: str) -> Answer:
 
 
 def finish_reason(usage: Usage | None) -> str | None:
-    """OpenAI's word: ``length`` where a limit cut the middle, else ``stop``."""
+    """Return OpenAI's ``finish_reason``: ``length`` if a limit cut the middle, else ``stop``."""
     if usage is None:
         return None
     return "length" if usage.reason in {Reason.LENGTH, Reason.DEADLINE} else "stop"

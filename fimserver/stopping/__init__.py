@@ -1,1 +1,1 @@
-"""Where a middle ends: rules on text alone, for both routes, the host and the editor."""
+"""Rules on plain text that decide where a middle ends, for both routes, the host and the front."""

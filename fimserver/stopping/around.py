@@ -1,7 +1,4 @@
-"""The text around a cursor as the rules that end a middle need it.
-
-Lines, open brackets, and small facts about lines.
-"""
+"""Text around a cursor for the rules that end a middle: lines, open brackets and helpers for lines."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from itertools import islice, takewhile
 
 from fimserver.stopping.scan import START, ScanState, lone_closers, scan, state_after, unanswered
 
-WINDOW_CHARS = 8_000  # of the text before the cursor that is scanned for open brackets
-AFTER_CHARS = 4_000  # of the text after it
-BELOW_LINES = 3  # of the suffix that a line of the middle is compared with
-LOOP_LINES = 12  # of a loop at most
+WINDOW_CHARS = 8_000  # of the text before the cursor, scanned for open brackets
+AFTER_CHARS = 4_000  # of the text after the cursor
+BELOW_LINES = 3  # lines of the suffix that a line of the middle is compared with
+LOOP_LINES = 12  # longest loop
 TRY_WORDS = frozenset({"except", "finally"})
-_TELLING_CHARS = 4  # word characters without which a line says nothing
+_TELLING_CHARS = 4  # word characters that a line needs to be recognised
 _PERIODS = (
     (1, 10),
     (10, 30),
@@ -35,7 +32,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Around:
-    """The text around a cursor, as the rules need it."""
+    """Text around a cursor."""
 
     prefix: str
     suffix: str
@@ -43,22 +40,22 @@ class Around:
 
     @cached_property
     def left(self) -> str:
-        """The cursor's line before the cursor."""
+        """The cursor's line up to the cursor."""
         return self.prefix.rsplit("\n", 1)[-1]
 
     @cached_property
     def right(self) -> str:
-        """The cursor's line after the cursor, without blanks around it."""
+        """The cursor's line from the cursor on, stripped."""
         return self.suffix.split("\n", 1)[0].strip()
 
     @cached_property
     def next_line(self) -> str:
-        """The next line after the cursor's that is not blank."""
+        """The next non-blank line after the cursor's."""
         return next((line.rstrip() for line in self._after if line.strip()), "")
 
     @cached_property
     def below(self) -> tuple[str, ...]:
-        """The next lines after the cursor's that are not blank and belong to the cursor's block."""
+        """The next non-blank lines after the cursor's that belong to its block."""
         lines = (line.rstrip() for line in self._after if line.strip())
         same = takewhile(lambda line: columns(line) >= columns(self.left), lines)
         return tuple(islice(same, BELOW_LINES))
@@ -69,14 +66,14 @@ class Around:
 
     @cached_property
     def above(self) -> tuple[str, ...]:
-        """The last lines before the cursor's."""
+        """The last ``LOOP_LINES`` lines before the cursor's."""
         return tuple(line.rstrip() for line in self.prefix[-WINDOW_CHARS:].split("\n")[-1 - LOOP_LINES : -1])
 
     @cached_property
     def state(self) -> ScanState:
-        """String, comment and brackets at the cursor.
+        """String, comment and open brackets at the cursor.
 
-        Text that begins within a string is noticed by code in strings.
+        If the scanned text begins inside a long string, "strings" contain code: then it is scanned again.
         """
         start = max(0, len(self.prefix) - WINDOW_CHARS)
         text = self.prefix[self.prefix.find("\n", start) + 1 if start else 0 :]
@@ -96,7 +93,7 @@ class Around:
 
     @cached_property
     def tries(self) -> frozenset[int]:
-        """Columns of the ``try`` blocks that the cursor is in and that the suffix does not go on with."""
+        """Columns of the ``try`` blocks around the cursor without a handler right after the cursor."""
         found = set[int]()
         limit = columns(self.left) if self.left.strip() else columns(self.left) or 1000
         for line in reversed(self.prefix[-WINDOW_CHARS:].split("\n")[:-1]):
@@ -108,33 +105,33 @@ class Around:
 
 
 def columns(line: str) -> int:
-    """Width of the blanks that a line starts with; a tab is up to 4."""
+    """Width of a line's indentation; tab stops are 4 columns."""
     return len(line[: len(line) - len(line.lstrip(" \t"))].expandtabs(4))
 
 
 def first_word(line: str) -> str:
-    """The word that a line begins with, if it begins with one."""
+    """First word of a line, or an empty string if the line does not begin with one."""
     match = _WORD.match(line.strip())
     return match[0] if match else ""
 
 
 def telling(line: str) -> bool:
-    """Whether a line has enough word characters to be recognised by."""
+    """Whether a line has enough word characters to be recognised."""
     return sum(char.isalnum() or char == "_" for char in line) >= _TELLING_CHARS
 
 
 def loops(lexemes: Sequence[str]) -> bool:
-    """Whether the last lexemes are one short sequence over and over."""
+    """Whether the last lexemes repeat one short sequence."""
     return any(len(lexemes) >= span and period(lexemes[-span:]) <= longest for longest, span in _PERIODS)
 
 
 def lexemes_of(text: str) -> list[str]:
-    """Words and runs of other characters."""
+    """Split into words and runs of other characters."""
     return _LEXEME.findall(text)
 
 
 def period(items: Sequence[object]) -> int:
-    """The shortest period of a sequence, by Knuth, Morris and Pratt."""
+    """Shortest period of a sequence (Knuth, Morris and Pratt)."""
     border = [0] * len(items)
     for i in range(1, len(items)):
         k = border[i - 1]
@@ -145,5 +142,5 @@ def period(items: Sequence[object]) -> int:
 
 
 def line_at(lines: Sequence[str], index: int) -> str:
-    """A line without blanks around it, empty where there is none."""
+    """Return a stripped line, or an empty string if there is none."""
     return lines[index].strip() if index < len(lines) else ""

@@ -1,4 +1,4 @@
-"""State of a middle between two of its lines: what the rules that end it need to know of the lines before."""
+"""State of a middle between two of its lines, for the rules that end it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from fimserver.stopping.scan import CLOSES, START, ScanState, scan
 
 @dataclass(frozen=True)
 class MiddleState:
-    """What is known of the middle before the line that is being written."""
+    """Facts about the middle before the line that is being written."""
 
     start: int = 0  # offset of that line
-    lines: tuple[str, ...] = ()  # whole lines before it, the first with what is left of the cursor
+    lines: tuple[str, ...] = ()  # whole lines before it; the first one begins with the text before the cursor
     state: ScanState = START
-    deeper: bool = False  # a line was indented further than the block
+    deeper: bool = False  # some line was indented deeper than the block
     closed: int = 0  # brackets of the prefix that the middle has closed
-    limit: int | None = None  # columns of the block that the cursor is in
+    limit: int | None = None  # indentation of the cursor's block
     closing: bool = False  # the last line closed the block
     joined: int = 0  # lines of the suffix that the last lines repeat
     joined_at: int = 0  # offset of the first of them
 
 
 def begin(around: Around) -> MiddleState:
-    """The state before the first line."""
+    """Return the state before the first line."""
     return MiddleState(state=around.state, limit=_limit(around.left))
 
 
 def content_of(progress: MiddleState, around: Around, line: str) -> str:
-    """A line of the middle as the file has it: the first one begins with what is left of the cursor."""
+    """Return a line of the middle as in the file: the first one begins with the text before the cursor."""
     return line if progress.lines else around.left + line
 
 
 def advance(progress: MiddleState, around: Around, line: str, rules: frozenset[str]) -> MiddleState:
-    """The state after a whole line of the middle, given without its newline."""
+    """Return the state after a whole line of the middle, given without its newline."""
     content = content_of(progress, around, line)
     state = progress.state
     closed = progress.closed
@@ -61,13 +61,13 @@ def advance(progress: MiddleState, around: Around, line: str, rules: frozenset[s
 
 
 def _closes_block(before: MiddleState, around: Around, state: ScanState, closed: int) -> bool:
-    """Whether a line closed a brace that was open at the cursor, and opened none."""
+    """Whether a line closed a brace that was open at the cursor, without opening another."""
     left_open = len(around.state.open) - closed
     return closed > before.closed and len(state.open) == left_open and around.state.open[left_open] == "{"
 
 
 def _is_closing_word(before: MiddleState, around: Around, content: str, limit: int | None) -> bool:
-    """Whether a line is outside of the block and ends it with a word."""
+    """Whether a line is outside the block and begins with a word that closes it, such as ``end``."""
     words = CLOSING_WORDS.get(around.language, ())
     return (
         bool(before.lines) and limit is not None and columns(content) < limit and first_word(content) in words
@@ -75,7 +75,7 @@ def _is_closing_word(before: MiddleState, around: Around, content: str, limit: i
 
 
 def _joined(before: MiddleState, around: Around, content: str, rules: frozenset[str]) -> dict[str, int]:
-    """Whether the line is the next one of the suffix, and where it begins. A blank line changes nothing."""
+    """Return whether the line repeats the next line of the suffix, and where. Blank lines change nothing."""
     if not content.strip() or "suffix" not in rules or not around.below:
         return {}
     same = content.strip() == around.below[0].strip() and columns(content) == columns(around.below[0])
@@ -85,10 +85,7 @@ def _joined(before: MiddleState, around: Around, content: str, rules: frozenset[
 
 
 def _limit(left: str) -> int | None:
-    """Columns of the block that the cursor is in; after a header it is the header's body.
-
-    ``None``: the first line says.
-    """
+    """Indentation of the cursor's block, of the body after a header; ``None``: the first line decides."""
     if not left:
         return None
     return columns(left) + int(left.rstrip().endswith(":"))

@@ -1,10 +1,7 @@
-"""Rules that decide, while a middle is written, where it ends.
+"""Rules that decide, while a middle is written, where it ends: by suffix, brackets, indentation and lines.
 
-By the text around it, by brackets, indentation and lines.
-
-``Endings`` reads the middle as it grows, a line at a time, so a token costs microseconds. It looks at text
-alone; strings and comments are found by ``scan``. Rules that may need the rest of a line before they can
-decide hold that line back.
+``Endings`` reads the middle line by line as it grows, so a token costs microseconds. It works on text alone;
+``scan`` finds strings and comments. Rules that need the rest of a line to decide hold that line back.
 """
 
 from __future__ import annotations
@@ -30,27 +27,24 @@ from fimserver.stopping.scan import CLOSES, ScanState, SyntaxMark, scan, state_a
 from fimserver.types import StopRule
 
 RULES = frozenset({"suffix", "scope", "statement", "repetition"})
-LONG_CHARS = 20  # a line this long is not there a second time by chance
-_LOOP_CHARS = 60  # of a line before it is searched for loops
+LONG_CHARS = 20  # a line this long does not repeat by chance
+_LOOP_CHARS = 60  # minimum length of a line that is searched for loops
 _WORD = re.compile(r"\w+")
 _FINAL = frozenset({"return", "raise", "break", "continue", "pass", "throw", "goto", "yield"})
 
 
 class End(NamedTuple):
-    """So many characters of the text are the middle, and why it ends there."""
+    """End of a middle: its length in characters, and the reason."""
 
     chars: int
     reason: Reason
 
 
 class Endings:
-    """Where the middle of one request ends. ``end`` is given the text again and again, as it grows."""
+    """Finds the end of one middle. Call ``end`` with the whole text each time it has grown."""
 
     def __init__(self, around: Around, stop: StopRule, rules: frozenset[str] = RULES) -> None:
-        """``stop``: ``line`` for one line, ``block`` and ``none`` for more.
-
-        ``rules``: those that are switched on.
-        """
+        """``stop``: ``line`` for one line, ``block`` and ``none`` for several. ``rules``: enabled rules."""
         self.around = around
         self.one_line = stop == "line"
         self.rules = rules
@@ -58,16 +52,16 @@ class Endings:
         self._progress = begin(around)
 
     def end(self, text: str) -> End | None:
-        """Where the middle ends if it is known by now; ``text`` begins with what was given before."""
+        """Return where the middle ends, if known yet. ``text`` must begin with the previous text."""
         self._progress, end = self._read(text)
         return end
 
     def peek(self, text: str) -> End | None:
-        """As ``end``, for a text that may not come."""
+        """Return the same as ``end`` for a possible continuation, without changing the state."""
         return self._read(text)[1]
 
     def settled(self, text: str) -> int:
-        """Characters of ``text``, as last given to ``end``, that no rule can take back."""
+        """Return how many characters of the last ``text`` no rule can still remove."""
         progress = self._progress
         line = text[progress.start :]
         content = line.strip()
@@ -101,7 +95,7 @@ class Endings:
             progress = advance(progress, self.around, line, self.rules)
 
     def _line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
-        """Where the middle ends by what is known of one line."""
+        """Return the earliest end that the rules find in one line."""
         if progress.closing and not line.strip():
             return End(len(text[: progress.start].rstrip()), self._scope_reason) if whole else None
         found = [
@@ -113,10 +107,10 @@ class Endings:
         ]
         return min((end for end in found if end), default=None, key=lambda end: end.chars)
 
-    # --- the text has joined the suffix
+    # --- the middle repeats the suffix
 
     def _joins(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
-        """The line repeats the rest of the cursor's line, or is the next line of the suffix."""
+        """End where the line repeats the rest of the cursor's line or the next line of the suffix."""
         around = self.around
         content = line.strip()
         if not content:
@@ -135,17 +129,14 @@ class Endings:
         return end if same and self._cannot_be_twice(progress, line) else None
 
     def _cannot_be_twice(self, progress: MiddleState, line: str) -> bool:
-        """Whether a short line that is below cannot come before it too.
-
-        It ends its block, or goes on with a statement.
-        """
+        """Whether a short line of the suffix cannot occur twice: it ends a block or continues a statement."""
         word = first_word(line)
         below = self.around.below
         last = len(below) == 1 or word in _FINAL or word in CONTINUING_WORDS
         return last and (columns(line) == columns(below[0]) or not progress.lines)
 
     def _joins_right(self, line: str, *, whole: bool) -> End | None:
-        """The line goes on into what is right of the cursor: all of it, and not in a bracket of its own."""
+        """End before all of the text after the cursor, unless it is in a bracket that the middle opened."""
         around = self.around
         right = self.around.right
         if not right or (not whole and not telling(right)):
@@ -160,7 +151,7 @@ class Endings:
     # --- the scope has closed
 
     def _leaves(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
-        """The line is outside of the block that the cursor is in."""
+        """End before a line outside the cursor's block."""
         content = line.strip()
         if not self._is_outside(progress, line) or content[0] in CLOSES:  # ``_marks`` looks at brackets
             return None
@@ -171,7 +162,7 @@ class Endings:
         return None if stays else End(len(text[: progress.start].rstrip()), self._scope_reason)
 
     def _is_outside(self, progress: MiddleState, line: str) -> bool:
-        """Whether the indentation of a line, or what the line before closed, puts it outside of the block."""
+        """Whether a line is outside the block by its indentation, or as the line before closed the block."""
         if not line.strip() or not progress.lines or progress.state.inside or progress.limit is None:
             return False
         if len(progress.state.open) > len(self.around.state.open) - progress.closed:
@@ -183,10 +174,7 @@ class Endings:
         return progress.closing or (progress.limit is not None and columns(line) < progress.limit)
 
     def _is_begun(self, progress: MiddleState, line: str) -> bool:
-        """Whether the line may yet become one that goes on with the block.
-
-        All of it is the start of a word that does.
-        """
+        """Whether the line, as written so far, may become a word that continues the block."""
         outside = self._is_left_of(progress, line)
         words = CLOSING_WORDS.get(self.around.language, ())
         if not outside:
@@ -204,7 +192,7 @@ class Endings:
         return word in CONTINUING_WORDS
 
     def _marks(self, progress: MiddleState, line: str) -> End | None:
-        """The line closes a bracket or a string that the suffix closes, or is one statement and complete."""
+        """End before a bracket or quote of the suffix, or after the one statement that is wanted."""
         around = self.around
         closed = progress.closed
         state = progress.state
@@ -223,13 +211,11 @@ class Endings:
         return None
 
     def _is_suffixs(self, mark: SyntaxMark, state: ScanState, closed: int, line: str) -> bool:
-        """Whether a closing bracket without partner in the middle is one that the suffix has."""
+        """Whether a closing bracket without an opener in the middle duplicates one of the suffix."""
         around = self.around
         following = self.around.next_line
         if line.lstrip()[:1] == mark.char and columns(line) == columns(following):
-            return following.lstrip().startswith(
-                mark.char
-            )  # brackets too far away to be counted make no difference here
+            return following.lstrip().startswith(mark.char)  # whatever ``missing`` counts in a limited window
         if closed < around.missing:
             return False
         if state.open and state.open[-1] == CLOSES[mark.char]:
@@ -237,10 +223,7 @@ class Endings:
         return (around.right or following.strip()).startswith(mark.char)
 
     def _before(self, progress: MiddleState, line: str, at: int) -> End:
-        """The middle ends before a bracket of the suffix.
-
-        Before its whole line where nothing else is left of it.
-        """
+        """End before a bracket of the suffix, or before its line if the bracket comes first in it."""
         reason = (
             Reason.SUFFIX
             if self.around.right.startswith(line[at]) and not progress.lines
@@ -253,7 +236,7 @@ class Endings:
         )
 
     def _completes(self, progress: MiddleState, mark: SyntaxMark) -> bool:
-        """Whether a semicolon ends the only statement that is meant."""
+        """Whether a semicolon ends the one statement that is wanted."""
         around = self.around
         return (
             self.one_line
@@ -264,7 +247,7 @@ class Endings:
             and "(" not in mark.state.open[-1:]
         )
 
-    # --- lines come again, or one is enough
+    # --- repeated lines, one line
 
     def _repeats(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         if len(line) >= _LOOP_CHARS and loops(lexemes_of(line[-400:])):
@@ -285,7 +268,7 @@ class Endings:
         return None
 
     def _one_line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
-        """The end of the first line that is not blank."""
+        """End after the first non-blank line."""
         return (
             End(progress.start + len(line), Reason.LINE)
             if whole and (text[: progress.start] + line).strip()

@@ -1,9 +1,7 @@
-"""Scanner of strings, comments and brackets that can stop and go on at any line.
+"""Scanner of strings, comments and brackets that can pause and resume at any line, for any language.
 
-Fast, without a parser, for any language.
-
-It reads what the marks of a language say and nothing else, so it can be wrong about a regular expression or a
-heredoc; strings of one line end with their line at the latest, so that such an error does not spread.
+It knows only the marks of a language, so it can misread a regular expression or a heredoc; one-line strings
+end with their line at the latest, so that such an error does not spread.
 """
 
 from __future__ import annotations
@@ -34,9 +32,10 @@ _INSIDE = {
 
 
 class ScanState(NamedTuple):
-    """``inside``: empty in code, else the mark of the string or comment that the text is in.
+    """State of the scanner.
 
-    ``open``: brackets, outermost first.
+    ``inside``: the opening mark of the string or comment, empty in code. ``open``: open brackets, outermost
+    first.
     """
 
     inside: str = ""
@@ -47,7 +46,7 @@ START = ScanState()
 
 
 class SyntaxMark(NamedTuple):
-    """A bracket, a semicolon, or where a string or comment begins or ends, with the state after it."""
+    """A bracket, a semicolon, or the begin or end of a string or comment, with the state after it."""
 
     offset: int
     char: str
@@ -57,7 +56,7 @@ class SyntaxMark(NamedTuple):
 def scan(
     text: str, language: str, state: ScanState, start: int = 0, end: int | None = None
 ) -> Iterator[SyntaxMark]:
-    """The marks of ``text[start:end]`` when it begins in ``state``; the last one has the state at the end."""
+    """Yield the marks of ``text[start:end]``, which begins in ``state``. The last has the final state."""
     end = len(text) if end is None else end
     code = _code(language)
     comment = COMMENT_MARKS.get(language, "")
@@ -68,7 +67,7 @@ def scan(
         start = match.end()
         char = match[0]
         if char[0] == "\\" or (len(char) > 1 and char[0] == "'" != char[1]):
-            continue  # an escaped character, or a character of Rust
+            continue  # an escaped character, or a Rust character literal
         state = (
             ScanState("", state.open)
             if state.inside
@@ -78,7 +77,7 @@ def scan(
 
 
 def _entered(mark: str, open_: tuple[str, ...]) -> ScanState:
-    """The state after a mark in code."""
+    """Return the state after a mark in code."""
     if mark in OPENS:
         return ScanState("", (*open_, mark))
     if mark in CLOSES:
@@ -87,17 +86,14 @@ def _entered(mark: str, open_: tuple[str, ...]) -> ScanState:
 
 
 def state_after(text: str, language: str, state: ScanState = START) -> ScanState:
-    """The state at the end of ``text``."""
+    """Return the state at the end of ``text``."""
     for mark in scan(text, language, state):
         state = mark.state
     return state
 
 
 def lone_closers(text: str, language: str, state: ScanState) -> list[str]:
-    """The closing brackets of ``text`` whose partners are before it, in order.
-
-    ``state.open`` does not count.
-    """
+    """Return the closing brackets without an opener in ``text``, in order. ``state.open`` is ignored."""
     lone: list[str] = []
     depth = 0
     for mark in scan(text, language, ScanState(state.inside)):
@@ -108,7 +104,7 @@ def lone_closers(text: str, language: str, state: ScanState) -> list[str]:
 
 
 def unanswered(open_: Sequence[str], lone: Sequence[str]) -> int:
-    """How many of the brackets ``open_`` the lone closers after them leave open."""
+    """Return how many of the brackets ``open_`` the lone closers after them leave open."""
     closed = 0
     for opener, closer in zip(reversed(open_), lone, strict=False):
         if OPENS[opener] != closer:
@@ -119,7 +115,7 @@ def unanswered(open_: Sequence[str], lone: Sequence[str]) -> int:
 
 @functools.cache
 def _code(language: str) -> re.Pattern[str]:
-    """What the scanner looks for in code."""
+    """Return the pattern of marks that the scanner looks for in code."""
     marks = [r"[()\[\]{};]"]
     if comment := COMMENT_MARKS.get(language):
         marks.insert(0, r"(?<![$\w])#" if comment == "#" else re.escape(comment))

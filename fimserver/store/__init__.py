@@ -1,1 +1,1 @@
-"""Models on the disk: where they come from, how they are fetched and checked, and what is there already."""
+"""Models on disk: sources, downloads and their checks, and models that other programs have."""

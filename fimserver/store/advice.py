@@ -1,4 +1,4 @@
-"""Advice on models: for each route the best choice for this machine, why, its size and how to get it."""
+"""Advice on models: the best one for this machine on each route, why, its size and how to get it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from fimserver.types import ROUTES, Route
 
 @dataclass(frozen=True)
 class Advice:
-    """The best model of a route on this machine, whether it is here or not."""
+    """The best model of a route for this machine, installed or not."""
 
     route: Route
     name: str
     here: bool
     size_bytes: int
     why: str
-    command: str  # what gets it; empty where it is here
+    command: str  # command that downloads it; empty if it is installed
 
     def as_json(self) -> Mapping[str, object]:
-        """Plain values, and the size in words."""
+        """Return plain values, and the size as text."""
         return asdict(self) | {"size": size_text(self.size_bytes)}
 
     def text(self) -> str:
-        """One line."""
+        """Describe it in one line."""
         what = f"{self.name}, {self.why}"
         return what if self.here else f"{what}; it is not here ({size_text(self.size_bytes)}): {self.command}"
 
 
 def best_models(settings: Settings, machine: Machine) -> list[Advice]:
-    """One for each route."""
+    """Return the best model of each route."""
     return [_best(route, settings, machine) for route in ROUTES]
 
 

@@ -1,7 +1,4 @@
-"""Catalogue of models.
-
-What is on this disk, what other programs have, what can be got, and what each is like here.
-"""
+"""Catalogue of models: installed, found in other programs, and available, with facts for this machine."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ from fimserver.settings import Settings
 from fimserver.store.discovery import Found, discover, may_match
 from fimserver.types import ROUTES
 
-GPU_SPARE = 1.2  # a fifth more than the weights
-CACHES = ("int8",)  # folders below the user's cache folder that are made again when they are needed
+GPU_SPARE = 1.2  # GPU memory needed, relative to the weights
+CACHES = ("int8",)  # folders in the user's cache folder that are made again when needed
 DTYPES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
-UNKNOWN_WEIGHTS = "16-bit"  # of safetensors that are not here: nearly all are, and the size is reckoned so
+UNKNOWN_WEIGHTS = "16-bit"  # assumed for safetensors that are not installed, also for their size
 QUANTISATION = re.compile(r"[-.](i?q\d\w*|bf16|f16|f32)(-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
 State = Literal["here", "elsewhere", "found", "unknown", "absent"]
 
@@ -36,31 +33,32 @@ State = Literal["here", "elsewhere", "found", "unknown", "absent"]
 class CatalogueEntry:
     """One model.
 
-    ``state``: here; elsewhere (a link leads there); found in another program; unknown: found, and no card's.
+    ``state``: here; elsewhere: here by a link; found: in another program; unknown: found, but without a card;
+    absent.
     """
 
     name: str
     state: State
     routes: tuple[str, ...]
     default_of: tuple[str, ...]
-    size_bytes: int  # on the disk, or to download; 0: the hub is asked
+    size_bytes: int  # on disk, or to download
     parameters_m: float
     weights: str  # quantisation or number format
     licence: str
     osi: bool
-    where: str  # path, or what gets it
-    fits: bool | None  # None: not known
+    where: str  # path or URL
+    fits: bool | None  # ``None``: unknown
     keystroke_ms: float | None  # measured on this machine
 
     def as_json(self) -> Mapping[str, object]:
-        """Plain values."""
+        """Return plain values."""
         return asdict(self)
 
 
 def entries(
     settings: Settings, machine: Machine | None = None, found: list[Found] | None = None
 ) -> list[CatalogueEntry]:
-    """All of them: first what is here, then what others have, then what can be got, by name."""
+    """Return all models: installed ones, then those of other programs, then available ones, by name."""
     machine = machine or this_machine()
     found = discover() if found is None else found
     defaults: dict[str, str] = {
@@ -78,13 +76,13 @@ def entries(
 
 
 def caches() -> Mapping[Path, int]:
-    """Folders of what is made from models, with their sizes in bytes."""
+    """Return the cache folders with their sizes in bytes."""
     folders = [platformdirs.user_cache_path("fimserver") / name for name in CACHES]
     return {folder: _folder_bytes(folder) for folder in folders if folder.is_dir()}
 
 
 def clear_caches() -> int:
-    """Remove them; bytes that became free."""
+    """Remove the cache folders and return the number of freed bytes."""
     sizes = caches()
     for folder in sizes:
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,7 +122,7 @@ def _entry(
 
 
 def fits(card: Card, machine: Machine) -> bool:
-    """Whether a model has room: in the GPU's memory, or in that of a machine without one."""
+    """Whether a model fits into GPU memory, or into RAM on a machine without a GPU."""
     if machine.gpu_gib > 0:
         return card.weights_gib * GPU_SPARE <= machine.gpu_gib
     return card.parameters_m < 100 or cpu_gib(card) <= machine.ram_gib
@@ -147,7 +145,7 @@ def _where(card: Card, state: State, at: Path | None, other: Found | None) -> st
 
 
 def _is_coder(item: Found) -> bool:
-    """Whether its name looks like one of the families that cards know."""
+    """Whether its name looks like one of the model families in the cards."""
     families = {re.split(r"-\d", card.name)[0] for card in read_cards().values() if card.fim} - {
         "nano",
         "nano-draft",
@@ -179,17 +177,17 @@ def _weights(place: Path) -> str:
     path = next(_weight_files(place), None)
     if path is None:
         return ""
-    is_gguf = path.suffix == ".gguf" or place.is_file()  # a blob of Ollama's has no suffix
+    is_gguf = path.suffix == ".gguf" or place.is_file()  # Ollama's blobs have no suffix
     return _quantisation(path.name) if is_gguf else _dtype(path)
 
 
 def _named_weights(card: Card) -> str:
-    """The quantisation of the GGUF file that a card pins, whatever it is called where it is."""
+    """Quantisation of the GGUF file that a card pins, whatever the file is called here."""
     return next(map(_quantisation, gguf_files(card)), "")
 
 
 def _quantisation(name: str) -> str:
-    """As the name of a GGUF file says it: Q4_K_M, F16."""
+    """Read the quantisation from the name of a GGUF file: Q4_K_M, F16."""
     found = QUANTISATION.search(name)
     return found[1].upper() if found else "GGUF"
 

@@ -1,7 +1,4 @@
-"""Models that other programs have on this disk: Hugging Face's cache, Ollama, LM Studio, llama.cpp.
-
-Nothing is copied.
-"""
+"""Discovery of models of other programs on this disk: Hugging Face's cache, Ollama, LM Studio, llama.cpp."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ class Found:
     name: str  # as the program calls it
     path: Path
     size_bytes: int
-    sha256: str = ""  # where the program keeps it in a name; not computed
+    sha256: str = ""  # if the program stores it in a name; never computed
 
 
 Environment = Mapping[str, str]
@@ -36,7 +33,7 @@ Store = Callable[[Path, Environment], Iterator[Found]]
 
 
 def discover(home: Path | None = None, environment: Environment = os.environ) -> list[Found]:
-    """Everything in the stores that are known; what cannot be read is left out."""
+    """Return all models in the known stores. Skips stores that cannot be read."""
     home = home or Path.home()
     found: list[Found] = []
     for store in STORES.values():
@@ -48,15 +45,12 @@ def discover(home: Path | None = None, environment: Environment = os.environ) ->
 
 
 def match(card: Card, found: list[Found]) -> Found | None:
-    """The first of them that has the files of a card.
-
-    For a GGUF file its hash is computed where only name and size agree.
-    """
+    """Return the first model that has the files of a card. Hashes a GGUF file to be sure."""
     return next((item for item in found if _is(card, item)), None)
 
 
 def may_match(card: Card, item: Found) -> bool:
-    """The same without reading files: what a listing shows."""
+    """Whether a model probably has the files of a card, without hashing them."""
     if names := gguf_files(card):
         same_name = (
             item.path.name.lower().endswith(names[0].lower()) and item.size_bytes == card.download_bytes
@@ -73,10 +67,7 @@ def _is(card: Card, item: Found) -> bool:
 
 
 def hugging_face(home: Path, environment: Environment) -> Iterator[Found]:
-    """The hub's cache: ``models--OWNER--NAME/snapshots/REVISION``.
-
-    A large file's blob is named by its SHA-256.
-    """
+    """Hugging Face's cache: ``models--OWNER--NAME/snapshots/REVISION``; blobs are named by SHA-256."""
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     root = Path(environment.get("HF_HOME") or cache / "huggingface")
     hub = Path(environment.get("HF_HUB_CACHE") or root / "hub")
@@ -96,7 +87,7 @@ def hugging_face(home: Path, environment: Environment) -> Iterator[Found]:
 
 
 def ollama(home: Path, environment: Environment) -> Iterator[Found]:
-    """Ollama's store: a manifest names its blobs, and a blob is named by its SHA-256."""
+    """Ollama's store: a manifest lists blobs, which are named by their SHA-256."""
     roots = [Path(environment["OLLAMA_MODELS"])] if environment.get("OLLAMA_MODELS") else [
         home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/models"),
     ]  # fmt: skip
@@ -106,14 +97,14 @@ def ollama(home: Path, environment: Environment) -> Iterator[Found]:
 
 
 def lm_studio(home: Path, _environment: Environment) -> Iterator[Found]:
-    """LM Studio: ``models/PUBLISHER/REPOSITORY/FILE.gguf``, in the folder of today or of older versions."""
+    """LM Studio: ``models/PUBLISHER/REPOSITORY/FILE.gguf``, in the current or the older folder."""
     for root in (home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"):
         for path in _gguf(root, "*/*/"):
             yield _file("LM Studio", path.relative_to(root).as_posix(), path)
 
 
 def llama_cpp(home: Path, environment: Environment) -> Iterator[Found]:
-    """llama.cpp's cache: files whose names begin with owner and repository."""
+    """llama.cpp's cache: files named after owner and repository."""
     cache = (
         home / "Library" / "Caches"
         if sys.platform == "darwin"
@@ -147,7 +138,7 @@ def _of_manifest(root: Path, manifest: Path) -> Iterator[Found]:
 
 
 def _gguf(folder: Path, below: str = "") -> list[Path]:
-    """GGUF files in a folder; of a sharded one the first."""
+    """GGUF files in a folder; of a sharded file only the first shard."""
     paths = [path for path in sorted(folder.glob(f"{below}*.gguf")) if path.is_file()]
     shards = {path: SHARD.search(path.stem) for path in paths}
     return [path for path, shard in shards.items() if shard is None or shard[1] == "00001"]

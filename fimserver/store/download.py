@@ -1,8 +1,7 @@
-"""Fetching a model: sources in order, file by file, resumable, checked by hash, one process at a time.
+"""Downloads a model: tries sources in order, file by file, resumable, checked by hash, one process at a time.
 
-A file that is not complete yet is `FILE.part` in the folder `NAME.part`: always a prefix of the file,
-whatever happened and whichever source it came from. The folder gets its name when all files are there and
-their hashes are right.
+An incomplete file is `FILE.part` in the folder `NAME.part`. It is always a prefix of the file, whichever
+source it came from. The folder is renamed when all files are there and their hashes are correct.
 """
 
 from __future__ import annotations
@@ -23,34 +22,32 @@ from fimserver.store.sizes import size_text
 from fimserver.store.sources import ModelFile, Received, Source
 from fimserver.store.transfer import ask, listen
 
-ATTEMPTS = 5  # at one file of one source, as long as each brings something
+ATTEMPTS = 5  # per file and source, as long as each one makes progress
 SPARE_BYTES = 64 << 20  # left free on the disk
 Sources = Callable[[Card, Path], Sequence[Source]]
 
 
 class Watch(Protocol):
-    """Sees a download: a progress bar, or a fake."""
+    """Observer of a download: a progress bar, or a fake."""
 
     def say(self, line: str) -> None:
-        """One line for the user."""
+        """Show one line to the user."""
         ...
 
     def start(self, total_bytes: int) -> None:
-        """A source has said how much there is."""
+        """Begin, with the size that a source announced."""
         ...
 
     def at(self, done_bytes: int) -> None:
-        """So much of it is here."""
+        """Show how much has been fetched."""
         ...
 
 
 def get_model(card: Card, models_dir: Path, sources: Sources, watch: Watch) -> Path:
-    """Fetch the files of a model into its folder below ``models_dir``.
+    """Fetch the files of a model into its folder below ``models_dir``; valid files there are kept.
 
-    What is there already is checked and kept.
-
-    Raises ``InputError`` for a shipped model, ``DiskFullError``, and ``DownloadError`` that names each source
-    and its fault.
+    Raises ``InputError`` for a shipped model, ``DiskFullError``, and ``DownloadError`` with each source and
+    its error.
     """
     folder = models_dir / card.name
     if model_folder(card, models_dir) != folder:
@@ -72,7 +69,7 @@ def get_model(card: Card, models_dir: Path, sources: Sources, watch: Watch) -> P
 
 @contextmanager
 def _alone(models_dir: Path, card: Card, watch: Watch) -> Iterator[None]:
-    """The lock of one model: a second process waits until the first is done."""
+    """Hold the lock of one model: a second process waits until the first is done."""
     models_dir.mkdir(parents=True, exist_ok=True)
     with (models_dir / f".{card.name}.lock").open("w") as lock:
         try:
@@ -85,7 +82,7 @@ def _alone(models_dir: Path, card: Card, watch: Watch) -> Iterator[None]:
 
 @contextmanager
 def _room(models_dir: Path) -> Iterator[None]:
-    """Says a full disk in words."""
+    """Convert an ``OSError`` such as a full disk to a ``DownloadError``."""
     try:
         yield
     except OSError as error:
@@ -98,7 +95,7 @@ def _room(models_dir: Path) -> Iterator[None]:
 
 
 def _is_sound(folder: Path, watch: Watch) -> bool:
-    """Whether the files are still those of the manifest. One without a manifest is the user's own affair."""
+    """Whether the files match the manifest. A folder without one was made by the user and is not checked."""
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return True
@@ -110,7 +107,7 @@ def _is_sound(folder: Path, watch: Watch) -> bool:
 
 
 def _take_apart(folder: Path, part: Path) -> None:
-    """Files of an incomplete or damaged model become those of a download that goes on.
+    """Move the files of an incomplete or damaged model to the download folder, to resume from them.
 
     A link is only removed.
     """
@@ -166,12 +163,12 @@ def _get_from(card: Card, source: Source, part: Path, watch: Watch) -> None:
 
 
 def _counted_from(base: int, watch: Watch) -> Callable[[int], None]:
-    """Tell ``watch`` the bytes of all files, given those of the one being fetched."""
+    """Return a function that reports the bytes of all files, given those of the current one."""
     return lambda at: watch.at(base + at)
 
 
 def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], None]) -> str:
-    """Fetch one file, or what is missing of it; its SHA-256."""
+    """Fetch what is missing of a file and return its SHA-256."""
     target = part / file.name
     partial = part / f"{file.name}.part"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +183,7 @@ def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], N
             partial.replace(target)
             return digest
         partial.unlink(missing_ok=True)
-        if is_fresh:  # else the wrong bytes may be those that were here before
+        if is_fresh:  # otherwise the bytes from before may be the wrong ones
             break
     raise SourceError(
         f"{source.label} gave another {file.name} than the one that is pinned (its hash differs)"
@@ -194,10 +191,7 @@ def _get_file(source: Source, file: ModelFile, part: Path, at: Callable[[int], N
 
 
 def _append(source: Source, file: ModelFile, partial: Path, at: Callable[[int], None]) -> None:
-    """Read on from the end of what is here.
-
-    A source that breaks off is asked again while it brings something.
-    """
+    """Resume a file. If the source breaks off, it is asked again as long as it makes progress."""
     for attempt in range(1, ATTEMPTS + 1):
         before = _size(partial)
         if file.size_bytes and before >= file.size_bytes:
@@ -229,7 +223,7 @@ def _read_on(source: Source, file: ModelFile, partial: Path, at: Callable[[int],
 
 
 def _digest(path: Path, file: ModelFile) -> str:
-    """SHA-256 of a file, or nothing if it is not the file that was meant."""
+    """Return the SHA-256 of a file, or an empty string if it does not match the pinned hash."""
     digest = sha256(path)
     if file.sha256 and digest != file.sha256:
         return ""
@@ -237,7 +231,7 @@ def _digest(path: Path, file: ModelFile) -> str:
 
 
 def _check_names(card: Card, files: Sequence[ModelFile], source: Source) -> None:
-    """Everything that the card pins, and weights that we read."""
+    """Check that the source has all pinned files and weights in a supported format."""
     names = {file.name for file in files}
     if missing := next((name for name in card.files if name not in names), None):
         raise SourceError(f"{source.label} has no {missing}: the card needs a newer fimserver")
@@ -248,7 +242,7 @@ def _check_names(card: Card, files: Sequence[ModelFile], source: Source) -> None
 
 
 def _drop_others(part: Path, files: Sequence[ModelFile]) -> None:
-    """Files that are left over from another revision go."""
+    """Delete files left over from another revision."""
     names = {file.name for file in files}
     for path in [path for path in part.rglob("*") if path.is_file()]:
         if path.relative_to(part).as_posix().removesuffix(".part") not in names:

@@ -1,7 +1,4 @@
-"""One way to a model.
-
-A link to what another program has on this disk, else a download from the card's sources.
-"""
+"""Fetches a model: links it if another program has it on this disk, else downloads it."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from fimserver.store.registry import sources_of
 
 
 def fetch(card: Card, models_dir: Path, watch: Watch, url: str = "") -> Path:
-    """Where the model is now.
+    """Fetch a model and return its folder. With ``url`` only that source is used.
 
-    With ``url`` nothing else is looked at. Raises ``InputError`` and ``DownloadError``.
+    Raises ``InputError`` and ``DownloadError``.
     """
     is_ours = model_folder(card, models_dir) == models_dir / card.name
     if not url and is_ours and not is_present(card, models_dir) and (found := match(card, discover())):

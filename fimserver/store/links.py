@@ -1,4 +1,4 @@
-"""Models that lie elsewhere on the disk: links to them in the folder of models, and removing models."""
+"""Links in the folder of models to models elsewhere on this disk, and removal of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fimserver.hashing import sha256
 
 
 def add(path: Path, models_dir: Path, name: str = "") -> Card:
-    """Make a model at ``path`` usable by a card's name, by a link; the card is found by hash, or is ``name``.
+    """Link a model at ``path`` under the name of its card, which is found by hash or given as ``name``.
 
     ``path`` is a GGUF file that a card pins, or a folder with ``config.json`` and safetensors. Raises
     ``InputError``.
@@ -32,7 +32,7 @@ def add(path: Path, models_dir: Path, name: str = "") -> Card:
 
 
 def link(card: Card, path: Path, models_dir: Path) -> None:
-    """Link a model that was found and whose hash is known to be right."""
+    """Link a discovered model whose hash has been checked."""
     if path.is_dir():
         _free(card, models_dir)
         (models_dir / card.name).symlink_to(path, target_is_directory=True)
@@ -41,9 +41,9 @@ def link(card: Card, path: Path, models_dir: Path) -> None:
 
 
 def remove(name: str, models_dir: Path) -> int:
-    """Remove what was downloaded or linked under a name, and what a download left; bytes that became free.
+    """Remove a downloaded or linked model and partial downloads; return the number of freed bytes.
 
-    Files elsewhere that a link leads to stay. Raises ``InputError`` where there is nothing to remove.
+    The target of a link stays. Raises ``InputError`` if there is nothing to remove.
     """
     folder = models_dir / name
     if name not in read_cards() or not name:
@@ -124,7 +124,7 @@ def _link_file(card: Card, path: Path, digest: str, models_dir: Path) -> None:
 
 
 def _free(card: Card, models_dir: Path) -> None:
-    """Make room for a link. Raises ``InputError`` where a downloaded model would be lost."""
+    """Remove what is in the place of a link. Raises ``InputError`` if that is a downloaded model."""
     folder = models_dir / card.name
     if model_folder(card, models_dir) != folder:
         raise InputError(f"{card.name} is shipped with fimserver")

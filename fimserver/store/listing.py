@@ -1,7 +1,4 @@
-"""Listing of models as text.
-
-Columns that fit 80 characters, paths on lines of their own, nothing ever cut.
-"""
+"""Listing of models as text: columns that fit 80 characters, paths on separate lines, nothing truncated."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ NOTE = "* serves its route by default   ~ about   ! not OSI-approved, never a de
 
 
 def text(entries: Iterable[CatalogueEntry], caches: Mapping[Path, int], *, is_terminal: bool) -> str:
-    """All of it, with colour where a terminal shows it."""
+    """Format the whole listing, with colours on a terminal."""
     rows = list(entries)
     name_width = max((len(entry.name) for entry in rows if entry.state != "unknown"), default=0) + 1
     lines = [_row(HEAD, name_width)]

@@ -1,7 +1,4 @@
-"""Progress of a download on the terminal: a bar with size, speed and time left.
-
-Plain lines where there is no terminal.
-"""
+"""Progress of a download: a bar with size, speed and remaining time, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ from rich.progress import (
 
 from fimserver.store.sizes import size_text
 
-LINE_S = 10.0  # between the lines that stand for the bar
+LINE_S = 10.0  # between lines, without a terminal
 
 
 class ProgressBar:
-    """A ``Watch`` that draws on standard error. A context manager: leaving it ends the bar."""
+    """A ``Watch`` that draws on standard error. A context manager: leaving it removes the bar."""
 
     def __init__(self, console: Console | None = None) -> None:
         """``console``: where to draw."""
@@ -45,21 +42,21 @@ class ProgressBar:
         self._lines = _Lines(self._console)
 
     def __enter__(self) -> Self:
-        """Draws nothing before the size is known."""
+        """Return itself. Nothing is drawn before the size is known."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        """Prints above the bar."""
+        """Print a line above the bar."""
         self._console.print(line)
 
     def start(self, total_bytes: int) -> None:
-        """Begins a bar; the one of an earlier source is dropped."""
+        """Begin a new bar, instead of that of an earlier source."""
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = None
@@ -67,10 +64,7 @@ class ProgressBar:
         self._lines = _Lines(self._console)
 
     def at(self, done_bytes: int) -> None:
-        """Moves it.
-
-        The first call sets where it starts, so that what was here before does not count as speed.
-        """
+        """Move the bar. The first call sets its start: bytes from before do not count for the speed."""
         if self._task is None:
             self._task = self._bar.add_task("", total=self._total or None, completed=done_bytes)
             self._bar.start()
@@ -80,7 +74,7 @@ class ProgressBar:
 
 
 class _Lines:
-    """A line every few seconds, for logs and pipes."""
+    """Prints a line every few seconds, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

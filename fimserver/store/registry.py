@@ -13,11 +13,9 @@ from fimserver.store.url import UrlSource
 
 
 def sources_of(card: Card, work: Path, url: str = "") -> list[Source]:
-    """The sources of a card in the order they are tried.
+    """Return the sources of a card, in order: only ``url`` if given, else the hub, then the Python index.
 
-    Only ``url`` if one is given, else hub, then Python index.
-
-    ``work`` is a folder for what a source needs for itself. Raises ``InputError`` where there is none.
+    ``work``: a folder for temporary files. Raises ``InputError`` if there is no source.
     """
     if url:
         return [UrlSource(card, url)]

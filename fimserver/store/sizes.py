@@ -4,7 +4,7 @@ UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 def size_text(size_bytes: float) -> str:
-    """``491 MB``, ``1.1 GB``, ``12 kB``: two digits at least, no more than needed."""
+    """Format a size with at least two digits: ``491 MB``, ``1.1 GB``, ``12 kB``."""
     for unit, factor in UNITS:
         if size_bytes >= factor:
             value = size_bytes / factor

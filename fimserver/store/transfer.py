@@ -1,7 +1,4 @@
-"""Reading from a source in a thread of its own.
-
-So silence has a limit and Ctrl-C works at any moment.
-"""
+"""Reads from a source in a separate thread, so that waits are limited and Ctrl-C always works."""
 
 from __future__ import annotations
 
@@ -17,20 +14,20 @@ from fimserver.store.sources import ANSWER_S, STALL_S, Event, Received
 
 Answer = TypeVar("Answer")
 TICK_S = 0.1
-LEAVE_S = 2.0  # what a reader gets to end its process; one that hangs in the network is left to itself
+LEAVE_S = 2.0  # for a reader to end its process; one that hangs in the network is abandoned
 
 
 @dataclass(frozen=True)
 class _End:
-    """The last thing that a reader says."""
+    """Last item from a reader, with its exception if it failed."""
 
     error: BaseException | None = None
 
 
 def listen(events: Iterator[Event], label: Callable[[], str]) -> Iterator[bytes | Received]:
-    """What ``events`` gives, as long as it is not silent for too long. Raises ``SourceError``.
+    """Yield the data of ``events``. Raises ``SourceError`` with ``label`` if it is silent for too long.
 
-    ``ANSWER_S`` until the first byte, ``STALL_S`` after it. ``label`` is what to call the source then.
+    The limit is ``ANSWER_S`` before the first byte, ``STALL_S`` after it.
     """
     found: queue.Queue[Event | _End] = queue.Queue(maxsize=4)
     left = threading.Event()
@@ -44,7 +41,7 @@ def listen(events: Iterator[Event], label: Callable[[], str]) -> Iterator[bytes 
 
 
 def ask(question: Callable[[], Answer], label: Callable[[], str]) -> Answer:
-    """The answer to one question, or ``SourceError`` where there is none in time."""
+    """Return the result of one call. Raises ``SourceError`` if it takes too long."""
     answers: list[Answer] = []
 
     def events() -> Iterator[Event]:
@@ -83,7 +80,7 @@ def _read(events: Iterator[Event], found: queue.Queue[Event | _End], left: threa
         for event in events:
             if not _put(found, event, left):
                 break
-    except BaseException as error:  # noqa: BLE001 - the one who listens raises it
+    except BaseException as error:  # noqa: BLE001 - raised again in the reading thread's caller
         end = _End(error)
     finally:
         if close := getattr(events, "close", None):
@@ -92,7 +89,7 @@ def _read(events: Iterator[Event], found: queue.Queue[Event | _End], left: threa
 
 
 def _put(found: queue.Queue[Event | _End], event: Event | _End, left: threading.Event) -> bool:
-    """Whether somebody listens still."""
+    """Hand over an event. Returns whether the caller is still listening."""
     while not left.is_set():
         try:
             found.put(event, timeout=TICK_S)

@@ -1,4 +1,4 @@
-"""Files over HTTP: reads a URL from any byte on; a user's URL is a source of a model's file."""
+"""Files over HTTP: reads a URL from any offset; a URL from the user as a source."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ MISSING = frozenset({404, 410})
 
 
 class UrlSource:
-    """A URL that the user gave, of the file itself or of the folder that it is in.
-
-    The hash in the card still decides.
-    """
+    """A URL from the user, of the file or of its folder. The file must have the hash in the card."""
 
     extra_bytes = 0
 
     def __init__(self, card: Card, url: str) -> None:
-        """Raises ``InputError`` where the card does not say which file is meant, or the URL is none."""
+        """Raises ``InputError`` for an invalid URL, or if the card pins no file."""
         if urlsplit(url).scheme not in {"http", "https"}:
             raise InputError(
                 f"--from {url}: give an http or https URL; a file on this disk: fimserver models add PATH"
@@ -41,15 +38,15 @@ class UrlSource:
 
     @property
     def label(self) -> str:
-        """Its host."""
+        """Scheme and host."""
         return place(self._url)
 
     def files(self) -> tuple[ModelFile, ...]:
-        """The one file that the card pins."""
+        """Return the one file that the card pins."""
         return pinned_files(self._card)
 
     def read(self, file: ModelFile, offset: int) -> Iterator[Event]:
-        """Its bytes from ``offset`` on. Raises ``SourceError``."""
+        """Read the file from ``offset`` on. Raises ``SourceError``."""
         url = self._url + file.name if self._url.endswith("/") else self._url
         return read_url(url, offset, file.size_bytes)
 
@@ -57,10 +54,9 @@ class UrlSource:
 def read_url(
     url: str, offset: int, size_bytes: int, headers: Mapping[str, str] | None = None
 ) -> Iterator[Event]:
-    """Bytes of a URL from ``offset`` on; where the server knows no ranges, the start is read and dropped.
+    """Read a URL from ``offset`` on; if the server does not support ranges, the start is skipped.
 
-    ``size_bytes`` is that of the whole file, 0 where it is not known. Raises ``SourceError`` that names the
-    host.
+    ``size_bytes``: expected size of the whole file, 0 if unknown. Raises ``SourceError`` with the host.
     """
     asked = {**(headers or {}), "Accept-Encoding": "identity", "Range": f"bytes={offset}-"}
     limits = httpx2.Timeout(ANSWER_S, read=STALL_S)
@@ -72,7 +68,7 @@ def read_url(
 
 
 def place(url: str) -> str:
-    """Scheme and host of a URL, without what may be a password."""
+    """Scheme and host of a URL, without credentials."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname}{port}"
@@ -81,7 +77,7 @@ def place(url: str) -> str:
 def _body(response: httpx2.Response, url: str, offset: int, size_bytes: int) -> Iterator[Event]:
     yield Received()
     status = response.status_code
-    if status == BEYOND_THE_END:  # what is here is the whole file, or too long: the hash will tell
+    if status == BEYOND_THE_END:  # the file is complete, or too long: the hash decides
         return
     if status in REFUSED:
         raise SourceError(
@@ -98,13 +94,13 @@ def _body(response: httpx2.Response, url: str, offset: int, size_bytes: int) -> 
             f"{place(url)} has another file there: {announced:,} bytes instead of {size_bytes:,}"
         )
     skip = 0 if status == PARTIAL else offset
-    for chunk in response.iter_bytes():  # as it comes: what a buffer holds is lost when the line breaks
+    for chunk in response.iter_bytes():  # without a buffer, which would be lost if the connection breaks
         yield chunk[skip:]
         skip = max(0, skip - len(chunk))
 
 
 def _announced_bytes(response: httpx2.Response) -> int:
-    """Size of the whole file, 0 where the server does not say."""
+    """Size of the whole file according to the server, 0 if it does not say."""
     size = response.headers.get("Content-Length", "")
     if response.status_code == PARTIAL:
         size = response.headers.get("Content-Range", "").rpartition("/")[2]

@@ -1,7 +1,4 @@
-"""Commands of `fimserver models`: list, get, add, rm.
-
-These are the only ones that use the network (`get`), and nothing is fetched without it.
-"""
+"""Commands of `fimserver models`: list, best, get, add, rm. Only `get` uses the network."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from fimserver.paths import models_changed
 from fimserver.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-INTERRUPTED = 130  # as shells say of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 
 
 def _models_dir(command: Command) -> Command:
@@ -27,19 +24,19 @@ def _models_dir(command: Command) -> Command:
 
 
 def _settings(models_dir: str | None) -> Settings:
-    """Settings, with the option of the verb or of the group on top."""
+    """Return the settings, with the option of the verb or of the group."""
     given = models_dir or (click.get_current_context().find_object(str) or None)
     return settings_of({"models_dir": given})
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object a model.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object per model.")
 @_models_dir
 @click.pass_context
 def models(context: click.Context, /, models_dir: str | None, *, as_json: bool) -> None:
-    """List models: on this disk, in other programs, and those to get.
+    """List models: installed, found in other programs, and available to download.
 
-    Size, licence, routes, whether they fit, speed.
+    Shows size, licence, routes, whether they fit, and measured speed.
     """
     context.obj = models_dir or ""
     if context.invoked_subcommand is not None:
@@ -55,10 +52,10 @@ def models(context: click.Context, /, models_dir: str | None, *, as_json: bool) 
 
 
 @models.command()
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object a route.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, one object per route.")
 @_models_dir
 def best(models_dir: str | None, *, as_json: bool) -> None:
-    """Say which model would serve this machine best on each route, why, and what gets it. Fetches nothing."""
+    """Show the best model for this machine on each route, why, and how to get it. Downloads nothing."""
     from fimserver.machine import this_machine  # noqa: PLC0415
     from fimserver.store.advice import best_models  # noqa: PLC0415
 
@@ -80,11 +77,10 @@ def best(models_dir: str | None, *, as_json: bool) -> None:
 )
 @_models_dir
 def get(name: str, url: str, models_dir: str | None) -> None:
-    """Fetch a model: from this disk if another program has it, else from the hub, else from the Python index.
+    """Get a model: from this disk if another program has it, else from the hub, else from the Python index.
 
-    Whatever the source, the files must have the hashes of the card or those that the hub announces. A
-    download that was interrupted goes on where it stopped. Nothing is installed, and nothing that could be
-    code is fetched.
+    Files must have the hashes in the card or those that the hub announces. An interrupted download resumes
+    where it stopped. Nothing is installed, and no code is downloaded.
     """
     from fimserver.cards import get_card  # noqa: PLC0415
     from fimserver.store.fetch import fetch  # noqa: PLC0415 - imports the hub's library
@@ -96,7 +92,7 @@ def get(name: str, url: str, models_dir: str | None) -> None:
         with ProgressBar() as bar:
             where = fetch(card, settings.models_dir, bar, url)
     except KeyboardInterrupt:
-        click.echo(f"stopped; what came is kept: fimserver models get {name} goes on from there", err=True)
+        click.echo(f"stopped; partial files are kept: fimserver models get {name} continues", err=True)
         sys.exit(INTERRUPTED)
     models_changed()
     click.echo(f"{name} is ready in {where}")
@@ -105,15 +101,19 @@ def get(name: str, url: str, models_dir: str | None) -> None:
 @models.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
-    "--as", "name", metavar="NAME", default="", help="Which model the folder holds, by the name of its card."
+    "--as",
+    "name",
+    metavar="NAME",
+    default="",
+    help="Name of the model, as `fimserver models` lists it.",
 )
 @_models_dir
 def add(path: Path, name: str, models_dir: str | None) -> None:
-    """Use a model that is on this disk, without copying it: a link to PATH, under the name of its card.
+    """Use a model on this disk without copying it: make a link to PATH under the name of its card.
 
-    PATH is a GGUF file that a card knows by its hash, or a folder with config.json and safetensors (of
-    Hugging Face's cache, for example). `fimserver models` lists what Hugging Face, Ollama, LM Studio and
-    llama.cpp have here.
+    PATH is a GGUF file whose hash is in a card, or a folder with config.json and safetensors, for example in
+    Hugging Face's cache. `fimserver models` lists the models of Hugging Face, Ollama, LM Studio and llama.cpp
+    on this machine.
     """
     from fimserver.store.links import add as add_link  # noqa: PLC0415
 
@@ -126,11 +126,9 @@ def add(path: Path, name: str, models_dir: str | None) -> None:
 @click.argument("name")
 @_models_dir
 def remove(name: str, models_dir: str | None) -> None:
-    """Remove a model that was fetched or added, and what an interrupted download left.
+    """Remove a downloaded or added model and partial downloads. The target of a link stays.
 
-    What a link leads to stays.
-
-    NAME may be `caches`: the packed weights and other things that are made again when they are needed.
+    NAME may be `caches`: packed weights and other files that are made again when needed.
     """
     from fimserver.store import catalogue, links  # noqa: PLC0415
     from fimserver.store.sizes import size_text  # noqa: PLC0415
