@@ -1,4 +1,4 @@
---- Configuration of the server: its command, and the buffers that it is attached to.
+--- Configuration of the language server: its command, and the buffers that it attaches to.
 
 local server = require('fimserver.server')
 
@@ -6,7 +6,7 @@ local server = require('fimserver.server')
 return {
   cmd = server.default_cmd(),
   root_markers = { '.git' },
-  root_dir = function(buf, on_dir) -- files only: no help page, no terminal, nothing without a name
+  root_dir = function(buf, on_dir) -- files only: no help pages, terminals or unnamed buffers
     local name = vim.api.nvim_buf_get_name(buf)
     if vim.bo[buf].buftype == '' and name ~= '' and not name:find('^%a[%w+.-]+:/') then
       on_dir(vim.fs.root(buf, vim.lsp.config.fimserver.root_markers or {}))
@@ -14,5 +14,5 @@ return {
   end,
   init_options = { status = true },
   handlers = { ['fimserver/status'] = server.heard },
-  on_exit = function() vim.defer_fn(server.announce, 100) end, -- once Neovim has forgotten it
+  on_exit = function() vim.defer_fn(server.announce, 100) end, -- after Neovim has removed the client
 }

@@ -1,4 +1,4 @@
-// The language client of one fimserver process: what it is told at start, and where its messages go.
+// Language client of one fimserver process: its options at start, and where its messages go.
 
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
@@ -6,7 +6,7 @@ import type { LogOutputChannel } from 'vscode';
 import * as lsp from 'vscode-languageclient/node';
 import { forServer, options } from './settings';
 
-/** A language client that opens no notifications: what goes wrong is in the log and in the status bar. */
+/** A language client that shows no notifications: errors are in the log and in the status bar. */
 class QuietClient extends lsp.LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);

@@ -1,4 +1,4 @@
-// Activation: registers commands and connects the session with what is shown of it.
+// Activation: registers commands and connects the session with the user interface.
 
 import * as vscode from 'vscode';
 import { openWalkthrough, openWalkthroughOnce, tryCompletion } from './firstUse';
@@ -11,7 +11,7 @@ import { Session } from './session';
 import { noticeOnce, showStatus } from './status';
 import { completeWhatWaits } from './waiting';
 
-const STARTERS = ['fimserver.path', 'fimserver.args', 'fimserver.connect']; // a running process cannot take them over
+const STARTERS = ['fimserver.path', 'fimserver.args', 'fimserver.connect']; // need a restart of the process
 let session: Session | undefined;
 
 export async function activate(context: vscode.ExtensionContext): Promise<void> {

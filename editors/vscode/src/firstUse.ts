@@ -9,14 +9,14 @@ export async function openWalkthrough(): Promise<void> {
   await vscode.commands.executeCommand('workbench.action.openWalkthrough', 'fimserver.fimserver#start', false);
 }
 
-/** At the very first activation, unless the user wants no walkthroughs of new extensions. */
+/** Open the walkthrough at the first activation, unless the user has switched that off. */
 export async function openWalkthroughOnce(memory: vscode.Memento): Promise<void> {
   const isWanted = vscode.workspace.getConfiguration('workbench').get<boolean>('welcomePage.walkthroughs.openOnInstall');
   if (isWanted && !memory.get<boolean>('walkthroughSeen')) await openWalkthrough();
   await memory.update('walkthroughSeen', true);
 }
 
-/** Open a prepared text with the cursor where something is missing, and ask. */
+/** Open an example with the cursor where code is missing, and request a completion. */
 export async function tryCompletion(): Promise<void> {
   const document = await vscode.workspace.openTextDocument({ language: 'python', content: BEFORE + AFTER });
   const at = document.positionAt(BEFORE.length);

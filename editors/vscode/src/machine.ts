@@ -1,4 +1,4 @@
-// Facts of this machine and window that are needed to find and run the program: folders, environment, token.
+// Facts of this machine and window for finding and running the program: folders, environment, token.
 
 import { homedir } from 'node:os';
 import * as vscode from 'vscode';
@@ -11,7 +11,7 @@ interface Environments {
   resolveEnvironment(at: { readonly path: string }): Promise<{ executable: { uri?: vscode.Uri } } | undefined>;
 }
 
-/** Where the program may lie. In a workspace that is not trusted, nothing that belongs to it counts. */
+/** Where the program may be. In an untrusted workspace, nothing that belongs to the workspace is used. */
 export async function places(): Promise<Places> {
   const { isTrusted, workspaceFolders } = vscode.workspace;
   const path = setting('path', '').trim();
@@ -21,14 +21,14 @@ export async function places(): Promise<Places> {
   return { setting: path, python, folder, ...machine };
 }
 
-/** The interpreter that the Python extension has made active, where that extension is installed. */
+/** The active interpreter of the Python extension, if that is installed. */
 async function activePython(): Promise<string | undefined> {
   const extension = vscode.extensions.getExtension<{ environments: Environments }>('ms-python.python');
   const known = (await extension?.activate())?.environments;
   return (await known?.resolveEnvironment(known.getActiveEnvironmentPath()))?.executable.uri?.fsPath;
 }
 
-/** How the program runs: in the home folder, which nobody else fills, with the token of a host elsewhere if one was set. */
+/** Working directory and environment of the program: the home folder, and the token of a remote host if one is set. */
 export async function surroundings(secrets: vscode.SecretStorage): Promise<{ cwd: string; env: NodeJS.ProcessEnv }> {
   const token = await Promise.resolve(secrets.get('token')).catch(() => undefined); // there may be no keyring
   return { cwd: homedir(), env: { ...process.env, ...(token ? { FIMSERVER_TOKEN: token } : {}) } };

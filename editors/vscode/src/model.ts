@@ -1,11 +1,11 @@
-// Offers the model that would serve this machine best, with its size. Nothing is fetched unless the user says so.
+// Offers the best model for this machine, with its size. Downloads nothing unless the user agrees.
 
 import * as vscode from 'vscode';
 import type { Session } from './session';
 
 type Advice = Readonly<{ route: string; name: string; here: boolean; size: string; why: string }>;
 
-/** Ask the program which coder that is, and get it in a terminal if the user wants it. */
+/** Ask the program for the best coder, and download it in a terminal if the user agrees. */
 export async function offerModel(session: Session): Promise<void> {
   const { isGood, output } = await session.run(['models', 'best', '--json'], 30_000, []);
   const best = isGood ? (JSON.parse(output) as Advice[]).find(({ route }) => route === 'ar') : undefined;

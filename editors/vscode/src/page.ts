@@ -3,7 +3,7 @@
 import STYLE from '../media/page.css';
 
 export type Remedy = readonly [words: string, command: string];
-/** A mark (✓, ✗ or nothing), a name, a value, and a command of this extension that helps. */
+/** A mark (✓, ✗ or nothing), a name, a value, and a command of this extension as a remedy. */
 export type Row = readonly [mark: string, name: string, value: string, remedy?: Remedy | undefined];
 export type Part = Readonly<{ title: string; rows?: readonly Row[]; text?: string }>;
 
@@ -14,13 +14,13 @@ export function page(title: string, parts: readonly Part[]): string {
   return `<!doctype html><meta charset="utf-8">${HEAD}<h1>${escaped(title)}</h1>${parts.map(section).join('')}`;
 }
 
-/** A page that the program made, with our colours on top of its own. It brings no script and needs none. */
+/** A page of the program with our style sheet after its own. It has no scripts. */
 export function recoloured(html: string): string {
   const bare = html.replace(/<meta http-equiv="Content-Security-Policy"[^>]*>/, '');
   return bare.includes('</head>') ? bare.replace('</head>', `${HEAD}</head>`) : HEAD + bare;
 }
 
-/** What a server says, as rows: names as words, and nothing that is empty. */
+/** A server's answer as rows: names as words, without empty values. */
 export function factRows(said: object): Row[] {
   const rows = Object.entries(said).map(([name, value]): Row => ['', name.replace(/[A-Z]/g, ' $&').toLowerCase(), plain(value)]);
   return rows.filter(([, , value]) => value);

@@ -3,7 +3,7 @@
 import * as vscode from 'vscode';
 
 export type Slot = Readonly<{ text: string; masked: boolean; fresh: boolean }>;
-/** Notification `fimserver/canvas`; no slots: it is over. */
+/** Notification `fimserver/canvas`; without slots the preview ends. */
 export type Canvas = Readonly<{ uri: string; position: { line: number; character: number }; slots: readonly Slot[] }>;
 
 const COLOURS = { masked: 'editorLineNumber.foreground', fresh: 'charts.green', settled: 'editorGhostText.foreground' };
@@ -20,16 +20,16 @@ export function showCanvases(onCanvas: vscode.Event<Canvas | undefined>): vscode
     type,
     onCanvas(show),
     vscode.workspace.onDidChangeTextDocument(({ document, contentChanges }) => {
-      if (contentChanges.length > 0 && isOf(latest, document)) show(undefined); // it is of the text before
+      if (contentChanges.length > 0 && isOf(latest, document)) show(undefined); // it belongs to the old text
     }),
-    // The cursor's event may come after the canvas that was asked for at its new place, so the canvas is kept.
+    // The event of a cursor move may come after the canvas for the new position, so the canvas is kept.
     vscode.window.onDidChangeTextEditorSelection(again),
     vscode.window.onDidChangeActiveTextEditor(again),
     vscode.window.onDidChangeWindowState(again),
   );
 }
 
-/** What an editor shows of a canvas: nothing unless its cursor is where the canvas is. */
+/** Decorations for a canvas: none unless the editor's cursor is at the canvas. */
 function drawn(editor: vscode.TextEditor, canvas: Canvas | undefined): vscode.DecorationOptions[] {
   if (!canvas || editor !== vscode.window.activeTextEditor || !vscode.window.state.focused) return [];
   const at = new vscode.Position(canvas.position.line, canvas.position.character);
@@ -44,7 +44,7 @@ function isOf(canvas: Canvas | undefined, document: vscode.TextDocument): boolea
   return canvas !== undefined && document.uri.toString() === vscode.Uri.parse(canvas.uri).toString();
 }
 
-/** The first line of a canvas, neighbours of one tone together. Spaces are hard: decorations swallow others. */
+/** The first line of a canvas, adjacent slots of one tone merged. Spaces are non-breaking: decorations drop others. */
 export function firstLine(slots: readonly Slot[]): { tone: keyof typeof COLOURS; text: string }[] {
   const runs: ReturnType<typeof firstLine> = [];
   for (const { text, masked, fresh } of slots) {

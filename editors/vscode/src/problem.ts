@@ -29,7 +29,7 @@ export const CRASHED: Problem = {
   advice: 'It is left alone now. The log has what it said last; restart it from the menu.',
 };
 
-/** Whether a version is older than this extension needs. An unknown one is. */
+/** Whether a version is too old for this extension. An unknown one counts as too old. */
 export function isOld(version: string | undefined): boolean {
   return !version || version.localeCompare(MINIMUM, 'en', { numeric: true }) < 0;
 }

@@ -17,9 +17,9 @@ const OTHERS = ['GitHub.copilot', 'Continue.continue', 'ggml-org.llama-vscode', 
   'TabNine.tabnine-vscode', 'supermaven.supermaven', 'HuggingFace.huggingface-vscode', 'twinny.twinny'];
 const panels = new Map<string, vscode.WebviewPanel>();
 
-let examining: ReturnType<Session['run']> | undefined; // once at a time: it loads models
+let examining: ReturnType<Session['run']> | undefined; // at most one at a time: it loads models
 
-/** What is known here at once, then what the server says, then what a thorough examination brings. */
+/** Show local facts at once, then the server's answer, then the result of `fimserver doctor`. */
 export async function doctor(session: Session): Promise<void> {
   const write = open('doctor');
   const parts: Part[] = [{ title: 'Program', rows: programRows(session) }, { title: 'Editor', rows: editorRows() }];
@@ -46,7 +46,7 @@ export async function statistics(session: Session, folder: vscode.Uri): Promise<
   write(isGood ? recoloured(await readFile(file, 'utf8')) : [{ title: 'There are none', text: output }]);
 }
 
-/** The panel of that name, brought to the front, and what writes on it for as long as it is there. */
+/** Bring the panel of that name to the front, and return a function that writes to it while it exists. */
 function open(name: string): (content: string | readonly Part[]) => void {
   const title = `fimserver: ${name}`;
   const { createWebviewPanel } = vscode.window;
@@ -75,7 +75,7 @@ function editorRows(): Row[] {
   return [['', 'VS Code', vscode.version], [ghost[0], 'inline suggestions', ghost[1]], ['', 'workspace', trust], ...rivals];
 }
 
-/** What the server says to a request, with a verdict on its state and what to do about it. */
+/** The server's answer to a request as rows, with a mark and a remedy for its state. */
 async function said(session: Session, request: string): Promise<Row[]> {
   const answer = await session.ask(request).catch((error: unknown) => ({ state: String(error) }));
   const verdict = (value: string): Row => [value === 'ready' ? '✓' : '✗', 'state', value, REMEDIES[value]];

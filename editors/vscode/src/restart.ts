@@ -1,6 +1,6 @@
-// Limits for restarts: how often, how soon, for how long.
+// Limits of restarts, debouncing and timeouts.
 
-/** Says no to more than `most` restarts `withinMs`. */
+/** Allows at most `most` restarts `withinMs`. */
 export class Limiter {
   private times: number[] = [];
 
@@ -17,17 +17,17 @@ export class Limiter {
   }
 }
 
-/** A function that does `work` once, however often it is called within `delayMs`; never twice at the same time. */
+/** Debounce: a function that runs `work` once after calls within `delayMs`, and never twice at the same time. */
 export function coalesced(work: () => Promise<void>, delayMs: number): () => void {
   let timer: NodeJS.Timeout | undefined;
   let running = Promise.resolve();
   return () => {
     clearTimeout(timer);
-    timer = setTimeout(() => { running = running.then(work).catch(() => undefined); }, delayMs); // work says itself what failed
+    timer = setTimeout(() => { running = running.then(work).catch(() => undefined); }, delayMs); // work reports its failures
   };
 }
 
-/** What `work` gives, if it does so within `ms`. Throws otherwise. */
+/** The result of `work`. Throws if it takes longer than `ms`. */
 export async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {

@@ -1,4 +1,4 @@
-// The session of a window: the program in use, its process, its last status.
+// Session of a window: the program in use, its process, its last status.
 
 import { execFile } from 'node:child_process';
 import * as vscode from 'vscode';
@@ -16,7 +16,7 @@ export class Session {
   found: Found | undefined;
   problem: Problem | undefined;
   status: Status | undefined;
-  version: string | undefined; // of a server that runs
+  version: string | undefined; // of the running server
   private client: LanguageClient | undefined;
   private readonly limiter = new Limiter(4, 3 * 60_000);
   private readonly soon = coalesced(() => this.begin(), 300);
@@ -27,24 +27,24 @@ export class Session {
 
   constructor(private readonly secrets: vscode.SecretStorage, private readonly log: vscode.LogOutputChannel) {}
 
-  /** Start, or start again, a moment from now. */
+  /** Start or restart soon. */
   restart(): void {
     this.limiter.forget();
     this.soon();
   }
 
-  /** Ask the server something. Throws where none runs. */
+  /** Send a request to the server. Throws if none is running. */
   async ask(method: string): Promise<object> {
     if (!this.client || !this.version) throw new Error(this.problem?.title ?? 'fimserver is starting');
     return await this.client.sendRequest<object>(method);
   }
 
-  /** Settings changed: the server asks for them. */
+  /** Tell the server that settings changed; it then asks for them. */
   async tellSettings(): Promise<void> {
     if (this.version) await this.client?.sendNotification(DidChangeConfigurationNotification.type, { settings: null });
   }
 
-  /** Where the cursor is: the server has the prompt read where it stays. */
+  /** Tell the server where the cursor is: it prefills the prompt where the cursor rests. */
   tellCursor({ document, selection }: vscode.TextEditor): void {
     if (!this.client || !this.version) return;
     const convert = this.client.code2ProtocolConverter;
@@ -52,7 +52,7 @@ export class Session {
     this.client.sendNotification('textDocument/didFocus', place).catch(() => undefined); // it may just have ended
   }
 
-  /** Run a verb of the program to its end. What fails is not thrown: it is said in the output. */
+  /** Run a verb of the program to its end. Never throws: an error is in the output. */
   async run(words: readonly string[], timeout: number, more = options()): Promise<{ isGood: boolean; output: string }> {
     const [program, how] = [this.found?.program, { ...(await surroundings(this.secrets)), timeout }];
     if (!program) return { isGood: false, output: this.problem?.title ?? 'fimserver is starting' };
@@ -67,20 +67,20 @@ export class Session {
     const client = this.client;
     this.canvases.fire(undefined);
     this.client = this.version = this.status = undefined;
-    await client?.stop().catch(() => undefined); // it may not have got that far
+    await client?.stop().catch(() => undefined); // it may not have started yet
   }
 
   private async begin(): Promise<void> {
     const ended = this.end();
     this.found = this.problem = undefined;
-    this.changes.fire(); // the old server's status is nobody's while it ends
+    this.changes.fire(); // the status of the old server is no longer valid
     await ended;
     try {
       const [found, path] = [find(await places()), setting('path', '')];
       this.found = found;
       if (found) await this.start(found.program);
       else this.give(path ? unusable(path) : missing(vscode.workspace.isTrusted));
-    } catch (error) { // a setting of another type, say
+    } catch (error) { // for example a setting of the wrong type
       this.give({ ...failed('fimserver'), title: `fimserver cannot be started: ${String(error)}` });
     }
   }
@@ -100,7 +100,7 @@ export class Session {
     if (isOld(version)) await this.end().then(() => { this.give(old(version)); });
     else {
       this.version = version;
-      await this.tellSettings(); // what changed while it started
+      await this.tellSettings(); // they may have changed while it started
       if (vscode.window.activeTextEditor) this.tellCursor(vscode.window.activeTextEditor);
     }
     this.changes.fire();
@@ -108,7 +108,7 @@ export class Session {
 
   private listen(client: LanguageClient): void {
     client.onDidChangeState(({ newState }) => { if (newState === State.Stopped) this.died(client, CRASHED); });
-    const isCurrent = (): boolean => this.client === client; // one that is being ended may still send
+    const isCurrent = (): boolean => this.client === client; // a client that is being stopped may still send
     client.onNotification('fimserver/canvas', (canvas: Canvas) => { if (isCurrent()) this.canvases.fire(canvas); });
     client.onNotification('fimserver/status', (status: Status) => {
       if (!isCurrent()) return;
@@ -117,7 +117,7 @@ export class Session {
     });
   }
 
-  /** A process is gone that we did not let go. */
+  /** Handle the unexpected exit of the process. */
   private died(client: LanguageClient, problem: Problem): void {
     if (this.client !== client) return;
     void this.end();

@@ -1,4 +1,4 @@
-// User settings: reading, changing, and the part that is sent to the server.
+// User settings: reads and changes them, and selects those that are sent to the server.
 
 import * as vscode from 'vscode';
 
@@ -8,12 +8,12 @@ const TOLD = ['enabled', 'model', 'routes', 'maxTokens', 'delayMs', 'deadlineMs'
 const sent = new Set<string>();
 
 export function setting<T>(name: string, otherwise: T): T {
-  return vscode.workspace.getConfiguration('fimserver').get<T | null>(name) ?? otherwise; // null where somebody wrote that
+  return vscode.workspace.getConfiguration('fimserver').get<T | null>(name) ?? otherwise; // the user may have written null
 }
 
 /**
- * What the server is told: only what was set, so that its own configuration and `fimserver.args` hold for the rest.
- * A setting that was sent once is sent for good, as the server keeps what it was started with.
+ * Settings for the server: only those that were set, so that its own configuration and `fimserver.args` apply otherwise.
+ * A setting that was sent once is always sent, as the server would keep its initial value.
  */
 export function forServer(): Record<string, unknown> {
   const config = vscode.workspace.getConfiguration('fimserver');
@@ -22,13 +22,13 @@ export function forServer(): Record<string, unknown> {
   return { ...Object.fromEntries([...sent].map((name) => [name, config.get(name)])), status: true };
 }
 
-/** Change a setting where it is set: in the workspace if it is there, else for the user. */
+/** Change a setting in the workspace if it is set there, else for the user. */
 export async function change(name: string, value: unknown): Promise<void> {
   const { Global, Workspace } = vscode.ConfigurationTarget;
   await vscode.workspace.getConfiguration('fimserver').update(name, value, isLocal(name) ? Workspace : Global);
 }
 
-/** Options of the program, behind a verb if there is one. */
+/** Options of the program, which follow a verb if there is one. */
 export function options(): string[] {
   const connect = setting('connect', '').trim();
   return [...setting<string[]>('args', []), ...(connect ? ['--connect', connect] : [])];

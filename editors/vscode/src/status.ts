@@ -4,13 +4,13 @@ import * as vscode from 'vscode';
 import type { Problem } from './problem';
 import type { Session } from './session';
 
-/** Notification `fimserver/status`; what is optional comes once something was answered. */
+/** Notification `fimserver/status`; optional fields are set after the first answer. */
 export type Status = Readonly<{ kind: keyof typeof ICONS; state: string; busy: boolean; message: string; setRoute: string }> &
   Readonly<{ route?: string; model?: string; latencyMs?: number; why?: string }>;
 
 const ICONS = { Normal: 'sparkle', Inactive: 'circle-slash', Warning: 'warning', Error: 'error' };
 const ACTIONS = { 'Choose the program…': 'chooseProgram', 'How to install': 'openWalkthrough' };
-// Where a program was found, but is of no use.
+// If a program was found but does not work.
 const REPAIRS = { 'Choose the program…': 'chooseProgram', Restart: 'restartServer', 'Show log': 'showLog' };
 
 export function showStatus(session: Session): vscode.Disposable {
@@ -31,7 +31,7 @@ function paint(item: vscode.StatusBarItem, { problem, status, version }: Session
   void vscode.commands.executeCommand('setContext', 'fimserver.isReady', status?.state === 'ready');
 }
 
-/** A few characters. Neither a problem nor a status: it is starting. */
+/** Text of the item. Without a problem and a status the server is starting. */
 export function textOf(problem: Problem | undefined, status: Status | undefined): string {
   if (problem) return '$(error) FIM';
   if (!status || status.busy) return '$(loading~spin) FIM';
@@ -40,13 +40,13 @@ export function textOf(problem: Problem | undefined, status: Status | undefined)
   return `$(${ICONS[kind]}) ${latencyMs === undefined ? setRoute : `${route} ${latencyMs.toFixed(0)} ms`}`;
 }
 
-/** Loading is no cause for alarm. */
+/** Colour of the item. Loading is not a warning. */
 export function colourOf(problem: Problem | undefined, status: Status | undefined): 'error' | 'warning' | undefined {
   if (problem || (status?.kind === 'Error' && !status.busy)) return 'error';
   return status?.kind === 'Warning' && !status.busy ? 'warning' : undefined;
 }
 
-/** A line on the state, then lines on the route and the last answer. */
+/** A line about the state, then lines about the route and the last answer. */
 export function factsOf(problem: Problem | undefined, status: Status | undefined): string[] {
   if (problem) return [problem.title, problem.advice];
   if (!status) return ['starting'];
@@ -57,12 +57,12 @@ export function factsOf(problem: Problem | undefined, status: Status | undefined
   return why ? [...facts, `Why: ${why}`] : facts;
 }
 
-/** Text that Markdown leaves as it is. */
+/** Escape text for Markdown. */
 function plain(text: string): string {
   return text.replace(/[^\p{L}\p{N}\s]/gu, '\\$&');
 }
 
-/** One notification a session, at the first problem, when nobody has typed for three seconds. */
+/** Show one notification per session, at the first problem, after three seconds without typing. */
 export function noticeOnce(session: Session): vscode.Disposable {
   let timer: NodeJS.Timeout | undefined;
   const wait = (): void => {

@@ -1,4 +1,4 @@
-// Text that was typed before the server was ready is completed once it is, without another key.
+// Completes text that was typed before the server was ready as soon as it is, without another key.
 
 import * as vscode from 'vscode';
 import type { Session } from './session';
@@ -6,13 +6,13 @@ import { setting } from './settings';
 
 type Change = Readonly<{ rangeOffset: number; text: string }>;
 
-/** The offset after text that was typed; `undefined` where text was only removed. */
+/** The offset after typed text; `undefined` if text was only removed. */
 export function typedUpTo(changes: readonly Change[]): number | undefined {
-  const last = changes[0]; // those of one keystroke are listed from the end of the document on
+  const last = changes[0]; // changes of one keystroke are listed from the end of the document
   return last?.text ? last.rangeOffset + last.text.length : undefined;
 }
 
-/** VS Code asks when one types, and nobody answers while the server starts or its model is loaded. */
+/** VS Code asks only on typing, and gets no answer while the server starts or its model is loading. */
 export function completeWhatWaits(session: Session): vscode.Disposable {
   let typed: { document: vscode.TextDocument; version: number; offset: number } | undefined;
   let wasReady = false;
@@ -30,9 +30,9 @@ export function completeWhatWaits(session: Session): vscode.Disposable {
     const isReady = session.version !== undefined && session.status?.state === 'ready';
     const becameReady = isReady && !wasReady;
     wasReady = isReady;
-    // An older VS Code knows no other than an explicit request, which comes also where nothing is wanted by itself.
+    // An older VS Code can only send an explicit request, which would ignore the setting `trigger`.
     if (!becameReady || !isThere() || setting<string>('trigger', 'automatic') !== 'automatic') return;
-    // Without the name of a provider VS Code asks nobody, as it takes the place for one that it has asked about.
+    // Without the name of a provider VS Code sends nothing, as it has already asked at this position.
     const how = { providerId: 'fimserver.fimserver:*', explicit: false };
     void vscode.commands.executeCommand('editor.action.inlineSuggest.trigger', how).then(undefined, () => undefined);
   };

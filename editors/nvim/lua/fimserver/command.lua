@@ -10,7 +10,7 @@ local FACTS = 'reason message filter shown source route model why tokens totalMs
 ---@param text string
 local function say(text) vim.api.nvim_echo({ { 'fimserver: ' .. text } }, true, {}) end
 
---- Go on with the server's answer, or say why there is none.
+--- Send a request and call `go_on` with the answer, or show why there is none.
 ---@param method string
 ---@param go_on fun(answer: table)
 local function ask(method, go_on)
@@ -82,11 +82,11 @@ end
 
 function COMMANDS.restart()
   server.tell('restart')
-  vim.lsp.config('fimserver', {}) -- the program is looked for again
-  vim.lsp.enable('fimserver') -- where the server is gone
+  vim.lsp.config('fimserver', {}) -- looks for the program again
+  vim.lsp.enable('fimserver') -- starts the server if it has exited
 end
 
---- Get the coder that fits this machine, in a terminal, if the user wants it.
+--- Download the coder that fits this machine, in a terminal, after asking the user.
 function COMMANDS.get()
   local best = server.best()
   if not best then
@@ -101,7 +101,7 @@ end
 
 function COMMANDS.doctor() vim.cmd.checkhealth('fimserver') end
 
---- Run a subcommand; without one, say how the server is.
+--- Run a subcommand; without one, show the state of the server.
 ---@param arguments string[]
 function M.run(arguments)
   vim.validate('arguments', arguments, 'table')
@@ -116,7 +116,7 @@ function M.run(arguments)
   say((table.concat(parts, ', '):gsub(', $', '')))
 end
 
---- Words that may stand at the cursor.
+--- Complete the word at the cursor of the command line.
 ---@param lead string
 ---@param line string
 ---@return string[]

@@ -1,9 +1,9 @@
---- The ghost text at the cursor: what is left of it, and acceptance of a part.
+--- Ghost text at the cursor: its remaining text, and partial acceptance.
 
 local api = vim.api
 local M = {}
 
---- Neovim's state of the current buffer. It is private to Neovim: a newer one may have none.
+--- Neovim's inline completion state of the current buffer. It is private: other versions may lack it.
 ---@return table?
 local function completor()
   local ok, capability = pcall(require, 'vim.lsp._capability')
@@ -18,7 +18,7 @@ local function is_ours(item)
   return client and client.name == 'fimserver' and item.range and type(item.insert_text) == 'string'
 end
 
---- Whether `text` has the signs of `tail` in their order, so that it may take its place.
+--- Whether `text` contains the characters of `tail` in order, so that it may replace it.
 local function covers(text, tail)
   local at = 0 ---@type integer?
   for sign in tail:gmatch('%S') do
@@ -27,8 +27,8 @@ local function covers(text, tail)
   return at ~= nil
 end
 
---- What of an item is still to come, and what it replaces behind the cursor. Nothing where
---- something else was typed, or all of it.
+--- The remaining text of an item, and the text after the cursor that it replaces. `nil` if
+--- something else or all of it was typed.
 ---@param item vim.lsp.inline_completion.Item
 ---@return string? text
 ---@return string tail
@@ -47,7 +47,7 @@ local function rest_of(item)
   return #tail == size and text ~= tail and covers(text, tail) and text or nil, tail
 end
 
---- The item with another text, which begins at the cursor and replaces so many bytes behind it.
+--- The item with another text that begins at the cursor and replaces `size` bytes after it.
 ---@param item vim.lsp.inline_completion.Item
 ---@param text string
 ---@param size integer
@@ -61,7 +61,7 @@ end
 
 local function break_undo() vim.go.undolevels = vim.go.undolevels end
 
---- The piece that Neovim shall insert. The rest is shown again before anybody misses it.
+--- The piece that Neovim inserts. The rest is shown again at once.
 ---@param item vim.lsp.inline_completion.Item
 ---@param cut fun(text: string): string
 ---@return vim.lsp.inline_completion.Item?
@@ -71,11 +71,11 @@ local function take(item, cut)
     return nil
   end
   local left, gone = text:sub(#cut(text) + 1), 0
-  -- What of the tail the rest does not have goes with the piece, in whole characters.
+  -- The part of the tail that the rest does not contain is replaced with the piece, in whole characters.
   while not covers(left, tail:sub(gone + 1)) or tail:find('^[\128-\191]', gone + 1) do
     gone = gone + 1
   end
-  if vim.trim(left) == vim.trim(tail:sub(gone + 1)) then -- what stands there need not be accepted
+  if vim.trim(left) == vim.trim(tail:sub(gone + 1)) then -- the rest is already in the buffer
     left, gone = '', #tail
   end
   break_undo()
@@ -92,9 +92,9 @@ local function take(item, cut)
   return piece
 end
 
---- Take the piece of the ghost text that `cut` gives, if there is one. Another server's item is
---- taken as Neovim does it.
----@param cut? fun(text: string): string nothing: the whole
+--- Accept the piece of the ghost text that `cut` returns. Another server's item is accepted in
+--- Neovim's own way.
+---@param cut? fun(text: string): string nil: accept all
 ---@return boolean
 function M.accept(cut)
   local current, buf = (completor() or {}).current, api.nvim_get_current_buf()
@@ -107,7 +107,7 @@ function M.accept(cut)
   return rest_of(current) ~= nil and vim.lsp.inline_completion.get({ on_accept = on_accept })
 end
 
---- Hide the ghost text, if there is some, and maybe tell the server that it was dismissed.
+--- Hide the ghost text, if there is any, and optionally tell the server that it was dismissed.
 ---@param tell boolean
 ---@return boolean
 function M.hide(tell)
@@ -121,7 +121,7 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- Hide what no longer fits what was typed. Neovim would show it until the next answer.
+--- Hide ghost text that no longer matches the typed text. Neovim would show it until the next answer.
 function M.hide_stale()
   local ghost = completor()
   if ghost and ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then
@@ -130,12 +130,12 @@ function M.hide_stale()
 end
 
 --- Show another candidate.
----@param count integer so many further on
+---@param count integer offset from the current candidate
 function M.select(count)
   return vim.lsp.inline_completion and vim.lsp.inline_completion.select({ count = count })
 end
 
---- Ask now, if there is a server, for several candidates, instead of what waits to ask for one.
+--- Request several candidates now, instead of the automatic request that is waiting.
 ---@return boolean
 function M.ask()
   local ghost = completor()

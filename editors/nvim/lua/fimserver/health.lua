@@ -9,7 +9,7 @@ local INSTALL = 'run `make try` in a checkout of fimserver; vim.g.fimserver_comm
 local OTHERS = { 'copilot', 'supermaven', 'codeium', 'minuet', 'llama', 'cmp', 'blink' }
 
 ---@param fine any
----@param wrong string what is wrong if it is not
+---@param wrong string the warning if it is not
 ---@param advice string
 local function expect(fine, wrong, advice)
   if not fine then
@@ -67,7 +67,7 @@ local function check_host(client, version)
   health.ok(times:format(it.model, it.route, echo_ms, it.roundTripMs))
 end
 
---- Offers the coder that fits this machine, with its size. Fetches nothing.
+--- Name the coder that fits this machine, with its size. Downloads nothing.
 local function check_model()
   local best = server.best()
   if best and best.here then
@@ -105,7 +105,7 @@ local function check_tab(buf)
   health.info(('<Tab> in insert mode: %s'):format(who == '' and 'not mapped' or who))
 end
 
---- What `:checkhealth fimserver` runs. Every wait in it has a limit.
+--- Run the checks of `:checkhealth fimserver`. Every wait has a limit.
 function M.check()
   health.start('fimserver')
   health.info('Neovim ' .. tostring(vim.version()))

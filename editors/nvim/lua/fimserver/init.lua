@@ -5,11 +5,11 @@ local server = require('fimserver.server')
 
 local M = {}
 
---- Insert the ghost text. Where the answer is false, a mapping falls back to its key.
+--- Accept the ghost text. Returns false if there is none, so that a mapping can fall back to its key.
 ---@return boolean
 function M.accept() return ghost.accept() end
 
---- Insert the next word, or the signs between words, with the blanks before. The rest stays.
+--- Accept the next word or run of punctuation, with the blanks before it. The rest stays.
 ---@return boolean
 function M.accept_word()
   return ghost.accept(function(text)
@@ -18,7 +18,7 @@ function M.accept_word()
   end)
 end
 
---- Insert up to the end of the line, or where the cursor is there, of the next. The rest stays.
+--- Accept up to the end of the line, or of the next line if the cursor is at the end. The rest stays.
 ---@return boolean
 function M.accept_line()
   return ghost.accept(function(text) return text:match('^\n*[^\n]+') or text end)
@@ -27,28 +27,28 @@ end
 --- Show the next candidate.
 function M.next() ghost.select(1) end
 
---- Show the candidate before.
+--- Show the previous candidate.
 function M.prev() ghost.select(-1) end
 
---- Hide the ghost text, if there is some; the server does not offer it there again.
+--- Dismiss the ghost text, if there is any; the server does not suggest it there again.
 ---@return boolean
 function M.dismiss() return ghost.hide(true) end
 
---- Ask now, for up to three candidates, if there is a server to ask.
+--- Request up to three candidates now. Returns false if no server is attached.
 ---@return boolean
 function M.trigger() return ghost.ask() end
 
---- Make no suggestions for a while, unless they are asked for.
+--- Make no automatic suggestions for a while.
 ---@param minutes? number 10 by default; 0 ends it
 function M.snooze(minutes)
   require('fimserver.command').run({ 'snooze', tostring(minutes or 10) })
 end
 
---- What is known of the server; `User FimserverStatus` says when it changes.
+--- Last known state of the server. The autocommand `User FimserverStatus` reports changes.
 ---@return fimserver.State
 function M.state() return server.state() end
 
---- For a statusline: `fim ar 12 ms`, `fim loading`, `fim off`.
+--- Text for a statusline: `fim ar 12 ms`, `fim loading`, `fim off`.
 ---@return string
 function M.status()
   local now = server.state()

@@ -2,17 +2,17 @@
 
 local M = { disabled = false } -- by the user, for this session
 
----@class fimserver.State What `fimserver/status` says, or the plugin where no server runs.
+---@class fimserver.State Parameters of `fimserver/status`, or the plugin's own state without a server.
 ---@field kind 'Normal'|'Inactive'|'Warning'|'Error'
 ---@field state string `ready`, or the code of a reason
 ---@field message string a sentence, empty when ready
 ---@field setRoute? 'auto'|'dllm'|'ar'
----@field route? 'dllm'|'ar' who answered last, in `latencyMs`
+---@field route? 'dllm'|'ar' route of the last answer, which took `latencyMs`
 ---@field latencyMs? integer
 
 local states = {} ---@type table<integer, fimserver.State> by client
 
----@return string[] # the command where `vim.lsp.config` names none
+---@return string[] # the command if `vim.lsp.config` has none
 function M.default_cmd()
   local file = assert(vim.uv.fs_realpath(debug.getinfo(1, 'S').source:sub(2)))
   local own = vim.fs.normalize(file .. '/../../../../../.venv/bin/fimserver') -- of this checkout
@@ -23,7 +23,7 @@ function M.default_cmd()
   return words
 end
 
---- The command with a verb, which stands before the options.
+--- The command with a verb before the options.
 ---@param verb string
 ---@return string[]
 function M.cmd(verb)
@@ -34,13 +34,13 @@ function M.cmd(verb)
   return words
 end
 
----@class fimserver.Advice What `fimserver models best` says of a route.
+---@class fimserver.Advice Output of `fimserver models best` for a route.
 ---@field route 'dllm'|'ar'
 ---@field name string
 ---@field here boolean whether it is on this machine
 ---@field size string
 ---@field why string
----@field command string what gets it
+---@field command string shell command that downloads it
 
 --- The command with a verb of `models`, without options.
 ---@param ... string
@@ -51,8 +51,7 @@ function M.models_cmd(...)
   return vim.list_extend(vim.list_slice(cmd, 1, at and at - 1 or #cmd), { ... })
 end
 
---- The coder that would serve this machine best; nothing where the host is elsewhere
---- or the program does not say.
+--- The best coder for this machine; nil with a remote host or if the program does not answer.
 ---@return fimserver.Advice?
 function M.best()
   if vim.list_contains(M.cmd('models'), '--connect') then return nil end
@@ -63,14 +62,14 @@ function M.best()
   return read and vim.iter(all):find(is_coder) or nil
 end
 
----@return string? # a sentence where the program can not be started
+---@return string? # why the program cannot be started, or nil
 function M.missing()
   local cmd = vim.lsp.config.fimserver.cmd
   local missing = type(cmd) == 'table' and vim.fn.executable(cmd[1]) == 0
   return missing and ('no program %s: see :checkhealth fimserver'):format(cmd[1]) or nil
 end
 
----@return vim.lsp.Client? # that can be asked: the current buffer's, else any
+---@return vim.lsp.Client? # the current buffer's client, else any
 function M.client()
   local here = vim.lsp.get_clients({ name = 'fimserver', bufnr = 0 })[1]
   return here or vim.lsp.get_clients({ name = 'fimserver' })[1]
@@ -86,25 +85,25 @@ function M.state()
   return client and (states[client.id] or fresh) or dead or idle
 end
 
---- Tell whoever listens to `User FimserverStatus`.
+--- Trigger the autocommand `User FimserverStatus`.
 function M.announce()
   local event = { pattern = 'FimserverStatus', data = M.state(), modeline = false }
   vim.api.nvim_exec_autocmds('User', event)
 end
 
---- Handles `fimserver/status`.
+--- Handle `fimserver/status`.
 ---@type lsp.Handler
 function M.heard(_, state, context)
   states[context.client_id] = state
   M.announce()
 end
 
---- Have ghost text in a buffer, or a completion menu where Neovim has no ghost text.
+--- Enable ghost text in a buffer, or the completion menu if Neovim has no ghost text.
 ---@param client vim.lsp.Client
 ---@param buf integer
 function M.attached(client, buf)
   local group = vim.api.nvim_create_augroup('fimserver.' .. buf, {})
-  local function tell_cursor() -- the server has the prompt read where it stays
+  local function tell_cursor() -- the server prefills the prompt where the cursor rests
     local place = vim.lsp.util.make_position_params(0, client.offset_encoding)
     client:notify('textDocument/didFocus', place)
   end
@@ -129,7 +128,7 @@ function M.attached(client, buf)
   end
 end
 
---- Have all clients run one of the server's commands, if there are any.
+--- Run one of the server's commands in all clients. Returns whether there are any.
 ---@param command string without `fimserver.`
 ---@param ... any its arguments
 ---@return boolean
