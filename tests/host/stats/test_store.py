@@ -289,7 +289,7 @@ def test_why_nothing_was_shown_is_counted_and_explained(stats, path):
         )
     )
     assert [(x.reason, x.count) for x in summary(path, 30).nothing] == [("superseded", 3), ("empty", 1)]
-    assert summary(path, 30).nothing[1].explanation == "the model thinks that nothing belongs here"
+    assert summary(path, 30).nothing[1].explanation == "the model found that nothing belongs here"
 
 
 def test_only_the_days_that_were_asked_for_count(stats, path):
