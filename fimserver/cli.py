@@ -160,7 +160,7 @@ def serve(address: str, hosts: tuple[str, ...], token_file: Path | None, on_ray:
         raise InputError(f"--{next(iter(scale)).replace('_', '-')} needs --ray")
     settings = settings_of(flags)
     if on_ray and token_file:
-        raise InputError("--ray serves one token: set FIMSERVER_TOKEN in place of --token-file")
+        raise InputError("--ray serves one token: set FIMSERVER_TOKEN instead of --token-file")
     users = TokenFile(token_file) if token_file else None
     token = settings.token or make_token()
 

@@ -73,7 +73,7 @@ def private_folder(folder: Path) -> Path:
     if found.st_uid != os.getuid() or parent.st_uid not in {0, os.getuid()}:
         raise InputError(f"{folder} belongs to another user")
     if not stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{folder} is no folder")
+        raise InputError(f"{folder} is not a folder")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
     if not os.access(folder, os.W_OK | os.X_OK):

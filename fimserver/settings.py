@@ -74,14 +74,18 @@ class Settings(BaseSettings):
 
     model: RoutePin = option("auto", "request", "Route: diffusion (dllm), autoregressive (ar), or auto.")
     ab: Literal["off", "blocks", "shadow"] = option(
-        "off", "window", "Compare the routes while you work: by turns (blocks), or unseen as well (shadow)."
+        "off",
+        "window",
+        "Compare the routes while you work: in turns (blocks), or also with unseen requests (shadow).",
     )
     dllm_card: str = option(
-        "", "engine", "Model card of the dllm route; empty: the best present one that fits."
+        "", "engine", "Model card of the dllm route; empty: the best installed one that fits."
     )
-    ar_card: str = option("", "engine", "Model card of the ar route; empty: the best present one that fits.")
+    ar_card: str = option(
+        "", "engine", "Model card of the ar route; empty: the best installed one that fits."
+    )
     policy: Literal["always_ar", "length", "latency", "expected_value", "bandit"] = option(
-        "expected_value", "host", "Rule that chooses the route where none is asked for."
+        "expected_value", "host", "Policy that chooses the route if none is pinned."
     )
     models_dir: Path = option(
         platformdirs.user_data_path("fimserver") / "models",
@@ -92,8 +96,8 @@ class Settings(BaseSettings):
     quantize: Literal["auto", "none", "bf16", "int8", "int4"] = option(
         "auto",
         "weights",
-        "Numbers of the matrix products; auto: as fast as this machine can. int4 is for GPUs;"
-        " there both need `fimserver[gpu]`.",
+        "Number format of the matrix products; auto: the fastest here. int4 is for GPUs; on a GPU int8 and"
+        " int4 need `fimserver[gpu]`.",
     )
     threads: int = option(0, "weights", "CPU threads; 0: as many as this process may use.", ge=0, le=1024)
     max_tokens: int = option(64, "request", "Longest middle, in tokens.", ge=1, le=MAX_TOKENS)
@@ -109,7 +113,11 @@ class Settings(BaseSettings):
     )
     temperature: float = option(0.0, "request", "0 is greedy.", ge=0, le=MAX_TEMPERATURE)
     top_p: float = option(
-        1.0, "request", "Sample from the likeliest tokens of this probability (dllm route).", gt=0, le=1
+        1.0,
+        "request",
+        "Sample from the most likely tokens with this total probability (dllm route).",
+        gt=0,
+        le=1,
     )
     seed: int = option(0, "request", "Same seed, same text, at any temperature.", ge=0, lt=SEEDS)
     stop: StopRule = option(
@@ -118,15 +126,19 @@ class Settings(BaseSettings):
     schedule: str = option(
         "",
         "engine",
-        "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as the card says.",
+        "Which slots a denoising step commits, such as fixed:4 or threshold:0.9; empty: as in the card.",
     )
     threshold: float = option(
-        0.9, "engine", "Confidence from which the schedules threshold and leftmost commit a slot.", gt=0, le=1
+        0.9,
+        "engine",
+        "Minimum confidence for the schedules threshold and leftmost to commit a slot.",
+        gt=0,
+        le=1,
     )
     canvas_cache: str = option(
         "",
         "engine",
-        "Cache of a canvas that its context sees, such as none, dual:8, checked; empty: as the card says.",
+        "Cache of a canvas that its context sees, such as none, dual:8, checked; empty: as in the card.",
     )
     drafter: str = option(
         "auto",
@@ -138,43 +150,42 @@ class Settings(BaseSettings):
     )
     draft_steps: int = option(1, "engine", "Denoising steps of a window.", ge=1, le=6)
     drafts: int = option(1, "engine", "Joint drafts of a window that are verified together.", ge=1, le=4)
-    draft_first: str = option("", "engine", "Another drafter that gives the first tokens of a window.")
+    draft_first: str = option("", "engine", "Another drafter for the first tokens of a window.")
     verify: Literal["keyed", "token", "block", "recursive"] = option(
         "keyed",
         "engine",
-        "Rule of acceptance; keyed: the same text with and without drafts, the others: the same"
-        " distribution.",
+        "Acceptance rule; keyed: the same text with and without drafts, the others: the same distribution.",
     )
     prompt_tokens: int = option(
         0,
         "weights",
-        "Longest prompt, in tokens; 0: as many as are read within prompt_ms, 512 to what the card says.",
+        "Longest prompt, in tokens; 0: what can be read within prompt_ms, from 512 to the card's limit.",
         ge=0,
         le=MAX_PROMPT_TOKENS,
     )
     prompt_ms: float = option(
         1000.0,
         "weights",
-        "Milliseconds that reading a whole prompt may take, by the speed measured here; sets its length.",
+        "Milliseconds that reading a whole prompt may take at the measured speed; limits its length.",
         gt=0,
         le=MAX_DEADLINE_MS,
     )
     decode_rows: int = option(
         0,
         "weights",
-        "Rows of every decoding pass; 0: 8, but 1 where a CPU runs transformers' class.",
+        "Rows of every decoding pass; 0: 8, but 1 if a CPU runs transformers' class.",
         ge=0,
         le=64,
     )
     prefill_rows: int = option(
         0,
         "weights",
-        "Rows of every prefill pass; 0: 256 on a GPU, 64 where a CPU runs our own pass, else 128.",
+        "Rows of every prefill pass; 0: 256 on a GPU, 64 if a CPU runs our own pass, else 128.",
         ge=0,
         le=1024,
     )
     connect: Annotated[str, AfterValidator(_url)] = option(
-        "", "window", "URL of a host elsewhere; empty: this machine's own, started when needed."
+        "", "window", "URL of a remote host; empty: this machine's own, started when needed."
     )
     token: Annotated[str, AfterValidator(_token)] = option(
         "", "window", "Token of that host, or of `fimserver serve`; better as FIMSERVER_TOKEN."
@@ -183,13 +194,13 @@ class Settings(BaseSettings):
         None, "window", "Write a keystroke trace of this window to this file, with text; empty: none."
     )
     idle_exit_minutes: float = option(
-        60.0, "window", "Minutes after which a host that nobody uses exits.", gt=0, le=525600
+        60.0, "window", "Minutes without use after which a host exits.", gt=0, le=525600
     )
     batch: int = option(
         0,
         "weights",
-        "Requests that run side by side, and documents whose prompts are kept; 0: as many as memory allows,"
-        " 8 at most; 1: one after another.",
+        "Requests that run in a batch, and documents whose prompts stay cached; 0: as many as memory allows,"
+        " at most 8; 1: one after another.",
         ge=0,
         le=64,
     )

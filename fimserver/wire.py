@@ -38,7 +38,7 @@ MAX_STOP_CHARS = 4000
 MAX_FILES = 64
 MAX_FILE_CHARS = 64 * 1024
 MAX_PATH_CHARS = 1000
-NOT_OURS = "the server that answered is no host of fimserver: check --connect"
+NOT_OURS = "the server that answered is not a fimserver host: check --connect"
 
 Id = Annotated[str, Field(max_length=200)]
 

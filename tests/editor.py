@@ -124,7 +124,7 @@ class OverPipes:
 
 
 class Editor:
-    """Requests and notifications in the shape of a client, and what came back."""
+    """Requests and notifications of a client, and the responses."""
 
     def __init__(self, kind, url="", **options):
         self.kind = kind

@@ -126,7 +126,7 @@ class OwnHosts:
 
 
 def free_port():
-    """A port of this machine that nobody listens on now."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

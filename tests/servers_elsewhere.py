@@ -1,4 +1,4 @@
-"""Servers elsewhere: one that plays recorded exchanges and faults, and a real llama.cpp."""
+"""Remote servers: one that replays recorded exchanges and faults, and a real llama.cpp."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a window tells its host: it comes through whole, and there is no place in it for text."""
+"""Events of a window: they arrive complete, and have no field for text."""
 
 import pytest
 

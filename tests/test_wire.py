@@ -184,7 +184,7 @@ def test_lines_of_a_stream_that_say_nothing(line):
     "event", ["{", "{}", '{"choices": []}', '{"choices": [{"text": 1}]}', '{"choices": [{}], "canvas": [1]}']
 )
 def test_an_event_of_another_server_is_told_apart(event):
-    with pytest.raises(InputError, match="no host of fimserver"):
+    with pytest.raises(InputError, match="not a fimserver host"):
         read_piece(f"data: {event}")
 
 
@@ -241,5 +241,5 @@ def test_an_answer_without_a_choice_is_a_failure():
     ],
 )
 def test_an_answer_of_another_server_is_told_apart(data):
-    with pytest.raises(InputError, match="no host of fimserver"):
+    with pytest.raises(InputError, match="not a fimserver host"):
         read_answer(data)

@@ -1,4 +1,4 @@
-"""A wire between two programs that a test can break: it cuts, delays, garbles, and goes on as before."""
+"""A connection between two programs that a test can cut, delay, garble and restore."""
 
 import contextlib
 import re

@@ -85,7 +85,7 @@ def _result(span: Span, arm: Runner, *, warm: bool, cancels: bool) -> Result:
         raise
     except FimError as error:
         raise FimError(
-            f"{arm.arm.spec} failed on {span.item}: {error}; run the same command again to go on from here"
+            f"{arm.arm.spec} failed on {span.item}: {error}; run the same command again to resume"
         ) from None
     return result(span, filled, arm.cancel_ms(span, filled.answer_ms / 2) if cancels else None)
 

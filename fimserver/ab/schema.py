@@ -121,7 +121,7 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError:
-        raise InputError(f"{path} is no JSON: give a report.json that `fimserver ab` wrote") from None
+        raise InputError(f"{path} is not JSON: give a report.json that `fimserver ab` wrote") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
         raise InputError(

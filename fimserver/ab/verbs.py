@@ -24,7 +24,7 @@ INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 @click.option(
     "--a", "a", metavar="ARM", help="dllm, ar, auto, card=NAME or a URL, with settings: ar,drafter=none"
 )
-@click.option("--b", "b", metavar="ARM", help="What it is compared with.")
+@click.option("--b", "b", metavar="ARM", help="The arm to compare with.")
 @click.option(
     "--repo", type=click.Path(path_type=Path), help="Cut spans from this folder (git-tracked files)."
 )
@@ -34,16 +34,16 @@ INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
     "traces",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Replay keystrokes; may come twice.",
+    help="Replay keystrokes; may be given several times.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help=f"So many spans. [default: {LIMIT}]")
-@click.option("--warm", is_flag=True, help="Each span also with its prompt in the cache.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"Number of spans. [default: {LIMIT}]")
+@click.option("--warm", is_flag=True, help="Run each span also with its prompt in the cache.")
 @click.option(
     "--speed",
     type=click.FloatRange(min=0.1),
     default=1.0,
     show_default=True,
-    help="Of a replay; 1 is real time.",
+    help="Speed of a replay; 1 is real time.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json and report.html."
@@ -73,7 +73,7 @@ def ab(context: click.Context, /, a: str, b: str, out: Path, **options: Any) -> 
     report = compare(ComparisonRequest((a, b), source, given(options), out, _command()))
     _show(report, out)
     if not report.finished:
-        click.echo("interrupted: what was done is kept; the same command goes on from here", err=True)
+        click.echo("interrupted: finished rows are kept; the same command resumes", err=True)
         sys.exit(INTERRUPTED)
 
 

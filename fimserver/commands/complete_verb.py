@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
     type=click.Path(path_type=Path),
     help="JSONL of id, prefix, suffix; one JSON line out for each.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many spans.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of spans.")
 @click.option(
     "--language", default="", help="Language of spans that name neither language nor path, such as python."
 )

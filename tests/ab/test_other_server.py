@@ -19,6 +19,6 @@ def test_a_servers_url_is_an_arm():
 def test_a_server_that_cannot_be_asked_is_told_in_one_line():
     with (
         PlayedServer({"/": (200, {})}) as server,
-        pytest.raises(OtherServerError, match="no host of fimserver"),
+        pytest.raises(OtherServerError, match="not a fimserver host"),
     ):
         open_arms(("ar,card=nano", server.url), {"dllm_card": "nano"})

@@ -1,4 +1,4 @@
-"""Two arms on the same items, in turn, and a run that was broken off."""
+"""Two arms on the same items, in turn, and an interrupted run."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def spans(count):
 
 
 class Scripted:
-    """An arm that writes down what it is asked, and says what it is told."""
+    """An arm that records its requests and returns scripted answers."""
 
     def __init__(self, name, log, text="return a", error=None, fails_at=""):
         self.arm = Arm(spec=name)

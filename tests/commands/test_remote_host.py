@@ -1,4 +1,4 @@
-"""What the command line says of a server elsewhere that is no host of fimserver, and of one that is."""
+"""What the command line says of a server elsewhere that is not a fimserver host, and of one that is."""
 
 import http.server
 import json
@@ -69,10 +69,10 @@ class Foreign:
         (VLLM, "another server (vllm, model Qwen/Qwen2.5-Coder-7B)"),
         (LLAMA_CPP, "another server (llamacpp, model coder.gguf)"),
         (OLLAMA, "another server (library, model qwen2.5-coder:1.5b)"),
-        (WEB, "is no host of fimserver"),
-        (ODD, "is no host of fimserver"),
-        (STILL_ODD, "is no host of fimserver"),
-        (EMPTY, "is no host of fimserver"),
+        (WEB, "is not a fimserver host"),
+        (ODD, "is not a fimserver host"),
+        (STILL_ODD, "is not a fimserver host"),
+        (EMPTY, "is not a fimserver host"),
     ],
     ids=["vllm", "llama.cpp", "ollama", "web", "list", "models list", "404"],
 )

@@ -1,4 +1,4 @@
-"""When an automatic request waits longer, and when enough was shown."""
+"""When an automatic request waits longer, and the limit of suggestions per minute."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What an editor may set: names in both spellings, bad values left out and named."""
+"""Settings of an editor: names in both spellings, unusable values ignored and reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the system says of its power: Linux' files and macOS' words; the state is read beside the messages."""
+"""Power state from files on Linux and from pmset on macOS; it is read in the background."""
 
 import subprocess
 

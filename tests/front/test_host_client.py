@@ -1,4 +1,4 @@
-"""What goes to a host of this machine, and what to one elsewhere."""
+"""Requests to a local and to a remote host."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The host is started when needed, with back-off, and left alone when it keeps dying."""
+"""The host is started when needed, with back-off, and no more after repeated crashes."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from fimserver.reasons import Reason
 
 
 class World:
-    """A clock, a socket and processes that the test moves by hand."""
+    """A fake clock, a fake socket and fake processes."""
 
     def __init__(self):
         self.now, self.listens, self.code, self.started = 100.0, False, None, []

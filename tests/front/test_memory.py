@@ -1,4 +1,4 @@
-"""What was suggested is known again: typing through, deleting back, accepting by words; bounded."""
+"""Remembered suggestions: typing through, deleting back, accepting by words; bounded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading ahead: the prompt where the cursor rests is read once, and only where a suggestion could be made."""
+"""Reading ahead: the prompt at the resting cursor is prefilled once, and only if a request would be accepted."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ TEXT = "".join(f"def area_{i}(width, height):\n    return width * height + {i}\n
 
 
 class ScriptedClient:
-    """A host that notes what it was asked for, and for how long it may take."""
+    """A host client that records requests and their deadlines."""
 
     def __init__(self):
         self.bodies = []
@@ -180,7 +180,7 @@ def test_nothing_is_read_beside_a_request_or_while_someone_types():
 
 
 def test_a_delay_after_a_dismissal_is_that_of_requests_alone():
-    """A rest is no request: the next request is compared with the request before."""
+    """Reading ahead is not a request: the next request is compared with the previous request."""
 
     async def run():
         session = opened(calm_delay_ms=500)
@@ -194,7 +194,7 @@ def test_a_delay_after_a_dismissal_is_that_of_requests_alone():
 
 
 def test_the_first_key_in_a_file_finds_its_prompt_read(nano):
-    """With nano itself: rows that the first key has to run, with and without the rest before."""
+    """With nano: rows that the first key must run, with and without reading ahead."""
 
     async def run(rests):
         session = opened()

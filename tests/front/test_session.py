@@ -1,4 +1,4 @@
-"""Who is answered when something newer comes, or a document goes."""
+"""Superseded requests, and requests of closed documents."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ async def at_once():
 
 
 async def after(session, slots, act):
-    """Start work in slots, act, and say how each ended; ``None`` where it still runs."""
+    """Start work in slots, act, and return how each ended; ``None``: it is still running."""
     asked = [asyncio.ensure_future(session.running.run_latest(slot, forever(cleaned=True))) for slot in slots]
     await asyncio.sleep(0)
     await asyncio.sleep(0)

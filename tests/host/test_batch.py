@@ -1,4 +1,4 @@
-"""Jobs side by side on the real engine: the texts are those alone, whoever comes, leaves or fails meanwhile."""
+"""Jobs in a batch on the real engine: the texts equal those of single jobs, whichever jobs join, leave or fail."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ REQUESTS = [
 
 
 class Ask:
-    """A job and what came out of it."""
+    """A job and its chunks."""
 
     def __init__(self, request, name="", route="ar", **how):
         self.pieces, self.ended = [], threading.Event()

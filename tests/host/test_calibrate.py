@@ -1,4 +1,4 @@
-"""What a device costs, asked when nobody waits."""
+"""Calibration of a device while it is idle."""
 
 from fimserver.host.calibrate import IDLE_S, Background, calibrate, jobs, samples
 from fimserver.host.fake import FakeEngines

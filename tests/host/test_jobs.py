@@ -275,7 +275,7 @@ def test_when_one_route_cannot_be_loaded_the_other_serves(broken, serves):
 
 
 class CoderAndStandIn(Broken):
-    """A coder of which nano is the stand-in, with a record of the engines that were asked for."""
+    """A coder with nano as the stand-in, and a record of the requested engines."""
 
     def __init__(self, broken=""):
         super().__init__(broken)

@@ -45,7 +45,7 @@ def client(path):
 
 @pytest.fixture
 def runtime(monkeypatch):
-    """A runtime directory of our own with a short name: a socket in a long one is made elsewhere."""
+    """A runtime directory with a short name: with a long one the socket would be made elsewhere."""
     with tempfile.TemporaryDirectory(prefix="fim") as folder:
         monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
         yield Path(folder)

@@ -20,7 +20,7 @@ PATIENCE_S = 60.0
 
 
 class Ask:
-    """A job and what came out of it."""
+    """A job and its chunks."""
 
     def __init__(self, name, *, session="s", idle=False, warm=False, deadline_ms=None):
         self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()

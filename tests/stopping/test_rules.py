@@ -1,4 +1,4 @@
-"""Where a middle ends: by the code after the cursor, by brackets and indentation, by statements, by lines that come again."""
+"""Where a middle ends: by suffix, brackets and indentation, statements, and repeated lines."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_rule_that_is_switched_off_ends_nothing(rule, cursor, written, stop):
 
 @pytest.mark.parametrize("step", [1, 2, 5, 1000])
 def test_the_size_of_steps_does_not_matter(step):
-    """A token has any length: what ends the middle is the text."""
+    """Tokens may have any length: the end depends only on the text."""
     for cursor, written, language in [
         ("def f():\n    |\n    return finish_it(a, b)\n", "a = 1\n    return finish_it(a, b)\nx\n", "python"),
         ("void f() {\n    |\n}\n", "a();\n}\n\n", "c"),
@@ -213,7 +213,7 @@ def test_the_size_of_steps_does_not_matter(step):
 
 
 def test_what_was_shown_is_part_of_the_middle():
-    """No text is shown that a rule takes back when it ends the middle."""
+    """Text that was shown is never removed when a rule ends the middle."""
     cursor = "def f():\n    |\n    x = finish_it(a, b)\n    return x\n"
     prefix, _, suffix = cursor.partition("|")
     for written in (
@@ -239,7 +239,7 @@ def test_looking_ahead_changes_nothing():
 
 
 def test_a_token_costs_microseconds():
-    """The bound is a hundred times what it takes, so that a busy machine does not fail it."""
+    """The bound is a hundred times the usual time, so that a busy machine does not fail the test."""
     prefix = "class C:\n" + "    def f(self, a):\n        return [a, (1, '2')]\n\n" * 300
     written = "    def g(self):\n        x = f(1)\n" + "".join(f"        x += g({i})\n" for i in range(60))
     endings = Endings(Around(prefix, prefix, "python"), "none")

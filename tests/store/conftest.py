@@ -1,4 +1,4 @@
-"""A card of one small file that stands for a GGUF, and a watch that keeps what it is shown."""
+"""A card with one small file as its GGUF, and a ``Watch`` that records."""
 
 import hashlib
 import random
@@ -14,7 +14,7 @@ NAME = "tiny.gguf"
 
 
 class Seen:
-    """A ``Watch`` that keeps lines and positions."""
+    """A ``Watch`` that records lines and positions."""
 
     def __init__(self):
         self.lines, self.places, self.total = [], [], None
@@ -49,7 +49,7 @@ def parts():
 
 @pytest.fixture(autouse=True)
 def _no_other_programs(tmp_path, monkeypatch):
-    """No store of another program on this machine is looked at, and no configuration of pip."""
+    """Isolate the tests from stores of other programs and from pip's configuration."""
     for name in (
         "HF_HOME",
         "HF_HUB_CACHE",

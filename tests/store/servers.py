@@ -1,4 +1,4 @@
-"""Servers on the loopback that a download meets: files with ranges, and a Python index, each with faults that are asked for."""
+"""Local servers for downloads: files with ranges, and a Python index, both with injected faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serves ``server.files``; ``server.faults`` says what goes wrong with a path."""
+    """Serves ``server.files``; ``server.faults`` maps paths to injected faults."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""`fimserver models best`: the best choice of each route for this machine, and what gets it."""
+"""`fimserver models best`: the best model of each route for this machine, and how to get it."""
 
 import json
 

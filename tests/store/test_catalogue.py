@@ -1,4 +1,4 @@
-"""`fimserver models`: what is listed, whole in 80 columns and through a pipe, and as JSON."""
+"""`fimserver models`: the listing in 80 columns, through a pipe, and as JSON."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Models of other programs: each store is found as that program lays it out, by hash where it has one."""
+"""Models of other programs: each store in that program's layout, matched by hash if it has one."""
 
 import json
 

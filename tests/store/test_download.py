@@ -1,4 +1,4 @@
-"""Downloads of one file: whole, resumed, broken off, silent, damaged, without room, and two at once."""
+"""Downloads of one file: whole, resumed, interrupted, silent, damaged, with a full disk, and two at once."""
 
 import hashlib
 import json

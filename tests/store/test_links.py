@@ -1,4 +1,4 @@
-"""Adding and removing: links by hash or by name, nothing copied, nothing of others removed."""
+"""Adding and removing models: links by hash or by name, no copies, no files of others removed."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_what_is_no_model_is_refused(tmp_path, checkpoint):
     text = tmp_path / "a.txt"
     text.write_text("text")
     for path, says in (
-        (text, "no GGUF"),
+        (text, "not a GGUF"),
         (tmp_path / "none", "does not exist"),
         (tmp_path, r"no config\.json"),
     ):

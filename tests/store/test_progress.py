@@ -1,4 +1,4 @@
-"""Progress of a download: a bar on a terminal, lines elsewhere, never counting what was here before as speed."""
+"""Progress of a download: a bar on a terminal, else lines; earlier bytes do not count for the speed."""
 
 import io
 

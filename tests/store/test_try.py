@@ -1,4 +1,4 @@
-"""`make try`: its places exist, and where the coder cannot be had the reason is said and nano completes them."""
+"""`make try`: its files exist, and if the coder cannot be downloaded it says why and nano completes them."""
 
 import json
 import re

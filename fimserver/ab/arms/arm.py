@@ -74,11 +74,11 @@ def read_spec(text: str) -> ArmSpec:
             changes[name.replace("-", "_")] = value
         else:
             raise InputError(
-                f"arm {text!r}: {part!r} is no route, URL or setting=value; for example: ar,drafter=none"
+                f"arm {text!r}: {part!r} is not a route, URL or setting=value; for example: ar,drafter=none"
             )
     if url and (wrong := [name for name in changes if name not in (*REQUEST_SETTINGS, "token")]):
         raise InputError(
-            f"arm {text!r}: {wrong[0]} is the host's own business: set it where the host is started"
+            f"arm {text!r}: {wrong[0]} is a setting of the host: set it where the host is started"
         )
     return ArmSpec(without_token(text), url, changes)
 

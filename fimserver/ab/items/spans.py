@@ -58,7 +58,7 @@ def cut_spans(folder: Path, limit: int, seed: int, kinds: Sequence[str] = KINDS)
     ``InputError``.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with source files")
+        raise InputError(f"{folder} is not a folder: give one with source files")
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise InputError(f"no kind of span is named {unknown[0]!r}: give some of {', '.join(KINDS)}")
     files = _Files(folder, seed)
@@ -199,7 +199,7 @@ def _tracked(folder: Path) -> list[str]:
     except subprocess.CalledProcessError as error:
         message = error.stderr.decode("utf-8", "replace").strip().split("\n")[0]
         raise InputError(
-            f"git cannot list {folder} ({message}): mend that, or give a copy without .git"
+            f"git cannot list {folder} ({message}): fix that, or give a copy without .git"
         ) from None
     except (OSError, subprocess.TimeoutExpired):
         raise InputError(

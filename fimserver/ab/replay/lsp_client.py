@@ -129,7 +129,7 @@ class LspClient:
                 for body in decoder.feed(data):
                     self._take(dict(json.loads(body)), now)
         except (FramingError, ValueError, TypeError):
-            why = "what answers is no language server: is the command right?"
+            why = "the program is not a language server: is the command right?"
         self._fail(InputError(why) if why else await self._death())
 
     def _take(self, message: dict[str, Any], now: float) -> None:

@@ -1,4 +1,4 @@
-"""Page of a comparison: one HTML file without scripts or external resources."""
+"""Page of a comparison: one HTML file that needs neither network nor scripts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _TEXT_CHARS = 1500
 _NAME_CHARS = 28
 _LABEL_CHARS = 18
 _FORESTS = (
-    ("answer_ms_ratio", "B so many times as fast, log scale"),
+    ("answer_ms_ratio", "speed of B relative to A, log scale"),
     ("exact", "B minus A, points"),
-    ("chars_per_s_300", "B so many times as much, log scale"),
+    ("chars_per_s_300", "B relative to A, log scale"),
 )
 _BY_STRATUM = ("answer_ms_ratio", "first_ms_p95", "exact", "kept_share", "saved_keys", "chars_per_s_300")
 _COLUMNS = (

@@ -25,7 +25,7 @@ from fimserver.ab.analysis.measures import ALL
 from fimserver.ab.schema import Arm, Report
 
 LEGEND = (
-    "Differences are B minus A. A ratio above 1 is in B's favour: so many times as fast, or as much in the"
+    "Differences are B minus A. A ratio above 1 is in B's favour: how many times as fast, or as much in the"
     " same time. Points (pts) are of 100 %."
 )
 _UNITS = {"ms": " ms", "share": " %"}  # written after a number; other units are in the label

@@ -141,7 +141,7 @@ def allowed_name(given: str) -> str:
     except ValueError:
         pass
     raise InputError(
-        f"--allow-host {given!r} is no name: give the name that clients use, for example gpu-box"
+        f"--allow-host {given!r} is not a host name: give the name that clients use, for example gpu-box"
     )
 
 

@@ -49,7 +49,7 @@ def read_tokens(path: Path) -> dict[str, str]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--token-file {path}: {getattr(error, 'strerror', None) or 'it is no text'}"
+            f"--token-file {path}: {getattr(error, 'strerror', None) or 'it is not text'}"
         ) from None
     names: dict[str, str] = {}
     for number, line in enumerate(lines, 1):

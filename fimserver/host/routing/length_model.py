@@ -114,7 +114,7 @@ class LengthModel(_Data):
         if not set(LOOKS) == set(self.marginals) == set(self.multi_line.marginals):
             raise ValueError(f"the marginals are not those of {', '.join(LOOKS)}")
         if any(min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 for shares in self.marginals.values()):
-            raise ValueError("the marginals are no distributions")
+            raise ValueError("the marginals are not distributions")
         return self
 
     def length(self, features: Features | None, prefix: str, suffix: str) -> LengthPrediction:
@@ -140,7 +140,7 @@ def read_model(path: Path) -> LengthModel:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): {again}") from None
     except ValueError:
-        raise InputError(f"{path} is no JSON: {again}") from None
+        raise InputError(f"{path} is not JSON: {again}") from None
     found = data.get("schema") if isinstance(data, dict) else None
     if found != SCHEMA:
         raise InputError(f"{path} has schema {found!r}, this fimserver reads {SCHEMA}: {again}")

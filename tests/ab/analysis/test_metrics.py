@@ -1,4 +1,4 @@
-"""How near a suggestion is to what was written."""
+"""Similarity of a suggestion to the gold text."""
 
 import pytest
 

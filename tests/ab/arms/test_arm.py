@@ -1,4 +1,4 @@
-"""What an arm is, and how it is asked."""
+"""Specifications of arms, and their requests."""
 
 import pytest
 
@@ -50,9 +50,9 @@ def test_a_report_never_holds_a_token(line, shown):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("diffusion", "'diffusion' is no route, URL or setting=value"),
-        ("ar,drafters=none", "'drafters=none' is no route"),
-        ("ar,drafter", "'drafter' is no route"),
+        ("diffusion", "'diffusion' is not a route, URL or setting=value"),
+        ("ar,drafters=none", "'drafters=none' is not a route"),
+        ("ar,drafter", "'drafter' is not a route"),
         ("card=nope", "nope"),
         ("http://box,drafter=none", "set it where the host is started"),
     ],

@@ -1,4 +1,4 @@
-"""Where the items of a comparison come from, and whether a text in their place parses."""
+"""Sources of the items of a comparison, and whether a text in their place parses."""
 
 import json
 import random
@@ -363,7 +363,7 @@ class TestFolder:
 
     def test_a_file_or_nothing_is_no_folder(self, tmp_path):
         for path in (tmp_path / "none", *write(tmp_path, {"a.py": PYTHON}).glob("a.py")):
-            with pytest.raises(InputError, match="is no folder: give one"):
+            with pytest.raises(InputError, match="is not a folder: give one"):
                 cut_spans(path, 5, 0)
 
     def test_a_work_tree_that_git_cannot_read_says_so(self, tmp_path):

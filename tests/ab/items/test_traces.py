@@ -1,4 +1,4 @@
-"""Traces that can be true, and those that cannot."""
+"""Consistent and inconsistent traces."""
 
 import json
 import stat

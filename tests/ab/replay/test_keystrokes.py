@@ -1,4 +1,4 @@
-"""What suggestions would have been worth to the hands of a trace, on cases made by hand."""
+"""Keystrokes that suggestions would have saved, on constructed cases."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from fimserver.errors import InputError
 
 
 def typing(text, start="", at=(0, 0), every_ms=100.0):
-    """A trace of someone who types a text, a key a character."""
+    """A trace of a user who types a text, one key per character."""
     events, (line, char) = [Open(t=0, doc=1, language="python", name="a.py", text=start)], at
     for number, key in enumerate(text, start=1):
         events.append(Change(t=every_ms * number, doc=1, edits=(Patch(line, char, line, char, key),)))
@@ -20,7 +20,7 @@ def typing(text, start="", at=(0, 0), every_ms=100.0):
 
 
 def edited(start, *changes, asked_after=0, at=(0, 0), gap_ms=100.0):
-    """What settles at a place of a text, asked after so many of the changes."""
+    """The gold text at a position of a text, requested after some of the changes."""
     events = [Open(t=0, doc=1, language="python", text=start)]
     events += [Change(t=gap_ms * n, doc=1, edits=(Patch(*c),)) for n, c in enumerate(changes, start=1)]
     return settle(Trace("t", tuple(events)), [PlannedRequest(0, asked_after, 1, *at)])[0]

@@ -1,4 +1,4 @@
-"""When an editor asks, and traces that are played to real servers."""
+"""When an editor sends requests, and traces replayed against real servers."""
 
 import sys
 
@@ -84,7 +84,7 @@ def host():
 
 
 def typing(text, every_ms):
-    """Someone who types on a fresh line."""
+    """A user who types on a blank line."""
     keys = [key(every_ms * (n + 1), char, (1, 4 + n)) for n, char in enumerate(text)]
     return trace(*keys, Close(t=every_ms * (len(text) + 1), doc=1), text="def f(a, b):\n    \n")
 

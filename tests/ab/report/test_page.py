@@ -1,4 +1,4 @@
-"""What the page of a comparison holds, whatever is in the report."""
+"""Contents of the page of a comparison, for any report."""
 
 import re
 from dataclasses import replace

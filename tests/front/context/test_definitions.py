@@ -1,4 +1,4 @@
-"""What imports mean, read from the files of the workspace and from nowhere else."""
+"""Outlines of imported names, read only from files of the workspace."""
 
 import os
 import threading

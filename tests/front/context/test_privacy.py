@@ -1,4 +1,4 @@
-"""Which files neither get nor feed completions, and what of the others is masked."""
+"""Excluded files neither get nor feed completions; secrets in other files are redacted."""
 
 import random
 import time
@@ -232,7 +232,7 @@ def test_ordinary_code_stays(text):
 
 
 def test_masking_takes_linear_time():
-    """Texts that make regular expressions backtrack: 64 K characters in well under a second."""
+    """Texts that could make regular expressions backtrack: 64 K characters take well under a second."""
     for piece in (
         "eyJ",
         "eyJaaaaaaaa.",

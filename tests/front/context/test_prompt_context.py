@@ -1,4 +1,4 @@
-"""What the model is given for a cursor, and that it stays the same while someone types."""
+"""The prompt context of a cursor, and its stability while the user types."""
 
 import secrets
 
@@ -27,7 +27,7 @@ TAIL = "\n\nprint(main([1]))\n"
 
 
 class Editor:
-    """An editor that pairs brackets and quotes, types over closers, and asks after every key."""
+    """An editor that pairs brackets and quotes, types over closers, and sends a request after every key."""
 
     def __init__(self, source, text, line, *, pairs=True, uri="file:///me.py"):
         self.source, self.pairs = source, pairs

@@ -18,7 +18,7 @@ QUERY = "invoice = load_invoice(customer_name)\ntotal = invoice.sum_of_positions
 
 
 def block(*words):
-    """One window about ``words``."""
+    """One window that contains ``words``."""
     lines = [f"{word} = {word}\n" for word in words]
     return lines + ["\n"] * (WINDOW_LINES - len(lines))
 

@@ -29,7 +29,7 @@ EDITS = int(os.environ.get("MIRROR_EDITS", "5000"))
 
 
 class Model:
-    """The same document as one array of code units, the way the specification counts."""
+    """Independent model of a document: one array of code units, as in the specification."""
 
     def __init__(self, text, encoding):
         self.codec, self.size = CODECS[encoding]
@@ -40,7 +40,7 @@ class Model:
         return self.data.decode(self.codec)
 
     def offset(self, line, units):
-        """Byte offset of a position; beyond the end of a line or the document it is that end."""
+        """Byte offset of a position; beyond the end of a line or of the document it is clamped."""
         starts = [0, *(match.end() for match in re.finditer(r"\r\n|\n|\r", self.text))]
         if line >= len(starts):
             return len(self.data)

@@ -1,4 +1,4 @@
-"""Cells of a notebook are one text: code of the language as it is, the rest as comments."""
+"""Cells of a notebook form one text: code of the language unchanged, other cells as comments."""
 
 from fimserver.front.documents.mirror import Document
 from fimserver.front.documents.notebooks import Cell, Notebooks

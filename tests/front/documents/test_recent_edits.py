@@ -1,4 +1,4 @@
-"""What the user changed of late, as it reads now."""
+"""Snippets of recent edits, with their current text."""
 
 import time
 

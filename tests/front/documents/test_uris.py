@@ -1,4 +1,4 @@
-"""Files that the URIs of documents name."""
+"""Paths of document URIs."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What became of a suggestion is read off the edits that follow it."""
+"""The outcome of a suggestion is inferred from the edits that follow it."""
 
 from dataclasses import replace
 

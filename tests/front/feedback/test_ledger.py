@@ -1,4 +1,4 @@
-"""What became of answers, told in numbers; the clock is the test's own."""
+"""Outcomes of answers as numbers only, with a fake clock."""
 
 import asyncio
 import heapq
@@ -18,7 +18,7 @@ EMPTY = AnswerRecord(number=0, at=0, reason="empty", route="ar")
 
 
 class Window:
-    """An editor and its host: a document, a clock that is turned by hand, and what was told."""
+    """An editor and its host: a document, a fake clock, and the events that were sent."""
 
     def __init__(self, text="x = 1\na = \nrest\n", *, hears=True):
         self.now, self.hears, self.batches = 0.0, hears, []
@@ -35,7 +35,7 @@ class Window:
         return self.hears
 
     async def wait(self, seconds):
-        """Turn the clock; timers ring on the way."""
+        """Advance the clock and run the timers that are due."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
             self.now, _, callback = heapq.heappop(self._timers)
@@ -59,7 +59,7 @@ class Window:
 
     @property
     def told(self):
-        """The newest telling of each answer."""
+        """The newest record of each answer."""
         return {answer.number: answer for batch in self.batches for answer in batch.answers}
 
 

@@ -1,4 +1,4 @@
-"""Whose turn a document has, and when the other route is asked; the clock is the test's own."""
+"""The route of a document's turn, and when the other route is asked, with a fake clock."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ URI = "file:///work/a.py"
 
 
 class Clock:
-    """Seconds since 1970 that pass only when they are told to."""
+    """A fake clock in Unix seconds."""
 
     def __init__(self, now=BLOCK_S * 1000.0):
         self.now = now
@@ -134,7 +134,7 @@ def test_the_turn_is_the_reason_for_the_route_where_it_was_served(served, explai
 
 
 class Quiet:
-    """A host, a clock, and a user who is quiet from ``since`` on."""
+    """A host, a clock, and a user who is idle from ``since`` on."""
 
     def __init__(self, reasons=(), since=0.0):
         self.now, self.since, self.asked, self.judged = 0.0, since, [], []

@@ -1,4 +1,4 @@
-"""What a window writes down of the user's typing, and what never."""
+"""What a trace contains of the user's typing, and what it never contains."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ class NoLine:
 
 
 def new_session():
-    """A window without a loop: nothing is told later."""
+    """A session without an event loop: it sends nothing later."""
     session = Session(Config(), NoLine())
     session.ledger = Ledger("", session.host.send_events, later=lambda *_: None)
     return session

@@ -1,4 +1,4 @@
-"""Clients of other protocol versions: what they leave out is filled in, what is unknown is left out."""
+"""Clients of other protocol versions: missing fields are filled in, unknown ones left out."""
 
 import copy
 
@@ -14,7 +14,7 @@ CONVERTER = default_converter()
 
 
 def hello(path=(), value=None):
-    """The parameters of ``initialize`` as they are understood, with ``value`` at ``path``."""
+    """The parsed parameters of ``initialize`` with ``value`` at ``path``."""
     params = copy.deepcopy(recorded("vscode"))
     inside = params
     for name in path[:-1]:

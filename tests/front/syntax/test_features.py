@@ -1,4 +1,4 @@
-"""What is read off the text around a cursor, and the number of lines expected from it."""
+"""Features of the text around a cursor, and the expected number of lines."""
 
 import pytest
 from hypothesis import given

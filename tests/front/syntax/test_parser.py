@@ -1,4 +1,4 @@
-"""What tree-sitter is asked: does a middle break the file, where is the cursor, what is imported, how is it defined."""
+"""Questions to tree-sitter: syntax errors of a middle, the cursor's surroundings, imports, definitions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What Python's compiler says of a crop is what it says of the whole file."""
+"""Python's compiler gives the same result for a crop as for the whole file."""
 
 import warnings
 

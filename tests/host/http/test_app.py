@@ -1,4 +1,4 @@
-"""The endpoints of a host over a real connection, with engines that do as they are told."""
+"""The endpoints of a host over a real connection, with scripted engines."""
 
 import json
 import socket
@@ -70,7 +70,7 @@ def hangs(host):
 
 
 def plods(_request, _route):
-    """Many small steps, more than any test waits for."""
+    """An engine with more small steps than any test waits for."""
     for _ in range(2000):
         yield "x"
         yield 0.005

@@ -1,4 +1,4 @@
-"""Who is let in over TCP: how the token may be written, and by which names this machine may be called."""
+"""Access over TCP: forms of the token, and allowed host names."""
 
 import httpx2
 import pytest

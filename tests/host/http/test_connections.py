@@ -1,4 +1,4 @@
-"""Connections that say nothing: closed in time, never in the way of others, and never a flood in the log."""
+"""Silent connections: closed in time, do not block others, do not flood the log."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""How other clients ask over a real connection, and what they read of the answer.
+"""Requests of other clients over a real connection, and the fields of the answer that they read.
 
 The bodies are what the plugins send, built after their sources; the versions are named beside each.
 """

@@ -1,4 +1,4 @@
-"""Which texts are raw FIM prompts, and what they say."""
+"""Detection and parsing of raw FIM prompts."""
 
 import pytest
 
@@ -82,7 +82,7 @@ def test_what_only_mentions_markers_is_text(text):
 
 
 def test_the_fim_tokens_of_our_cards_are_known():
-    """Where a card's markers are text that a client could write; nano's are its own."""
+    """For cards whose markers a client could write as text; nano's are its own."""
     known = {family[:3] for family in FAMILIES}
     for name, card in read_cards().items():
         fim = card.fim

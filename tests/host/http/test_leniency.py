@@ -1,4 +1,4 @@
-"""What clients really send is taken: limits above ours, nulls, lists of one, any seed, many stops, cut characters."""
+"""Leniency with real clients: limits above ours, nulls, lists of one, any seed, many stops, cut characters."""
 
 import json
 import socket
@@ -284,7 +284,7 @@ def test_the_usage_of_a_stream_comes_last_where_it_is_asked_for(client, path, ch
 @pytest.mark.parametrize("path", COMPLETION_PATHS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_more_requests_than_the_queue_holds(host, client, path, stream, monkeypatch):
-    """The one that waited longest is told, never with an empty text alone."""
+    """The request that waited longest gets an error, not just an empty text."""
     monkeypatch.setattr(waiting, "MAX_WAITING", 1)
     free, answers = threading.Event(), []
 

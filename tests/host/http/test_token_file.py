@@ -1,4 +1,4 @@
-"""A token for each user: who is let in, what a changed file does, and whose turn a request takes."""
+"""A token for each user: access, changes of the file, and fair scheduling."""
 
 import httpx2
 import pytest

@@ -1,4 +1,4 @@
-"""How likely it is that a suggestion is accepted."""
+"""Probability that a suggestion is accepted."""
 
 import json
 from itertools import pairwise
@@ -51,7 +51,7 @@ def test_what_many_suggestions_have_shown_outweighs_the_curve():
 
 
 def test_a_threshold_that_hides_does_not_loosen_itself():
-    """Only what was shown counts, against what was expected of just that."""
+    """Only shown suggestions count, compared with the expectation for them."""
     surest = [Settled(0.8, used=i % 2 == 0) for i in range(300)]
     assert chances(*surest).chance("ar", "m", 0.3) == pytest.approx(0.1, abs=0.01)
 

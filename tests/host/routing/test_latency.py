@@ -1,4 +1,4 @@
-"""What a model costs here, learned from what it did."""
+"""Costs of a model, learned from its answers."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How long a middle will probably be."""
+"""Predicted length of a middle."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ def drawn(rng):
 
 
 def data(**changes):
-    """A valid file, each bucket as likely as another."""
+    """A valid file with equally likely buckets."""
     marginal = [1 / len(LABELS)] * len(LABELS)
     lines = {"weights": [0.0] * len(NAMES), "bias": 0.0, "marginals": dict.fromkeys(LOOKS, 0.25)}
     return {
@@ -199,7 +199,7 @@ class TestShipped:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "schema None, this fimserver reads 1"),
         (data(schema=2), "schema 2, this fimserver reads 1"),
         (data(features=list(NAMES[1:])), "columns are others"),
@@ -208,7 +208,7 @@ class TestShipped:
         (data(bias=[0.0] * 6), "bias: Tuple should have at most 5 items"),
         (data(bias=[float("nan")] * 5), r"bias\.0: Input should be a finite number"),
         (data(marginals={"inside": [0.2] * 5}), "marginals are not those of inside, line_end, fresh_line"),
-        (data(marginals=dict.fromkeys(LOOKS, [0.3] * 5)), "no distributions"),
+        (data(marginals=dict.fromkeys(LOOKS, [0.3] * 5)), "not distributions"),
         (
             {name: value for name, value in data().items() if name != "multi_line"},
             "multi_line: Field required",

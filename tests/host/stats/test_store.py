@@ -1,4 +1,4 @@
-"""The file of counters: what is written, what is read off it, and what happens to it."""
+"""The statistics file: writing, summaries, and damage."""
 
 import math
 import random
@@ -312,7 +312,7 @@ def test_percentiles_are_values_that_were_measured(values, expected):
 
 
 def trial(stats, blocks, chars_of, policy="blocks", ms_of=lambda _: 100.0, **changes):
-    """Blocks of two answers, whose routes a coin picks."""
+    """Blocks of two answers with randomly drawn routes."""
     answers, coin = [], random.Random(0)
     for block in range(blocks):
         route = coin.choice(ROUTES)
