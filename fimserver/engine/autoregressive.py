@@ -155,10 +155,15 @@ class Autoregressive:
 
     def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round | Pass]:
         """Prefill the prompt, then draft and verify until time is up; each pass before it is run."""
-        logits = yield from self.cache.prefilling(state.prompt, deadline, want_logits=True)
+        ahead = self.speculation.lookahead
+        logits = yield from self.cache.prefilling(
+            state.prompt, deadline, want_logits=True, beyond=ahead.beyond if ahead else None
+        )
         if logits is None:
             return
-        state.hidden = self.cache.network.hidden[0, -1]
+        if ahead:
+            logits = ahead.opened(logits)
+        state.hidden = ahead.hidden[0] if ahead else self.cache.network.hidden[0, -1]
         yield self.speculation.begin(state, self._healed(logits, state.held))
         while not deadline.spent():
             begun = self.speculation.start_round(state, self._limit(state.request) - len(state.ids) - 1)

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 from fimserver.cards import Card
+from fimserver.engine.checked_canvas import CheckedCanvas
 from fimserver.engine.denoising.block_canvas import BlockCanvas
 from fimserver.engine.denoising.canvas import (
     CachedCanvas,
@@ -63,10 +64,12 @@ class Diffusion:
         budget: PromptBudget | None = None,
         dual: DualCache | None = None,
         rules: Refresh | None = None,
+        checked: CheckedCanvas | None = None,
     ) -> None:
         """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
 
         ``dual`` and its ``rules``: where the context sees the canvas, and is cached all the same.
+        ``checked``: makes the middles, where the schedule lets a frozen coder check guesses.
         """
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
@@ -82,6 +85,7 @@ class Diffusion:
         self.healing = TokenHealing(vocabulary) if card.fim and card.fim.heal else None
         self.dual = dual
         self.rules = rules
+        self.checked = checked
         self._in_blocks = card.canvas.attention == "block"
         self.length_bias = bias_of(card.canvas.length_bias) if card.canvas.length_bias else bias
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
@@ -158,9 +162,14 @@ class Diffusion:
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
         """``complete``, with each pass that may run with others yielded before it is run.
 
-        Where every token sees every other, no pass may: each canvas has the engine to itself.
+        Where every token sees every other, or guesses are checked, no pass may: each canvas has the engine to
+        itself.
         """
-        yield from self._held(request, self._complete(request, deadline))
+        if self.checked:
+            short = request.with_sampling(max_tokens=self.limit(request))
+            yield from self.checked.complete(short, deadline, self._context(request).held)
+        else:
+            yield from self._held(request, self._complete(request, deadline))
 
     def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk | Pass, None, None]:
         canvas = self.open_canvas(request)
@@ -276,15 +285,14 @@ class Diffusion:
     def _goes_on(self, state: CanvasState, done: list[int], request: Request) -> bool:
         """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
         open_or_ended = {self.tokens.mask, self.tokens.end} & set(state.slots)
-        finished = not open_or_ended and not state.guessed
-        return self.canvas_card.length == "end" and finished and len(done) < self.limit(request)
+        return self.canvas_card.length == "end" and not open_or_ended and len(done) < self.limit(request)
 
     def _reason(
         self, output: Output, state: CanvasState, done: list[int], request: Request, deadline: Deadline
     ) -> Reason:
         if output.reason:
             return output.reason
-        is_open = self.tokens.mask in state.slots or bool(state.guessed)
+        is_open = self.tokens.mask in state.slots
         unfinished = is_open or not state.fresh or self._goes_on(state, done, request)
         if unfinished and (spent := deadline.spent()):
             return spent

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -15,8 +16,9 @@ from fimserver.cards import Card, get_card, model_folder
 from fimserver.defaults import default_card
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, capture_dual, decode_starts
+from fimserver.engine.checked_canvas import DRAFTERS, CheckedCanvas, priced_by_row
 from fimserver.engine.denoising.refresh import Refresh, read_cache
-from fimserver.engine.denoising.schedules import FOR_ADAPTERS, Schedule, read_schedule
+from fimserver.engine.denoising.schedules import FOR_ADAPTERS, Checked, Schedule, read_schedule
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
@@ -88,7 +90,25 @@ def make_dllm(target: DraftContext) -> Diffusion:
         capture_dual(dual, card.canvas.max_tokens + 1)  # with the row before the first slot
     vocabulary = runtime.loaded.vocabulary
     network = runtime.canvas_network
-    return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules)
+    checked = None
+    if isinstance(schedule, Checked) and runtime.can_draft:
+        checked = make_checked(target, schedule)
+    return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules, checked)
+
+
+def make_checked(target: DraftContext, schedule: Checked) -> CheckedCanvas:
+    """A canvas whose guesses are checked by the ar route of the same coder."""
+    drafters = f"{DRAFTERS},masks={schedule.masks}"
+    drafting = target.settings.model_copy(update={"drafter": drafters, "verify": "keyed"})
+    decoder = make_ar(replace(target, settings=drafting))
+    policy, ahead = decoder.speculation.policy, decoder.speculation.lookahead
+    canvas = target.runtime.loaded.card.canvas
+    assert ahead
+    assert canvas
+    if not math.isinf(schedule.row):
+        policy.costs, ahead.dearer = priced_by_row(policy.costs, schedule.row), {}
+    vocabulary = target.runtime.loaded.vocabulary
+    return CheckedCanvas(decoder, ahead, canvas.block_tokens, lambda token: vocabulary.decode([token]))
 
 
 def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:

@@ -42,6 +42,24 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
     return costs
 
 
+def kept_mask_costs(
+    runtime: Runtime, measure: Callable[[], dict[int, float]], kept: Path | None = None
+) -> dict[int, float]:
+    """Return the kept costs of masks (``measure_masks``), by rows of a pass, or measure and keep them."""
+    if runtime.loaded.card.parameters_m < LARGE_M:
+        return measure()
+    path = kept or COSTS_FILE
+    known = read_kept(path)
+    key = f"{_key(runtime)} masks {MEASUREMENT}"
+    try:
+        return {int(rows): float(share) for rows, share in known[key].items()}
+    except (KeyError, ValueError, AttributeError, TypeError):
+        shares = measure()
+    known[key] = {str(rows): round(share, 3) for rows, share in shares.items()}
+    write_kept(path, known)
+    return shares
+
+
 def kept_speed(
     runtime: Runtime, measure: Callable[[PrefixCache], PrefillSpeed] = measure_speed, kept: Path | None = None
 ) -> PrefillSpeed:

@@ -43,7 +43,7 @@ CANVAS = {
 
 SCHEDULES = (
     "leftmost:1.0", "leftmost:0.9", "leftmost:0.7", "threshold:0.9", "entropy_bound:0.1",
-    "checked:0.9", "checked:0.5", "checked:0.3", "checked:0.1",
+    "checked", "checked:0.05", "checked:0.005",
 )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def test_the_arms_of_the_ar_route_write_what_plain_decoding_writes(runtime, tmp_
         if name.startswith("ar "):
             assert outcomes[name].equal == len(spans), name
             assert outcomes[name].tokens == plain_outcome.tokens
-    assert outcomes["dllm leftmost:1.0"].equal == outcomes["dllm checked:0.5"].equal > 0
+    assert outcomes["dllm leftmost:1.0"].equal > 0
+    for name in ("dllm checked", "dllm checked:0.005"):
+        assert outcomes[name].equal == len(spans)
     assert "a pass" in plain_outcome.line()
 
 

@@ -13,9 +13,9 @@ TINY = 1e-9  # least probability that is counted
 
 
 def settled(state: CanvasState, tokens: Tokens) -> list[int]:
-    """Ids from the left up to the first mask, guess or end."""
+    """Ids from the left up to the first mask or end."""
     for i, token in enumerate(state.slots):
-        if token in {tokens.mask, tokens.end} or i in state.guessed:
+        if token in {tokens.mask, tokens.end}:
             return state.slots[:i]
     return state.slots
 

@@ -54,7 +54,7 @@ class CanvasState:
     """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
 
     For each filled slot ``confidence`` is the probability of its token when it was committed, and ``steps``
-    the number of that step. ``guessed``: filled slots that the text before them has not confirmed yet.
+    the number of that step.
     """
 
     slots: list[int]
@@ -62,7 +62,6 @@ class CanvasState:
     expansions_left: int = 0
     confidence: dict[int, float] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
-    guessed: frozenset[int] = frozenset()
 
     def resize(self, slot: int, masks: int) -> None:
         """Put so many masks in the place of a slot."""
@@ -137,16 +136,13 @@ class Denoiser:
         generator: torch.Generator | None = None
         for index in range(MAX_STEPS):
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
-            if not (masked or state.guessed) or deadline.spent():
+            if not masked or deadline.spent():
                 return
-            masked = list(window(masked)) if window and masked else masked
+            masked = list(window(masked)) if window else masked
             every = yield from until_spent(predicting(state.slots), deadline)  # (slots, V)
             if every is None:
                 return
             generator = generator or torch.Generator(every.device).manual_seed(request.sampling.seed + block)
-            if state.guessed and (self._corrects(state, every, request, generator, index) or not masked):
-                yield state
-                continue
             logits = every[masked].float()  # (n, V)
             self._forbid(logits, masked, state)
             if begin is not None and masked[0] == 0:
@@ -156,47 +152,9 @@ class Denoiser:
             step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
             commit = self.schedule(step)
             chosen = step.chosen(commit.fill)
-            guesses = {} if self._has_end(chosen) else step.chosen(commit.guess)
             self._remask(state, commit.remask, masked[0])
-            self._commit(state, chosen | guesses, index)
-            state.guessed = frozenset(guesses)
+            self._commit(state, chosen, index)
             yield state
-
-    def _has_end(self, chosen: Mapping[int, tuple[int, float]]) -> bool:
-        return any(token == self.tokens.end for token, _ in chosen.values())
-
-    def _corrects(
-        self,
-        state: CanvasState,
-        every: torch.Tensor,
-        request: Request,
-        generator: torch.Generator,
-        step: int,
-    ) -> bool:
-        """Keep guesses up to the first that is not what the text before it gives; whether there was one.
-
-        That one is replaced, and all after it is masked again: its prediction saw the wrong token. ``every``
-        (slots, V): logits of this step.
-        """
-        guessed = sorted(state.guessed)
-        state.fresh, state.guessed = frozenset(guessed), frozenset()
-        logits = every[guessed].float()
-        logits[:, list(self.tokens.forbidden)] = -torch.inf
-        for row, slot in enumerate(guessed):
-            found = _propose(logits, request, generator, [row])
-            token, probability = int(found.tokens[0]), float(found.probability[0])
-            if token != state.slots[slot]:
-                self._mask_from(state, slot)
-                self._commit(state, {slot: (token, probability)}, step)
-                return True
-            state.confidence[slot] = probability
-        return False
-
-    def _mask_from(self, state: CanvasState, first: int) -> None:
-        for slot in range(first, len(state.slots)):
-            state.slots[slot] = self.tokens.mask
-            state.confidence.pop(slot, None)
-            state.steps.pop(slot, None)
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
         """Unless it may be anywhere, an end may be committed only at the leftmost mask.

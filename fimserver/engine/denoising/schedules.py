@@ -12,7 +12,9 @@ where one token may be all that is left of a slot's distribution) can be filled 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,17 +24,14 @@ from fimserver.engine.options import read_options
 from fimserver.engine.sampling import SlotProposals
 from fimserver.errors import InputError
 
+MEASURED = math.inf  # the price of a row is what was measured on this machine
+
 
 class Commit(NamedTuple):
-    """Slots that take the token proposed for them, and filled slots that become masks again.
-
-    ``guess``: slots that take it too until the next step has predicted them from the text before them alone,
-    and are then kept or replaced.
-    """
+    """Slots that take the token proposed for them, and filled slots that become masks again."""
 
     fill: Sequence[int]
     remask: Sequence[int] = ()
-    guess: Sequence[int] = ()
 
 
 class DenoisingStep:
@@ -132,23 +131,20 @@ def leftmost(level: float = 0.9) -> Schedule:
     return commit
 
 
-def checked(chance: float = 0.5, limit: int = 4) -> Schedule:
-    """The leftmost slot, and guesses at up to ``limit`` slots after it whose probabilities reach ``chance``.
+@dataclass(frozen=True)
+class Checked:
+    """The leftmost slot; a canvas adapter's guesses after it are checked in the next pass.
 
-    For a canvas adapter: the frozen coder's causal rows predict the leftmost slot and check the guesses in
-    the next step, so that the middle is that of the ar route (self-speculation, as in arXiv 2507.11851).
+    ``checked_canvas.py`` runs these steps. ``row``: what a row of a pass costs, as a share of a pass of one;
+    small: the fewest passes. ``masks``: of one group at most.
     """
 
-    def commit(step: DenoisingStep) -> Commit:
-        slots, probability = step.slots, step.proposals.probability
-        guess: list[int] = []
-        for row in range(1, min(len(slots), limit + 1)):
-            if slots[row] != slots[0] + row or float(probability[row]) < chance:
-                break
-            guess.append(slots[row])
-        return Commit(slots[:1], guess=guess)
+    row: float = MEASURED
+    masks: int = 2
 
-    return commit
+    def __call__(self, step: DenoisingStep) -> Commit:
+        """A step without guesses."""
+        return Commit(step.slots[:1])
 
 
 def factor(f: float = 1.0) -> Schedule:
@@ -217,7 +213,7 @@ FOR_ADAPTERS = frozenset({"checked"})  # schedules that rely on text rows of a f
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "threshold": threshold,
     "leftmost": leftmost,
-    "checked": checked,
+    "checked": Checked,
     "factor": factor,
     "entropy_bound": entropy_bound,
     "entropy": entropy,

@@ -24,11 +24,13 @@ from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.drafters.ngram.scoring import MAX_NODES
 from fimserver.engine.drafters.window_kinds import make_window
 from fimserver.engine.forward.adapter import CanvasNetwork
+from fimserver.engine.forward.pass_cost import ROWS
+from fimserver.engine.kept_costs import kept_mask_costs
 from fimserver.engine.load import verify_file, weights_hash
 from fimserver.engine.options import read_options
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.speculation.drafts import Drafter
-from fimserver.engine.speculation.lookahead import MOST_MASKS, Lookahead
+from fimserver.engine.speculation.lookahead import MOST_MASKED_ROWS, MOST_MASKS, Lookahead, measure_masks
 from fimserver.errors import FimError, InputError, LoadError
 
 log = logging.getLogger("fimserver.engine")
@@ -51,7 +53,10 @@ def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS)
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.canvas_network, CanvasNetwork):
         raise LoadError(f"{runtime.loaded.card.name} has no canvas adapter in its card: it cannot look ahead")
-    return Lookahead(runtime.cache, runtime.canvas_network, masks)
+    cache, network = runtime.cache, runtime.canvas_network
+    rows = [rows for rows in ROWS if rows <= MOST_MASKED_ROWS]
+    dearer = kept_mask_costs(runtime, lambda: measure_masks(cache, network, rows))
+    return Lookahead(cache, network, masks, dearer)
 
 
 def make_model(context: DraftContext, what: str) -> Drafter:

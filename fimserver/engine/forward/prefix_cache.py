@@ -8,6 +8,7 @@ is there. It keeps several prompts (``cached_prompts.py``); passes use the curre
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +21,16 @@ from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
 BLOCK = 512  # keys that torch's attention reads at a time on a CPU
+
+
+class Beyond(NamedTuple):
+    """Tokens after a prompt that see it and each other.
+
+    They take rows that would only fill up its last chunk.
+    """
+
+    ids: tuple[int, ...]
+    network: Network  # runs that chunk, on the cache's keys and values
 
 
 class PrefixCache:
@@ -83,9 +94,12 @@ class PrefixCache:
         return finish(self.prefilling(ids, deadline, want_logits=want_logits))
 
     def prefilling(
-        self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool
+        self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool, beyond: Beyond | None = None
     ) -> Generator[Pass, None, torch.Tensor | None]:
-        """The passes of a prefill; returns what ``prefill`` does."""
+        """The passes of a prefill; returns what ``prefill`` does.
+
+        With ``beyond``: logits (1 + n, V), those of its n rows too, or (1, V) where they had no room.
+        """
         kept = self.prompts.current
         logits = torch.empty(0)
         starts = self._starts(ids, kept.ids, want_logits=want_logits)
@@ -94,12 +108,12 @@ class PrefixCache:
             if deadline.spent():
                 return None
             kept.ids = kept.ids[:start]  # true also when the pass fails half way
-            chunk = self._chunk(ids, start, want_logits=want_logits)
+            chunk = self._chunk(ids, start, want_logits=want_logits, beyond=beyond)
             yield chunk
             if not chunk.done and deadline.spent():
                 return None
             found = chunk.result()[0]
-            logits = found[0] if len(found) else found
+            logits = found[0] if len(found) and beyond is None else found
             kept.ids = list(ids[: min(start + self.chunk, len(ids))])
             self.pace.step()
         kept.ids = kept.ids[: len(ids)]  # rows after the prompt are overwritten from now on
@@ -204,12 +218,24 @@ class PrefixCache:
         """
         return self._everything[:count, : start + count]
 
-    def _chunk(self, ids: Sequence[int], start: int, *, want_logits: bool) -> Pass:
-        """One aligned chunk, filled up with token 0, whose rows nobody will look at."""
+    def _chunk(
+        self, ids: Sequence[int], start: int, *, want_logits: bool, beyond: Beyond | None = None
+    ) -> Pass:
+        """One aligned chunk, filled up with token 0, whose rows nobody will look at.
+
+        ``beyond`` goes into the last one, after its prompt, if it has room for it.
+        """
         piece = list(ids[start : start + self.chunk])
-        last = len(piece) - 1
         is_last = want_logits and start + self.chunk >= len(ids)
-        wanted = self._everywhere[last : last + 1] if is_last else self._no_rows
         mask = self.causal(start, self.chunk)[:, : start + self.chunk]
+        count = len(piece)
+        network = self.network
+        if beyond and is_last:
+            network = beyond.network
+            if count + len(beyond.ids) <= self.chunk:
+                piece += beyond.ids
+                mask = mask.clone()
+                mask[count : len(piece), start + count : start + len(piece)] = True
+        wanted = self._everywhere[count - 1 : len(piece)] if is_last else self._no_rows
         rows = piece + [0] * (self.chunk - len(piece))
-        return self._pass([rows], start, mask, wanted, self.network, reads_prompt=True)
+        return self._pass([rows], start, mask, wanted, network, reads_prompt=True)

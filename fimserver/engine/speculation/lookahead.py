@@ -7,24 +7,29 @@ Text rows never see a mask: their logits, keys and values are those of a pass wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from fimserver.engine.forward.pass_cost import PassCosts
-from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.forward.prefix_cache import Beyond, PrefixCache
 from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft, grades
 from fimserver.lengths import common_prefix
+from fimserver.types import Deadline
 
 if TYPE_CHECKING:
     from fimserver.engine.forward.adapter import CanvasNetwork
 
 MOST_MASKS = 3
+MOST_MASKED_ROWS = 16  # of a pass with masks
 _PRIOR = ((1.0, 2.0), (0.5, 2.0), (0.3, 2.0))  # drafted tokens that stand, of so many, by place
 _MEMORY = 100.0
+_SMOOTHING = 0.1
+_ROUNDS = 3
 
 
 class Outlook(NamedTuple):
@@ -54,7 +59,16 @@ class Lookahead:
     inline = True
     keeps_text = True
 
-    def __init__(self, cache: PrefixCache, network: CanvasNetwork, most_masks: int = MOST_MASKS) -> None:
+    def __init__(
+        self,
+        cache: PrefixCache,
+        network: CanvasNetwork,
+        most_masks: int = MOST_MASKS,
+        dearer: Mapping[int, float] | None = None,
+    ) -> None:
+        """``dearer``: what masks add to a pass (``measure_masks``); ``None``: nothing."""
+        self.dearer = dearer or {}
+        self._draft_ms = 0.0  # that a token of a draft takes, after the pass that prepared it
         self.cache = cache
         self.network = network
         self.sizes = [size for size in network.adapter.blocks if size <= most_masks]
@@ -64,11 +78,30 @@ class Lookahead:
         self._drafted: tuple[int, tuple[int, ...]] = (0, ())
         self._rates = [list(prior) for prior in _PRIOR]
 
+    @property
+    def beyond(self) -> Beyond:
+        """Masks for the rows that fill up a prompt's last chunk: a first draft that costs no pass."""
+        return Beyond((self.network.mask_token,) * max(self.sizes, default=0), self.network)
+
+    def opened(self, logits: torch.Tensor) -> torch.Tensor:
+        """Keep what the masks after a prompt said; the logits (V,) of its last row.
+
+        ``logits`` (1 + n, V): of that row, and of the n masks as far as they had room.
+        """
+        hidden = self.network.hidden[0]
+        self.hidden = hidden[:1]
+        self._groups = {0: Prepared(0, hidden[1:], logits[1:])} if len(logits) > 1 else {}
+        return logits[0]
+
+    def glance(self) -> list[int]:
+        """The likeliest tokens after the last one, as far as masks have been run for it."""
+        return self._prepared.logits.argmax(-1).tolist() if self._prepared else []
+
     def outlook(self, plan: DraftPlan, survival: Survival, costs: PassCosts) -> Outlook | None:
         """The groups of masks that are worth their rows in this pass; ``None`` where none is.
 
-        A draft that is ready counts for the tokens it is expected to bring, and a row for the tokens that the
-        best plan without masks makes in the time that the row takes.
+        A draft that is ready counts for the tokens it is expected to bring; the time of its rows, and of
+        making it, for the tokens that the best plan without masks makes in that time.
         """
         if len(plan.drafts) > 1:
             return None
@@ -80,12 +113,13 @@ class Lookahead:
         best, most = None, 0.0
         for (branches, rows), ms in costs.ms.items():
             spare = rows - len(reached) + 1
-            if branches != 1 or spare < 1:
+            if branches != 1 or spare < 1 or rows > MOST_MASKED_ROWS:
                 continue
+            masked_ms = ms * (1 + self.dearer.get(rows, 0.0) * spare / (rows - 1))
             for masks in self.sizes:
                 lengths = likely[: spare // masks]
                 gain = self._worth(masks) * sum(ends[length] for length in lengths)
-                gain -= rate * (ms - costs.ms[plan.shape])
+                gain -= rate * (masked_ms + masks * self._draft_ms - costs.ms[plan.shape])
                 if lengths and gain > most:
                     best, most = Outlook(rows, tuple(sorted(lengths)), masks), gain
         return best
@@ -128,6 +162,7 @@ class Lookahead:
         prepared = self._prepared
         if prepared is None or prepared.place != len(state.ids) - 1 or size < 1:
             return []
+        started = time.perf_counter()
         token = state.ids[-1]
         tokens = list[int]()
         rows = list[torch.Tensor]()
@@ -136,6 +171,8 @@ class Lookahead:
             token = state.pick(rows[-1], len(state.ids) + len(tokens))[0]
             tokens.append(token)
         self._drafted = (len(state.ids), tuple(tokens))
+        took_ms = 1000 * (time.perf_counter() - started) / len(tokens)
+        self._draft_ms += _SMOOTHING * (took_ms - self._draft_ms)
         return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
@@ -160,3 +197,31 @@ class Lookahead:
             alive *= right / tried
             total += alive
         return total
+
+
+@torch.inference_mode()
+def measure_masks(cache: PrefixCache, network: CanvasNetwork, rows: Sequence[int]) -> dict[int, float]:
+    """What a pass of so many rows takes longer where all but the first are masks, as a share of its time.
+
+    The fastest of some rounds in which passes with and without masks take turns. Forgets the prompt.
+    """
+    start = cache.chunk
+    cache.prefill([0] * start, Deadline(), want_logits=False)
+    best: dict[tuple[int, bool], float] = {}
+    for _ in range(_ROUNDS):
+        for count in rows:
+            texts = cache.causal(start, count)
+            masks = texts.clone()
+            masks[1:, : start + count] = True
+            every = torch.arange(count, device=network.device)
+            for ids, mask, runs in (
+                ([0] * count, texts, cache.network),
+                ([0, *[network.mask_token] * (count - 1)], masks, network),
+            ):
+                started = time.perf_counter()
+                cache.rows(ids, start, mask, every, runs)[0, 0].item()  # waits for the device
+                ms = 1000 * (time.perf_counter() - started)
+                key = (count, runs is network)
+                best[key] = min(ms, best.get(key, ms))
+    cache.clear()
+    return {count: max(0.0, best[count, True] / best[count, False] - 1) for count in rows}

@@ -36,34 +36,6 @@ def test_how_many_slots_a_step_commits_can_be_asked_for(spec, steps):
     assert len(states(read_schedule(spec))) == steps
 
 
-def causal(slots):
-    """Each slot wants the number after the token before it, 2 at the start; a mask is taken for its guess, 4."""
-    before = [1, *(token or 4 for token in slots[:-1])]
-    return torch.nn.functional.one_hot(torch.tensor(before) + 1, 16) * 50.0
-
-
-def test_guesses_are_kept_or_replaced_in_the_next_step():
-    """Masks guess 5 each: the slot after 4 keeps its guess, others are replaced and what follows is masked."""
-    assert states(read_schedule("checked:0.5,limit=2"), 5, causal) == [
-        [2, 5, 5, 0, 0],
-        [2, 3, 0, 0, 0],
-        [2, 3, 4, 5, 5],
-        [2, 3, 4, 5, 6],
-    ]
-
-
-def test_a_guess_is_no_text_until_it_is_checked():
-    run = Denoiser(TOKENS, read_schedule("checked:0.5,limit=2"), 5).run(
-        causal, 5, Request("", ""), Deadline()
-    )
-    assert [settled(state, TOKENS) for state in run] == [[2], [2, 3], [2, 3, 4], [2, 3, 4, 5, 6]]
-
-
-def test_an_end_takes_no_guesses_along():
-    tokens = Tokens(mask=0, end=3, expand=None, delete=None, forbidden=(0,))
-    assert states(read_schedule("checked:0.5,limit=2"), 4, causal, tokens) == [[2, 5, 5, 0], [2, 3, 3, 3]]
-
-
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [

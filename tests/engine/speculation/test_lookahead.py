@@ -8,7 +8,7 @@ from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.load import weights_hash
 from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft
-from fimserver.engine.speculation.lookahead import Lookahead, Outlook
+from fimserver.engine.speculation.lookahead import Lookahead, Outlook, measure_masks
 from fimserver.types import Deadline, Request
 from tests.engine.forward.test_adapter import LAYERS, an_adapter, ar_engine, requests, runtime_of
 from tests.engine.test_autoregressive import text_of
@@ -107,6 +107,22 @@ class TestTheOutlook:
     def test_dear_rows_get_none(self, ahead):
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), DEAR) is None
 
+    def test_what_masks_add_to_a_pass_is_counted(self, runtime):
+        """Rows that pay as text do not pay where masks make the pass much dearer."""
+        costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+        rows = {}
+        for share in (0.0, 0.1, 3.0):
+            ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: share})
+            rows[share] = ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs)
+        assert rows[0.0] is not None
+        assert rows[0.1] is not None
+        assert rows[3.0] is None
+
+    def test_what_masks_add_is_measured_for_each_size(self, runtime):
+        measured = measure_masks(runtime.cache, runtime.canvas_network, (4, 8))
+        assert set(measured) == {4, 8}
+        assert all(share >= 0 for share in measured.values())
+
     def test_drafts_that_were_never_right_end_it(self, ahead):
         costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
@@ -120,6 +136,7 @@ def test_a_text_with_lookahead_is_the_text_without(runtime):
     """And some of its drafts are really run, and really accepted or not."""
     plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
     looking.speculation.policy.costs = FREE
+    looking.speculation.lookahead.dearer = {}
     drafted = 0
     for request in requests():
         assert text_of(looking, request) == text_of(plain, request)

@@ -1,0 +1,59 @@
+"""Checked canvas: the dllm route of a coder with a canvas adapter, whose guesses the frozen coder checks.
+
+A pass runs the guesses as text, and after them masks for each number of guesses that may stand
+(``lookahead.py``): it checks, and it denoises what comes next (self-speculation, arXiv 2507.11851). Masks
+after the prompt take rows of its last chunk, and what the n-gram drafter finds in the file is a guess too. So
+the middle is that of the ar route, at every temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from fimserver.engine.autoregressive import Autoregressive
+from fimserver.engine.forward.pass_cost import PassCosts, size
+from fimserver.engine.speculation.lookahead import Lookahead
+from fimserver.types import Chunk, Deadline, Request, Slot
+
+DRAFTERS = "ngram,lookahead"
+
+
+class CheckedCanvas:
+    """Middles of a decoder that looks ahead, with the canvas of each step."""
+
+    def __init__(
+        self, decoder: Autoregressive, ahead: Lookahead, block: int, piece: Callable[[int], str]
+    ) -> None:
+        """``block``: the canvas shows masks up to a multiple of so many slots. ``piece``: text of a token."""
+        self.decoder = decoder
+        self.ahead = ahead
+        self.block = block
+        self._piece = piece
+
+    def complete(self, request: Request, deadline: Deadline, held: str) -> Iterator[Chunk]:
+        """A chunk for each pass. ``held``: the end of the prefix, which the first slot spells again."""
+        known: list[int] = []
+        for chunk in self.decoder.complete(request, deadline):
+            before = len(known)
+            if chunk.round:
+                known += [*chunk.round.draft[: chunk.round.accepted], chunk.round.token]
+            del known[chunk.tokens :]
+            view = self._view(known, before, held, open_=chunk.reason is None)
+            yield replace(chunk, canvas=view, round=None, drafting=None)
+
+    def _view(self, known: list[int], before: int, held: str, *, open_: bool) -> tuple[Slot, ...]:
+        """The canvas as text: what is known, what is guessed after it, and masks."""
+        slots = [Slot(self._piece(token), masked=False, fresh=i >= before) for i, token in enumerate(known)]
+        if held and slots:
+            slots[0] = replace(slots[0], text=slots[0].text[len(held) :])
+        if open_:
+            slots += [Slot(self._piece(token), masked=False) for token in self.ahead.glance()]
+            slots += [Slot("", masked=True)] * (-len(slots) % self.block)
+        return tuple(slots)
+
+
+def priced_by_row(costs: PassCosts, row: float) -> PassCosts:
+    """The same shapes, where each row after the first costs the share ``row`` of a pass of one."""
+    plain = costs.ms[costs.plain]
+    return PassCosts({shape: plain * (1 + row * (size(shape) - 1)) for shape in costs.ms})
