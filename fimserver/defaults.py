@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fimserver.cards import Card, get_card, is_present
@@ -37,7 +37,8 @@ DEFAULTS: Mapping[Route, tuple[tuple[float, str], ...]] = {
 # The same without a GPU, largest first.
 CPU_DEFAULTS: Mapping[Route, tuple[str, ...]] = {
     "ar": ("qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-0.5b-instruct", "nano"),
-    "dllm": ("nano",),
+    # Its canvas writes what its ar route writes, on the same weights: one copy in memory serves both.
+    "dllm": ("qwen2.5-coder-0.5b-instruct", "nano"),
 }
 
 
@@ -49,19 +50,24 @@ class Choice:
     why: str
 
 
-def default_card(route: Route, machine: Machine, settings: Settings) -> Card:
-    """Return the largest installed default that fits this machine; nano is always installed."""
-    return choose(route, machine, settings).card
+def default_card(route: Route, machine: Machine, settings: Settings, shared: Collection[str] = ()) -> Card:
+    """Return the largest installed default that fits this machine; nano is always installed.
+
+    ``shared``: names of models that another route has in memory.
+    """
+    return choose(route, machine, settings, shared=shared).card
 
 
-def choose(route: Route, machine: Machine, settings: Settings, *, wanted: bool = False) -> Choice:
+def choose(
+    route: Route, machine: Machine, settings: Settings, *, wanted: bool = False, shared: Collection[str] = ()
+) -> Choice:
     """Return the default and why. ``wanted``: as if all models were installed."""
     reasons: list[str] = []
     for name in _candidates(route, machine):
         card = get_card(name)
         if not wanted and not is_present(card, settings.models_dir):
             continue
-        if complaint := _complaint(card, machine, settings):
+        if complaint := _complaint(card, machine, settings, shared=name in shared):
             reasons.append(f"{name} {complaint}")
         else:
             return Choice(card, "; ".join([_praise(card, machine), *reasons]))
@@ -74,12 +80,12 @@ def _candidates(route: Route, machine: Machine) -> tuple[str, ...]:
     return tuple(name for needed_gib, name in DEFAULTS[route] if machine.gpu_gib >= needed_gib)
 
 
-def _complaint(card: Card, machine: Machine, settings: Settings) -> str:
-    """Return why a model is not used on a CPU, or an empty string."""
+def _complaint(card: Card, machine: Machine, settings: Settings, *, shared: bool) -> str:
+    """Return why a model is not used on a CPU, or an empty string. ``shared``: it needs no more memory."""
     if machine.gpu_gib > 0 or card.name == "nano":
         return ""
     needed_gib = cpu_gib(card)
-    if machine.ram_gib < needed_gib:
+    if machine.ram_gib < needed_gib and not shared:
         return f"needs {needed_gib:.0f} GiB of free memory, here are {machine.ram_gib:.1f}"
     is_small = card.parameters_m <= UNMEASURED_M
     known_ms = measured_ms("cpu").get(card.name)

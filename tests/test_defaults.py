@@ -74,7 +74,16 @@ def test_any_cpu_with_room_takes_the_small_coder(present, settings):
     assert default_card("ar", cpu(), settings).name == SMALL
     assert default_card("ar", cpu(3), settings).name == "nano"
     assert "needs 4 GiB" in choose("ar", cpu(3), settings).why
-    assert default_card("dllm", cpu(), settings).name == "nano"
+
+
+def test_the_small_coder_serves_both_routes_from_one_copy(present, settings):
+    present(SMALL, LARGE)
+    keep_ms("cpu", SMALL, 300)
+    assert default_card("dllm", cpu(), settings).name == SMALL
+    assert default_card("dllm", cpu(3), settings).name == "nano"
+    assert default_card("dllm", cpu(3), settings, shared=[SMALL]).name == SMALL
+    keep_ms("cpu", SMALL, 2100)
+    assert default_card("dllm", cpu(), settings, shared=[SMALL]).name == "nano"
 
 
 def test_the_large_coder_is_taken_on_a_cpu_only_when_it_was_measured_and_is_quick(present, settings):

@@ -205,10 +205,11 @@ class ModelPool:
         if route not in self._cards:
             name = self.settings.card(route)
             taken = sum(card.weights_gib for card in self._cards.values())
+            shared = {card.name for card in self._cards.values()}
             card = (
                 self._named(name, route)
                 if name
-                else default_card(route, self.free.less(taken), self.settings)
+                else default_card(route, self.free.less(taken), self.settings, shared)
             )
             if route not in card.routes:
                 raise CardError(

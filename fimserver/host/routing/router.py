@@ -24,7 +24,7 @@ from fimserver.host.routing.policies import (
     RouteEstimate,
     length,
 )
-from fimserver.host.routing.stand_in import WEIGHING, far_larger
+from fimserver.host.routing.stand_in import WEIGHING, without_stand_in
 from fimserver.lengths import BUCKETS, LABELS, LIMITS
 from fimserver.types import ROUTES, Decision, Features, Request, Route, RoutePin, other
 
@@ -114,10 +114,8 @@ class Router:
         base = Decision("ar", "", "", expect.lexemes, expect.bucket, times)
         if asked.pin != "auto":
             return replace(base, route=asked.pin, why="asked for")
-        if self.policy in WEIGHING and (larger := far_larger(asked.models)):
-            return replace(
-                base, route=larger, why=f"{asked.models[other(larger)]} on {other(larger)} is far smaller"
-            )
+        if self.policy in WEIGHING and (alone := without_stand_in(asked.models)):
+            return replace(base, route=alone.route, why=alone.why)
         if len(asked.models) == 1:
             (route,) = asked.models
             return replace(base, route=route, why=f"{other(route)} cannot run here: {asked.broken}")

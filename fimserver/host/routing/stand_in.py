@@ -1,9 +1,13 @@
-"""Stand-ins: a model far smaller than the other route's, which a policy never chooses."""
+"""Stand-ins: a model that adds nothing to the other route's, which a policy never chooses.
+
+It is far smaller, or writes what the other route's model writes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 from fimserver.cards import get_card
 from fimserver.errors import CardError
@@ -21,8 +25,35 @@ def needed_routes(pin: RoutePin, policy: str, models: Mapping[Route, str]) -> tu
     """
     if pin != "auto":
         return (pin,)
-    larger = far_larger(models) if policy in WEIGHING else None
-    return (larger,) if larger else ROUTES
+    alone = without_stand_in(models) if policy in WEIGHING else None
+    return (alone.route,) if alone else ROUTES
+
+
+class Alone(NamedTuple):
+    """The route that answers by itself, and why."""
+
+    route: Route
+    why: str
+
+
+def without_stand_in(models: Mapping[Route, str]) -> Alone | None:
+    """The route beside which the other's model is a stand-in; ``None`` where there is something to weigh."""
+    if larger := far_larger(models):
+        return Alone(larger, f"{models[other(larger)]} on {other(larger)} is far smaller")
+    sizes = {route: _parameters_m(model) for route, model in models.items()}
+    if len(sizes) == len(ROUTES) and sizes["ar"] >= sizes["dllm"] and _writes_its_ar_text(models["dllm"]):
+        return Alone("ar", f"{models['dllm']} writes the same on both routes")
+    return None
+
+
+@cache
+def _writes_its_ar_text(model: str) -> bool:
+    """Whether a model's ar route checks its canvas: so no keep rate published for canvases is its own."""
+    try:
+        canvas = get_card(model).canvas
+    except CardError:
+        return False
+    return canvas is not None and canvas.schedule.partition(":")[0] == "checked"
 
 
 def far_larger(models: Mapping[Route, str]) -> Route | None:

@@ -230,6 +230,16 @@ class TestModelsOfOtherSizes:
         assert needed_routes(other(route), "expected_value", models) == (other(route),)
         assert needed_routes("auto", "bandit", {"ar": "nano", "dllm": "nano"}) == ROUTES
 
+    @pytest.mark.parametrize("ar", ["qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"])
+    def test_a_canvas_that_writes_its_ar_text_is_one_beside_a_coder_no_smaller(self, ar):
+        models = {"ar": ar, "dllm": "qwen2.5-coder-0.5b-instruct"}
+        decision = Router().decide(asked(models=models))
+        assert decision.route == "ar"
+        assert "writes the same on both routes" in decision.why
+        assert needed_routes("auto", "expected_value", models) == ("ar",)
+        assert needed_routes("dllm", "expected_value", models) == ("dllm",)
+        assert Router().decide(asked(pin="dllm", models=models)).route == "dllm"
+
     def test_it_still_answers_when_it_is_asked_for_or_alone(self):
         assert Router().decide(asked(pin="dllm", models=self.CODER)).route == "dllm"
         assert Router().decide(asked(models={"dllm": "nano"}, broken="no memory")).route == "dllm"
