@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fimserver.engine.denoising.canvas_text import settled
 from fimserver.engine.denoising.denoiser import Denoiser, Tokens
 from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingStep, read_schedule
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
