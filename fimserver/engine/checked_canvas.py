@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from fimserver.cards import Canvas
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.forward.pass_cost import PassCosts, size
 from fimserver.engine.speculation.lookahead import Lookahead
@@ -23,18 +24,20 @@ class CheckedCanvas:
     """Middles of a decoder that looks ahead, with the canvas of each step."""
 
     def __init__(
-        self, decoder: Autoregressive, ahead: Lookahead, block: int, piece: Callable[[int], str]
+        self, decoder: Autoregressive, ahead: Lookahead, canvas: Canvas, piece: Callable[[int], str]
     ) -> None:
-        """``block``: the canvas shows masks up to a multiple of so many slots. ``piece``: text of a token."""
+        """``piece``: text of a token."""
         self.decoder = decoder
         self.ahead = ahead
-        self.block = block
+        self.block = canvas.block_tokens  # masks are shown up to a multiple of it
+        self.most = canvas.max_tokens
         self._piece = piece
 
     def complete(self, request: Request, deadline: Deadline, held: str) -> Iterator[Chunk]:
         """A chunk for each pass. ``held``: the end of the prefix, which the first slot spells again."""
         known: list[int] = []
-        for chunk in self.decoder.complete(request, deadline):
+        limit = max(1, min(request.sampling.max_tokens, self.most))
+        for chunk in self.decoder.complete(request.with_sampling(max_tokens=limit), deadline):
             before = len(known)
             if chunk.round:
                 known += [*chunk.round.draft[: chunk.round.accepted], chunk.round.token]

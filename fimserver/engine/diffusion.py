@@ -100,10 +100,11 @@ class Diffusion:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
             return CachedCanvas(self.cache, left, self.network)
-        shift = self.canvas_card.shift
         if self.dual is not None and self.rules is not None:
-            return DualCanvas(self.dual, left, right, self.rules, self.tokens.mask, shift=shift)
-        return FullCanvas(self.network, left, right, shift=shift)
+            return DualCanvas(
+                self.dual, left, right, self.rules, self.tokens.mask, shift=self.canvas_card.shift
+            )
+        return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
@@ -162,14 +163,11 @@ class Diffusion:
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
         """``complete``, with each pass that may run with others yielded before it is run.
 
-        Where every token sees every other, or guesses are checked, no pass may: each canvas has the engine to
-        itself.
+        Where every token sees every other, or guesses are checked, no pass may.
         """
         if self.checked:
-            short = request.with_sampling(max_tokens=self.limit(request))
-            yield from self.checked.complete(short, deadline, self._context(request).held)
-        else:
-            yield from self._held(request, self._complete(request, deadline))
+            return self.checked.complete(request, deadline, self._context(request).held)
+        return self._held(request, self._complete(request, deadline))
 
     def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk | Pass, None, None]:
         canvas = self.open_canvas(request)

@@ -108,7 +108,7 @@ def make_checked(target: DraftContext, schedule: Checked) -> CheckedCanvas:
     if not math.isinf(schedule.row):
         policy.costs, ahead.dearer = priced_by_row(policy.costs, schedule.row), {}
     vocabulary = target.runtime.loaded.vocabulary
-    return CheckedCanvas(decoder, ahead, canvas.block_tokens, lambda token: vocabulary.decode([token]))
+    return CheckedCanvas(decoder, ahead, canvas, lambda token: vocabulary.decode([token]))
 
 
 def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:
