@@ -100,11 +100,10 @@ class Diffusion:
             return ShiftedCanvas(self.cache, left, self.network, self.tokens.mask)
         if self.cache is not None:
             return CachedCanvas(self.cache, left, self.network)
+        shift = self.canvas_card.shift
         if self.dual is not None and self.rules is not None:
-            return DualCanvas(
-                self.dual, left, right, self.rules, self.tokens.mask, shift=self.canvas_card.shift
-            )
-        return FullCanvas(self.network, left, right, shift=self.canvas_card.shift)
+            return DualCanvas(self.dual, left, right, self.rules, self.tokens.mask, shift=shift)
+        return FullCanvas(self.network, left, right, shift=shift)
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
@@ -121,8 +120,7 @@ class Diffusion:
 
     def _warm(self, request: Request, deadline: Deadline) -> Generator[Pass, None, None]:
         canvas = self.open_canvas(request)
-        is_open = yield from opening(canvas, deadline)
-        if is_open and isinstance(canvas, DualCanvas):
+        if (yield from opening(canvas, deadline)) and isinstance(canvas, DualCanvas):
             canvas.warm(self._usual(request))
 
     def num_uncached_tokens(self, request: Request) -> int:
@@ -155,8 +153,7 @@ class Diffusion:
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk after every step, with the text that is committed left to right.
 
-        Where an exact pass may veto the middle, its text comes with the last chunk. Raises
-        ``NonFiniteError``.
+        Where an exact pass may veto the middle, its text comes last. Raises ``NonFiniteError``.
         """
         return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
 
