@@ -13,8 +13,8 @@ def within_steps(schedule: Schedule, least: int = 0, most: int = 0) -> Schedule:
     """The same schedule with ``least`` to ``most`` steps for a canvas; 0: no limit.
 
     A step commits the schedule's first slots up to an even share of the masked ones, and at least such a
-    share of them, the likeliest first; guesses count as committed. A canvas of fewer slots than ``least`` has
-    a step for each. An end token that takes all masked slots to its right along may end a canvas earlier.
+    share of them, the likeliest first. A canvas of fewer slots than ``least`` has a step for each. An end
+    token that takes all masked slots to its right along may end a canvas earlier.
     """
     if not least and not most:
         return schedule
@@ -23,15 +23,11 @@ def within_steps(schedule: Schedule, least: int = 0, most: int = 0) -> Schedule:
         chosen = schedule(step)
         masked = len(step.masked)
         fill = list(chosen.fill)
-        guess = list(chosen.guess)
         if most:
-            taken = [*fill, *guess]
-            fill += _likeliest(step, taken)[: max(0, _share(masked, most - step.index) - len(taken))]
+            fill += _likeliest(step, fill)[: max(0, _share(masked, most - step.index) - len(fill))]
         if least:
-            share = _share(masked, least - step.index)
-            fill = fill[:share]
-            guess = guess[: share - len(fill)]
-        return Commit(fill, chosen.remask, guess)
+            fill = fill[: _share(masked, least - step.index)]
+        return Commit(fill, chosen.remask)
 
     return commit
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from fimserver.cards import Canvas
-from fimserver.engine.denoising.schedules import SCHEDULES, DenoisingStep, read_schedule
+from fimserver.engine.denoising.schedules import SCHEDULES, read_schedule
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.engines import ModelPool, make_schedule
-from fimserver.engine.sampling import SlotProposals
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 from tests.engine.denoising.test_schedules import TOKENS, states
@@ -48,30 +47,6 @@ def test_every_schedule_keeps_to_a_range(name):
     counts = filled(within_steps(read_schedule(name), least=3, most=5), 12)
     assert 3 <= len(counts) <= 5
     assert sum(counts) == 12
-
-
-def checked_commits(probabilities, step_index=0, **options):
-    """What ``checked`` commits and guesses at slots with these probabilities, within a range of steps."""
-    chances = torch.tensor(probabilities)
-    proposals = SlotProposals(torch.full_like(chances, 5).long(), chances, chances, chances)
-    commit = within_steps(read_schedule("checked:0.5"), **options)(DenoisingStep.of(proposals, step_index))
-    return list(commit.fill), list(commit.guess)
-
-
-@pytest.mark.parametrize(
-    ("options", "fill", "guess"),
-    [
-        ({}, [0], [1, 2, 3]),
-        ({"least": 4}, [0], [1]),  # a share of two of eight slots, guesses among them
-        ({"least": 8}, [0], []),
-        ({"most": 8}, [0], [1, 2, 3]),
-        ({"most": 2}, [0], [1, 2, 3]),
-        ({"most": 1}, [0, 4, 5, 6, 7], [1, 2, 3]),
-    ],
-)
-def test_guesses_are_kept_and_counted(options, fill, guess):
-    chances = [0.9, 0.8, 0.7, 0.6, 0.45, 0.4, 0.3, 0.2]
-    assert checked_commits(chances, **options) == (fill, guess)
 
 
 def test_what_a_step_adds_is_the_likeliest():
