@@ -18,7 +18,7 @@ from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, capture_dual, decode_starts
 from fimserver.engine.checked_canvas import DRAFTERS, CheckedCanvas, priced_by_row
 from fimserver.engine.denoising.refresh import Refresh, read_cache
-from fimserver.engine.denoising.schedules import FOR_ADAPTERS, Checked, Schedule, read_schedule
+from fimserver.engine.denoising.schedules import FOR_ADAPTERS, CheckedSchedule, Schedule, read_schedule
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
@@ -91,12 +91,12 @@ def make_dllm(target: DraftContext) -> Diffusion:
     vocabulary = runtime.loaded.vocabulary
     network = runtime.canvas_network
     checked = None
-    if isinstance(schedule, Checked) and runtime.can_draft:
+    if isinstance(schedule, CheckedSchedule) and runtime.can_draft:
         checked = make_checked(target, schedule)
     return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules, checked)
 
 
-def make_checked(target: DraftContext, schedule: Checked) -> CheckedCanvas:
+def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanvas:
     """A canvas whose guesses are checked by the ar route of the same coder."""
     drafters = f"{DRAFTERS},masks={schedule.masks}"
     drafting = target.settings.model_copy(update={"drafter": drafters, "verify": "keyed"})

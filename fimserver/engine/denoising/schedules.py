@@ -132,7 +132,7 @@ def leftmost(level: float = 0.9) -> Schedule:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedSchedule:
     """The leftmost slot; a canvas adapter's guesses after it are checked in the next pass.
 
     ``checked_canvas.py`` runs these steps. ``row``: what a row of a pass costs, as a share of a pass of one;
@@ -213,7 +213,7 @@ FOR_ADAPTERS = frozenset({"checked"})  # schedules that rely on text rows of a f
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "threshold": threshold,
     "leftmost": leftmost,
-    "checked": Checked,
+    "checked": CheckedSchedule,
     "factor": factor,
     "entropy_bound": entropy_bound,
     "entropy": entropy,
