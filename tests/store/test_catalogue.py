@@ -58,7 +58,7 @@ def test_a_coder_that_is_here_is_the_default_with_the_speed_measured_here(settin
     entry = rows(settings)[CODER]
     assert (entry.state, entry.default_of, entry.keystroke_ms, entry.where) == (
         "here",
-        ("ar",),
+        ("dllm", "ar"),
         187,
         str(coder),
     )
