@@ -242,9 +242,9 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def read_cards(folder: Path = MODELS / "cards") -> dict[str, Card]:
+def read_cards() -> dict[str, Card]:
     """Read all cards, by name, sorted."""
-    return {path.stem: read_card(path) for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: read_card(path) for path in sorted((MODELS / "cards").glob("*.toml"))}
 
 
 def get_card(name: str) -> Card:

@@ -53,15 +53,13 @@ class SyntaxMark(NamedTuple):
     state: ScanState
 
 
-def scan(
-    text: str, language: str, state: ScanState, start: int = 0, end: int | None = None
-) -> Iterator[SyntaxMark]:
-    """Yield the marks of ``text[start:end]``, which begins in ``state``. The last has the final state."""
-    end = len(text) if end is None else end
+def scan(text: str, language: str, state: ScanState) -> Iterator[SyntaxMark]:
+    """Yield the marks of ``text``, which begins in ``state``. The last mark has the final state."""
     code = _code(language)
     comment = COMMENT_MARKS.get(language, "")
-    while start < end:
-        match = (_INSIDE[state.inside] if state.inside else code).search(text, start, end)
+    start = 0
+    while start < len(text):
+        match = (_INSIDE[state.inside] if state.inside else code).search(text, start)
         if match is None:
             return
         start = match.end()

@@ -83,13 +83,12 @@ class ContextSource:
         self,
         roots: Sequence[Path],
         privacy: Privacy,
-        edits: RecentEdits | None = None,
         definitions: Definitions | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._privacy = privacy
         self._clock = clock
-        self._edits = edits or RecentEdits()
+        self._edits = RecentEdits()
         self._definitions = definitions or Definitions(roots, privacy)
         self._windows = SimilarWindows()
         self._states: OrderedDict[str, _State] = OrderedDict()

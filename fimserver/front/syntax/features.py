@@ -64,10 +64,10 @@ def features(language: str | None, prefix: str, suffix: str) -> Features:
     )
 
 
-def columns(line: str, tab: int = TAB_COLUMNS) -> int:
+def columns(line: str) -> int:
     """Width of the blanks that a line starts with."""
     blanks = line[: len(line) - len(line.lstrip(" \t"))]
-    return len(blanks.expandtabs(tab))
+    return len(blanks.expandtabs(TAB_COLUMNS))
 
 
 def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
