@@ -1,7 +1,7 @@
 """Milliseconds per completion while other processes compute, for several ways of waiting between threads.
 
 Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--fast] [--requests N] [--prompt-tokens N]
-[--competitors 0 1 2 4] [--ways default ours] [--llama FILE.gguf] [--out FILE.json]``; a coder without a
+[--competitors 0 1 2 4] [--alone-s S] [--busy-s S] [--ways default ours] [--llama FILE.gguf] [--out FILE.json]``; a coder without a
 canvas has the ar route alone.
 
 Each way has a process of its own, which loads the model once; they take turns, request by request, so that
@@ -9,12 +9,17 @@ whatever else the machine does meets all of them. Competitors are processes that
 holes in our own source, each with an empty cache. ``--llama``, with node-llama-cpp in the folder PEERS (see
 ``bench.coder``), adds llama.cpp: it gets the token ids of our prompt and writes as many tokens as we did.
 ``--fast``: three requests of at most 256 prompt tokens, which write at most 24.
+
+The requests are repeated for a minute without competitors (``--alone-s``) and for 15 seconds with each number of them
+(``--busy-s``). Two ratios follow, each a geometric mean over the same
+requests with its 95 % interval: ours to the default without competitors, and each way with competitors to itself without.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -36,6 +41,8 @@ SETTLE_S = 0.5
 LLAMA = "llama.cpp"
 FAST = {"requests": 3, "prompt_tokens": 256}
 LLAMA_CONTEXT = 4096
+ALONE_S = 60.0
+BUSY_S = 15.0
 
 
 @contextmanager
@@ -94,8 +101,9 @@ def commands(args):
 
 
 def measure(args):
-    """Rows of way, competitors, route, p50 and p95 in milliseconds."""
+    """Rows of way, competitors, route, p50 and p95 in milliseconds; the times of each by request."""
     rows = []
+    found = {}
     with ExitStack() as stack:
         workers = {way: stack.enter_context(Worker(*how)) for way, how in commands(args).items()}
         ready = {way: worker.read() for way, worker in workers.items()}
@@ -103,19 +111,63 @@ def measure(args):
         if LLAMA in workers:
             workers[LLAMA].answer({"ids": list(range(64)), "tokens": 2})  # what is done once
         for count in args.competitors:
-            times = {}
             with competitors(count):
-                for number in range(requests):
-                    for way, route, ms in turn(workers, number):
-                        times.setdefault((way, route), []).append(ms)
+                times = timed(workers, requests, args.busy_s if count else args.alone_s)
             rows += [row(way, count, route, ms) for (way, route), ms in times.items()]
+            found |= {(way, count, route): ms for (way, route), ms in times.items()}
+    return rows, found
+
+
+def timed(workers, requests, least_s):
+    """Milliseconds of each way and route; whole rounds of the requests, for so many seconds at least."""
+    times = {}
+    rounds = 0
+    end = time.perf_counter() + least_s
+    while not rounds or time.perf_counter() < end:
+        for number in range(requests):
+            for way, route, ms in turn(workers, number, backwards=bool((rounds + number) % 2)):
+                times.setdefault((way, route), []).append(ms)
+        rounds += 1
+    return times
+
+
+def ratios(found):
+    """Rows of name, route, and the ratio with its bounds, printed.
+
+    ``found``: milliseconds by way, competitors and route, of the same requests in the same order.
+    """
+    from fimserver.ab.analysis.statistics import bootstrap, geometric_ratio
+
+    asked = {("ours / default, alone", "ours", 0, "default", 0)}
+    asked |= {(f"{way}, {count} competitors / alone", way, count, way, 0) for way, count, _ in found if count}
+    rows = []
+    for name, way, count, base, base_count in sorted(asked):
+        for route in sorted({route for _, _, route in found}):
+            ms, base_ms = found.get((way, count, route)), found.get((base, base_count, route))
+            if ms and base_ms:
+                pairs = list(zip(ms, base_ms, strict=False))  # alone there are more rounds of the same
+                drawn = bootstrap([str(pair) for pair in range(len(pairs))])
+                ratio = geometric_ratio(*zip(*pairs, strict=True), drawn)
+                rows.append(said(name, route, ratio, len(pairs)))
     return rows
 
 
-def turn(workers, number):
-    """One request to each way: way, route, milliseconds."""
+def said(name, route, ratio, pairs):
+    """One row of the ratios, printed. Fewer than six pairs have no interval."""
+    low, high = (None if math.isnan(bound) else round(bound, 3) for bound in (ratio.low, ratio.high))
+    bounds = "" if low is None else f"[{low:.2f}, {high:.2f}] "
+    print(f"{name:32} {route:5} {ratio.value:5.2f} {bounds}of {pairs} pairs", flush=True)
+    value = round(ratio.value, 3)
+    return {"ratio": name, "route": route, "value": value, "low": low, "high": high, "pairs": pairs}
+
+
+def turn(workers, number, *, backwards=False):
+    """One request to each way: way, route, milliseconds. llama.cpp is the last, as it writes what ours wrote."""
     same = {}
-    for way, worker in workers.items():
+    own = [way for way in workers if way != LLAMA]
+    order = [*(reversed(own) if backwards else own), *(way for way in workers if way == LLAMA)]
+    for way in order:
+        worker = workers[way]
         if way == LLAMA:
             yield way, "ar", worker.answer(same)["whole_ms"]
             continue
@@ -185,6 +237,8 @@ def main():
     parser.add_argument("--llama", type=Path, help="GGUF file of the card, for llama.cpp")
     parser.add_argument("--competitors", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--ways", nargs="+", default=["default", "ours"], choices=WAYS)
+    parser.add_argument("--alone-s", type=float, default=ALONE_S, help="seconds without competitors")
+    parser.add_argument("--busy-s", type=float, default=BUSY_S, help="seconds with each number of them")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -194,7 +248,8 @@ def main():
     if args.fast:
         parser.set_defaults(**FAST)
         args = parser.parse_args()
-    rows = measure(args)
+    rows, found = measure(args)
+    rows += ratios(found)
     if args.out:
         machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
         args.out.write_text(

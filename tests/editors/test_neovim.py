@@ -1,8 +1,10 @@
 """What our Neovim plugin adds to Neovim, with a host that says what a test wants."""
 
+import contextlib
 import json
 import shutil
 import sys
+import threading
 import time
 
 import pytest
@@ -78,6 +80,66 @@ def test_the_prompt_is_read_where_the_cursor_rests(nvim, host):
     nvim.normal_mode()
     nvim.place(1, 0)
     nvim.wait("the prompt to be read", lambda: "def f():\n" in [warm.prefix for warm in host.engines.warmed])
+
+
+# ---------------------------------------------------------------- before the model is there
+
+
+@contextlib.contextmanager
+def loading(user, folder, **options):
+    """Neovim, its host whose model is loaded only when the event is set, and that event."""
+    loaded = threading.Event()
+
+    def load():
+        assert loaded.wait(120)
+        return host.engines
+
+    with ScriptedHost(load) as host, Neovim(folder, [*CLI, "--connect", host.url], user.env, options) as nvim:
+        host.says("one")
+        try:
+            yield nvim, host, loaded
+        finally:
+            loaded.set()
+
+
+@pytest.mark.parametrize("typed", ["x = ", "def f(a):\n    return ", "größe = "])
+def test_what_was_typed_while_the_model_is_loaded_is_completed_without_another_key(typed, user, tmp_path):
+    with loading(user, tmp_path) as (nvim, _, loaded):
+        nvim.open("main.py")
+        nvim.type(typed)
+        nvim.wait("the status", lambda: "loading" in nvim.status())
+        assert nvim.ghost() is None
+        loaded.set()
+        assert nvim.wait("the suggestion", nvim.ghost).text == "one"
+
+
+def test_what_was_typed_while_the_server_starts_is_completed_without_another_key(host, user, tmp_path):
+    host.says("one")
+    begin = tmp_path / "begin"
+    waits = f"until [ -e '{begin}' ]; do sleep 0.1; done; exec \"$@\""
+    command = ["sh", "-c", waits, "sh", *CLI, "--connect", host.url]
+    with Neovim(tmp_path, command, user.env) as nvim:
+        nvim.open_without_server("main.py")
+        nvim.type("x = ")
+        begin.touch()
+        assert nvim.wait("the suggestion", nvim.ghost).text == "one"
+
+
+@pytest.mark.parametrize(("options", "typed", "leaves"), [
+    ({}, "x = ", True), ({}, "", False), ({"trigger": "onDemand"}, "x = ", False),
+])  # fmt: skip
+def test_nothing_comes_by_itself_where_nobody_waits_for_it(options, typed, leaves, user, tmp_path):
+    with loading(user, tmp_path, **options) as (nvim, host, loaded):
+        nvim.open("main.py", b"y = ")
+        nvim.type(typed)
+        if leaves:
+            nvim.normal_mode()
+        nvim.wait("the status", lambda: "loading" in nvim.status())
+        loaded.set()
+        nvim.wait("the model", lambda: "loading" not in nvim.status())
+        nvim.told()  # is answered after what was asked before
+        assert nvim.ghost() is None
+        assert host.engines.asked == []
 
 
 # ---------------------------------------------------------------- acceptance

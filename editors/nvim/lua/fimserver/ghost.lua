@@ -146,4 +146,15 @@ function M.ask()
   return ghost ~= nil
 end
 
+--- Ask as after a key, where someone has typed and waits: nobody answered while the server started
+--- or its model was loaded.
+function M.ask_again()
+  local is_typed = api.nvim_get_mode().mode == 'i' and vim.bo.modified
+  local ghost = is_typed and completor()
+  if ghost and not ghost.current then
+    ghost:reset_timer()
+    ghost:request(vim.lsp.protocol.InlineCompletionTriggerKind.Automatic)
+  end
+end
+
 return M

@@ -94,8 +94,12 @@ end
 --- Handle `fimserver/status`.
 ---@type lsp.Handler
 function M.heard(_, state, context)
+  local before = states[context.client_id] or { kind = 'Warning' }
   states[context.client_id] = state
   M.announce()
+  if state.state == 'ready' and before.kind == 'Warning' then
+    require('fimserver.ghost').ask_again()
+  end
 end
 
 --- Enable ghost text in a buffer, or the completion menu if Neovim has no ghost text.
