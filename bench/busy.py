@@ -1,8 +1,8 @@
 """Milliseconds per completion while other processes compute, for several ways of waiting between threads.
 
 Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--fast] [--requests N] [--prompt-tokens N]
-[--competitors 0 1 2 4] [--alone-s S] [--busy-s S] [--ways default ours] [--llama FILE.gguf] [--out FILE.json]``; a coder without a
-canvas has the ar route alone.
+[--competitors 0 1 2 4] [--alone-s S] [--busy-s S] [--ways default ours] [--llama FILE.gguf]
+[--out FILE.json]``; a coder without a canvas has the ar route alone.
 
 Each way has a process of its own, which loads the model once; they take turns, request by request, so that
 whatever else the machine does meets all of them. Competitors are processes that only count. Requests are
@@ -10,9 +10,9 @@ holes in our own source, each with an empty cache. ``--llama``, with node-llama-
 ``bench.coder``), adds llama.cpp: it gets the token ids of our prompt and writes as many tokens as we did.
 ``--fast``: three requests of at most 256 prompt tokens, which write at most 24.
 
-The requests are repeated for a minute without competitors (``--alone-s``) and for 15 seconds with each number of them
-(``--busy-s``). Two ratios follow, each a geometric mean over the same
-requests with its 95 % interval: ours to the default without competitors, and each way with competitors to itself without.
+The requests are repeated for a minute without competitors (``--alone-s``) and for 15 seconds with each number
+of them (``--busy-s``). Two ratios follow, each a geometric mean over the same requests with its 95 %
+interval: ours to the default without competitors, and each way with competitors to itself without.
 """
 
 from __future__ import annotations
@@ -162,7 +162,10 @@ def said(name, route, ratio, pairs):
 
 
 def turn(workers, number, *, backwards=False):
-    """One request to each way: way, route, milliseconds. llama.cpp is the last, as it writes what ours wrote."""
+    """One request to each way: way, route, milliseconds.
+
+    llama.cpp is the last, as it writes as much as ours wrote.
+    """
     same = {}
     own = [way for way in workers if way != LLAMA]
     order = [*(reversed(own) if backwards else own), *(way for way in workers if way == LLAMA)]

@@ -30,6 +30,21 @@ def test_a_setting_is_the_servers_with_its_default(name):
         assert SETTINGS[name]["default"] == Config().model_dump(mode="json", by_alias=True)[key]
 
 
+def limits(facts):
+    """What a JSON schema says of the values that it takes."""
+    words = ("type", "minimum", "exclusiveMinimum", "maximum")
+    values = facts.get("additionalProperties", facts).get("enum", [])
+    return {word: facts.get(word) for word in words} | {"values": sorted(values)}
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_settings_json_marks_what_the_server_does_not_take(name):
+    key = name.removeprefix("fimserver.")
+    if key not in OWN:
+        server = Config.model_json_schema(by_alias=True)["properties"]
+        assert limits(SETTINGS[name]) == limits(server[key])
+
+
 def test_what_chooses_a_program_or_a_model_is_the_machines_and_restricted():
     restricted = set(MANIFEST["capabilities"]["untrustedWorkspaces"]["restrictedConfigurations"])
     for key in CHOOSING:

@@ -49,6 +49,7 @@ IGNORE_FILES = (".gitignore", ".fimignore")  # the later one takes precedence
 
 CHECKED_LINES = 100
 CHECKED_CHARS = 32 * 1024
+CHECKED_LINE_CHARS = 4096  # of one line: a long one must not hide those below it
 LOOK_AGAIN_S = 3.0
 _MAX_IGNORE_BYTES = 128 * 1024
 _MAX_NAMES = 4096
@@ -65,7 +66,10 @@ _SAYS_GENERATED = re.compile(
 _LONG_LINE = 500  # characters
 _COMMENT = re.compile(r"\s*(?://|/?\*|#|--|<!--)")
 # The checked part of a text may end inside a literal.
-_LITERAL = re.compile(r""""(?:\\.|[^"\\\n])*+(?:"|$)|'(?:\\.|[^'\\\n])*+(?:'|$)|`(?:\\.|[^`\\\n])*+(?:`|$)""")
+_LITERAL = re.compile(
+    r"""\bdata:[^\s"'`<>()]*|"(?:\\.|[^"\\\n])*+(?:"|$)|'(?:\\.|[^'\\\n])*+(?:'|$)"""
+    r"""|`(?:\\.|[^`\\\n])*+(?:`|$)"""
+)
 _CONTROL = dict.fromkeys([*range(8), *range(14, 27), *range(28, 32), 127, 0xFFFD])
 
 
@@ -209,7 +213,7 @@ def by_content(lines: Sequence[str]) -> Reason | None:
     head = []
     size = 0
     for line in islice(lines, CHECKED_LINES):
-        head.append(line[: CHECKED_CHARS - size])
+        head.append(line[: min(CHECKED_LINE_CHARS, CHECKED_CHARS - size)])
         size += len(head[-1])
         if size >= CHECKED_CHARS:
             break

@@ -81,7 +81,13 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _hello(params: dict[str, Any]) -> dict[str, Any]:
+    """Fill in no capabilities."""
+    return params if params.get("capabilities") is not None else params | {"capabilities": {}}
+
+
 FILLED_IN: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    lsp.INITIALIZE: _hello,
     lsp.TEXT_DOCUMENT_INLINE_COMPLETION: _inline_context,
     lsp.TEXT_DOCUMENT_DID_OPEN: _document,
     lsp.TEXT_DOCUMENT_DID_CHANGE: _changes,
@@ -111,7 +117,10 @@ def structured(converter: cattrs.Converter, message: dict[str, Any], kind: Any) 
             left -= len(paths)
             if left < 0 or not paths or not all(path[:1] == ("params",) and len(path) > 1 for path in paths):
                 raise
-            message = _left_out(message, paths)
+            shorter = _left_out(message, paths)
+            if shorter == message:
+                raise
+            message = shorter
 
 
 def _unknown(error: cattrs.BaseValidationError) -> list[Path]:
@@ -129,14 +138,21 @@ def _left_out(message: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
     message = copy.deepcopy(message)
     for path in paths:
         inside: Any = message
-        for step in path[:-1]:
-            inside = inside[_key(inside, step)]
-        del inside[_key(inside, path[-1])]
+        found: list[tuple[Any, Any]] = []
+        for step in path:
+            if (key := _key(inside, step)) is None:
+                break  # a text or number where an object should be: all of it is left out
+            found.append((inside, key))
+            inside = inside[key]
+        if len(found) > 1:
+            holder, key = found[-1]
+            del holder[key]
     return message
 
 
 def _key(inside: Any, step: str | int) -> Any:
-    """Return the wire's key of a field: ``valueSet`` for ``value_set``."""
+    """Return the wire's key of a field: ``valueSet`` for ``value_set``. ``None`` if it is not there."""
     if isinstance(step, int):
-        return step
-    return next(name for name in inside if re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() == step)
+        return step if isinstance(inside, list) and step < len(inside) else None
+    names = inside if isinstance(inside, dict) else ()
+    return next((name for name in names if re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() == step), None)

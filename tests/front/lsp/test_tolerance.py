@@ -34,6 +34,10 @@ EDIT = ("capabilities", "workspace", "workspaceEdit")
     [
         (("trace",), "compact"),
         (("clientInfo",), {}),
+        (("clientInfo",), "vi"),
+        (("clientInfo",), ["vi", 9]),
+        (("workspaceFolders",), "file:///a"),
+        (("workspaceFolders",), {"uri": "file:///a"}),
         (("processId",), "seven"),
         (("workspaceFolders",), [{"uri": "file:///a"}]),
         (KINDS, [1, 200, 2, 201]),
@@ -58,6 +62,11 @@ def test_the_known_values_of_a_list_stay():
 def test_what_is_needed_is_not_left_out():
     with pytest.raises(cattrs.BaseValidationError):
         hello(("capabilities",), 7)
+
+
+@pytest.mark.parametrize("params", [{}, {"capabilities": None}])
+def test_a_hello_without_capabilities_has_none(params):
+    assert filled_in("initialize", params) == {"capabilities": {}}
 
 
 def test_an_edit_that_cannot_be_read_is_not_left_out():
