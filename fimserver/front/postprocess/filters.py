@@ -15,10 +15,9 @@ from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, FilterCo
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.brackets import debt, partners
-from fimserver.front.syntax.features import columns
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
 from fimserver.reasons import Reason
-from fimserver.stopping.around import Around
+from fimserver.stopping.around import Around, columns
 from fimserver.stopping.rules import Endings
 from fimserver.stopping.scan import CLOSES
 

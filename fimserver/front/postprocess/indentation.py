@@ -10,9 +10,10 @@ from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.syntax import parser
 from fimserver.front.syntax.brackets import debt
 from fimserver.front.syntax.crop import near
-from fimserver.front.syntax.features import columns, opens_block
+from fimserver.front.syntax.features import opens_block
 from fimserver.front.syntax.languages import INDENTATION
 from fimserver.reasons import Reason
+from fimserver.stopping.around import columns
 
 _LINES_ABOVE = 30  # that are searched for open brackets
 _BLANKS = re.compile(r"[ \t]*")

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from fimserver.front.syntax import brackets, parser
 from fimserver.front.syntax.crop import near
 from fimserver.front.syntax.languages import BLOCK_WORDS, COLON_BLOCKS
+from fimserver.stopping.around import columns
 from fimserver.types import Features
 
 LINES_BEFORE = 80
 LINES_AFTER = 30
-TAB_COLUMNS = 4
 UNIT_LINES = 1000  # of a file that are read for its indentation unit
 _UNITS = frozenset({"\t", "  ", "   ", "    ", "        "})
 
@@ -62,12 +62,6 @@ def features(language: str | None, prefix: str, suffix: str) -> Features:
             place, empty=empty, opened=opened, blank=blank, inside=arguments or right_text
         ),
     )
-
-
-def columns(line: str) -> int:
-    """Width of the blanks that a line starts with."""
-    blanks = line[: len(line) - len(line.lstrip(" \t"))]
-    return len(blanks.expandtabs(TAB_COLUMNS))
 
 
 def indent_unit(lines: Sequence[str], default: str = "    ") -> str:
