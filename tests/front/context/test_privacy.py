@@ -251,9 +251,9 @@ def test_masking_takes_linear_time():
         "=" * 30,
         "A1b",
     ):
-        start = time.perf_counter()
+        start = time.thread_time()  # of the processor: a busy machine takes none of it
         mask_secrets(piece * (70_000 // len(piece)))
-        assert time.perf_counter() - start < 2
+        assert time.thread_time() - start < 2
 
 
 def test_masking_twice_changes_nothing():

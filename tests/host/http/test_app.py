@@ -251,7 +251,7 @@ def test_hanging_up_within_the_body_is_no_error(host, client, caplog):
 def test_everyone_is_answered_at_the_deadline_even_if_the_engine_hangs(host, client, stream):
     with hangs(host) as began:
         started = time.monotonic()
-        known = {"deadline_ms": 300, "route": "ar"}
+        known = {"deadline_ms": 1000, "route": "ar"}
         first = client.streams(fimserver=known) if stream else client.completes(known=known)
         assert began.is_set()
         behind = client.completes(known=known)
@@ -263,7 +263,7 @@ def test_everyone_is_answered_at_the_deadline_even_if_the_engine_hangs(host, cli
     assert (usage["reason"], usage["route"]) == ("deadline", "ar")
     assert behind["choices"][0]["text"] == ""
     assert behind["fimserver"][0]["reason"] == "deadline"
-    assert 0.6 <= took < 3
+    assert 2 <= took < PATIENCE_S
 
 
 def test_what_is_good_by_the_deadline_is_given(host, client):
