@@ -14,5 +14,6 @@ return {
   end,
   init_options = { status = true },
   handlers = { ['fimserver/status'] = server.heard },
-  on_exit = function() vim.defer_fn(server.announce, 100) end, -- after Neovim has removed the client
+  -- After Neovim has removed the client.
+  on_exit = function() vim.defer_fn(server.announce, 100) end,
 }

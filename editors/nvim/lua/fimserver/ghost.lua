@@ -3,7 +3,8 @@
 local api = vim.api
 local M = {}
 
---- Neovim's inline completion state of the current buffer. It is private: other versions may lack it.
+--- Neovim's inline completion state of the current buffer. It is private: other versions may
+--- lack it.
 ---@return table?
 local function completor()
   local ok, capability = pcall(require, 'vim.lsp._capability')
@@ -71,7 +72,8 @@ local function take(item, cut)
     return nil
   end
   local left, gone = text:sub(#cut(text) + 1), 0
-  -- The part of the tail that the rest does not contain is replaced with the piece, in whole characters.
+  -- The part of the tail that the rest does not contain is replaced with the piece, in whole
+  -- characters.
   while not covers(left, tail:sub(gone + 1)) or tail:find('^[\128-\191]', gone + 1) do
     gone = gone + 1
   end
@@ -121,7 +123,8 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- Hide ghost text that no longer matches the typed text. Neovim would show it until the next answer.
+--- Hide ghost text that no longer matches the typed text. Neovim would show it until the next
+--- answer.
 function M.hide_stale()
   local ghost = completor()
   if ghost and ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then

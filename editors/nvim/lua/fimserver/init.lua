@@ -5,7 +5,8 @@ local server = require('fimserver.server')
 
 local M = {}
 
---- Accept the ghost text. Returns false if there is none, so that a mapping can fall back to its key.
+--- Accept the ghost text. Returns false if there is none, so that a mapping can fall back to its
+--- key.
 ---@return boolean
 function M.accept() return ghost.accept() end
 
@@ -18,7 +19,8 @@ function M.accept_word()
   end)
 end
 
---- Accept up to the end of the line, or of the next line if the cursor is at the end. The rest stays.
+--- Accept up to the end of the line, or of the next line if the cursor is at the end. The rest
+--- stays.
 ---@return boolean
 function M.accept_line()
   return ghost.accept(function(text) return text:match('^\n*[^\n]+') or text end)

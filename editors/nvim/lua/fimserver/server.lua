@@ -2,7 +2,7 @@
 
 local M = { disabled = false } -- by the user, for this session
 
----@class fimserver.State Parameters of `fimserver/status`, or the plugin's own state without a server.
+---@class fimserver.State `fimserver/status`, or the plugin's own state without a server.
 ---@field kind 'Normal'|'Inactive'|'Warning'|'Error'
 ---@field state string `ready`, or the code of a reason
 ---@field message string a sentence, empty when ready
