@@ -12,7 +12,7 @@ from fimserver.engine.weights.int8_cache import Int8Checkpoint, Int8Shape
 
 
 def int8_weights(checkpoint: Int8Checkpoint) -> FusedWeights:
-    """Pack the matrices for the processor; the checkpoint's own copies can go afterwards."""
+    """Lay the matrices out for the processor where they are not kept so; other copies can go afterwards."""
     shape = checkpoint.shape
     tensors = checkpoint.tensors
     embedding = tensors["embedding"]
@@ -50,7 +50,8 @@ def _layer(checkpoint: Int8Checkpoint, index: int) -> Layer:
 
 def _linear(checkpoint: Int8Checkpoint, name: str) -> Int8Linear:
     bias = _own(checkpoint, f"{name}.bias") if f"{name}.bias" in checkpoint.tensors else None
-    return Int8Linear(checkpoint.tensors[f"{name}.values"], _own(checkpoint, f"{name}.scales"), bias)
+    values = checkpoint.packed.get(name) or checkpoint.tensors[f"{name}.values"]
+    return Int8Linear(values, _own(checkpoint, f"{name}.scales"), bias)
 
 
 def _own(checkpoint: Int8Checkpoint, name: str) -> torch.Tensor:

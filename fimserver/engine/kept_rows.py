@@ -1,4 +1,4 @@
-"""Whether a model's passes may join, kept between starts: trying its products takes 26 ms or more."""
+"""Whether passes may join and chunks be split, kept between starts: trying takes 26 ms or more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.passes import TRIED_ROWS, rows_alike
+from fimserver.engine.forward.split_chunks import chunks_split
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.weights.arithmetic import processor
 from fimserver.kept_json import read_kept, write_kept
@@ -27,12 +28,31 @@ def kept_rows_alike(
     kept: Path | None = None,
 ) -> bool:
     """Return the kept result for the same weights, torch and processor, or try the products and keep it."""
-    path = kept or ROWS_FILE
     exact = loaded.weights is not None  # int8
-    key = _key(loaded, network)
+    return _kept(_key(loaded, network), lambda: attempt(network, exact=exact), kept)
+
+
+def kept_chunks_split(
+    loaded: Loaded,
+    network: FusedModel,
+    chunk: int,
+    attempt: Callable[[FusedModel, int], bool] = chunks_split,
+    kept: Path | None = None,
+) -> bool:
+    """Return whether prompts may be read in other pieces than chunks: as kept, or as tried now.
+
+    Only where products are exact sums, and rows are not padded to the shapes of graphs.
+    """
+    if loaded.weights is None or network.static is not None:
+        return False
+    return _kept(f"{_key(loaded, network)} split {chunk}", lambda: attempt(network, chunk), kept)
+
+
+def _kept(key: str, attempt: Callable[[], bool], kept: Path | None) -> bool:
+    path = kept or ROWS_FILE
     known = read_kept(path)
     if not isinstance(known.get(key), bool):
-        known[key] = attempt(network, exact=exact)
+        known[key] = attempt()
         write_kept(path, known)
     return bool(known[key])
 

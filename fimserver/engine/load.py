@@ -130,7 +130,7 @@ def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: 
         if asked:
             raise
         return None
-    vocabulary = Vocabulary(kept.tokenizer, card)
+    vocabulary = Vocabulary(kept.tokenizer, card, kept.folder)
     check_vocabulary(card, vocabulary, len(kept.tensors["embedding"]))
     weights = int8_weights(kept)
     cpu = torch.device("cpu")

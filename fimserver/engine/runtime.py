@@ -16,7 +16,7 @@ from fimserver.engine.forward.cuda_graphs import CudaGraphs
 from fimserver.engine.forward.network import NativeNetwork, Network
 from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.engine.forward.prefix_cache import PrefixCache
-from fimserver.engine.kept_rows import kept_rows_alike
+from fimserver.engine.kept_rows import kept_chunks_split, kept_rows_alike
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.prompts.prompt_budget import CPU_TOKENS, PromptBudget
 from fimserver.errors import InputError, LoadError
@@ -127,11 +127,13 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
             f" {loaded.positions}"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
+    splits = False
     if isinstance(network, fused.FusedModel):
+        splits = block == 1 and kept_chunks_split(loaded, network, chunk)
         network.joins = settings.batch != 1 and network.static is None and kept_rows_alike(loaded, network)
     branches = max(BRANCHES) if drafts > 1 else 1
     prompts = most_prompts(network, capacity * branches, settings.batch)
-    cache = PrefixCache(network, capacity, chunk, branches, block, prompts)
+    cache = PrefixCache(network, capacity, chunk, branches, block, prompts, splits=splits)
     return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
 
 

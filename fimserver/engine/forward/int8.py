@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import torch
 
+from fimserver.engine.forward.packed import Packed, pack
+
 LARGEST = 127  # of both kinds of integers; -128 is not used
 _ZERO = 128  # activations are stored unsigned, with this added: oneDNN has fast kernels for no other pair
 _SMALLEST_SCALE = 1e-30  # a row of zeros has no scale of its own
@@ -20,15 +22,17 @@ _PROBE_WIDTH = 512
 class Int8Linear:
     """A product with an int8 matrix, with an optional bias; fp32 in, fp32 out."""
 
-    def __init__(self, values: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, values: torch.Tensor | Packed, scales: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
         """``values`` (out, in) int8, ``scales`` (out,) and ``bias`` (out,) fp32.
 
-        Keeps a packed copy of the values.
+        Of values that are not packed it keeps a packed copy.
         """
         self.scales = scales
         self.bias = bias
         self.zeros = torch.zeros(len(scales), dtype=torch.int64)
-        self.packed = torch.ops.onednn.qlinear_prepack(values, None)
+        self.packed, self._memory = values if isinstance(values, Packed) else pack(values)
 
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
         """X (N, in) times the matrix: (N, out)."""

@@ -29,8 +29,15 @@ class KVBuffer:
         self.branches = branches
         self.start = 0
         self.extent = capacity
+        self.chunk = 0  # rows attend chunk by chunk of so many (``chunk_rows.py``); 0: as one
         self._equal = 0  # so many leading rows are the same in all branches
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def place(self, start: int, extent: int, chunk: int = 0) -> None:
+        """Set which rows a pass writes and reads, and how its rows attend."""
+        self.start = start
+        self.extent = extent
+        self.chunk = chunk
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, index: int, /

@@ -10,8 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from fimserver.engine.forward.attention import attend, fold_bias
+from fimserver.engine.forward.chunk_rows import ChunkRows, attend_by_chunk, chunk_rows
+from fimserver.engine.forward.kv import KVBuffer
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
+Bias = torch.Tensor | list[ChunkRows]  # of a pass that attends as one, or chunk by chunk
 Wrap = Callable[
     [int, str, Linear], Linear
 ]  # layer, name of the product (qkv, out, gate_up, down), the product
@@ -136,7 +139,7 @@ class Stack:
     ) -> torch.Tensor:
         """``run`` of the rows of several texts, one after another: each has a number of rows, bias and KV."""
         groups = self.sizes.heads // self.sizes.kv_heads
-        folded = [(n, fold_bias(bias, groups, bf16=self.bf16_attention), kv) for n, bias, kv in parts]
+        folded = [(n, self._folded(bias, kv, groups), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
         for index, layer in enumerate(self.layers):
             x = x + self._attend(x, layer, rope, folded, index)
@@ -151,7 +154,7 @@ class Stack:
         x: torch.Tensor,
         layer: Layer,
         rope: tuple[torch.Tensor, torch.Tensor],
-        parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
+        parts: Sequence[tuple[int, Bias, LayerKV]],
         index: int,
     ) -> torch.Tensor:
         heads, kv_heads, head_dim, _, _ = self.sizes
@@ -169,16 +172,24 @@ class Stack:
         seen = [self._see(qk, v, bias, kv, index) for qk, v, (_, bias, kv) in texts]
         return layer.out(seen[0] if len(seen) == 1 else torch.cat(seen))
 
+    def _folded(self, bias: torch.Tensor, kv: LayerKV, groups: int) -> Bias:
+        if isinstance(kv, KVBuffer) and kv.chunk:
+            return chunk_rows(bias, kv, groups, bf16=self.bf16_attention)
+        return fold_bias(bias, groups, bf16=self.bf16_attention)
+
     def _see(
-        self, rotated: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, kv: LayerKV, index: int
+        self, rotated: torch.Tensor, v: torch.Tensor, bias: Bias, kv: LayerKV, index: int
     ) -> torch.Tensor:
         """Attention (N, heads * D) of one text's ``rotated`` (N, q + k heads, D) and ``v`` (N, heads, D)."""
         heads, kv_heads, head_dim, _, scale = self.sizes
-        rows = bias.shape[-2] * kv_heads // heads
+        rows = len(rotated) if isinstance(bias, list) else bias.shape[-2] * kv_heads // heads
         rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)
         v = v.view(-1, rows, kv_heads, head_dim)
         keys, values = kv.update(rotated[:, :, heads:].transpose(1, 2), v.transpose(1, 2), index)
-        return self.attention(rotated[:, :, :heads], keys, values, bias, scale).flatten(0, 1)
+        q = rotated[:, :, :heads]
+        if isinstance(bias, list):
+            return attend_by_chunk(self.attention, q, keys, values, bias, scale).flatten(0, 1)
+        return self.attention(q, keys, values, bias, scale).flatten(0, 1)
 
 
 def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -41,8 +41,12 @@ class Pass:
         logits_of: torch.Tensor,
         *,
         reads_prompt: bool = False,
+        chunk: int = 0,
     ) -> None:
-        """``reads_prompt``: a chunk of a prompt, whose many rows others would have to wait for."""
+        """``reads_prompt``: rows of a prompt, so many that others would have to wait for them.
+
+        ``chunk``: they attend chunk by chunk of so many; 0: as one.
+        """
         self.network = network
         self.kv = kv
         self.ids = ids
@@ -50,6 +54,7 @@ class Pass:
         self.mask = mask
         self.logits_of = logits_of
         self.reads_prompt = reads_prompt
+        self.chunk = chunk
         self.company = 1
         self._logits: torch.Tensor | None = None
         self._hidden = torch.empty(0)
@@ -76,8 +81,7 @@ class Pass:
 
     def place(self) -> None:
         """Set the KV rows that are written and read."""
-        self.kv.start = self.start
-        self.kv.extent = self.mask.shape[1]
+        self.kv.place(self.start, self.mask.shape[1], self.chunk)
 
     def take(self, hidden: torch.Tensor, logits: torch.Tensor, company: int) -> None:
         """Set the result of a run with others."""

@@ -2,12 +2,14 @@
 
 One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks
 aligned to absolute positions, and only from the chunk in which the new prompt first differs from the one that
-is there. It keeps several prompts (``cached_prompts.py``); passes use the current one.
+is there; where the bits allow it, from that token. It keeps several prompts (``cached_prompts.py``); passes
+use the current one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from fimserver.engine.forward.passes import Pass, finish
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
+CHUNKS = 2  # of a prompt, in one pass at most: a request that goes on waits for no more
 BLOCK = 512  # keys that torch's attention reads at a time on a CPU
 
 
@@ -44,13 +47,17 @@ class PrefixCache:
         branches: int = 1,
         block: int = 1,
         prompts: int = 1,
+        *,
+        splits: bool = False,
     ) -> None:
         """``block``: so many tokens at a time see each other; 1 is causal. ``chunk`` is a multiple of it.
 
-        ``prompts``: so many are kept at most.
+        ``prompts``: so many are kept at most. ``splits``: passes need not run whole chunks
+        (``chunks_split``).
         """
         self.network = network
         self.chunk = chunk
+        self.splits = splits
         self.capacity = -(-capacity // chunk) * chunk
         self.prompts = CachedPrompts(lambda: KVBuffer(self.capacity, branches), prompts)
         self.pace = Pace.of(network.device)
@@ -102,33 +109,41 @@ class PrefixCache:
         """
         kept = self.prompts.current
         logits = torch.empty(0)
-        starts = self._starts(ids, kept.ids, want_logits=want_logits)
-        kept.prefilled = Prefill(len(starts) * self.chunk, len(starts))
-        for start in starts:
+        pieces = self._pieces(ids, kept.ids, want_logits=want_logits)
+        kept.prefilled = Prefill(sum(map(len, pieces)), len(pieces))
+        for piece in pieces:
             if deadline.spent():
                 return None
-            kept.ids = kept.ids[:start]  # true also when the pass fails half way
-            chunk = self._chunk(ids, start, want_logits=want_logits, beyond=beyond)
+            kept.ids = kept.ids[: piece.start]  # true also when the pass fails half way
+            chunk = self._read(ids, piece, want_logits=want_logits, beyond=beyond)
             yield chunk
             if not chunk.done and deadline.spent():
                 return None
             found = chunk.result()[0]
             logits = found[0] if len(found) and beyond is None else found
-            kept.ids = list(ids[: min(start + self.chunk, len(ids))])
+            kept.ids = list(ids[: min(piece.stop, len(ids))])
             self.pace.step()
         kept.ids = kept.ids[: len(ids)]  # rows after the prompt are overwritten from now on
         return logits
 
     def num_uncached_tokens(self, ids: Sequence[int]) -> int:
         """Rows that a prefill of ``ids`` with logits would run now."""
-        return len(self._starts(ids, self.prompts.nearest(ids).ids, want_logits=True)) * self.chunk
+        return sum(map(len, self._pieces(ids, self.prompts.nearest(ids).ids, want_logits=True)))
 
-    def _starts(self, ids: Sequence[int], cached: Sequence[int], *, want_logits: bool) -> range:
-        """Starts of the chunks that have to be run for a prompt where ``cached`` tokens are."""
-        reusable = min(common_prefix(ids, cached), len(ids) - int(want_logits))
-        return range(
-            reusable // self.chunk * self.chunk if reusable < len(ids) else len(ids), len(ids), self.chunk
-        )
+    def _pieces(self, ids: Sequence[int], cached: Sequence[int], *, want_logits: bool) -> list[range]:
+        """The rows that have to be run for a prompt where ``cached`` tokens are, by pass.
+
+        Whole chunks, or where parts of them have the same bits: from the first row that is new to the last,
+        up to ``CHUNKS`` chunks at once.
+        """
+        first = min(common_prefix(ids, cached), len(ids) - int(want_logits))
+        if first >= len(ids):
+            return []
+        if not self.splits:
+            starts = range(first // self.chunk * self.chunk, len(ids), self.chunk)
+            return [range(start, start + self.chunk) for start in starts]
+        stops = [*range((first // self.chunk + CHUNKS) * self.chunk, len(ids), CHUNKS * self.chunk), len(ids)]
+        return [range(*bounds) for bounds in pairwise([first, *stops])]
 
     @torch.inference_mode()
     def rows(
@@ -171,8 +186,7 @@ class PrefixCache:
     ) -> torch.Tensor:
         """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
         self.prompts.current.forwards += 1
-        self.kv.start = start
-        self.kv.extent = mask.shape[1]
+        self.kv.place(start, mask.shape[1])
         return network.forward_at(ids, positions, mask, self.kv, logits_of)
 
     @torch.inference_mode()
@@ -197,10 +211,11 @@ class PrefixCache:
         network: Network,
         *,
         reads_prompt: bool = False,
+        chunk: int = 0,
     ) -> Pass:
         self.prompts.current.forwards += 1
         ids = to_device(branches, network.device)
-        return Pass(network, self.kv, ids, start, mask, logits_of, reads_prompt=reads_prompt)
+        return Pass(network, self.kv, ids, start, mask, logits_of, reads_prompt=reads_prompt, chunk=chunk)
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.
@@ -218,24 +233,28 @@ class PrefixCache:
         """
         return self._everything[:count, : start + count]
 
-    def _chunk(
-        self, ids: Sequence[int], start: int, *, want_logits: bool, beyond: Beyond | None = None
+    def _read(
+        self, ids: Sequence[int], piece: range, *, want_logits: bool, beyond: Beyond | None = None
     ) -> Pass:
-        """One aligned chunk, filled up with token 0, whose rows nobody will look at.
+        """The pass over ``piece`` of a prompt; whole chunks end with token 0, which nobody sees.
 
-        ``beyond`` goes into the last one, after its prompt, if it has room for it.
+        ``beyond`` goes into the last one, after its prompt, if its chunk has room for it.
         """
-        piece = list(ids[start : start + self.chunk])
-        is_last = want_logits and start + self.chunk >= len(ids)
-        mask = self.causal(start, self.chunk)[:, : start + self.chunk]
-        count = len(piece)
+        count = min(piece.stop, len(ids)) - piece.start
+        rows = list(ids[piece.start : piece.start + count])
+        is_last = want_logits and piece.stop >= len(ids)
+        extent = -(-piece.stop // self.chunk) * self.chunk
         network = self.network
+        added = 0
         if beyond and is_last:
             network = beyond.network
-            if count + len(beyond.ids) <= self.chunk:
-                piece += beyond.ids
-                mask = mask.clone()
-                mask[count : len(piece), start + count : start + len(piece)] = True
-        wanted = self._everywhere[count - 1 : len(piece)] if is_last else self._no_rows
-        rows = piece + [0] * (self.chunk - len(piece))
-        return self._pass([rows], start, mask, wanted, network, reads_prompt=True)
+            added = len(beyond.ids) if len(ids) + len(beyond.ids) <= extent else 0
+            rows += beyond.ids[:added]
+        rows += [0] * (len(piece) - len(rows))
+        mask = self.causal(piece.start, len(rows))[:, :extent]
+        if added:
+            mask = mask.clone()
+            mask[count : count + added, len(ids) : len(ids) + added] = True
+        wanted = self._everywhere[count - 1 : count + added] if is_last else self._no_rows
+        chunk = self.chunk if self.splits else 0
+        return self._pass([rows], piece.start, mask, wanted, network, reads_prompt=True, chunk=chunk)

@@ -8,15 +8,13 @@ the row of the prompt, before anything is drafted: speculative decoding stays ex
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 
 from fimserver.engine.prompts.vocabulary import Vocabulary
 
 LOOKED_AT_CHARS = 200  # of the prefix: its last token depends on no more
-LAST = "\U0010ffff"  # after every character
 KEPT_MASKS = 32
 
 
@@ -40,20 +38,10 @@ class TokenHealing:
             ids = self._vocabulary.encode(prefix[-LOOKED_AT_CHARS:])
             held = self._vocabulary.decode(ids[-1:])
         whole = bool(held) and prefix.endswith(held) and not {"\ufffd", "\n", "\r"} & set(held)
-        return held if whole and self._tokens_of(held) else ""
+        return held if whole and self._vocabulary.by_text.beginning_with(held) else ""
 
     def _allowed(self, held: str, size: int, device: torch.device) -> torch.Tensor:
         """Mask (size,), true for the tokens whose text begins with ``held``."""
         mask = torch.zeros(size, dtype=torch.bool, device=device)
-        mask[self._tokens_of(held)] = True
+        mask[self._vocabulary.by_text.beginning_with(held)] = True
         return mask
-
-    def _tokens_of(self, held: str) -> list[int]:
-        texts = self._sorted
-        first = bisect_left(texts, (held, 0))
-        return [token for _, token in texts[first : bisect_left(texts, (held + LAST, 0))]]
-
-    @cached_property
-    def _sorted(self) -> list[tuple[str, int]]:
-        """All tokens of text, by text."""
-        return sorted((text, token) for token, text in enumerate(self._vocabulary.texts()) if text)

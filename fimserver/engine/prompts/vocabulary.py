@@ -5,27 +5,45 @@ User text never yields a special token.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
 from fimserver.cards import Card
 from fimserver.errors import LoadError
+from fimserver.kept_json import read_kept, write_kept
 
 KEPT_TEXTS = 32
+LAST = "\U0010ffff"  # after every character
 _MARKER = re.compile(r"^(<.*>|\[.*\])$", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class TokensByText(NamedTuple):
+    """The texts of tokens in order, the token of each, and the largest id, also of those without text."""
+
+    texts: list[str]
+    ids: list[int]
+    largest_id: int
+
+    def beginning_with(self, start: str) -> list[int]:
+        """The tokens whose text begins with ``start``."""
+        return self.ids[bisect_left(self.texts, start) : bisect_left(self.texts, start + LAST)]
 
 
 class Vocabulary:
     """The tokenizer of one model. Special tokens are asked for by their string."""
 
-    def __init__(self, tokenizer: Tokenizer, card: Card) -> None:
+    def __init__(self, tokenizer: Tokenizer, card: Card, kept: Path | None = None) -> None:
+        """``kept``: a folder in which what takes long to find out is kept for the next start."""
         self._tokenizer = tokenizer
+        self._kept = kept / "vocabulary.json" if kept else None
         self._card = card
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -43,7 +61,25 @@ class Vocabulary:
 
     @functools.cached_property
     def largest_id(self) -> int:
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        return self.by_text.largest_id if self._kept else max(self.ids_by_text().values())
+
+    @functools.cached_property
+    def by_text(self) -> TokensByText:
+        """All tokens of text, in order. Where they are kept, they are read."""
+        key = f"{self._card.tokenizer.anchor} {sorted(self.marker_ids)}"
+        known = read_kept(self._kept) if self._kept else {}
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if known["key"] == key:
+                return TokensByText(list(known["texts"]), list(known["ids"]), int(known["largest_id"]))
+        found = self._by_text()
+        if self._kept:
+            write_kept(self._kept, {"key": key} | found._asdict())
+        return found
+
+    def _by_text(self) -> TokensByText:
+        pairs = sorted((text, token) for token, text in enumerate(self.texts()) if text)
+        largest = max(self.ids_by_text().values())
+        return TokensByText([text for text, _ in pairs], [token for _, token in pairs], largest)
 
     def ids_by_text(self) -> dict[str, int]:
         """Every token with its id."""
@@ -53,7 +89,7 @@ class Vocabulary:
     def texts(self) -> list[str]:
         """The text of every id; empty where it has none: special tokens, and ids that no token has."""
         anchor = self._anchor_ids
-        ids = range(self.largest_id + 1)
+        ids = range(max(self.ids_by_text().values()) + 1)
         texts = self._tokenizer.decode_batch([[*anchor, i] for i in ids], skip_special_tokens=False)
         cut = len(self._card.tokenizer.anchor) if anchor else 0
         return ["" if i in self.marker_ids else text[cut:] for i, text in zip(ids, texts, strict=True)]

@@ -2,8 +2,9 @@
 
 So a later start neither dequantises nor quantises.
 
-A folder holds the weights, the embedding, the tokenizer, and ``meta.json`` with what the other files have to
-look like. It is written under another name and renamed; whatever does not fit is made again.
+A folder holds the matrices as the processor multiplies them, the other weights, the embedding, the tokenizer,
+and ``meta.json`` with what the other files have to look like. It is written under another name and renamed;
+whatever does not fit is made again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from fimserver.engine.forward.int8 import quantize_weight
+from fimserver.engine.forward.packed import Packed
 from fimserver.engine.weights.checkpoint import Checkpoint
+from fimserver.engine.weights.packed_file import read_packed, write_packed
 from fimserver.errors import LoadError
 
 log = logging.getLogger("fimserver.engine")
 FOLDER = platformdirs.user_cache_path("fimserver") / "int8"
-FORMAT = 1  # a cache of another number is made again
+FORMAT = 2  # a cache of another number is made again
+VALUES = ".values"
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
 _PRODUCTS = {  # by the name of the product: the matrices that are joined, and whether they may have biases
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -56,11 +60,17 @@ class Int8Shape:
 
 @dataclass(frozen=True)
 class Int8Checkpoint:
-    """Int8 matrices with their scales, fp32 norms and biases, an fp16 embedding, and the tokenizer."""
+    """Int8 matrices with their scales, fp32 norms and biases, an fp16 embedding, and the tokenizer.
+
+    A matrix is among the ``tensors``, its name followed by ``.values``, or ``packed``. ``folder``: where all
+    this is kept, if it is.
+    """
 
     shape: Int8Shape
     tensors: Mapping[str, torch.Tensor]
     tokenizer: Tokenizer
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def can_quantize(config: Any) -> bool:
@@ -149,7 +159,7 @@ def _product(checkpoint: Checkpoint, name: str, sources: list[str], *, bias: boo
     """Values, scales and bias of several matrices over the same input, joined."""
     pieces = (rows for source in sources for rows in checkpoint.pieces(f"{source}.weight"))
     values, scales = quantize_weight(pieces)
-    made = {f"{name}.values": values, f"{name}.scales": scales}
+    made = {f"{name}{VALUES}": values, f"{name}.scales": scales}
     if bias:
         made[f"{name}.bias"] = torch.cat([checkpoint.tensor(f"{source}.bias") for source in sources])
     return made
@@ -160,10 +170,12 @@ def _write(made: Int8Checkpoint, place: Path) -> None:
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
     try:
-        # The embedding is looked up row by row and stays in its file; the rest is read once, into another
-        # layout.
+        # The embedding is looked up row by row and stays in its file, as the matrices do.
         save_file({"embedding": made.tensors["embedding"]}, part / "embedding.safetensors")
         rest = {name: tensor for name, tensor in made.tensors.items() if name != "embedding"}
+        matrices = [name for name in rest if name.endswith(VALUES)]
+        if write_packed({name.removesuffix(VALUES): rest[name] for name in matrices}, part):
+            rest = {name: tensor for name, tensor in rest.items() if name not in matrices}
         save_file(rest, part / "weights.safetensors")
         (part / "tokenizer.json").write_text(made.tokenizer.to_str(), "utf-8")  # its save() hides a full disk
         files = {path.name: _stamp(path) for path in part.iterdir()}
@@ -172,6 +184,9 @@ def _write(made: Int8Checkpoint, place: Path) -> None:
         if place.exists():
             shutil.rmtree(place)
         part.replace(place)
+        for other in place.parent.glob(f"{place.name.rpartition('-v')[0]}-v*"):
+            if other != place and other.suffix != ".part":
+                shutil.rmtree(other, ignore_errors=True)  # of another version of fimserver
     except SafetensorError as error:
         raise OSError(str(error)) from None
     finally:
@@ -187,14 +202,11 @@ def _read(place: Path) -> Int8Checkpoint | None:
         ):
             return None
         tensors = load_file(place / "weights.safetensors") | load_file(place / "embedding.safetensors")
-        return Int8Checkpoint(
-            Int8Shape(**meta["shape"]), tensors, Tokenizer.from_file(str(place / "tokenizer.json"))
-        )
+        tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        return Int8Checkpoint(Int8Shape(**meta["shape"]), tensors, tokenizer, read_packed(place), place)
     except Exception as error:  # noqa: BLE001 - a damaged file makes the libraries fail in many ways
         if place.exists():
-            log.warning(
-                "int8 weights in %s are damaged (%s): they are made again", place, type(error).__name__
-            )
+            log.warning("int8 weights in %s do not fit (%s): they are made again", place, error)
         return None
 
 

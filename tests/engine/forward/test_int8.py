@@ -9,12 +9,13 @@ import torch
 
 from fimserver.cards import MODELS, get_card
 from fimserver.engine.engines import ModelPool, make_ar
-from fimserver.engine.forward import int8
+from fimserver.engine.forward import int8, split_chunks
+from fimserver.engine.forward.layers import Stack
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, attends_alike, make_runtime
 from fimserver.engine.speculation.drafts import RandomDrafter, ScriptedDrafter
-from fimserver.engine.weights import arithmetic, int8_cache
+from fimserver.engine.weights import arithmetic, int8_cache, packed_file
 from fimserver.engine.weights.safetensors import open_checkpoint
 from fimserver.errors import LoadError
 from fimserver.settings import Settings
@@ -80,6 +81,45 @@ def test_the_text_is_the_same_from_any_state_of_the_cache(engine):
         assert ids_of(engine, request)[0] == plain
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_a_prompt_read_in_any_pieces_has_the_bits_of_whole_chunks(kind, tmp_path):
+    runtime = make_runtime(load(make_card(kind), make_checkpoint(tmp_path / "tiny", kind), CPU, "int8"),
+                           Settings(threads=1, prefill_rows=16, prompt_tokens=100))  # fmt: skip
+    cache = runtime.cache
+    assert cache.splits
+    ids = [7 * i % 61 for i in range(77)]
+
+    def rows(*ends):
+        cache.clear()
+        for end in ends:
+            logits = cache.prefill(ids[:end], Deadline(), want_logits=True)
+        return logits, [r[:, :77].clone() for i in range(2) for r in cache.kv.layer(i)]
+
+    cache.splits = False
+    wanted = rows(77)
+    cache.splits = True
+    for ends in ([77], [76, 77], [1, 2, 3, 33, 77], [16, 32, 77], [31, 32, 48, 50, 77]):
+        found = rows(*ends)
+        assert torch.equal(found[0], wanted[0])
+        assert all(torch.equal(*pair) for pair in zip(found[1], wanted[1], strict=True))
+    assert cache.num_uncached_tokens([*ids, 5]) == 1
+    assert cache.num_uncached_tokens(ids[:40]) == 1  # the row whose logits are wanted
+    cache.clear()
+    assert [len(p) for p in cache._pieces(ids, ids[:20], want_logits=True)] == [28, 29]
+
+
+def test_chunks_whose_rows_see_each_other_in_the_kernels_are_not_split(tmp_path):
+    loaded = load(make_card("qwen2"), make_checkpoint(tmp_path / "tiny", "qwen2"), CPU, "int8")
+    network = make_runtime(loaded, Settings(threads=1)).network
+    assert split_chunks.chunks_split(network, 16)
+    layer = network.stack.layers[0]
+    exact = layer.out
+    other = layer._replace(out=lambda x: exact(x) * (1 + 1e-6 * (len(x) % 2)))
+    stack = Stack([other, *network.stack.layers[1:]], network.stack.sizes)
+    network.weights = network.weights._replace(stack=stack)
+    assert not split_chunks.chunks_split(network, 16)
+
+
 def test_the_network_is_nearly_that_of_fp32(nano):
     exact = nano.runtime(nano.card("ar"))
     loaded = load(get_card("nano"), MODELS / "nano", CPU, "int8")
@@ -135,7 +175,35 @@ def older(place):
     (place / "meta.json").write_text(json.dumps(meta | {"format": 0}))
 
 
-@pytest.mark.parametrize("spoil", [damage, forget, garble, older])
+def shorten(place):
+    with (place / "packed.bin").open("r+b") as file:
+        file.truncate(1000)
+
+
+def of_another_machine(place):
+    """As a home folder that two machines share, or after torch was updated."""
+    index = json.loads((place / "packed.json").read_text())
+    rewrite(place, "packed.json", json.dumps(index | {"machine": "torch 1 on a toaster"}).encode())
+
+
+def flip(place):
+    """Other numbers in the smallest matrix, which a check at the start reads."""
+    index = json.loads((place / "packed.json").read_text())
+    name = min(index["matrices"], key=lambda name: index["matrices"][name]["bytes"])
+    at = index["matrices"][name]["at"]
+    data = (place / "packed.bin").read_bytes()
+    rewrite(place, "packed.bin", data[:at] + bytes(b ^ 1 for b in data[at : at + 64]) + data[at + 64 :])
+
+
+def rewrite(place, name, data):
+    """Other bytes that the sizes and times in ``meta.json`` do not give away."""
+    (place / name).write_bytes(data)
+    meta = json.loads((place / "meta.json").read_text())
+    meta["files"][name] = int8_cache._stamp(place / name)
+    (place / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("spoil", [damage, forget, garble, older, shorten, of_another_machine, flip])
 def test_what_was_kept_and_does_not_fit_is_made_again(spoil, folder, monkeypatch):
     reads = count_reads(monkeypatch)
     wanted = logits(load(make_card("qwen2"), folder, CPU, "int8"))
@@ -146,6 +214,33 @@ def test_what_was_kept_and_does_not_fit_is_made_again(spoil, folder, monkeypatch
     load(make_card("qwen2"), folder, CPU, "int8")
     assert len(reads) == 2
     assert [p.name for p in int8_cache.FOLDER.iterdir()] == [place.name]  # nothing half written is left
+
+
+def test_what_an_older_version_kept_of_the_same_weights_is_removed(folder):
+    load(make_card("qwen2"), folder, CPU, "int8")
+    (place,) = int8_cache.FOLDER.iterdir()
+    older = place.with_name(f"{place.name.rpartition('-v')[0]}-v1")
+    place.rename(older)
+    load(make_card("qwen2"), folder, CPU, "int8")
+    assert list(int8_cache.FOLDER.iterdir()) == [place]
+
+
+def test_what_is_packed_is_kept_and_mapped_and_multiplies_alike(tmp_path):
+    values = {"a": (random(96, 64) * 40).to(torch.int8), "b": (random(31, 200, seed=1) * 40).to(torch.int8)}
+    assert packed_file.write_packed(values, tmp_path)
+    found = packed_file.read_packed(tmp_path)
+    for name, matrix in values.items():
+        x = random(5, matrix.shape[1])
+        fresh, kept = (int8.Int8Linear(m, torch.ones(len(matrix))) for m in (matrix, found[name]))
+        assert torch.equal(fresh(x), kept(x))
+
+
+def test_a_build_of_torch_that_cannot_take_them_back_keeps_the_integers(folder, monkeypatch):
+    monkeypatch.setattr(packed_file, "keeps_packed", lambda: False)
+    first, second = (logits(load(make_card("qwen2"), folder, CPU, "int8")) for _ in range(2))
+    (place,) = int8_cache.FOLDER.iterdir()
+    assert not (place / "packed.bin").exists()
+    assert torch.equal(first, second)
 
 
 def test_a_full_disk_costs_the_next_start_and_nothing_else(folder, monkeypatch, caplog):

@@ -124,3 +124,23 @@ def test_an_anchor_keeps_leading_blanks_as_they_are(text):
     plain = Vocabulary(sentencepiece_style(), make_card("llama"))
     if text == "return":
         assert plain.encode(text) != ids
+
+
+def test_tokens_by_text_are_kept_for_the_next_start_and_found_again_where_the_file_does_not_fit(tmp_path):
+    card = make_card("llama", tokenizer={"anchor": "☺"})
+    found = Vocabulary(sentencepiece_style(), card).by_text
+    texts = [text for text in Vocabulary(sentencepiece_style(), card).texts() if text]
+    assert sorted(texts) == found.texts
+    assert {found.texts[found.ids.index(i)] for i in found.beginning_with("re")} == {
+        text for text in texts if text.startswith("re")
+    }
+    file = tmp_path / "vocabulary.json"
+    for damaged in (None, "{", '{"key": "other"}', '{"texts": 1}'):
+        if damaged:
+            file.write_text(damaged)
+        assert Vocabulary(sentencepiece_style(), card, tmp_path).by_text == found
+        kept = Vocabulary(sentencepiece_style(), card, tmp_path)
+        kept.texts = lambda: pytest.fail("they were kept")
+        assert kept.by_text == found
+        assert kept.largest_id == Vocabulary(sentencepiece_style(), card).largest_id
+    assert Vocabulary(sentencepiece_style(), make_card("llama"), tmp_path).by_text.texts != found.texts

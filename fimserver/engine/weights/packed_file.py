@@ -1,0 +1,91 @@
+"""A file of packed matrices, mapped into memory: processes that use the same one share its pages.
+
+Beside it, in ``packed.json``, is what the matrices look like, for which torch and processor they were packed,
+and a product of each with fixed numbers, which has to come out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from fimserver.engine.forward.int8 import Int8Linear
+from fimserver.engine.forward.packed import (
+    ALIGNMENT,
+    Packed,
+    PackedForm,
+    bytes_of,
+    form_of,
+    keeps_packed,
+    pack,
+    unpacked,
+)
+from fimserver.engine.weights.arithmetic import processor
+
+FILE = "packed.bin"
+INDEX = "packed.json"
+_CHECKED_ROWS = 2
+
+
+def write_packed(matrices: Mapping[str, torch.Tensor], folder: Path) -> bool:
+    """Pack matrices (out, in) int8 into a file of ``folder``; false where this build of torch cannot.
+
+    Raises ``OSError``.
+    """
+    if not keeps_packed():
+        return False
+    entries = {}
+    with (folder / FILE).open("wb") as file:
+        for name, values in matrices.items():
+            packed = pack(values)
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            entries[name] = {"at": file.tell(), "check": _check(packed)} | form_of(packed)._asdict()
+            file.write(bytes_of(packed))
+    (folder / INDEX).write_text(json.dumps({"machine": _machine(), "matrices": entries}), "utf-8")
+    return True
+
+
+def read_packed(folder: Path) -> dict[str, Packed]:
+    """The matrices of a folder by name; none where it has none.
+
+    Raises ``ValueError`` where they were packed for another machine or are damaged, and ``OSError``.
+    """
+    if not (folder / INDEX).is_file():
+        return {}
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    if index["machine"] != _machine() or not keeps_packed():
+        raise ValueError(f"packed for {index['machine']}")
+    memory = _mapped(folder / FILE)
+    found = {}
+    for name, entry in index["matrices"].items():
+        form = PackedForm(entry["sizes"], entry["bytes"], entry["layout"])
+        found[name] = unpacked(memory, entry["at"], form)
+    name = min(found, key=lambda name: index["matrices"][name]["bytes"])
+    if _check(found[name]) != index["matrices"][name]["check"]:
+        raise ValueError(f"{name} gives other products")
+    return found
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    """The bytes of a file, which the system begins to read at once where they are not in memory."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+
+def _check(packed: Packed) -> list[float]:
+    """Sums of a product with fixed numbers, one a row."""
+    inner, outer = packed.matrix.shape
+    rows = torch.arange(_CHECKED_ROWS * inner).remainder(255).to(torch.uint8).view(_CHECKED_ROWS, inner)
+    sums = Int8Linear(packed, torch.ones(outer)).integers(rows)
+    weights = torch.arange(outer).remainder(7).double()
+    return [float(row) for row in sums.double() @ weights]
+
+
+def _machine() -> str:
+    return f"torch {torch.__version__} on {processor()}"
