@@ -34,7 +34,7 @@ from bench.coder_prompts import KINDS, HolePrompt, Prompts, cut
 LENGTHS = (256, 512, 1024, 2048)
 CONTEXT_TOKENS = 2304
 PLAIN_TOKENS, LINE_TOKENS = 32, 12
-TOKENS_AT = 1024  # length at which tokens and a keystroke are timed
+TOKENS_AT = 1024  # length at which tokens and keystrokes are timed
 SLOW_ROUNDS, SLOW_LENGTH, SLOW_TOKENS = 1, 1024, 8  # of an arm that needs seconds for a prompt
 SLOW = "transformers"
 
@@ -119,6 +119,7 @@ def serve(file: Path, threads: int, drafter: str) -> Iterator[dict[str, Any]]:
             speculation.round(state, tokens - len(state.ids) - 1)
         whole_ms = 1000 * (time.perf_counter() - started)
         yield {"first_ms": first_ms, "whole_ms": whole_ms, "made": state.ids, "rss_mb": peak_mb()}
+        speculation.observe(state, ended=True)  # as the engine does once the answer is sent
 
 
 def floor(engine: Any, torch: Any) -> dict[str, float]:
@@ -174,6 +175,8 @@ class Rounds:
             for arm in arms:
                 if arm.name != SLOW or length <= SLOW_LENGTH:
                     self._cold(arm, cut(text, length), length)
+            if length == TOKENS_AT:
+                self._keys(arms, prompts, number, cut(text, length))
         for kind in self.kinds:
             hole = prompts.hole(number, kind)
             for arm in arms:
@@ -188,8 +191,19 @@ class Rounds:
         self._note(arm, "rss_mb", answer["rss_mb"])
         if tokens > 1:
             self._note(arm, "token_ms", per_token(answer))
-            typed = arm.ask(ids=[*prompt, answer["made"][0]], tokens=LINE_TOKENS, keep=length)
-            self._note(arm, "keystroke_ms", typed["whole_ms"])
+
+    def _keys(self, arms: Sequence[CoderArm], prompts: Prompts, number: int, prompt: list[int]) -> None:
+        """One more token after an answer to the prompt: the answer's first, and what stands in the file."""
+        for arm in (arm for arm in arms if arm.name != SLOW):
+            sides = prompts.typed(prompt, 0)
+            before = {"prefix": sides["prefix"][:-1], "suffix": sides["suffix"]}
+            for quantity in ("keystroke_ms", "other_keystroke_ms"):
+                made = arm.ask(ids=prompt, tokens=LINE_TOKENS, **before)["made"]
+                token = made[0] if quantity == "keystroke_ms" else prompts.next_token(number)
+                if quantity == "keystroke_ms" or token != made[0]:
+                    typed = prompts.typed(prompt, token)
+                    answer = arm.ask(**typed, tokens=LINE_TOKENS, keep=len(prompt))
+                    self._note(arm, quantity, answer["whole_ms"])
 
     def _hole(self, arm: CoderArm, hole: HolePrompt) -> None:
         answer = arm.ask(ids=hole.ids, prefix=hole.prefix, suffix=hole.suffix, tokens=hole.tokens)

@@ -52,6 +52,17 @@ class Prompts:
         after = text[at + 30 : at + 30 + SUFFIX_TOKENS]
         return [self._prefix, *before, self._suffix, *after, self._middle][-longest:]
 
+    def typed(self, prompt: list[int], token: int) -> dict[str, list[int]]:
+        """The prompt of the same cursor after one more token was typed, and the text around it."""
+        start, end = prompt.index(self._suffix), prompt.index(self._middle)
+        prefix = [*prompt[1:start], token]
+        return {"ids": [*prompt, token], "prefix": prefix, "suffix": prompt[start + 1 : end]}
+
+    def next_token(self, number: int) -> int:
+        """What stands in file ``number`` where its cold prompts have their cursor."""
+        text = self._vocabulary.encode(self._text(number))
+        return text[len(text) // 2]
+
     def hole(self, number: int, kind: str) -> HolePrompt:
         """A hole of a kind in file ``number``, in its middle half where there is one."""
         text = self._text(number)
