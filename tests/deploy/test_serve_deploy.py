@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx2
@@ -31,11 +32,19 @@ def answers(url):
 
 
 @pytest.fixture
-def cluster(folders, tmp_path):
+def ray_folder():
+    """Short, as sockets are in it; Ray notes there which cluster runs, and other tests are not to find it."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture
+def cluster(folders, tmp_path, ray_folder):
     """``ray start`` with a token in the home of its user: the URL of its dashboard, and the environment."""
     (tmp_path / "home").mkdir()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     env |= {"HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "token", "FIMSERVER_TOKEN": TOKEN}
+    env["RAY_TMPDIR"] = ray_folder
     subprocess.run(
         [PROGRAMS / "ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True
     )
