@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from fimserver.host.job import Job, Key
 
 MAX_WAITING = 64
+LEAST_S = 1e-9  # of a job while none was measured: users take turns then, too
 SHARE = 0.1  # of a new job in the mean time of a job
 
 
@@ -33,8 +34,8 @@ class ServiceTimes:
         """A job begins: its user is charged the mean until its time is known."""
         if not job.low:
             self._clock_s = self.used_s(job.user)
-        self._used_s[job.user] = self.used_s(job.user) + self.mean_s
-        job.charged_s = self.mean_s
+        job.charged_s = max(self.mean_s, LEAST_S)
+        self._used_s[job.user] = self.used_s(job.user) + job.charged_s
         job.started = time.monotonic()
 
     def end(self, job: Job) -> None:
@@ -94,7 +95,7 @@ class Waiting:
         ahead: defaultdict[str, int] = defaultdict(int)  # jobs of the same user
         rank: dict[Key, tuple[int, float]] = {}
         for job in sorted(self, key=lambda job: job.low):
-            used_s = self._times.used_s(job.user) + ahead[job.user] * max(self._times.mean_s, 1e-9)
+            used_s = self._times.used_s(job.user) + ahead[job.user] * max(self._times.mean_s, LEAST_S)
             rank[job.key] = (job.low, used_s)
             ahead[job.user] += 1
         return sorted(self, key=lambda job: rank[job.key])

@@ -70,6 +70,17 @@ def test_a_user_with_many_documents_does_not_keep_others_waiting(queue):
     assert [queue.serves()[1] for _ in range(3)] == ["quiet", "busy 0", "busy 1"]
 
 
+def test_users_take_turns_before_anything_was_measured(queue):
+    """So do those whose requests run side by side: none of them has ended yet."""
+    queue.asks(*(job(name, "many") for name in "abc"), job("d", "one"))
+    started = []
+    while len(queue.waiting):
+        each = queue.waiting.pop()
+        queue.times.start(each)
+        started.append(each.request.prefix)
+    assert started == ["a", "d", "b", "c"]
+
+
 def test_time_counts_not_the_number_of_requests(queue):
     queue.runs(job("x", "long"), 1.0)
     queue.asks(*(job(f"long {i}", "long") for i in range(3)), *(job(f"short {i}", "short") for i in range(9)))
