@@ -62,7 +62,7 @@ def test_canvases_and_texts_are_one_pass(nano):
     assert side_by_side(runs) == wanted
 
 
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES.keys() - FOR_ADAPTERS))
 def test_through_an_adapter_canvases_and_texts_are_one_pass(schedule, adapted):
     runtime = adapted
     ar = ar_engine(runtime)
@@ -73,9 +73,19 @@ def test_through_an_adapter_canvases_and_texts_are_one_pass(schedule, adapted):
 
 
 def test_through_an_adapter_canvases_without_texts_are_one_pass(adapted):
-    dllm = make_dllm(DraftContext(adapted, Settings(schedule="checked")))
+    dllm = make_dllm(DraftContext(adapted, Settings(schedule="threshold", threshold=0.2)))
     wanted = alone(dllm, requests())
     assert side_by_side([dllm.steps(request, Deadline()) for request in requests()]) == wanted
+
+
+def test_a_canvas_whose_guesses_are_checked_has_the_engine_to_itself(adapted):
+    """It keeps what it has prepared for one text: its passes are run as they come."""
+    dllm = make_dllm(DraftContext(adapted, Settings(schedule="checked")))
+    for request in requests():
+        expected = said(list(dllm.complete(request, Deadline())))
+        steps = list(dllm.steps(request, Deadline()))
+        assert all(isinstance(step, Chunk) for step in steps)
+        assert said(steps) == expected
 
 
 def test_a_mask_in_a_text_beside_a_canvas_is_a_token_like_others(adapted):
