@@ -25,10 +25,11 @@ from bench.intervals import bootstrap, geometric_mean_ratio, median, ratio_of_su
 from fimserver.cards import Card, get_card
 from fimserver.engine.cache_check import CacheCheck, DecodedCanvas, check_canvas
 from fimserver.engine.denoising.canvas import FullCanvas
-from fimserver.engine.denoising.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.denoiser import CanvasState, Denoiser
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
 from fimserver.engine.denoising.refresh import Refresh, read_cache
 from fimserver.engine.denoising.schedules import SCHEDULES
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.forward.network import NativeNetwork

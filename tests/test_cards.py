@@ -2,9 +2,9 @@
 
 import pytest
 
+from fimserver.canvas_card import Canvas
 from fimserver.cards import (
     MODELS,
-    Canvas,
     Card,
     Fim,
     IndexParts,

@@ -13,10 +13,11 @@ from bench.gpu.clock import median_ms
 from bench.gpu.figures import Figure
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import Shape
-from fimserver.engine.denoising.denoiser import Denoiser, Tokens
+from fimserver.engine.denoising.denoiser import Denoiser
 from fimserver.engine.denoising.dual_cache import CanvasText, DualCache, DualCanvas
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import SCHEDULES
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.forward.network import NativeNetwork
 from fimserver.types import Deadline, Request
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from fimserver.cards import Canvas
+from fimserver.canvas_card import Canvas
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.forward.pass_cost import PassCosts, size
 from fimserver.engine.speculation.lookahead import Lookahead

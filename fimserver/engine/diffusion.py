@@ -24,10 +24,12 @@ from fimserver.engine.denoising.canvas import (
 )
 from fimserver.engine.denoising.canvas_length import bias, bias_of, search_length
 from fimserver.engine.denoising.canvas_text import canvas_view, confidence, settled
-from fimserver.engine.denoising.denoiser import CanvasState, Denoiser, Tokens
+from fimserver.engine.denoising.denoiser import CanvasState, Denoiser
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
+from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import Schedule
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.device import wait_for
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass
@@ -242,6 +244,7 @@ class Diffusion:
             most,
             broadcast=self.canvas_card.broadcast and not self._in_blocks,
             end_anywhere=self._in_blocks,
+            edits=Edits.of(self.canvas_card),
         )
         begin = None
         if self.healing and held and not done:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from fimserver.cards import Canvas, Card, get_card, model_folder
+from fimserver.canvas_card import Canvas
+from fimserver.cards import Card, get_card, model_folder
 from fimserver.engine.engines import Engine, make_ar, make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime

@@ -145,3 +145,60 @@ def block_decode(
         if end in x[first:]:
             break
     return history
+
+
+def edited_decode(
+    logits: Logits,
+    prompt: Sequence[int],
+    block: int,
+    mask: int,
+    end: int,
+    forbidden: Sequence[int],
+    level: float,
+    edit_level: float,
+    reviews: int,
+    blocks: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """The sampler of LLaDA 2.1: the new tokens after every step.
+
+    A step predicts the whole block. Masked places are filled as in ``block_decode``; filled ones that are not
+    of the prompt take another token whose probability is above ``edit_level``. A block without masks is
+    predicted until nothing changes, at most ``reviews`` times. A block that holds ``end`` is the last.
+    """
+    text = list(prompt)
+    history: list[list[int]] = []
+    for _ in range(blocks):
+        first = len(text)
+        x = text + [mask] * (block - first % block)
+        generator = torch.Generator().manual_seed(seed + first - len(prompt))
+        seen = 0
+        while seen <= reviews:
+            masked = [i for i in range(first, len(x)) if x[i] == mask]
+            filled = [i for i in range(first, len(x)) if x[i] != mask]
+            seen += not masked
+            if seen > reviews:
+                break
+            rows = logits(x).clone()
+            rows[:, list(forbidden)] = -torch.inf
+            changed: dict[int, int] = {}
+            if filled:
+                tokens, sure = sample(rows[filled], temperature, top_p, generator)
+                drawn = zip(filled, tokens.tolist(), sure.tolist(), strict=True)
+                changed |= {i: token for i, token, p in drawn if token != x[i] and p > edit_level}
+            edits = len(changed)
+            if masked:
+                tokens, sure = sample(rows[masked], temperature, top_p, generator)
+                taken = [i for i in range(len(masked)) if sure[i] >= level] or [int(sure.argmax())]
+                changed |= {masked[i]: int(tokens[i]) for i in taken}
+            for i, token in changed.items():
+                x[i] = token
+            history.append(x[len(prompt) :])
+            if not masked and not edits:
+                break
+        text = x
+        if end in x[first:]:
+            break
+    return history

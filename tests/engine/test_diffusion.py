@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fimserver.engine.denoising.canvas import CachedCanvas, FullCanvas
-from fimserver.engine.denoising.denoiser import Denoiser, Tokens
+from fimserver.engine.denoising.denoiser import Denoiser
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES, entropy
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from fimserver.cards import Canvas
+from fimserver.canvas_card import Canvas
 from fimserver.engine.denoising.canvas_length import LENGTHS, bias, bias_of
 from fimserver.engine.forward.passes import finish
 from models.training import length_bias

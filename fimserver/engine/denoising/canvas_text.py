@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fimserver.engine.denoising.denoiser import CanvasState, Tokens
+from fimserver.engine.denoising.denoiser import CanvasState
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.types import Slot
 
 TINY = 1e-9  # least probability that is counted
 
 
 def settled(state: CanvasState, tokens: Tokens) -> list[int]:
-    """Ids from the left up to the first mask or end."""
+    """Ids from the left up to the first mask or end; none where any of them may still change."""
+    if state.unsettled:
+        return []
     for i, token in enumerate(state.slots):
         if token in {tokens.mask, tokens.end}:
             return state.slots[:i]

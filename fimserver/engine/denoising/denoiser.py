@@ -8,45 +8,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
+from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.schedules import DenoisingStep, Schedule
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.types import Deadline, Request
 
-if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers are installed
-    from fimserver.cards import Canvas as CanvasCard
-    from fimserver.engine.prompts.vocabulary import Vocabulary
-
 MAX_STEPS = 256
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Ids with a meaning on the canvas; ``None`` where the model has no such token."""
-
-    mask: int
-    end: int | None
-    expand: int | None
-    delete: int | None
-    forbidden: tuple[int, ...]
-
-    @classmethod
-    def of(cls, card: CanvasCard, vocabulary: Vocabulary) -> Tokens:
-        def maybe(text: str | None) -> int | None:
-            return None if text is None else vocabulary.special(text)
-
-        forbidden = dict.fromkeys((card.mask, *card.forbidden))
-        return cls(
-            vocabulary.special(card.mask),
-            maybe(card.end),
-            maybe(card.expand) if card.length == "expand" else None,
-            maybe(card.delete) if card.length == "expand" else None,
-            tuple(vocabulary.specials_of(forbidden)),
-        )
 
 
 @dataclass
@@ -54,7 +26,7 @@ class CanvasState:
     """A canvas being denoised, changed in place. ``fresh``: the slots that the last step committed.
 
     For each filled slot ``confidence`` is the probability of its token when it was committed, and ``steps``
-    the number of that step.
+    the number of that step. ``unsettled``: any filled slot may still take another token.
     """
 
     slots: list[int]
@@ -62,6 +34,7 @@ class CanvasState:
     expansions_left: int = 0
     confidence: dict[int, float] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    unsettled: bool = False
 
     def resize(self, slot: int, masks: int) -> None:
         """Put so many masks in the place of a slot."""
@@ -85,17 +58,21 @@ class Denoiser:
         *,
         broadcast: bool = True,
         end_anywhere: bool = False,
+        edits: Edits | None = None,
     ) -> None:
         """``broadcast``: an end or delete token takes every masked slot to its right along.
 
         ``end_anywhere``: an end may be committed at any slot, and a masked one left of it may have any token;
         when none is masked left of it, the run is over.
+
+        ``edits``: when filled slots take other tokens, which goes on where none is masked; ``None``: never.
         """
         self.tokens = tokens
         self.schedule = schedule
         self.max_slots = max_slots
         self.broadcast = broadcast
         self.end_anywhere = end_anywhere
+        self.edits = edits
 
     def run(
         self,
@@ -133,16 +110,27 @@ class Denoiser:
         Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
         """
         state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
+        state.unsettled = self.edits is not None
         generator: torch.Generator | None = None
+        reviews = 0  # passes over slots that are all filled
         for index in range(MAX_STEPS):
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
-            if not masked or deadline.spent():
+            if not (masked or state.unsettled):
                 return
-            masked = list(window(masked)) if window else masked
-            every = yield from until_spent(predicting(state.slots), deadline)  # (slots, V)
-            if every is None:
+            masked = list(window(masked)) if window and masked else masked
+            late = bool(deadline.spent())
+            every = None if late else (yield from until_spent(predicting(state.slots), deadline))
+            if every is None:  # else (slots, V)
+                yield from _as_it_is(state)
                 return
             generator = generator or torch.Generator(every.device).manual_seed(request.sampling.seed + block)
+            edited = self._edited(state, every, request, generator)
+            if not masked:
+                reviews += 1
+                state.unsettled = bool(edited) and self.edits is not None and reviews < self.edits.steps
+                self._commit(state, edited, index)
+                yield state
+                continue
             logits = every[masked].float()  # (n, V)
             self._forbid(logits, masked, state)
             if begin is not None and masked[0] == 0:
@@ -153,8 +141,21 @@ class Denoiser:
             commit = self.schedule(step)
             chosen = step.chosen(commit.fill)
             self._remask(state, commit.remask, masked[0])
-            self._commit(state, chosen, index)
+            self._commit(state, chosen | edited, index)
             yield state
+
+    def _edited(
+        self, state: CanvasState, every: torch.Tensor, request: Request, generator: torch.Generator
+    ) -> dict[int, tuple[int, float]]:
+        """Filled slots that take another token now, with its probability. ``every`` (slots, V)."""
+        filled = [i for i, token in enumerate(state.slots) if token != self.tokens.mask]
+        if self.edits is None or not filled:
+            return {}
+        logits = every[filled].float()
+        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        found = _propose(logits, request, generator, range(len(filled)))
+        drawn = zip(filled, found.tokens.tolist(), found.probability.tolist(), strict=True)
+        return {i: (t, p) for i, t, p in drawn if self.edits.replaces(state.slots[i], t, p)}
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
         """Unless it may be anywhere, an end may be committed only at the leftmost mask.
@@ -205,7 +206,7 @@ class Denoiser:
                     state.confidence[i] = state.confidence[first]
                     state.steps[i] = step
         state.fresh = frozenset(chosen)
-        if self.end_anywhere:
+        if self.end_anywhere and self.edits is None:
             self._close(state)
         if self.tokens.expand is not None:
             self._resize(state)
@@ -232,6 +233,13 @@ class Denoiser:
                 state.slots[i : i + 1] = [self.tokens.mask] * (1 + roomy)
                 state.expansions_left -= int(roomy)
                 state.resize(i, 1 + roomy)
+
+
+def _as_it_is(state: CanvasState) -> Iterator[CanvasState]:
+    """The last state of a run that ends early, where it was not settled."""
+    if state.unsettled:
+        state.unsettled, state.fresh = False, frozenset()
+        yield state
 
 
 def _propose(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fimserver.engine.denoising.denoiser import Denoiser, Tokens
+from fimserver.engine.denoising.denoiser import Denoiser
 from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingStep, read_schedule
+from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.sampling import draw

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fimserver.cards import Canvas
+from fimserver.canvas_card import Canvas
 from fimserver.engine.denoising.schedules import SCHEDULES, read_schedule
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.engines import ModelPool, make_schedule
