@@ -26,7 +26,6 @@ from fimserver.engine.denoising.canvas_length import bias, bias_of, search_lengt
 from fimserver.engine.denoising.canvas_text import canvas_view, confidence, settled
 from fimserver.engine.denoising.denoiser import CanvasState, Denoiser
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
-from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import Schedule
 from fimserver.engine.denoising.tokens import Tokens
@@ -238,14 +237,7 @@ class Diffusion:
         limit = self.limit(request)
         slots = yield from self._slots(canvas, request.canvas_tokens, limit, deadline)
         most = limit if self.canvas_card.length == "expand" else slots
-        denoiser = Denoiser(
-            self.tokens,
-            self.schedule,
-            most,
-            broadcast=self.canvas_card.broadcast and not self._in_blocks,
-            end_anywhere=self._in_blocks,
-            edits=Edits.of(self.canvas_card),
-        )
+        denoiser = Denoiser.of(self.canvas_card, self.tokens, self.schedule, most)
         begin = None
         if self.healing and held and not done:
             begin = self.healing.allowed(held, self.network.vocab_size, self.network.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +18,9 @@ from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.types import Deadline, Request
+
+if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers are installed
+    from fimserver.canvas_card import Canvas as CanvasCard
 
 MAX_STEPS = 256
 
@@ -73,6 +77,14 @@ class Denoiser:
         self.broadcast = broadcast
         self.end_anywhere = end_anywhere
         self.edits = edits
+
+    @classmethod
+    def of(cls, card: CanvasCard, tokens: Tokens, schedule: Schedule, max_slots: int) -> Denoiser:
+        """As the model of a card was made for it."""
+        in_blocks = card.attention == "block"
+        broadcast = card.broadcast and not in_blocks
+        edits = Edits.of(card)
+        return cls(tokens, schedule, max_slots, broadcast=broadcast, end_anywhere=in_blocks, edits=edits)
 
     def run(
         self,
