@@ -1,8 +1,8 @@
 """Edits: filled slots that take another token while their block is denoised.
 
-Token-to-token editing (LLaDA 2.1): every step predicts the whole block; a filled slot takes the token predicted
-for it where that differs and is likely enough. When nothing is masked any more, passes go on until one edits
-nothing, or so many have been made.
+Token-to-token editing (LLaDA 2.1): every step predicts the whole block; a filled slot takes the token that is
+predicted for it where that differs and is likely enough. When nothing is masked any more, passes go on until
+one edits nothing, or so many have been made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers a
 
 @dataclass(frozen=True)
 class Edits:
-    """``level``: the probability above which a token replaces another. ``steps``: passes over a full block."""
+    """``level``: probability above which a token replaces another. ``steps``: passes over a full block."""
 
     level: float
     steps: int = 16
