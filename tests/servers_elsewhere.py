@@ -43,12 +43,15 @@ class PlayedServer:
             first
         )  # steps of the first requests to other paths than those that are asked of GET
         self.asked = []
+        self.connections = 0
+        self.requests = 0
         self.closed = threading.Event()  # set when a client hangs up in a stream
         self._ends = threading.Event()
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
+                outer.connections += 1
                 with contextlib.suppress(OSError):
                     while outer._answer(self):
                         pass
@@ -78,6 +81,7 @@ class PlayedServer:
         request = handler.rfile.readline().decode().split()
         if len(request) < 2:
             return False
+        self.requests += 1
         headers = {}
         while line := handler.rfile.readline().decode().strip():
             name, _, value = line.partition(":")

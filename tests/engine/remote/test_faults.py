@@ -10,6 +10,7 @@ from fimserver.errors import (
     GarbledError,
     NoFimError,
     OverloadedError,
+    RemoteError,
     TooLongError,
     WarmingError,
     WrongModelError,
@@ -111,6 +112,17 @@ def test_a_connection_that_ends_before_a_word_is_tried_once_more():
     with PlayedServer({"/v1/models": MODELS, "/v1/completions": [WORD, END]}, first=[["reset"]]) as server:
         assert list(engine_of(server.url).complete(REQUEST, Deadline.of_ms(60_000)))[-1].reason is Reason.END
         assert len(server.asked) == 2
+
+
+def test_connections_are_used_again():
+    """It is asked what it is by several questions at once, after every failure."""
+    refusal = (400, {"error": {"message": "no"}})
+    with PlayedServer({"/v1/models": MODELS, "/v1/completions": refusal}) as server:
+        engine = engine_of(server.url)
+        for _ in range(3):
+            with pytest.raises(RemoteError):
+                list(engine.complete(REQUEST, Deadline.of_ms(60_000)))
+        assert server.requests > 2 * server.connections
 
 
 def test_nothing_is_asked_twice_once_something_was_said():
