@@ -17,11 +17,11 @@ from bench.gpu.shapes import QWEN_7B, QWEN_15B, TOY, Ceilings
 from bench.gpu.steps import SMALL, Step, _measured, steps, unfit
 
 ROOT = Path(__file__).parents[2]
-# Refuses whatever our own files import beside the standard library, torch and transformers.
+# Refuses whatever our own files import beside the standard library, torch, transformers and what that requires.
 ALONE = """
 import sys
 
-ALLOWED = {"torch", "transformers", "fimserver", "bench", *sys.stdlib_module_names}
+ALLOWED = {"torch", "transformers", "safetensors", "fimserver", "bench", *sys.stdlib_module_names}
 
 class Alone:
     def find_spec(self, name, path=None, target=None):
