@@ -110,7 +110,7 @@ class TestAFile:
             (("--queue", 0), "--queue"),
             (("--gpus", -1), "--gpus"),
             (("--listen", "everywhere"), "HOST:PORT"),
-            (("--allow-host", "a b"), "no name"),
+            (("--allow-host", "a b"), "not a host name"),
             (("--ar-card", "no-such-card"), "no-such-card"),
             (("--max-tokens", 0), "max_tokens"),
         ],
@@ -156,7 +156,7 @@ class TestTheToken:
         ({"settings": {"token": "x"}}, InputError, "not written into settings"),
         ({"settings": {"ar_card": "no-such-card"}}, CardError, "no-such-card"),
         ({"allow_hosts": "gpu-box"}, InputError, "allow_hosts"),
-        ({"allow_hosts": ["a b"]}, InputError, "no name"),
+        ({"allow_hosts": ["a b"]}, InputError, "not a host name"),
     ],
 )
 def test_wrong_arguments_of_a_file_are_one_clear_line(args, error, says, monkeypatch):
@@ -219,7 +219,7 @@ class TestServeOnRay:
             (("--ray", "--min-replicas", 3, "--max-replicas", 2), "more than"),
             (("--ray", "--listen", "everywhere"), "HOST:PORT"),
             (("--ray", "--ar-card", "no-such-card"), "no-such-card"),
-            (("--ray", "--allow-host", "a b"), "no name"),
+            (("--ray", "--allow-host", "a b"), "not a host name"),
         ],
     )
     def test_wrong_options_are_said_before_anything_starts(self, options, says, monkeypatch):

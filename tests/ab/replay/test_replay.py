@@ -160,7 +160,7 @@ CHATTY = "print('hello world, how are you')"
         ([sys.executable, "-c", DIES], FimError, "ended, exit code 1: gone for a reason"),
         ([sys.executable, "-c", EXITS], FimError, "ended, exit code 0"),
         ([sys.executable, "-c", SILENT], FimError, "did not answer within 1 s"),
-        ([sys.executable, "-c", CHATTY], InputError, "no language server"),
+        ([sys.executable, "-c", CHATTY], InputError, "not a language server"),
         ([*COMMAND, "--max-tokens", "0"], InputError, "option max_tokens"),
         ([*COMMAND, "--connect", "http://127.0.0.1:9"], FimError, "not ready after 1 s"),
     ],

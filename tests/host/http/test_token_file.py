@@ -76,7 +76,7 @@ def test_a_file_that_is_gone_changes_nothing(host, file):
         (b"# ann x\n", "has no line"),
         (b"ann one\nben\n", "line 2"),
         (b"ann one\nben one\n", "line 2"),
-        (b"\xff", "no text"),
+        (b"\xff", "not text"),
     ],
 )
 def test_at_the_start_it_is_refused(tmp_path, content, said):
