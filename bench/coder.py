@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.coder_prompts import KINDS, HolePrompt, Prompts, cut
+from fimserver.threads import prepare
 
 LENGTHS = (256, 512, 1024, 2048)
 CONTEXT_TOKENS = 2304
@@ -45,7 +46,12 @@ class CoderArm:
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
         started = time.perf_counter()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environ = dict(os.environ)
+        if name.startswith("ours"):
+            prepare(environ)  # as the command line does, before torch is imported
+        self.process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.ready = self._read()
         self.start_s = time.perf_counter() - started
 

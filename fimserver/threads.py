@@ -13,7 +13,7 @@ from collections.abc import MutableMapping
 from math import ceil
 from pathlib import Path
 
-SPINS = 300  # of GNU OpenMP (Linux), about 10 µs; its default is 300,000. bench/busy.py compares them
+SPINS = 1000  # of GNU OpenMP (Linux), about 35 µs; its default is 300,000. bench/busy.py compares them
 BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their default is 200
 USER_SAYS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
 CGROUPS = Path("/sys/fs/cgroup")
