@@ -10,7 +10,9 @@ import pytest
 
 from tests.editors.places import SHAPES, names, until
 
-SHOTS = os.environ.get("FIMSERVER_SHOTS", "")  # read before any fixture clears the environment
+# Read before any fixture clears the environment.
+SHOTS = os.environ.get("FIMSERVER_SHOTS", "")
+MODEL = os.environ.get("EDITOR_TEST_CODER") or "nano"
 PLACES = (
     (SHAPES, "\nclass Cube:\n"),
     (SHAPES, "\nclass Circle:\n    def __init__(self, "),
@@ -46,7 +48,7 @@ def test_why_there_is_none(editor, shoot):
 
 def test_health(editor, shoot):
     until(editor, bool)
-    assert "nano" in editor.health()
+    assert MODEL in editor.health()
     shoot("health")
 
 
