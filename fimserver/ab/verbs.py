@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fimserver.commands.options import given, settings_of, settings_options
+from fimserver.entry import INTERRUPTED
 from fimserver.errors import InputError
 
 if TYPE_CHECKING:
     from fimserver.ab.schema import Report
 
 LIMIT = 300
-INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 
 
 @click.group(invoke_without_command=True)

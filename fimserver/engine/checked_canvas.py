@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from fimserver.canvas_card import Canvas
 from fimserver.engine.autoregressive import Autoregressive
+from fimserver.engine.denoising.canvas_text import without_held
 from fimserver.engine.forward.pass_cost import PassCosts, size
 from fimserver.engine.speculation.lookahead import Lookahead
 from fimserver.types import Chunk, Deadline, Request, Slot
@@ -48,12 +49,10 @@ class CheckedCanvas:
     def _view(self, known: list[int], before: int, held: str, *, open_: bool) -> tuple[Slot, ...]:
         """The canvas as text: what is known, what is guessed after it, and masks."""
         slots = [Slot(self._piece(token), masked=False, fresh=i >= before) for i, token in enumerate(known)]
-        if held and slots:
-            slots[0] = replace(slots[0], text=slots[0].text[len(held) :])
         if open_:
             slots += [Slot(self._piece(token), masked=False) for token in self.ahead.glance()]
             slots += [Slot("", masked=True)] * (-len(slots) % self.block)
-        return tuple(slots)
+        return without_held(slots, held)
 
 
 def priced_by_row(costs: PassCosts, row: float) -> PassCosts:

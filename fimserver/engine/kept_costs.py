@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import platformdirs
-import torch
 
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import weights_hash
 from fimserver.engine.prompts.prompt_budget import PrefillSpeed, as_kept, from_kept, measure_speed
 from fimserver.engine.runtime import Runtime
-from fimserver.engine.weights.arithmetic import processor
+from fimserver.engine.weights.arithmetic import machine
 from fimserver.kept_json import read_kept, write_kept
 
+T = TypeVar("T")
 MEASUREMENT = 2  # how pass costs are measured; kept ones of another number are measured again
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
 SPEEDS_FILE = platformdirs.user_cache_path("fimserver") / "prefill_speeds.json"
@@ -30,16 +31,12 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
     """
     if runtime.loaded.card.parameters_m < LARGE_M or runtime.cache is None:
         return measure()
-    path = kept or COSTS_FILE
-    known = read_kept(path)
+
+    def measured() -> dict[str, float]:
+        return {f"{branches}x{tokens}": ms for (branches, tokens), ms in measure().ms.items()}
+
     key = f"{_key(runtime)} measurement {MEASUREMENT}"
-    try:
-        return PassCosts({_shape(name): float(ms) for name, ms in known[key].items()})
-    except (KeyError, ValueError, AttributeError, TypeError):
-        costs = measure()
-    known[key] = {f"{branches}x{tokens}": round(ms, 3) for (branches, tokens), ms in costs.ms.items()}
-    write_kept(path, known)
-    return costs
+    return _kept(key, measured, lambda known: PassCosts({_shape(n): ms for n, ms in known.items()}), kept)
 
 
 def kept_mask_costs(
@@ -48,16 +45,29 @@ def kept_mask_costs(
     """Return the kept costs of masks (``measure_masks``), by rows of a pass, or measure and keep them."""
     if runtime.loaded.card.parameters_m < LARGE_M:
         return measure()
+
+    def measured() -> dict[str, float]:
+        return {str(rows): share for rows, share in measure().items()}
+
+    key = f"{_key(runtime)} masks {MEASUREMENT}"
+    return _kept(key, measured, lambda known: {int(rows): share for rows, share in known.items()}, kept)
+
+
+def _kept(
+    key: str,
+    measured: Callable[[], dict[str, float]],
+    made: Callable[[dict[str, float]], T],
+    kept: Path | None,
+) -> T:
+    """What ``made`` makes of kept numbers by name, or of those that are measured and kept now."""
     path = kept or COSTS_FILE
     known = read_kept(path)
-    key = f"{_key(runtime)} masks {MEASUREMENT}"
     try:
-        return {int(rows): float(share) for rows, share in known[key].items()}
+        return made({name: float(number) for name, number in known[key].items()})
     except (KeyError, ValueError, AttributeError, TypeError):
-        shares = measure()
-    known[key] = {str(rows): round(share, 3) for rows, share in shares.items()}
-    write_kept(path, known)
-    return shares
+        numbers = measured()
+    write_kept(path, known | {key: {name: round(number, 3) for name, number in numbers.items()}})
+    return made(numbers)
 
 
 def kept_speed(
@@ -96,10 +106,7 @@ def _key(runtime: Runtime) -> str:
     arithmetic = (
         f"{runtime.loaded.dtype} {runtime.loaded.weights is not None} {type(runtime.network).__name__}"
     )
-    machine = (
-        f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {runtime.loaded.device}"
-    )
-    return f"{weights_hash(runtime.loaded.folder)} {buffer} {arithmetic} {machine}"
+    return f"{weights_hash(runtime.loaded.folder)} {buffer} {arithmetic} {machine(runtime.loaded.device)}"
 
 
 def _shape(name: str) -> tuple[int, int]:

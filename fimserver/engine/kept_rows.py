@@ -13,7 +13,7 @@ from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.passes import TRIED_ROWS, rows_alike
 from fimserver.engine.forward.split_chunks import chunks_split
 from fimserver.engine.load import Loaded, weights_hash
-from fimserver.engine.weights.arithmetic import processor
+from fimserver.engine.weights.arithmetic import machine
 from fimserver.kept_json import read_kept, write_kept
 
 ROWS_FILE = platformdirs.user_cache_path("fimserver") / "rows_alike.json"
@@ -60,6 +60,5 @@ def _kept(key: str, attempt: Callable[[], bool], kept: Path | None) -> bool:
 def _key(loaded: Loaded, network: FusedModel) -> str:
     variables = " ".join(os.environ.get(name, "-") for name in KERNEL_VARIABLES)
     kernels = f"{torch.backends.cpu.get_cpu_capability()} {variables}"
-    machine = f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {loaded.device}"
     made = f"{network.dtype} packed {network.pack} int8 {loaded.weights is not None} tried {TRIED_ROWS}"
-    return f"{weights_hash(loaded.folder)} {made} {machine} {kernels}"
+    return f"{weights_hash(loaded.folder)} {made} {machine(loaded.device)} {kernels}"

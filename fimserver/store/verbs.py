@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import click
 
 from fimserver.commands.options import settings_of
+from fimserver.entry import INTERRUPTED
 from fimserver.paths import models_changed
 from fimserver.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-INTERRUPTED = 130  # the exit code of a shell for Ctrl-C
 
 
 def _models_dir(command: Command) -> Command:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from fimserver.engine import kept_costs as module
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.kept_costs import kept_costs
 
@@ -53,7 +52,7 @@ def test_another_buffer_or_number_of_threads_is_measured_for_itself(runtime, tmp
     measure = Measure()
     kept_costs(runtime, measure, tmp_path / "costs.json")
     kept_costs(replace(runtime, rows=runtime.rows + 1), measure, tmp_path / "costs.json")
-    monkeypatch.setattr(module.torch, "get_num_threads", lambda: 77)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     kept_costs(runtime, measure, tmp_path / "costs.json")
     assert measure.calls == 3
 

@@ -38,7 +38,7 @@ def test_a_second_load_does_not_try_again(found, nano_parts, tmp_path):
     [
         lambda patch: patch.setattr(module.torch, "get_num_threads", lambda: 77),
         lambda patch: patch.setattr(module.torch, "__version__", "99.0"),
-        lambda patch: patch.setattr(module, "processor", lambda: "another one"),
+        lambda patch: patch.setattr("fimserver.engine.weights.arithmetic.processor", lambda: "another one"),
         lambda patch: patch.setattr(module, "weights_hash", lambda _folder: "other weights"),
         lambda patch: patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2"),
         lambda patch: patch.setattr(module, "TRIED_ROWS", (1, 2)),

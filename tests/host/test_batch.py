@@ -125,9 +125,11 @@ def test_a_warm_up_is_read_after_what_is_asked_for(engines):
     assert warm.usage.reason is Reason.END
 
 
-def test_one_that_is_stopped_leaves_without_another_pass(engines, alone):
+@pytest.mark.parametrize("route", ROUTES)
+def test_one_that_is_stopped_leaves_without_another_pass(engines, route):
+    alone = texts_alone(engines, route)
     batch = JobBatch(engines)
-    asks = [Ask(request) for request in REQUESTS[:3]]
+    asks = [Ask(request, route=route) for request in REQUESTS[:3]]
     for ask in asks:
         batch.start(ask.job, Router())
     while not asks[0].pieces:
@@ -190,24 +192,6 @@ def test_canvases_and_texts_of_several_users_are_one_pass(engines, alone):
     mixed = [passes for passes in rounds if len({pin for pin, _ in passes}) > 1]
     assert mixed
     assert all(each.company == len(passes) for passes in mixed for _, each in passes)
-
-
-def test_a_canvas_that_is_stopped_leaves_without_another_pass(engines):
-    canvases = texts_alone(engines, "dllm")
-    batch = JobBatch(engines)
-    asks = [Ask(request, route="dllm") for request in REQUESTS[:3]]
-    for ask in asks:
-        batch.start(ask.job, Router())
-    while not asks[0].pieces:
-        batch.step()
-    (running,) = [each for each in batch._running if each.job is asks[0].job]
-    not_run = running.waits_for
-    asks[0].job.cancel()
-    batch.leave()
-    assert asks[0].usage.reason is Reason.CANCELLED
-    assert not not_run.done
-    run(batch)
-    assert [ask.text for ask in asks[1:]] == canvases[1:3]
 
 
 def test_time_is_charged_in_equal_parts(engines):

@@ -43,6 +43,11 @@ def canvas_view(
             break
         masked = token == tokens.mask
         slots.append(Slot("" if masked else piece(token), masked, i in state.fresh))
-    if held and slots:
-        slots[0] = replace(slots[0], text=slots[0].text[len(held) :])
-    return tuple(slots)
+    return without_held(slots, held)
+
+
+def without_held(slots: Sequence[Slot], held: str) -> tuple[Slot, ...]:
+    """Slots whose first one spells the end of the prefix again, without it."""
+    if not (held and slots):
+        return tuple(slots)
+    return (replace(slots[0], text=slots[0].text[len(held) :]), *slots[1:])

@@ -147,14 +147,27 @@ class Denoiser:
             self._forbid(logits, masked, state)
             if begin is not None and masked[0] == 0:
                 logits[0, ~begin] = -torch.inf
-            propose = functools.partial(_propose, logits, request, generator)
-            may_commit = functools.partial(self._may_commit, masked[0])
-            step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
-            commit = self.schedule(step)
-            chosen = step.chosen(commit.fill)
-            self._remask(state, commit.remask, masked[0])
+            chosen = self._scheduled(state, logits, masked, index, request, generator)
             self._commit(state, chosen | edited, index)
             yield state
+
+    def _scheduled(
+        self,
+        state: CanvasState,
+        logits: torch.Tensor,
+        masked: list[int],
+        index: int,
+        request: Request,
+        generator: torch.Generator,
+    ) -> dict[int, tuple[int, float]]:
+        """Masked slots that the schedule fills now, by logits (n, V); those that it takes back are masked."""
+        propose = functools.partial(_propose, logits, request, generator)
+        may_commit = functools.partial(self._may_commit, masked[0])
+        step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
+        commit = self.schedule(step)
+        chosen = step.chosen(commit.fill)
+        self._remask(state, commit.remask, masked[0])
+        return chosen
 
     def _edited(
         self, state: CanvasState, every: torch.Tensor, request: Request, generator: torch.Generator

@@ -16,17 +16,15 @@ import torch
 
 ALIGNMENT = 64  # bytes: of a cache line
 _Sizes = ctypes.POINTER(ctypes.c_int64)
-_ARGUMENTS: tuple[Any, ...] = (
-    *(
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        _Sizes,
-        _Sizes,
-        ctypes.c_int64,
-    ),  # data, dimensions, sizes, strides, offset
-    *(ctypes.c_int32, ctypes.c_int32, ctypes.c_int32),  # type, device, its number
-    *(ctypes.POINTER(ctypes.c_void_p), ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64),  # result, layout
-)
+_DATA = (
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    _Sizes,
+    _Sizes,
+    ctypes.c_int64,
+)  # dimensions, sizes, strides, offset
+_KIND = (ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)  # type, device, its number
+_RESULT = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64)  # and the layout
 
 
 class Packed(NamedTuple):
@@ -116,7 +114,7 @@ def keeps_packed() -> bool:
 def _library() -> ctypes.CDLL:
     (path,) = (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*")
     library = ctypes.CDLL(str(path))
-    library.aoti_torch_create_tensor_from_blob_v2.argtypes = _ARGUMENTS
+    library.aoti_torch_create_tensor_from_blob_v2.argtypes = (*_DATA, *_KIND, *_RESULT)
     return library
 
 

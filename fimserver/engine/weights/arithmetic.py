@@ -85,6 +85,11 @@ def _once(products: list[Product], x: torch.Tensor) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
+def machine(device: torch.device) -> str:
+    """What kept measurements and probes hold for: torch, its threads, the processor and the device."""
+    return f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {device}"
+
+
 def processor() -> str:
     """Return the processor's name, as the system has it."""
     try:
