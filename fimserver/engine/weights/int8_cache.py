@@ -13,7 +13,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from fimserver.engine.forward.int8 import quantize_weight
-from fimserver.engine.forward.packed import Packed
+from fimserver.engine.forward.packed import Packed, keeps_packed
 from fimserver.engine.weights.checkpoint import Checkpoint
-from fimserver.engine.weights.packed_file import read_packed, write_packed
+from fimserver.engine.weights.packed_file import PackedFile, read_packed
 from fimserver.errors import LoadError
 
 log = logging.getLogger("fimserver.engine")
@@ -96,35 +97,45 @@ def int8_checkpoint(
     place = (folder or FOLDER) / f"{digest[:32]}-v{FORMAT}"
     if (kept := _read(place)) is not None:
         return kept
-    made = quantized(read())
     try:
-        _write(made, place)
+        _write(read(), place)
     except OSError as error:
         log.warning(
             "int8 weights could not be kept in %s (%s): the next start will be slow again", place, error
         )
-        return made
-    return _read(place) or made
+    else:
+        if (kept := _read(place)) is not None:
+            return kept
+    checkpoint = read()
+    return Int8Checkpoint(shape_of(checkpoint), dict(quantized(checkpoint)), checkpoint.tokenizer())
 
 
-def quantized(checkpoint: Checkpoint) -> Int8Checkpoint:
-    """Quantise every matrix of a checkpoint. Raises ``LoadError`` where a tensor is missing or not finite."""
-    shape = _shape(checkpoint)
-    tied = bool(checkpoint.config.tie_word_embeddings)
-    tensors = {
-        "embedding": torch.cat([rows.half() for rows in checkpoint.pieces("model.embed_tokens.weight")]),
-        "norm": checkpoint.tensor("model.norm.weight"),
-        **_product(checkpoint, "head", ["model.embed_tokens" if tied else "lm_head"], bias=False),
-    }
-    for index in range(shape.layers):
-        tensors |= _layer(checkpoint, shape, index)
-    for name, tensor in tensors.items():
+def quantized(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an int8 checkpoint by name, each made when it is asked for.
+
+    Raises ``LoadError`` where a tensor is missing or not finite.
+    """
+    for name, tensor in _tensors(checkpoint):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise LoadError(f"{name} holds NaN or infinity: the weights are damaged, get the model again")
-    return Int8Checkpoint(shape, tensors, checkpoint.tokenizer())
+        yield name, tensor
+        del tensor  # before the next one is made
 
 
-def _shape(checkpoint: Checkpoint) -> Int8Shape:
+def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    shape = shape_of(checkpoint)
+    tied = bool(checkpoint.config.tie_word_embeddings)
+    yield (
+        "embedding",
+        torch.cat([rows.half() for rows in checkpoint.pieces("model.embed_tokens.weight")]),
+    )
+    yield "norm", checkpoint.tensor("model.norm.weight")
+    yield from _product(checkpoint, "head", ["model.embed_tokens" if tied else "lm_head"], bias=False)
+    for index in range(shape.layers):
+        yield from _layer(checkpoint, shape, index)
+
+
+def shape_of(checkpoint: Checkpoint) -> Int8Shape:
     config = checkpoint.config
     heads = int(config.num_attention_heads)
     return Int8Shape(
@@ -140,46 +151,40 @@ def _shape(checkpoint: Checkpoint) -> Int8Shape:
     )
 
 
-def _layer(checkpoint: Checkpoint, shape: Int8Shape, index: int) -> dict[str, torch.Tensor]:
+def _layer(checkpoint: Checkpoint, shape: Int8Shape, index: int) -> Iterator[tuple[str, torch.Tensor]]:
     prefix = f"model.layers.{index}."
-    tensors = {
-        f"{index}.input_norm": checkpoint.tensor(f"{prefix}input_layernorm.weight"),
-        f"{index}.mlp_norm": checkpoint.tensor(f"{prefix}post_attention_layernorm.weight"),
-    }
+    yield f"{index}.input_norm", checkpoint.tensor(f"{prefix}input_layernorm.weight")
+    yield f"{index}.mlp_norm", checkpoint.tensor(f"{prefix}post_attention_layernorm.weight")
     for name, parts in _PRODUCTS.items():
         sources = [prefix + part for part in parts]
-        tensors |= _product(checkpoint, f"{index}.{name}", sources, bias=shape.bias and name == "qkv")
+        yield from _product(checkpoint, f"{index}.{name}", sources, bias=shape.bias and name == "qkv")
     if shape.qk_norm:
-        tensors[f"{index}.q_norm"] = checkpoint.tensor(f"{prefix}self_attn.q_norm.weight")
-        tensors[f"{index}.k_norm"] = checkpoint.tensor(f"{prefix}self_attn.k_norm.weight")
-    return tensors
+        yield f"{index}.q_norm", checkpoint.tensor(f"{prefix}self_attn.q_norm.weight")
+        yield f"{index}.k_norm", checkpoint.tensor(f"{prefix}self_attn.k_norm.weight")
 
 
-def _product(checkpoint: Checkpoint, name: str, sources: list[str], *, bias: bool) -> dict[str, torch.Tensor]:
+def _product(
+    checkpoint: Checkpoint, name: str, sources: list[str], *, bias: bool
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Values, scales and bias of several matrices over the same input, joined."""
     pieces = (rows for source in sources for rows in checkpoint.pieces(f"{source}.weight"))
     values, scales = quantize_weight(pieces)
-    made = {f"{name}{VALUES}": values, f"{name}.scales": scales}
+    yield f"{name}.scales", scales
     if bias:
-        made[f"{name}.bias"] = torch.cat([checkpoint.tensor(f"{source}.bias") for source in sources])
-    return made
+        yield f"{name}.bias", torch.cat([checkpoint.tensor(f"{source}.bias") for source in sources])
+    yield f"{name}{VALUES}", values
 
 
-def _write(made: Int8Checkpoint, place: Path) -> None:
-    """Write a cache folder under another name, then rename it."""
+def _write(checkpoint: Checkpoint, place: Path) -> None:
+    """Quantise a checkpoint into a cache folder of another name, matrix by matrix, then rename it."""
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
     try:
-        # The embedding is looked up row by row and stays in its file, as the matrices do.
-        save_file({"embedding": made.tensors["embedding"]}, part / "embedding.safetensors")
-        rest = {name: tensor for name, tensor in made.tensors.items() if name != "embedding"}
-        matrices = [name for name in rest if name.endswith(VALUES)]
-        if write_packed({name.removesuffix(VALUES): rest[name] for name in matrices}, part):
-            rest = {name: tensor for name, tensor in rest.items() if name not in matrices}
-        save_file(rest, part / "weights.safetensors")
-        (part / "tokenizer.json").write_text(made.tokenizer.to_str(), "utf-8")  # its save() hides a full disk
+        _write_tensors(quantized(checkpoint), part)
+        text = checkpoint.tokenizer().to_str()  # the tokenizer's own save() hides a full disk
+        (part / "tokenizer.json").write_text(text, "utf-8")
         files = {path.name: _stamp(path) for path in part.iterdir()}
-        meta = {"format": FORMAT, "shape": asdict(made.shape), "files": files}
+        meta = {"format": FORMAT, "shape": asdict(shape_of(checkpoint)), "files": files}
         (part / "meta.json").write_text(json.dumps(meta), "utf-8")
         if place.exists():
             shutil.rmtree(place)
@@ -191,6 +196,21 @@ def _write(made: Int8Checkpoint, place: Path) -> None:
         raise OSError(str(error)) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_tensors(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
+    """Write tensors to the files of a folder; matrices one at a time where they are kept packed."""
+    rest = {}
+    with PackedFile(folder) if keeps_packed() else nullcontext() as packed:
+        for name, tensor in tensors:
+            if name == "embedding":  # it is looked up row by row and stays in its file, as the matrices do
+                save_file({name: tensor}, folder / "embedding.safetensors")
+            elif packed and name.endswith(VALUES):
+                packed.add(name.removesuffix(VALUES), tensor)
+            else:
+                rest[name] = tensor
+            del tensor  # before the next one is made
+    save_file(rest, folder / "weights.safetensors")
 
 
 def _read(place: Path) -> Int8Checkpoint | None:

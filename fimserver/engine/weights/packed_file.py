@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -31,22 +31,32 @@ INDEX = "packed.json"
 _CHECKED_ROWS = 2
 
 
-def write_packed(matrices: Mapping[str, torch.Tensor], folder: Path) -> bool:
-    """Pack matrices (out, in) int8 into a file of ``folder``; false where this build of torch cannot.
+class PackedFile:
+    """Writes packed matrices to a file of a folder, one at a time, and their index when it is left."""
 
-    Raises ``OSError``.
-    """
-    if not keeps_packed():
-        return False
-    entries = {}
-    with (folder / FILE).open("wb") as file:
-        for name, values in matrices.items():
-            packed = pack(values)
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            entries[name] = {"at": file.tell(), "check": _check(packed)} | form_of(packed)._asdict()
-            file.write(bytes_of(packed))
-    (folder / INDEX).write_text(json.dumps({"machine": _machine(), "matrices": entries}), "utf-8")
-    return True
+    def __init__(self, folder: Path) -> None:
+        """Raises ``OSError``."""
+        self._folder = folder
+        self._file = (folder / FILE).open("wb")
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Raises ``OSError``."""
+        self._file.close()
+        if error is None:
+            index = {"machine": _machine(), "matrices": self._entries}
+            (self._folder / INDEX).write_text(json.dumps(index), "utf-8")
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Pack and write a matrix (out, in) int8. Raises ``OSError``."""
+        packed = pack(values)
+        self._file.write(bytes(-self._file.tell() % ALIGNMENT))
+        entry = {"at": self._file.tell(), "check": _check(packed)}
+        self._entries[name] = entry | form_of(packed)._asdict()
+        self._file.write(bytes_of(packed))
 
 
 def read_packed(folder: Path) -> dict[str, Packed]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,7 +229,9 @@ def test_what_an_older_version_kept_of_the_same_weights_is_removed(folder):
 
 def test_what_is_packed_is_kept_and_mapped_and_multiplies_alike(tmp_path):
     values = {"a": (random(96, 64) * 40).to(torch.int8), "b": (random(31, 200, seed=1) * 40).to(torch.int8)}
-    assert packed_file.write_packed(values, tmp_path)
+    with packed_file.PackedFile(tmp_path) as file:
+        for name, matrix in values.items():
+            file.add(name, matrix)
     found = packed_file.read_packed(tmp_path)
     for name, matrix in values.items():
         x = random(5, matrix.shape[1])
@@ -236,7 +240,8 @@ def test_what_is_packed_is_kept_and_mapped_and_multiplies_alike(tmp_path):
 
 
 def test_a_build_of_torch_that_cannot_take_them_back_keeps_the_integers(folder, monkeypatch):
-    monkeypatch.setattr(packed_file, "keeps_packed", lambda: False)
+    for module in (packed_file, int8_cache):
+        monkeypatch.setattr(module, "keeps_packed", lambda: False)
     first, second = (logits(load(make_card("qwen2"), folder, CPU, "int8")) for _ in range(2))
     (place,) = int8_cache.FOLDER.iterdir()
     assert not (place / "packed.bin").exists()
@@ -321,10 +326,35 @@ def test_damaged_numbers_are_refused(folder):
         for rows in checkpoint.pieces(name):
             yield torch.full_like(rows, torch.nan) if name.endswith("1.mlp.up_proj.weight") else rows
 
+    damaged = replace(checkpoint, pieces=pieces)
     with pytest.raises(LoadError, match="NaN or infinity"):
-        int8_cache.quantized(
-            int8_cache.Checkpoint(checkpoint.config, pieces, checkpoint.tokenizer, checkpoint.native)
-        )
+        int8_cache.int8_checkpoint("0" * 64, lambda: damaged)
+    assert not list(int8_cache.FOLDER.iterdir())
+
+
+def test_a_first_start_holds_one_matrix_at_a_time(folder, monkeypatch):
+    """What was read and quantised of a matrix is gone when the next one is read."""
+    checkpoint = open_checkpoint(make_card("qwen2"), folder)
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    original = int8_cache.quantize_weight
+
+    def pieces(name):
+        for rows in checkpoint.pieces(name):
+            own = rows.clone()
+            made.append(weakref.ref(own))
+            yield own
+
+    def quantize(rows):
+        alive.append(sum(tensor() is not None for tensor in made if tensor() is None or tensor().ndim == 2))
+        values, scales = original(rows)
+        made.append(weakref.ref(values))
+        return values, scales
+
+    monkeypatch.setattr(int8_cache, "quantize_weight", quantize)
+    kept = int8_cache.int8_checkpoint("0" * 64, lambda: replace(checkpoint, pieces=pieces))
+    assert len(kept.packed) == len(alive) == 1 + 4 * kept.shape.layers
+    assert alive == [0] * len(alive)
 
 
 class TestTheChoiceOfArithmetic:
