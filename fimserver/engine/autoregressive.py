@@ -163,14 +163,13 @@ class Autoregressive:
             return
         if ahead:
             logits = ahead.opened(logits)
-        state.hidden = ahead.hidden[0] if ahead else self.cache.network.hidden[0, -1]
+        state.hidden = ahead.text.hidden[0] if ahead else self.cache.network.hidden[0, -1]
         yield self.speculation.begin(state, self._healed(logits, state.held))
         while not deadline.spent():
             begun = self.speculation.start_round(state, self._limit(state.request) - len(state.ids) - 1)
-            if begun.pass_:
-                yield begun.pass_
-                if not begun.pass_.done and deadline.spent():
-                    return
+            yield begun.pass_
+            if not begun.pass_.done and deadline.spent():
+                return
             yield self.speculation.end_round(state, begun)
 
     def _healed(self, logits: torch.Tensor, held: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from fimserver.canvas_card import Canvas
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.denoising.canvas_text import without_held
 from fimserver.engine.forward.pass_cost import PassCosts, size
+from fimserver.engine.forward.passes import Pass
 from fimserver.engine.speculation.lookahead import Lookahead
 from fimserver.types import Chunk, Deadline, Request, Slot
 
@@ -34,11 +35,17 @@ class CheckedCanvas:
         self.most = canvas.max_tokens
         self._piece = piece
 
-    def complete(self, request: Request, deadline: Deadline, held: str) -> Iterator[Chunk]:
-        """A chunk for each pass. ``held``: the end of the prefix, which the first slot spells again."""
+    def steps(self, request: Request, deadline: Deadline, held: str) -> Iterator[Chunk | Pass]:
+        """A chunk for each pass, and before it the pass, which may run with others.
+
+        ``held``: the end of the prefix, which the first slot spells again.
+        """
         known: list[int] = []
         limit = max(1, min(request.sampling.max_tokens, self.most))
-        for chunk in self.decoder.complete(request.with_sampling(max_tokens=limit), deadline):
+        for chunk in self.decoder.steps(request.with_sampling(max_tokens=limit), deadline):
+            if isinstance(chunk, Pass):
+                yield chunk
+                continue
             before = len(known)
             if chunk.round:
                 known += [*chunk.round.draft[: chunk.round.accepted], chunk.round.token]

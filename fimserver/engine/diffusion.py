@@ -161,10 +161,10 @@ class Diffusion:
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
         """``complete``, with each pass that may run with others yielded before it is run.
 
-        Where every token sees every other, or guesses are checked, no pass may.
+        Where every token sees every other, no pass may.
         """
         if self.checked:
-            return self.checked.complete(request, deadline, self._context(request).held)
+            return self.checked.steps(request, deadline, self._context(request).held)
         return self._held(request, self._complete(request, deadline))
 
     def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk | Pass, None, None]:

@@ -119,7 +119,8 @@ def test_text_rows_beside_masks_have_the_bits_of_plain_decoding(runtime, network
     end = start + len(texts)
     before = [t[:, :end].clone() for i in range(24) for t in runtime.cache.kv.layer(i)]
     state = DecodeState(REQUEST, prompt, [], [], lambda row, _: (int(row.argmax()), None), ids=texts[:1])
-    logits = Lookahead(runtime.cache, network).run(state, texts[1:], outlook)
+    ahead = Lookahead(runtime.cache, network)
+    logits = ahead.end(state, len(texts), outlook, ahead.start(state, texts[1:], outlook))
     assert torch.equal(logits[0], plain)
     after = (t[:, :end] for i in range(24) for t in runtime.cache.kv.layer(i))
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))

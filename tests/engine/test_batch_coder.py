@@ -38,10 +38,12 @@ def test_texts_with_drafts_and_canvases_are_those_alone():
     ar = make_ar(DraftContext(runtime, Settings(drafter="ngram")))
     policy = ar.speculation.policy
     policy.costs = PassCosts(dict.fromkeys(policy.costs.ms, 1.0))  # drafts pay, whatever the machine is
-    dllm = make_dllm(DraftContext(runtime, Settings()))
+    checked = make_dllm(DraftContext(runtime, Settings(schedule="checked:0.005")))
+    dllm = make_dllm(DraftContext(runtime, Settings(schedule="leftmost")))
     asked = [
         *((ar, request) for request in REQUESTS),
-        *((dllm, request) for request in REQUESTS[:2]),
+        *((dllm, request) for request in REQUESTS[:1]),
+        *((checked, request) for request in REQUESTS[1:]),
     ]
     wanted = []
     for engine, request in asked:

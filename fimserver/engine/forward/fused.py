@@ -145,7 +145,7 @@ class FusedModel:
 
     def forward_parts(self, parts: Sequence[Part]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each part, in one pass."""
-        ropes = [self.rope(part.start, part.ids.shape[1], len(part.ids)) for part in parts]
+        ropes = [self.rope(part.start, part.ids.shape[1], len(part.ids), part.positions) for part in parts]
         rope = torch.cat([cos for cos, _ in ropes]), torch.cat([sin for _, sin in ropes])
         x = self.embed(torch.cat([part.ids.flatten() for part in parts]))
         texts = [(part.ids.numel(), bias_of(part.mask, x.dtype), part.kv) for part in parts]
@@ -172,8 +172,7 @@ class FusedModel:
         kv: LayerKV,
         logits_of: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rope = self.cos[positions].repeat(len(ids), 1, 1), self.sin[positions].repeat(len(ids), 1, 1)
-        return self._compute(ids, rope, mask, kv, logits_of)
+        return self._compute(ids, self.rope(0, 0, len(ids), positions), mask, kv, logits_of)
 
     def forward_at(
         self,
@@ -194,9 +193,11 @@ class FusedModel:
             )
         return self.whole.forward_bidirectional(ids, logits_of)
 
-    def rope(self, start: int, rows: int, count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (count * rows, 1, D) of ``rows`` positions from ``start``, ``count`` branches."""
-        here = slice(start, start + rows)
+    def rope(
+        self, start: int, rows: int, count: int = 1, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (count * rows, 1, D) at ``positions`` (rows,), or from ``start`` on."""
+        here = slice(start, start + rows) if positions is None else positions
         return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
 
 

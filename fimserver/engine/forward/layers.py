@@ -76,13 +76,17 @@ class LayerKV(Protocol):
 
 
 class Part(NamedTuple):
-    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and what they see."""
+    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and what they see.
+
+    ``positions`` (M,): where the rows are in the text, if not one after another from ``start`` on.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor  # (M, extent)
     kv: LayerKV
     start: int
     logits_of: torch.Tensor  # (R,)
+    positions: torch.Tensor | None = None
 
 
 class ModelShape(NamedTuple):

@@ -43,21 +43,6 @@ class Network(Protocol):
         ...
 
 
-class PlacedNetwork(Protocol):
-    """A network whose rows may be at other positions of the text than their KV rows are."""
-
-    def forward_at(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        mask: torch.Tensor,
-        kv: KVBuffer,
-        logits_of: torch.Tensor,
-    ) -> torch.Tensor:
-        """Logits (1, R, V) of ids (1, M) at ``positions`` (M,), KV rows from ``kv.start`` on."""
-        ...
-
-
 class NativeNetwork:
     """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded.
 

@@ -40,12 +40,14 @@ class Pass:
         mask: torch.Tensor,
         logits_of: torch.Tensor,
         *,
+        positions: torch.Tensor | None = None,
         reads_prompt: bool = False,
         chunk: int = 0,
     ) -> None:
-        """``reads_prompt``: rows of a prompt, so many that others would have to wait for them.
+        """``positions`` (M,): of the rows in the text, where they are not those from ``start`` on.
 
-        ``chunk``: they attend chunk by chunk of so many; 0: as one.
+        ``reads_prompt``: rows of a prompt, so many that others would have to wait for them. ``chunk``: they
+        attend chunk by chunk of so many; 0: as one.
         """
         self.network = network
         self.kv = kv
@@ -53,6 +55,7 @@ class Pass:
         self.start = start
         self.mask = mask
         self.logits_of = logits_of
+        self.positions = positions
         self.reads_prompt = reads_prompt
         self.chunk = chunk
         self.company = 1
@@ -73,11 +76,17 @@ class Pass:
     def result(self) -> torch.Tensor:
         """Logits (B, R, V); the network's ``hidden`` is this pass's afterwards."""
         if self._logits is None:
-            self.place()
-            self._logits = self.network.forward(self.ids, self.mask, self.kv, self.logits_of)
+            self._logits = self._run()
         elif len(self.logits_of):
             self.network.hidden = self._hidden
         return self._logits
+
+    def _run(self) -> torch.Tensor:
+        self.place()
+        if self.positions is None:
+            return self.network.forward(self.ids, self.mask, self.kv, self.logits_of)
+        assert isinstance(self.network, CanvasNetwork)
+        return self.network.forward_at(self.ids, self.positions, self.mask, self.kv, self.logits_of)
 
     def place(self) -> None:
         """Set the KV rows that are written and read."""
@@ -122,7 +131,9 @@ def _as_tried(passes: Sequence[Pass]) -> list[list[Pass]]:
 def _run_joined(passes: Sequence[Pass]) -> None:
     for each in passes:
         each.place()
-    parts = [Part(each.ids, each.mask, each.kv, each.start, each.logits_of) for each in passes]
+    parts = [
+        Part(each.ids, each.mask, each.kv, each.start, each.logits_of, each.positions) for each in passes
+    ]
     adapted = [each.network for each in passes if isinstance(each.network, CanvasNetwork)]
     own = _own_pass(passes[0].network)
     assert own is not None

@@ -17,7 +17,7 @@ import torch
 from fimserver.engine.device import Pace, to_device
 from fimserver.engine.forward.cached_prompts import CachedPrompts
 from fimserver.engine.forward.kv import KVBuffer
-from fimserver.engine.forward.network import Network, PlacedNetwork
+from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass, finish
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
@@ -170,24 +170,13 @@ class PrefixCache:
         mask: torch.Tensor,
         logits_of: torch.Tensor,
         network: Network | None = None,
+        positions: torch.Tensor | None = None,
     ) -> Pass:
-        """The pass of ``rows``, with logits (1, R, V)."""
-        return self._pass([ids], start, mask, logits_of, network or self.network)
+        """The pass of ``rows``, with logits (1, R, V).
 
-    @torch.inference_mode()
-    def rows_at(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
-        start: int,
-        mask: torch.Tensor,
-        logits_of: torch.Tensor,
-        network: PlacedNetwork,
-    ) -> torch.Tensor:
-        """Logits (1, R, V) of a pass over ids (1, M) at ``positions`` (M,), KV rows from ``start`` on."""
-        self.prompts.current.forwards += 1
-        self.kv.place(start, mask.shape[1])
-        return network.forward_at(ids, positions, mask, self.kv, logits_of)
+        ``positions`` (M,): of the rows in the text, where they are not those from ``start`` on.
+        """
+        return self._pass([ids], start, mask, logits_of, network or self.network, positions=positions)
 
     @torch.inference_mode()
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
@@ -210,12 +199,22 @@ class PrefixCache:
         logits_of: torch.Tensor,
         network: Network,
         *,
+        positions: torch.Tensor | None = None,
         reads_prompt: bool = False,
         chunk: int = 0,
     ) -> Pass:
         self.prompts.current.forwards += 1
-        ids = to_device(branches, network.device)
-        return Pass(network, self.kv, ids, start, mask, logits_of, reads_prompt=reads_prompt, chunk=chunk)
+        return Pass(
+            network,
+            self.kv,
+            to_device(branches, network.device),
+            start,
+            mask,
+            logits_of,
+            positions=positions,
+            reads_prompt=reads_prompt,
+            chunk=chunk,
+        )
 
     def causal(self, start: int, count: int) -> torch.Tensor:
         """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.

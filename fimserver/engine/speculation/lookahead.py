@@ -8,13 +8,15 @@ Text rows never see a mask: their logits, keys and values are those of a pass wi
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.passes import Pass
 from fimserver.engine.forward.prefix_cache import Beyond, PrefixCache
 from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft, grades
@@ -52,12 +54,29 @@ class Prepared:
     logits: torch.Tensor
 
 
+@dataclass
+class TextAhead:
+    """What the last pass of one text has prepared, by the length of the text that it is for.
+
+    ``hidden`` (M, d): of its text rows. ``prepared``: the group for the text that has come. ``drafted``:
+    the last draft and its place.
+    """
+
+    hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    groups: dict[int, Prepared] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    drafted: tuple[int, tuple[int, ...]] = (0, ())
+
+
 class Lookahead:
-    """Runs passes with masks, and drafts from what they said. A drafter that costs no pass of its own."""
+    """Makes passes with masks, and drafts from what they said. A drafter that costs no pass of its own.
+
+    Each prompt that the cache keeps has its own ``TextAhead``; rates and times are of all texts.
+    """
 
     name = "lookahead"
     inline = True
-    keeps_text = True
+    keeps_text = False
 
     def __init__(
         self,
@@ -72,11 +91,13 @@ class Lookahead:
         self.cache = cache
         self.network = network
         self.sizes = [size for size in network.adapter.blocks if size <= most_masks]
-        self.hidden = torch.empty(0)  # (M, d) of the text rows of the last pass
-        self._groups: dict[int, Prepared] = {}
-        self._prepared: Prepared | None = None
-        self._drafted: tuple[int, tuple[int, ...]] = (0, ())
+        self._texts: defaultdict[int, TextAhead] = defaultdict(TextAhead)
         self._rates = [list(prior) for prior in _PRIOR]
+
+    @property
+    def text(self) -> TextAhead:
+        """Of the cache's current prompt."""
+        return self._texts[self.cache.prompts.current.number]
 
     @property
     def beyond(self) -> Beyond:
@@ -89,13 +110,14 @@ class Lookahead:
         ``logits`` (1 + n, V): of that row, and of the n masks as far as they had room.
         """
         hidden = self.network.hidden[0]
-        self.hidden = hidden[:1]
-        self._groups = {0: Prepared(0, hidden[1:], logits[1:])} if len(logits) > 1 else {}
+        groups = {0: Prepared(0, hidden[1:], logits[1:])} if len(logits) > 1 else {}
+        self._texts[self.cache.prompts.current.number] = TextAhead(hidden[:1], groups)
         return logits[0]
 
     def glance(self) -> list[int]:
         """The likeliest tokens after the last one, as far as masks have been run for it."""
-        return self._prepared.logits.argmax(-1).tolist() if self._prepared else []
+        prepared = self.text.prepared
+        return prepared.logits.argmax(-1).tolist() if prepared else []
 
     def outlook(self, plan: DraftPlan, survival: Survival, costs: PassCosts) -> Outlook | None:
         """The groups of masks that are worth their rows in this pass; ``None`` where none is.
@@ -124,26 +146,31 @@ class Lookahead:
                     best, most = Outlook(rows, tuple(sorted(lengths)), masks), gain
         return best
 
-    def run(self, state: DecodeState, tokens: Sequence[int], outlook: Outlook) -> torch.Tensor:
-        """Logits (1, M, V) of the last id and the draft ``tokens`` after it (M rows), as of a plain pass."""
+    def start(self, state: DecodeState, tokens: Sequence[int], outlook: Outlook) -> Pass:
+        """The pass over the last id, the draft ``tokens`` after it, and the masks of ``outlook``."""
         texts = len(tokens) + 1
         start = len(state.prompt) + len(state.ids) - 1
         masks = outlook.rows - texts
         offsets = [length + 1 + i for length in outlook.lengths for i in range(outlook.masks)]
         offsets += [0] * (masks - len(offsets))  # rows that fill the shape up; nobody looks at them
         device = self.network.device
-        ids = torch.tensor([[state.ids[-1], *tokens, *[self.network.mask_token] * masks]], device=device)
+        ids = [state.ids[-1], *tokens, *[self.network.mask_token] * masks]
         positions = start + torch.tensor([*range(texts), *offsets], device=device)
         wanted = torch.arange(texts + len(outlook.lengths) * outlook.masks, device=device)
         mask = self._mask(start, texts, outlook)
-        logits = self.cache.rows_at(ids, positions, start, mask, wanted, self.network)
+        return self.cache.rows_pass(ids, start, mask, wanted, self.network, positions)
+
+    def end(self, state: DecodeState, texts: int, outlook: Outlook, pass_: Pass) -> torch.Tensor:
+        """Logits (1, M, V) of the ``texts`` first rows, as of a plain pass; what the masks said is kept."""
+        logits = pass_.result()
         hidden = self.network.hidden[0]
-        self.hidden = hidden[:texts]
-        self._groups = {}
+        text = self.text
+        text.hidden = hidden[:texts]
+        text.groups = {}
         for number, length in enumerate(outlook.lengths):
             rows = slice(texts + number * outlook.masks, texts + (number + 1) * outlook.masks)
             place = len(state.ids) + length
-            self._groups[place] = Prepared(place, hidden[rows], logits[0, rows])
+            text.groups[place] = Prepared(place, hidden[rows], logits[0, rows])
         return logits[:, :texts]
 
     def _mask(self, start: int, texts: int, outlook: Outlook) -> torch.Tensor:
@@ -159,7 +186,7 @@ class Lookahead:
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
         """The draft that the last pass prepared, where what it prepared for has come."""
-        prepared = self._prepared
+        prepared = self.text.prepared
         if prepared is None or prepared.place != len(state.ids) - 1 or size < 1:
             return []
         started = time.perf_counter()
@@ -170,14 +197,15 @@ class Lookahead:
             rows.append(self.network.after(hidden, logits, token))
             token = state.pick(rows[-1], len(state.ids) + len(tokens))[0]
             tokens.append(token)
-        self._drafted = (len(state.ids), tuple(tokens))
+        self.text.drafted = (len(state.ids), tuple(tokens))
         took_ms = 1000 * (time.perf_counter() - started) / len(tokens)
         self._draft_ms += _SMOOTHING * (took_ms - self._draft_ms)
         return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Pick the group of masks after the accepted tokens, and count how far the last draft was right."""
-        place, drafted = self._drafted
+        text = self.text
+        place, drafted = text.drafted
         if drafted and len(state.ids) > place:
             right = common_prefix(drafted, state.ids[place:])
             known = min(len(drafted), len(state.ids) - place, right + 1)
@@ -186,9 +214,9 @@ class Lookahead:
                 fade = min(1.0, _MEMORY / (rate[1] + 1))
                 rate[0] = (rate[0] + (i < right)) * fade
                 rate[1] = (rate[1] + 1) * fade
-            self._drafted = (0, ())
-        self._prepared = None if ended else self._groups.get(len(state.ids) - 1)
-        self._groups = {}
+            text.drafted = (0, ())
+        text.prepared = None if ended else text.groups.get(len(state.ids) - 1)
+        text.groups = {}
 
     def _worth(self, masks: int) -> float:
         """Tokens that a draft of so many masks is expected to bring."""

@@ -27,10 +27,10 @@ FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive
 
 
 class Verification(NamedTuple):
-    """A round that has begun: its pass, or the masks of one that also prepares the next draft."""
+    """A round that has begun: its pass, and the masks in it if it also prepares the next draft."""
 
     plan: DraftPlan
-    pass_: Pass | None
+    pass_: Pass
     outlook: Outlook | None
 
 
@@ -81,7 +81,9 @@ class Speculation:
         plan = self.propose(state, max_draft_tokens)
         policy = self.policy
         outlook = self.lookahead and self.lookahead.outlook(plan, policy.survival, policy.costs)
-        return Verification(plan, None if outlook else self._pass(state, plan), outlook or None)
+        if not (self.lookahead and outlook):
+            return Verification(plan, self._pass(state, plan), None)
+        return Verification(plan, self.lookahead.start(state, _only(plan), outlook), outlook)
 
     @torch.inference_mode()
     def end_round(self, state: DecodeState, round_: Verification) -> Round:
@@ -90,7 +92,7 @@ class Speculation:
         plan, logits, hidden = self.verify(state, round_)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
         state.log_probs.append(log_probs_of(logits[branch], tokens))
-        company = round_.pass_.company if round_.pass_ else 1
+        company = round_.pass_.company
         took_ms = 1000 * (time.perf_counter() - started)
         self.policy.learn(plan, tokens, took_ms if company == 1 else None)
         self.policy.costs.company = company  # the next one is likely to have as much
@@ -118,14 +120,13 @@ class Speculation:
         Also the plan with the shape that was run: with masks for the next draft where they pay.
         """
         plan = round_.plan
-        if round_.pass_:
+        if round_.outlook is None:
             logits = round_.pass_.result()
             return plan, logits, self.cache.network.hidden
         assert self.lookahead
-        assert round_.outlook
-        tokens = plan.drafts[0].tokens if plan.drafts else ()
-        logits = self.lookahead.run(state, tokens, round_.outlook)
-        return plan._replace(shape=(1, round_.outlook.rows)), logits, self.lookahead.hidden[None]
+        texts = len(_only(plan)) + 1
+        logits = self.lookahead.end(state, texts, round_.outlook, round_.pass_)
+        return plan._replace(shape=(1, round_.outlook.rows)), logits, self.lookahead.text.hidden[None]
 
     def _pass(self, state: DecodeState, plan: DraftPlan) -> Pass:
         """The pass without masks, with logits (B, M, V); unused rows hold token 0."""
@@ -177,6 +178,11 @@ class Speculation:
             else []
         )
         return DraftPlan(shape, tuple(drafts[: shape[0]]), 1.0)
+
+
+def _only(plan: DraftPlan) -> tuple[int, ...]:
+    """Tokens of the draft of a plan with one at most."""
+    return plan.drafts[0].tokens if plan.drafts else ()
 
 
 def log_probs_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:

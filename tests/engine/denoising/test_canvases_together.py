@@ -1,12 +1,16 @@
 """Canvases side by side, and beside texts: the bits of each are those that it has alone."""
 
+import itertools
+
 import pytest
 import torch
 
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES
 from fimserver.engine.engines import make_dllm
+from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass, run_together
 from fimserver.engine.runtime import DraftContext
+from fimserver.engine.speculation.lookahead import Outlook
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Chunk, Deadline
@@ -78,14 +82,108 @@ def test_through_an_adapter_canvases_without_texts_are_one_pass(adapted):
     assert side_by_side([dllm.steps(request, Deadline()) for request in requests()]) == wanted
 
 
-def test_a_canvas_whose_guesses_are_checked_has_the_engine_to_itself(adapted):
-    """It keeps what it has prepared for one text: its passes are run as they come."""
-    dllm = make_dllm(DraftContext(adapted, Settings(schedule="checked")))
-    for request in requests():
-        expected = said(list(dllm.complete(request, Deadline())))
-        steps = list(dllm.steps(request, Deadline()))
-        assert all(isinstance(step, Chunk) for step in steps)
-        assert said(steps) == expected
+def kind_of(pass_, mask_token):
+    """The state of a checked canvas that a pass is of."""
+    masked = mask_token in pass_.ids[0].tolist()
+    if pass_.reads_prompt:
+        return "last chunk" if masked else "prompt"
+    if pass_.positions is None:
+        return "plain"
+    return "checking" if int(pass_.ids[0].tolist().index(mask_token)) > 1 else "guessing"
+
+
+@pytest.fixture
+def checked(adapted, monkeypatch):
+    """Makes checked canvases that guess in most passes, whatever a guess costs on this machine."""
+
+    def made(schedule="checked:0.001"):
+        engine = make_dllm(DraftContext(adapted, Settings(schedule=schedule)))
+        ahead = engine.checked.ahead
+        speculation = engine.checked.decoder.speculation
+        speculation.drafters = tuple(d for d in speculation.drafters if d.drafter is ahead)
+        speculation.policy.costs = PassCosts(dict.fromkeys(speculation.policy.costs.ms, 1.0))
+        monkeypatch.setattr(speculation.policy, "asks", lambda _name, _plan: True)
+        passes = itertools.count()
+
+        def outlook(plan, survival, costs):
+            if next(passes) % 5 == 4:  # so that a pass comes for which nothing is guessed
+                return None
+            texts = 1 + sum(len(draft.tokens) for draft in plan.drafts)
+            masks = max(ahead.sizes)
+            rows = min((rows for b, rows in costs.ms if b == 1 and rows >= texts + masks), default=0)
+            lengths = range(texts)[-((rows - texts) // masks) :] if rows else ()
+            return Outlook(rows, tuple(lengths), masks) if len(plan.drafts) < 2 and rows else None
+
+        monkeypatch.setattr(ahead, "outlook", outlook)
+        return engine
+
+    return made
+
+
+@pytest.mark.parametrize("beside", ["canvases", "texts", "threshold"])
+@pytest.mark.parametrize("schedule", ["checked", "checked:0.001,masks=1"])
+def test_canvases_whose_guesses_are_checked_join_in_every_state(schedule, beside, adapted, checked):
+    dllm = checked(schedule)
+    others = {
+        "canvases": dllm,
+        "texts": ar_engine(adapted),
+        "threshold": make_dllm(DraftContext(adapted, Settings(schedule="threshold", threshold=0.2))),
+    }
+    engines = [dllm, others[beside]]
+    asked = [(engine, request) for request in requests() for engine in engines]
+    wanted = []
+    for engine, request in asked:
+        wanted.append(said(list(engine.complete(request, Deadline()))))
+        engine.cache.clear()
+    passes = []
+
+    def watched(engine, request):
+        for step in engine.steps(request, Deadline()):
+            if isinstance(step, Pass) and engine is dllm:
+                passes.append(step)
+            yield step
+
+    chunks, _ = together([watched(engine, request) for engine, request in asked])
+    assert [said(each) for each in chunks] == wanted
+    joined = {kind_of(each, adapted.canvas_network.mask_token) for each in passes if each.company > 1}
+    assert joined >= {"last chunk", "guessing", "checking"}
+
+
+@pytest.mark.parametrize("state", ["last chunk", "guessing", "checking"])
+def test_a_checked_canvas_that_is_cancelled_leaves_without_its_pass(state, adapted, checked):
+    dllm = checked()
+    mask_token = adapted.canvas_network.mask_token
+    wanted = [said(list(dllm.complete(request, Deadline()))) for request in requests()]
+    adapted.cache.clear()
+    deadlines = [Deadline() for _ in wanted]
+    dropped = []
+
+    def cancelling(number, request):
+        for step in dllm.steps(request, deadlines[number]):
+            is_there = isinstance(step, Pass) and kind_of(step, mask_token) == state
+            if number == 3 and is_there and not dropped:
+                dropped.append(step)
+                deadlines[number].cancelled.set()
+            yield step
+
+    runs = [cancelling(number, request) for number, request in enumerate(requests())]
+    chunks, companies = together(runs)
+    assert dropped
+    assert chunks[3][-1].reason is Reason.CANCELLED
+    assert [said(each) for each in chunks[:3]] == wanted[:3]
+    assert max(companies) > 1
+    assert said(list(dllm.complete(list(requests())[3], Deadline()))) == wanted[3]
+
+
+def test_a_checked_canvas_whose_caller_hangs_up_does_not_run_its_pass(adapted, checked):
+    deadline = Deadline()
+    steps = checked().steps(next(requests()), deadline)
+    waits = next(step for step in steps if isinstance(step, Pass) and step.positions is not None)
+    deadline.cancelled.set()
+    (last,) = steps
+    assert last.reason is Reason.CANCELLED
+    assert not waits.done
+    assert adapted.cache.prompts.current.taken is False
 
 
 def test_a_mask_in_a_text_beside_a_canvas_is_a_token_like_others(adapted):

@@ -5,6 +5,7 @@ import torch
 
 from fimserver.engine.forward.adapter import save_adapter
 from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.passes import run_together
 from fimserver.engine.load import weights_hash
 from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft
@@ -43,6 +44,11 @@ def a_state(ids=(60,)):
     )
 
 
+def run(ahead, state, tokens, outlook):
+    """Logits of the text rows of one pass."""
+    return ahead.end(state, len(tokens) + 1, outlook, ahead.start(state, tokens, outlook))
+
+
 def kept(runtime, start, end):
     return [t[:, start:end].clone() for i in range(LAYERS) for t in runtime.cache.kv.layer(i)]
 
@@ -55,16 +61,16 @@ class TestThePass:
         plain = runtime.cache.branches([[60, 61, 62, 0, 0, 0, 0, 0]], len(PROMPT))[0, :3].clone()
         hidden = runtime.network.hidden[0, :3].clone()
         before = kept(runtime, 0, len(PROMPT) + 3)
-        logits = ahead.run(a_state(), [61, 62], outlook)
+        logits = run(ahead, a_state(), [61, 62], outlook)
         assert torch.equal(logits[0], plain)
-        assert torch.equal(ahead.hidden, hidden)
+        assert torch.equal(ahead.text.hidden, hidden)
         after = kept(runtime, 0, len(PROMPT) + 3)
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
     def test_a_group_is_what_a_canvas_says_after_the_accepted_tokens(self, runtime, ahead):
         """For each accepted length: the same as a canvas of its own behind that text."""
-        ahead.run(a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
-        groups = dict(ahead._groups)
+        run(ahead, a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
+        groups = dict(ahead.text.groups)
         mask = runtime.canvas_network.mask_token
         for length, tokens in enumerate(([60], [60, 61], [60, 61, 62])):
             ids = [*tokens, mask, mask]
@@ -75,8 +81,8 @@ class TestThePass:
             torch.testing.assert_close(groups[1 + length].logits, alone[-2:], rtol=1e-4, atol=1e-4)
 
     def test_the_draft_is_the_group_of_what_was_accepted(self, ahead):
-        ahead.run(a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
-        group = ahead._groups[2]
+        run(ahead, a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
+        group = ahead.text.groups[2]
         state = a_state([60, 61, 99])  # one of two was accepted, then the model's own token
         ahead.observe(state, ended=False)
         (draft,) = ahead.propose(state, 8)
@@ -86,10 +92,39 @@ class TestThePass:
         assert not ahead.propose(a_state([60, 61, 99, 98]), 8)  # too late for it
 
     def test_nothing_is_drafted_where_no_group_was_run(self, ahead):
-        ahead.run(a_state(), [61, 62], Outlook(8, (2,), 2))
+        run(ahead, a_state(), [61, 62], Outlook(8, (2,), 2))
         state = a_state([60, 99])
         ahead.observe(state, ended=False)
         assert ahead.propose(state, 8) == []
+
+    def test_texts_side_by_side_have_the_drafts_that_they_have_alone(self, runtime, ahead):
+        """Each keeps what was prepared for it, whatever ran in between."""
+        outlook = Outlook(12, (0, 1, 2), 2)
+        alone = []
+        for token in (61, 71):
+            run(ahead, a_state(), [token, 62], outlook)
+            state = a_state([60, token, 99])
+            ahead.observe(state, ended=False)
+            alone.append((ahead.text.prepared.logits, ahead.propose(state, 8)))
+        prompts = runtime.cache.prompts
+        held = [prompts.take(PROMPT) for _ in alone]
+        passes = []
+        for kept_, token in zip(held, (61, 71), strict=True):
+            prompts.current = kept_
+            runtime.cache.prefill(PROMPT, Deadline(), want_logits=False)
+            passes.append(ahead.start(a_state(), [token, 62], outlook))
+        run_together(passes)
+        for kept_, pass_ in zip(held, passes, strict=True):
+            prompts.current = kept_
+            ahead.end(a_state(), 3, outlook, pass_)
+        for kept_, token, (logits, drafts) in zip(held, (61, 71), alone, strict=True):
+            prompts.current = kept_
+            state = a_state([60, token, 99])
+            ahead.observe(state, ended=False)
+            assert torch.equal(ahead.text.prepared.logits, logits)
+            assert ahead.propose(state, 8) == drafts
+            kept_.taken = False
+        assert not torch.equal(alone[0][0], alone[1][0])
 
 
 class TestTheOutlook:
@@ -127,7 +162,7 @@ class TestTheOutlook:
         costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
         for count in range(60):
-            ahead._drafted = (count + 1, (5, 5))
+            ahead.text.drafted = (count + 1, (5, 5))
             ahead.observe(a_state([1] * (count + 3)), ended=False)
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is None
 
