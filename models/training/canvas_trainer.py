@@ -42,7 +42,7 @@ class Recipe:
     sampled_words: int = 6_144  # others, drawn anew at each step
     clip: float = 1.0
     average: float = 0.95
-    shuffled_teacher: bool = False  # control: each row learns what belongs to another
+    shuffled_teacher: bool = False  # control: each row learns what belongs to another document
 
     def ranks(self) -> dict[str, int]:
         ranks = {
@@ -139,7 +139,8 @@ class Trainer:
         place = torch.searchsorted(words[:known], targets[chosen])
         leading = teachers >= 0
         if self.recipe.shuffled_teacher:
-            teacher, place = teacher.roll(1, 0), place.roll(1, 0)
+            other = len(place) // 2  # rows lie by document: so many further on is another one's
+            teacher, place = teacher.roll(other, 0), place.roll(other, 0)
         weights = torch.where(leading, self.recipe.place_decay**starts, 1.0)
         weights = weights * torch.where(leading & ~expected, self.recipe.foreign, 1.0)
         weights = weights / weights.sum()

@@ -1,0 +1,203 @@
+"""Measure accepted tokens a pass, by place, of canvas adapters and other drafters of a coder on spans of files.
+
+python -m bench.canvas_drafts SPANS --arm NAME=DRAFTERS[@ADAPTER]… [--row SHARE] [--out FILE]
+
+SPANS is a file of ``bench.quality cut``. An arm drafts with what ``--drafter`` takes, on the adapter in a
+file; ``untrained`` and the like are made with ``models.training.canvas`` and ``…canvas_export``. Greedy; every
+arm must write what plain decoding writes. ``--row``: each row of a pass after the first is priced at so much
+of a pass, so that drafters propose wherever they can; 0: what rows cost on this machine. Intervals are over
+spans, and differences paired with the first arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from bench.intervals import bootstrap, ratio_of_sums
+from bench.quality import ONE_LINE, Span, read_spans
+from fimserver.cards import Card, get_card, model_folder
+from fimserver.engine.autoregressive import Autoregressive
+from fimserver.engine.checked_canvas import priced_by_row
+from fimserver.engine.engines import make_ar
+from fimserver.engine.load import load
+from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
+from fimserver.settings import Settings
+from fimserver.types import Deadline, Request, Sampling
+
+PLACES = 4
+GROUPS = {"one line": True, "several lines": False}
+MOST_TOKENS = {True: 24, False: 48}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one arm did in one span.
+
+    ``accepted``: passes that accepted a first, second, … drafted token; ``rows`` of all passes.
+    """
+
+    arm: str
+    span: str
+    one_line: bool
+    tokens: int
+    passes: int
+    accepted: tuple[int, ...]
+    rows: int
+    ms: float
+    equal: bool
+
+
+def rate_difference(
+    tokens: torch.Tensor, passes: torch.Tensor, to: torch.Tensor, to_passes: torch.Tensor
+) -> torch.Tensor:
+    """Tokens a pass of one arm less those of another."""
+    return ratio_of_sums(tokens, passes) - ratio_of_sums(to, to_passes)
+
+
+def read_arm(text: str) -> tuple[str, str, str]:
+    """Name, drafters and adapter file ("": none) of ``NAME=DRAFTERS[@ADAPTER]``.
+
+    Raises ``ArgumentTypeError``.
+    """
+    name, _, rest = text.partition("=")
+    drafters, _, adapter = rest.partition("@")
+    if not name or not drafters:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DRAFTERS[@ADAPTER]: ngram=ngram is an arm")
+    return name, drafters, adapter
+
+
+def with_canvas(card: Card, adapter: str) -> Card:
+    """The card with this adapter in its canvas. Raises ``SystemExit`` where it has no canvas."""
+    if card.canvas is None:
+        raise SystemExit(f"{card.name} has no [canvas]: an adapter needs one")
+    return card.model_copy(update={"canvas": card.canvas.model_copy(update={"adapter": adapter})})
+
+
+def make_arm(runtime: Runtime, drafters: str, adapter: str, row: float) -> Autoregressive:
+    """The ar route with drafters, on the runtime's weights and cache."""
+    if adapter:
+        card = with_canvas(runtime.loaded.card, str(Path(adapter).resolve()))
+        runtime = replace(runtime, loaded=replace(runtime.loaded, card=card))
+    engine = make_ar(DraftContext(runtime, Settings(drafter=drafters)))
+    policy, ahead = engine.speculation.policy, engine.speculation.lookahead
+    if row:
+        policy.costs = priced_by_row(policy.costs, row)
+    if row and ahead:
+        ahead.dearer = {}
+    return engine
+
+
+def request_of(span: Span) -> Request:
+    """One line is asked for where the span is one line."""
+    one_line = span.kind in ONE_LINE
+    sampling = Sampling(max_tokens=MOST_TOKENS[one_line], stop="line" if one_line else "auto")
+    return Request(span.prefix, span.suffix, sampling=sampling)
+
+
+def fill(name: str, engine: Autoregressive, span: Span, plain: str | None) -> tuple[Row, str]:
+    """Complete one span, its prompt warm; the row, and the text. ``plain``: what plain decoding wrote."""
+    request = request_of(span)
+    engine.warm(request, Deadline())
+    started = time.perf_counter()
+    chunks = list(engine.complete(request, Deadline()))
+    ms = 1000 * (time.perf_counter() - started)
+    rounds = [c.round for c in chunks if c.round][1:]  # the first is the prompt's own
+    text = "".join(chunk.text for chunk in chunks)
+    accepted = tuple(sum(r.accepted > place for r in rounds) for place in range(PLACES))
+    made = Row(
+        name,
+        span.id,
+        span.kind in ONE_LINE,
+        len(rounds) + sum(r.accepted for r in rounds),
+        len(rounds),
+        accepted,
+        sum(r.shape[0] * r.shape[1] for r in rounds),
+        round(ms, 1),
+        plain is None or text == plain,
+    )
+    return made, text
+
+
+def measure(arms: Mapping[str, Autoregressive], spans: Sequence[Span]) -> list[Row]:
+    """All arms on each span, in turn, so that they meet the same load. Middles of one token are left out."""
+    rows = list[Row]()
+    for number, span in enumerate(spans):
+        plain: str | None = None
+        for name, engine in arms.items():
+            row, text = fill(name, engine, span, plain)
+            plain = text if plain is None else plain
+            rows += [row] if row.passes else []
+        print(f"{number + 1} of {len(spans)} spans", file=sys.stderr, flush=True)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A table in Markdown, for each group a line for each arm, over the spans that all arms have."""
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    head = [
+        "spans",
+        "arm",
+        "tokens a pass",
+        "less the first arm's",
+        *(f"place {i + 2}" for i in range(PLACES)),
+    ]
+    lines = [f"| {' | '.join([*head, 'rows a pass', 'text'])} |", "|---" * (len(head) + 2) + "|"]
+    for group, one_line in GROUPS.items():
+        found = {(row.arm, row.span): row for row in rows if row.one_line is one_line}
+        spans = [s for arm, s in found if arm == arms[0] and all((other, s) in found for other in arms)]
+        own = {arm: [found[arm, s] for s in spans] for arm in arms if spans}
+        lines += [_line(group, arm, some, own[arms[0]]) for arm, some in own.items()]
+    return "\n".join(lines)
+
+
+def _line(group: str, arm: str, own: Sequence[Row], first: Sequence[Row]) -> str:
+    """One arm's row; ``first``: the rows of the first arm, in the same order."""
+    tokens, passes = [row.tokens for row in own], [row.passes for row in own]
+    other = [row.tokens for row in first], [row.passes for row in first]
+    places = [bootstrap(ratio_of_sums, [r.accepted[i] for r in own], passes) for i in range(PLACES)]
+    cells = [
+        f"{group} ({len(own)})",
+        arm,
+        bootstrap(ratio_of_sums, tokens, passes).text(),
+        "" if own is first else bootstrap(rate_difference, tokens, passes, *other).text(),
+        *(place.text() for place in places),
+        f"{sum(row.rows for row in own) / sum(passes):.1f}",
+        "all" if all(row.equal for row in own) else f"{sum(row.equal for row in own)} equal",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure, print the table; ``--out`` gets the rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("spans", type=Path)
+    parser.add_argument("--arm", dest="arms", type=read_arm, action="append", required=True)
+    parser.add_argument("--row", type=float, default=0.0)
+    parser.add_argument("--most", type=int, default=0, help="spans of the file; 0: all")
+    parser.add_argument("--card", default="qwen2.5-coder-0.5b-instruct")
+    parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
+    parser.add_argument("--quantize", default="int8")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    card = get_card(args.card)
+    loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
+    runtime = make_runtime(loaded, Settings(models_dir=args.models_dir))
+    arms = {"plain": make_arm(runtime, "none", "", 0.0)}
+    arms |= {name: make_arm(runtime, drafters, adapter, args.row) for name, drafters, adapter in args.arms}
+    spans = read_spans(args.spans)
+    rows = measure(arms, spans[: args.most or len(spans)])
+    if args.out:
+        args.out.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    print(table([row for row in rows if row.arm != "plain"]))
+
+
+if __name__ == "__main__":
+    main()
