@@ -1,12 +1,12 @@
-"""Measure accepted tokens a pass, by place, of canvas adapters and other drafters of a coder on spans of files.
+"""Measure accepted tokens a pass, by place, of canvas adapters and other drafters on spans of files.
 
 python -m bench.canvas_drafts SPANS --arm NAME=DRAFTERS[@ADAPTER]… [--row SHARE] [--out FILE]
 
 SPANS is a file of ``bench.quality cut``. An arm drafts with what ``--drafter`` takes, on the adapter in a
-file; ``untrained`` and the like are made with ``models.training.canvas`` and ``…canvas_export``. Greedy; every
-arm must write what plain decoding writes. ``--row``: each row of a pass after the first is priced at so much
-of a pass, so that drafters propose wherever they can; 0: what rows cost on this machine. Intervals are over
-spans, and differences paired with the first arm.
+file (``models.training.canvas_export`` makes one of a checkpoint). Greedy; every arm must write what plain
+decoding writes. ``--row``: each row of a pass after the first is priced at so much of a pass, so that
+drafters propose wherever they can; 0: what rows cost on this machine. Intervals are over spans, and
+differences paired with the first arm. Times mean something on idle cores alone.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, Runtime, make_runtime
 from fimserver.settings import Settings
-from fimserver.types import Deadline, Request, Sampling
+from fimserver.types import Chunk, Deadline, Request, Sampling
 
 PLACES = 4
+LAST = ("rows a pass", "ms to the first token", "ms a pass", "ms a token", "text")
 GROUPS = {"one line": True, "several lines": False}
 MOST_TOKENS = {True: 24, False: 48}
 
@@ -51,6 +52,7 @@ class Row:
     passes: int
     accepted: tuple[int, ...]
     rows: int
+    opening_ms: float  # until the first token
     ms: float
     equal: bool
 
@@ -107,8 +109,10 @@ def fill(name: str, engine: Autoregressive, span: Span, plain: str | None) -> tu
     request = request_of(span)
     engine.warm(request, Deadline())
     started = time.perf_counter()
-    chunks = list(engine.complete(request, Deadline()))
-    ms = 1000 * (time.perf_counter() - started)
+    chunks, ends_ms = list[Chunk](), list[float]()
+    for chunk in engine.complete(request, Deadline()):
+        chunks.append(chunk)
+        ends_ms.append(1000 * (time.perf_counter() - started))
     rounds = [c.round for c in chunks if c.round][1:]  # the first is the prompt's own
     text = "".join(chunk.text for chunk in chunks)
     accepted = tuple(sum(r.accepted > place for r in rounds) for place in range(PLACES))
@@ -120,7 +124,8 @@ def fill(name: str, engine: Autoregressive, span: Span, plain: str | None) -> tu
         len(rounds),
         accepted,
         sum(r.shape[0] * r.shape[1] for r in rounds),
-        round(ms, 1),
+        round(ends_ms[0], 1),
+        round(ends_ms[-1], 1),
         plain is None or text == plain,
     )
     return made, text
@@ -149,7 +154,7 @@ def table(rows: Sequence[Row]) -> str:
         "less the first arm's",
         *(f"place {i + 2}" for i in range(PLACES)),
     ]
-    lines = [f"| {' | '.join([*head, 'rows a pass', 'text'])} |", "|---" * (len(head) + 2) + "|"]
+    lines = [f"| {' | '.join([*head, *LAST])} |", "|---" * (len(head) + len(LAST)) + "|"]
     for group, one_line in GROUPS.items():
         found = {(row.arm, row.span): row for row in rows if row.one_line is one_line}
         spans = [s for arm, s in found if arm == arms[0] and all((other, s) in found for other in arms)]
@@ -170,6 +175,9 @@ def _line(group: str, arm: str, own: Sequence[Row], first: Sequence[Row]) -> str
         "" if own is first else bootstrap(rate_difference, tokens, passes, *other).text(),
         *(place.text() for place in places),
         f"{sum(row.rows for row in own) / sum(passes):.1f}",
+        f"{sum(row.opening_ms for row in own) / len(own):.1f}",
+        f"{sum(row.ms - row.opening_ms for row in own) / sum(passes):.1f}",
+        f"{sum(row.ms for row in own) / (sum(tokens) + len(own)):.1f}",
         "all" if all(row.equal for row in own) else f"{sum(row.equal for row in own)} equal",
     ]
     return f"| {' | '.join(cells)} |"

@@ -13,7 +13,7 @@ from tests.engine.test_autoregressive import CODE
 
 def a_row(arm, span, tokens, passes, accepted, *, one_line=True):
     places = (*accepted, *[0] * (PLACES - len(accepted)))
-    return Row(arm, span, one_line, tokens, passes, places, 4 * passes, 1.0, equal=True)
+    return Row(arm, span, one_line, tokens, passes, places, 4 * passes, 1.0, 1.0 + 2 * passes, equal=True)
 
 
 def test_arms_write_the_same_and_their_places_add_up(folder):  # noqa: F811
@@ -50,7 +50,7 @@ def test_the_table_pairs_the_spans_that_all_arms_have():
     assert bad.startswith(
         "| one line (2) | bad | 1.00 [1.00, 1.00] | -1.50 [-2.00, -1.00] | 0.00 [0.00, 0.00] |"
     )
-    assert good.endswith("| 4.0 | all |")
+    assert good.endswith("| 4.0 | 1.0 | 2.0 | 0.8 | all |")
 
 
 def test_the_table_says_where_a_text_is_another():
