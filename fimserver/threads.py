@@ -1,20 +1,24 @@
 """Threads of the numeric libraries: how many, and how long they spin while they wait for each other.
 
 OpenMP threads spin at the end of every parallel region. If another process runs on the core of one of them,
-the others spin until it is scheduled again, many times per forward pass. A bounded spin keeps most of the
-gain on an idle machine. The libraries read the environment when they are loaded, so ``prepare`` must run
-before torch is imported; child processes inherit it.
+the others spin until it is scheduled again, many times per forward pass. So they spin long while they have
+the processors to themselves and briefly else; ``engine/forward/openmp.py`` switches between the two where it
+can, and a bounded spin is between them where it cannot. The libraries read the environment when they are
+loaded, so ``prepare`` must run before torch is imported; child processes inherit it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from math import ceil
 from pathlib import Path
 
-SPINS = 1000  # of GNU OpenMP (Linux), about 35 µs; its default is 300,000. bench/busy.py compares them
-BLOCKTIME_MS = 0  # of Intel's and LLVM's OpenMP (MKL, macOS); their default is 200
+LONG_SPINS = 300_000  # of GNU OpenMP (Linux), its default; the brief spin beside it is 100
+SPINS = 1000  # about 35 µs; where the spin cannot be switched. bench/busy.py compares them
+LONG_BLOCKTIME_MS = 200  # of Intel's and LLVM's OpenMP (MKL, macOS), their default
+BLOCKTIME_MS = 0
 USER_SAYS = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"})
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -23,12 +27,25 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
     """Set what the environment does not: the spin, and a thread count within the cgroup's CPU limit."""
     if not USER_SAYS & environ.keys():
-        environ["GOMP_SPINCOUNT"] = str(SPINS)
+        environ["GOMP_SPINCOUNT"] = str(LONG_SPINS if has_gnu_openmp() else SPINS)
         environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
     allowed = allowed_cpus()
     quota = cgroup_cpus()
     if quota and quota < allowed:
         environ.setdefault("OMP_NUM_THREADS", str(quota))
+
+
+def is_switched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the spin was set by ``prepare``, and not by the user, so that it may be switched."""
+    spins = environ.get("GOMP_SPINCOUNT")
+    return spins in {str(LONG_SPINS), str(SPINS)} and environ.get("KMP_BLOCKTIME") == str(BLOCKTIME_MS)
+
+
+def has_gnu_openmp() -> bool:
+    """Whether the installed torch comes with GNU OpenMP. Torch is not imported."""
+    found = importlib.util.find_spec("torch")
+    folder = Path(found.origin).parent / "lib" if found and found.origin else None
+    return folder is not None and any(folder.glob("libgomp*"))
 
 
 def allowed_cpus() -> int:

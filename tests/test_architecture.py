@@ -34,6 +34,7 @@ BASE = {
     "defaults",
     "keystrokes",
     "machine",
+    "threads",
 }
 
 
@@ -99,6 +100,7 @@ class TestEveryModule:
             "wire": {"sse", "types", "errors", "reasons", "json_body"},
             "paths": {"settings", "errors"},
             "machine": set(),
+            "threads": set(),
             "keystrokes": {"paths"},
             "defaults": {"cards", "keystrokes", "machine", "settings", "types"},
             "engine": BASE | {"engine"},

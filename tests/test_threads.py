@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fimserver import threads
-from fimserver.threads import cgroup_cpus, prepare
+from fimserver.threads import cgroup_cpus, has_gnu_openmp, is_switched, prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,12 +20,26 @@ def _four_processors(monkeypatch):
     monkeypatch.setattr(threads, "cgroup_cpus", lambda: 0)
 
 
-def test_the_spin_is_bounded_for_every_openmp():
+@pytest.mark.parametrize(("is_gnu", "spins"), [(True, threads.LONG_SPINS), (False, threads.SPINS)])
+def test_the_spin_is_bounded_where_it_cannot_be_switched(monkeypatch, is_gnu, spins):
+    monkeypatch.setattr(threads, "has_gnu_openmp", lambda: is_gnu)
     environ = {}
     prepare(environ)
-    assert set(environ) == {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
-    assert 0 <= int(environ["GOMP_SPINCOUNT"]) < 300_000
-    assert 0 <= int(environ["KMP_BLOCKTIME"]) < 200
+    assert environ == {"GOMP_SPINCOUNT": str(spins), "KMP_BLOCKTIME": "0"}
+    assert is_switched(environ)
+    prepare(environ)  # of a child
+    assert is_switched(environ)
+
+
+def test_the_openmp_of_torch_is_found_without_torch(monkeypatch, tmp_path):
+    (tmp_path / "lib").mkdir()
+    torch = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: torch if name == "torch" else None)
+    assert not threads.has_gnu_openmp()
+    (tmp_path / "lib" / "libgomp-a34b3233.so.1").touch()
+    assert threads.has_gnu_openmp()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert not threads.has_gnu_openmp()
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
@@ -32,6 +47,7 @@ def test_what_the_user_says_of_waiting_holds(name):
     environ = {name: "7"}
     prepare(environ)
     assert environ == {name: "7"}
+    assert not is_switched(environ)
 
 
 @pytest.mark.parametrize(("quota", "count"), [(0, None), (1, "1"), (3, "3"), (4, None), (16, None)])
@@ -96,4 +112,5 @@ print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
         check=True,
         env=clean | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.stdout.split() == [str(threads.SPINS), str(threads.BLOCKTIME_MS)]
+    spins = threads.LONG_SPINS if has_gnu_openmp() else threads.SPINS
+    assert done.stdout.split() == [str(spins), str(threads.BLOCKTIME_MS)]
