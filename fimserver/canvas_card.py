@@ -31,6 +31,7 @@ class Canvas(BaseModel, extra="forbid", frozen=True, strict=True):
     most_steps: int = Field(default=0, ge=0, le=256)
     cache: str = "none"  # KV cache, for attention "full"
     length_bias: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(), max_length=10)
+    length_probe: str | None = None  # file of a map from hidden states to the length, instead of the search
     broadcast: bool = True  # an end or delete token also fills every masked slot to its right
     forbidden: tuple[str, ...] = ()
     adapter: str | None = None  # file of a low-rank adapter that acts on canvas rows only
@@ -43,6 +44,14 @@ class Canvas(BaseModel, extra="forbid", frozen=True, strict=True):
             raise ValueError("`adapter` is for the attention 'cached'")
         if self.cache != "none" and self.attention != "full":
             raise ValueError("`cache` is for the attention 'full': others have an exact one anyway")
+        return self
+
+    @model_validator(mode="after")
+    def _length_is_searched(self) -> Canvas:
+        if (self.length_probe or self.length_bias) and self.length != "search":
+            raise ValueError("`length_bias` and `length_probe` are for the length 'search'")
+        if self.length_probe and self.length_bias:
+            raise ValueError("give `length_bias` or `length_probe`: with a probe nothing is searched")
         return self
 
     @model_validator(mode="after")

@@ -210,7 +210,10 @@ def model_folder(card: Card, models_dir: Path) -> Path:
 
 
 def adapter_path(folder: Path, name: str) -> Path:
-    """Return the path of a canvas adapter: in ``adapters`` beside the weights, or in the package."""
+    """Return the path of a canvas adapter or a length probe.
+
+    It is in ``adapters`` beside the weights, or in the package.
+    """
     beside = folder / "adapters" / name
     return beside if beside.is_file() else MODELS / "adapters" / name
 

@@ -26,6 +26,7 @@ from fimserver.engine.denoising.canvas_length import bias, bias_of, search_lengt
 from fimserver.engine.denoising.canvas_text import canvas_view, confidence, settled
 from fimserver.engine.denoising.denoiser import CanvasState, Denoiser
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
+from fimserver.engine.denoising.length_probe import LengthProbe, predict_length
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import Schedule
 from fimserver.engine.denoising.tokens import Tokens
@@ -66,11 +67,13 @@ class Diffusion:
         dual: DualCache | None = None,
         rules: Refresh | None = None,
         checked: CheckedCanvas | None = None,
+        probe: LengthProbe | None = None,
     ) -> None:
         """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
 
         ``dual`` and its ``rules``: where the context sees the canvas, and is cached all the same.
         ``checked``: makes the middles, where the schedule lets a frozen coder check guesses.
+        ``probe``: predicts the length, where the card says that it is searched.
         """
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
@@ -87,6 +90,7 @@ class Diffusion:
         self.dual = dual
         self.rules = rules
         self.checked = checked
+        self.probe = probe
         self._in_blocks = card.canvas.attention == "block"
         self.length_bias = bias_of(card.canvas.length_bias) if card.canvas.length_bias else bias
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
@@ -257,18 +261,15 @@ class Diffusion:
             case "end":
                 return canvas.room if isinstance(canvas, BlockCanvas) else self.canvas_card.block_tokens
             case "search":
-                tokens = self.tokens
-                return (
-                    yield from search_length(
-                        canvas,
-                        tokens.mask,
-                        tokens.forbidden,
-                        limit,
-                        deadline,
-                        at_least=expected // SHORTER,
-                        curve=self.length_bias,
-                    )
-                )
+                least = expected // SHORTER
+                mask = self.tokens.mask
+                if self.probe:
+                    steps = predict_length(canvas, self.network, self.probe, mask, limit, deadline, least)
+                else:
+                    curve = self.length_bias
+                    never = self.tokens.forbidden
+                    steps = search_length(canvas, mask, never, limit, deadline, at_least=least, curve=curve)
+                return (yield from steps)
             case _:
                 return min(expected or self.canvas_card.initial_tokens, limit)
 

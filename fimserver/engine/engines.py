@@ -93,7 +93,18 @@ def make_dllm(target: DraftContext) -> Diffusion:
     checked = None
     if isinstance(schedule, CheckedSchedule) and runtime.can_draft:
         checked = make_checked(target, schedule)
-    return Diffusion(card, vocabulary, network, runtime.cache, schedule, runtime.budget, dual, rules, checked)
+    return Diffusion(
+        card,
+        vocabulary,
+        network,
+        runtime.cache,
+        schedule,
+        runtime.budget,
+        dual,
+        rules,
+        checked,
+        runtime.length_probe,
+    )
 
 
 def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanvas:

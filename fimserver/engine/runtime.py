@@ -10,6 +10,7 @@ import torch
 
 from fimserver.cards import adapter_path
 from fimserver.engine.denoising.dual_cache import DualCache
+from fimserver.engine.denoising.length_probe import LengthProbe, load_probe
 from fimserver.engine.forward import fused
 from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
 from fimserver.engine.forward.cuda_graphs import CudaGraphs
@@ -63,6 +64,19 @@ class Runtime:
         adapter = load_adapter(path, weights_hash(self.loaded.folder))
         adapter.check_block(card.canvas.block_tokens)
         return CanvasNetwork(self.network, adapter, self.loaded.vocabulary.special(card.canvas.mask))
+
+    @cached_property
+    def length_probe(self) -> LengthProbe | None:
+        """What predicts the length of a middle; ``None`` where the card names none.
+
+        Raises ``LoadError`` where the file does not fit the model.
+        """
+        canvas = self.loaded.card.canvas
+        if canvas is None or canvas.length_probe is None:
+            return None
+        path = adapter_path(self.loaded.folder, canvas.length_probe)
+        token = torch.zeros(1, dtype=torch.long, device=self.network.device)
+        return load_probe(path, weights_hash(self.loaded.folder), self.network.embed(token).shape[-1])
 
     @cached_property
     def dual_cache(self) -> DualCache:

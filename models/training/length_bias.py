@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
-from fimserver.ab.items.spans import cut_spans, read_spans
+from fimserver.ab.items.spans import Span, cut_spans, read_spans
+from fimserver.engine.denoising.canvas import CanvasForward
 from fimserver.engine.denoising.canvas_length import (
     LENGTHS,
     Bias,
@@ -33,72 +35,105 @@ from fimserver.types import Deadline, Request, Sampling
 
 NEAR = 0.25  # a length that differs by no more than this share is the span's own
 WITHIN = 5  # tokens
+FEWEST = 4  # spans
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A real middle's number of tokens, and the confidence of a masked canvas at each of ``LENGTHS``."""
+class MaskedConfidence:
+    """A middle's number of tokens, and the confidence of a masked canvas at each of ``LENGTHS``."""
 
-    request: Request
     tokens: int
     confidence: tuple[float, ...]
 
 
-def probe(engine: Diffusion, prefix: str, middle: str, suffix: str) -> Probe:
+class Found(NamedTuple):
+    """A length that the search found, and the passes that it took."""
+
+    tokens: int
+    passes: int
+
+
+def open_engine(card: str, device: str) -> Diffusion:
+    """The engine of a card with a canvas, uncached. Raises ``SystemExit`` for another."""
+    models = ModelPool(Settings(dllm_card=card, device=device, canvas_cache="none"))
+    canvas = models.card("dllm").canvas
+    if canvas is None or canvas.attention == "block":
+        raise SystemExit(f"{card} fills blocks: their length is not looked for")
+    engine = models.engine("dllm")
+    assert isinstance(engine, Diffusion)
+    return engine
+
+
+def read_middles(engine: Diffusion, spans: Path, limit: int, seed: int = 1) -> list[Span]:
+    """Up to ``limit`` spans of a folder or a JSONL file whose middles fit the canvas.
+
+    Raises ``SystemExit`` for too few.
+    """
+    cut = cut_spans(spans, limit, seed) if spans.is_dir() else read_spans(spans, limit)
+    most = min(engine.canvas_card.max_tokens, LENGTHS[-1])
+    fitting = [span for span in cut.spans if 0 < tokens_of(engine, span) <= most]
+    if len(fitting) < FEWEST:
+        raise SystemExit(f"{spans} has {len(fitting)} middles of up to {most} tokens: give more")
+    return fitting
+
+
+def tokens_of(engine: Diffusion, span: Span) -> int:
+    """Tokens of a span's middle."""
+    return len(engine.vocabulary.encode(span.middle))
+
+
+def canvas_of(engine: Diffusion, span: Span) -> CanvasForward:
+    """The canvas of a span, opened."""
+    sampling = Sampling(engine.canvas_card.max_tokens, stop="none")
+    canvas = engine.open_canvas(Request(span.prefix, span.suffix, sampling=sampling))
+    canvas.open(Deadline())
+    return canvas
+
+
+def confidences(engine: Diffusion, span: Span) -> MaskedConfidence:
     """One pass for each length."""
-    limit = engine.canvas_card.max_tokens
-    request = Request(prefix, suffix, sampling=Sampling(limit, stop="none"))
-    canvas = engine.open_canvas(request)
+    canvas = canvas_of(engine, span)
     found = [
         finish(masked_confidence(canvas, slots, engine.tokens.mask, engine.tokens.forbidden))
         for slots in LENGTHS
-        if slots <= limit
+        if slots <= engine.canvas_card.max_tokens
     ]
-    return Probe(request, len(engine.vocabulary.encode(middle)), tuple(found))
+    return MaskedConfidence(tokens_of(engine, span), tuple(found))
 
 
-def fit(probes: Sequence[Probe]) -> tuple[float, ...]:
+def fit(measured: Sequence[MaskedConfidence]) -> tuple[float, ...]:
     """Mean confidence at each length over the spans that have another; over all where none has."""
     curve = []
-    for i, slots in enumerate(LENGTHS[: len(probes[0].confidence)]):
-        others = [p.confidence[i] for p in probes if abs(p.tokens - slots) > NEAR * slots]
-        curve.append(fmean(others or [p.confidence[i] for p in probes]))
+    for i, slots in enumerate(LENGTHS[: len(measured[0].confidence)]):
+        others = [m.confidence[i] for m in measured if abs(m.tokens - slots) > NEAR * slots]
+        curve.append(fmean(others or [m.confidence[i] for m in measured]))
     return tuple(curve)
 
 
-def errors(engine: Diffusion, probes: Sequence[Probe], curve: Bias) -> list[int]:
-    """Tokens that the search is off, for each span."""
+def search(engine: Diffusion, span: Span, curve: Bias) -> Found:
+    """The length that the search finds for a span."""
+    canvas = canvas_of(engine, span)
+    before = canvas.forwards
     tokens = engine.tokens
     limit = engine.canvas_card.max_tokens
-    return [
-        abs(
-            finish(
-                search_length(
-                    engine.open_canvas(p.request),
-                    tokens.mask,
-                    tokens.forbidden,
-                    limit,
-                    Deadline(),
-                    curve=curve,
-                )
-            )
-            - p.tokens
-        )
-        for p in probes
-    ]
+    steps = search_length(canvas, tokens.mask, tokens.forbidden, limit, Deadline(), curve=curve)
+    return Found(finish(steps), canvas.forwards - before)
 
 
-def report(engine: Diffusion, spans: Sequence[tuple[str, str, str]]) -> str:
+def within(errors: Sequence[int]) -> float:
+    """Percent of errors of up to ``WITHIN`` tokens."""
+    return 100 * sum(error <= WITHIN for error in errors) / len(errors)
+
+
+def report(engine: Diffusion, spans: Sequence[Span]) -> str:
     """Errors with the published curve and with the refit, and the line for the card."""
-    probes = [probe(engine, *span) for span in spans]
-    first, second = probes[::2], probes[1::2]
-    table = fit(first)
+    first, second = spans[::2], spans[1::2]
+    table = fit([confidences(engine, span) for span in first])
     lines = [f"fitted on {len(first)} spans, tried on {len(second)} others", ""]
     lines += ["| bias | mean error, tokens | within 5 |", "|---|---|---|"]
     for name, curve in (("published", bias), ("refit", bias_of(table))):
-        found = errors(engine, second, curve)
-        share = 100 * sum(error <= WITHIN for error in found) / len(found)
-        lines.append(f"| {name} | {fmean(found):.1f} | {share:.0f} % |")
+        errors = [abs(search(engine, span, curve).tokens - tokens_of(engine, span)) for span in second]
+        lines.append(f"| {name} | {fmean(errors):.1f} | {within(errors):.0f} % |")
     return "\n".join([*lines, "", f"length_bias = [{', '.join(f'{value:.4f}' for value in table)}]"])
 
 
@@ -110,19 +145,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="spans")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args()
-    cut = cut_spans(args.spans, args.limit, 1) if args.spans.is_dir() else read_spans(args.spans, args.limit)
-    engine = ModelPool(Settings(dllm_card=args.card, device=args.device, canvas_cache="none")).engine("dllm")
-    if not isinstance(engine, Diffusion) or engine.canvas_card.length != "search":
+    engine = open_engine(args.card, args.device)
+    if engine.canvas_card.length != "search":
         raise SystemExit(f"{args.card} does not search the length of its canvas")
-    limit = min(engine.canvas_card.max_tokens, LENGTHS[-1])
-    spans = [
-        (span.prefix, span.middle, span.suffix)
-        for span in cut.spans
-        if 0 < len(engine.vocabulary.encode(span.middle)) <= limit
-    ]
-    if len(spans) < 4:
-        raise SystemExit(f"{args.spans} has {len(spans)} middles of up to {limit} tokens: give more")
-    print(report(engine, spans))
+    print(report(engine, read_middles(engine, args.spans, args.limit)))
 
 
 if __name__ == "__main__":

@@ -4,30 +4,36 @@ import sys
 
 import pytest
 
+from fimserver.ab.items.spans import Span
 from fimserver.canvas_card import Canvas
 from fimserver.engine.denoising.canvas_length import LENGTHS, bias, bias_of
 from fimserver.engine.forward.passes import finish
 from models.training import length_bias
-from models.training.length_bias import Probe, errors, fit, probe, report
+from models.training.length_bias import MaskedConfidence, confidences, fit, report, search, tokens_of
 from tests.commands.test_doctor_canvas import CARD
 from tests.engine.denoising.test_dual_cache import FAMILIES, engine_of, folders  # noqa: F401 - fixtures
 from tests.engine.test_autoregressive import CODE, REQUEST
 from tests.tiny import DREAM_CANVAS, make_checkpoint
 
-SPANS = [(CODE[:at], CODE[at : at + 9], CODE[at + 9 :]) for at in range(30, 90, 10)]
-
-
-def probe_of(tokens, confidence):
-    return Probe(REQUEST, tokens, confidence)
+SPANS = [
+    Span(str(at), "code.py", "span", "python", CODE[:at], CODE[at : at + 9], CODE[at + 9 :])
+    for at in range(30, 90, 10)
+]
 
 
 def test_the_bias_of_a_length_is_measured_where_it_is_not_the_right_one():
-    probes = [probe_of(2, (0.9, 0.3)), probe_of(4, (0.2, 0.8)), probe_of(30, (0.4, 0.5))]
-    assert fit(probes) == pytest.approx((0.3, 0.4))
+    measured = [
+        MaskedConfidence(2, (0.9, 0.3)),
+        MaskedConfidence(4, (0.2, 0.8)),
+        MaskedConfidence(30, (0.4, 0.5)),
+    ]
+    assert fit(measured) == pytest.approx((0.3, 0.4))
 
 
 def test_a_length_that_all_spans_have_is_measured_on_them():
-    assert fit([probe_of(2, (0.9, 0.1)), probe_of(2, (0.7, 0.3))]) == pytest.approx((0.8, 0.2))
+    assert fit([MaskedConfidence(2, (0.9, 0.1)), MaskedConfidence(2, (0.7, 0.3))]) == pytest.approx(
+        (0.8, 0.2)
+    )
 
 
 def test_a_measured_bias_is_linear_between_lengths_and_flat_beyond():
@@ -38,8 +44,8 @@ def test_a_measured_bias_is_linear_between_lengths_and_flat_beyond():
     assert [full(n) for n in LENGTHS] == pytest.approx([bias(n) for n in LENGTHS])
 
 
-def test_a_probe_has_a_confidence_for_each_length_up_to_the_limit(engine_of):  # noqa: F811
-    found = probe(engine_of("dream-search", "none"), *SPANS[0])
+def test_a_span_has_a_confidence_for_each_length_up_to_the_limit(engine_of):  # noqa: F811
+    found = confidences(engine_of("dream-search", "none"), SPANS[0])
     assert len(found.confidence) == sum(n <= DREAM_CANVAS["max_tokens"] for n in LENGTHS)
     assert all(0 < p <= 1 for p in found.confidence)
     assert found.tokens > 0
@@ -47,13 +53,20 @@ def test_a_probe_has_a_confidence_for_each_length_up_to_the_limit(engine_of):  #
 
 def test_the_search_finds_the_length_whose_bias_is_low(engine_of):  # noqa: F811
     engine = engine_of("dream-search", "none")
-    probes = [probe(engine, *span) for span in SPANS[:2]]
 
     def only(wanted):
         return lambda slots: 1e-6 if slots == wanted else 1.0
 
     for wanted in (4, 6):
-        assert errors(engine, probes, only(wanted)) == [abs(wanted - p.tokens) for p in probes]
+        assert search(engine, SPANS[0], only(wanted)).tokens == wanted
+
+
+def test_the_search_counts_its_passes_without_those_over_the_prompt(nano):
+    """Three in a row that are worse end it."""
+    engine = nano.engine("dllm")
+    falling = {n: 0.001 * 10.0**place for place, n in enumerate(LENGTHS)}
+    assert search(engine, SPANS[0], falling.__getitem__) == (2, 4)
+    assert tokens_of(engine, SPANS[0]) > 0
 
 
 def test_a_card_with_a_bias_is_searched_by_it(engine_of):  # noqa: F811

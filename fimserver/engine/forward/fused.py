@@ -191,7 +191,9 @@ class FusedModel:
             raise LoadError(
                 "this network has no pass in which every token sees every other: use --network native"
             )
-        return self.whole.forward_bidirectional(ids, logits_of)
+        logits = self.whole.forward_bidirectional(ids, logits_of)
+        self.hidden = self.whole.hidden
+        return logits
 
     def rope(
         self, start: int, rows: int, count: int = 1, positions: torch.Tensor | None = None

@@ -18,8 +18,8 @@ from fimserver.engine.forward.kv import KVBuffer
 class Network(Protocol):
     """A decoder-only network with a vocabulary of ``vocab_size`` logits on ``device``.
 
-    ``hidden`` (B, R, d): what the head saw in the last cached pass. ``embed`` (ids (…) -> (…, d)) and
-    ``head`` ((N, d) -> (N, V)) are for drafters that share them.
+    ``hidden`` (B, R, d): what the head saw in the last pass, of the rows that have logits. ``embed`` (ids (…)
+    -> (…, d)) and ``head`` ((N, d) -> (N, V)) are for drafters that share them.
     """
 
     vocab_size: int
@@ -86,7 +86,10 @@ class NativeNetwork:
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         output = self.model(input_ids=ids[None], use_cache=False, logits_to_keep=self._keep(logits_of))
         logits: torch.Tensor = output.logits[0]
-        return logits if len(logits) == len(logits_of) else logits[logits_of]
+        if len(logits) == len(logits_of):
+            return logits
+        self.hidden = self.hidden[:, logits_of]
+        return logits[logits_of]
 
     def _see(self, _head: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         self.hidden = inputs[0]
