@@ -1,8 +1,7 @@
-"""Our own forward pass of dense Qwen2, Qwen3 and Llama networks.
+"""Our own forward pass of dense Qwen2, Qwen3 and Llama networks, which agrees with transformers' class.
 
-Why it exists: at 7 M parameters on a CPU the library's forward spends most of its time outside the matrix
-products, and those repack the weights at every call (figures: docs/benchmarks.md).
-``tests/engine/forward/test_fused.py`` holds it to the native class.
+At 7 M parameters on a CPU, the library's forward spends most of its time outside the matrix products, and
+those repack the weights at every call (figures: docs/benchmarks.md).
 """
 
 from __future__ import annotations
