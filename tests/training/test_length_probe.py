@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from fimserver.ab.items.spans import Span
 from fimserver.engine.denoising.length_probe import load_probe
@@ -109,7 +110,9 @@ def test_the_command_writes_a_file_that_its_card_loads_and_the_same_again(tiny, 
     assert probe.slots == 6
     assert probe.weight.abs().sum() > 0
     run(monkeypatch, card, sources, "--limit", 40, "--slots", 6, "--out", root / "again.safetensors")
-    assert (root / "again.safetensors").read_bytes() == written.read_bytes()
+    again = load_probe(root / "again.safetensors", weights_hash(folder), 64)
+    assert torch.equal(again.weight, probe.weight)
+    assert again.bias == probe.bias
     card.write_text(card.read_text() + f'length_probe = "{written.name}"\n')
     assert length_probe.open_engine(str(card), "cpu").probe.slots == 6
 
