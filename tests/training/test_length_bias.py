@@ -74,7 +74,7 @@ def test_a_card_with_a_bias_is_searched_by_it(engine_of):  # noqa: F811
     engine = engine_of("dream-search", "none", canvas=FAMILIES["dream-search"][2] | {"length_bias": low})
     assert finish(engine._slots(engine.open_canvas(REQUEST), 0, 24, length_bias.Deadline())) == 6
     with pytest.raises(ValueError, match="length_bias"):
-        Canvas.model_validate(DREAM_CANVAS | {"length_bias": (0.5, 0.0)})
+        Canvas.model_validate(DREAM_CANVAS | {"length": "search", "length_bias": (0.5, 0.0)})
 
 
 def test_the_report_has_both_curves_and_the_line_of_the_card(engine_of):  # noqa: F811
@@ -83,7 +83,7 @@ def test_the_report_has_both_curves_and_the_line_of_the_card(engine_of):  # noqa
     assert "| refit |" in text
     values = text.rpartition("length_bias = [")[2].rstrip("]").split(", ")
     assert len(values) == sum(n <= DREAM_CANVAS["max_tokens"] for n in LENGTHS)
-    Canvas.model_validate(DREAM_CANVAS | {"length_bias": tuple(map(float, values))})
+    Canvas.model_validate(DREAM_CANVAS | {"length": "search", "length_bias": tuple(map(float, values))})
 
 
 def test_the_command_reads_a_card_and_a_folder(tmp_path, monkeypatch, capsys):
