@@ -40,9 +40,15 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
 
 def job_steps(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk | Pass]:
     """``run_job``, with each forward pass yielded before it is run, as it may be run with others."""
-    length = router.expect(job.request)
-    fitted = fit(job.request, length)
-    chosen = router.decide(_routing_request(engines, job, router, fitted, length))
+    try:
+        length = router.expect(job.request)
+        fitted = fit(job.request, length)
+        chosen = router.decide(_routing_request(engines, job, router, fitted, length))
+    # Such as no file descriptor for the length model: this request fails, the next one may not.
+    except Exception as error:  # noqa: BLE001
+        log.error("no route: %s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
+        yield _failed(0, Usage(route=job.route, reason=Reason.FAILED), Reason.FAILED, _problem(error))
+        return
     for index, (decision, request) in enumerate(_variants(job, fitted, chosen)):
         if index and job.deadline.spent():
             return
@@ -187,7 +193,7 @@ def _guarded(
             if fault is DeviceFault.MEMORY and attempt == 1 and not said:
                 continue
             reason = Reason.OUT_OF_MEMORY if fault is DeviceFault.MEMORY else Reason.FAILED
-            yield _failed(index, usage, reason, f"{type(error).__name__}: see the log of the host")
+            yield _failed(index, usage, reason, _problem(error))
             if fault is DeviceFault.DEVICE:
                 raise DeviceLostError from None
         return
@@ -282,6 +288,10 @@ def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
 
 def _failed(index: int, usage: Usage, reason: Reason, message: str) -> CompletionChunk:
     return CompletionChunk(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
+
+
+def _problem(error: BaseException) -> str:
+    return str(error) if isinstance(error, FimError) else f"{type(error).__name__}: see the log of the host"
 
 
 def where(error: BaseException) -> str:

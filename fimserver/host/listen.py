@@ -19,7 +19,7 @@ from fimserver.cards import get_card, is_place
 from fimserver.host.calibrate import Background
 from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
-from fimserver.host.http.connections import Connection, quiet_loop
+from fimserver.host.http.connections import BACKLOG, Connection, Server, accepted_at_once, quiet_loop
 from fimserver.host.http.state import Host
 from fimserver.host.http.token_file import TokenFile
 from fimserver.host.job import EngineSource
@@ -37,7 +37,6 @@ from fimserver.types import ROUTES, Route
 
 log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
-BACKLOG = 128
 CHANGED_EXIT_S = (
     2.0  # of idleness, when models came or went: the next request starts a host that chooses among them
 )
@@ -141,14 +140,14 @@ def _serve(
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
     host = Host(settings, scheduler, token, allowed_hosts, stats, token_file)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             make_app(host),
             log_config=None,
             access_log=False,
             lifespan="off",
             http=Connection,
-            backlog=BACKLOG,
+            backlog=accepted_at_once(),
             timeout_graceful_shutdown=1,
         )
     )
@@ -232,14 +231,14 @@ class HostWatch:
             log.warning("the socket was removed and another host serves: this one ends")
             self._server.should_exit = True
             return
-        listener.listen(BACKLOG)
         config = self._server.config
         state = self._server.server_state
         served = await asyncio.get_running_loop().create_server(
             lambda: Connection(config=config, server_state=state, app_state={}),
             sock=listener,
-            backlog=BACKLOG,
+            backlog=accepted_at_once(),
         )
+        listener.listen(BACKLOG)
         old = self._server.servers
         self._server.servers = [served]
         for server in old:

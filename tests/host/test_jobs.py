@@ -358,6 +358,21 @@ def test_a_tokenizer_that_panics_while_the_route_is_chosen_ends_as_its_choice_do
     assert "canary" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(24, "canary"), "OSError: see the log of the host"),
+        (InputError("length.json cannot be read"), "length.json cannot be read"),
+    ],
+)
+def test_a_route_that_cannot_be_chosen_is_the_end_of_this_request_alone(error, says, caplog):
+    work = job(request=Request("x = ", "\n", features=FEATURES))
+    failing = Router(expect=lambda *_: (_ for _ in ()).throw(error))
+    (end,) = run_job(said("x"), work, failing)
+    assert (end.usage.reason, end.error) == (Reason.FAILED, says)
+    assert "canary" not in caplog.text
+
+
 FEATURES = Features("python", "code", *[False] * 2, True, *[False] * 3, 0, 0, False, 1)
 
 

@@ -9,21 +9,48 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 import time
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger("fimserver.host")
 HEADER_S = 10.0  # from the connection (or the first byte of a later request) to the end of the headers
 MAX_CONNECTIONS = 1000
+BACKLOG = 128  # connections that the system completes before the event loop takes them
 LOG_EVERY_S = 10.0
 
 
 def max_connections() -> int:
     """Half of the files that this process may open: models, sockets and databases need the rest."""
+    return max(8, min(MAX_CONNECTIONS, _max_files() // 2))
+
+
+def accepted_at_once() -> int:
+    """Connections accepted in one turn of the event loop.
+
+    Those over the limit are closed two turns later; until then they must leave files for the rest of the host.
+    """
+    return max(1, min(BACKLOG, _max_files() // 16))
+
+
+def _max_files() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a queue of the system that is longer than what is accepted at once.
+
+    asyncio has one number for both, uvicorn's ``backlog``.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(BACKLOG)
 
 
 class Connection(HttpToolsProtocol):

@@ -43,6 +43,16 @@ def is_closed(line):
 
 
 @pytest.mark.parametrize(
+    ("files", "connections_", "at_once"), [(128, 64, 8), (1024, 512, 64), (1 << 20, 1000, 128)]
+)
+def test_most_files_are_left_for_the_rest_of_the_host(monkeypatch, files, connections_, at_once):
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (files, files))
+    assert connections.max_connections() == connections_
+    assert connections.accepted_at_once() == at_once
+    assert connections_ + 3 * at_once < files  # accepted, made, and those that are being closed
+
+
+@pytest.mark.parametrize(
     "sent", [b"", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n", b"G", b"GET /health HTTP/1.1\r\nX: "]
 )
 def test_headers_that_never_end_are_not_waited_for(host, monkeypatch, sent):
@@ -134,6 +144,7 @@ def test_a_host_with_few_files_serves_beside_hundreds_of_silent_connections(tmp_
             with httpx2.Client(base_url=url, trust_env=False, timeout=PATIENCE_S, headers=right) as client:
                 for _ in range(3):
                     assert client.post("/v1/completions", json={"prompt": "a"}).status_code == 200
+        assert "system resource" not in (tmp_path / "err").read_text()  # files are left for models and logs
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
