@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fimserver.host.failures import where
 from fimserver.host.job import EngineSource, Job
-from fimserver.host.jobs import job_steps, where
+from fimserver.host.jobs import job_steps
 from fimserver.host.routing.router import Router
 from fimserver.wire import CompletionChunk
 

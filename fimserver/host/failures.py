@@ -1,7 +1,8 @@
-"""Failures of an engine as reasons."""
+"""Failures of an engine as reasons, and what is said of an error."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 
 from fimserver.errors import (
@@ -42,3 +43,15 @@ LASTING = frozenset({Reason.NO_MODEL, Reason.OUT_OF_MEMORY})
 def reason_of(error: FimError) -> Reason:
     """The reason of an answer that ended with an error."""
     return next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), Reason.BAD_INPUT)
+
+
+def problem(error: BaseException) -> str:
+    """What a user reads of an error: its own text where it is one of ours, else its type."""
+    return str(error) if isinstance(error, FimError) else f"{type(error).__name__}: see the log of the host"
+
+
+def where(error: BaseException) -> str:
+    """Type and place of an error, without its message, which may quote text of the user."""
+    name = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{name} at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else name

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fimserver.errors import FimError
-from fimserver.host.failures import LASTING, UNABLE, reason_of
+from fimserver.host.failures import LASTING, UNABLE, problem, reason_of, where
 from fimserver.host.job import DeviceLostError, EngineSource, Job
 from fimserver.host.routing.chances import Chances
 from fimserver.host.routing.latency import LatencySample
@@ -47,7 +46,7 @@ def job_steps(engines: EngineSource, job: Job, router: Router) -> Iterator[Compl
     # Such as no file descriptor for the length model: this request fails, the next one may not.
     except Exception as error:  # noqa: BLE001
         log.error("no route: %s", where(error))  # noqa: TRY400 - a traceback may quote the user's text
-        yield _failed(0, Usage(route=job.route, reason=Reason.FAILED), Reason.FAILED, _problem(error))
+        yield _failed(0, Usage(route=job.route, reason=Reason.FAILED), Reason.FAILED, problem(error))
         return
     for index, (decision, request) in enumerate(_variants(job, fitted, chosen)):
         if index and job.deadline.spent():
@@ -193,7 +192,7 @@ def _guarded(
             if fault is DeviceFault.MEMORY and attempt == 1 and not said:
                 continue
             reason = Reason.OUT_OF_MEMORY if fault is DeviceFault.MEMORY else Reason.FAILED
-            yield _failed(index, usage, reason, _problem(error))
+            yield _failed(index, usage, reason, problem(error))
             if fault is DeviceFault.DEVICE:
                 raise DeviceLostError from None
         return
@@ -288,18 +287,3 @@ def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
 
 def _failed(index: int, usage: Usage, reason: Reason, message: str) -> CompletionChunk:
     return CompletionChunk(index=index, usage=usage.model_copy(update={"reason": reason}), error=message)
-
-
-def _problem(error: BaseException) -> str:
-    return str(error) if isinstance(error, FimError) else f"{type(error).__name__}: see the log of the host"
-
-
-def where(error: BaseException) -> str:
-    """Type and place of an error, without its message, which may quote text of the user."""
-    frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1] if frames else None
-    return (
-        f"{type(error).__name__} at {last.filename.rsplit('/', 1)[-1]}:{last.lineno}"
-        if last
-        else type(error).__name__
-    )

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 from fimserver.errors import FimError
 from fimserver.host.batch import JobBatch
+from fimserver.host.failures import where
 from fimserver.host.job import DeviceLostError, EngineSource, Job
-from fimserver.host.jobs import where
 from fimserver.host.routing.router import Router
 from fimserver.host.waiting import ServiceTimes, Waiting
 from fimserver.reasons import EXPLANATIONS, Reason

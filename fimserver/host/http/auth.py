@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fimserver.errors import InputError
+from fimserver.host.failures import where
 from fimserver.host.http.errors import error_response
 from fimserver.host.http.pages import PAGES
 from fimserver.host.http.state import Host
-from fimserver.host.jobs import where
 
 log = logging.getLogger("fimserver.host")
 _BEARER = re.compile(r"\s*(?:bearer\s+)?(.*?)\s*", re.IGNORECASE | re.DOTALL)
