@@ -31,7 +31,7 @@ def max_connections() -> int:
 def accepted_at_once() -> int:
     """Connections accepted in one turn of the event loop.
 
-    Those over the limit are closed two turns later; until then they must leave files for the rest of the host.
+    Those over the limit are closed two turns later and need their files until then.
     """
     return max(1, min(BACKLOG, _max_files() // 16))
 
