@@ -19,7 +19,7 @@ from fimserver.cards import get_card, is_place
 from fimserver.host.calibrate import Background
 from fimserver.host.http.app import make_app
 from fimserver.host.http.auth import allowed_name
-from fimserver.host.http.connections import BACKLOG, Connection, Server, accepted_at_once, quiet_loop
+from fimserver.host.http.connections import BACKLOG, Connection, HttpServer, accepted_at_once, quiet_loop
 from fimserver.host.http.state import Host
 from fimserver.host.http.token_file import TokenFile
 from fimserver.host.job import EngineSource
@@ -140,7 +140,7 @@ def _serve(
     scheduler = Scheduler(lambda: load_models(load or settings), device_lost, router)
     background = Background(scheduler, routes(load or settings))
     host = Host(settings, scheduler, token, allowed_hosts, stats, token_file)
-    server = Server(
+    server = HttpServer(
         uvicorn.Config(
             make_app(host),
             log_config=None,

@@ -79,9 +79,9 @@ class Hosted:
         monkeypatch.setattr(listen, "load_models", load or (lambda _: engines))
         self.settings = Settings(idle_exit_minutes=60)
         self.path, self.code = socket_path(self.settings), None
-        self._servers, make = [], listen.Server
+        self._servers, make = [], listen.HttpServer
         monkeypatch.setattr(
-            listen, "Server", lambda config: self._servers.append(make(config)) or self._servers[-1]
+            listen, "HttpServer", lambda config: self._servers.append(make(config)) or self._servers[-1]
         )
         self._thread = threading.Thread(target=self._run)
 

@@ -41,7 +41,7 @@ def _max_files() -> int:
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
-class Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn's server, with a queue of the system that is longer than what is accepted at once.
 
     asyncio has one number for both, uvicorn's ``backlog``.
