@@ -38,6 +38,8 @@ from fimserver.errors import CardError, InputError
 from fimserver.settings import WEIGHTS_SETTINGS, Settings
 from fimserver.types import ROUTES, Chunk, Deadline, Request, Route
 
+WIDTH_ELSEWHERE = 16
+
 
 class Engine(Protocol):
     """Anything that fills middles."""
@@ -256,6 +258,11 @@ class ModelPool:
         """How many requests may run side by side: as many as there are caches, where passes can join."""
         caches = [r.cache for r in self._runtimes.values() if getattr(r.network, "joins", False)]
         return min((cache.prompts.most for cache in caches if cache), default=1)
+
+    @property
+    def width_elsewhere(self) -> int:
+        """How many requests may wait for servers elsewhere at a time."""
+        return self.settings.batch or WIDTH_ELSEWHERE
 
     def clear(self) -> None:
         """Forget all prompts."""

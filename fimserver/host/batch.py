@@ -1,17 +1,19 @@
 """Jobs that run side by side: each goes on until its next forward pass, and those passes run as one.
 
-A job whose engine does not yield its passes runs to its end as soon as it is started. One chunk of a prompt
-at most runs in a round, so that whoever is being answered waits for no more.
+A job whose server elsewhere has not answered waits beside them. A job whose engine yields neither passes nor
+waits runs to its end as soon as it is started. One chunk of a prompt at most runs in a round, so that whoever
+is being answered waits for no more.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fimserver.engine.remote.wait import Wait
 from fimserver.host.failures import where
 from fimserver.host.job import EngineSource, Job
 from fimserver.host.jobs import job_steps
@@ -26,24 +28,42 @@ log = logging.getLogger("fimserver.host")
 
 @dataclass(eq=False)
 class RunningJob:
-    """A job, the rest of its steps, and the pass that it waits for."""
+    """A job, the rest of its steps, and the pass or the server that it waits for."""
 
     job: Job
-    steps: Iterator[CompletionChunk | Pass]
-    waits_for: Pass | None = None
+    steps: Iterator[CompletionChunk | Pass | Wait]
+    waits_for: Pass | Wait | None = None
+
+    @property
+    def pass_(self) -> Pass | None:
+        """The pass that it waits for."""
+        return None if isinstance(self.waits_for, Wait) else self.waits_for
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its pass can be run, or its server has answered, or its time is up."""
+        waits_for = self.waits_for
+        return not isinstance(waits_for, Wait) or waits_for.arrived or self.job.deadline.spent() is not None
 
 
 class JobBatch:
     """Running jobs, in the order in which they began. ``current``: the one that goes on just now."""
 
-    def __init__(self, engines: EngineSource) -> None:
+    def __init__(self, engines: EngineSource, wake: Callable[[], None] = lambda: None) -> None:
+        """``wake``: called in another thread when a server elsewhere has answered one of the jobs."""
         self.current: Job | None = None
+        self._wake = wake
         self._engines = engines
         self._running: list[RunningJob] = []
         self._ended: list[Job] = []
 
     def __len__(self) -> int:
         return len(self._running)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a round would run anything."""
+        return any(running.goes_on for running in self._running)
 
     def start(self, job: Job, router: Router) -> None:
         """Add a job, and run it until its first pass. Raises ``DeviceLostError``, as the others do."""
@@ -57,14 +77,19 @@ class JobBatch:
             self._go_on(running)
 
     def step(self) -> None:
-        """Run one round: the pass of every job that is being answered, and one chunk of a prompt."""
+        """Run one round: what servers elsewhere have answered, and the passes of the other jobs."""
+        for running in [each for each in self._running if each.pass_ is None and each.goes_on]:
+            self._go_on(running)
+        if chosen := self._round():
+            self._run(chosen)
+
+    def _run(self, chosen: list[RunningJob]) -> None:
         # The host listens before torch is imported.
         from fimserver.engine.forward.passes import run_together  # noqa: PLC0415
 
-        chosen = self._round()
         began = time.monotonic()
         try:
-            run_together([running.waits_for for running in chosen if running.waits_for])
+            run_together([running.pass_ for running in chosen if running.pass_])
         except RuntimeError as error:  # such as no memory for so many: then each runs alone, and fails alone
             log.warning("a pass of %d jobs failed: %s", len(chosen), where(error))
         self._share(time.monotonic() - began, [running.job for running in chosen])
@@ -78,21 +103,28 @@ class JobBatch:
         return ended
 
     def _round(self) -> list[RunningJob]:
-        reading = [each for each in self._running if each.waits_for and each.waits_for.reads_prompt]
+        """The pass of every job that is being answered, and one chunk of a prompt."""
+        passes = [each for each in self._running if each.pass_]
+        reading = [each for each in passes if each.pass_ and each.pass_.reads_prompt]
         first = min(reading, key=lambda each: each.job.low, default=None)
-        return [each for each in self._running if each is first or each not in reading]
+        return [each for each in passes if each is first or each not in reading]
 
     def _go_on(self, running: RunningJob) -> None:
-        """Run a job until its next pass that can run with others, or to its end."""
+        """Run a job until its next pass that can run with others, its next wait, or to its end."""
         began = time.monotonic()
         self.current = running.job
         running.waits_for = None
         for step in running.steps:
             if isinstance(step, CompletionChunk):
                 running.job.sink(step)
+            elif isinstance(step, Wait):
+                step.wake = self._wake
+                running.waits_for = step
+                break
             elif step.joins:
                 running.waits_for = step
                 break
+        running.job.away = isinstance(running.waits_for, Wait)
         self._share(time.monotonic() - began, [running.job])
         if running.waits_for is None:
             running.job.sink(None)
@@ -100,7 +132,10 @@ class JobBatch:
             self._ended.append(running.job)
 
     def _share(self, took_s: float, jobs: list[Job]) -> None:
-        """Charge engine time to jobs in equal parts, and to the others none of it."""
-        for running in self._running:
+        """Charge engine time to jobs in equal parts, and to the others none of it.
+
+        The time of a job that waits for a server elsewhere goes on meanwhile.
+        """
+        for running in [each for each in self._running if each.job in jobs or not each.job.away]:
             own_s = took_s / len(jobs) if running.job in jobs else 0.0
             running.job.others_s += took_s - own_s

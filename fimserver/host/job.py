@@ -47,6 +47,7 @@ class Job:
     preview: bool = False  # the canvas of each step is wanted, too
     user: str = ""  # whose turn it takes
     superseded: bool = False
+    away: bool = False  # it waits for a server elsewhere
     admitted: bool = False  # it was found to be in time when it came
     others_s: float = 0.0  # engine time of others since it began
     charged_s: float = 0.0  # engine time that its user was charged before it was known

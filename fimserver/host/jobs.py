@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fimserver.engine.remote.wait import Wait, blocking
 from fimserver.errors import FimError
 from fimserver.host.failures import LASTING, UNABLE, problem, reason_of, where
 from fimserver.host.job import DeviceLostError, EngineSource, Job
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
     from fimserver.engine.forward.passes import Pass
 
+    Step = CompletionChunk | Pass | Wait
+
 log = logging.getLogger("fimserver.host")
 CANDIDATE_TEMPERATURE = 0.6
 
@@ -34,11 +37,14 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
 
     Raises ``DeviceLostError``.
     """
-    return (step for step in job_steps(engines, job, router) if isinstance(step, CompletionChunk))
+    return (step for step in blocking(job_steps(engines, job, router)) if isinstance(step, CompletionChunk))
 
 
-def job_steps(engines: EngineSource, job: Job, router: Router) -> Iterator[CompletionChunk | Pass]:
-    """``run_job``, with each forward pass yielded before it is run, as it may be run with others."""
+def job_steps(engines: EngineSource, job: Job, router: Router) -> Generator[Step, None, None]:
+    """``run_job``, with each forward pass yielded before it is run, as it may be run with others.
+
+    Also each wait for a server elsewhere.
+    """
     try:
         length = router.expect(job.request)
         fitted = fit(job.request, length)
@@ -113,7 +119,7 @@ def _seen(usage: Usage) -> LatencySample:
 
 def _served(
     engines: EngineSource, job: Job, router: Router, index: int, decision: Decision, request: Request
-) -> Iterator[CompletionChunk | Pass]:
+) -> Iterator[Step]:
     """A choice. If its route was not asked for and cannot run, the other one serves."""
     said = index > 0 or job.warm or job.pin != "auto"  # then it is too late for another route
     for piece in _guarded(engines, job, index, decision, request):
@@ -157,7 +163,7 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
 
 def _guarded(
     engines: EngineSource, job: Job, index: int, decision: Decision, request: Request
-) -> Iterator[CompletionChunk | Pass]:
+) -> Iterator[Step]:
     """A choice that ends with a reason whatever happens.
 
     Out of memory before any text was sent: caches are emptied and it is tried once more.
@@ -198,9 +204,7 @@ def _guarded(
         return
 
 
-def _choice(
-    engines: EngineSource, job: Job, index: int, request: Request, usage: Usage
-) -> Iterator[CompletionChunk | Pass]:
+def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage: Usage) -> Iterator[Step]:
     assert usage.route
     engine = engines.engine(usage.route)
     request = _with_room(engine, job.request, request)
@@ -215,7 +219,7 @@ def _choice(
     first_ms = 0.0
     held = ""
     # Engines whose passes can run with those of others have steps.
-    steps: Iterator[Chunk | Pass] = getattr(engine, "steps", engine.complete)(request, job.deadline)
+    steps: Iterator[Chunk | Pass | Wait] = getattr(engine, "steps", engine.complete)(request, job.deadline)
     for chunk in steps:
         if not isinstance(chunk, Chunk):
             yield chunk
@@ -243,9 +247,9 @@ def _choice(
             return
 
 
-def _warm(engine: Engine, request: Request, job: Job) -> Iterator[Pass]:
-    """Passes of a warm-up, where the engine has steps; elsewhere all of it at once."""
-    steps: Callable[[Request, Deadline], Iterator[Pass]] | None = getattr(engine, "warm_steps", None)
+def _warm(engine: Engine, request: Request, job: Job) -> Iterator[Pass | Wait]:
+    """Passes and waits of a warm-up, where the engine has steps; elsewhere all of it at once."""
+    steps: Callable[[Request, Deadline], Iterator[Pass | Wait]] | None = getattr(engine, "warm_steps", None)
     if steps is None:
         engine.warm(request, job.deadline)
     else:

@@ -1,7 +1,7 @@
 """Scheduler of a host: the newest request of a document wins, users take turns, a pause gives memory back.
 
-Requests run side by side where their engines can (``batch.py``). One thread owns the
-engines. All other threads only put jobs in and take them out.
+Requests run side by side where their engines can, and while they wait for servers elsewhere (``batch.py``).
+One thread owns the engines. All other threads only put jobs in and take them out.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+from fimserver.engine.remote.wait import LOOK_S
 from fimserver.errors import FimError
 from fimserver.host.batch import JobBatch
 from fimserver.host.failures import where
 from fimserver.host.job import DeviceLostError, EngineSource, Job
+from fimserver.host.places import Places
 from fimserver.host.routing.router import Router
 from fimserver.host.waiting import ServiceTimes, Waiting
 from fimserver.reasons import EXPLANATIONS, Reason
@@ -43,13 +45,12 @@ class Scheduler:
         self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
         self.problem = ""
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
-        self.elsewhere: frozenset[Route] = frozenset()  # routes that a server elsewhere has
         self._load = load
         self._on_device_lost = on_device_lost
         self._times = ServiceTimes()
         self._waiting = Waiting(self._times)
         self._running: list[Job] = []
-        self._width = 1  # jobs that may run side by side
+        self._places = Places()
         self._changed = threading.Condition()
         self._closed = False
         self._paused_until: float | None = None  # monotonic seconds
@@ -70,6 +71,11 @@ class Scheduler:
             job.cancel()
             answer(job, Reason.CANCELLED)
         self._thread.join(timeout_s)
+
+    @property
+    def elsewhere(self) -> frozenset[Route]:
+        """Routes that a server elsewhere has."""
+        return self._places.routes
 
     @property
     def hangs(self) -> bool:
@@ -109,8 +115,7 @@ class Scheduler:
             if running.key == job.key or running.idle:
                 running.cancel(superseded=True)
         self._waiting.put(job)
-        full = self._running if len(self._running) >= self._width else []
-        late = self._waiting.late(min(full, key=self._times.left_s, default=None), max(1, len(full)))
+        late = self._places.late(self._waiting, self._times, self._running)
         for each in late:
             self._waiting.remove(each)
         job.admitted = True
@@ -122,6 +127,7 @@ class Scheduler:
         job.cancel()
         with self._changed:
             waits = self._waiting.remove(job)
+            self._changed.notify()
         if waits:
             answer(job, Reason.CANCELLED)
 
@@ -166,7 +172,7 @@ class Scheduler:
         while self._served_until_pause():
             self._unload()
             self._wait_for_resume()
-        while (job := self._next()) is not None:
+        while (job := self._next(lambda: False)) is not None:
             answer(job, self.state or Reason.FAILED, self.problem)
             self._done(job)
 
@@ -182,7 +188,8 @@ class Scheduler:
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
         else:
             self.served = engines.served()
-            self.elsewhere = getattr(engines, "elsewhere", frozenset())
+            self._places.routes = getattr(engines, "elsewhere", frozenset())
+            self._places.elsewhere = getattr(engines, "width_elsewhere", 1)
             self.state = None
             return self._work(engines)
         return False
@@ -204,13 +211,13 @@ class Scheduler:
 
     def _work(self, engines: EngineSource) -> bool:
         """Run jobs until a pause (true), the end of the host, or the loss of the device."""
-        batch = JobBatch(engines)
+        batch = JobBatch(engines, self._wake)
         try:
             while True:
                 batch.leave()
                 self._done(*batch.ended())
-                self._width = getattr(engines, "width", 1)  # it changes when another model is loaded
-                job = self._next()
+                self._places.here = getattr(engines, "width", 1)  # another model may have been loaded
+                job = self._next(lambda: batch.goes_on)
                 if job is not None:
                     batch.start(job, self.router)
                 elif len(batch):
@@ -241,22 +248,33 @@ class Scheduler:
         self.problem = problem
         self.state = state
 
-    def _next(self) -> Job | None:
-        """The next waiting job; ``None`` where others run and it has to wait, or the host closes or pauses.
+    def _wake(self) -> None:
+        """Let the engine thread see what has come from a server elsewhere."""
+        with self._changed:
+            self._changed.notify()
 
-        Idle work runs alone.
+    def _next(self, goes_on: Callable[[], bool]) -> Job | None:
+        """The next job that can be begun, waiting for one as long as nothing that runs ``goes_on``.
+
+        ``None`` where something does, or the host closes or pauses.
         """
         with self._changed:
-            while not (self._running or len(self._waiting) or self._stops):
-                self._changed.wait()
-            if self._stops or not len(self._waiting) or len(self._running) >= self._width:
-                return None
-            if self._running and (self._waiting.first().idle or any(job.idle for job in self._running)):
-                return None
-            job = self._waiting.pop()
-            self._running.append(job)
-            self._times.start(job)
+            while (job := self._startable()) is None and not goes_on():
+                if self._stops and not self._running:
+                    return None
+                self._changed.wait(LOOK_S if self._running else None)
+            if job is not None:
+                self._waiting.remove(job)
+                self._running.append(job)
+                self._times.start(job)
             return job
+
+    def _startable(self) -> Job | None:
+        """The next waiting job that there is room for; idle work runs alone."""
+        if self._stops or any(job.idle for job in self._running):
+            return None
+        job = next((job for job in self._waiting.order() if self._places.has_room(job, self._running)), None)
+        return None if job and job.idle and self._running else job
 
     @property
     def _stops(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fimserver.host.job import Job, Key
 
@@ -100,14 +100,6 @@ class Waiting:
             ahead[job.user] += 1
         return sorted(self, key=lambda job: rank[job.key])
 
-    def first(self) -> Job:
-        """The next job."""
-        return self.order()[0]
-
-    def pop(self) -> Job:
-        """Take the next job."""
-        return self._jobs.pop(self.first().key)
-
     def pointless(self, job: Job) -> list[Job]:
         """Waiting jobs that have to go for ``job``: its document's, and idle ones.
 
@@ -123,20 +115,20 @@ class Waiting:
             counts[old.user] += 1
         return [*gone, max(left, key=lambda old: counts[old.user])]  # the first of equals is the oldest
 
-    def late(self, running: Job | None, beside: int = 1) -> list[Job]:
-        """Requests that would not start in time, as far as measured times tell.
+    def late(self, jobs: Iterable[Job], running: Job | None, beside: int = 1, at_once: int = 1) -> list[Job]:
+        """Those of ``jobs``, in their order, that would not start in time, as far as measured times tell.
 
         A new one needs the mean time of a job before its deadline, unless the engine is free. One that was
         taken already is kept as long as it starts before its deadline. ``running``: the job that ends first
         of ``beside`` that run side by side, each of which takes as many times its engine time; ``None``
-        where there is room for another.
+        where there is room for another. ``at_once``: so many run side by side in their own time.
         """
         wait_s = beside * self._times.left_s(running) if running else 0.0
         found = list[Job]()
-        for job in (job for job in self.order() if not job.low):
+        for job in (job for job in jobs if not job.low):
             need_s = 0.0 if job.admitted else beside * self._times.mean_s
             if wait_s > 0 and wait_s + need_s > job.deadline.left_s():
                 found.append(job)
             else:
-                wait_s += self._times.mean_s
+                wait_s += self._times.mean_s / at_once
         return found

@@ -46,7 +46,8 @@ class Queue:
         self.times.end(each)
 
     def serves(self, seconds=1.0):
-        each = self.waiting.pop()
+        each = self.waiting.order()[0]
+        self.waiting.remove(each)
         self.runs(each, seconds)
         return each.key
 
@@ -75,7 +76,8 @@ def test_users_take_turns_before_anything_was_measured(queue):
     queue.asks(*(job(name, "many") for name in "abc"), job("d", "one"))
     started = []
     while len(queue.waiting):
-        each = queue.waiting.pop()
+        each = queue.waiting.order()[0]
+        queue.waiting.remove(each)
         queue.times.start(each)
         started.append(each.request.prefix)
     assert started == ["a", "d", "b", "c"]
@@ -110,12 +112,12 @@ class TestAdmission:
         running = job("a")
         queue.times.start(running)
         queue.waiting.put(job("b", deadline_s=0.001))
-        assert queue.waiting.late(running) == []
+        assert queue.waiting.late(queue.waiting.order(), running) == []
 
     def test_a_request_is_never_refused_while_the_engine_is_free(self, queue):
         queue.runs(job("a"), 10.0)
         queue.waiting.put(job("b", deadline_s=1.0))
-        assert queue.waiting.late(None) == []
+        assert queue.waiting.late(queue.waiting.order(), None) == []
 
     @pytest.mark.parametrize(("deadline_s", "is_late"), [(2.9, True), (3.1, False)])
     def test_a_request_needs_the_time_of_those_before_it_and_its_own(self, queue, deadline_s, is_late):
@@ -125,7 +127,7 @@ class TestAdmission:
         queue.asks(job("before", "b"))
         new = job("new", "n", deadline_s=deadline_s)
         queue.waiting.put(new)
-        assert queue.waiting.late(running) == ([new] if is_late else [])
+        assert queue.waiting.late(queue.waiting.order(), running) == ([new] if is_late else [])
 
     def test_what_runs_counts_by_what_is_left_of_it(self, queue, clock):
         queue.runs(job("x"), 1.0)
@@ -133,7 +135,7 @@ class TestAdmission:
         queue.times.start(running)
         clock.now += 0.8
         queue.waiting.put(job("new", "n", deadline_s=1.3))
-        assert queue.waiting.late(running) == []
+        assert queue.waiting.late(queue.waiting.order(), running) == []
 
     def test_what_was_stopped_is_not_waited_for(self, queue):
         queue.runs(job("x"), 1.0)
@@ -141,7 +143,7 @@ class TestAdmission:
         queue.times.start(running)
         running.cancel(superseded=True)
         queue.waiting.put(job("new", "n", deadline_s=0.5))
-        assert queue.waiting.late(running) == []
+        assert queue.waiting.late(queue.waiting.order(), running) == []
 
     def test_a_request_that_was_taken_is_kept_while_it_can_start_in_time(self, queue):
         queue.runs(job("x", "other"), 1.0)
@@ -149,9 +151,9 @@ class TestAdmission:
         queue.times.start(running)
         taken = job("taken", "t", deadline_s=1.5)
         queue.asks(taken)
-        assert queue.waiting.late(running) == []
+        assert queue.waiting.late(queue.waiting.order(), running) == []
         taken.admitted = False
-        assert queue.waiting.late(running) == [taken]
+        assert queue.waiting.late(queue.waiting.order(), running) == [taken]
 
     def test_what_is_refused_keeps_no_other_waiting(self, queue):
         queue.runs(job("x"), 1.0)
@@ -160,7 +162,7 @@ class TestAdmission:
         hopeless, good = job("hopeless", "h", deadline_s=0.1), job("good", "g", deadline_s=2.1)
         queue.waiting.put(hopeless)
         queue.waiting.put(good)
-        assert queue.waiting.late(running) == [hopeless]
+        assert queue.waiting.late(queue.waiting.order(), running) == [hopeless]
 
     def test_warm_ups_and_idle_work_are_never_refused_and_count_for_nothing(self, queue):
         queue.runs(job("x"), 1.0)
@@ -169,7 +171,7 @@ class TestAdmission:
         queue.waiting.put(job("warm", warm=True, deadline_s=0.1))
         queue.waiting.put(job("idle", idle=True, deadline_s=0.1))
         queue.waiting.put(job("new", "n", deadline_s=2.1))
-        assert queue.waiting.late(running) == []
+        assert queue.waiting.late(queue.waiting.order(), running) == []
 
     def test_one_hiccup_is_forgotten(self, queue):
         queue.runs(job("cold"), 5.0)

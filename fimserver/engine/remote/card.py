@@ -10,6 +10,7 @@ from fimserver.cards import ELSEWHERE, Card, Remote
 from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.server import ask_server, key_of
 from fimserver.engine.remote.template import card_like, slug
+from fimserver.engine.remote.wait import result_of
 from fimserver.errors import CardError, RemoteError, first_problem
 from fimserver.types import Deadline, Route
 
@@ -35,7 +36,7 @@ def card_of_url(text: str, route: Route) -> Card:
     try:
         assert card.remote is not None
         connection = RemoteConnection(card.remote.url, key_of(card.remote))
-        found = ask_server(connection, card, route, Deadline.of_ms(ASK_MS)).model
+        found = result_of(ask_server(connection, card, route, Deadline.of_ms(ASK_MS))).model
     except RemoteError:
         found = model  # it says so itself when it is asked for a middle
     return card.model_copy(update={"name": name_of(found, url)})

@@ -1,7 +1,8 @@
 """Connection to a server elsewhere: streamed answers that can be called off, errors by kind.
 
 Requests run on one event loop in a thread of its own, so that an engine's thread can look at its deadline
-while the server is silent, and closing a stream closes the connection, which tells the server to stop.
+and serve others while the server is silent, and closing a stream closes the connection, which tells the
+server to stop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from functools import cache
 from typing import Any
 
@@ -19,18 +20,19 @@ import httpx2
 
 from fimserver.engine.remote.dialect import Call
 from fimserver.engine.remote.failures import error_of
+from fimserver.engine.remote.wait import Wait
 from fimserver.errors import AwayError, FimError, GarbledError, OverloadedError, RemoteError, WarmingError
 from fimserver.types import Deadline
 
 CONNECT_S = 2.0
 SILENCE_S = 60.0  # longest without a byte, where no deadline is set
 PROBE_S = 2.0
-POLL_S = 0.005  # between two looks at the deadline
 LINE_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
 BACK_OFF_S = (0.25, 1.0, 2.0, 5.0, 15.0)  # without a try, after so many failures in a row
 OK = 200
 RETRIED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)  # a kept connection has ended
+Item = str | Exception | None  # a line, what went wrong, or the end
 _BACKED_OFF = (AwayError, OverloadedError, WarmingError)
 
 
@@ -54,19 +56,28 @@ class RemoteConnection:
         self._last: RemoteError | None = None
         weakref.finalize(self, _close, self._client).atexit = False
 
-    def lines(self, call: Call, deadline: Deadline) -> Generator[str, None, None]:
-        """Lines of a streamed answer until it ends or time is up. Closing the iterator hangs up.
+    def lines(self, call: Call, deadline: Deadline) -> Generator[str | Wait, None, None]:
+        """Lines of a streamed answer until it ends or time is up, and the waits for them.
 
-        Raises ``RemoteError``, without a try while the server is known to be away or busy.
+        Closing the iterator hangs up. Raises ``RemoteError``, without a try while the server is known to be
+        away or busy.
         """
         self._check_back_off()
-        items: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
-        running = asyncio.run_coroutine_threadsafe(self._pump(call, items), _loop())
+        items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        wait = Wait()
+
+        def put(item: Item) -> None:
+            items.put(item)
+            wait.arrive()
+
+        running = asyncio.run_coroutine_threadsafe(self._pump(call, put), _loop())
         try:
             while not deadline.spent():
+                wait.clear()
                 try:
-                    item = items.get(timeout=POLL_S)
+                    item = items.get_nowait()
                 except queue.Empty:
+                    yield wait
                     continue
                 if item is None:
                     self._note(None)
@@ -79,21 +90,30 @@ class RemoteConnection:
         finally:
             running.cancel()
 
-    def ask(self, calls: tuple[str | Call, ...], deadline: Deadline) -> list[tuple[int, Any]]:
+    def ask(
+        self, calls: tuple[str | Call, ...], deadline: Deadline
+    ) -> Generator[Wait, None, list[tuple[int, Any]]]:
         """Status and JSON (``None`` for anything else) of several addresses, asked side by side.
 
-        Raises ``AwayError`` where nothing answers at all; an address without an answer has the status 0.
+        Yields the waits. Raises ``AwayError`` where nothing answers at all; an address without an answer has
+        the status 0.
         """
         self._check_back_off()
-        running = asyncio.run_coroutine_threadsafe(self._ask_all(calls), _loop())
-        end = time.monotonic() + PROBE_S
-        while not running.done() and not deadline.spent() and time.monotonic() < end:
-            time.sleep(POLL_S)
-        if not running.done():
+        wait = Wait()
+        asking = asyncio.wait_for(self._ask_all(calls), PROBE_S)
+        running = asyncio.run_coroutine_threadsafe(asking, _loop())
+        running.add_done_callback(lambda _: wait.arrive())
+        away = AwayError(f"{self.url} does not answer")
+        try:
+            while not running.done():
+                if deadline.spent():
+                    raise away  # it may only have had too little time
+                yield wait
+            answers = running.result()
+        except TimeoutError:
+            raise self._note(away) from None
+        finally:
             running.cancel()
-            away = AwayError(f"{self.url} does not answer")
-            raise away if deadline.spent() else self._note(away)  # it may only have had too little time
-        answers = running.result()
         if not any(status for status, _ in answers):
             raise self._note(AwayError(f"{self.url} cannot be reached: is it running?"))
         return answers
@@ -115,8 +135,8 @@ class RemoteConnection:
             self._last = None
         return error or RemoteError("")
 
-    async def _pump(self, call: Call, items: queue.SimpleQueue[str | Exception | None]) -> None:
-        """Put the lines of an answer into a queue, then ``None`` or what went wrong."""
+    async def _pump(self, call: Call, put: Callable[[Item], None]) -> None:
+        """Pass on the lines of an answer, then ``None`` or what went wrong."""
         said = False
         for attempt in (1, 2):
             try:
@@ -125,16 +145,16 @@ class RemoteConnection:
                         raise await _refusal(response, self.url)
                     async for line in _split(response.aiter_bytes(), self.url):
                         said = True
-                        items.put(line)
-                items.put(None)
+                        put(line)
+                put(None)
             except RETRIED as error:
                 if attempt == 1 and not said:  # nothing was said yet: asking again changes nothing
                     continue
-                items.put(_broken(self.url, error, said=said))
+                put(_broken(self.url, error, said=said))
             except FimError as error:
-                items.put(error)
+                put(error)
             except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-                items.put(_broken(self.url, error, said=said))
+                put(_broken(self.url, error, said=said))
             return
 
     async def _ask_all(self, calls: tuple[str | Call, ...]) -> list[tuple[int, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from fimserver.cards import Card
@@ -14,6 +14,7 @@ from fimserver.engine.remote.context import TextContext, TokenRate, cut_text, ma
 from fimserver.engine.remote.dialect import Call, Piece, Question
 from fimserver.engine.remote.failures import error_in_stream
 from fimserver.engine.remote.server import RemoteServer, ask_server, key_of
+from fimserver.engine.remote.wait import Wait, blocking, result_of
 from fimserver.errors import AwayError, CardError, GarbledError, NoFimError, RemoteError, TooLongError
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, Request, Route, ms_since
@@ -23,7 +24,10 @@ FIXED_ROWS = 32  # of the prompt, for the way there and back
 
 
 class RemoteEngine:
-    """One route, by a server elsewhere. It is asked what it is with the first request, not before."""
+    """One route, by a server elsewhere. It is asked what it is with the first request, not before.
+
+    While the server has not answered, its ``steps`` yield a ``Wait``, so that others go on.
+    """
 
     def __init__(self, card: Card, route: Route) -> None:
         if card.remote is None:
@@ -34,24 +38,45 @@ class RemoteEngine:
         self.rate = TokenRate()
         self.connection = RemoteConnection(self.remote.url, key_of(self.remote))
         self._server: RemoteServer | None = None
-        self._asking = threading.Lock()
+        self._asking: Wait | None = None  # for what another request asks the server already
         self._sent = ""  # text of the last prompt, which the server's cache may hold
 
     def server(self, deadline: Deadline) -> RemoteServer:
         """What the server is; it is asked again after a failure. Raises ``RemoteError``."""
-        with self._asking:
-            if self._server is None:
-                self._server = ask_server(self.connection, self.card, self.route, deadline)
-            return self._server
+        return result_of(self._known(deadline))
+
+    def _known(self, deadline: Deadline) -> Generator[Wait, None, RemoteServer]:
+        """``server``, asked by one request at a time."""
+        while self._server is None:
+            if self._asking is None:
+                yield from self._ask(deadline)
+            elif deadline.spent():
+                raise AwayError(f"{self.remote.url} does not answer")
+            else:
+                yield self._asking
+        return self._server
+
+    def _ask(self, deadline: Deadline) -> Generator[Wait, None, None]:
+        asking = self._asking = Wait()
+        try:
+            self._server = yield from ask_server(self.connection, self.card, self.route, deadline)
+        finally:
+            self._asking = None
+            asking.arrive()
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Have the server read the prompt, where it has a way for that."""
-        server = self.server(deadline)
-        question = self._question(server, request, deadline)
+        result_of(self.warm_steps(request, deadline))
+
+    def warm_steps(self, request: Request, deadline: Deadline) -> Generator[Wait, None, None]:
+        """``warm``, with its waits."""
+        server = yield from self._known(deadline)
+        question = yield from self._question(server, request, deadline)
         call = server.dialect.call(replace(question, warm=True))
         if call is not None:
-            for _ in self._pieces(server, call, deadline):
-                pass
+            for piece in self._pieces(server, call, deadline):
+                if isinstance(piece, Wait):
+                    yield piece
             self._sent = question.context.text
 
     def num_uncached_tokens(self, request: Request) -> int:
@@ -60,11 +85,15 @@ class RemoteEngine:
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
         """Yield a chunk for each piece; the last one carries the reason. Raises ``RemoteError``."""
+        return blocking(self.steps(request, deadline))
+
+    def steps(self, request: Request, deadline: Deadline) -> Generator[Chunk | Wait, None, None]:
+        """``complete``, with its waits."""
         said = False
         for attempt in (1, 2):
             try:
                 for chunk in self._complete(request, deadline):
-                    said = said or bool(chunk.text)
+                    said = said or (isinstance(chunk, Chunk) and bool(chunk.text))
                     yield chunk
             except TooLongError:
                 self._server = None
@@ -79,10 +108,10 @@ class RemoteEngine:
                 yield Chunk("", 0, 0, reason)
             return
 
-    def _complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
+    def _complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Wait]:
         started = time.perf_counter()
-        server = self.server(deadline)
-        question = self._question(server, request, deadline)
+        server = yield from self._known(deadline)
+        question = yield from self._question(server, request, deadline)
         call = server.dialect.call(question)
         assert call is not None
         rows = self._uncached(question.context.text)
@@ -94,6 +123,9 @@ class RemoteEngine:
         pieces = self._pieces(server, call, deadline)
         try:
             for piece in pieces:
+                if isinstance(piece, Wait):
+                    yield piece
+                    continue
                 prefill = prefill if prefill.forwards else Prefill(rows, 1, ms_since(started))
                 tokens = max(tokens + bool(piece.text), piece.tokens or 0)
                 forwards = piece.forwards or tokens + 1
@@ -111,11 +143,16 @@ class RemoteEngine:
             raise AwayError(f"{self.remote.url} broke off in the middle of an answer")
         yield Chunk(middle.rest(), tokens, forwards, reason, prefill=prefill)
 
-    def _pieces(self, server: RemoteServer, call: Call, deadline: Deadline) -> Generator[Piece, None, None]:
-        """Pieces of a stream. Raises ``RemoteError``."""
+    def _pieces(
+        self, server: RemoteServer, call: Call, deadline: Deadline
+    ) -> Generator[Piece | Wait, None, None]:
+        """Pieces of a stream, and the waits for them. Raises ``RemoteError``."""
         lines = self.connection.lines(call, deadline)
         try:
             for line in lines:
+                if isinstance(line, Wait):
+                    yield line
+                    continue
                 try:
                     piece = server.dialect.read(line)
                 except NoFimError as error:
@@ -129,18 +166,16 @@ class RemoteEngine:
         finally:
             lines.close()
 
-    def _question(self, server: RemoteServer, request: Request, deadline: Deadline) -> Question:
+    def _question(
+        self, server: RemoteServer, request: Request, deadline: Deadline
+    ) -> Generator[Wait, None, Question]:
         left_ms = (
             None if deadline.expires_s is None else max(1.0, (deadline.expires_s - time.monotonic()) * 1000)
         )
         context = self._cut(server, request)
         tight = self.rate.tokens(context.text) > self._room(server, request) * COUNT_SHARE
-        if (
-            tight
-            and not self.rate.known
-            and server.dialect.count
-            and self._count(server, context.text, deadline)
-        ):
+        if tight and not self.rate.known and server.dialect.count:
+            yield from self._count(server, context.text, deadline)
             context = self._cut(server, request)
         return Question(
             request,
@@ -153,16 +188,14 @@ class RemoteEngine:
             left_ms,
         )
 
-    def _count(self, server: RemoteServer, text: str, deadline: Deadline) -> bool:
-        """Whether the server counted the tokens of a text; the rate is then known."""
+    def _count(self, server: RemoteServer, text: str, deadline: Deadline) -> Generator[Wait, None, None]:
+        """Have the server count the tokens of a text: the rate is known then, if it does."""
         assert server.dialect.count is not None
-        ((status, answer),) = self.connection.ask((server.dialect.count(text, server.model),), deadline)
-        try:
+        question = (server.dialect.count(text, server.model),)
+        ((status, answer),) = yield from self.connection.ask(question, deadline)
+        with suppress(ValueError, KeyError, TypeError):
             if status == 200:
                 self.rate.learn(text, server.dialect.counted(answer))
-        except (ValueError, KeyError, TypeError):
-            return False
-        return self.rate.known
 
     def _cut(self, server: RemoteServer | None, request: Request) -> TextContext:
         """What fits, by what is known of the server."""

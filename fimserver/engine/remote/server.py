@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from fimserver.engine.remote.connection import RemoteConnection
 from fimserver.engine.remote.dialect import Dialect, ServerFacts
 from fimserver.engine.remote.dialects import DIALECTS, dialects_of, recognised
 from fimserver.engine.remote.template import slug, template_of
+from fimserver.engine.remote.wait import Wait
 from fimserver.errors import BadKeyError, CardError, GarbledError, NoFimError, WarmingError, WrongModelError
 from fimserver.types import Deadline, Route
 
@@ -48,12 +50,18 @@ def key_of(remote: Remote) -> str:
     return key
 
 
-def ask_server(connection: RemoteConnection, card: Card, route: Route, deadline: Deadline) -> RemoteServer:
-    """Find out what a server is. Raises ``RemoteError``, or ``CardError`` for a dialect that there is not."""
+def ask_server(
+    connection: RemoteConnection, card: Card, route: Route, deadline: Deadline
+) -> Generator[Wait, None, RemoteServer]:
+    """Find out what a server is; yields the waits.
+
+    Raises ``RemoteError``, or ``CardError`` for a dialect that there is not.
+    """
     assert card.remote is not None
     dialects = dialects_of(card.remote.dialect)
     paths = tuple(dict.fromkeys(path for dialect in dialects.values() for path in dialect.probes))
-    answers = dict(zip(paths, connection.ask(paths, deadline), strict=True))
+    found_there = yield from connection.ask(paths, deadline)
+    answers = dict(zip(paths, found_there, strict=True))
     found = {
         path: data for path, (status, data) in answers.items() if status in {200, 503} and data is not None
     }
