@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from fimserver.engine.forward.int8 import quantize_weight
 from fimserver.engine.forward.packed import Packed, keeps_packed
 from fimserver.engine.weights.checkpoint import Checkpoint
-from fimserver.engine.weights.packed_file import PackedFile, read_packed
+from fimserver.engine.weights.packed_file import PackedFile, file_sum, read_packed
 from fimserver.errors import LoadError
 
 log = logging.getLogger("fimserver.engine")
@@ -184,7 +184,8 @@ def _write(checkpoint: Checkpoint, place: Path) -> None:
         text = checkpoint.tokenizer().to_str()  # the tokenizer's own save() hides a full disk
         (part / "tokenizer.json").write_text(text, "utf-8")
         files = {path.name: _stamp(path) for path in part.iterdir()}
-        meta = {"format": FORMAT, "shape": asdict(shape_of(checkpoint)), "files": files}
+        sums = {name: file_sum(part / name) for name in files}
+        meta = {"format": FORMAT, "shape": asdict(shape_of(checkpoint)), "files": files, "sums": sums}
         (part / "meta.json").write_text(json.dumps(meta), "utf-8")
         if place.exists():
             shutil.rmtree(place)
@@ -221,6 +222,7 @@ def _read(place: Path) -> Int8Checkpoint | None:
             _stamp(place / name) != stamp for name, stamp in meta["files"].items()
         ):
             return None
+        _check_sums(place, meta.get("sums", {}))
         tensors = load_file(place / "weights.safetensors") | load_file(place / "embedding.safetensors")
         tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
         return Int8Checkpoint(Int8Shape(**meta["shape"]), tensors, tokenizer, read_packed(place), place)
@@ -231,6 +233,16 @@ def _read(place: Path) -> Int8Checkpoint | None:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and modification time: bytes that change without either are not noticed."""
+    """Size and modification time, which a file that was cut short or replaced has otherwise."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def _check_sums(place: Path, sums: Mapping[str, int]) -> None:
+    """Raises ``ValueError`` where a file has other bytes.
+
+    After a crash or on a bad disk it may have its size and time, and zeros in place of its last pages.
+    """
+    for name, wanted in sums.items():
+        if file_sum(place / name) != wanted:
+            raise ValueError(f"{name} is damaged")

@@ -80,6 +80,13 @@ def read_packed(folder: Path) -> dict[str, Packed]:
     return found
 
 
+def file_sum(path: Path) -> int:
+    """The sum of a file's words of 8 bytes, modulo 2^64, and of the bytes after them."""
+    memory = _mapped(path)
+    words = memory[: len(memory) // 8 * 8].view(torch.int64)
+    return int(words.sum()) + int(memory[8 * len(words) :].sum())
+
+
 def _mapped(path: Path) -> torch.Tensor:
     """The bytes of a file, which the system begins to read at once where they are not in memory."""
     if hasattr(os, "posix_fadvise"):

@@ -185,27 +185,42 @@ def shorten(place):
 def of_another_machine(place):
     """As a home folder that two machines share, or after torch was updated."""
     index = json.loads((place / "packed.json").read_text())
-    rewrite(place, "packed.json", json.dumps(index | {"machine": "torch 1 on a toaster"}).encode())
+    rewrite(place, "packed.json", json.dumps(index | {"machine": "torch 1 on a toaster"}).encode(), sums=True)
 
 
 def flip(place):
-    """Other numbers in the smallest matrix, which a check at the start reads."""
+    """Another bit in the last matrix."""
+    data = (place / "packed.bin").read_bytes()
+    rewrite(place, "packed.bin", data[:-100] + bytes([data[-100] ^ 1]) + data[-99:])
+
+
+def zeros(place):
+    """As after a crash: some pages of the embedding never reached the disk."""
+    data = (place / "embedding.safetensors").read_bytes()
+    rewrite(place, "embedding.safetensors", data[:-8192] + bytes(8192))
+
+
+def other_products(place):
+    """Bytes that are as they were written, in a layout that this processor reads otherwise."""
     index = json.loads((place / "packed.json").read_text())
     name = min(index["matrices"], key=lambda name: index["matrices"][name]["bytes"])
-    at = index["matrices"][name]["at"]
-    data = (place / "packed.bin").read_bytes()
-    rewrite(place, "packed.bin", data[:at] + bytes(b ^ 1 for b in data[at : at + 64]) + data[at + 64 :])
+    index["matrices"][name]["check"][0] += 1
+    rewrite(place, "packed.json", json.dumps(index).encode(), sums=True)
 
 
-def rewrite(place, name, data):
-    """Other bytes that the sizes and times in ``meta.json`` do not give away."""
+def rewrite(place, name, data, *, sums=False):
+    """Other bytes that the sizes and times in ``meta.json`` do not give away; nor the ``sums``."""
     (place / name).write_bytes(data)
     meta = json.loads((place / "meta.json").read_text())
     meta["files"][name] = int8_cache._stamp(place / name)
+    if sums:
+        meta["sums"][name] = int8_cache.file_sum(place / name)
     (place / "meta.json").write_text(json.dumps(meta))
 
 
-@pytest.mark.parametrize("spoil", [damage, forget, garble, older, shorten, of_another_machine, flip])
+@pytest.mark.parametrize(
+    "spoil", [damage, forget, garble, older, shorten, of_another_machine, flip, zeros, other_products]
+)
 def test_what_was_kept_and_does_not_fit_is_made_again(spoil, folder, monkeypatch):
     reads = count_reads(monkeypatch)
     wanted = logits(load(make_card("qwen2"), folder, CPU, "int8"))
