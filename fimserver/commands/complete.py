@@ -1,4 +1,4 @@
-"""One completion for a person or a script: asked for as an editor does, worked off as a host does."""
+"""Completions for the command line: requested as an editor does, and run as in a host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fimserver.wire import CompletionBody, CompletionChunk, EditorHints, Usage, 
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
-# Errors of an answer that ended with a reason to fail.
+# The error that each failing reason is raised as.
 FAILURES: Mapping[Reason, type[FimError]] = {
     Reason.NO_MODEL: ModelError,
     Reason.BAD_INPUT: InputError,
@@ -54,9 +54,9 @@ class TimedMiddle(NamedTuple):
 def text_body(
     prefix: str, suffix: str, settings: Settings, *, path: str = "", language: str | None = None
 ) -> CompletionBody:
-    """Return the request of an editor for a text that is no file here, such as a row of a benchmark.
+    """Return the request that an editor would send for text of no local file, such as a row of a benchmark.
 
-    ``language`` is our name of it, ``None`` for plain text.
+    ``language``: fimserver's name of the language, ``None`` for plain text.
     """
     prefix = valid_unicode(prefix[-CONTEXT_CHARS:])
     suffix = valid_unicode(suffix[:CONTEXT_CHARS])
@@ -92,7 +92,7 @@ def complete(
 ) -> TimedMiddle:
     """Fill one middle in this process. ``watch`` gets every chunk, canvases too. Raises ``FimError``.
 
-    Models are loaded before the time of ``settings.deadline_ms`` begins.
+    Models are loaded before ``settings.deadline_ms`` begins to count.
     """
     for route in needed_routes(settings.model, settings.policy, engines.served()):
         engines.engine(route)
@@ -166,10 +166,7 @@ def finished(middle: TimedMiddle) -> Completion:
 
 
 class WatchedEngines:
-    """Engines that show every chunk to ``watch``.
-
-    A job does not pass on the rounds of speculative decoding.
-    """
+    """Engines that pass every chunk to ``watch``; the chunks of a job lack the rounds of speculation."""
 
     def __init__(self, engines: EngineSource, watch: Callable[[Chunk], None]) -> None:
         self._engines = engines

@@ -30,7 +30,7 @@ Filler = Callable[["CompletionBody", "Callable[[CompletionChunk], None] | None"]
 
 
 class Drawing(NamedTuple):
-    """What is printed of a completion."""
+    """Options that say how a completion is printed."""
 
     as_json: bool
     show_steps: bool
@@ -63,10 +63,9 @@ def complete(
 ) -> None:
     """Fill the middle at a cursor, or at several, one after the other. Lines and columns count from 1.
 
-    The request is the one that an editor would send with this file open, and what it would show is drawn.
-    With
-    --connect the host there answers. Rows of --spans may use the names of HumanEval-Infilling; those with a
-    middle to compare with get scores, and a summary comes at the end.
+    The request is the one that an editor would send with this file open, and the text that it would show is
+    printed. With --connect, the host at that URL answers. Rows of --spans may use the names of
+    HumanEval-Infilling; rows with a middle are scored, and a summary follows.
     """
     drawing = Drawing(*(flags.pop(name) for name in Drawing._fields))
     settings = settings_of(flags)
@@ -96,7 +95,7 @@ def _complete_places(settings: Settings, specs: Sequence[str], drawing: Drawing)
 
 
 class Steps:
-    """Steps of the completion that is being made, drawn as they come."""
+    """Prints the steps of the running completion as they arrive."""
 
     def __init__(self, drawing: Drawing) -> None:
         from fimserver.commands.render import make_console  # noqa: PLC0415
@@ -152,7 +151,7 @@ def _complete_place(settings: Settings, place: CursorPosition, fill: Filler, ste
 def _filler(
     settings: Settings, trace: Callable[[Chunk, Callable[[int], str]], None] | None = None
 ) -> Iterator[Filler]:
-    """Give what fills middles: engines in this process, or the host at ``--connect``."""
+    """Yield a function that fills middles, with engines in this process or with the host at ``--connect``."""
     from fimserver.commands.complete import WatchedEngines, checked, timed, watched  # noqa: PLC0415
     from fimserver.commands.complete import complete as run  # noqa: PLC0415
     from fimserver.host.request import request_of  # noqa: PLC0415

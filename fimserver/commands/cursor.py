@@ -1,7 +1,4 @@
-"""Cursor on the command line.
-
-``FILE:LINE:COL`` as the request of an editor, and what the editor shows of the answer.
-"""
+"""Cursor on the command line: ``FILE:LINE:COL`` as the request of an editor, and the text an editor shows."""
 
 from __future__ import annotations
 
@@ -70,7 +67,7 @@ def read_text(path: Path) -> str:
 
 
 def _start(text: str, line: int, column: int | None, path: Path) -> tuple[int, int]:
-    """Return the offset of a line and the column in it, the line's end where none is given.
+    """Return the offset of a line and the column in it, by default the end of the line.
 
     LF, CRLF and CR end a line.
     """

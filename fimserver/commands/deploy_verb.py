@@ -37,9 +37,9 @@ def deploy() -> None:
 @scale_options
 @settings_options("request", "policy", "quantize", "threads", "dllm_card", "ar_card", "device", "drafter")
 def init(file: Path, address: str, hosts: tuple[str, ...], token_file: Path | None, **flags: Any) -> None:
-    """Write a file for `serve run` and `serve deploy`, with comments. Settings that are given go into it.
+    """Write a commented file for `serve run` and `serve deploy`, with the given settings in it.
 
-    FILE is fimserver.yaml unless given; - is the standard output. A file that is there is left as it is.
+    FILE is fimserver.yaml unless given; - is the standard output. An existing file is not overwritten.
     """
     from fimserver.host.deployment import Scale, serve_file  # noqa: PLC0415 - loads the host
     from fimserver.host.sockets import parse_address  # noqa: PLC0415

@@ -36,15 +36,15 @@ from fimserver.types import Deadline, Request, Route, Sampling
 if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
-# Any model that ever saw Python knows how this goes on.
+# Any model trained on Python completes this correctly.
 KNOWN = Request(
     "class Box:\n    def __init__(self, width, height):\n        self.width = width\n        self.height = ",
     "\n\n    def area(self):\n        return self.width * self.height\n",
     sampling=Sampling(max_tokens=8),
 )
 KNOWN_ANSWER = "height"
-ASK_MS = 2000.0  # for what a server elsewhere is
-DRAFTED = 4  # samples that drafters are tried on; more of it is in the benchmarks
+ASK_MS = 2000.0  # limit for asking a remote server what it is
+DRAFTED = 4  # samples that drafters are tried on
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _socket(settings: Settings) -> Finding:
 
 
 def _log() -> Finding:
-    """Whether the host has a log: without one it serves, and nobody learns why it failed."""
+    """Whether the host can write its log."""
     problem = log_problem("host.log")
     return Finding("log", problem or str(log_path("host.log")), ok=not problem)
 
@@ -98,7 +98,7 @@ def _data() -> Finding:
 
 
 def _try_route(models: ModelPool, route: Route) -> Finding:
-    """Load, answer a question whose answer is known, measure speed."""
+    """Load the model, check a completion whose text is known, and measure the speed."""
     try:
         started = time.perf_counter()
         engine = models.engine(route)
@@ -119,19 +119,17 @@ def _try_route(models: ModelPool, route: Route) -> Finding:
 
 
 def _keystroke(models: ModelPool, engine: Engine) -> float:
-    """Measured, and kept for the choice of defaults."""
+    """Measure the time of a keystroke and keep it for the choice of defaults."""
     ms = keystroke_ms(engine)
     keep_ms(models.device.type, engine.card.name, ms)
     return ms
 
 
 def examine_drafters(models: ModelPool) -> Iterator[Finding]:
-    """What rows cost on this device, and what each drafter of the ar route brings."""
+    """What rows cost on this device, and how many tokens a pass each drafter of the ar route gives."""
     try:
         if models.card("ar").remote:
-            yield Finding(
-                "drafters", "the ar route is served elsewhere: drafts are that server's own business"
-            )
+            yield Finding("drafters", "the ar route is served elsewhere: that server makes its own drafts")
             return
         target = models.target(models.card("ar"))
         engine = make_ar(replace(target, settings=models.settings.model_copy(update={"drafter": "none"})))
@@ -180,9 +178,9 @@ class OneEngine:
 
 
 def calibrated(settings: Settings) -> Iterator[Finding]:
-    """Learn what each model costs here, say so, and keep it for the route policy.
+    """Measure what each model costs here, keep it for the route policy, and report it.
 
-    Then how far off predictions are.
+    The report has the error of the predictions.
     """
     models = ModelPool(settings)
     latency = LatencyModel(latency_path(settings))

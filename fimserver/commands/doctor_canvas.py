@@ -1,4 +1,4 @@
-"""Examination of the canvas cache: how far it is from the exact canvas, and what it saves, on given files."""
+"""Examination of the canvas cache on given files: its error against exact passes, and the rows it saves."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ SEED = 1
 
 
 class Place(NamedTuple):
-    """What is before a hole in a file, and after it."""
+    """Text before and after a hole in a file."""
 
     prefix: str
     suffix: str
 
 
 def examine_canvas(settings: Settings, paths: Sequence[Path]) -> Iterator[Finding]:
-    """Middles with the canvas cache and without, on holes of files and folders, or of our own source.
+    """Fill holes of files and folders with the canvas cache and without; by default, of fimserver's samples.
 
     Raises ``InputError`` where a path cannot be used, and what loading a model raises.
     """
@@ -85,7 +85,7 @@ def _own_places() -> list[Place]:
 
 
 def _exact(engine: Diffusion, requests: Sequence[Request]) -> Iterator[Finding]:
-    """A cache of a context that does not see the canvas: nothing may differ."""
+    """Check a cache whose context does not see the canvas: all tokens have to be equal."""
     yield Finding("canvas", f"{engine.card.name}: its context does not see the canvas, so its cache is exact")
     checks = [check_prompt_cache(engine, request) for request in requests]
     equal = _equal(checks)
@@ -113,7 +113,7 @@ def _approximate(engine: Diffusion, requests: Sequence[Request], unused: str = "
 
 
 def _vetoes(drifts: Sequence[float], bound: float | None) -> Finding:
-    """How many middles a bound in nats refuses; without one, how many the usual bound would."""
+    """Count the middles that a bound in nats refuses; without one, those that the default would."""
     limit = bound if bound is not None else checked().bound
     assert limit is not None
     count = sum(drift > limit for drift in drifts)
@@ -145,7 +145,7 @@ def _savings(checks: Sequence[CacheCheck], bound: float) -> Iterator[Finding]:
 
 
 def spec_of(rules: Refresh) -> str:
-    """The rules as ``--canvas-cache`` takes them."""
+    """The rules in the syntax of ``--canvas-cache``."""
     fields = {name: value for name, value in asdict(rules).items() if name != "steps" and value}
     options = ",".join(f"{name}={value:g}" for name, value in fields.items())
     return f"{'dual' if rules.bound is None else 'checked'}:{rules.steps},{options}"

@@ -27,8 +27,7 @@ SCOPES: dict[Scope, str] = {
 def settings_options(*shown: str) -> Callable[[Command], Command]:
     """Add a flag for every setting; a flag that is not given is not set.
 
-    ``shown``: scopes and names of the settings that matter to the command. Its help lists these; the others
-    are taken, too.
+    ``shown``: scopes and names of the settings that the command's help lists; the others are accepted, too.
     """
 
     def add(command: Command) -> Command:

@@ -1,4 +1,4 @@
-"""Pause of this user's hosts, from the command line: they give their memory back to other programs."""
+"""Pause and resume of this user's hosts: a paused host frees the memory of its models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _tell_all(address: str, body: dict[str, float], done: str) -> Iterator[str]:
 
 
 def _tell(path: Path, address: str, body: dict[str, float]) -> str:
-    """An empty string where it was done, else why not."""
+    """Return an empty string if the host did it, else the reason why not."""
     transport = httpx2.HTTPTransport(uds=str(path))
     try:
         with httpx2.Client(

@@ -1,4 +1,4 @@
-"""Client of a host elsewhere for the command line: checks what answers there, then streams completions."""
+"""Client of a remote host for the command line: checks that it is a fimserver, then streams completions."""
 
 from __future__ import annotations
 

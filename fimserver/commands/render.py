@@ -1,4 +1,4 @@
-"""Completions and models as they are drawn on a terminal."""
+"""Completions as they are printed on a terminal."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def trace_line(made: Round, piece: Callable[[int], str], number: int) -> Text:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that leaves text alone: no markup, no wrapping of code."""
+    """Return a console that prints text unchanged: no markup, no wrapping of code."""
     return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -109,5 +109,5 @@ def _lines(text: str) -> list[str]:
 
 
 def _visible(text: str) -> str:
-    """A token on one line: line ends and tabs as marks."""
+    """Return a token on one line: line ends and tabs become marks."""
     return text.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "")

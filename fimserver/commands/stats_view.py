@@ -1,4 +1,4 @@
-"""Statistics on a terminal, from this machine or from a host elsewhere."""
+"""Statistics on a terminal, from this machine or from a remote host."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_page(found: Summary, path: Path) -> None:
 
 
 def fetch(url: str, token: str, days: float) -> Summary:
-    """Return the statistics of a host elsewhere. Raises ``InputError``."""
+    """Return the statistics of a remote host. Raises ``InputError``."""
     import httpx2  # noqa: PLC0415 - only where a host is asked
 
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -71,8 +71,7 @@ def render(found: Summary, console: Console) -> None:
         console.print(found.problem)
     if found.is_empty:
         console.print(
-            f"nothing was counted in the last {found.days:g} days: complete something in an editor, and come"
-            " back"
+            f"nothing was counted in the last {found.days:g} days: complete something in an editor first"
         )
         return
     for comparison in found.comparisons:

@@ -26,7 +26,7 @@ IDLE_S = 3.0
 
 @cache
 def samples() -> tuple[Request, ...]:
-    """Requests short and long, each with a prompt of its own."""
+    """Return short and long requests, each with its own prompt."""
     folder = Path(__file__).parent.parent
     texts = [(folder / name).read_text("utf-8") for name in SOURCES]
     return tuple(_request(text, cut, stop) for text, stop in zip(texts, TOKENS, strict=True) for cut in CUTS)
@@ -51,7 +51,7 @@ def calibrate(engines: EngineSource, router: Router, pins: tuple[Route, ...] = R
 class Background:
     """Samples for a host without measured costs, one whenever it is idle.
 
-    A server elsewhere gets none, as it may want money for them: its costs are learned from requests.
+    Remote servers get none, as they may charge for them: their costs are learned from requests.
     """
 
     def __init__(self, scheduler: Scheduler, pins: tuple[Route, ...]) -> None:
@@ -75,7 +75,7 @@ class Background:
 
 
 def _request(text: str, cut: float, stop: str) -> Request:
-    """A hole after the start of a statement, where a line, a block or more may follow."""
+    """Return a request for a hole within a statement; ``stop`` decides whether a line or more is meant."""
     assert stop in get_args(StopRule)
     start = text.find("\n", int(len(text) * cut)) + 1
     start += len(text[start:]) - len(text[start:].lstrip())

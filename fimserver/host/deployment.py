@@ -1,4 +1,4 @@
-"""Deployment of several replicas: what it serves, to whom and at which size; read, checked, and as a file."""
+"""Deployment of several replicas: settings, token, allowed hosts and scale, and the file for Ray Serve."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ FROM_FILE = """\
 
 @dataclass(frozen=True)
 class Scale:
-    """Number of replicas, and their devices. ``queue``: requests that a replica is meant to have."""
+    """Number of replicas, and their devices. ``queue``: target of ongoing requests per replica."""
 
     min_replicas: int = 1
     max_replicas: int = 4
@@ -84,7 +84,7 @@ class Scale:
     gpus: float = 0.0  # of one replica
 
     def checked(self) -> Scale:
-        """The scale itself. Raises ``InputError`` where the least is more than the most."""
+        """Return the scale. Raises ``InputError`` if the minimum is above the maximum."""
         if self.min_replicas > self.max_replicas:
             raise InputError(
                 f"--min-replicas {self.min_replicas} is more than --max-replicas {self.max_replicas}"
@@ -94,7 +94,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is served, and to whom."""
+    """Settings that are served, and who may use them."""
 
     settings: Settings
     token: str = field(repr=False)
@@ -112,7 +112,7 @@ class Arguments(BaseModel):
 
 
 def deployment_of(args: Mapping[str, Any]) -> Deployment:
-    """Read ``args``. Raises ``InputError`` for one that is wrong, and where there is no token."""
+    """Read ``args``. Raises ``InputError`` for a wrong argument or a missing token."""
     try:
         given = Arguments(**args)
     except ValidationError as error:
@@ -121,14 +121,14 @@ def deployment_of(args: Mapping[str, Any]) -> Deployment:
 
 
 def checked(settings: Mapping[str, Any]) -> Settings:
-    """Settings with these values. Raises ``InputError``, and ``CardError`` for a card that nobody has."""
+    """Settings with these values. Raises ``InputError``, and ``CardError`` for an unknown card."""
     if "token" in settings:
         raise InputError(f"the token is not written into settings: set {TOKEN_VARIABLE}, or give token_file")
     return known(read_settings(**settings))
 
 
 def known(settings: Settings) -> Settings:
-    """The settings themselves. Raises ``CardError`` where one names a card that nobody has."""
+    """Return the settings. Raises ``CardError`` if they name an unknown card."""
     for route in ROUTES:
         if (name := settings.card(route)) and not is_place(name):
             get_card(name)
@@ -163,7 +163,7 @@ def serve_file(
     hosts: tuple[str, ...] = (),
     token_file: Path | None = None,
 ) -> str:
-    """The file for Ray Serve, with comments. Raises ``InputError`` for what the deployment would refuse."""
+    """Return a commented file for Ray Serve. Raises ``InputError`` for values that a deployment refuses."""
     checked(settings)
     allowed(hosts)
     scale.checked()

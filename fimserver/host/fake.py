@@ -16,9 +16,8 @@ Script = Callable[[Request, Route], Iterator[str | float | tuple[Slot, ...] | Ba
 class FakeEngine:
     """Yields the steps of a script: text, a canvas, a pause in seconds, or an error to raise.
 
-    Checks its deadline.
-
-    On the ar route each text is a round of which one of two drafted tokens stood.
+    It checks its deadline after each step. On the ar route each text is a round in which one of two drafted
+    tokens was accepted.
     """
 
     def __init__(self, host: FakeEngines, route: Route) -> None:

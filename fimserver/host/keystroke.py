@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fimserver.engine.engines import Engine
 
 TYPED = "self."
-MAX_TOKENS = 12  # an answer longer than that is no matter of one key
+MAX_TOKENS = 12  # a longer answer is not measured as one keystroke
 LINES = 3  # of the samples
 
 

@@ -37,12 +37,11 @@ from fimserver.types import ROUTES, Route
 
 log = logging.getLogger("fimserver.host")
 DEVICE_LOST = 3  # exit code, also where a device does not answer any more
-CHANGED_EXIT_S = (
-    2.0  # of idleness, when models came or went: the next request starts a host that chooses among them
-)
+# Idle seconds after models were added or removed: the next request starts a host that chooses among them.
+CHANGED_EXIT_S = 2.0
 POLL_S = 0.05
 SOCKET_CHECK_S = 1.0
-USELESS_EXIT_S = 60.0  # a host that has no model serves nobody: it only says why for a while
+USELESS_EXIT_S = 60.0  # of a host without a model, which only reports why it has none
 SAVE_EVERY = 20  # answers
 
 
@@ -100,7 +99,7 @@ def run_tcp(
     """
     names = frozenset(map(allowed_name, allowed_hosts))
     listener, name = bind_tcp(address)
-    listener.listen()  # who reads the URL may connect at once; uvicorn accepts when it is ready
+    listener.listen()  # clients may connect as soon as they have the URL; uvicorn accepts when it is ready
     bound(urls(listener, name))
     names |= own_names(name)
     return _serve(settings, listener, token=token, allowed_hosts=names, token_file=token_file)
@@ -152,14 +151,11 @@ def _serve(
         )
     )
     if threading.current_thread() is threading.main_thread():
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-        ):  # uvicorn raises them again when it is done: let us clean up then
+        # uvicorn raises them again when it is done; the host has to clean up then.
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    listener.listen(
-        BACKLOG
-    )  # before anything imports torch: who connects now waits for the loop, not for a start
+    # Before anything imports torch: clients that connect now wait for the event loop.
+    listener.listen(BACKLOG)
     scheduler.start()
     asyncio.run(_until_told(server, listener, HostWatch(server, host, background, own, idle_exit_s)))
     scheduler.close(0.5)
@@ -175,7 +171,7 @@ async def _until_told(server: uvicorn.Server, listener: socket.socket, watch: Ho
 
 
 class HostWatch:
-    """Looks after a running host: idle work, its socket, and the reasons to end it."""
+    """Watches a running host: idle work, its socket, and the reasons to end it."""
 
     def __init__(
         self,

@@ -20,8 +20,7 @@ MAX_PORT = 65_535
 class UnixSocket:
     """The socket of this user's host. Only the file that this process made is ever removed.
 
-    Others may remove it while the host runs: a logout, a cleaner of temporary files. ``recovered`` binds
-    again.
+    A logout or a cleaner of temporary files may remove it while the host runs; ``recovered`` binds again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +29,7 @@ class UnixSocket:
         self._bound: tuple[int, int] | None = None  # device and inode of the file that we made
 
     def acquire(self) -> bool:
-        """Take the lock; false where another host has it. Raises ``InputError`` where there cannot be one."""
+        """Take the lock; false if another host has it. Raises ``InputError`` if the folder cannot be used."""
         try:
             private_folder(self.path.parent)
             lock = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -47,7 +46,10 @@ class UnixSocket:
         return True
 
     def bind(self) -> socket.socket:
-        """A socket that only this user may use, in place of what a dead host left. Raises ``InputError``."""
+        """Bind a socket that only this user may use, replacing one that a dead host left.
+
+        Raises ``InputError``.
+        """
         self.path.unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
@@ -65,7 +67,7 @@ class UnixSocket:
         return self._bound is not None and _identity(self.path) == self._bound
 
     def recovered(self) -> socket.socket | None:
-        """A new socket in place of one that was removed; ``None`` where another host serves by now."""
+        """Return a new socket in place of a removed one, or ``None`` if another host serves by now."""
         try:
             has_lock = _identity(self._lock_path) == _identity(self._lock) or self.acquire()
             return self.bind() if has_lock else None
@@ -73,7 +75,7 @@ class UnixSocket:
             return None
 
     def close(self) -> None:
-        """Remove the socket, if it is ours, and give the lock back."""
+        """Remove the socket if this process made it, and release the lock."""
         if self.is_intact:
             self.path.unlink(missing_ok=True)
         if self._lock >= 0:
@@ -153,10 +155,7 @@ def own_names(name: str) -> frozenset[str]:
 
 
 def urls(listener: socket.socket, name: str) -> tuple[str, ...]:
-    """Addresses that clients can use.
-
-    On this machine, and from elsewhere where it listens on every address.
-    """
+    """Return URLs for clients on this machine, and for others if it listens on every address."""
     port = listener.getsockname()[1]
     if not _is_every_address(name):
         return (f"http://{_in_url(name)}:{port}",)

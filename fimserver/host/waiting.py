@@ -1,7 +1,7 @@
-"""Jobs that wait: one a document, in an order that is fair between users, and which of them come too late.
+"""Queue of jobs: one per document, fair between users, without those that would come too late.
 
-The order is that of start-time fair queuing (Goyal, Vin and Cheng, SIGCOMM 1996) with measured times: next is
-the user who has had the least engine time, and a user who comes back starts where the others are.
+The order is start-time fair queuing (Goyal, Vin and Cheng, SIGCOMM 1996) with measured times: the user
+with the least engine time is next, and a user who returns starts at the level of the others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ServiceTimes:
             self.mean_s += max(SHARE, 1 / self._count) * (took_s - self.mean_s)
 
     def settle(self) -> None:
-        """Nobody waits: everyone starts anew."""
+        """Reset the times of all users: nobody waits."""
         self._used_s.clear()
         self._clock_s = 0.0
 
@@ -101,7 +101,7 @@ class Waiting:
         return sorted(self, key=lambda job: rank[job.key])
 
     def pointless(self, job: Job) -> list[Job]:
-        """Waiting jobs that have to go for ``job``: its document's, and idle ones.
+        """Return the waiting jobs that ``job`` replaces: those of its document, and idle ones.
 
         Where the queue is full, also the oldest of the user with the most; an idle job pushes out none but
         idle ones.
