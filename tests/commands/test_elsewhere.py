@@ -38,7 +38,7 @@ def test_doctor_asks_for_a_known_middle_and_says_what_the_server_is(text, code, 
     assert server.url in found["ar"]["value"]
     assert CODER in found["ar"]["value"]
     assert verdict in found["ar"]["value"]
-    assert "that server's own business" in found["drafters"]["value"]
+    assert "that server makes its own drafts" in found["drafters"]["value"]
 
 
 def test_doctor_says_that_nobody_is_there():
