@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fimserver.base_url import base_url
 from fimserver.canvas_card import Canvas
 from fimserver.errors import CardError
 from fimserver.types import ROUTES, Route
@@ -85,12 +86,10 @@ class Remote(_Strict):
     @field_validator("url")
     @classmethod
     def _is_base_url(cls, text: str) -> str:
-        url = urlsplit(text)
-        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
-            raise ValueError("give http://HOST:PORT")
-        if url.username or url.password:
+        url = base_url(text)
+        if "@" in urlsplit(url).netloc:
             raise ValueError("no name or password here: put the key into the variable that `key_env` names")
-        return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
+        return url
 
 
 # Defaults for a card with [remote], whose weights are on another server.

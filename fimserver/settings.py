@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -20,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from fimserver.base_url import base_url
 from fimserver.errors import InputError
 from fimserver.types import (
     MAX_DEADLINE_MS,
@@ -48,13 +48,7 @@ def option(default: Any, scope: Scope, description: str, **bounds: Any) -> Any:
 
 
 def _url(text: str) -> str:
-    """Validate a base URL and remove a final ``/v1``, which other servers need."""
-    if not text:
-        return ""
-    url = urlsplit(text.strip())
-    if url.scheme not in {"http", "https"} or not url.hostname or url.port == 0:
-        raise ValueError("give http://HOST:PORT")
-    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/').removesuffix('/v1')}"
+    return base_url(text) if text else ""
 
 
 def _token(text: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from fimserver.base_url import base_url
 from fimserver.errors import InputError
 from fimserver.front.host_process import HostProcess, is_serving
 from fimserver.reasons import Reason
@@ -227,10 +227,11 @@ def open_host_client(connect: str, token: str, own: Callable[[], HostProcess]) -
     if not connect:
         process = own()
         return HttpHostClient(lambda: _client("http://localhost", token, str(process.path)), process)
-    url = urlsplit(connect)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT")
-    return HttpHostClient(lambda: _client(connect, token, None), None)
+    try:
+        url = base_url(connect)
+    except ValueError:
+        raise InputError(f"--connect {connect!r} is not a URL: give http://HOST:PORT") from None
+    return HttpHostClient(lambda: _client(url, token, None), None)
 
 
 def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fimserver.cards import MODELS
 from fimserver.errors import InputError, first_problem
+from fimserver.host.routing.length_model import Share
 
 SEEN_WEIGHT = 20.0  # weight of the curve, in suggestions, against the observed acceptance
 LEAST, MOST = 0.01, 0.99  # bounds of a probability, so that its log odds are finite
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settled(NamedTuple):
