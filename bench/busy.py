@@ -38,6 +38,7 @@ WAYS = {
     "ours": {"BENCH_OURS": "1"},
 }
 SETTLE_S = 0.5
+SPIN_ENDS_S = 0.02  # after an answer; the threads of another way would still be on the processors
 LLAMA = "llama.cpp"
 FAST = {"requests": 3, "prompt_tokens": 256}
 LLAMA_CONTEXT = 4096
@@ -76,6 +77,7 @@ class Worker:
         return json.loads(self._process.stdout.readline())
 
     def answer(self, request):
+        time.sleep(SPIN_ENDS_S)
         self._process.stdin.write(f"{json.dumps(request)}\n")
         self._process.stdin.flush()
         return self.read()

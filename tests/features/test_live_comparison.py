@@ -20,7 +20,6 @@ URI = "file:///work/secretfolder/secretfile.py"
 TEXT = "canaryname = \n"
 SAYS = {"ar": "canaryalpha(b)", "dllm": "canarybeta(c)"}
 PATIENCE_S = 60.0  # for what a window tells its host
-OF_A_BLOCK_S = 20.0  # that a test takes
 TOKEN = "s3cr3t"  # noqa: S105 - of a host that lives as long as a test
 
 
@@ -49,11 +48,9 @@ def counted(host, query, least=1):
         time.sleep(0.05)
 
 
-def begin_early_in_a_block():
-    """Wait for the next block where this one ends soon: a document's route may be another one then."""
-    left_s = BLOCK_S - time.time() % BLOCK_S
-    if left_s < OF_A_BLOCK_S:
-        time.sleep(left_s + 0.1)
+def block():
+    """The number of the block of now; a document may have another route in the next one."""
+    return int(time.time() // BLOCK_S)
 
 
 def used(editor):
@@ -119,24 +116,35 @@ def test_a_document_keeps_its_route_for_its_turn_and_is_told_why(counting, conne
 
 
 def test_the_other_route_is_asked_unseen(counting, connected):
-    begin_early_in_a_block()
     connected.start(options={"ab": "shadow"})
-    connected.open(URI, TEXT)
-    (item,) = connected.ask(URI, 0, 13)
-    (shadow,) = counted(
-        counting,
-        "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''",
-    )
-    shown, other = shadow[:2]
+    uri, shown, other = asked_twice_in_a_block(counting, connected)
     assert {shown, other} == {"ar", "dllm"}
-    assert (item["insertText"], shadow[2:]) == (SAYS[shown], (len(SAYS[other]), "end"))
-    assert connected.ask(URI, 0, 13)[0]["insertText"] == SAYS[shown]
-    connected.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
+    connected.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
     assert counted(counting, "SELECT kept_60s, shadow_kept_60s FROM answers WHERE kept_60s NOT NULL") == [
         (0, 0)
     ]
     assert SAYS[other] not in json.dumps([connected.answers, connected.notifications])
     assert "canary" not in "".join(counting.told)
+
+
+def asked_twice_in_a_block(counting, connected):
+    """A document, the route of its suggestion and the other one.
+
+    Where a block ended between the two questions, another document is asked about.
+    """
+    shadows = "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
+    for tries in range(1, 10):
+        uri = f"{URI}.{tries}.py"
+        began = block()
+        connected.open(uri, TEXT)
+        (item,) = connected.ask(uri, 0, 13)
+        *_, (shown, other, chars, reason) = counted(counting, f"{shadows} ORDER BY number", tries)
+        assert (item["insertText"], chars, reason) == (SAYS[shown], len(SAYS[other]), "end")
+        (again,) = connected.ask(uri, 0, 13)
+        if block() == began:
+            assert again["insertText"] == SAYS[shown]
+            return uri, shown, other
+    pytest.fail("every question took longer than a block")
 
 
 def test_without_a_comparison_the_other_route_is_not_asked(counting, editor):

@@ -18,10 +18,11 @@ from fimserver.threads import is_switched
 
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.05  # between two readings, which take some 10 µs a thread
-BUSY = 0.2  # share of waiting in the time that threads ran or waited; beside one busy process 0.3 to 0.8
-CALM = 0.12  # alone it is 0.03 to 0.06, whichever the spin
-ENOUGH_S = 0.02  # of running and waiting, to tell
-CALM_READINGS = 4  # in a row, before the spin is long again
+# Shares of waiting in the time that threads ran or waited, and how much of that time is looked at.
+BUSY = 0.2
+BUSY_S = 0.02
+CALM = 0.15
+CALM_S = 0.25
 
 
 class ThreadTimes(NamedTuple):
@@ -59,38 +60,30 @@ class Competition:
         self._read = read
         self._clock = clock
         self._next_s = 0.0
-        self._calm = 0
         self._before = read()
         spin.set_brief(False)
 
     def look(self) -> None:
-        """Switch the spin if the readings since the last call show that it should be."""
+        """Switch the spin if the readings since the last decision show that it should be."""
         if self._clock() < self._next_s:
             return
-        share = self._waiting_share()
+        share = self._waiting_share(CALM_S if self.brief else BUSY_S)
         self._next_s = self._clock() + LOOK_S
-        if share is None:
-            return
-        self._calm = self._calm + 1 if share <= CALM else 0
-        if not self.brief and share >= BUSY:
-            self._switch(brief=True)
-        elif self.brief and self._calm >= CALM_READINGS:
-            self._switch(brief=False)
+        if share is not None and (share < CALM if self.brief else share > BUSY):
+            self._switch(brief=not self.brief)
 
-    def _waiting_share(self) -> float | None:
-        """Of the time since the last reading in which threads ran or waited, the part that they waited.
+    def _waiting_share(self, enough_s: float) -> float | None:
+        """Of the time since the last decision in which threads ran or waited, the part that they waited.
 
-        ``None``: too little to tell. Idle time between requests does not count.
+        ``None``: too little time to tell. Idle time between requests does not count.
         """
         now = self._read()
         ran_s, waited_s = now.ran_s - self._before.ran_s, now.waited_s - self._before.waited_s
-        if min(ran_s, waited_s) < 0:  # a thread has ended and taken its own away
-            self._before = now
-            return None
-        if ran_s + waited_s < ENOUGH_S:
+        ended = min(ran_s, waited_s) < 0  # a thread has, and took its own away
+        if ran_s + waited_s < enough_s and not ended:
             return None
         self._before = now
-        return waited_s / (ran_s + waited_s)
+        return None if ended else waited_s / (ran_s + waited_s)
 
     def _switch(self, *, brief: bool) -> None:
         self.brief = brief

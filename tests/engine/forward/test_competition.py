@@ -8,9 +8,9 @@ from fimserver.engine.engines import ModelPool
 from fimserver.engine.forward import competition
 from fimserver.engine.forward.competition import (
     BUSY,
+    BUSY_S,
     CALM,
-    CALM_READINGS,
-    ENOUGH_S,
+    CALM_S,
     LOOK_S,
     Competition,
     ThreadTimes,
@@ -68,13 +68,21 @@ def test_the_first_reading_that_shows_competition_makes_the_spin_brief():
     assert machine.spins.brief == [False, True]
 
 
-def test_the_spin_is_long_again_after_some_calm_readings_in_a_row():
+def test_the_spin_is_long_again_after_some_calm_time():
     machine = Machine()
     machine.pass_(0.5)
-    for share in [0.0] * (CALM_READINGS - 1) + [BETWEEN] + [0.0] * (CALM_READINGS - 1):
-        machine.pass_(share)
+    for _ in range(4):
+        machine.pass_(0.0, 0.2 * CALM_S)
     assert machine.competition.brief
-    machine.pass_(0.0)
+    machine.pass_(0.0, 0.25 * CALM_S)
+    assert machine.spins.brief == [False, True, False]
+
+
+def test_one_burst_in_calm_time_is_no_end_of_calm():
+    machine = Machine()
+    machine.pass_(0.5)
+    for share in (0.0, 0.0, 2 * CALM, 0.0, 0.0):
+        machine.pass_(share, 0.22 * CALM_S)
     assert machine.spins.brief == [False, True, False]
 
 
@@ -83,7 +91,7 @@ def test_a_share_between_the_bounds_changes_nothing():
         machine = Machine()
         machine.pass_(first)
         before = list(machine.spins.brief)
-        for _ in range(10 * CALM_READINGS):
+        for _ in range(100):
             machine.pass_(BETWEEN)
         assert machine.spins.brief == before
 
@@ -110,8 +118,7 @@ def test_a_thread_that_ends_takes_its_time_with_it_and_nothing_else_happens():
     machine.times = ThreadTimes(0.01, 0.0)
     machine.pass_(0.0)
     assert machine.spins.brief == [False, True]
-    for _ in range(CALM_READINGS):
-        machine.pass_(0.0)
+    machine.pass_(0.0, 1.1 * CALM_S)
     assert machine.spins.brief == [False, True, False]
 
 
@@ -119,14 +126,11 @@ def test_passes_too_short_to_tell_are_counted_with_the_next_ones():
     machine = Machine()
     for share in (1.0, 0.0, 0.0, 0.0):
         machine.now_s += LOOK_S
-        machine.pass_(share, 0.3 * ENOUGH_S)
+        machine.pass_(share, 0.3 * BUSY_S)
     assert machine.spins.brief == [False, True]
-    calm = 0
-    while machine.competition.brief:
-        machine.now_s += LOOK_S
-        machine.pass_(0.0, 0.3 * ENOUGH_S)
-        calm += 1
-    assert calm >= 4 * CALM_READINGS - 1
+    machine.now_s += 3600.0
+    machine.pass_(0.0, 0.3 * BUSY_S)
+    assert machine.competition.brief
 
 
 def test_the_times_of_all_threads_are_added(tmp_path):
