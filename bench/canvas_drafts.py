@@ -33,7 +33,7 @@ from fimserver.settings import Settings
 from fimserver.types import Chunk, Deadline, Request, Sampling
 
 PLACES = 4
-LAST = ("rows a pass", "ms to the first token", "ms a pass", "ms a token", "text")
+LAST = ("rows a pass", "ms to the first token", "ms a pass", "ms a token", "time by the first arm's", "text")
 GROUPS = {"one line": True, "several lines": False}
 MOST_TOKENS = {True: 24, False: 48}
 
@@ -178,6 +178,7 @@ def _line(group: str, arm: str, own: Sequence[Row], first: Sequence[Row]) -> str
         f"{sum(row.opening_ms for row in own) / len(own):.1f}",
         f"{sum(row.ms - row.opening_ms for row in own) / sum(passes):.1f}",
         f"{sum(row.ms for row in own) / (sum(tokens) + len(own)):.1f}",
+        "" if own is first else bootstrap(ratio_of_sums, [r.ms for r in own], [r.ms for r in first]).text(),
         "all" if all(row.equal for row in own) else f"{sum(row.equal for row in own)} equal",
     ]
     return f"| {' | '.join(cells)} |"

@@ -156,13 +156,12 @@ class Autoregressive:
     def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round | Pass]:
         """Prefill the prompt, then draft and verify until time is up; each pass before it is run."""
         ahead = self.speculation.lookahead
-        logits = yield from self.cache.prefilling(
-            state.prompt, deadline, want_logits=True, beyond=ahead.beyond if ahead else None
-        )
+        beyond = ahead.beyond(self.speculation.policy.costs) if ahead else None
+        logits = yield from self.cache.prefilling(state.prompt, deadline, want_logits=True, beyond=beyond)
         if logits is None:
             return
         if ahead:
-            logits = ahead.opened(logits)
+            logits = ahead.opened(logits, beyond)
         state.hidden = ahead.text.hidden[0] if ahead else self.cache.network.hidden[0, -1]
         yield self.speculation.begin(state, self._healed(logits, state.held))
         while not deadline.spent():

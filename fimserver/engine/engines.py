@@ -118,6 +118,7 @@ def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanv
     canvas = target.runtime.loaded.card.canvas
     assert ahead
     assert canvas
+    ahead.alone = True  # a canvas is what this route shows, also where n-grams would do without
     if not math.isinf(schedule.row):
         policy.costs, ahead.dearer = priced_by_row(policy.costs, schedule.row), {}
     vocabulary = target.runtime.loaded.vocabulary

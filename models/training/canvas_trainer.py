@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from models.training.canvas_data import Example, Examples, Work, plans, work
 from models.training.canvas_model import Clean, Coder
+from models.training.losses import streak
+
+STREAK_INFILL = 0.25  # weight of infills beside the streak
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Recipe:
     sampled_words: int = 6_144  # others, drawn anew at each step
     clip: float = 1.0
     average: float = 0.95
+    streak: bool = False  # leading masks learn the expected length of an accepted draft
     shuffled_teacher: bool = False  # control: each row learns what belongs to another document
 
     def ranks(self) -> dict[str, int]:
@@ -154,7 +158,13 @@ class Trainer:
             text_loss = F.cross_entropy(logits, place, reduction="none")
             entropy = torch.special.xlogy(teacher, teacher).sum(-1)
             law_loss = entropy - (teacher * logits.log_softmax(-1)).sum(-1)
-            loss = loss + (torch.where(leading, law_loss, text_loss) * weights).sum()
+            if not self.recipe.streak:
+                loss = loss + (torch.where(leading, law_loss, text_loss) * weights).sum()
+            else:
+                loss = loss + STREAK_INFILL * text_loss[~leading].mean()
+                if rows is informed:
+                    asked = leading & expected
+                    loss = loss + streak_of(logits[asked], teacher[asked].argmax(-1), starts[asked])
             agrees = (logits.argmax(-1) == teacher.argmax(-1)).float()
             values |= {
                 f"{name}kl": law_loss[leading & expected].mean().detach(),
@@ -190,6 +200,20 @@ class Trainer:
             weight = max(1 - self.recipe.average, 1 / (number + 2))
             for slow, fast in zip(self.average.parameters(), self.adapter.parameters(), strict=True):
                 slow.lerp_(fast, weight)
+
+
+def streak_of(logits: torch.Tensor, own: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Streak loss of drafts (arXiv 2511.00606): less the expected number of tokens that would be accepted.
+
+    ``logits`` (N, V) and ``own`` (N,), the frozen coder's own token, of the places of drafts one after the
+    other; ``starts`` (N,): the number of the place in its draft.
+    """
+    log_q = logits.log_softmax(-1).gather(-1, own[:, None])[:, 0]
+    draft = (starts == 0).cumsum(0) - 1
+    shape = int(draft[-1]) + 1, int(starts.max()) + 1
+    places = log_q.new_zeros(shape).index_put((draft, starts), log_q)
+    learn = torch.zeros(shape, dtype=torch.bool, device=starts.device)
+    return streak(places, learn.index_put((draft, starts), torch.ones_like(starts, dtype=torch.bool)))
 
 
 def _in_turn(sizes: str, step: int) -> int:

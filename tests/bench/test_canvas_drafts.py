@@ -50,7 +50,8 @@ def test_the_table_pairs_the_spans_that_all_arms_have():
     assert bad.startswith(
         "| one line (2) | bad | 1.00 [1.00, 1.00] | -1.50 [-2.00, -1.00] | 0.00 [0.00, 0.00] |"
     )
-    assert good.endswith("| 4.0 | 1.0 | 2.0 | 0.8 | all |")
+    assert good.endswith("| 4.0 | 1.0 | 2.0 | 0.8 |  | all |")
+    assert bad.endswith("| 1.00 [1.00, 1.00] | all |")
 
 
 def test_the_table_says_where_a_text_is_another():

@@ -23,7 +23,7 @@ from models.training.canvas_export import export
 from models.training.canvas_model import Canvases, Coder
 from models.training.canvas_prompts import Prompts
 from models.training.canvas_shrink import low_rank, shrink
-from models.training.canvas_trainer import Recipe, Trainer
+from models.training.canvas_trainer import Recipe, Trainer, streak_of
 from tests.tiny import make_card
 
 VOCABULARY = 132
@@ -308,9 +308,28 @@ class TestTraining:
             results.append(development.measure(trainer.adapter)["infill_loss"])
         assert results[0] < results[1] - 0.5
 
+    def test_the_streak_makes_longer_drafts_likelier(self, coder):
+        trainer = make_trainer(coder, replace(RECIPE, streak=True, drafts="4", lr=1e-3))
+        losses = [float(trainer.step(number)["loss"]) for number in range(60)]
+        assert sum(losses[-10:]) < sum(losses[:10]) - 1
+
     def test_the_rate_rises_and_falls(self):
         recipe = Recipe(lr=1.0, warmup_steps=4, decay_from=10, decay_steps=5)
         assert [recipe.rate(n) for n in (0, 3, 9, 10, 12, 15)] == [0.25, 1.0, 1.0, 1.0, 0.6, 0.0]
+
+
+class TestTheStreak:
+    def test_it_is_the_expected_length_of_what_is_accepted(self):
+        likely = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1]])
+        own, starts = torch.tensor([0, 1, 0]), torch.tensor([0, 1, 0])
+        loss = streak_of(likely.log(), own, starts)  # drafts of two places and of one
+        assert float(loss) == pytest.approx(-((0.5 + 0.5 * 0.75) + 0.9) / 2)
+
+    def test_a_place_gains_by_what_lies_before_it(self):
+        logits = torch.tensor([[4.0, 0.0], [0.0, 0.0], [-4.0, 0.0], [0.0, 0.0]], requires_grad=True)
+        own = torch.zeros(4, dtype=torch.long)
+        streak_of(logits, own, torch.tensor([0, 1, 0, 1])).backward()
+        assert -logits.grad[1, 0] > -logits.grad[3, 0] * 10
 
 
 class TestShrinking:

@@ -18,9 +18,8 @@ import torch
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass
 from fimserver.engine.forward.prefix_cache import Beyond, PrefixCache
-from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
-from fimserver.engine.speculation.drafts import DecodeState, Draft, grades
-from fimserver.lengths import common_prefix
+from fimserver.engine.speculation.draft_policy import DraftPlan, DraftPolicy, Survival
+from fimserver.engine.speculation.drafts import DecodeState, Draft, cut_draft, grades
 from fimserver.types import Deadline
 
 if TYPE_CHECKING:
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
 
 MOST_MASKS = 3
 MOST_MASKED_ROWS = 16  # of a pass with masks
-_PRIOR = ((1.0, 2.0), (0.5, 2.0), (0.3, 2.0))  # drafted tokens that stand, of so many, by place
+_PRIOR = (0.5, 0.25, 0.15)  # tokens that a mask is worth, by place, until some drafts were made
+_PRIOR_WEIGHT = 2.0  # drafts that the prior counts for
 _MEMORY = 100.0
+_RETRIAL = 8  # prompts after which masks that do not pay are tried again after one
 _SMOOTHING = 0.1
 _ROUNDS = 3
 
@@ -58,14 +59,12 @@ class Prepared:
 class TextAhead:
     """What the last pass of one text has prepared, by the length of the text that it is for.
 
-    ``hidden`` (M, d): of its text rows. ``prepared``: the group for the text that has come. ``drafted``:
-    the last draft and its place.
+    ``hidden`` (M, d): of its text rows. ``prepared``: the group for the text that has come.
     """
 
     hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     groups: dict[int, Prepared] = field(default_factory=dict)
     prepared: Prepared | None = None
-    drafted: tuple[int, tuple[int, ...]] = (0, ())
 
 
 class Lookahead:
@@ -92,27 +91,43 @@ class Lookahead:
         self.network = network
         self.sizes = [size for size in network.adapter.blocks if size <= most_masks]
         self._texts: defaultdict[int, TextAhead] = defaultdict(TextAhead)
-        self._rates = [list(prior) for prior in _PRIOR]
+        self.alone = False  # whether its drafts count for all they bring, not for what they add to others
+        self._worth = {
+            size: [_PRIOR_WEIGHT * sum(_PRIOR[:size]), _PRIOR_WEIGHT] for size in self.sizes
+        }  # tokens, and the drafts that they are of
+        self._unopened = 0  # prompts in a row without masks after them
 
     @property
     def text(self) -> TextAhead:
         """Of the cache's current prompt."""
         return self._texts[self.cache.prompts.current.number]
 
-    @property
-    def beyond(self) -> Beyond:
-        """Masks for the rows that fill up a prompt's last chunk: a first draft that costs no pass."""
-        return Beyond((self.network.mask_token,) * max(self.sizes, default=0), self.network)
+    def beyond(self, costs: PassCosts) -> Beyond | None:
+        """Masks for the rows that fill up a prompt's last chunk, where the first draft pays for them.
 
-    def opened(self, logits: torch.Tensor) -> torch.Tensor:
+        Their rows are there anyway: what masks add to a pass of few rows is what they cost.
+        """
+        most = max(self.sizes, default=0)
+        rows = min((rows for rows in self.dearer if rows > most), default=0)
+        dearer_ms = self.dearer.get(rows, 0.0) * costs.ms.get((1, rows), 0.0)
+        pays = most > 0 and self._tokens(most) > dearer_ms / costs.ms[costs.plain]
+        if not (self.alone or pays or self._unopened >= _RETRIAL):
+            self._unopened += 1
+            return None
+        self._unopened = 0
+        return Beyond((self.network.mask_token,) * most, self.network)
+
+    def opened(self, logits: torch.Tensor, beyond: Beyond | None) -> torch.Tensor:
         """Keep what the masks after a prompt said; the logits (V,) of its last row.
 
-        ``logits`` (1 + n, V): of that row, and of the n masks as far as they had room.
+        ``logits`` (1 + n, V): of that row, and of the n masks as far as they had room; (V,) where ``beyond``
+        is ``None``.
         """
-        hidden = self.network.hidden[0]
-        groups = {0: Prepared(0, hidden[1:], logits[1:])} if len(logits) > 1 else {}
+        hidden = self.network.hidden[0] if beyond else self.cache.network.hidden[0, -1:]
+        rows = logits if beyond else logits[None]
+        groups = {0: Prepared(0, hidden[1:], rows[1:])} if len(rows) > 1 else {}
         self._texts[self.cache.prompts.current.number] = TextAhead(hidden[:1], groups)
-        return logits[0]
+        return rows[0]
 
     def glance(self) -> list[int]:
         """The likeliest tokens after the last one, as far as masks have been run for it."""
@@ -122,8 +137,8 @@ class Lookahead:
     def outlook(self, plan: DraftPlan, survival: Survival, costs: PassCosts) -> Outlook | None:
         """The groups of masks that are worth their rows in this pass; ``None`` where none is.
 
-        A draft that is ready counts for the tokens it is expected to bring; the time of its rows, and of
-        making it, for the tokens that the best plan without masks makes in that time.
+        A draft that is ready counts for what drafts of so many masks have brought (``weigh``); the time of
+        its rows, and of making it, for the tokens that the best plan without masks makes in that time.
         """
         if len(plan.drafts) > 1:
             return None
@@ -140,7 +155,7 @@ class Lookahead:
             masked_ms = ms * (1 + self.dearer.get(rows, 0.0) * spare / (rows - 1))
             for masks in self.sizes:
                 lengths = likely[: spare // masks]
-                gain = self._worth(masks) * sum(ends[length] for length in lengths)
+                gain = self._tokens(masks) * sum(ends[length] for length in lengths)
                 gain -= rate * (masked_ms + masks * self._draft_ms - costs.ms[plan.shape])
                 if lengths and gain > most:
                     best, most = Outlook(rows, tuple(sorted(lengths)), masks), gain
@@ -197,34 +212,40 @@ class Lookahead:
             rows.append(self.network.after(hidden, logits, token))
             token = state.pick(rows[-1], len(state.ids) + len(tokens))[0]
             tokens.append(token)
-        self.text.drafted = (len(state.ids), tuple(tokens))
         took_ms = 1000 * (time.perf_counter() - started) / len(tokens)
         self._draft_ms += _SMOOTHING * (took_ms - self._draft_ms)
         return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Pick the group of masks after the accepted tokens, and count how far the last draft was right."""
+        """Pick the group of masks after the accepted tokens."""
         text = self.text
-        place, drafted = text.drafted
-        if drafted and len(state.ids) > place:
-            right = common_prefix(drafted, state.ids[place:])
-            known = min(len(drafted), len(state.ids) - place, right + 1)
-            for i in range(known):
-                rate = self._rates[min(i, len(self._rates) - 1)]
-                fade = min(1.0, _MEMORY / (rate[1] + 1))
-                rate[0] = (rate[0] + (i < right)) * fade
-                rate[1] = (rate[1] + 1) * fade
-            text.drafted = (0, ())
         text.prepared = None if ended else text.groups.get(len(state.ids) - 1)
         text.groups = {}
 
-    def _worth(self, masks: int) -> float:
-        """Tokens that a draft of so many masks is expected to bring."""
-        alive, total = 1.0, 0.0
-        for right, tried in self._rates[:masks]:
-            alive *= right / tried
-            total += alive
-        return total
+    def weigh(self, drafts: Sequence[Draft], policy: DraftPolicy, size: int) -> None:
+        """Learn what the draft that was ready adds to the others of a round, by the number of its masks.
+
+        In expected tokens, less those that the others bring in the time of its own rows.
+        """
+        own = next((draft for draft in drafts if draft.source == self.name), None)
+        prepared = self.text.prepared
+        if own is None or prepared is None:
+            return
+        others = [] if self.alone else [draft for draft in drafts if draft is not own]
+        ms = policy.costs.ms
+        without = policy.plan(others, size)
+        for masks, worth in self._worth.items():
+            if masks <= len(prepared.logits):
+                with_it = policy.plan([*others, cut_draft(own, masks)], size)
+                dearer = ms[with_it.shape] / ms[without.shape] - 1
+                fade = min(1.0, _MEMORY / (worth[1] + 1))
+                worth[0] = (worth[0] + with_it.expected - without.expected * (1 + dearer)) * fade
+                worth[1] = (worth[1] + 1) * fade
+
+    def _tokens(self, masks: int) -> float:
+        """What a draft of so many masks is expected to be worth, in tokens."""
+        tokens, drafts = self._worth[masks]
+        return tokens / drafts
 
 
 @torch.inference_mode()

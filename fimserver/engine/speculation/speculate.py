@@ -110,6 +110,8 @@ class Speculation:
             if self.policy.asks(drafter.name, plan):
                 drafts += self._ask(drafter, state, size)
                 plan = self.policy.plan(drafts, size)
+        if self.lookahead:
+            self.lookahead.weigh(drafts, self.policy, size)
         return plan
 
     def verify(

@@ -227,14 +227,15 @@ class TestTheDllmRoute:
         runtime = runtime_of(folder)
         dllm = make_dllm(DraftContext(runtime, Settings(schedule="checked:0.001")))
         ahead, cache = dllm.checked.ahead, runtime.cache
+        beyond = ahead.beyond(dllm.checked.decoder.speculation.policy.costs)
         for request in requests():
             prompt = dllm.checked.decoder.prompt(request)
             plain = cache.prefill(prompt, Deadline(), want_logits=True).clone()
             cache.clear()
-            logits = finish(cache.prefilling(prompt, Deadline(), want_logits=True, beyond=ahead.beyond))
+            logits = finish(cache.prefilling(prompt, Deadline(), want_logits=True, beyond=beyond))
             room = -len(prompt) % cache.chunk
             assert len(logits) == (3 if room >= 2 else 1)
-            assert torch.equal(ahead.opened(logits), plain)
+            assert torch.equal(ahead.opened(logits, beyond), plain)
             assert torch.equal(cache.prefill(prompt, Deadline(), want_logits=True), plain)
 
     def test_cached_equals_uncached(self, folder):

@@ -7,9 +7,9 @@ from fimserver.engine.forward.adapter import save_adapter
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import run_together
 from fimserver.engine.load import weights_hash
-from fimserver.engine.speculation.draft_policy import DraftPlan, Survival
+from fimserver.engine.speculation.draft_policy import DraftPlan, DraftPolicy, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft
-from fimserver.engine.speculation.lookahead import Lookahead, Outlook, measure_masks
+from fimserver.engine.speculation.lookahead import Lookahead, Outlook, Prepared, measure_masks
 from fimserver.types import Deadline, Request
 from tests.engine.forward.test_adapter import LAYERS, an_adapter, ar_engine, requests, runtime_of
 from tests.engine.test_autoregressive import text_of
@@ -161,10 +161,62 @@ class TestTheOutlook:
     def test_drafts_that_were_never_right_end_it(self, ahead):
         costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
-        for count in range(60):
-            ahead.text.drafted = (count + 1, (5, 5))
-            ahead.observe(a_state([1] * (count + 3)), ended=False)
+        self.weighed(ahead, costs, right=False, times=60)
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is None
+
+    def test_drafts_that_say_what_others_say_end_it(self, ahead):
+        """However right they are: the others cost no masks."""
+        costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+        same = Draft("ngram", (5, 6), (9, 9))
+        self.weighed(ahead, costs, right=True, times=60, others=[same])
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is None
+
+    def test_drafts_that_are_right_where_others_have_none_go_on(self, ahead):
+        costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+        wrong = Draft("ngram", (7, 8), (0, 0))
+        self.weighed(ahead, costs, right=True, times=60, others=[wrong])
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
+
+    def test_a_canvas_that_is_shown_counts_for_all_that_it_brings(self, ahead):
+        costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+        ahead.alone = True
+        self.weighed(ahead, costs, right=True, times=60, others=[Draft("ngram", (5, 6), (9, 9))])
+        assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs) is not None
+
+    def weighed(self, ahead, costs, *, right, times, others=()):
+        """Weigh drafts of two masks whose tokens were always, or never, accepted."""
+        policy = DraftPolicy(costs)
+        draft = Draft("lookahead", (5, 6), (9, 9))
+        for _ in range(times):
+            policy.survival.learn(draft, 2 if right else 0)
+            for other in others:
+                policy.survival.learn(other, 2 if other.grades[0] else 0)
+        ahead.text.prepared = Prepared(0, torch.zeros(2, 4), torch.zeros(2, 4))
+        for _ in range(times):
+            ahead.weigh([*others, draft], policy, 8)
+
+
+class TestTheFirstDraft:
+    costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
+
+    def test_masks_after_the_prompt_end_where_they_do_not_pay_and_are_tried_again(self, runtime):
+        ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: 0.2})
+        assert ahead.beyond(self.costs)
+        TestTheOutlook().weighed(ahead, self.costs, right=False, times=60)
+        tried = [ahead.beyond(self.costs) is not None for _ in range(18)]
+        assert tried == [False] * 8 + [True] + [False] * 8 + [True]
+
+    def test_a_canvas_that_is_shown_has_them_always(self, runtime):
+        ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: 0.2})
+        ahead.alone = True
+        TestTheOutlook().weighed(ahead, self.costs, right=False, times=60)
+        assert all(ahead.beyond(self.costs) for _ in range(3))
+
+    def test_without_them_the_text_is_the_same(self, runtime):
+        plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
+        looking.speculation.lookahead.beyond = lambda _costs: None
+        for request in requests():
+            assert text_of(looking, request) == text_of(plain, request)
 
 
 def test_a_text_with_lookahead_is_the_text_without(runtime):
