@@ -82,7 +82,7 @@ def kept_speed(
         return measure(runtime.cache)
     path = kept or SPEEDS_FILE
     known = read_kept(path)
-    key = _key(runtime)
+    key = f"{_key(runtime)} passes of {runtime.cache.longest_pass}"
     before = from_kept(known.get(key))
     starts = _starts(known.get(key)) if before else 0
     if before and starts >= MEASURED_STARTS:

@@ -82,6 +82,11 @@ class PrefixCache:
         """What the last prefill of the current prompt ran, without its time."""
         return self.prompts.current.prefilled
 
+    @property
+    def longest_pass(self) -> int:
+        """Rows of a prefill's longest pass."""
+        return self.chunk * (CHUNKS if self.splits else 1)
+
     def clear(self) -> None:
         """Forget all prompts."""
         self.prompts.clear()

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
 from fimserver.engine.device import wait_for
 from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.types import Deadline
 
 STEPS = (512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)  # tokens
 CPU_TOKENS = 2048  # longest prompt on a CPU, unless the user wants another
@@ -62,24 +61,24 @@ class PromptBudget:
 
 
 def measure_speed(cache: PrefixCache) -> PrefillSpeed:
-    """Time a chunk at the start of the buffer and one at its end. Forgets what the cache held."""
-    last = cache.capacity - cache.chunk
+    """Time a pass at the start of the buffer and one at its end. Forgets what the cache held."""
+    last = max(0, cache.capacity - cache.longest_pass)
     speed = PrefillSpeed(_row_ms(cache, 0), _row_ms(cache, last), last)
     cache.clear()
     return speed
 
 
 def _row_ms(cache: PrefixCache, start: int) -> float:
-    """Milliseconds a row of the better of two chunks at ``start``."""
-    mask = cache.causal(start, cache.chunk)[:, : start + cache.chunk]
-    none = torch.zeros(0, dtype=torch.int64, device=cache.network.device)
+    """Milliseconds a row of the better of two passes of a prefill at ``start``, of as many rows as it has."""
+    ids = [0] * min(start + cache.longest_pass, cache.capacity)
     times = []
     for _ in range(_TIMINGS):
+        cache.prompts.current.ids = ids[:start]
         started = time.perf_counter()
-        cache.rows([0] * cache.chunk, start, mask, none)
+        cache.prefill(ids, Deadline(), want_logits=False)
         wait_for(cache.network.device)
         times.append(time.perf_counter() - started)
-    return 1000 * min(times) / cache.chunk
+    return 1000 * min(times) / (len(ids) - start)
 
 
 def as_kept(speed: PrefillSpeed) -> dict[str, float]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.kept_costs import MEASURED_STARTS, kept_speed
 from fimserver.engine.prompts.prompt_budget import STEPS, PrefillSpeed, PromptBudget, measure_speed
 from fimserver.engine.runtime import make_runtime
@@ -58,6 +59,19 @@ def test_measuring_runs_chunks_and_leaves_an_empty_cache(nano):
     assert 0 < cache.forwards - before <= 6
     assert min(speed.first_ms, speed.last_ms) > 0
     assert cache.num_uncached_tokens([1, 2, 3]) == cache.chunk
+
+
+@pytest.mark.parametrize(("splits", "rows"), [(False, 64), (True, 128)])
+def test_what_is_measured_are_passes_as_a_prompt_is_read_in(nano, splits, rows, monkeypatch):
+    network = nano.runtime(nano.card("ar")).network
+    cache = PrefixCache(network, 256, 64, splits=splits)
+    read = []
+    original = cache._read
+    monkeypatch.setattr(
+        cache, "_read", lambda ids, piece, **n: (read.append(piece), original(ids, piece, **n))[1]
+    )
+    assert measure_speed(cache).at == 256 - rows
+    assert read == [range(rows)] * 2 + [range(256 - rows, 256)] * 2
 
 
 @pytest.fixture
