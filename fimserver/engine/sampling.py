@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,15 +67,19 @@ def _not_finite() -> NonFiniteError:
 
 
 class SlotProposals(NamedTuple):
-    """One proposed token for each masked slot, all (n,).
+    """One proposed token for each of n masked slots.
 
-    ``entropy`` and ``margin`` are of the filtered distribution.
+    ``entropy`` (nats) and ``margin`` are of the filtered distribution.
     """
 
-    tokens: torch.Tensor
-    probability: torch.Tensor
-    margin: torch.Tensor
-    entropy: torch.Tensor
+    tokens: Sequence[int]
+    probability: Sequence[float]
+    margin: Sequence[float]
+    entropy: Sequence[float]
+
+    def rows(self, numbers: Sequence[int]) -> SlotProposals:
+        """Those of some slots."""
+        return SlotProposals(*([values[i] for i in numbers] for values in self))  # type: ignore[arg-type]
 
 
 def draw(
@@ -81,9 +87,14 @@ def draw(
     temperature: float = 0.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
-) -> SlotProposals:
-    """Propose a token for each row of (n, V) logits, rows drawn in order (Dream's ``sample_tokens``)."""
-    logits = require_finite(logits).float()
+) -> torch.Tensor:
+    """Draw a token for each row of (n, V) logits, rows in order (Dream's ``sample_tokens``), for ``read``.
+
+    Returns (5, n) numbers on the device of the logits: the fields of ``SlotProposals``, and whether a row's
+    logits are finite. The host waits for nothing.
+    """
+    finite = (logits < float("inf")).all(-1)
+    logits = torch.where(finite[:, None], logits, 0.0).float()
     if temperature > 0:
         logits = logits / temperature
     if top_p < 1:
@@ -91,13 +102,26 @@ def draw(
     probabilities = logits.softmax(-1)
     if temperature > 0:
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-        tokens = torch.multinomial(probabilities, 1, replacement=True, generator=generator).squeeze(-1)
+        # What torch.multinomial does, which makes the host wait for a check of its input.
+        tokens = (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(
+            -1
+        )
         probability = probabilities.gather(-1, tokens[:, None]).squeeze(-1)
     else:
         probability, tokens = probabilities.max(-1)
     first, second = probabilities.topk(2, -1).values.unbind(-1)
     entropy = -(probabilities * (probabilities + 1e-10).log()).sum(-1)
-    return SlotProposals(tokens, probability, first - second, entropy)
+    return torch.stack([n.double() for n in (tokens, probability, first - second, entropy, finite)])
+
+
+def read(*drawn: torch.Tensor) -> list[SlotProposals]:
+    """Read results of ``draw`` from the device, all of them at once. Raises ``NonFiniteError``."""
+    tokens, probability, margin, entropy, finite = torch.cat(drawn, -1).tolist()
+    if not all(finite):
+        raise _not_finite()
+    every = SlotProposals([int(token) for token in tokens], probability, margin, entropy)
+    ends = list(itertools.accumulate(one.shape[1] for one in drawn))
+    return [every.rows(range(end - one.shape[1], end)) for one, end in zip(drawn, ends, strict=True)]
 
 
 def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:

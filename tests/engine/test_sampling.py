@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingStep
-from fimserver.engine.sampling import SlotProposals, choose, draw, keep_top_p, keyed_gumbel
+from fimserver.engine.sampling import SlotProposals, choose, draw, keep_top_p, keyed_gumbel, read
 from fimserver.errors import NonFiniteError
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def test_bad_numbers_raise(bad):
     with pytest.raises(NonFiniteError):
         choose(logits, 0.0, 0, 0)
     with pytest.raises(NonFiniteError):
-        draw(logits[None], 0.5)
+        read(draw(logits[None], 0.5))
 
 
 def test_top_p_keeps_the_token_that_crosses_it():
@@ -52,12 +52,11 @@ def test_top_p_keeps_the_token_that_crosses_it():
 
 
 def candidates(probability, entropy=None, margin=None):
-    p = torch.tensor(probability)
     return SlotProposals(
-        torch.arange(len(probability)),
-        p,
-        p if margin is None else torch.tensor(margin),
-        1 - p if entropy is None else torch.tensor(entropy),
+        range(len(probability)),
+        probability,
+        margin or probability,
+        entropy or [1 - p for p in probability],
     )
 
 
@@ -88,5 +87,5 @@ def test_every_schedule_commits_at_least_one_and_never_twice(name):
     generator = torch.Generator().manual_seed(3)
     for n in (1, 2, 7, 33):
         p = torch.rand(n, 50, generator=generator).softmax(-1)
-        chosen = SCHEDULES[name]()(DenoisingStep.of(draw(p.log()))).fill
+        chosen = SCHEDULES[name]()(DenoisingStep.of(*read(draw(p.log())))).fill
         assert int(name != "random") <= len(chosen) == len(set(chosen)) <= n

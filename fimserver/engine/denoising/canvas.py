@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from fimserver.engine.device import to_device
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass, finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -198,7 +199,7 @@ class FullCanvas:
     @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         self.forwards += 1
-        ids = torch.tensor([*self.left, *slots, *self.right], device=self.network.device)
+        ids = to_device([*self.left, *slots, *self.right], self.network.device)
         self.rows += len(ids)
         first = len(self.left) - int(self.shift)
         # Row 0 stands in for the missing row before it (Dream).

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fimserver.engine.denoising.draws import Draws, rows_of
 from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.schedules import DenoisingStep, Schedule
 from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.forward.passes import Pass, until_spent
-from fimserver.engine.sampling import SlotProposals, draw
 from fimserver.types import Deadline, Request
 
 if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers are installed
@@ -123,7 +123,7 @@ class Denoiser:
         """
         state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
         state.unsettled = self.edits is not None
-        generator: torch.Generator | None = None
+        draws: Draws | None = None
         reviews = 0  # passes over slots that are all filled
         for index in range(MAX_STEPS):
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
@@ -135,20 +135,22 @@ class Denoiser:
             if every is None:  # else (slots, V)
                 yield from _as_it_is(state)
                 return
-            generator = generator or torch.Generator(every.device).manual_seed(request.sampling.seed + block)
-            edited = self._edited(state, every, request, generator)
+            draws = draws or Draws(every.device, request.sampling, request.sampling.seed + block)
+            filled = self._editable(state)
+            if filled:
+                draws.queue(self._allowed(every, filled))
             if not masked:
+                edited = self._edited(state, filled, draws)
                 reviews += 1
                 state.unsettled = bool(edited) and self.edits is not None and reviews < self.edits.steps
                 self._commit(state, edited, index)
                 yield state
                 continue
-            logits = every[masked].float()  # (n, V)
+            logits = self._allowed(every, masked)  # (n, V)
             self._forbid(logits, masked, state)
             if begin is not None and masked[0] == 0:
-                logits[0, ~begin] = -torch.inf
-            chosen = self._scheduled(state, logits, masked, index, request, generator)
-            self._commit(state, chosen | edited, index)
+                logits[0].masked_fill_(~begin, -torch.inf)
+            self._scheduled(state, logits, masked, filled, index, draws)
             yield state
 
     def _scheduled(
@@ -156,31 +158,38 @@ class Denoiser:
         state: CanvasState,
         logits: torch.Tensor,
         masked: list[int],
+        filled: list[int],
         index: int,
-        request: Request,
-        generator: torch.Generator,
-    ) -> dict[int, tuple[int, float]]:
-        """Masked slots that the schedule fills now, by logits (n, V); those that it takes back are masked."""
-        propose = functools.partial(_propose, logits, request, generator)
+        draws: Draws,
+    ) -> None:
+        """Fill the masked slots that the schedule chooses by logits (n, V), and mask those it takes back.
+
+        Of the ``filled`` slots some take what was queued in ``draws``. The device is read once.
+        """
+        propose = functools.partial(draws.propose, logits)
         may_commit = functools.partial(self._may_commit, masked[0])
-        step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, generator)
+        step = DenoisingStep(index, masked, dict(state.confidence), propose, may_commit, draws.host)
         commit = self.schedule(step)
         chosen = step.chosen(commit.fill)
+        edited = self._edited(state, filled, draws)
         self._remask(state, commit.remask, masked[0])
-        return chosen
+        self._commit(state, chosen | edited, index)
 
-    def _edited(
-        self, state: CanvasState, every: torch.Tensor, request: Request, generator: torch.Generator
-    ) -> dict[int, tuple[int, float]]:
-        """Filled slots that take another token now, with its probability. ``every`` (slots, V)."""
-        filled = [i for i, token in enumerate(state.slots) if token != self.tokens.mask]
-        if self.edits is None or not filled:
-            return {}
-        logits = every[filled].float()
-        logits[:, list(self.tokens.forbidden)] = -torch.inf
-        found = _propose(logits, request, generator, range(len(filled)))
-        drawn = zip(filled, found.tokens.tolist(), found.probability.tolist(), strict=True)
-        return {i: (t, p) for i, t, p in drawn if self.edits.replaces(state.slots[i], t, p)}
+    def _editable(self, state: CanvasState) -> list[int]:
+        """The filled slots, where they may take another token."""
+        slots = enumerate(state.slots) if self.edits else ()
+        return [i for i, token in slots if token != self.tokens.mask]
+
+    def _edited(self, state: CanvasState, filled: list[int], draws: Draws) -> dict[int, tuple[int, float]]:
+        """Filled slots that take the token that was queued for them in ``draws``, with its probability."""
+        found = draws.queued()
+        drawn = zip(filled, found.tokens, found.probability, strict=True)
+        return {i: (t, p) for i, t, p in drawn if self.edits and self.edits.replaces(state.slots[i], t, p)}
+
+    def _allowed(self, every: torch.Tensor, slots: list[int]) -> torch.Tensor:
+        """Logits (n, V) of some slots of (slots, V) in fp32; special tokens have none."""
+        logits = rows_of(every, slots).float()
+        return logits.index_fill_(1, _columns(self.tokens.forbidden, logits.device), -torch.inf)
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
         """Unless it may be anywhere, an end may be committed only at the leftmost mask.
@@ -191,8 +200,7 @@ class Denoiser:
         return self.end_anywhere or slot == leftmost or token != self.tokens.end
 
     def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
-        """Special tokens never; expansion only with room; no end left of a word that is already there."""
-        logits[:, list(self.tokens.forbidden)] = -torch.inf
+        """Expansion only with room; no end left of a word that is already there."""
         full = len(state.slots) >= self.max_slots or state.expansions_left == 0
         if self.tokens.expand is not None and full:
             logits[:, self.tokens.expand] = -1e9
@@ -200,8 +208,8 @@ class Denoiser:
             words = [
                 i for i, token in enumerate(state.slots) if token not in {self.tokens.mask, self.tokens.end}
             ]
-            early = [row for row, i in enumerate(masked) if words and i < words[-1]]
-            logits[early, self.tokens.end] = -torch.inf
+            early = sum(i < words[-1] for i in masked) if words else 0
+            logits[:early, self.tokens.end] = -torch.inf
 
     def _remask(self, state: CanvasState, slots: Sequence[int], first: int) -> None:
         """Mask slots again. What is left of the first mask has been shown and stays."""
@@ -267,9 +275,7 @@ def _as_it_is(state: CanvasState) -> Iterator[CanvasState]:
         yield state
 
 
-def _propose(
-    logits: torch.Tensor, request: Request, generator: torch.Generator, rows: Sequence[int]
-) -> SlotProposals:
-    """Draw tokens for some rows of (n, V) logits."""
-    some = logits if len(rows) == len(logits) else logits[list(rows)]
-    return draw(some, request.sampling.temperature, request.sampling.top_p, generator)
+@functools.lru_cache(maxsize=8)
+def _columns(tokens: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Numbers of tokens on the device."""
+    return torch.tensor(tokens, dtype=torch.long, device=device)

@@ -19,7 +19,7 @@ import torch
 
 from fimserver.engine.denoising.canvas import FullCanvas
 from fimserver.engine.denoising.refresh import Refresh
-from fimserver.engine.device import wait_for
+from fimserver.engine.device import to_device, wait_for
 from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.network import Network
 from fimserver.lengths import common_prefix
@@ -127,7 +127,7 @@ class DualCache:
     @torch.inference_mode()
     def _run(self, ids: Sequence[int], first: int, rows: range, extent: int = 0) -> torch.Tensor:
         device = self.network.device
-        piece = torch.tensor([ids[first:]], device=device)
+        piece = to_device([ids[first:]], device)
         count = piece.shape[1]
         self.kv.start = first
         self.kv.extent = extent or len(ids)

@@ -54,7 +54,8 @@ class DenoisingStep:
     ) -> None:
         """``draw``: proposals for some rows of ``masked``.
 
-        ``may_commit``: whether a slot may take a token in this step.
+        ``may_commit``: whether a slot may take a token in this step. ``generator``: of the host, for
+        schedules that draw slots.
         """
         self.index = index
         self.masked = tuple(masked)
@@ -68,7 +69,7 @@ class DenoisingStep:
         cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None
     ) -> DenoisingStep:
         """A step with these proposals for the slots 0 to n - 1, for tests of schedules."""
-        return cls(index, range(len(proposals.tokens)), committed or {}, lambda rows: _rows(proposals, rows))
+        return cls(index, range(len(proposals.tokens)), committed or {}, proposals.rows)
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -78,7 +79,7 @@ class DenoisingStep:
     @cached_property
     def proposals(self) -> SlotProposals:
         """A token for each of ``slots``, with its probability, margin and entropy."""
-        return _rows(self._drawn, self._eligible)
+        return self._drawn.rows(self._eligible)
 
     def chosen(self, slots: Sequence[int]) -> dict[int, tuple[int, float]]:
         """Token and probability for some of the masked slots, as far as these may take them.
@@ -86,8 +87,8 @@ class DenoisingStep:
         Drawn now if not before.
         """
         rows = [self.masked.index(slot) for slot in slots]
-        some = _rows(self._drawn, rows) if "_drawn" in self.__dict__ else self._draw(rows)
-        found = zip(slots, some.tokens.tolist(), some.probability.tolist(), strict=True)
+        some = self._drawn.rows(rows) if "_drawn" in self.__dict__ else self._draw(rows)
+        found = zip(slots, some.tokens, some.probability, strict=True)
         return {
             slot: (token, probability) for slot, token, probability in found if self._may_commit(slot, token)
         }
@@ -98,7 +99,7 @@ class DenoisingStep:
 
     @cached_property
     def _eligible(self) -> list[int]:
-        pairs = zip(self.masked, self._drawn.tokens.tolist(), strict=True)
+        pairs = zip(self.masked, self._drawn.tokens, strict=True)
         return [row for row, (slot, token) in enumerate(pairs) if self._may_commit(slot, token)]
 
 
@@ -111,7 +112,7 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
         order = _best_first(probability)[:limit]
-        passed = [i for i in order if float(probability[i]) >= level]
+        passed = [i for i in order if probability[i] >= level]
         return _fill(step, passed or order[:1])
 
     return commit
@@ -125,7 +126,7 @@ def leftmost(level: float = 0.9) -> Schedule:
 
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
-        sure = [i for i in _best_first(probability) if i > 0 and float(probability[i]) >= level]
+        sure = [i for i in _best_first(probability) if i > 0 and probability[i] >= level]
         return _fill(step, [0, *sure])
 
     return commit
@@ -154,7 +155,7 @@ def factor(f: float = 1.0) -> Schedule:
         probability = step.proposals.probability
         order = _best_first(probability)
         rank = 1
-        while rank < len(order) and float(probability[order[rank]]) >= 1 - f / (rank + 2):
+        while rank < len(order) and probability[order[rank]] >= 1 - f / (rank + 2):
             rank += 1
         return _fill(step, order[:rank])
 
@@ -166,11 +167,11 @@ def entropy_bound(gamma: float = 0.1) -> Schedule:
 
     def commit(step: DenoisingStep) -> Commit:
         entropies = step.proposals.entropy
-        order = _best_first(-entropies)
-        total = float(entropies[order[0]])
+        order = _surest_first(entropies)
+        total = entropies[order[0]]
         k = 1
         while k < len(order) and total <= gamma:
-            total += float(entropies[order[k]])
+            total += entropies[order[k]]
             k += 1
         return _fill(step, order[:k])
 
@@ -179,7 +180,7 @@ def entropy_bound(gamma: float = 0.1) -> Schedule:
 
 def entropy(count: int = 1) -> Schedule:
     """The ``count`` slots of lowest entropy (Dream)."""
-    return lambda step: _fill(step, _best_first(-step.proposals.entropy)[:count])
+    return lambda step: _fill(step, _surest_first(step.proposals.entropy)[:count])
 
 
 def margin(count: int = 1) -> Schedule:
@@ -195,15 +196,14 @@ def fixed(count: int = 1) -> Schedule:
 def random(steps: int = 16) -> Schedule:
     """Slots at random, all filled after ``steps`` steps (Dream's ``origin``).
 
-    Which ones is drawn before their tokens are.
+    Which ones is drawn before their tokens are, by the host.
     """
 
     def commit(step: DenoisingStep) -> Commit:
         times = torch.linspace(1, 1e-3, steps + 1)
         last = step.index >= steps - 1
         chance = 1.0 if last else 1 - float(times[step.index + 1] / times[step.index])
-        device = step.generator.device if step.generator else "cpu"
-        drawn = torch.rand(len(step.masked), generator=step.generator, device=device) < chance
+        drawn = torch.rand(len(step.masked), generator=step.generator) < chance
         return Commit([slot for slot, taken in zip(step.masked, drawn.tolist(), strict=True) if taken])
 
     return commit
@@ -245,10 +245,11 @@ def _fill(step: DenoisingStep, rows: Sequence[int]) -> Commit:
     return Commit([slots[row] for row in rows])
 
 
-def _rows(proposals: SlotProposals, rows: Sequence[int]) -> SlotProposals:
-    return SlotProposals(*(values[list(rows)] for values in proposals))
-
-
-def _best_first(confidence: torch.Tensor) -> list[int]:
+def _best_first(confidence: Sequence[float]) -> list[int]:
     """Indices by falling confidence; ties keep their order from left to right."""
-    return [int(i) for i in confidence.sort(descending=True, stable=True).indices]
+    return sorted(range(len(confidence)), key=confidence.__getitem__, reverse=True)
+
+
+def _surest_first(entropies: Sequence[float]) -> list[int]:
+    """Indices by rising entropy; ties keep their order from left to right."""
+    return sorted(range(len(entropies)), key=entropies.__getitem__)

@@ -39,5 +39,6 @@ def _share(masked: int, steps: int) -> int:
 
 def _likeliest(step: DenoisingStep, but: list[int]) -> list[int]:
     """Slots that may take their token now, by falling probability, without some."""
-    order = step.proposals.probability.sort(descending=True, stable=True).indices.tolist()
+    probability = step.proposals.probability
+    order = sorted(range(len(probability)), key=probability.__getitem__, reverse=True)
     return [slot for slot in (step.slots[row] for row in order) if slot not in but]

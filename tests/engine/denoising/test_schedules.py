@@ -10,7 +10,7 @@ from fimserver.engine.denoising.schedules import SCHEDULES, Commit, DenoisingSte
 from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.engines import ModelPool, make_dllm, make_schedule
 from fimserver.engine.runtime import DraftContext
-from fimserver.engine.sampling import draw
+from fimserver.engine.sampling import draw, read
 from fimserver.errors import CardError, InputError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
@@ -62,7 +62,7 @@ def test_a_card_with_an_unknown_schedule_says_so(nano):
 
 def test_the_setting_threshold_is_the_level_unless_the_schedule_says_another(nano):
     card = nano.card("dllm")
-    proposals = draw(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]]))  # 0.73, 0.95, 0.88
+    (proposals,) = read(draw(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]])))  # 0.73, 0.95, 0.88
     for schedule, level, slots in [
         ("threshold", 0.9, [1]),
         ("threshold", 0.8, [1, 2]),
@@ -125,7 +125,7 @@ def test_a_random_schedule_draws_slots_before_tokens():
 
     def propose(rows):
         drawn.append(list(rows))
-        return draw(flat(rows), 1.0, 1.0, generator)
+        return read(draw(flat(rows), 1.0, 1.0, generator))[0]
 
     generator = torch.Generator().manual_seed(4)
     step = DenoisingStep(0, range(8), {}, propose, generator=generator)
@@ -137,7 +137,7 @@ def test_a_random_schedule_draws_slots_before_tokens():
     again = torch.Generator().manual_seed(4)
     rows = [i for i, number in enumerate(torch.rand(8, generator=again).tolist()) if number < 1 - 0.5005]
     assert list(fill) == rows
-    assert [token for token, _ in chosen.values()] == draw(flat(rows), 1.0, 1.0, again).tokens.tolist()
+    assert [token for token, _ in chosen.values()] == read(draw(flat(rows), 1.0, 1.0, again))[0].tokens
 
 
 def test_a_random_schedule_is_done_after_its_steps():

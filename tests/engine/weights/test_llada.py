@@ -164,12 +164,12 @@ def test_greedy_decoding_equals_low_confidence_remasking(steps, cut, cache, good
 def one_step(engine, canvas, slots, count):
     """The schedule ``fixed:count`` on one prediction."""
     from fimserver.engine.denoising.schedules import DenoisingStep, read_schedule
-    from fimserver.engine.sampling import draw
+    from fimserver.engine.sampling import draw, read
 
     masked = [i for i, token in enumerate(slots) if token == engine.tokens.mask]
     logits = canvas.predict(slots)[masked].float().clone()
     logits[:, engine.tokens.mask] = -torch.inf
-    step = DenoisingStep(0, masked, {}, lambda rows: draw(logits[list(rows)]))
+    step = DenoisingStep(0, masked, {}, lambda rows: read(draw(logits[list(rows)]))[0])
     chosen = step.chosen(read_schedule(f"fixed:{count}")(step).fill)
     return [chosen[i][0] if i in chosen else token for i, token in enumerate(slots)]
 
