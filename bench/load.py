@@ -86,7 +86,7 @@ class Tally:
             "p50_ms": at(0.5),
             "p95_ms": at(0.95),
             "tokens_s": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
-            "others": dict(self.others),
+            "others": {str(reason): count for reason, count in self.others.items()},
         }
 
 

@@ -3,11 +3,13 @@
 import itertools
 import json
 import sys
+from collections import Counter
 
 import pytest
 
 from bench import load
 from fimserver.ab.items.traces import read_trace
+from fimserver.reasons import Reason
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,8 @@ def test_a_run_in_small_serves_both_arms(monkeypatch, tmp_path, capsys):
     assert all(row["shown"] + sum(row["others"].values()) == row["asked"] for row in rows)
     assert not any(reason in {"no_host", "failed", "refused"} for row in rows for reason in row["others"])
     assert "| 2 | batched |" in capsys.readouterr().out
+
+
+def test_the_table_names_reasons_as_users_see_them():
+    tally = load.Tally(asked=3, others=Counter({Reason.OVERLOADED: 2, "given up": 1}))
+    assert load.line(1, 0, tally).endswith("| {'overloaded': 2, 'given up': 1} |")
