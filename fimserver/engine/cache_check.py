@@ -1,4 +1,4 @@
-"""Comparison of a cached canvas with the uncached one: the same middle decoded both ways."""
+"""Comparison of a cached canvas with an uncached one: decodes the same middle with both."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CacheCheck:
 
     @property
     def tokens(self) -> int:
-        """Slots of the longer of both."""
+        """Number of slots of the longer middle."""
         return max(len(self.cached.tokens), len(self.exact.tokens))
 
     @property
@@ -68,7 +68,7 @@ def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
 def check_canvas(
     engine: Diffusion, canvas: DualCanvas, request: Request, exact: DecodedCanvas | None = None
 ) -> CacheCheck:
-    """The same on a canvas that was opened. ``exact``: what it is without cache, where that is known."""
+    """Like ``check_cache``, on an open canvas. ``exact``: the uncached middle, where it is known."""
     cache = canvas.cache
     cache.clear()
     canvas.rules = replace(canvas.rules, bound=math.inf)

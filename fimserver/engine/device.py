@@ -41,7 +41,7 @@ def device_map(
 ) -> str | Mapping[str, Any]:
     """One device, or several GPUs by accelerate's ``auto`` where the first has no fifth to spare.
 
-    What fits on none was refused before (``memory_plan.py``).
+    A model that fits on none was refused before (``memory_plan.py``).
     """
     if free is None:
         free = free_gibs(device)
@@ -80,7 +80,7 @@ class Event(Protocol):
 class Pace:
     """Keeps the host at most one pass ahead of the device.
 
-    So a prefill that is cancelled ends with the pass that runs.
+    A cancelled prefill therefore ends with the pass that is running.
     """
 
     def __init__(self, mark: Callable[[], Event] | None) -> None:

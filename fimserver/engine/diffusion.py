@@ -1,4 +1,4 @@
-"""Diffusion route: the denoising loop that proposes, commits, grows or shrinks a canvas, and stops.
+"""Diffusion route: opens a canvas of a request, denoises it block after block, and yields its text.
 
 Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by
 tokens that expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
@@ -72,7 +72,7 @@ class Diffusion:
         """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
 
         ``dual`` and its ``rules``: where the context sees the canvas, and is cached all the same.
-        ``checked``: makes the middles, where the schedule lets a frozen coder check guesses.
+        ``checked``: writes the middles where the schedule has a frozen coder check guesses.
         ``probe``: predicts the length, where the card says that it is searched.
         """
         if card.canvas is None:
@@ -256,7 +256,7 @@ class Diffusion:
     def _slots(
         self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline
     ) -> Generator[Pass, None, int]:
-        """Number of slots to start with."""
+        """Number of slots that a canvas starts with, after the passes of a search or of a probe."""
         match self.canvas_card.length:
             case "end":
                 return canvas.room if isinstance(canvas, BlockCanvas) else self.canvas_card.block_tokens
@@ -274,7 +274,7 @@ class Diffusion:
                 return min(expected or self.canvas_card.initial_tokens, limit)
 
     def _goes_on(self, state: CanvasState, done: list[int], request: Request) -> bool:
-        """Whether another block is to follow: only an end-terminated canvas may be longer than one block."""
+        """Whether another block follows: only an end-terminated canvas may be longer than one block."""
         open_or_ended = {self.tokens.mask, self.tokens.end} & set(state.slots)
         return self.canvas_card.length == "end" and not open_or_ended and len(done) < self.limit(request)
 

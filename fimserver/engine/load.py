@@ -105,7 +105,7 @@ def _load_native(
 
 
 def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: bool) -> Loaded | None:
-    """Our own pass in int8.
+    """Load a model for our own pass in int8.
 
     ``None`` where it does not fit and nobody ``asked`` for it. Raises ``LoadError``.
     """
@@ -158,19 +158,19 @@ def verify_files(card: Card, folder: Path) -> None:
 
 
 def verify_file(loaded: Loaded, name: str) -> str:
-    """The same for one file, where a hash is known. Raises ``LoadError``; else gives the name back."""
+    """Compare one file with its hash, if one is known, and return its name. Raises ``LoadError``."""
     expected = _expected_hashes(loaded.card, loaded.folder)
     _verify(loaded.card, loaded.folder, {name: expected[name]} if name in expected else {})
     return name
 
 
 def weights_hash(folder: Path) -> str:
-    """One SHA-256 that says which weights these are: of the file, or of the shards' hashes."""
+    """SHA-256 of a model's weights: of their file, or of the hashes of several."""
     return files_hash(sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf")))
 
 
 def files_hash(paths: Sequence[Path]) -> str:
-    """The same of some files; each is hashed once per size and modification time."""
+    """SHA-256 of files, as in ``weights_hash``; each is hashed once per size and modification time."""
     known = read_kept(_HASHES)
     hashes = []
     for path in paths:
@@ -191,7 +191,7 @@ def _key(path: Path) -> str:
 
 
 def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
-    """A file is hashed once per size and modification time."""
+    """Raise ``LoadError`` where a file has another hash. Each is hashed once per size and time."""
     known = read_kept(_HASHES)
     for name, wanted in expected.items():
         path = folder / name
@@ -214,7 +214,7 @@ def probe(loaded: Loaded) -> None:
     vocabulary = loaded.vocabulary
     model = loaded.model
     text = vocabulary.encode(_PROBE_TEXT)
-    # The suffix stands first in the layout of a cached canvas, last in that of a full one.
+    # The suffix is first in the layout of a cached canvas, last in that of a full one.
     suffix, canvas = (-1, 0) if card.canvas and card.canvas.attention == "full" else (0, -1)
     ids = torch.tensor([text, text], device=loaded.device)
     ids[1, suffix] = text[1]
@@ -229,7 +229,7 @@ def probe(loaded: Loaded) -> None:
 
 
 def _probe_int8(loaded: Loaded) -> None:
-    """The same without a canvas of its own kind: logits must be finite."""
+    """Run one pass of an int8 model; its logits must be finite."""
     assert loaded.weights is not None
     text = loaded.vocabulary.encode(_PROBE_TEXT)
     logits = PrefixCache(FusedModel(loaded.weights, 32), 32, 32).prefill(text, Deadline(), want_logits=True)

@@ -57,7 +57,7 @@ def _kv_bytes(config: Any) -> int:
 
 
 def has_experts(config: Any) -> bool:
-    """Whether a network is a mixture of experts, whose weights are no linear layers: torchao leaves them."""
+    """Whether a network is a mixture of experts, which are no linear layers: torchao leaves them in bf16."""
     return any(getattr(config, name, None) for name in EXPERTS)
 
 

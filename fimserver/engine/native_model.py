@@ -33,7 +33,7 @@ def native_model(
 
 
 def _problems(info: Mapping[str, Any]) -> Iterator[str]:
-    """What a strict load would have refused, one line each."""
+    """Yield what a strict load would have refused, a line for each problem."""
     for kind, text in (("missing_keys", "lacks tensor"), ("unexpected_keys", "has an unknown tensor"),
                        ("mismatched_keys", "has a tensor of another shape:")):  # fmt: skip
         for key in sorted(map(str, info.get(kind, ()))):

@@ -67,7 +67,7 @@ def opening(canvas: CanvasForward, deadline: Deadline) -> Generator[Pass, None, 
 
 
 def predicting(canvas: CanvasForward, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
-    """The same of ``CanvasForward.predict``."""
+    """The passes of ``CanvasForward.predict`` that can run with others; returns its logits."""
     if isinstance(canvas, SteppedCanvas):
         return (yield from canvas.predicting(slots))
     return canvas.predict(slots)
@@ -202,7 +202,7 @@ class FullCanvas:
         ids = to_device([*self.left, *slots, *self.right], self.network.device)
         self.rows += len(ids)
         first = len(self.left) - int(self.shift)
-        # Row 0 stands in for the missing row before it (Dream).
+        # Row 0 also serves as the missing row before it (Dream).
         rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)
         return self.network.forward_bidirectional(ids, rows)
 

@@ -1,6 +1,6 @@
-"""The denoising loop.
+"""Denoising loop: proposes tokens, commits some, resizes the canvas, and stops when nothing is masked.
 
-Propose, commit, grow or shrink, stop (masked diffusion, arXiv 2406.07524, 2502.09992).
+Masked diffusion (arXiv 2406.07524, 2502.09992).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CanvasState:
 
 
 class Denoiser:
-    """One block of slots, from all masked to none."""
+    """Denoises one block of slots until none is masked."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class Denoiser:
         end_anywhere: bool = False,
         edits: Edits | None = None,
     ) -> None:
-        """``broadcast``: an end or delete token takes every masked slot to its right along.
+        """``broadcast``: an end or delete token also fills every masked slot to its right.
 
         ``end_anywhere``: an end may be committed at any slot, and a masked one left of it may have any token;
         when none is masked left of it, the run is over.
 
-        ``edits``: when filled slots take other tokens, which goes on where none is masked; ``None``: never.
+        ``edits``: rules by which filled slots take other tokens, also when none is masked; ``None``: never.
         """
         self.tokens = tokens
         self.schedule = schedule
@@ -80,7 +80,7 @@ class Denoiser:
 
     @classmethod
     def of(cls, card: CanvasCard, tokens: Tokens, schedule: Schedule, max_slots: int) -> Denoiser:
-        """As the model of a card was made for it."""
+        """Make the denoiser that the model of a card was trained for."""
         in_blocks = card.attention == "block"
         broadcast = card.broadcast and not in_blocks
         edits = Edits.of(card)
@@ -200,7 +200,7 @@ class Denoiser:
         return self.end_anywhere or slot == leftmost or token != self.tokens.end
 
     def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
-        """Expansion only with room; no end left of a word that is already there."""
+        """Rule out expansions without room, and ends left of a slot that already has text."""
         full = len(state.slots) >= self.max_slots or state.expansions_left == 0
         if self.tokens.expand is not None and full:
             logits[:, self.tokens.expand] = -1e9
@@ -221,7 +221,7 @@ class Denoiser:
     def _commit(self, state: CanvasState, chosen: Mapping[int, tuple[int, float]], step: int) -> None:
         """Write the chosen tokens.
 
-        With ``broadcast`` an end or a delete takes every masked slot to its right along.
+        With ``broadcast`` an end or a delete also fills every masked slot to its right.
         """
         for i, (token, probability) in chosen.items():
             state.slots[i] = token
@@ -253,9 +253,9 @@ class Denoiser:
             ]
 
     def _resize(self, state: CanvasState) -> None:
-        """An expand token becomes two masks, a deleted slot goes (DreamOn).
+        """Replace expand tokens by two masks each, and remove deleted slots (DreamOn).
 
-        Right to left, so that places stay true.
+        Works from right to left, so that the numbers of the slots still to be visited do not change.
         """
         for i in reversed(range(len(state.slots))):
             if state.slots[i] == self.tokens.delete:
@@ -269,7 +269,7 @@ class Denoiser:
 
 
 def _as_it_is(state: CanvasState) -> Iterator[CanvasState]:
-    """The last state of a run that ends early, where it was not settled."""
+    """Yield the last state of a run that ends early as a settled one, unless it was settled before."""
     if state.unsettled:
         state.unsettled, state.fresh = False, frozenset()
         yield state

@@ -105,7 +105,7 @@ class DualCache:
 
     @torch.inference_mode()
     def run_canvas(self, wanted: CanvasText, rows: range, window: int) -> torch.Tensor:
-        """The same of a pass over ``rows``, what was typed, the canvas, and ``window`` tokens on both sides.
+        """Logits (R, V) of ``rows``: a pass over typed tokens, the canvas, ``window`` tokens on both sides.
 
         ``is_due`` must have been false.
         """
@@ -200,7 +200,7 @@ class DualCanvas:
         self.cache.clear()
 
     def is_vetoed(self, slots: Sequence[int], steps: Mapping[int, int], first: int) -> bool:
-        """Whether an exact pass thinks too little of the slots that were filled on cached keys and values.
+        """Whether an exact pass gives the slots filled on cached keys and values too low a probability.
 
         ``steps``: in which step of the block a slot was filled. ``first``: number of the block's first step
         among all predictions.
@@ -250,7 +250,7 @@ class DualCanvas:
         return range(max(first, 0), max(first + len(wanted.slots), 1))
 
     def _of_slots(self, logits: torch.Tensor, wanted: CanvasText) -> torch.Tensor:
-        """Row 0 is also that of the missing row before it (Dream)."""
+        """Logits (slots, V); row 0 also serves as the missing row before it (Dream)."""
         return logits if len(logits) == len(wanted.slots) else torch.cat([logits[:1], logits])
 
     def _score(self, logits: torch.Tensor, stale: Sequence[int], tokens: Sequence[int]) -> float:

@@ -23,7 +23,7 @@ class Edits:
 
     @classmethod
     def of(cls, card: CanvasCard) -> Edits | None:
-        """As the model was made for it; ``None`` where it does not edit."""
+        """Make the rules that a card's model was trained with; ``None`` where it does not edit."""
         return None if card.edit_level is None else cls(card.edit_level, card.edit_steps)
 
     def replaces(self, old: int, new: int, probability: float) -> bool:

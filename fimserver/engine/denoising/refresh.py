@@ -45,7 +45,7 @@ def checked(
     window: int = 0,
     bound: float = 0.25,
 ) -> Refresh:
-    """The same with a last exact pass that may veto the middle."""
+    """Like ``dual``, with a last exact pass that may veto the middle."""
     return Refresh(steps, share, resized, typed, window, bound)
 
 

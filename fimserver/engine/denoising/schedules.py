@@ -1,7 +1,7 @@
 """Denoising schedules: which masked slots a step commits, and which committed ones it masks again.
 
-A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` names those there are; a name may be followed
-by options, as in ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first
+A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` has them by name; a name may be followed by
+options, as in ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first
 parameter.
 
 Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes
@@ -68,7 +68,7 @@ class DenoisingStep:
     def of(
         cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None
     ) -> DenoisingStep:
-        """A step with these proposals for the slots 0 to n - 1, for tests of schedules."""
+        """Make a step with these proposals for the slots 0 to n - 1, for tests of schedules."""
         return cls(index, range(len(proposals.tokens)), committed or {}, proposals.rows)
 
     @property

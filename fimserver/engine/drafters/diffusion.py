@@ -2,7 +2,7 @@
 
 SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once.
 SpecDiff-2 (arXiv 2511.00606): several joint drafts of one set of marginals are verified together.
-``DraftWindow`` is the seam: it predicts.
+``DraftWindow`` predicts the masked positions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DraftWindow(Protocol):
 
 
 class DiffusionDrafter:
-    """A window of up to ``size`` slots filled from the left in ``steps`` steps, as ``drafts`` joint drafts.
+    """Fills a window of up to ``size`` slots from the left in ``steps`` steps, as ``drafts`` joint drafts.
 
     ``first`` gives the first tokens of the window, half of it at most (for weak windows, SpecDiff section 4).
     """

@@ -1,4 +1,4 @@
-"""A drafter of its own for each prompt that the target's cache keeps: one text does not become another."""
+"""A drafter for each prompt that the target's cache keeps, so that no drafter sees two texts."""
 
 from __future__ import annotations
 

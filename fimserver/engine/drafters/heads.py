@@ -10,7 +10,7 @@ from fimserver.engine.speculation.drafts import DecodeState, Draft, draft_from
 
 
 class HeadsDrafter:
-    """Gloeckle / Medusa style heads on the target's last hidden state; see ``nets.Heads``."""
+    """Drafts with multi-token prediction heads on the target's last hidden state (``nets.Heads``)."""
 
     name = "heads"
     inline = True

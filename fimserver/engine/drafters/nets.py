@@ -33,8 +33,8 @@ class HeadsShape:
 class Heads(nn.Module):
     """Multi-token prediction heads (Gloeckle et al., arXiv 2404.19737; Medusa, arXiv 2401.10774).
 
-    Head k says what comes k tokens after the last known one, from the hidden state that gave that token and
-    (as in Hydra, arXiv 2402.05109) the token itself.
+    Head k predicts the token k places after the last known one, from the hidden state that gave that token
+    and (as in Hydra, arXiv 2402.05109) the token itself.
     """
 
     KIND: ClassVar = "Heads"  # in the metadata of its files

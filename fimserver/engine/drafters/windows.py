@@ -68,7 +68,7 @@ class _Borrowed:
 class SelfWindow:
     """The target's own canvas on the shared cache: a network that was trained for both drafts for itself.
 
-    The row of the last id is causal, so its logits are the target's own word on the first slot.
+    The row of the last id is causal, so its logits for the first slot are the target's own.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class AdapterWindow:
 
     The last token as text, then as many masks as the adapter knows.
 
-    The row before a slot predicts it, so the first slot is the target's own word.
+    The row before a slot predicts it, so the logits of the first slot are the target's own.
     """
 
     def __init__(self, cache: PrefixCache, network: CanvasNetwork) -> None:

@@ -97,7 +97,7 @@ def _snippets(request: Request, room: float, markers: tuple[str, ...]) -> tuple[
 
 
 def _after(text: str, markers: tuple[str, ...]) -> str:
-    """The text behind the last marker in it."""
+    """The text after the last marker in it."""
     return text[max((text.rfind(m) + len(m) for m in markers if m in text), default=0) :]
 
 

@@ -97,7 +97,7 @@ def finish(word: str | None) -> Reason | None:
 
 
 def kind_of(error: Any) -> str:
-    """The kind of an error that a server tells in JSON: words that it never takes from the prompt."""
+    """The kind of an error in a server's JSON: its type or code, or the error itself where it is text."""
     if isinstance(error, dict):
         return str(error.get("type") or error.get("code") or "error")
     return str(error)

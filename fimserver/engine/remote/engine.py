@@ -80,7 +80,7 @@ class RemoteEngine:
             self._sent = question.context.text
 
     def num_uncached_tokens(self, request: Request) -> int:
-        """An estimate: tokens behind what the prompt shares with the last one. Asks nobody."""
+        """An estimate: tokens after what the prompt shares with the last one. Asks nobody."""
         return self._uncached(self._cut(self._server, request).text)
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:

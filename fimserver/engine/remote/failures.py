@@ -33,7 +33,7 @@ _ABSENT = ("not found", "not_found", "does not exist", "unknown", "invalid model
 
 
 def error_of(status: int, body: bytes, url: str) -> RemoteError:
-    """The error of an answer that is none."""
+    """The error of an answer whose HTTP status is not 200."""
     text = _message(body)
     match status:
         case 401 | 403:
@@ -54,7 +54,7 @@ def error_of(status: int, body: bytes, url: str) -> RemoteError:
 
 
 def error_in_stream(kind: str, url: str) -> RemoteError:
-    """The error of a stream that tells one."""
+    """The error that a stream contains."""
     word = kind.lower()
     if word in {"busy", "overloaded", "paused"} or "overload" in word or "capacity" in word:
         return OverloadedError(f"{url} has too much to do")
@@ -70,7 +70,7 @@ def error_in_stream(kind: str, url: str) -> RemoteError:
 
 
 def _refused(status: int, text: str, url: str) -> RemoteError:
-    """What a server that does not take the request means by it."""
+    """The error of a status that refuses the request."""
     if _has(text, _LENGTH):
         return TooLongError(f"{url} takes no prompt of this length")
     if _has(text, _MODEL) and _has(text, _ABSENT) and not _has(text, ("infill", "insert")):
@@ -85,7 +85,7 @@ def _has(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _message(body: bytes) -> str:
-    """The words of an error in the shapes of OpenAI, Mistral and Ollama, for a look at them alone."""
+    """The words of an error in the formats of OpenAI, Mistral and Ollama, used to classify it."""
     try:
         data = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Server elsewhere, once it was asked what it is: its dialect, its model, how much it takes."""
+"""Facts of a remote server, which it is asked for once: dialect, model, context length."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = 5  # of models in a message
 
 
 class RemoteServer(NamedTuple):
-    """What is known of a server. ``fim``: markers of its model; ``None`` where no card has its like."""
+    """What is known of a server. ``fim``: markers of its model; ``None`` where no card is of its family."""
 
     dialect_name: str
     dialect: Dialect

@@ -40,7 +40,7 @@ def _header(context: TextContext, fim: Fim) -> str:
 
 
 def template_of(model: str) -> Fim | None:
-    """The markers of the family that a model's name belongs to; ``None`` where no card has its like."""
+    """The markers of the family that a model's name belongs to; ``None`` where no card is of it."""
     card = card_like(model)
     return card.fim if card else None
 

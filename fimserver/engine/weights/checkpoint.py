@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a network can be built from.
+    """The contents of a checkpoint, of which a network can be built.
 
     ``config``: of transformers. ``pieces``: a tensor by transformers' name, fp32, cut into pieces of rows;
     ``KeyError`` or ``LoadError`` where there is none. ``native``: transformers' class on a device, in a type,

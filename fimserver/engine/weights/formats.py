@@ -21,7 +21,7 @@ class WeightFormat(Protocol):
         ...
 
     def read(self, card: Card, folder: Path) -> Checkpoint:
-        """Open them. Raises ``LoadError``. The libraries of a format are imported here and not before."""
+        """Open them. Raises ``LoadError``. The libraries of a format are not imported before."""
         ...
 
 

@@ -26,11 +26,11 @@ class _Undo(NamedTuple):
 
 
 class SuffixAutomaton:
-    """``ids``, and of each state.
+    """Suffix automaton of ``ids``, which may grow. Amortised O(1) a token.
 
-    What may follow, its link, its longest length, its latest end, how often it stands there.
-
-    ``ends[s]`` is the index of the last token of the most recent place. Amortised O(1) a token.
+    For each state s: ``nexts[s]`` is the state after each token that may follow, ``links[s]`` its suffix
+    link, ``lengths[s]`` the length of its longest substring, ``ends[s]`` the index of the last token of the
+    most recent occurrence, ``counts[s]`` the number of occurrences.
     """
 
     __slots__ = ("_undo", "counts", "ends", "ids", "last", "lengths", "links", "nexts")
