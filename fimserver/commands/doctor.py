@@ -1,4 +1,4 @@
-"""Examination of a machine: what it can run, a completion on each route, and what each drafter brings."""
+"""Examination of a machine: what it can run, a completion on each route, and the gain of each drafter."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Machine first, then cards, then a completion on each present default model."""
+    """Examine the machine, the cards, and a completion on each present default model."""
     models = ModelPool(settings)
     yield Finding("fimserver", f"{__version__}, Python {platform.python_version()}, {sys.platform}")
     yield _socket(settings)
@@ -126,7 +126,7 @@ def _keystroke(models: ModelPool, engine: Engine) -> float:
 
 
 def examine_drafters(models: ModelPool) -> Iterator[Finding]:
-    """What rows cost on this device, and how many tokens a pass each drafter of the ar route gives."""
+    """Measure the cost of rows on this device, and the tokens a pass of each drafter of the ar route."""
     try:
         if models.card("ar").remote:
             yield Finding("drafters", "the ar route is served elsewhere: that server makes its own drafts")

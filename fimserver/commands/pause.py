@@ -33,7 +33,7 @@ def _tell_all(address: str, body: dict[str, float], done: str) -> Iterator[str]:
 
 
 def _tell(path: Path, address: str, body: dict[str, float]) -> str:
-    """Return an empty string if the host did it, else the reason why not."""
+    """Return an empty string if the host did it, else why it did not."""
     transport = httpx2.HTTPTransport(uds=str(path))
     try:
         with httpx2.Client(

@@ -1,8 +1,8 @@
 """Jobs that run side by side: each goes on until its next forward pass, and those passes run as one.
 
-A job whose server elsewhere has not answered waits beside them. A job whose engine yields neither passes nor
-waits runs to its end as soon as it is started. One chunk of a prompt at most runs in a round, so that whoever
-is being answered waits for no more.
+A job that waits for a remote server does not hold up the others. A job whose engine yields neither passes nor
+waits runs to its end as soon as it is started. A round runs one chunk of a prompt at most, so that jobs that
+are decoding wait for no more than that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("fimserver.host")
 
 @dataclass(eq=False)
 class RunningJob:
-    """A job, the rest of its steps, and the pass or the server that it waits for."""
+    """A job, the rest of its steps, and the pass or the remote server that it waits for."""
 
     job: Job
     steps: Iterator[CompletionChunk | Pass | Wait]
@@ -41,16 +41,16 @@ class RunningJob:
 
     @property
     def goes_on(self) -> bool:
-        """Whether its pass can be run, or its server has answered, or its time is up."""
+        """Whether its pass can be run, its remote server has answered, or its time is up."""
         waits_for = self.waits_for
         return not isinstance(waits_for, Wait) or waits_for.arrived or self.job.deadline.spent() is not None
 
 
 class JobBatch:
-    """Running jobs, in the order in which they began. ``current``: the one that goes on just now."""
+    """Running jobs, in the order in which they began. ``current``: the one whose steps run now."""
 
     def __init__(self, engines: EngineSource, wake: Callable[[], None] = lambda: None) -> None:
-        """``wake``: called in another thread when a server elsewhere has answered one of the jobs."""
+        """``wake``: called in another thread when a remote server has answered one of the jobs."""
         self.current: Job | None = None
         self._wake = wake
         self._engines = engines
@@ -66,18 +66,18 @@ class JobBatch:
         return any(running.goes_on for running in self._running)
 
     def start(self, job: Job, router: Router) -> None:
-        """Add a job, and run it until its first pass. Raises ``DeviceLostError``, as the others do."""
+        """Add a job and run it until its first pass. Raises ``DeviceLostError``, as the other methods do."""
         running = RunningJob(job, job_steps(self._engines, job, router))
         self._running.append(running)
         self._go_on(running)
 
     def leave(self) -> None:
-        """End the jobs that were stopped, or whose time is up, without the passes that they wait for."""
+        """End jobs that were cancelled or are out of time, without running the passes that they wait for."""
         for running in [each for each in self._running if each.job.deadline.spent()]:
             self._go_on(running)
 
     def step(self) -> None:
-        """Run one round: what servers elsewhere have answered, and the passes of the other jobs."""
+        """Run one round: answers of remote servers, and the passes of the other jobs."""
         for running in [each for each in self._running if each.pass_ is None and each.goes_on]:
             self._go_on(running)
         if chosen := self._round():
@@ -103,7 +103,7 @@ class JobBatch:
         return ended
 
     def _round(self) -> list[RunningJob]:
-        """The pass of every job that is being answered, and one chunk of a prompt."""
+        """The jobs of the next round: all that decode, and one that reads a chunk of its prompt."""
         passes = [each for each in self._running if each.pass_]
         reading = [each for each in passes if each.pass_ and each.pass_.reads_prompt]
         first = min(reading, key=lambda each: each.job.low, default=None)
@@ -132,9 +132,9 @@ class JobBatch:
             self._ended.append(running.job)
 
     def _share(self, took_s: float, jobs: list[Job]) -> None:
-        """Charge engine time to jobs in equal parts, and to the others none of it.
+        """Charge engine time to ``jobs`` in equal parts, and nothing to the other jobs of this machine.
 
-        The time of a job that waits for a server elsewhere goes on meanwhile.
+        A job that waits for a remote server is charged all time until it ends.
         """
         for running in [each for each in self._running if each.job in jobs or not each.job.away]:
             own_s = took_s / len(jobs) if running.job in jobs else 0.0

@@ -60,7 +60,7 @@ class Background:
         self._left: list[Job] | None = None
 
     def step(self, idle_s: float) -> None:
-        """Submit the next sample, if the models are loaded and there was no request for a while."""
+        """Submit the next sample if the models are loaded and no request came for a while."""
         if self._scheduler.state is not None or any(self._scheduler.depth) or idle_s < IDLE_S:
             return
         if self._left is None:
@@ -69,7 +69,7 @@ class Background:
             self._scheduler.submit(replace(self._left.pop(), deadline=Deadline.of_ms(TIME_MS)))
 
     def _is_wanted(self, route: Route) -> bool:
-        """Whether a model here has costs that are not known."""
+        """Whether the costs of a local model are unknown."""
         name = cost_name(route, self._scheduler.served[route])
         return route not in self._scheduler.elsewhere and not self._scheduler.router.costs.cost(name).known
 

@@ -1,4 +1,4 @@
-"""Failures of an engine as reasons, and what is said of an error."""
+"""Failures of an engine as reasons, and the texts that report an error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reason_of(error: FimError) -> Reason:
 
 
 def problem(error: BaseException) -> str:
-    """What a user reads of an error: its own text where it is one of ours, else its type."""
+    """Text of an error for users: its own if it is one of ours, else its type."""
     return str(error) if isinstance(error, FimError) else f"{type(error).__name__}: see the log of the host"
 
 

@@ -1,4 +1,4 @@
-"""A job: one request on its way through the host, and where its engines come from."""
+"""A job: one request on its way through the host, and the source of its engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sink = Callable[[CompletionChunk | None], None]  # ``None`` is the end
 
 
 class EngineSource(Protocol):
-    """Where engines come from: ``ModelPool``, or a fake."""
+    """Source of engines: ``ModelPool``, or a fake."""
 
     def engine(self, route: Route) -> Engine:
         """The engine of a route, loaded. Raises ``FimError``."""
@@ -45,10 +45,10 @@ class Job:
     idle: bool = False
     explicit: bool = False  # the user asked for it, so it ends a pause
     preview: bool = False  # the canvas of each step is wanted, too
-    user: str = ""  # whose turn it takes
+    user: str = ""  # for turns that are fair between users
     superseded: bool = False
-    away: bool = False  # it waits for a server elsewhere
-    admitted: bool = False  # it was found to be in time when it came
+    away: bool = False  # it waits for a remote server
+    admitted: bool = False  # it was expected to start in time when it arrived
     others_s: float = 0.0  # engine time of others since it began
     charged_s: float = 0.0  # engine time that its user was charged before it was known
     started: float = 0.0  # monotonic seconds
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def low(self) -> int:
-        """How far back its kind comes: 0 for a request, 1 for a warm-up, 2 for idle work."""
+        """Priority, lower first: 0 for a request, 1 for a warm-up, 2 for idle work."""
         return 2 if self.idle else int(self.warm)
 
     def cancel(self, *, superseded: bool = False) -> None:
@@ -71,7 +71,7 @@ class Job:
         self.deadline.cancelled.set()
 
     def hangs(self, limit_s: float) -> bool:
-        """Whether it was first seen running on after its end ``limit_s`` ago."""
+        """Whether it still runs ``limit_s`` seconds after it was first seen past its end."""
         if not self.deadline.spent():
             return False
         if self.overdue_since is None:

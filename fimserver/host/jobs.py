@@ -41,9 +41,9 @@ def run_job(engines: EngineSource, job: Job, router: Router) -> Iterator[Complet
 
 
 def job_steps(engines: EngineSource, job: Job, router: Router) -> Generator[Step, None, None]:
-    """``run_job``, with each forward pass yielded before it is run, as it may be run with others.
+    """``run_job``, with each forward pass before it is run, as it may be run with others.
 
-    Also each wait for a server elsewhere.
+    Also yields each wait for a remote server.
     """
     try:
         length = router.expect(job.request)
@@ -78,9 +78,9 @@ def _with_chance(piece: CompletionChunk, chances: Chances) -> CompletionChunk:
 def _routing_request(
     engines: EngineSource, job: Job, router: Router, fitted: Request, length: LengthPrediction
 ) -> RoutingRequest:
-    """What the router needs to know of the engines.
+    """Input of the router: the routes that can run, their models, and the rows that each has to run.
 
-    One that cannot be loaded is not tried again for a while.
+    A route that cannot be loaded is not tried again for a while.
     """
     served = engines.served()
     routes = ROUTES if job.pin == "auto" else (job.pin,)
@@ -164,9 +164,9 @@ def _variants(job: Job, request: Request, chosen: Decision) -> Iterator[tuple[De
 def _guarded(
     engines: EngineSource, job: Job, index: int, decision: Decision, request: Request
 ) -> Iterator[Step]:
-    """A choice that ends with a reason whatever happens.
+    """A choice that always ends with a reason.
 
-    Out of memory before any text was sent: caches are emptied and it is tried once more.
+    If memory runs out before any text was sent, caches are emptied and it is tried once more.
     """
     # The host listens before torch is imported.
     from fimserver.engine.faults import DeviceFault, fault_of, free_memory  # noqa: PLC0415
@@ -248,7 +248,7 @@ def _choice(engines: EngineSource, job: Job, index: int, request: Request, usage
 
 
 def _warm(engine: Engine, request: Request, job: Job) -> Iterator[Pass | Wait]:
-    """Passes and waits of a warm-up, where the engine has steps; elsewhere all of it at once."""
+    """Passes and waits of a warm-up; an engine without steps runs it at once."""
     steps: Callable[[Request, Deadline], Iterator[Pass | Wait]] | None = getattr(engine, "warm_steps", None)
     if steps is None:
         engine.warm(request, job.deadline)
@@ -282,7 +282,7 @@ def _with_room(engine: Engine, asked: Request, fitted: Request) -> Request:
 
 
 def _until_stop(text: str, stops: tuple[str, ...]) -> tuple[str, str, bool]:
-    """Split text into (emit, hold back as a possible beginning of a stop string, whether one was found)."""
+    """Split text into what is sent and a possible start of a stop string; also whether one was found."""
     if found := [place for stop in stops if (place := text.find(stop)) >= 0]:
         return text[: min(found)], "", True
     begun = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

@@ -1,4 +1,4 @@
-"""Life of a host: it listens, loads its models, serves, and ends when nobody uses it."""
+"""Lifetime of a host: it listens, loads its models, serves, and ends when nobody uses it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SAVE_EVERY = 20  # answers
 
 
 def load_models(settings: Settings) -> EngineSource:
-    """Models with the engines that requests need; others follow when they are asked for.
+    """Load the engines that requests need; others are loaded on demand.
 
     Raises ``FimError``.
     """
@@ -68,7 +68,7 @@ def routes(settings: Settings) -> tuple[Route, ...]:
 
 
 def run_host(settings: Settings, path: Path | None = None) -> int:
-    """Serve a Unix socket that only this user may use, until idle for long. 0 at once if another host does.
+    """Serve a Unix socket that only this user may use, until idle for long. 0 at once if another host has it.
 
     ``settings.model`` says what to load first; each window says which route a request takes.
     Raises ``InputError`` where there cannot be a socket.
@@ -171,7 +171,7 @@ async def _until_told(server: uvicorn.Server, listener: socket.socket, watch: Ho
 
 
 class HostWatch:
-    """Watches a running host: idle work, its socket, and the reasons to end it."""
+    """Watcher of a running host: starts idle work, keeps its socket, and ends it."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class HostWatch:
         self._models = models_stamp()
 
     async def run(self) -> None:
-        """Until the host ends. Its jobs end first, so that nothing waits for them."""
+        """Run until the host ends. Its jobs end first, so that nothing waits for them."""
         scheduler = self._host.scheduler
         costs = scheduler.router.costs
         while not self._server.should_exit:

@@ -1,4 +1,4 @@
-"""Places for jobs: how many may run here, how many may wait for servers elsewhere, and who comes too late."""
+"""Places for jobs: how many may run here, how many may wait for remote servers, and which would be late."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fimserver.types import ROUTES, Route
 
 @dataclass
 class Places:
-    """Places on the engines of this machine, and beside them. ``routes``: of servers elsewhere."""
+    """Numbers of places on this machine and at remote servers. ``routes``: those of remote servers."""
 
     here: int = 1
     elsewhere: int = 1
     routes: frozenset[Route] = frozenset()
 
     def leaves(self, job: Job) -> bool:
-        """Whether a server elsewhere has every route that a job may take."""
+        """Whether every route that a job may take is at a remote server."""
         return all(route in self.routes for route in (ROUTES if job.pin == "auto" else (job.pin,)))
 
     def has_room(self, job: Job, running: Sequence[Job]) -> bool:
-        """Whether a job can be begun beside the running ones."""
+        """Whether a job can start beside the running ones."""
         away = sum(each.away for each in running)
         leaves = self.leaves(job)
         if away >= self.elsewhere and (leaves or (job.pin == "auto" and self.routes)):
@@ -31,7 +31,7 @@ class Places:
         return leaves or len(running) - away < self.here
 
     def late(self, waiting: Waiting, times: ServiceTimes, running: Sequence[Job]) -> list[Job]:
-        """Waiting jobs that would come too late: here, and at servers elsewhere."""
+        """Waiting jobs that would start too late, on this machine and at remote servers."""
         order = waiting.order()
         here = [job for job in running if not job.away]
         full = here if len(here) >= self.here else []

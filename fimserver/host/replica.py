@@ -38,7 +38,7 @@ class Replica:
 
     @property
     def registry(self) -> CollectorRegistry:
-        """What ``/metrics`` shows."""
+        """The metrics of ``/metrics``."""
         return self._host.metrics.registry
 
     def check(self) -> None:
@@ -49,6 +49,6 @@ class Replica:
             raise ModelError(self.scheduler.problem)
 
     def close(self) -> None:
-        """Stop what runs and keep the measured costs."""
+        """Cancel all jobs and keep the measured costs."""
         self.scheduler.close()
         self.scheduler.router.costs.save()

@@ -1,6 +1,6 @@
-"""Scheduler of a host: the newest request of a document wins, users take turns, a pause gives memory back.
+"""Scheduler of a host: the newest request of a document wins, users take turns, a pause frees memory.
 
-Requests run side by side where their engines can, and while they wait for servers elsewhere (``batch.py``).
+Requests run side by side where their engines can, and while they wait for remote servers (``batch.py``).
 One thread owns the engines. All other threads only put jobs in and take them out.
 """
 
@@ -42,7 +42,7 @@ class Scheduler:
         router: Router | None = None,
     ) -> None:
         self.router = router or Router()
-        self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None`` when all is well
+        self.state: Reason | None = Reason.LOADING  # why nothing can run; ``None``: jobs run
         self.problem = ""
         self.served: Mapping[Route, str] = {}  # the models' names, once they are loaded
         self._load = load
@@ -74,23 +74,23 @@ class Scheduler:
 
     @property
     def elsewhere(self) -> frozenset[Route]:
-        """Routes that a server elsewhere has."""
+        """Routes of remote servers."""
         return self._places.routes
 
     @property
     def hangs(self) -> bool:
-        """Whether a running job has gone on long after it was to stop: no forward pass takes so long."""
+        """Whether a job still runs long after it had to stop: no forward pass takes so long."""
         return any(job.hangs(HANG_S) for job in list(self._running))
 
     @property
     def depth(self) -> tuple[int, int]:
-        """Jobs running and waiting."""
+        """Numbers of running and waiting jobs."""
         return len(self._running), len(self._waiting)
 
     def submit(self, job: Job) -> None:
         """Queue a job. Jobs that it replaces are answered at once, or stop within one forward pass.
 
-        One that could not start in time, or would make another come too late, is answered at once, too.
+        A job that could not start in time, or would make another start too late, is answered at once, too.
         """
         with self._changed:
             refusal = self._refusal(job)
@@ -108,7 +108,7 @@ class Scheduler:
             answer(each, Reason.OVERLOADED, EXPLANATIONS[Reason.OVERLOADED])
 
     def _take(self, job: Job, dropped: list[Job]) -> list[Job]:
-        """Put a job into the queue in place of others, and take out those that come too late then."""
+        """Queue a job in place of others; removes and returns those that would now start too late."""
         for old in dropped:
             self._waiting.remove(old)
         for running in self._running:
@@ -123,7 +123,7 @@ class Scheduler:
         return late
 
     def withdraw(self, job: Job) -> None:
-        """Take a job out: its caller hung up."""
+        """Cancel a job whose caller hung up."""
         job.cancel()
         with self._changed:
             waits = self._waiting.remove(job)
@@ -148,11 +148,11 @@ class Scheduler:
 
     @property
     def paused_s(self) -> float:
-        """Seconds that a pause goes on at most; 0 where there is none."""
+        """Seconds until the pause ends by itself; 0 without a pause."""
         return 0.0 if self._paused_until is None else max(0.0, self._paused_until - time.monotonic())
 
     def _refusal(self, job: Job) -> Reason | None:
-        """Why a job is not taken.
+        """Why a job is refused; ``None`` if it is taken.
 
         The host closes or is paused, or a warm-up comes after the request that it was for.
         """
@@ -182,7 +182,7 @@ class Scheduler:
             engines = self._load()
         except FimError as error:
             self._fail(Reason.NO_MODEL, str(error))
-        # Whatever it is, the host has to say that it has no model.
+        # Whatever went wrong, the host has to report that it has no model.
         except BaseException as error:  # noqa: BLE001
             log.error("loading failed: %s", where(error))  # noqa: TRY400
             self._fail(Reason.NO_MODEL, f"{type(error).__name__}: see the log of the host")
@@ -195,7 +195,7 @@ class Scheduler:
         return False
 
     def _unload(self) -> None:
-        """Give memory back; nothing refers to the engines any more."""
+        """Free memory; nothing refers to the engines any more."""
         # The host listens before torch is imported.
         from fimserver.engine.faults import free_memory  # noqa: PLC0415
 
@@ -225,13 +225,13 @@ class Scheduler:
                 else:
                     return not self._closed
                 self._done(*batch.ended())
-        # The device is lost, or something that nobody foresaw.
+        # The device is lost, or an unexpected error.
         except BaseException as error:  # noqa: BLE001
             self._lose(error, batch.current)
             return False
 
     def _lose(self, error: BaseException, current: Job | None) -> None:
-        """Answer the running jobs, and say that nothing can run any more."""
+        """End the running jobs and set the state in which every request fails."""
         self._fail(Reason.FAILED, "the device was lost; the host has to be started again")
         lost = isinstance(error, DeviceLostError)
         if not lost:
@@ -249,14 +249,14 @@ class Scheduler:
         self.state = state
 
     def _wake(self) -> None:
-        """Let the engine thread see what has come from a server elsewhere."""
+        """Wake the engine thread: a remote server has answered."""
         with self._changed:
             self._changed.notify()
 
     def _next(self, goes_on: Callable[[], bool]) -> Job | None:
-        """The next job that can be begun, waiting for one as long as nothing that runs ``goes_on``.
+        """The next job that can start; waits for one while no running job ``goes_on``.
 
-        ``None`` where something does, or the host closes or pauses.
+        ``None`` when a running job goes on, or the host closes or pauses.
         """
         with self._changed:
             while (job := self._startable()) is None and not goes_on():
@@ -278,7 +278,7 @@ class Scheduler:
 
     @property
     def _stops(self) -> bool:
-        """Whether no job is begun any more."""
+        """Whether no further job is started."""
         return self._closed or (self.paused_s > 0 and self.state is None)
 
     def _done(self, *jobs: Job) -> None:

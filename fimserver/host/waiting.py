@@ -23,8 +23,8 @@ class ServiceTimes:
     def __init__(self) -> None:
         self.mean_s = 0.0  # 0: nothing was measured yet
         self._count = 0
-        self._used_s: dict[str, float] = {}  # of users who have had more than the clock says
-        self._clock_s = 0.0  # what the user who was served last had had
+        self._used_s: dict[str, float] = {}  # of users with more than ``_clock_s``
+        self._clock_s = 0.0  # engine seconds of the user who was served last
 
     def used_s(self, user: str) -> float:
         """Engine seconds of a user; of one who was away, as many as the user served last."""
@@ -116,9 +116,9 @@ class Waiting:
         return [*gone, max(left, key=lambda old: counts[old.user])]  # the first of equals is the oldest
 
     def late(self, jobs: Iterable[Job], running: Job | None, beside: int = 1, at_once: int = 1) -> list[Job]:
-        """Those of ``jobs``, in their order, that would not start in time, as far as measured times tell.
+        """Those of ``jobs`` (next first) that would not start in time, by the measured times.
 
-        A new one needs the mean time of a job before its deadline, unless the engine is free. One that was
+        A new job needs the mean time of a job before its deadline, unless the engine is free. A job that was
         taken already is kept as long as it starts before its deadline. ``running``: the job that ends first
         of ``beside`` that run side by side, each of which takes as many times its engine time; ``None``
         where there is room for another. ``at_once``: so many run side by side in their own time.

@@ -1,4 +1,4 @@
-"""Waits for a server elsewhere, during which other requests go on."""
+"""Waits for a remote server, during which other requests go on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Wait:
         return self._arrived.is_set()
 
     def arrive(self) -> None:
-        """Let whoever waits go on."""
+        """Mark it as arrived, and wake the waiting thread."""
         self._arrived.set()
         self.wake()
 
@@ -61,4 +61,4 @@ def result_of(steps: Generator[Wait, None, T]) -> T:
 
 
 def _nothing() -> None:
-    """Nobody has to be woken."""
+    """Wake no thread."""
