@@ -1,6 +1,6 @@
 """Checked canvas: the dllm route of a coder with a canvas adapter, whose guesses the frozen coder checks.
 
-A pass runs the guesses as text, and after them masks for each number of guesses that may stand
+A pass runs the guesses as text, and after them masks for each number of guesses that may be right
 (``lookahead.py``): it checks, and it denoises what comes next (self-speculation, arXiv 2507.11851). Masks
 after the prompt take rows of its last chunk, and what the n-gram drafter finds in the file is a guess too. So
 the middle is that of the ar route, at every temperature.

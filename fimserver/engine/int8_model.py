@@ -55,5 +55,5 @@ def _linear(checkpoint: Int8Checkpoint, name: str) -> Int8Linear:
 
 
 def _own(checkpoint: Int8Checkpoint, name: str) -> torch.Tensor:
-    """A copy, so that the file does not stay mapped for the sake of a few numbers."""
+    """Copy a tensor, so that the file does not stay mapped for a few numbers."""
     return checkpoint.tensors[name].clone()

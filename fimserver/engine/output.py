@@ -1,4 +1,4 @@
-"""Text of a growing list of token ids: what of it can be shown, and where the middle ends."""
+"""Output text of a growing list of token ids: which part can be shown, and where the middle ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | N
 
 
 class MiddleText:
-    """The text of a growing middle: what of it can be shown, and the reason where a rule ends it."""
+    """The text of a growing middle: which part can be shown, and the reason where a rule ends it."""
 
     def __init__(self, request: Request) -> None:
         self.endings = make_endings(request)
@@ -70,7 +70,7 @@ class MiddleText:
 class Output:
     """The text of a growing list of ids.
 
-    Incomplete characters wait, and so does what a rule may still take back.
+    Incomplete characters are held back, and so is text that a rule may still remove.
     """
 
     def __init__(self, vocabulary: Vocabulary, request: Request, held: str = "") -> None:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class CachedPrompt:
-    """A KV buffer and the prompt tokens in it. ``used``: the number of its last use, for the oldest to go."""
+    """A KV buffer and the prompt tokens in it. ``used``: number of its last use; the lowest is evicted."""
 
     number: int
     kv: KVBuffer

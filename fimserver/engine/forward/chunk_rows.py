@@ -1,6 +1,6 @@
 """Attention of a prompt's rows chunk by chunk, with the bits of passes that each run one whole chunk.
 
-A pass then may run two chunks at once, which the products like, or the few rows of a chunk that are new. Each
+A pass may then run two chunks at once, for faster products, or the few rows of a chunk that are new. Each
 chunk attends in the shape of a whole one: the places of rows that are not in the pass are filled up, and the
 keys end with the chunk.
 """

@@ -14,7 +14,7 @@ log = logging.getLogger("fimserver.engine")
 
 
 class CudaGraphs:
-    """One graph a key, all on one pool of memory: only one runs at a time and none keeps a result there."""
+    """Captures one graph a key, all in one memory pool: one runs at a time, and none keeps results there."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -32,7 +32,7 @@ class CudaGraphs:
             work()
 
     def _try(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Capture; where that fails, passes of this key run without a graph, which is slower and as right."""
+        """Capture; where that fails, passes of this key run without a graph: slower, the same results."""
         try:
             self._graphs[key] = self._capture(work)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured

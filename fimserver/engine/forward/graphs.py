@@ -1,4 +1,4 @@
-"""Graphs: how a pass over static buffers is run, and run again, on a device.
+"""Graphs: run a pass over static buffers once or many times on a device.
 
 ``EagerGraphs`` runs it each time; ``CudaGraphs`` (``cuda_graphs.py``) captures it once and replays it.
 """
@@ -13,12 +13,12 @@ class Graphs(Protocol):
     """Runs work that reads and writes the same tensors each time, with no branch on what they hold."""
 
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Do the work of ``key``. The first time may do it more than once: it must give the same again."""
+        """Do the work of ``key``. The first call may do it more than once: it must give the same again."""
         ...
 
 
 class EagerGraphs:
-    """Runs all work as it comes. ``keys``: those that were asked for, first ones first."""
+    """Runs all work without capturing it. ``keys``: those that were asked for, in order."""
 
     def __init__(self) -> None:
         self.keys: dict[Hashable, int] = {}

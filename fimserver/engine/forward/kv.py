@@ -1,10 +1,10 @@
 """The KV buffer of fixed capacity, and which tokens it holds.
 
 Row counts and read extents that depend on nothing but the position make every stored number a function of the
-tokens before it, so reuse never changes a bit. Branches lie one behind the other in the batch dimension, each
+tokens before it, so reuse never changes a bit. Branches lie one after the other in the batch dimension, each
 a copy of the prompt with its own tokens after it: a key then has the same place in every branch as in the
 text, and attention adds it up in the same order. (With one buffer and a tree mask it would not: the same
-tokens give other last bits.)
+tokens give other low bits.)
 """
 
 from __future__ import annotations

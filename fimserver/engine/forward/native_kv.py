@@ -1,4 +1,4 @@
-"""A KV buffer as transformers' classes take one."""
+"""Adapter that gives a KV buffer the cache interface of transformers."""
 
 from __future__ import annotations
 

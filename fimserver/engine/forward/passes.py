@@ -1,9 +1,9 @@
 """Forward passes that have not been run yet, so that those of several requests can run as one.
 
-A loop yields a pass and goes on when somebody runs its iterator on. Whoever runs several such loops may run
-their passes together in between; a pass that nobody ran runs when its result is asked for. Products run over
-the rows of all texts at once, attention over each text's own keys and values, so every row has the bits that
-it has alone (``rows_alike`` finds out whether the products of a network allow that).
+A loop yields a pass and goes on at the next step of its iterator. A caller that runs several such loops may
+run their passes together in between; a pass that was not run by then runs when its result is asked for.
+Products run over the rows of all texts at once, attention over each text's own keys and values, so every row
+has the bits that it has alone (``rows_alike`` finds out whether the products of a network allow that).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ KEPT_MASKS = 32
 
 
 class TokenHealing:
-    """Splits prefixes, and gives the tokens that a middle may begin with."""
+    """Splits prefixes, and finds the tokens that a middle may begin with."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary

@@ -90,7 +90,7 @@ def _split_typed(
 def prompt_use(
     request: Request, context: PromptTokens, vocabulary: Vocabulary, prompt_tokens: int, limit: int
 ) -> PromptUse:
-    """What of a request is in its prompt of ``prompt_tokens``, and how much was left out of it."""
+    """Which parts of a request are in its prompt of ``prompt_tokens``, and how much was left out."""
     above = _lines(request.prefix) - _lines(vocabulary.decode([*context.prefix, *context.typed]))
     below = _lines(request.suffix) - _lines(vocabulary.decode(context.suffix))
     snippets = len(request.snippets) - context.snippets

@@ -69,7 +69,7 @@ def measure_speed(cache: PrefixCache) -> PrefillSpeed:
 
 
 def _row_ms(cache: PrefixCache, start: int) -> float:
-    """Milliseconds a row of the better of two passes of a prefill at ``start``, of as many rows as it has."""
+    """Milliseconds a row of a prefill pass at ``start``, the faster of two."""
     ids = [0] * min(start + cache.longest_pass, cache.capacity)
     times = []
     for _ in range(_TIMINGS):

@@ -38,10 +38,10 @@ class TokensByText(NamedTuple):
 
 
 class Vocabulary:
-    """The tokenizer of one model. Special tokens are asked for by their string."""
+    """The tokenizer of one model. Special tokens are looked up by their string."""
 
     def __init__(self, tokenizer: Tokenizer, card: Card, kept: Path | None = None) -> None:
-        """``kept``: a folder in which what takes long to find out is kept for the next start."""
+        """``kept``: a folder for results that take long to compute, for the next start."""
         self._tokenizer = tokenizer
         self._kept = kept / "vocabulary.json" if kept else None
         self._card = card
@@ -65,7 +65,7 @@ class Vocabulary:
 
     @functools.cached_property
     def by_text(self) -> TokensByText:
-        """All tokens of text, in order. Where they are kept, they are read."""
+        """All tokens that have a text, ordered by it; read from ``kept`` where they are there."""
         key = f"{self._card.tokenizer.anchor} {sorted(self.marker_ids)}"
         known = read_kept(self._kept) if self._kept else {}
         with contextlib.suppress(KeyError, TypeError, ValueError):

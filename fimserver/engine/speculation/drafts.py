@@ -1,6 +1,7 @@
 """Drafts and the seam of drafters: the state that a drafter sees, and what it may propose.
 
-``ScriptedDrafter`` and ``RandomDrafter`` are its fakes. A proposal can cost time; it never changes the text.
+``ScriptedDrafter`` and ``RandomDrafter`` are fakes for tests. A proposal can cost time;
+it never changes the text.
 """
 
 from __future__ import annotations

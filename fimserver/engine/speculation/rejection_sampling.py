@@ -68,7 +68,7 @@ def verify_block(
 
     Never shorter on average than token by token.
 
-    Arguments, conditions and errors as ``verify_tokens``. A prefix of weight w = min(1, w' p/q) stands,
+    Arguments, conditions and errors as ``verify_tokens``. A prefix of weight w = min(1, w' p/q) is accepted,
     itself or as part of a longer one, with chance w: the longer ones have sum(min(w p, q)) of it, and the
     draft may end at any prefix, since the rest is settled there. From the end backwards, since the paper
     draws all its numbers independently.
@@ -115,7 +115,7 @@ def recursive_rejection(
 
     Exact if each row of q is the distribution of its token given all that the rule looks at before it: every
     draft's tokens at lesser depths, and the earlier drafts' tokens at this one. By induction: p' is the
-    distribution that the next token must still have; x ~ q stands with min(1, p'/q), and if it falls,
+    distribution that the next token must still have; x ~ q is accepted with min(1, p'/q), and if rejected,
     norm(max(p'-q, 0)) is the distribution that the token must still have. Choosing a survivor looks at no
     deeper token, so that the deeper tokens keep the distributions that their rows say.
 
@@ -123,17 +123,16 @@ def recursive_rejection(
       its token's distribution,
       whichever draft survives. Two chains that happen on the same token are both tried; p' has none of a
       rejected token.
-    - Deterministic drafts, children distinct or not: q one-hot; x stands with p'(x), else p' loses x and
+    - Deterministic drafts, children distinct or not: q one-hot; x is accepted with p'(x), else p' loses x and
       nothing more.
     - Siblings drawn without replacement: if q is what was left when the token was drawn.
     - One *drawn* token that several drafts share is one draw, not several: all but the first of these drafts
-      must give it
-      as one-hot, or p' would be lowered a second time by a draw that never was.
+      must give it as one-hot, or p' would be lowered a second time by a draw that was never made.
 
     Survivors that have ended (or whose q is no distribution) while others go on have no child here: trying
-    nothing leaves p' as it is, so only the others are tried, and if none stands the token comes from what
-    they left, not from p, which they have had their share of. If one stands, those that ended before it are
-    out. If all have ended, p' is p: the bonus token.
+    nothing leaves p' as it is, so only the others are tried, and if none is accepted the token comes from
+    what they left of p. If one is accepted, those that ended before it are out. If all have ended, p' is p:
+    the bonus token.
     """
     for target in targets:
         _require_distributions(target)
