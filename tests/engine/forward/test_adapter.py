@@ -8,13 +8,21 @@ import torch
 from fimserver.cards import CardError, read_card
 from fimserver.engine.denoising.canvas import ShiftedCanvas
 from fimserver.engine.engines import make_ar, make_dllm
-from fimserver.engine.forward.adapter import CanvasAdapter, CanvasNetwork, load_adapter, save_adapter
+from fimserver.engine.forward.adapter import (
+    CanvasAdapter,
+    CanvasNetwork,
+    Gate,
+    GatedLinear,
+    load_adapter,
+    save_adapter,
+)
 from fimserver.engine.forward.passes import finish
 from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
+from tests.engine.denoising.test_draws import OnDevice
 from tests.engine.test_autoregressive import CODE, text_of
 from tests.tiny import make_card, make_checkpoint
 
@@ -368,3 +376,44 @@ def test_a_card_that_contradicts_itself_is_refused(change, tmp_path):
     (tmp_path / "x.toml").write_text(text + "\n".join(lines))
     with pytest.raises(CardError, match="adapter"):
         read_card(tmp_path / "x.toml")
+
+
+class TestTheGateOfAGPU:
+    """Tried on a CPU: the rows are chosen on the device, and the host waits for nothing."""
+
+    def test_its_logits_are_those_of_slices(self, folder):
+        runtime = runtime_of(folder)
+        network, cache = runtime.canvas_network, runtime.cache
+        mask = network.mask_token
+        cache.prefill(list(range(300, 340)), Deadline(), want_logits=False)
+        for ids in ([7, 8, mask, 9, mask], [mask] * 5, [7, 8, 9, 10, 11]):
+            every = torch.arange(len(ids))
+            logits = []
+            for on_device in (False, True):
+                network.gate.on_device = on_device
+                logits.append(cache.rows(ids, 40, cache.block(40, len(ids)), every, network))
+            torch.testing.assert_close(*logits)
+            assert network.gate.rows.flatten().tolist() == [mask in ids[: i + 1] for i in range(len(ids))]
+        plain = cache.rows(ids, 40, cache.block(40, len(ids)), every)
+        assert torch.equal(logits[1], plain)  # text alone
+
+    def test_parts_that_are_text_are_left_as_they_are(self):
+        gate = Gate(9, on_device=True)
+        ids = torch.tensor([[1, 9, 2], [9, 3, 4]])
+        gate.set([(ids, False), (ids, True)])
+        assert gate.rows.flatten().tolist() == [False] * 6 + [False, True, True, True, True, True]
+        assert gate.slices == []
+        on_cpu = Gate(9, on_device=False)
+        on_cpu.set([(ids, False), (ids, True)])
+        assert on_cpu.slices == [slice(7, 9), slice(9, 12)]
+        assert on_cpu.rows is None
+
+    def test_nothing_of_it_is_read(self):
+        gate = Gate(0, on_device=True)
+        down, up = torch.ones(2, 4), torch.ones(3, 2)
+        product = GatedLinear(lambda x: x[:, :3].clone(), down, up, gate)
+        OnDevice.waits = 0
+        gate.set([(torch.tensor([[1, 0, 2]]).as_subclass(OnDevice), True)])
+        out = product(torch.ones(3, 4).as_subclass(OnDevice))
+        assert OnDevice.waits == 0
+        assert out.tolist() == [[1.0] * 3, [9.0] * 3, [9.0] * 3]
