@@ -30,6 +30,7 @@ MOST_MASKED_ROWS = 16  # of a pass with masks
 _PRIOR = (0.5, 0.25, 0.15)  # tokens that a mask is worth, by place, until some drafts were made
 _PRIOR_WEIGHT = 2.0  # drafts that the prior counts for
 _MEMORY = 100.0
+_MARGIN = 1.5  # times what they cost that masks beside other drafters must bring: both are estimates
 _RETRIAL = 8  # prompts after which masks that do not pay are tried again after one
 _SMOOTHING = 0.1
 _ROUNDS = 3
@@ -105,12 +106,15 @@ class Lookahead:
     def beyond(self, costs: PassCosts) -> Beyond | None:
         """Masks for the rows that fill up a prompt's last chunk, where the first draft pays for them.
 
-        Their rows are there anyway: what masks add to a pass of few rows is what they cost.
+        The rows are there anyway, but not their low-rank branches and logits: they are taken to cost what
+        they add to a pass of one row.
         """
         most = max(self.sizes, default=0)
         rows = min((rows for rows in self.dearer if rows > most), default=0)
-        dearer_ms = self.dearer.get(rows, 0.0) * costs.ms.get((1, rows), 0.0)
-        pays = most > 0 and self._tokens(most) > dearer_ms / costs.ms[costs.plain]
+        plain_ms = costs.ms[costs.plain]
+        masked_ms = costs.ms.get((1, rows), plain_ms) * (1 + self.dearer.get(rows, 0.0))
+        price = self._margin * (masked_ms + most * self._draft_ms - plain_ms) / plain_ms
+        pays = most > 0 and self._tokens(most) > price
         if not (self.alone or pays or self._unopened >= _RETRIAL):
             self._unopened += 1
             return None
@@ -156,7 +160,7 @@ class Lookahead:
             for masks in self.sizes:
                 lengths = likely[: spare // masks]
                 gain = self._tokens(masks) * sum(ends[length] for length in lengths)
-                gain -= rate * (masked_ms + masks * self._draft_ms - costs.ms[plan.shape])
+                gain -= self._margin * rate * (masked_ms + masks * self._draft_ms - costs.ms[plan.shape])
                 if lengths and gain > most:
                     best, most = Outlook(rows, tuple(sorted(lengths)), masks), gain
         return best
@@ -221,6 +225,10 @@ class Lookahead:
         text = self.text
         text.prepared = None if ended else text.groups.get(len(state.ids) - 1)
         text.groups = {}
+
+    @property
+    def _margin(self) -> float:
+        return 1.0 if self.alone else _MARGIN
 
     def weigh(self, drafts: Sequence[Draft], policy: DraftPolicy, size: int) -> None:
         """Learn what the draft that was ready adds to the others of a round, by the number of its masks.
