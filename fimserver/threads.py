@@ -26,19 +26,19 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
     """Set what the environment does not: the spin, and a thread count within the cgroup's CPU limit."""
-    if not USER_SAYS & environ.keys():
-        environ["GOMP_SPINCOUNT"] = str(LONG_SPINS if has_gnu_openmp() else SPINS)
-        environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
     allowed = allowed_cpus()
     quota = cgroup_cpus()
-    if quota and quota < allowed:
+    limited = 0 < quota < allowed  # the switch would need a thread for each processor of the machine
+    if not USER_SAYS & environ.keys():
+        environ["GOMP_SPINCOUNT"] = str(LONG_SPINS if has_gnu_openmp() and not limited else SPINS)
+        environ["KMP_BLOCKTIME"] = str(BLOCKTIME_MS)
+    if limited:
         environ.setdefault("OMP_NUM_THREADS", str(quota))
 
 
-def is_switched(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the spin was set by ``prepare``, and not by the user, so that it may be switched."""
-    spins = environ.get("GOMP_SPINCOUNT")
-    return spins in {str(LONG_SPINS), str(SPINS)} and environ.get("KMP_BLOCKTIME") == str(BLOCKTIME_MS)
+def is_prepared(environ: Mapping[str, str], spins: int) -> bool:
+    """Whether ``prepare``, and not the user, set a spin of so many rounds."""
+    return (environ.get("GOMP_SPINCOUNT"), environ.get("KMP_BLOCKTIME")) == (str(spins), str(BLOCKTIME_MS))
 
 
 def has_gnu_openmp() -> bool:

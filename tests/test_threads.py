@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fimserver import threads
-from fimserver.threads import cgroup_cpus, has_gnu_openmp, is_switched, prepare
+from fimserver.threads import allowed_cpus, cgroup_cpus, has_gnu_openmp, is_prepared, prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,9 +26,8 @@ def test_the_spin_is_bounded_where_it_cannot_be_switched(monkeypatch, is_gnu, sp
     environ = {}
     prepare(environ)
     assert environ == {"GOMP_SPINCOUNT": str(spins), "KMP_BLOCKTIME": "0"}
-    assert is_switched(environ)
     prepare(environ)  # of a child
-    assert is_switched(environ)
+    assert is_prepared(environ, spins)
 
 
 def test_the_openmp_of_torch_is_found_without_torch(monkeypatch, tmp_path):
@@ -47,15 +46,17 @@ def test_what_the_user_says_of_waiting_holds(name):
     environ = {name: "7"}
     prepare(environ)
     assert environ == {name: "7"}
-    assert not is_switched(environ)
+    assert not any(is_prepared(environ, spins) for spins in (threads.SPINS, threads.LONG_SPINS))
 
 
 @pytest.mark.parametrize(("quota", "count"), [(0, None), (1, "1"), (3, "3"), (4, None), (16, None)])
 def test_a_cgroup_bounds_the_threads(monkeypatch, quota, count):
     monkeypatch.setattr(threads, "cgroup_cpus", lambda: quota)
+    monkeypatch.setattr(threads, "has_gnu_openmp", lambda: True)
     environ = {}
     prepare(environ)
     assert environ.get("OMP_NUM_THREADS") == count
+    assert is_prepared(environ, threads.SPINS if count else threads.LONG_SPINS)
     environ = {"OMP_NUM_THREADS": "9"}
     prepare(environ)
     assert environ["OMP_NUM_THREADS"] == "9"
@@ -112,5 +113,6 @@ print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("KMP_BLOCKTIME"))
         check=True,
         env=clean | {"PYTHONPATH": str(ROOT)},
     )
-    spins = threads.LONG_SPINS if has_gnu_openmp() else threads.SPINS
+    limited = 0 < cgroup_cpus() < allowed_cpus()
+    spins = threads.LONG_SPINS if has_gnu_openmp() and not limited else threads.SPINS
     assert done.stdout.split() == [str(spins), str(threads.BLOCKTIME_MS)]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fimserver.engine.forward.openmp import Spin, find_spin
-from fimserver.threads import is_switched
+from fimserver.engine.forward.openmp import BlocktimeSpin, Spin, find_spin
+from fimserver.threads import LONG_SPINS, SPINS, is_prepared
 
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.05  # between two readings, which take some 10 µs a thread
@@ -96,8 +96,9 @@ def _none() -> None:
 
 def watch(environ: Mapping[str, str] = os.environ) -> Callable[[], None]:
     """``look`` of this process; it does nothing where the user chose the spin or it cannot be switched."""
-    spin = find_spin() if is_switched(environ) else None
-    if spin is None:
+    is_long, is_bounded = (is_prepared(environ, spins) for spins in (LONG_SPINS, SPINS))
+    spin = find_spin() if is_long or is_bounded else None
+    if spin is None or not (is_long or isinstance(spin, BlocktimeSpin)):
         return _none
     try:
         return Competition(spin).look

@@ -1,6 +1,7 @@
 """When the spin of OpenMP's threads is switched, and that it changes no bit."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from fimserver.engine.forward.competition import (
     read_times,
     watch,
 )
-from fimserver.engine.forward.openmp import find_spin
+from fimserver.engine.forward.openmp import BlocktimeSpin, find_spin
 from fimserver.host.calibrate import samples
 from fimserver.settings import Settings
 from fimserver.threads import BLOCKTIME_MS, LONG_SPINS, SPINS
@@ -149,14 +150,26 @@ def test_what_the_user_says_is_not_switched(monkeypatch, environ):
     watch(environ)()
 
 
-@pytest.mark.parametrize("spins", [SPINS, LONG_SPINS])
-def test_a_spin_of_ours_is_switched_where_it_can_be(monkeypatch, spins):
-    environ = OURS | {"GOMP_SPINCOUNT": str(spins)}
-    monkeypatch.setattr(competition, "find_spin", Spins)
+def kmp_set_blocktime(_ms):
+    """Of a library that is not loaded."""
+
+
+@pytest.mark.parametrize(
+    ("spin", "spins", "watched"),
+    [
+        (Spins(), LONG_SPINS, True),
+        (Spins(), SPINS, False),  # a container with a limit
+        (BlocktimeSpin(SimpleNamespace(kmp_set_blocktime=kmp_set_blocktime)), SPINS, True),
+        (None, LONG_SPINS, False),
+        (None, SPINS, False),
+    ],
+)
+def test_a_spin_of_ours_is_switched_where_it_can_be(monkeypatch, spin, spins, watched):
+    monkeypatch.setattr(competition, "find_spin", lambda: spin)
     monkeypatch.setattr(competition, "read_times", lambda: ThreadTimes(0.0, 0.0))
-    assert getattr(watch(environ), "__func__", None) is Competition.look
-    monkeypatch.setattr(competition, "find_spin", lambda: None)
-    watch(environ)()
+    look = watch(OURS | {"GOMP_SPINCOUNT": str(spins)})
+    look()
+    assert (getattr(look, "__func__", None) is Competition.look) == watched
 
 
 def test_a_system_without_statistics_of_threads_is_not_watched(monkeypatch):
