@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 import torch
 
 from fimserver.engine.denoising.canvas import CanvasForward, predicting
+from fimserver.engine.denoising.draws import columns
 from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.types import Deadline
 
@@ -44,7 +45,7 @@ def masked_confidence(
 ) -> Generator[Pass, None, float]:
     """The pass over ``slots`` masks; returns the mean probability of the likeliest token."""
     logits = (yield from predicting(canvas, [mask] * slots)).float().clone()
-    logits[:, list(forbidden)] = -torch.inf
+    logits.index_fill_(1, columns(tuple(forbidden), logits.device), -torch.inf)
     return float(logits.softmax(-1).amax(-1).mean())
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fimserver.engine.denoising.draws import Draws, rows_of
+from fimserver.engine.denoising.draws import Draws, columns, rows_of
 from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.schedules import DenoisingStep, Schedule
 from fimserver.engine.denoising.tokens import Tokens
@@ -189,7 +189,7 @@ class Denoiser:
     def _allowed(self, every: torch.Tensor, slots: list[int]) -> torch.Tensor:
         """Logits (n, V) of some slots of (slots, V) in fp32; special tokens have none."""
         logits = rows_of(every, slots).float()
-        return logits.index_fill_(1, _columns(self.tokens.forbidden, logits.device), -torch.inf)
+        return logits.index_fill_(1, columns(self.tokens.forbidden, logits.device), -torch.inf)
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
         """Unless it may be anywhere, an end may be committed only at the leftmost mask.
@@ -273,9 +273,3 @@ def _as_it_is(state: CanvasState) -> Iterator[CanvasState]:
     if state.unsettled:
         state.unsettled, state.fresh = False, frozenset()
         yield state
-
-
-@functools.lru_cache(maxsize=8)
-def _columns(tokens: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Numbers of tokens on the device."""
-    return torch.tensor(tokens, dtype=torch.long, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -54,3 +55,9 @@ class Draws:
 def rows_of(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """A copy of some rows; their numbers are sent to the device without waiting for it."""
     return logits.index_select(0, to_device([int(row) for row in rows], logits.device).long())
+
+
+@functools.lru_cache(maxsize=8)
+def columns(tokens: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Ids of tokens on the device, for ``index_fill_``: sent once."""
+    return torch.tensor(tokens, dtype=torch.long, device=device)

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from fimserver.engine.denoising.canvas_length import masked_confidence
 from fimserver.engine.denoising.denoiser import Denoiser
 from fimserver.engine.denoising.draws import Draws, rows_of
 from fimserver.engine.denoising.edits import Edits
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES
 from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.denoising.tokens import Tokens
+from fimserver.engine.forward.passes import finish
 from fimserver.engine.sampling import draw, read
 from fimserver.errors import NonFiniteError
 from fimserver.types import Deadline, Request, Sampling
@@ -89,6 +91,16 @@ def test_so_does_a_step_that_edits_and_one_that_does_nothing_else(name, temperat
     )
     assert set(found) == {1}
     assert len(found) > 1
+
+
+def test_so_does_a_pass_of_the_length_search():
+    class Canvas:
+        def predict(self, slots):
+            return logits(slots, 3)
+
+    OnDevice.waits = 0
+    assert 0 < finish(masked_confidence(Canvas(), 6, 0, (0, 23))) < 1
+    assert OnDevice.waits == 1
 
 
 def test_a_read_that_is_forgotten_would_be_counted():
