@@ -1,8 +1,8 @@
 """Many users on one host: simulated users type recorded traces, batched and one request at a time.
 
 Usage: ``python -m bench.load [--card NAME] [--users 1 5 20 50] [--seconds 20] [--rounds 2]
-[--batches 1 0] [--slower 1] [--rest 0.5] [--by at_rests] [--out FILE.json]``.
-Two hosts (``fimserver serve``, the ar route) are started, one with ``--batch 1`` and one with ``--batch 0``.
+[--batches 1 0] [--route ar] [--slower 1] [--rest 0.5] [--by at_rests] [--out FILE.json]``.
+Two hosts (``fimserver serve``, one route) are started, one with ``--batch 1`` and one with ``--batch 0``.
 The users type on one of them while the other is idle, then on the other, in turns; both get the same keys at
 the same times. Each user has a document of its own and begins elsewhere in it. A request is asked for as VS
 Code asks, 40 ms after a key, and given up at the next key. It counts as shown in time where text came
@@ -28,12 +28,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from fimserver.ab.items.client_model import ASK_AFTER_MS, PlannedRequest, plan
 from fimserver.ab.items.traces import Texts, Trace, read_trace
 from fimserver.front.host_client import HostClient, open_host_client
 from fimserver.reasons import Reason
+from fimserver.types import ROUTES, Route
 from fimserver.wire import CompletionBody, EditorHints
 
 TRACES = Path(__file__).parent / "results" / "traces"
@@ -56,6 +57,14 @@ class Ask:
     @property
     def pause_s(self) -> float:
         return self.until_s - self.after_s
+
+
+class Address(NamedTuple):
+    """A host, and the route that it is asked for."""
+
+    url: str
+    token: str
+    route: Route
 
 
 @dataclass
@@ -126,13 +135,13 @@ def share(trace: Sequence[Ask], user: int, users: int, seconds: float) -> Iterat
 
 
 async def type_on(
-    client: HostClient, tally: Tally, user: int, requests: Sequence[Ask], rest_s: float
+    client: HostClient, route: Route, tally: Tally, user: int, requests: Sequence[Ask], rest_s: float
 ) -> None:
     """Send one user's requests when they are due. ``rest_s``: the least pause that is a rest."""
     began = time.monotonic()
     for ask in requests:
         await asyncio.sleep(max(0.0, began + ask.after_s - time.monotonic()))
-        hints = EditorHints(route="ar", session=f"user {user}", document="document", path=f"{user}.py")
+        hints = EditorHints(route=route, session=f"user {user}", document="document", path=f"{user}.py")
         body = CompletionBody(prompt=ask.prefix, suffix=ask.suffix, fimserver=hints)
         rests = ask.pause_s >= rest_s
         tally.asked += 1
@@ -154,17 +163,17 @@ async def type_on(
 
 
 async def play(
-    url: str, token: str, traces: Sequence[Sequence[Ask]], users: int, seconds: float, rest_s: float
+    at: Address, traces: Sequence[Sequence[Ask]], users: int, seconds: float, rest_s: float
 ) -> Tally:
     """All users at once on one host."""
     tally = Tally()
-    clients = [open_host_client(url, token, _own) for _ in range(users)]
+    clients = [open_host_client(at.url, at.token, _own) for _ in range(users)]
     began = time.monotonic()
     try:
         async with asyncio.TaskGroup() as group:
             for user, client in enumerate(clients):
                 own = list(share(traces[user % len(traces)], user, users, seconds))
-                group.create_task(type_on(client, tally, user, own, rest_s))
+                group.create_task(type_on(client, at.route, tally, user, own, rest_s))
     finally:
         for client in clients:
             await client.close()
@@ -177,18 +186,18 @@ def _own() -> NoReturn:
 
 
 @contextmanager
-def host(card: str, batch: int, folder: str) -> Iterator[tuple[str, str]]:
-    """A host with one model: its URL and token."""
+def host(card: str, route: Route, batch: int, folder: str) -> Iterator[Address]:
+    """A host with one model on one route."""
     token = secrets.token_urlsafe(12)
     env = os.environ | {"FIMSERVER_TOKEN": token, "XDG_RUNTIME_DIR": folder, "XDG_DATA_HOME": folder}
     models = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "fimserver/models"
     env.setdefault("FIMSERVER_MODELS_DIR", str(models))
     command = [sys.executable, "-m", "fimserver.cli", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--model", "ar", "--ar-card", card, "--batch", str(batch)]
+    command += ["--model", route, f"--{route}-card", card, "--batch", str(batch)]
     log = Path(folder) / f"{batch}.log"
     with log.open("w") as out, subprocess.Popen(command, env=env, stdout=out, stderr=out) as process:
         try:
-            yield _url(log, process), token
+            yield Address(_url(log, process), token, route)
         finally:
             process.terminate()
 
@@ -204,9 +213,9 @@ def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise RuntimeError(f"the host did not start:\n{log.read_text()}")
 
 
-async def ready(url: str, token: str) -> None:
+async def ready(at: Address) -> None:
     """Return when the host's model is loaded."""
-    client = open_host_client(url, token, _own)
+    client = open_host_client(at.url, at.token, _own)
     until = time.monotonic() + READY_S
     while (health := await client.health()).reason is not None:
         if time.monotonic() > until:
@@ -220,15 +229,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     traces = [asks(read_trace(path), args.slower) for path in args.traces]
     totals: dict[tuple[int, int], Tally] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        hosts = {batch: stack.enter_context(host(args.card, batch, folder)) for batch in args.batches}
-        for url, token in hosts.values():
-            asyncio.run(ready(url, token))
-            asyncio.run(play(url, token, traces, 1, min(2.0, args.seconds), args.rest))  # counts for nothing
+        hosts = {
+            batch: stack.enter_context(host(args.card, args.route, batch, folder)) for batch in args.batches
+        }
+        for at in hosts.values():
+            asyncio.run(ready(at))
+            asyncio.run(play(at, traces, 1, min(2.0, args.seconds), args.rest))  # counts for nothing
         for turn in range(args.rounds):
             for users in args.users:
                 for batch in args.batches if turn % 2 == 0 else args.batches[::-1]:
-                    url, token = hosts[batch]
-                    found = asyncio.run(play(url, token, traces, users, args.seconds, args.rest))
+                    found = asyncio.run(play(hosts[batch], traces, users, args.seconds, args.rest))
                     add(totals.setdefault((users, batch), Tally()), found)
                     print(line(users, batch, totals[users, batch]), flush=True)
     return [{"users": users, "batch": batch, **tally.row()} for (users, batch), tally in totals.items()]
@@ -274,6 +284,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--card", default="nano")
+    parser.add_argument("--route", choices=ROUTES, default="ar")
     parser.add_argument("--users", type=int, nargs="+", default=[1, 5, 20, 50])
     parser.add_argument("--seconds", type=float, default=20.0, help="of typing, for each arm and round")
     parser.add_argument("--rounds", type=int, default=2)

@@ -10,6 +10,7 @@ import pytest
 from bench import load
 from fimserver.ab.items.traces import read_trace
 from fimserver.reasons import Reason
+from fimserver.types import ROUTES
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,10 @@ def test_replicas_follow_from_the_users_that_one_carries():
         load.replicas(rows[1:], 10_000, 0.1, 0.5)
 
 
-def test_a_run_in_small_serves_both_arms(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_run_in_small_serves_both_arms(route, monkeypatch, tmp_path, capsys):
     out = tmp_path / "load.json"
-    words = ["load", "--users", "2", "--seconds", "2", "--rounds", "1", "--out", str(out)]
+    words = ["load", "--users", "2", "--seconds", "2", "--rounds", "1", "--route", route, "--out", str(out)]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("FIMSERVER_DEVICE", "cpu")
     load.main()
