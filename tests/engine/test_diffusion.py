@@ -185,7 +185,7 @@ def test_an_end_token_takes_the_masks_on_its_right_along():
 
 
 def test_ends_far_to_the_right_wait_for_the_leftmost_mask():
-    """However sure the right edge is of being behind the end, words come first."""
+    """However likely an end is at the right edge, slots left of it are filled first."""
     tokens = Tokens(mask=0, end=1, expand=None, delete=None, forbidden=(0,))
 
     def predict(slots):

@@ -145,7 +145,7 @@ def test_drafts_do_not_change_keyed_text_and_seeds_do():
 
 
 def test_keyed_acceptance_is_near_the_optimal_coupling():
-    """At least (1 - TV) / (1 + TV) of first tokens stand (arXiv 2408.07978)."""
+    """At least (1 - TV) / (1 + TV) of first tokens are accepted (arXiv 2408.07978)."""
     p, q = (TARGET[0].double() / TEMPERATURE).softmax(-1), (DRAFT[0].double() / TEMPERATURE).softmax(-1)
     tv = float((p - q).abs().sum() / 2)
     same = 0

@@ -1,4 +1,4 @@
-"""What ``test_speculate.py`` says of a CPU in fp32, said of a GPU in bf16. Runs where there is one."""
+"""The properties of ``test_speculate.py``, tried on a GPU in bf16. Runs where there is one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits by torchao: which are asked for, and where they come to lie."""
+"""Weights in 8 and 4 bits by torchao: which are asked for, and where they are placed."""
 
 import sys
 from dataclasses import replace

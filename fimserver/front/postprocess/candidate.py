@@ -74,7 +74,7 @@ class FilterContext:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Nothing is shown: why, and the name of the filter that said so."""
+    """The reason why nothing is shown, and the name of the filter that decided it."""
 
     reason: Reason
     by: str

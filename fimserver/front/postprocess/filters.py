@@ -81,7 +81,7 @@ def control(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
 
 
 def unfinished(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """What was cut short keeps what can stand on its own.
+    """Keep the complete part of a text that was cut short.
 
     Of several lines these are the whole ones. A single line stays if it ends neither in a word, which may be
     half of one, nor in a string that it has begun.
@@ -101,7 +101,7 @@ def unfinished(candidate: Candidate, context: FilterContext) -> Candidate | Reas
 
 
 def trailing(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """No blanks at the end, unless text follows there."""
+    """Remove blanks at the end, unless text follows there."""
     if _CLOSING_REST.match(context.right):
         return replace(candidate, text=candidate.text.rstrip())
     return replace(candidate, text=candidate.text.rstrip(" \t")) if context.right[0] in " \t" else candidate
@@ -111,7 +111,7 @@ def trailing(candidate: Candidate, context: FilterContext) -> Candidate | Reason
 
 
 def one_line(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    """The first line that is not blank, where one line is wanted."""
+    """Keep the first line that is not blank, where one line is wanted."""
     if not context.single_line:
         return candidate
     newline = candidate.text.find("\n", len(candidate.text) - len(candidate.text.lstrip()))

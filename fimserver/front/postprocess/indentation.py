@@ -98,7 +98,7 @@ def _code_above(context: FilterContext) -> str:
 def indentation(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
     """Indent in the unit of the block at the cursor.
 
-    Tabs become spaces or spaces tabs, and nothing is made even.
+    Tabs become spaces, or spaces tabs; uneven indentation stays uneven.
     """
     unit = unit_of(context)
     if not unit:
@@ -113,7 +113,7 @@ def indentation(candidate: Candidate, context: FilterContext) -> Candidate | Rea
 
 
 def unit_of(context: FilterContext) -> str:
-    """A tab, or spaces; empty where the text's own indentation is as good as any.
+    """A tab, or spaces; empty where nothing says which, and the text keeps its own.
 
     The block at the cursor decides: the blanks of its line, of the next one where that is deeper, or on an
     empty line of the one above. Then the file, and then the habit of its language.

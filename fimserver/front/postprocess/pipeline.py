@@ -37,10 +37,10 @@ _ROUNDS = 8
 
 
 def postprocess(text: str, context: FilterContext) -> Candidate | Dropped:
-    """What is shown of ``text``, or why nothing is.
+    """Return the suggestion made of ``text``, or why nothing is shown.
 
-    A filter may cut so that an earlier one has something to say: they go round until nothing changes. So the
-    text that comes out would pass unchanged.
+    A cut may give an earlier filter something to do, so the filters run again until nothing changes: the text
+    that comes out passes all of them unchanged.
     """
     context = replace(context, prefix=unix_lines(context.prefix), suffix=unix_lines(context.suffix))
     for _ in range(_ROUNDS):

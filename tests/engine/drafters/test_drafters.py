@@ -212,7 +212,7 @@ class TestDiffusion:
         assert window.seen == [[None] * 6, [0, 1, *[None] * 4], [0, 1, 2, 3, None, None]]
 
     def test_a_filled_slot_stays_as_it_is(self):
-        """What a network says of a slot that it can see is not asked."""
+        """What a network predicts for a filled slot is not used."""
 
         class Window:
             longest = 8
@@ -371,7 +371,7 @@ class TestRegistry:
 
     def test_a_toy_window_from_outside_is_drafted_in(self, nano, monkeypatch):
         class Always:
-            """Says one token everywhere."""
+            """Predicts one token everywhere."""
 
             longest = 8
 

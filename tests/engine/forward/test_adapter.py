@@ -1,4 +1,4 @@
-"""The canvas adapter: the ar route and its cache never notice it, its rows are gated by masks, and what it does not know is refused."""
+"""The canvas adapter: it changes neither the ar route nor its cache, masks gate its rows, and what it was not trained for is refused."""
 
 import dataclasses
 

@@ -123,7 +123,7 @@ def error(rule, target, drafted):
 
 
 def accepted(rule, target, drafted):
-    """Expected number of drafted tokens that stand."""
+    """Expected number of drafted tokens that are accepted."""
     return math.fsum(verdict.accepted * mass for verdict, _, mass in outcomes(rule, target, drafted))
 
 
@@ -194,7 +194,7 @@ def chain(law, length):
 
 
 def independent(*chains):
-    """All combinations of K drafts that know nothing of each other."""
+    """All combinations of K independent drafts."""
     for combination in itertools.product(*chains):
         chances, tokens, said = zip(*combination, strict=True)
         yield Drafted(math.prod(chances), tokens, said)
