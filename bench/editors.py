@@ -6,8 +6,10 @@ python -m bench.editors [neovim] [vscode]     prints a table and writes bench/re
 EDITOR_TEST_CODER=CARD python -m bench.editors --out FILE      the same with a coder that is on this disk
 
 Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of
-the cut line is the key; only places where it made ghost text appear count. Beside the two ends, a wiretap
-notes when the request passed and when its answer, and the server says how long the engine took.
+the cut line is the key; only places where it made ghost text appear count. Where ghost text is there before
+the key, as nearly everywhere with a coder, it is dismissed; a key that it begins with would ask no model, and
+is left out. Beside the two ends, a wiretap notes when the request passed and when its answer, and the server
+says how long the engine took. ``--seconds`` ends each editor's turn with the places that it has by then.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ LIBRARY = Path(json.__file__).parents[1]
 FILES = ("textwrap.py", "argparse.py", "configparser.py", "csv.py", "json/decoder.py", "shutil.py")
 CUT = re.compile(r"(?:[=+*<>] |[(\[]|\breturn |\bin |(?<=\w)\.)(?=\S)")
 KEYS = 40
+FEWEST = 2  # for a percentile
 PATIENCE_S = 3.0
+DISMISSED_S = 10.0  # until ghost text is gone
 FIRST = 8 if CODER else 2  # places that wait for the model
 # A page's own clock, for the key and for the first frame with ghost text.
 WATCH = f"""() => {{
@@ -178,36 +182,64 @@ def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
     return Seen(key, asked[0]["t"], answers[0]["t"], shown, explained["engineMs"])
 
 
-def measure(name: str, count: int) -> list[Seen]:
+def measure(name: str, count: int, seconds: float) -> list[Seen]:
+    """So many keys that made ghost text appear, or as many as there were when the time was over."""
     found: list[Seen] = []
+    tried = 0
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         with EDITORS[name](runtime) as (editor, press):
             for number, place in enumerate(places()):
-                if len(found) == count:
+                if len(found) == count or time.monotonic() - started > seconds:
                     break
-                editor.open(f"work{number}.py", place.text.encode())
-                editor.place(place.line, place.column)
-                if editor.settle() is not None:
-                    continue
-                times = press(place.key)
-                one = seen(runtime, editor, times) if times else None
+                one = try_place(runtime, editor, press, place, f"work{number}.py")
+                tried += 1
                 found += [one] if one and number > FIRST else []
+                print(
+                    f"{name}: {len(found)} of {count} keys, {tried} places, {time.monotonic() - started:.0f} s",
+                    file=sys.stderr,
+                )
         for process in neovim.processes(runtime):
             process.kill()
     return found
+
+
+def try_place(
+    runtime: Path,
+    editor: Any,
+    press: Callable[[str], tuple[float, float] | None],
+    place: Place,
+    file: str,
+) -> Seen | None:
+    """Open a place and press its key."""
+    editor.open(file, place.text.encode())
+    editor.place(place.line, place.column)
+    if (before := editor.settle()) is not None:
+        if before.text.startswith(place.key):
+            return None
+        editor.dismiss()
+        editor.wait("the ghost text to be gone", lambda: editor.ghost() is None, DISMISSED_S)
+    times = press(place.key)
+    return seen(runtime, editor, times) if times else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("editors", nargs="*", default=list(EDITORS))
     parser.add_argument("--count", type=int, default=KEYS)
+    parser.add_argument("--seconds", type=float, default=900.0, help="for each editor, at most")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows: dict[str, dict[str, list[float]]] = {}
+    counts: dict[str, int] = {}
     table = Table("ms", *itertools.chain.from_iterable((f"{name} p50", "p95") for name in options.editors))
     for name in options.editors:
-        columns = list(zip(*(one.parts() for one in measure(name, options.count)), strict=True))
+        keys = measure(name, options.count, options.seconds)
+        if len(keys) < FEWEST:
+            sys.exit(f"{name}: only {len(keys)} keys made ghost text appear: give it more --seconds")
+        counts[name] = len(keys)
+        columns = list(zip(*(one.parts() for one in keys), strict=True))
         rows[name] = {
             part: [round(percentile(list(c), share), 1) for share in (50, 95)]
             for part, c in zip(PARTS, columns, strict=True)
@@ -216,7 +248,7 @@ def main() -> None:
         table.add_row(part, *(f"{value:.0f}" for name in options.editors for value in rows[name][part]))
     Console().print(table)
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "processor": platform.processor()}
-    result = {"machine": machine, "coder": CODER or "nano", "count": options.count, "rows": rows}
+    result = {"machine": machine, "coder": CODER or "nano", "count": counts, "rows": rows}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
