@@ -35,10 +35,14 @@ def test_temperature_zero_is_the_limit():
     assert choose(logits, 1e-6, 5, 0) == choose(logits, 0.0, 5, 0) == int(logits.argmax())
 
 
+@pytest.mark.parametrize("place", [0, 2, 517, 1030])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_bad_numbers_raise(bad):
-    logits = torch.zeros(4)
-    logits[2] = bad
+def test_bad_numbers_raise(bad, place):
+    """Also those of -infinity's neighbours, and of the values after the last whole vector of a kernel."""
+    logits = torch.full((1031,), -torch.inf)
+    logits[1] = 0.0
+    assert choose(logits, 0.0, 0, 0) == 1
+    logits[place] = bad
     with pytest.raises(NonFiniteError):
         choose(logits, 0.0, 0, 0)
     with pytest.raises(NonFiniteError):

@@ -62,7 +62,7 @@ class GumbelMaxVerifier:
     def __init__(self, *, at_once: bool | None = None) -> None:
         """``at_once``: choose all tokens of a pass together, read from the device once; ``None``: on a GPU.
 
-        A CPU has nothing to wait for, and noise for rows that no draft reaches costs it more than it saves.
+        A CPU has nothing to wait for, and choosing in rows that no draft reaches costs it more than it saves.
         """
         self.at_once = at_once
 
@@ -76,7 +76,7 @@ class GumbelMaxVerifier:
         sampling = state.request.sampling
         at_once = logits.is_cuda if self.at_once is None else self.at_once
         chosen: list[list[int]] | None = None
-        if at_once or sampling.temperature <= 0:
+        if at_once:
             chosen = choose_rows(logits, sampling.temperature, sampling.seed, len(state.ids))
         else:
             require_finite(logits)

@@ -1,5 +1,7 @@
 """Passes over static buffers: the numbers of the ordinary pass, in few shapes, with one read a round."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,7 +18,7 @@ from fimserver.engine.forward.pass_cost import PassCosts, measure_costs
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.forward.static_pass import EXTENT, PassShape, shape_of
 from fimserver.engine.load import load
-from fimserver.engine.speculation.drafts import RandomDrafter, ScriptedDrafter
+from fimserver.engine.speculation.drafts import Draft, RandomDrafter, ScriptedDrafter
 from fimserver.engine.speculation.speculate import Speculation
 from fimserver.engine.speculation.verify import GumbelMaxVerifier
 from fimserver.errors import NonFiniteError
@@ -176,6 +178,20 @@ def test_tokens_chosen_together_are_those_chosen_one_by_one():
         together = sampling.choose_rows(logits, temperature, 11, 40)
         for branch, row in ((0, 0), (1, 3), (2, 7)):
             assert together[branch][row] == sampling.choose(logits[branch, row], temperature, 11, 40 + row)
+
+
+def test_on_a_cpu_no_token_is_chosen_in_rows_that_no_draft_reaches(engine):
+    chosen = []
+    state = engine.decode_state(REQUESTS[0], Deadline())
+    state = replace(state, pick=lambda row, offset: chosen.append(offset) or (int(row.argmax()), None))
+    logits = torch.zeros(2, 8, 50)
+    logits[:, 0, 7] = logits[:, 1, 9] = 1.0
+    drafts = (Draft("a", (7, 8, 9), (0, 0, 0)), Draft("b", (3, 9), (0, 0)))
+    assert GumbelMaxVerifier().accept(logits, drafts, state) == ([7, 9], 0)
+    assert chosen == [0, 1]
+    logits[1, 7, 0] = torch.nan
+    with pytest.raises(NonFiniteError):
+        GumbelMaxVerifier().accept(logits, drafts, state)
 
 
 def test_numbers_that_are_not_finite_are_found_in_the_same_read():
