@@ -23,7 +23,7 @@ from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
-from fimserver.engine.forward.pass_cost import measure_costs
+from fimserver.engine.forward.pass_cost import look_busy, measure_costs
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
 from fimserver.engine.prompts.prompt_budget import STEPS, PromptBudget
@@ -70,7 +70,11 @@ def make_ar(target: DraftContext) -> Autoregressive:
     rows = runtime.rows
     draft = runtime.can_draft
     starts = decode_starts(cache)
-    costs = kept_costs(runtime, lambda: measure_costs(cache, rows, draft=draft, starts=starts))
+    costs = kept_costs(
+        runtime,
+        lambda: measure_costs(cache, rows, draft=draft, starts=starts),
+        outdated=lambda costs: look_busy(costs, cache, starts[0]),
+    )
     capture_decoding(cache, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
     drafters = make_drafters(target)

@@ -24,10 +24,16 @@ MEASURED_STARTS = 3  # that measure the speed of prefill: a fifth of a second ea
 LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start
 
 
-def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | None = None) -> PassCosts:
+def kept_costs(
+    runtime: Runtime,
+    measure: Callable[[], PassCosts],
+    kept: Path | None = None,
+    outdated: Callable[[PassCosts], bool] = lambda _: False,
+) -> PassCosts:
     """Return the kept costs of the same model, machine and buffer, or measure and keep them.
 
-    Which shapes have the bits of plain decoding depends on the same things as their cost.
+    Which shapes have the bits of plain decoding depends on the same things as their cost. Where kept ones are
+    ``outdated`` they are measured again, and of each shape the less is kept.
     """
     if runtime.loaded.card.parameters_m < LARGE_M or runtime.cache is None:
         return measure()
@@ -35,8 +41,17 @@ def kept_costs(runtime: Runtime, measure: Callable[[], PassCosts], kept: Path | 
     def measured() -> dict[str, float]:
         return {f"{branches}x{tokens}": ms for (branches, tokens), ms in measure().ms.items()}
 
+    def made(known: dict[str, float]) -> PassCosts:
+        return PassCosts({_shape(name): ms for name, ms in known.items()})
+
     key = f"{_key(runtime)} measurement {MEASUREMENT}"
-    return _kept(key, measured, lambda known: PassCosts({_shape(n): ms for n, ms in known.items()}), kept)
+    costs = _kept(key, measured, made, kept)
+    if not outdated(costs):
+        return costs
+    before = costs.ms
+    numbers = {name: min(ms, before.get(_shape(name), ms)) for name, ms in measured().items()}
+    _keep(kept or COSTS_FILE, key, numbers)
+    return made(numbers)
 
 
 def kept_mask_costs(
@@ -61,13 +76,16 @@ def _kept(
 ) -> T:
     """What ``made`` makes of kept numbers by name, or of those that are measured and kept now."""
     path = kept or COSTS_FILE
-    known = read_kept(path)
     try:
-        return made({name: float(number) for name, number in known[key].items()})
+        return made({name: float(number) for name, number in read_kept(path)[key].items()})
     except (KeyError, ValueError, AttributeError, TypeError):
         numbers = measured()
-    write_kept(path, known | {key: {name: round(number, 3) for name, number in numbers.items()}})
+    _keep(path, key, numbers)
     return made(numbers)
+
+
+def _keep(path: Path, key: str, numbers: dict[str, float]) -> None:
+    write_kept(path, read_kept(path) | {key: {name: round(number, 3) for name, number in numbers.items()}})
 
 
 def kept_speed(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fimserver.engine.forward.pass_cost import PassCosts
+from fimserver.engine.forward.pass_cost import PassCosts, look_busy
 from fimserver.engine.kept_costs import kept_costs
 
 
@@ -67,3 +67,28 @@ def test_a_small_model_is_measured_at_every_start(nano, tmp_path):
     runtime = nano.runtime(nano.card("ar"))
     kept_costs(runtime, measure, tmp_path / "costs.json")
     assert not (tmp_path / "costs.json").exists()
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again(runtime, tmp_path):
+    path = tmp_path / "costs.json"
+    kept_costs(runtime, lambda: PassCosts({(1, 8): 40.0, (1, 16): 41.0, (2, 8): 42.0}), path)
+    calm = Measure()
+    first = kept_costs(runtime, calm, path, lambda costs: costs.ms[1, 8] > 20)
+    second = kept_costs(runtime, calm, path, lambda costs: costs.ms[1, 8] > 20)
+    assert first.ms == second.ms == calm().ms
+    assert calm.calls == 2  # one of them is this test's
+
+
+def test_of_two_measurements_the_less_is_kept_of_each_shape(runtime, tmp_path):
+    path = tmp_path / "costs.json"
+    kept_costs(runtime, lambda: PassCosts({(1, 8): 40.0, (1, 16): 41.0, (2, 8): 41.0}), path)
+    again = kept_costs(runtime, lambda: PassCosts({(1, 8): 10.0, (1, 16): 50.0}), path, lambda _: True)
+    assert again.ms == {(1, 8): 10.0, (1, 16): 41.0}
+
+
+@pytest.mark.parametrize(("ms", "busy"), [(1e9, True), (1e-9, False)])
+def test_costs_of_a_busy_machine_are_those_that_plain_passes_undercut(runtime, ms, busy):
+    cache = runtime.cache
+    cache.prompts.current.ids = [1, 2, 3]
+    assert look_busy(PassCosts({(1, runtime.rows): ms}), cache, cache.chunk) == busy
+    assert cache.num_uncached_tokens([1, 2, 3]) == cache.chunk  # its rows were overwritten

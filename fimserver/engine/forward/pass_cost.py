@@ -24,6 +24,8 @@ _SMOOTHING = 0.1
 _OUTLIER = 3.0
 _ROUNDS = 5
 _ENOUGH_S = 1.5  # for all shapes, once there were two rounds
+_FASTER = 0.85  # share of a kept time below which it was measured on a busy machine
+_LOOKS = 2
 
 
 class PassCosts:
@@ -84,6 +86,18 @@ def measure_costs(
     return PassCosts(ms)
 
 
+@torch.inference_mode()
+def look_busy(costs: PassCosts, cache: PrefixCache, start: int) -> bool:
+    """Whether ``costs`` were measured on a busy machine: plain passes at ``start`` are clearly faster now.
+
+    There, shapes do not cost in proportion what they do on an idle one, and drafts seem to pay too much or
+    not at all. Forgets what the cache held.
+    """
+    now = _times(cache, [0] * MOST_ROWS, [costs.plain], start, rounds=_LOOKS)
+    cache.clear()
+    return now[costs.plain] < _FASTER * costs.ms[costs.plain]
+
+
 def _is_alike(cache: PrefixCache, text: list[int], shape: Shape, reference: torch.Tensor, start: int) -> bool:
     """Whether every branch of a pass of this shape has the bits of plain decoding."""
     logits = cache.branches([text[: shape[1]]] * shape[0], start)
@@ -114,14 +128,16 @@ def shapes(branches: int) -> list[Shape]:
     )
 
 
-def _times(cache: PrefixCache, text: list[int], shapes: Sequence[Shape], start: int) -> dict[Shape, float]:
+def _times(
+    cache: PrefixCache, text: list[int], shapes: Sequence[Shape], start: int, rounds: int = _ROUNDS
+) -> dict[Shape, float]:
     """The fastest pass of each shape in milliseconds, in rounds over all shapes.
 
     Other work on the machine then slows all of them down alike: the choice of drafts rests on their ratios.
     """
     times: dict[Shape, float] = dict.fromkeys(shapes, float("inf"))
     began = time.perf_counter()
-    for number in range(_ROUNDS):
+    for number in range(rounds):
         if number > 1 and time.perf_counter() - began > _ENOUGH_S:
             break
         for shape in shapes:
