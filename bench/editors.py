@@ -196,10 +196,8 @@ def measure(name: str, count: int, seconds: float) -> list[Seen]:
                 one = try_place(runtime, editor, press, place, f"work{number}.py")
                 tried += 1
                 found += [one] if one and number > FIRST else []
-                print(
-                    f"{name}: {len(found)} of {count} keys, {tried} places, {time.monotonic() - started:.0f} s",
-                    file=sys.stderr,
-                )
+                so_far = f"{len(found)} of {count} keys, {tried} places"
+                print(f"{name}: {so_far}, {time.monotonic() - started:.0f} s", file=sys.stderr)
         for process in neovim.processes(runtime):
             process.kill()
     return found
