@@ -5,6 +5,7 @@ The number of threads stays as it is, and so does every bit of a result.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 from pathlib import Path
@@ -40,14 +41,17 @@ class GnuSpin:
         self._leave: threading.Event | None = None
 
     def set_brief(self, brief: bool, /) -> None:
+        """A system that allows no more threads keeps the spin as it is."""
         if brief == (self._leave is not None):
             return
         if self._leave is not None:
             self._leave.set()
             self._leave = None
-        else:
-            self._leave = threading.Event()
-            threading.Thread(target=self._park, args=(self._leave,), name="parked", daemon=True).start()
+            return
+        leave = threading.Event()
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self._park, args=(leave,), name="parked", daemon=True).start()
+            self._leave = leave
 
     def _park(self, leave: threading.Event) -> None:
         self._begin(self._nothing, None, self._threads, 0)

@@ -77,6 +77,21 @@ def test_the_surplus_of_threads_comes_once_and_goes():
     assert not any(thread.name == "parked" for thread in threading.enumerate())
 
 
+@gnu
+def test_no_thread_more_is_no_failure(monkeypatch):
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    spin = find_spin()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        spin.set_brief(True)
+    before = threads()
+    spin.set_brief(True)  # tried again
+    until(lambda: threads() - before)
+    spin.set_brief(False)
+
+
 def threads():
     """Their numbers."""
     return set(os.listdir("/proc/self/task"))  # noqa: PTH208
