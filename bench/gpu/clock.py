@@ -1,9 +1,10 @@
-"""Milliseconds of work on a device, from an idle device to an idle device."""
+"""Milliseconds of work on a device, from an idle device to an idle device, and the host's waits in it."""
 
 from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,3 +28,15 @@ def median_ms(device: torch.device, work: Callable[[], object], repeats: int) ->
     for _ in range(2):
         work()
     return statistics.median(once_ms(device, work) for _ in range(repeats))
+
+
+def waits(work: Callable[[], object]) -> int:
+    """How often the host waits for a CUDA device in ``work``; PyTorch's own count."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(w.message) for w in seen)

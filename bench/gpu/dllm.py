@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from bench.gpu.ar import memory
-from bench.gpu.clock import median_ms
+from bench.gpu.clock import median_ms, waits
 from bench.gpu.figures import Figure
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import Shape
@@ -92,6 +92,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
             took = median_ms(device, run, max(3, sizes.repeats // 2))
             yield Figure(f"Dream {shape.name} canvas {canvas}: {name}", took, "ms", floor)
     yield from _middles(bench, shape, cached)
+    yield _waits(bench, shape, cached)
     yield memory(bench, shape, f"Dream {shape.name}")
 
 
@@ -105,20 +106,35 @@ def _middles(bench: Bench, shape: Shape, cache: DualCache) -> Iterator[Figure]:
             steps = -(-canvas // count)
             whole = -(-steps // REFRESH)
 
-            def run(
-                left: list[int] = left, right: list[int] = right, n: int = canvas, k: int = count
-            ) -> None:
-                denoiser = Denoiser(tokens, SCHEDULES["fixed"](k), n)
-                cache.clear()
-                canvas_ = DualCanvas(cache, left, right, EVERY_FEW_STEPS, tokens.mask, shift=True)
-                for _ in denoiser.run(canvas_.predict, n, Request("", ""), Deadline()):
-                    pass
-
+            run = partial(_fill, cache, left, right, tokens, canvas, count)
             floor = whole * bench.ceilings.floor_ms(shape, total, total, canvas)
             floor += (steps - whole) * bench.ceilings.floor_ms(shape, canvas + 1, total, canvas)
             took = median_ms(bench.device, run, 3)
             name = f"Dream {shape.name} middle of {canvas}, {count} a step"
             yield Figure(name, took, "ms", floor, f"{steps} steps, {whole} over all rows")
+
+
+def _fill(
+    cache: DualCache, left: list[int], right: list[int], tokens: Tokens, slots: int, count: int
+) -> None:
+    """Fill a canvas of ``slots``, ``count`` a step, from an empty cache."""
+    denoiser = Denoiser(tokens, SCHEDULES["fixed"](count), slots)
+    cache.clear()
+    canvas = DualCanvas(cache, left, right, EVERY_FEW_STEPS, tokens.mask, shift=True)
+    for _ in denoiser.run(canvas.predict, slots, Request("", ""), Deadline()):
+        pass
+
+
+def _waits(bench: Bench, shape: Shape, cache: DualCache) -> Figure:
+    """How often the host waits for the device in a denoising step."""
+    name = f"Dream {shape.name} host waits in a denoising step"
+    if bench.device.type != "cuda":
+        return Figure(name, None, "waits", 1.0, "needs CUDA")
+    tokens = Tokens(shape.vocab - 1, None, None, None, (shape.vocab - 1,))
+    slots = bench.sizes.canvases[0]
+    run = partial(_fill, cache, *_sides(bench, shape, slots), tokens, slots, 1)
+    run()
+    return Figure(name, waits(run) / slots, "waits", 1.0)
 
 
 def _sides(bench: Bench, shape: Shape, canvas: int) -> tuple[list[int], list[int]]:

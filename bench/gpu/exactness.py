@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 
-import torch
-
+from bench.gpu.clock import waits
 from bench.gpu.figures import Figure
 from bench.gpu.setup import ROWS, Bench, costs_of, speculation
 from bench.gpu.shapes import Shape
@@ -120,19 +118,15 @@ def _against_eager(bench: Bench, shape: Shape, cache: PrefixCache, prompt: list[
 
 
 def _waits(bench: Bench, shape: Shape, made: Speculation, prompt: list[int]) -> Figure:
-    """How often the host waits for the device in a round; the driver's own count."""
+    """How often the host waits for the device in a round."""
     name = f"{shape.name} host waits in a round"
     if bench.device.type != "cuda":
         return Figure(name, None, "waits", 1.0, "needs CUDA")
     state = begin(made, prompt, Request("", "", Sampling(temperature=0.8)))
     rounds = 4
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            for _ in range(rounds):
-                made.round(state, 0)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    waits = [w for w in seen if "synchronizing" in str(w.message)]
-    return Figure(name, len(waits) / rounds, "waits", 1.0)
+
+    def run() -> None:
+        for _ in range(rounds):
+            made.round(state, 0)
+
+    return Figure(name, waits(run) / rounds, "waits", 1.0)

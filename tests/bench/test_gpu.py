@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from bench.gpu import needs, quantised
 from bench.gpu.__main__ import main
+from bench.gpu.clock import waits
 from bench.gpu.figures import Figure, Sheet
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import QWEN_7B, QWEN_15B, TOY, Ceilings
@@ -76,6 +78,8 @@ def test_every_step_runs_with_torch_and_transformers_alone(run):
         "cached step, graphs",
         "cached step, no graphs",
         "middle of 16, 2 a step",
+        "host waits in a round",
+        "host waits in a denoising step",
         "cancel to idle",
         "peak memory",
         "running out of memory",
@@ -206,3 +210,15 @@ def test_bytes_and_operations_of_known_shapes():
     assert ceilings.floor_ms(QWEN_7B, 8, 2048, 8) == read_bound
     assert ceilings.floor_ms(QWEN_7B, 2048, 2048, 1) == pytest.approx(35, abs=3)  # bound by products
     assert ceilings.floor_ms(TOY, 1, 10, 0) < ceilings.floor_ms(TOY, 1, 10, 1)
+
+
+def test_waits_are_those_that_torch_warns_of(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work():
+        for text in ("called a synchronizing CUDA operation", "something else", "called a synchronizing"):
+            warnings.warn(text, stacklevel=1)
+
+    assert waits(work) == 2
+    assert modes == ["warn", "default"]
