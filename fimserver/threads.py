@@ -2,8 +2,8 @@
 
 OpenMP threads spin at the end of every parallel region. If another process runs on the core of one of them,
 the others spin until it is scheduled again, many times per forward pass. So they spin long while they have
-the processors to themselves and briefly else; ``engine/forward/openmp.py`` switches between the two where it
-can, and a bounded spin is between them where it cannot. The libraries read the environment when they are
+the processors to themselves; else they are fewer and spin briefly (``engine/forward/competition.py``). Where
+that cannot be switched, a bounded spin is between the two. The libraries read the environment when they are
 loaded, so ``prepare`` must run before torch is imported; child processes inherit it.
 """
 

@@ -1,7 +1,7 @@
-"""Competition for the processors: found by how long our threads wait for one, and met with a brief spin.
+"""Competition for the processors: found by how long our threads wait for one, and met with fewer threads.
 
 Forward passes call ``look`` between layers. It only reads what the system counts for this process, so that
-it is right in containers, too.
+it is right in containers, too. The number of threads changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import functools
 import os
 import time
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from fimserver.engine.forward.openmp import BlocktimeSpin, Spin, find_spin
 from fimserver.threads import LONG_SPINS, SPINS, is_prepared
@@ -20,9 +23,20 @@ TASKS = Path("/proc/self/task")
 LOOK_S = 0.05  # between two readings, which take some 10 µs a thread
 # Shares of waiting in the time that threads ran or waited, and how much of that time is looked at.
 BUSY = 0.2
-BUSY_S = 0.02
+BUSY_S = 0.05
 CALM = 0.15
-CALM_S = 0.25
+TRIAL_S = 0.1
+CALM_S = 0.1  # before the first trial; twice as long after each one that failed
+MOST_CALM_S = 1.6
+PAUSE_S = 2.0  # without a pass: others may have gone meanwhile
+
+
+class Sharing(Enum):
+    """How the threads of a pass use the processors."""
+
+    ALONE = "all threads, which spin long while they wait for each other"
+    SHARED = "few threads: one that waits for a processor holds up all others"
+    TRIAL = "all threads, which spin briefly: do they get the processors?"
 
 
 class ThreadTimes(NamedTuple):
@@ -47,30 +61,56 @@ def read_times(tasks: Path = TASKS) -> ThreadTimes:
 
 
 class Competition:
-    """Makes OpenMP's spin brief when others compete, and long again when they have gone for a while."""
+    """Chooses how to share the processors, by the time that our threads wait for one.
+
+    ``use`` is called by the thread that computes.
+    """
 
     def __init__(
         self,
-        spin: Spin,
+        use: Callable[[Sharing], None],
         read: Callable[[], ThreadTimes] = read_times,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.brief = False
-        self._spin = spin
+        self.sharing = Sharing.ALONE
+        self._use = use
         self._read = read
         self._clock = clock
-        self._next_s = 0.0
+        self._looked_s = 0.0
+        self._calm_s = CALM_S
         self._before = read()
-        spin.set_brief(False)
+        use(self.sharing)
 
     def look(self) -> None:
-        """Switch the spin if the readings since the last decision show that it should be."""
-        if self._clock() < self._next_s:
+        """Change the sharing if the readings since the last decision show that it should be changed."""
+        since_s = self._clock() - self._looked_s
+        if since_s < LOOK_S:
             return
-        share = self._waiting_share(CALM_S if self.brief else BUSY_S)
-        self._next_s = self._clock() + LOOK_S
-        if share is not None and (share < CALM if self.brief else share > BUSY):
-            self._switch(brief=not self.brief)
+        self._looked_s += since_s
+        if self.sharing is Sharing.SHARED and since_s > PAUSE_S:
+            self._before = self._read()
+            self._change(Sharing.TRIAL)
+            return
+        enough_s = {Sharing.ALONE: BUSY_S, Sharing.SHARED: self._calm_s, Sharing.TRIAL: TRIAL_S}
+        share = self._waiting_share(enough_s[self.sharing])
+        if share is not None and (next_ := self._after(share)) is not self.sharing:
+            self._change(next_)
+
+    def _after(self, share: float) -> Sharing:
+        """The sharing after a share of waiting. Few threads may not wait where all would, so all are tried."""
+        if share > BUSY:
+            return Sharing.SHARED
+        if self.sharing is Sharing.SHARED:
+            return Sharing.TRIAL
+        return Sharing.ALONE if share < CALM else self.sharing
+
+    def _change(self, sharing: Sharing) -> None:
+        if sharing is Sharing.ALONE:
+            self._calm_s = CALM_S
+        elif self.sharing is Sharing.TRIAL:
+            self._calm_s = min(2 * self._calm_s, MOST_CALM_S)
+        self.sharing = sharing
+        self._use(sharing)
 
     def _waiting_share(self, enough_s: float) -> float | None:
         """Of the time since the last decision in which threads ran or waited, the part that they waited.
@@ -85,9 +125,26 @@ class Competition:
         self._before = now
         return None if ended else waited_s / (ran_s + waited_s)
 
-    def _switch(self, *, brief: bool) -> None:
-        self.brief = brief
-        self._spin.set_brief(brief)
+
+class Threads:
+    """OpenMP's threads of the calling thread: their spin, and their number where it was measured to help.
+
+    With two processors, one thread is faster than two beside one competitor or more. With more processors
+    the number stays: one contended processor of many was not measured.
+    """
+
+    def __init__(self, spin: Spin) -> None:
+        self._spin = spin
+        self._all = 0
+
+    def use(self, sharing: Sharing) -> None:
+        self._spin.set_brief(sharing is not Sharing.ALONE)
+        if sharing is not Sharing.SHARED and self._all:
+            torch.set_num_threads(self._all)
+            self._all = 0
+        elif sharing is Sharing.SHARED and torch.get_num_threads() == 2:
+            self._all = torch.get_num_threads()
+            torch.set_num_threads(1)
 
 
 def _none() -> None:
@@ -101,7 +158,7 @@ def watch(environ: Mapping[str, str] = os.environ) -> Callable[[], None]:
     if spin is None or not (is_long or isinstance(spin, BlocktimeSpin)):
         return _none
     try:
-        return Competition(spin).look
+        return Competition(Threads(spin).use).look
     except (OSError, ValueError):
         return _none
 
@@ -112,5 +169,5 @@ def _look() -> Callable[[], None]:
 
 
 def look() -> None:
-    """Between two layers of a pass: switch the spin of this process if it should be."""
+    """Between two layers of a pass: share the processors in another way if others came or went."""
     _look()()
