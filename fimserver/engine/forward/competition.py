@@ -97,7 +97,7 @@ class Competition:
             self._change(next_)
 
     def _after(self, share: float) -> Sharing:
-        """The sharing after a share of waiting. Few threads may not wait where all would, so all are tried."""
+        """The sharing after a share of waiting. Few threads may not wait where all would: all are tried."""
         if share > BUSY:
             return Sharing.SHARED
         if self.sharing is Sharing.SHARED:
