@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fimserver.engine.denoising.canvas import CanvasForward, predicting
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass, until_spent
+from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError, NonFiniteError
 from fimserver.types import Deadline
 
@@ -94,9 +95,8 @@ def load_probe(path: Path, target: str, width: int) -> LengthProbe:
     """
     again = "fit it again with `python -m models.training.length_probe`"
     try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            weight, bias = file.get_tensor("weight").float(), float(file.get_tensor("bias"))
+        about, tensors = read_small(path)
+        weight, bias = tensors["weight"], float(tensors["bias"])
         probe = LengthProbe(about["target"], int(about["slots"]), weight, bias)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         why = type(error).__name__

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from fimserver.engine.forward.fused import native_stack
 from fimserver.engine.forward.layers import LayerKV, Stack
+from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
 
 
@@ -157,10 +158,7 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
     Raises ``LoadError`` where it is missing, damaged, of another kind, or for another target.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            # Not a mapping.
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_small(path)
         shape = {
             name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()
         }

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.layers import Linear, Part
+from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
 
 KIND = "canvas adapter"
@@ -78,10 +79,7 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
     Raises ``LoadError`` where it is missing, damaged, or was trained on other weights.
     """
     try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            # Not a mapping.
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        about, tensors = read_small(path)
         names = [name.removesuffix(".down") for name in tensors if name.endswith(".down")]
         branches = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"]) for name in names}
         low, high = json.loads(about["mask_ratios"])
