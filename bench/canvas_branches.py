@@ -10,25 +10,19 @@ Intervals are over spans. What branches cost: ``pass_costs.json``, printed with 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from bench.canvas_drafts import make_arm, request_of
+from bench.canvas_drafts import coder_parser, coder_runtime, make_arm, request_of
 from bench.intervals import bootstrap, ratio_of_sums
 from bench.quality import ONE_LINE, Span, read_spans
-from fimserver.cards import get_card, model_folder
 from fimserver.engine.autoregressive import Autoregressive
-from fimserver.engine.load import load
-from fimserver.engine.runtime import make_runtime
 from fimserver.engine.speculation.lookahead import Lookahead, Outlook, Prepared
 from fimserver.lengths import common_prefix
-from fimserver.settings import Settings
 from fimserver.types import Deadline
 
 MASKS = 4
@@ -129,19 +123,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Measure, print the table; ``--out`` gets the rows as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("spans", type=Path)
+    parser = coder_parser(__doc__)
     parser.add_argument("--adapter", required=True)
     parser.add_argument("--kind", choices=["one", "several"], default="one", help="lines of the middles")
-    parser.add_argument("--most", type=int, default=0, help="spans; 0: all")
-    parser.add_argument("--card", default="qwen2.5-coder-0.5b-instruct")
-    parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
-    parser.add_argument("--quantize", default="int8")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    card = get_card(args.card)
-    loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
-    runtime = make_runtime(loaded, Settings(models_dir=args.models_dir))
+    runtime = coder_runtime(args)
     engine = make_arm(runtime, f"lookahead,masks={MASKS}", args.adapter, 0.0)
     plain = make_arm(runtime, "none", "", 0.0)
     spans = [s for s in read_spans(args.spans) if (s.kind in ONE_LINE) == (args.kind == "one")]

@@ -184,21 +184,32 @@ def _line(group: str, arm: str, own: Sequence[Row], first: Sequence[Row]) -> str
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    """Measure, print the table; ``--out`` gets the rows as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def coder_parser(about: str | None) -> argparse.ArgumentParser:
+    """A parser for a benchmark of spans on a coder: the spans, how many, the coder, and where rows go."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("spans", type=Path)
-    parser.add_argument("--arm", dest="arms", type=read_arm, action="append", required=True)
-    parser.add_argument("--row", type=float, default=0.0)
-    parser.add_argument("--most", type=int, default=0, help="spans of the file; 0: all")
+    parser.add_argument("--most", type=int, default=0, help="spans; 0: all")
     parser.add_argument("--card", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--models-dir", type=Path, default=Settings().models_dir)
     parser.add_argument("--quantize", default="int8")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def coder_runtime(args: argparse.Namespace) -> Runtime:
+    """Load the coder of ``coder_parser``'s arguments on the CPU."""
     card = get_card(args.card)
     loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
-    runtime = make_runtime(loaded, Settings(models_dir=args.models_dir))
+    return make_runtime(loaded, Settings(models_dir=args.models_dir))
+
+
+def main() -> None:
+    """Measure, print the table; ``--out`` gets the rows as JSON."""
+    parser = coder_parser(__doc__)
+    parser.add_argument("--arm", dest="arms", type=read_arm, action="append", required=True)
+    parser.add_argument("--row", type=float, default=0.0)
+    args = parser.parse_args()
+    runtime = coder_runtime(args)
     arms = {"plain": make_arm(runtime, "none", "", 0.0)}
     arms |= {name: make_arm(runtime, drafters, adapter, args.row) for name, drafters, adapter in args.arms}
     spans = read_spans(args.spans)
