@@ -7,14 +7,13 @@ from contextlib import contextmanager
 import pytest
 
 from fimserver.host.batch import JobBatch
-from fimserver.host.job import Job
 from fimserver.host.jobs import run_job
 from fimserver.host.routing.router import Router
 from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
 from fimserver.types import ROUTES, Deadline, Request, Sampling
+from tests.host.asks import PATIENCE_S, Ask
 
-PATIENCE_S = 60.0
 SAMPLING = Sampling(24, stop="none")
 LONG = "\n".join(f"value_{i} = {i * i}" for i in range(90))
 REQUESTS = [
@@ -23,29 +22,6 @@ REQUESTS = [
     Request("import os\n\n\ndef read(path):\n    with open(", "\n    return text\n", sampling=SAMPLING),
     Request(f"{LONG}\ntotal = ", "\nprint(total)\n", sampling=Sampling(24, 0.8, seed=3, stop="none")),
 ]
-
-
-class Ask:
-    """A job and its chunks."""
-
-    def __init__(self, request, name="", route="ar", **how):
-        self.pieces, self.ended = [], threading.Event()
-        self.job = Job((name, "d"), request, route, Deadline(), self._sink, user=name, **how)
-
-    def _sink(self, piece):
-        if piece is None:
-            self.ended.set()
-        else:
-            self.pieces.append(piece)
-
-    @property
-    def text(self):
-        return "".join(piece.text for piece in self.pieces)
-
-    @property
-    def usage(self):
-        (usage,) = [piece.usage for piece in self.pieces if piece.usage]
-        return usage
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Requests to servers elsewhere: they wait beside those of others, and no more of them than there are places."""
 
-import threading
 import time
 from contextlib import contextmanager
 
@@ -16,47 +15,14 @@ from fimserver.host.waiting import ServiceTimes, Waiting
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
+from tests.host.asks import PATIENCE_S, Ask
 from tests.servers_elsewhere import PlayedServer, sse
 
-PATIENCE_S = 60.0
 MODELS = (200, {"data": [{"id": "qwen2.5-coder-7b", "owned_by": "vllm"}]})
 WORD = sse({"choices": [{"index": 0, "text": "some(text)", "finish_reason": None}]})
 END = sse({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}, "[DONE]")
 SILENT = [PATIENCE_S]
 REQUEST = Request("x = ", "\n", Sampling(max_tokens=16, stop="none"))
-
-
-class Ask:
-    """A job and its chunks."""
-
-    def __init__(self, user, *, document="d", route="ar", deadline_ms=None, warm=False):
-        self.pieces, self.ended = [], threading.Event()
-        self.job = Job(
-            (user, document),
-            REQUEST,
-            route,
-            Deadline.of_ms(deadline_ms),
-            self._sink,
-            user=user,
-            warm=warm,
-        )
-
-    def _sink(self, piece):
-        if piece is None:
-            self.ended.set()
-        else:
-            self.pieces.append(piece)
-
-    @property
-    def text(self):
-        return "".join(piece.text for piece in self.pieces)
-
-    @property
-    def reason(self):
-        """How it ended, waiting for it."""
-        assert self.ended.wait(PATIENCE_S)
-        (usage,) = [piece.usage for piece in self.pieces if piece.usage]
-        return usage.reason
 
 
 class OneElsewhere:
@@ -83,7 +49,7 @@ class World:
         self.scheduler, self.server = scheduler, server
 
     def asks(self, *args, **how):
-        ask = Ask(*args, **how)
+        ask = Ask(REQUEST, *args, **how)
         self.scheduler.submit(ask.job)
         return ask
 

@@ -10,10 +10,10 @@ from fimserver.engine.denoising.canvas_length import LENGTHS, bias, bias_of
 from fimserver.engine.forward.passes import finish
 from models.training import length_bias
 from models.training.length_bias import MaskedConfidence, confidences, fit, report, search, tokens_of
-from tests.commands.test_doctor_canvas import CARD
 from tests.engine.denoising.test_dual_cache import FAMILIES, engine_of, folders  # noqa: F401 - fixtures
 from tests.engine.test_autoregressive import CODE, REQUEST
-from tests.tiny import DREAM_CANVAS, make_checkpoint
+from tests.tiny import DREAM_CANVAS
+from tests.training.searched import make_searched
 
 SPANS = [
     Span(str(at), "code.py", "span", "python", CODE[:at], CODE[at : at + 9], CODE[at + 9 :])
@@ -87,14 +87,7 @@ def test_the_report_has_both_curves_and_the_line_of_the_card(engine_of):  # noqa
 
 
 def test_the_command_reads_a_card_and_a_folder(tmp_path, monkeypatch, capsys):
-    card = tmp_path / "tiny-dream.toml"
-    card.write_text(CARD.replace('length = "fixed"', 'length = "search"').replace('cache = "checked"', ""))
-    make_checkpoint(tmp_path / "models" / "tiny-dream", "Dream", seed=5)
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    for number in range(4):
-        (sources / f"m{number}.py").write_text(CODE.replace("def ", f"def f{number}_"))
-    monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
+    card, sources = make_searched(tmp_path, monkeypatch, 4)
     monkeypatch.setattr(sys, "argv", ["length_bias", str(card), str(sources), "--device", "cpu"])
     length_bias.main()
     assert "length_bias = [" in capsys.readouterr().out

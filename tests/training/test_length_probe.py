@@ -12,9 +12,8 @@ from fimserver.engine.denoising.length_probe import load_probe
 from fimserver.engine.load import weights_hash
 from models.training import length_probe
 from models.training.length_probe import Sample, fit, sample, split
-from tests.commands.test_doctor_canvas import CARD
 from tests.engine.test_autoregressive import CODE
-from tests.tiny import make_checkpoint
+from tests.training.searched import make_searched
 
 
 def samples(count, files, seed=0):
@@ -81,15 +80,7 @@ def test_real_hidden_states_say_more_than_a_constant(nano):
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A card whose length is searched, its random model, and nine source files."""
-    card = tmp_path / "tiny-dream.toml"
-    card.write_text(CARD.replace('length = "fixed"', 'length = "search"').replace('cache = "checked"', ""))
-    make_checkpoint(tmp_path / "models" / "tiny-dream", "Dream", seed=5)
-    sources = tmp_path / "sources"
-    sources.mkdir()
-    for number in range(9):
-        (sources / f"m{number}.py").write_text(CODE.replace("def ", f"def f{number}_"))
-    monkeypatch.setenv("FIMSERVER_MODELS_DIR", str(tmp_path / "models"))
-    return tmp_path, card, sources
+    return tmp_path, *make_searched(tmp_path, monkeypatch, 9)
 
 
 def run(monkeypatch, *arguments):
