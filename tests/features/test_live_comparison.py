@@ -1,6 +1,7 @@
 """What a window tells its host of suggestions, from the key to the page: counted, compared, and never a word of text."""
 
 import contextlib
+import functools
 import json
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from fimserver.commands.stats_view import show_stats
 from fimserver.errors import InputError
-from fimserver.front.feedback.live_ab import BLOCK_S
+from fimserver.front.feedback.live_ab import BLOCK_S, LiveComparison
 from fimserver.host.stats.store import EmptyError, Stats, reading
 from fimserver.host.stats.summary import Summary
 from fimserver.settings import Settings
@@ -46,11 +47,6 @@ def counted(host, query, least=1):
             return found
         assert time.monotonic() < end, "it was never told"
         time.sleep(0.05)
-
-
-def block():
-    """The number of the block of now; a document may have another route in the next one."""
-    return int(time.time() // BLOCK_S)
 
 
 def used(editor):
@@ -115,36 +111,30 @@ def test_a_document_keeps_its_route_for_its_turn_and_is_told_why(counting, conne
     )  # a new block began
 
 
-def test_the_other_route_is_asked_unseen(counting, connected):
-    connected.start(options={"ab": "shadow"})
-    uri, shown, other = asked_twice_in_a_block(counting, connected)
-    assert {shown, other} == {"ar", "dllm"}
-    connected.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
-    assert counted(counting, "SELECT kept_60s, shadow_kept_60s FROM answers WHERE kept_60s NOT NULL") == [
-        (0, 0)
-    ]
-    assert SAYS[other] not in json.dumps([connected.answers, connected.notifications])
-    assert "canary" not in "".join(counting.told)
+@pytest.fixture
+def within_a_block(monkeypatch):
+    """Windows of this process that compare routes as if no five-minute block ended."""
+    stopped = functools.partial(LiveComparison, clock=lambda: 1000.0 * BLOCK_S)
+    monkeypatch.setattr("fimserver.front.session.LiveComparison", stopped)
 
 
-def asked_twice_in_a_block(counting, connected):
-    """A document, the route of its suggestion and the other one.
-
-    Where a block ended between the two questions, another document is asked about.
-    """
-    shadows = "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
-    for tries in range(1, 10):
-        uri = f"{URI}.{tries}.py"
-        began = block()
-        connected.open(uri, TEXT)
-        (item,) = connected.ask(uri, 0, 13)
-        *_, (shown, other, chars, reason) = counted(counting, f"{shadows} ORDER BY number", tries)
+@pytest.mark.usefixtures("within_a_block")
+def test_the_other_route_is_asked_unseen(counting):
+    with Editor("process", counting.url) as window:
+        window.start(options={"ab": "shadow"})
+        window.open(URI, TEXT)
+        (item,) = window.ask(URI, 0, 13)
+        shadows = "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
+        ((shown, other, chars, reason),) = counted(counting, shadows)
+        assert {shown, other} == {"ar", "dllm"}
         assert (item["insertText"], chars, reason) == (SAYS[shown], len(SAYS[other]), "end")
-        (again,) = connected.ask(uri, 0, 13)
-        if block() == began:
-            assert again["insertText"] == SAYS[shown]
-            return uri, shown, other
-    pytest.fail("every question took longer than a block")
+        (again,) = window.ask(URI, 0, 13)
+        assert again["insertText"] == SAYS[shown]
+        window.notify("textDocument/didClose", {"textDocument": {"uri": URI}})
+        kept = "SELECT kept_60s, shadow_kept_60s FROM answers WHERE kept_60s NOT NULL"
+        assert counted(counting, kept) == [(0, 0)]
+        assert SAYS[other] not in json.dumps([window.answers, window.notifications])
+    assert "canary" not in "".join(counting.told)
 
 
 def test_without_a_comparison_the_other_route_is_not_asked(counting, editor):
