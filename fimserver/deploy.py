@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fimserver.errors import ModelError
 from fimserver.host.deployment import FULL, FULL_CLUSTER, Deployment, Scale, deployment_of
+from fimserver.host.http.second_try import RAY_VALUE, RAY_VARIABLE
 from fimserver.host.replica import Replica
 from fimserver.host.sockets import bind_tcp, urls
 
@@ -85,6 +86,7 @@ def run_ray(
     host, port = listener.getsockname()[:2]
     ready = urls(listener, name)
     listener.close()  # Ray's proxies take it
+    os.environ.setdefault(RAY_VARIABLE, RAY_VALUE)  # read by the proxies, which Ray starts
     ray.init(address=os.environ.get("RAY_ADDRESS", "local"), log_to_driver=False, logging_level="warning")
     for number in (signal.SIGTERM, signal.SIGINT):  # Ray's own handler ends the process at once
         signal.signal(number, signal.default_int_handler)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fimserver.cards import get_card, is_place
 from fimserver.errors import InputError, first_problem
 from fimserver.host.http.auth import allowed_name
+from fimserver.host.http.second_try import RAY_VALUE, RAY_VARIABLE
 from fimserver.host.sockets import LOOPBACK
 from fimserver.settings import Settings, read_settings
 from fimserver.types import ROUTES
@@ -23,7 +24,9 @@ FULL_CLUSTER = 64  # requests that wait where all replicas are full; more are re
 
 TEMPLATE = """\
 # fimserver on Ray Serve. On this machine: `serve run {path}`; on a Ray cluster: `serve deploy {path}`;
-# on Kubernetes, all of it is `serveConfigV2` of a RayService (docs/deploy.md).
+# on Kubernetes, all of it is `serveConfigV2` of a RayService (docs/deploy.md). Requests of a replica that dies are
+# asked again where this variable is set before `serve run` or `ray start`:
+#   export {variable}={value}
 
 # Where each machine listens. Clients use http://MACHINE:{port}, as an editor's --connect.
 proxy_location: EveryNode
@@ -180,4 +183,6 @@ def serve_file(
         queue=scale.queue,
         full=FULL * scale.queue,
         waiting=FULL_CLUSTER,
+        variable=RAY_VARIABLE,
+        value=RAY_VALUE,
     )

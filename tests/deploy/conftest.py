@@ -2,6 +2,7 @@
 
 import pytest
 
+from fimserver.host.http.second_try import RAY_VALUE, RAY_VARIABLE
 from tests.hosts import free_port
 
 
@@ -13,6 +14,7 @@ def folders(tmp_path_factory):
         for kind in ("CACHE", "CONFIG", "DATA", "STATE"):
             patch.setenv(f"XDG_{kind}_HOME", str(root / kind.lower()))
         patch.setenv("FIMSERVER_THREADS", "1")
+        patch.setenv(RAY_VARIABLE, RAY_VALUE)
         yield root
 
 

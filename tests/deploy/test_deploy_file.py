@@ -1,5 +1,6 @@
 """Files for Ray Serve and the options of a deployment, without Ray."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from fimserver.cli import main
 from fimserver.errors import CardError, InputError
 from fimserver.host.deployment import Scale, deployment_of
+from fimserver.host.http.second_try import RAY_VALUE, RAY_VARIABLE
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
 
@@ -196,6 +198,15 @@ class TestExamples:
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
             assert ports["serve"] == served["http_options"]["port"]
         assert f"ray=={cluster['rayVersion']}\n" in (EXAMPLES.parents[1] / "constraints.txt").read_text()
+
+    def test_the_image_and_the_file_say_how_proxies_ask_again(self, tmp_path):
+        setting = f"{RAY_VARIABLE}={RAY_VALUE}"
+        assert f"ENV {setting}\n" in (EXAMPLES / "Containerfile").read_text("utf-8")
+        path = tmp_path / "fimserver.yaml"
+        assert run("deploy", "init", path).exit_code == 0
+        assert f"export {setting}\n" in path.read_text("utf-8")
+        module, _, name = RAY_VALUE.partition(":")
+        assert getattr(importlib.import_module(module), name)()
 
     def test_the_image_installs_what_is_in_the_repository(self):
         text = (EXAMPLES / "Containerfile").read_text("utf-8")

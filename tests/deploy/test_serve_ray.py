@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 pytest.importorskip("ray", reason="`make ray` installs it into an environment of its own")
 
 from fimserver.cli import main
+from fimserver.host.http.second_try import RAY_VARIABLE
 from tests.deploy.clusters import LONG, PATIENCE_S, TOKEN, ask, client_of, read, until
 from tests.hosts import free_port
 
@@ -29,6 +31,7 @@ def begun(folders):
 
     def begin(*command):
         env = os.environ | {"FIMSERVER_TOKEN": TOKEN}
+        env.pop(RAY_VARIABLE, None)  # `serve --ray` sets it itself
         programs.append(subprocess.Popen(command, env=env, start_new_session=True))
         return programs[-1]
 
@@ -78,12 +81,19 @@ def takes_connections(port):
     return False
 
 
-def test_serve_ends_after_the_answers_that_are_being_written(begun):
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+@pytest.fixture
+def one(begun):
+    """``serve --ray`` with one replica, and its URL."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
     options = ("--ray", "--listen", f"127.0.0.1:{port}", "--max-replicas", "1", *NANO)
     program = begun(sys.executable, "-m", "fimserver.cli", "serve", *options)
     ready(url, program)
+    return program, url
+
+
+@contextlib.contextmanager
+def four_asked(url):
+    """The answers to four requests, which the replica has accepted in the block; all have come after it."""
     got = []
 
     def asks(number):
@@ -91,14 +101,32 @@ def test_serve_ends_after_the_answers_that_are_being_written(begun):
             got.append(read(ask(client, f"document {number}", **LONG), time.monotonic()))
 
     with client_of(url) as client:
+        before = accepted(client)
         threads = [threading.Thread(target=asks, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
-        until(lambda: accepted(client) >= 4)
-    finished = len(got)
-    program.send_signal(signal.SIGTERM)
+        until(lambda: accepted(client) >= before + 4)
+    yield got
     for thread in threads:
         thread.join(PATIENCE_S)
+
+
+def test_the_only_replica_dies_and_the_next_one_writes_its_answers(one):
+    program, url = one
+    with four_asked(url) as got:
+        finished = len(got)
+        found = psutil.Process(program.pid).children(recursive=True)
+        next(each for each in found if "ServeReplica" in " ".join(each.cmdline())).kill()
+    print(f"\n{finished} of 4 answers were finished when the replica was killed; {len(got)} came")
+    assert [answer.status for answer in got] == [200] * 4
+    assert len({answer.text for answer in got}) == 1
+
+
+def test_serve_ends_after_the_answers_that_are_being_written(one):
+    program, url = one
+    with four_asked(url) as got:
+        finished = len(got)
+        program.send_signal(signal.SIGTERM)
     assert program.wait(PATIENCE_S) == 0
     print(f"\n{finished} of 4 answers were finished when it was told to end; {len(got)} came")
     assert [answer.status for answer in got] == [200] * 4
