@@ -124,7 +124,9 @@ def test_the_other_route_is_asked_unseen(counting):
         window.start(options={"ab": "shadow"})
         window.open(URI, TEXT)
         (item,) = window.ask(URI, 0, 13)
-        shadows = "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
+        shadows = (
+            "SELECT route, shadow_route, shadow_chars, shadow_reason FROM answers WHERE shadow_route != ''"
+        )
         ((shown, other, chars, reason),) = counted(counting, shadows)
         assert {shown, other} == {"ar", "dllm"}
         assert (item["insertText"], chars, reason) == (SAYS[shown], len(SAYS[other]), "end")
