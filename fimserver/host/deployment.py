@@ -24,8 +24,8 @@ FULL_CLUSTER = 64  # requests that wait where all replicas are full; more are re
 
 TEMPLATE = """\
 # fimserver on Ray Serve. On this machine: `serve run {path}`; on a Ray cluster: `serve deploy {path}`;
-# on Kubernetes, all of it is `serveConfigV2` of a RayService (docs/deploy.md). Requests of a replica that dies are
-# asked again where this variable is set before `serve run` or `ray start`:
+# on Kubernetes, all of it is `serveConfigV2` of a RayService (docs/deploy.md). Requests of a replica that
+# dies are asked again where this variable is set before `serve run` or `ray start`:
 #   export {variable}={value}
 
 # Where each machine listens. Clients use http://MACHINE:{port}, as an editor's --connect.
