@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import ValidationError
-
 from fimserver.base_url import base_url
 from fimserver.errors import InputError
+from fimserver.front.host_answers import OK, Health, failure, message_of, read_response, unwell, well
 from fimserver.front.host_process import HostProcess, is_serving
 from fimserver.reasons import Reason
 from fimserver.types import Slot
-from fimserver.wire import Answer, CompletionBody, EditorHints, gather, read_answer, read_piece
+from fimserver.wire import Answer, CompletionBody, EditorHints, gather, read_piece
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,23 +25,10 @@ GRACE_S = 0.5  # how long the host may take to answer after the deadline
 POLL_S = 0.05
 EVENTS_S = 2.0
 PAUSE_S = 30.0  # someone asked for it, and the machine may be busy
-OK = 200
 NO_CONTENT = 204
-SERVER_ERROR = 500
-TOO_MANY = {429, 503}  # 503: from a router whose replicas are all full
 
 
 Watch = Callable[[tuple[Slot, ...]], None]  # takes the canvas of each denoising step
-
-
-@dataclass(frozen=True)
-class Health:
-    """Whether the host can complete."""
-
-    reason: Reason | None  # why not; ``None``: it can
-    message: str = ""
-    models: Mapping[str, str] = field(default_factory=dict)  # by route
-    url: str = ""  # of a remote host
 
 
 class HostClient(Protocol):
@@ -103,15 +89,9 @@ class HttpHostClient:
             return failure(reason, self._problem(reason))
         import httpx2  # noqa: PLC0415 - see above
 
-        left_s = max(0.001, deadline_s - time.monotonic())
-        hints = body.fimserver.model_copy(update={"deadline_ms": left_s * 1000, "preview": watch is not None})
-        # Whole files are too large to send over a network, and a warm-up drafts nothing.
-        if self._process is None or body.max_tokens == 0:
-            hints = hints.model_copy(update={"lookup": ()})
-        body = body.model_copy(update={"fimserver": hints, "stream": watch is not None})
         try:
-            async with asyncio.timeout(left_s + GRACE_S):
-                return await self._post(body, watch)
+            async with asyncio.timeout(_left_s(deadline_s) + GRACE_S):
+                return await self._answered(body, deadline_s, watch)
         except TimeoutError:
             return failure(Reason.DEADLINE)
         except (httpx2.HTTPError, OSError) as error:
@@ -119,17 +99,49 @@ class HttpHostClient:
         except InputError as error:
             return failure(Reason.REFUSED, str(error))
 
+    async def _answered(self, body: CompletionBody, deadline_s: float, watch: Watch | None) -> Answer:
+        """Post a request; to a remote host again, once, if the connection broke before anything was shown.
+
+        A machine of several may have died, or closed an idle connection at that moment.
+        """
+        import httpx2  # noqa: PLC0415 - see above
+
+        shown = False
+
+        def watched(canvas: tuple[Slot, ...]) -> None:
+            nonlocal shown
+            shown = True
+            assert watch
+            watch(canvas)
+
+        watching = watched if watch else None
+        try:
+            return await self._post(self._body(body, deadline_s, watch), watching)
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+            if self._process or shown:
+                raise
+        return await self._post(self._body(body, deadline_s, watch), watching)
+
+    def _body(self, body: CompletionBody, deadline_s: float, watch: Watch | None) -> CompletionBody:
+        """Return the body to send now, with the time that is left."""
+        update: dict[str, object] = {"deadline_ms": _left_s(deadline_s) * 1000, "preview": watch is not None}
+        # Whole files are too large to send over a network, and a warm-up drafts nothing.
+        if self._process is None or body.max_tokens == 0:
+            update["lookup"] = ()
+        hints = body.fimserver.model_copy(update=update)
+        return body.model_copy(update={"fimserver": hints, "stream": watch is not None})
+
     async def _post(self, body: CompletionBody, watch: Watch | None) -> Answer:
         """Return the answer, read in one piece or, with a watch, as a stream."""
         content = body.model_dump_json(exclude_defaults=True)
         headers = {"x-session-id": routing_id(body.fimserver)}
         if watch is None:
-            return _read(await self._client.post("/v1/completions", content=content, headers=headers))
+            return read_response(await self._client.post("/v1/completions", content=content, headers=headers))
         post = self._client.stream("POST", "/v1/completions", content=content, headers=headers)
         async with post as response:
             if response.status_code != OK:
                 await response.aread()
-                return _read(response)
+                return read_response(response)
             pieces = []
             async for line in response.aiter_lines():
                 if (piece := read_piece(line)) is not None:
@@ -159,7 +171,7 @@ class HttpHostClient:
             response = await self._client.get("/health", timeout=2.0)
         except (httpx2.HTTPError, OSError) as error:
             return Health(Reason.NO_HOST, self._unreachable(error), url=self._url)
-        health = _well(response) if response.status_code == OK else _unwell(response)
+        health = well(response) if response.status_code == OK else unwell(response)
         return replace(health, url=self._url)
 
     async def pause(self, minutes: float) -> str:
@@ -246,52 +258,11 @@ def _client(url: str, token: str, socket: str | None) -> httpx2.AsyncClient:
     )
 
 
+def _left_s(deadline_s: float) -> float:
+    """Return the seconds until a time on the monotonic clock, at least a millisecond."""
+    return max(0.001, deadline_s - time.monotonic())
+
+
 def routing_id(hints: EditorHints) -> str:
     """Return an id of a document in a window, by which a router keeps its requests on one replica."""
     return hashlib.blake2s(f"{hints.session}\0{hints.document}".encode(), digest_size=8).hexdigest()
-
-
-def _read(response: httpx2.Response) -> Answer:
-    """Read an answer. Raises ``InputError`` if it does not come from a fimserver host."""
-    if response.status_code in {401, 403}:
-        return failure(Reason.REFUSED, message_of(response))
-    if response.status_code in TOO_MANY:
-        return failure(Reason.OVERLOADED, message_of(response))
-    if response.status_code >= SERVER_ERROR:  # from the host or from a router before it
-        return failure(Reason.FAILED, message_of(response))
-    if response.status_code != OK:
-        return failure(Reason.BAD_INPUT, message_of(response))
-    return read_answer(response.content)
-
-
-def _well(response: httpx2.Response) -> Health:
-    """Read the health of a host that can complete. Refuses an answer of another server."""
-    try:
-        return Health(
-            None, models={str(route): str(name) for route, name in response.json()["models"].items()}
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Health(Reason.REFUSED, "not a host of fimserver")
-
-
-def _unwell(response: httpx2.Response) -> Health:
-    """Read the health of a host that cannot complete."""
-    if response.status_code in {401, 403}:
-        return Health(Reason.REFUSED, message_of(response))
-    try:
-        return Health(Reason(response.json()["status"]), message_of(response))
-    except (ValueError, KeyError, TypeError, ValidationError):
-        return Health(Reason.REFUSED, "not a host of fimserver")
-
-
-def message_of(response: httpx2.Response) -> str:
-    """Return the error message in a response."""
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"
-
-
-def failure(reason: Reason, message: str = "") -> Answer:
-    """Return an answer without middles."""
-    return Answer(reason=reason, message=message)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fimserver.front.config import Config
-from fimserver.front.host_client import Health, failure
+from fimserver.front.host_answers import Health, failure
 from fimserver.front.lsp import stdio
 from fimserver.front.lsp.methods import make_server
 from fimserver.front.lsp.rpc_codes import Life

@@ -4,9 +4,11 @@ import asyncio
 import time
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 
-from fimserver.front.host_client import HttpHostClient, failure
+from fimserver.front.host_answers import failure
+from fimserver.front.host_client import HttpHostClient
 from fimserver.reasons import Reason
 from fimserver.wire import CompletionBody, EditorHints, SnippetBody
 
@@ -39,3 +41,60 @@ def test_whole_files_do_not_go_with_a_warm_up():
     asyncio.run(client.complete(body, deadline_s=time.monotonic() + 60, asked=False))
     sent, _ = client.sent
     assert (sent.fimserver.lookup, sent.fimserver.snippets) == ((), FILES)
+
+
+class BreakingClient(HttpHostClient):
+    """Its connection breaks at the first ``times`` requests, after ``shows`` was shown."""
+
+    def __init__(self, times, process=None, shows=(), error=httpx2.ReadError):
+        super().__init__(lambda: httpx2.AsyncClient(base_url="http://box"), process)
+        self.sent = []
+        self._times = times
+        self._shows = shows
+        self._error = error
+
+    async def _post(self, body, watch):
+        self.sent.append(body)
+        for canvas in self._shows:
+            watch(canvas)
+        if len(self.sent) <= self._times:
+            raise self._error("broken")
+        return failure(Reason.END)
+
+
+def asked(client, watch=None):
+    body = CompletionBody(prompt="a", fimserver=EditorHints())
+    return asyncio.run(
+        client.complete(body, deadline_s=time.monotonic() + 60, asked=False, watch=watch)
+    ).reason
+
+
+@pytest.mark.parametrize("error", [httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError])
+@pytest.mark.parametrize("watch", [None, lambda _: None], ids=["whole", "streamed"])
+def test_a_remote_host_whose_connection_broke_is_asked_again_with_the_time_that_is_left(error, watch):
+    client = BreakingClient(1, error=error)
+    assert asked(client, watch) is Reason.END
+    first, second = client.sent
+    assert first.fimserver.deadline_ms > second.fimserver.deadline_ms > 0
+    assert second.prompt == first.prompt
+
+
+def test_it_is_asked_again_once():
+    client = BreakingClient(2)
+    assert asked(client) is Reason.NO_HOST
+    assert len(client.sent) == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "shows", "error"),
+    [
+        (None, [()], httpx2.ReadError),
+        (OWN, (), httpx2.ReadError),
+        (None, (), httpx2.ConnectError),
+    ],
+    ids=["a canvas was shown", "our own host", "nobody listens"],
+)
+def test_it_is_not_asked_again(process, shows, error):
+    client = BreakingClient(1, process, shows, error)
+    assert asked(client, lambda _: None) is Reason.NO_HOST
+    assert len(client.sent) == 1

@@ -9,7 +9,7 @@ from fimserver.front.config import Config
 from fimserver.front.documents.mirror import Document, Edit
 from fimserver.front.energy import Energy
 from fimserver.front.gate import arrive
-from fimserver.front.host_client import failure
+from fimserver.front.host_answers import failure
 from fimserver.front.outcome import Outcome
 from fimserver.front.read_ahead import CursorRest, ReadAhead
 from fimserver.front.request import completion_body

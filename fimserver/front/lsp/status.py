@@ -12,7 +12,7 @@ from typing import Any
 from lsprotocol import types as lsp
 from pygls.lsp.server import LanguageServer
 
-from fimserver.front.host_client import Health
+from fimserver.front.host_answers import Health
 from fimserver.front.outcome import Outcome
 from fimserver.front.session import Session
 from fimserver.reasons import EXPLANATIONS, Reason
