@@ -5,11 +5,13 @@ From a key to ghost text on the screen, in a real Neovim and a real VS Code, wit
 python -m bench.editors [neovim] [vscode]     prints a table and writes bench/results/editors.json
 EDITOR_TEST_CODER=CARD python -m bench.editors --out FILE      the same with a coder that is on this disk
 
-Each place is a line of the standard library, cut after an operator, a bracket or a dot. The last character of
-the cut line is the key; only places where it made ghost text appear count. Where ghost text is there before
-the key, as nearly everywhere with a coder, it is dismissed; a key that it begins with would ask no model, and
-is left out. Beside the two ends, a wiretap notes when the request passed and when its answer, and the server
-says how long the engine took. ``--seconds`` ends each editor's turn with the places that it has by then.
+Each place is a line of the standard library, cut after an operator, a bracket or a dot. The key is the
+file's own next character; where the ghost text that is there before begins with it, as nearly everywhere with
+a coder, a key would ask no model, and a letter with which it does not begin is typed instead. Ghost text from
+before is dismissed first. Only keys that made ghost text appear count, none before the model has loaded, and
+what became of the others is printed. Beside the two ends, a wiretap notes when the request passed and when
+its answer, and the server says how long the engine took. ``--seconds`` ends each editor's turn with the keys
+that it has by then.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ import re
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.front import percentile
+from fimserver.reasons import Reason
 from tests.editors import neovim, vscode, wiretap
 from tests.editors.conftest import CODER, SERVER, folders, vscode_desk
 from tests.editors.neovim import Neovim
@@ -46,7 +50,10 @@ KEYS = 40
 FEWEST = 2  # for a percentile
 PATIENCE_S = 3.0
 DISMISSED_S = 10.0  # until ghost text is gone
-FIRST = 8 if CODER else 2  # places that wait for the model
+DRAWN_S = 1.0  # not every answer is: a person moves on
+FIRST = 2  # places that do not count once the model has loaded: it measures its passes meanwhile
+LETTERS = "scnrt"  # begin many names in these files
+COUNTED = "counted"
 # A page's own clock, for the key and for the first frame with ghost text.
 WATCH = f"""() => {{
   const shows = {vscode.GHOST}, now = () => (performance.timeOrigin + performance.now()) / 1000;
@@ -85,8 +92,8 @@ def places() -> Iterator[Place]:
         cuts = [cut.end() for cut in CUT.finditer(lines[row])]
         if cuts and lines[row].isascii() and not lines[row].lstrip().startswith(("#", '"')):
             cut = rng.choice(cuts)
-            kept = [*lines[:row], lines[row][: cut - 1], *lines[row + 1 :]]
-            yield Place("\n".join(kept), row, cut - 1, lines[row][cut - 1])
+            kept = [*lines[:row], lines[row][:cut], *lines[row + 1 :]]
+            yield Place("\n".join(kept), row, cut, lines[row][cut])
 
 
 class Seen(NamedTuple):
@@ -166,8 +173,11 @@ def answered(runtime: Path, since: float) -> bool:
     )
 
 
-def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
-    """What was noted of a key, ``None`` where its ghost text is not of one request to the model."""
+def seen(runtime: Path, editor: Any, times: tuple[float, float] | None) -> Seen | str:
+    """Return what was noted of a key, or why it does not count: only one request to the model does."""
+    explained = editor.told()
+    if times is None:
+        return f"no ghost text: {explained['reason']}"
     key, shown = times
     rows = [row for row in traffic(runtime) if row["t"] >= key]
     asked = [row for row in rows if row["method"] == "textDocument/inlineCompletion"]
@@ -176,31 +186,40 @@ def seen(runtime: Path, editor: Any, times: tuple[float, float]) -> Seen | None:
         for row in rows
         if row["from"] == "server" and asked and row["id"] == asked[-1]["id"] and row.get("items")
     ]
-    explained = editor.told()
-    if len(asked) != 1 or not answers or explained["source"] != "model":
-        return None
+    if explained["source"] != "model":
+        return f"answered from {explained['source']}"
+    if len(asked) != 1 or not answers:
+        return f"{len(asked)} requests, {len(answers)} answered"
     return Seen(key, asked[0]["t"], answers[0]["t"], shown, explained["engineMs"])
 
 
 def measure(name: str, count: int, seconds: float) -> list[Seen]:
     """So many keys that made ghost text appear, or as many as there were when the time was over."""
     found: list[Seen] = []
-    tried = 0
+    fates: Counter[str] = Counter()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fim", ignore_cleanup_errors=True) as folder:
         runtime = Path(folder)
         with EDITORS[name](runtime) as (editor, press):
+            warm = 0
             for number, place in enumerate(places()):
                 if len(found) == count or time.monotonic() - started > seconds:
                     break
                 one = try_place(runtime, editor, press, place, f"work{number}.py")
-                tried += 1
-                found += [one] if one and number > FIRST else []
-                so_far = f"{len(found)} of {count} keys, {tried} places"
-                print(f"{name}: {so_far}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+                warm += editor.told()["reason"] != Reason.LOADING
+                if warm <= FIRST:
+                    one = "before the model was warm"
+                found += [one] if isinstance(one, Seen) else []
+                fates[one if isinstance(one, str) else COUNTED] += 1
+            print(f"{name}, {time.monotonic() - started:.0f} s: {dict(fates)}", file=sys.stderr)
         for process in neovim.processes(runtime):
             process.kill()
     return found
+
+
+def other_key(shown: str, key: str) -> str:
+    """The key, or a letter where the ghost text shown begins with it."""
+    return next(letter for letter in (key, *LETTERS) if not shown.startswith(letter))
 
 
 def try_place(
@@ -209,17 +228,18 @@ def try_place(
     press: Callable[[str], tuple[float, float] | None],
     place: Place,
     file: str,
-) -> Seen | None:
+) -> Seen | str:
     """Open a place and press its key."""
     editor.open(file, place.text.encode())
     editor.place(place.line, place.column)
-    if (before := editor.settle()) is not None:
-        if before.text.startswith(place.key):
-            return None
+    before = editor.settle()
+    if before is None and editor.told().get("shown"):  # VS Code draws it 30 ms after the answer
+        with suppress(TimeoutError):
+            before = editor.wait("the ghost text to be drawn", editor.ghost, DRAWN_S)
+    if before is not None:
         editor.dismiss()
         editor.wait("the ghost text to be gone", lambda: editor.ghost() is None, DISMISSED_S)
-    times = press(place.key)
-    return seen(runtime, editor, times) if times else None
+    return seen(runtime, editor, press(other_key(before.text if before else "", place.key)))
 
 
 def main() -> None:

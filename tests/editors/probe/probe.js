@@ -1,5 +1,5 @@
-// Knows how a test looks at and moves this window from inside: one JSON call a request, on a port of this machine.
-// Knows nothing of what is tested. Keys come through the browser, as a person's do.
+// Lets a test look at and move this window from inside: one JSON call a request, on a port of this machine.
+// Keys come through the browser, as a person's do.
 const http = require('node:http');
 const fs = require('node:fs');
 const vscode = require('vscode');
@@ -24,6 +24,7 @@ const calls = {
   place: (line, column) => {
     const place = new vscode.Position(line, column);
     editor().selection = new vscode.Selection(place, place);
+    editor().revealRange(new vscode.Range(place, place)); // ghost text is drawn in lines that are seen
   },
   clear: async () => {
     for (const document of vscode.workspace.textDocuments.filter(({ isDirty }) => isDirty)) {
