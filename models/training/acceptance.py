@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net
 from models.training.anchors import Anchors, Batch, written
-from models.training.ask import block_outputs, heads_outputs
+from models.training.ask import block_outputs, heads_outputs, taught
 from models.training.corpus import CACHE
 from models.training.losses import survival
 from models.training.rows import IGNORE
@@ -84,8 +84,9 @@ class Tally:
 @torch.no_grad()
 def tally(net: Heads | BlockNetwork, target: Target, batch: Batch, steps: int = 1, drafts: int = 1) -> Tally:
     """Draft at every anchor of a batch, and compare."""
-    targets = batch.targets[..., : window_of(net)]
-    logp = marginals(net, target, target.see(batch.ids), batch, steps)  # (B, A, W, V)
+    seen = target.see(batch.ids)
+    targets = taught(net, seen, batch).targets[..., : window_of(net)]
+    logp = marginals(net, target, seen, batch, steps)  # (B, A, W, V)
     known = targets != IGNORE
     right = (joint(logp.flatten(0, 1), drafts) == targets.flatten(0, 1)[:, None]).cumprod(-1)  # (N, K, W)
     accepted = right.sum(-1).cummax(-1).values.view(*targets.shape[:2], -1)
@@ -110,7 +111,7 @@ def marginals(
 ) -> torch.Tensor:
     """Log-probabilities (B, A, W, V) of the slots, each from the denoising step that fills it."""
     if isinstance(net, Heads):
-        return target.head(heads_outputs(net, target, seen, batch)).float().log_softmax(-1)
+        return target.head(heads_outputs(net, target, seen, batch), net.words).float().log_softmax(-1)
     window = net.shape.window
     size = -(-window // steps)
     slots, place = batch.slots(window)[0], torch.arange(window + 1, device=batch.at.device)
@@ -118,8 +119,10 @@ def marginals(
     for done in range(0, window, size):
         masked = (place > done).expand_as(slots)
         out = block_outputs(net, target, seen, batch.at, slots, masked)[:, :, done : done + size]
-        parts.append(target.head(out).float().log_softmax(-1))
-        slots = torch.cat([slots[..., : done + 1], parts[-1].argmax(-1), slots[..., done + size + 1 :]], -1)
+        parts.append(target.head(out, net.words).float().log_softmax(-1))
+        best = parts[-1].argmax(-1)
+        best = best if net.words is None else net.words[best]
+        slots = torch.cat([slots[..., : done + 1], best, slots[..., done + size + 1 :]], -1)
     return torch.cat(parts, 2)
 
 

@@ -10,13 +10,14 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional as F
 
-from models.training.holes import cut
-from models.training.rows import IGNORE, RowStream
+from models.training.holes import Hole, cut
+from models.training.rows import IGNORE
 from models.training.windows import Windows
 
 
@@ -54,6 +55,26 @@ class Batch(NamedTuple):
         place = torch.arange(window + 1, device=self.at.device)
         after = (self.at[..., None] + place).clamp(max=self.ids.shape[1] - 1)
         return self.ids.gather(1, after.flatten(1)).view_as(after), place > self.filled[..., None]
+
+    def as_written(self, own: torch.Tensor) -> Batch:
+        """The same with the target's own next tokens ``own`` (B, T), one after each place, as targets.
+
+        A window ends where the text is not what the target would have written after its anchor.
+        """
+        rows = self.at[..., None] + torch.arange(self.targets.shape[2], device=self.at.device)
+        rows = rows.clamp(max=self.ids.shape[1] - 1)
+
+        def at(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+            return values.gather(1, places.flatten(1)).view_as(places)
+
+        same = (at(self.ids, rows) == at(own, rows - 1)).cumprod(-1).bool()
+        return self._replace(targets=at(own, rows).masked_fill(~same | (self.targets == IGNORE), IGNORE))
+
+    def within(self, words: torch.Tensor) -> Batch:
+        """The same with targets as places in ``words``, ascending ids; a window ends before any other."""
+        place = torch.searchsorted(words, self.targets.to(words.dtype)).clamp(max=len(words) - 1)
+        known = (words[place] == self.targets).cumprod(-1).bool()
+        return self._replace(targets=place.masked_fill(~known, IGNORE))
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(t.to(device) for t in self))
@@ -110,6 +131,32 @@ class Anchors:
         return usable.nonzero()[:, 0], after[usable]
 
 
+class Maker(Protocol):
+    """What turns a hole into token ids."""
+
+    def tokens(self, hole: Hole, rng: random.Random) -> tuple[list[int], list[int]]:
+        """Context ids and middle ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Real files, each drawn in proportion to the square root of its size, cut as a cursor cuts them."""
+
+    texts: Sequence[str]
+    maker: Maker
+
+    @cached_property
+    def cumulative(self) -> list[float]:
+        return list(itertools.accumulate(len(text) ** 0.5 for text in self.texts))
+
+    def text(self, rng: random.Random) -> Text:
+        """One file with its middle in its place; anchors may be anywhere."""
+        chosen = rng.choices(self.texts, cum_weights=self.cumulative)[0]
+        context, middle = self.maker.tokens(cut(chosen, rng), rng)
+        return Text(context + middle, 1)
+
+
 class Mixture:
     """Batches by step number, so that a resumed run sees what an unbroken one would have seen.
 
@@ -122,23 +169,24 @@ class Mixture:
         windows: Windows,
         anchors: Anchors,
         seed: int,
-        stream: RowStream | None = None,
+        files: Files | None = None,
         share: float = 0.0,
+        epoch: int = 0,
     ) -> None:
-        self.windows, self.anchors, self.seed, self.stream, self.share = windows, anchors, seed, stream, share
+        """``epoch``: steps after which the same batches come again; 0: none does."""
+        self.windows, self.anchors, self.seed, self.files, self.share = windows, anchors, seed, files, share
+        self.epoch = epoch
         room = (windows.middles() - 1).clamp(0, anchors.count)
         self.cumulative = list(itertools.accumulate(room.tolist()))
 
     def batch(self, step: int, rows: int) -> Batch:
         """The batch of one step."""
-        rng = random.Random(f"{self.seed}/{step}")
+        rng = random.Random(f"{self.seed}/{step % self.epoch if self.epoch else step}")
         return self.anchors.collate([self._text(rng) for _ in range(rows)], rng)
 
     def _text(self, rng: random.Random) -> Text:
-        if self.stream and rng.random() < self.share:
-            text = rng.choices(self.stream.texts, cum_weights=self.stream.cumulative)[0]
-            context, middle = self.stream.maker.tokens(cut(text, rng), rng)
-            return Text(context + middle, 1)
+        if self.files and rng.random() < self.share:
+            return self.files.text(rng)
         return written(self.windows, rng.choices(range(len(self.windows)), cum_weights=self.cumulative)[0])
 
 

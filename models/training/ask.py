@@ -32,6 +32,15 @@ class BorrowedKV:
         )
 
 
+def taught(net: Heads | BlockNetwork, seen: Seen, batch: Batch) -> Batch:
+    """A batch with the targets that a drafter can have: what the target wrote, where that is known.
+
+    Where the drafter has ``words``, as places in them.
+    """
+    batch = batch if seen.own is None else batch.as_written(seen.own)
+    return batch if net.words is None else batch.within(net.words)
+
+
 def outputs(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
     """Inputs of the target's head (B, A, W, d) for the tokens after every anchor of the batch."""
     if isinstance(net, Heads):

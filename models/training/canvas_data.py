@@ -108,12 +108,16 @@ class Examples:
         start, end = CUTS[kind][0](text, rng)
         if start >= end:
             return None
-        hole = Hole(text, start, end, kind)
         before, after = _log_uniform(rng, 48, 384), _log_uniform(rng, 8, 160)
-        prompt = self.prompts.cut(text[:start], text[end:], before, after)
-        spelled = prompt.held + hole.middle[: self.middle_tokens * CHARS_PER_TOKEN]
-        middle = [*self.prompts.encode(spelled), self.prompts.end][: self.middle_tokens]
-        return Example((*prompt.ids, *middle), len(prompt.ids), prompt.prefix_at)
+        return example_of(Hole(text, start, end, kind), self.prompts, before, after, self.middle_tokens)
+
+
+def example_of(hole: Hole, prompts: Prompts, before: int, after: int, middle_tokens: int = 64) -> Example:
+    """The prompt of a hole, with ``before`` and ``after`` tokens of its sides at most, and its middle."""
+    prompt = prompts.cut(hole.text[: hole.start], hole.text[hole.end :], before, after)
+    spelled = prompt.held + hole.middle[: middle_tokens * CHARS_PER_TOKEN]
+    middle = [*prompts.encode(spelled), prompts.end][:middle_tokens]
+    return Example((*prompt.ids, *middle), len(prompt.ids), prompt.prefix_at)
 
 
 def plans(

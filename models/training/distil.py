@@ -17,7 +17,7 @@ from fimserver.engine.drafters.nets import BlockNetwork, Heads
 from models.training import losses
 from models.training.acceptance import Tally, tally
 from models.training.anchors import Batch
-from models.training.ask import outputs
+from models.training.ask import outputs, taught
 from models.training.target import Seen, Target
 
 
@@ -66,7 +66,9 @@ class Trainer:
         """The recipe's loss over all windows of a batch."""
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.bf16):
             seen = self.target.see(batch.ids)
-            logits = self.target.head(outputs(self.net, self.target, seen, batch)[batch.learn])  # (n, V)
+            batch = taught(self.net, seen, batch)
+            out = outputs(self.net, self.target, seen, batch)
+            logits = self.target.head(out[batch.learn], self.net.words)  # (n, V)
         learn = batch.learn.flatten(0, 1)
         if self.recipe.loss == "tv":
             values = losses.total_variation(logits.float().softmax(-1), self._theirs(seen, batch))
@@ -83,7 +85,8 @@ class Trainer:
         before = batch.at[..., None] + torch.arange(batch.targets.shape[2], device=batch.at.device)
         row = torch.arange(len(batch.ids), device=batch.at.device)[:, None, None].expand_as(before)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.target.head(seen.hidden[row[batch.learn], before[batch.learn]]).float().softmax(-1)
+            hidden = seen.hidden[row[batch.learn], before[batch.learn]]
+            return self.target.head(hidden, self.net.words).float().softmax(-1)
 
     def step(self, batch: Batch, lr_scale: float) -> float:
         """One update; returns the loss. Raises ``FloatingPointError`` when it is not finite."""

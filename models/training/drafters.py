@@ -2,6 +2,10 @@
 
 Usage: ``make drafters``, or ``python -m models.training.drafters block --minutes 20`` and then, for streaks,
 ``… block --minutes 10 --loss streak --init FILE``. A run that was cut off goes on from its checkpoint.
+
+Of a coder (``heads --target FILE.gguf --width 256 --words 8192 --epoch 400``) no windows are needed: drafters
+learn what it would write in real files, as long as they agree with it; what it computes for the batches of an
+epoch is kept.
 """
 
 from __future__ import annotations
@@ -23,13 +27,17 @@ from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_n
 from fimserver.hashing import sha256
 from models.training import losses
 from models.training.acceptance import batches, window_of
-from models.training.anchors import Anchors, Batch, Mixture
+from models.training.anchors import Anchors, Batch, Files, Mixture
+from models.training.canvas import frequent_tokens, read_documents
 from models.training.corpus import CACHE
 from models.training.distil import Progress, Recipe, Trainer
-from models.training.rows import RowMaker, RowStream
-from models.training.target import NANO, Target
+from models.training.rows import RowMaker
+from models.training.target import CODER_CARD, NANO, Target
 from models.training.train import read_texts
-from models.training.windows import LAYOUT, read_windows, windows_path
+from models.training.windows import LAYOUT, Windows, read_windows, windows_path
+
+
+EVERY = 10_000  # anchors of a text: all that it has room for
 
 
 class Run:
@@ -110,7 +118,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20, help="whole budget of this run")
     parser.add_argument("--loss", choices=losses.NAMES, default="ce")
     parser.add_argument("--init", type=Path, help="a drafter's file to start from")
-    parser.add_argument("--target", type=Path, default=NANO)
+    parser.add_argument("--target", type=Path, default=NANO, help="a folder, or a coder's GGUF file")
+    parser.add_argument("--card", default=CODER_CARD, help="of the coder")
     parser.add_argument("--corpus", type=Path, default=CACHE, help="texts and windows")
     parser.add_argument(
         "--folder", type=Path, help="checkpoint and log; default: drafters/KIND-LOSS beside the corpus"
@@ -120,6 +129,9 @@ def parse() -> argparse.Namespace:
         "--text-share", type=float, help="of the rows that are real text; default 0.5, for streaks 0"
     )
     parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--width", type=int, default=0, help="of each head inside; default: the target's")
+    parser.add_argument("--words", type=int, default=0, help="frequent tokens that heads draft; default: all")
+    parser.add_argument("--epoch", type=int, default=400, help="steps of a coder's batches, which are kept")
     parser.add_argument("--window", type=int, default=16, help="slots of the block drafter")
     parser.add_argument(
         "--borrowed", default="3,5", help="layers of the target whose keys and values the block drafter reads"
@@ -145,7 +157,9 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         recipe = replace(
             recipe, anchors=48, gamma=4.0, fill_share=0.0, lr=5e-3
         )  # at 1e-3 they learn half as fast
-    if "streak" in args.loss:
+    if args.target.suffix == ".gguf":
+        recipe = replace(recipe, text_share=1.0, anchors=EVERY)
+    elif "streak" in args.loss:
         recipe = replace(recipe, text_share=0.0)
     given = {name: getattr(args, name) for name in asdict(recipe) if getattr(args, name) is not None}
     return replace(recipe, **given)
@@ -160,25 +174,15 @@ def net_of(args: argparse.Namespace, target: Target) -> Heads | BlockNetwork:
             else load_net(BlockNetwork, args.init, target.sha256)
         )
     if args.kind == "heads":
-        return target.new_heads(args.heads)
+        return target.new_heads(args.heads, args.width, words_of(args, target))
     return target.new_block(tuple(map(int, args.borrowed.split(","))), args.window)
 
 
 def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) -> Run:
     """Everything that a run needs, read."""
     recipe, name = recipe_of(args), f"{args.kind}-{args.loss}"
-    train, held_out = (
-        read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid")
-    )
     anchors = Anchors(recipe.anchors, window_of(net), recipe.fill_share, target.markers)
-    stream = None
-    if recipe.text_share:
-        stream = RowStream(read_texts(args.corpus, "train"), RowMaker(target.tokenizer, LAYOUT), recipe.seed)
-    plain = replace(anchors, fill_share=0.0)
-    valid = {
-        part: batches(held_out.only(greedy=part == "greedy"), args.valid, plain)
-        for part in ("greedy", "sampled")
-    }
+    data, valid = (coder_data if target.texts else windows_data)(args, target, recipe, anchors)
     what = {
         "kind": args.kind,
         "target": target.sha256,
@@ -187,11 +191,49 @@ def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) 
     }
     return Run(
         Trainer(net, target, recipe),
-        Mixture(train, anchors, recipe.seed, stream, recipe.text_share),
+        data,
         valid,
         args.folder or args.corpus / "drafters" / name,
         json.dumps(what | asdict(recipe)),
     )
+
+
+Data = tuple[Mixture, dict[str, list[Batch]]]  # to train on, and to validate on by part
+
+
+def windows_data(args: argparse.Namespace, target: Target, recipe: Recipe, anchors: Anchors) -> Data:
+    """What the target wrote, and real files beside it."""
+    train, held_out = (
+        read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid")
+    )
+    files = None
+    if recipe.text_share:
+        files = Files(read_texts(args.corpus, "train"), RowMaker(target.tokenizer, LAYOUT))
+    plain = replace(anchors, fill_share=0.0)
+    valid = {
+        part: batches(held_out.only(greedy=part == "greedy"), args.valid, plain)
+        for part in ("greedy", "sampled")
+    }
+    return Mixture(train, anchors, recipe.seed, files, recipe.text_share), valid
+
+
+def coder_data(args: argparse.Namespace, target: Target, recipe: Recipe, anchors: Anchors) -> Data:
+    """Real files of all languages, where targets are what the coder itself would write."""
+    assert target.texts
+    none, plain = Windows.of([]), replace(anchors, fill_share=0.0)
+    texts = [text for some in read_documents(args.corpus).values() for text in some]
+    held_out = Mixture(none, plain, 0, Files(read_texts(args.corpus, "valid"), target.texts), 1.0)
+    valid = [held_out.batch(number, recipe.rows) for number in range(args.valid // recipe.rows)]
+    files = Files(texts, target.texts)
+    return Mixture(none, anchors, recipe.seed, files, 1.0, args.epoch), {"own": valid}
+
+
+def words_of(args: argparse.Namespace, target: Target) -> torch.Tensor | None:
+    """The coder's most frequent tokens, as many as ``--words``; ``None``: all tokens."""
+    if not args.words or not target.texts:
+        return None
+    encode = target.texts.prompts.encode
+    return frequent_tokens(read_documents(args.corpus), encode, args.words, len(target.embedding)).int()
 
 
 def main() -> None:
@@ -200,7 +242,10 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", "Mismatch dtype between input and weight"
     )  # q and k under autocast: slower, no more
-    target = Target(args.target, args.device)
+    target = Target(args.target, args.device, args.card)
+    if target.texts:
+        target.kept = args.corpus / "seen"
+        target.borrowed = tuple(map(int, args.borrowed.split(","))) if args.kind == "block" else ()
     torch.manual_seed(recipe_of(args).seed)
     net = net_of(args, target).to(target.device)
     run = run_of(args, net, target)

@@ -16,11 +16,11 @@ from fimserver.engine.forward.layers import bias_of
 from fimserver.errors import LoadError
 from models.training import losses
 from models.training.acceptance import Tally, interval, joint, marginals, tally
-from models.training.anchors import Anchors, Mixture, Text
+from models.training.anchors import Anchors, Files, Mixture, Text
 from models.training.ask import block_outputs, heads_outputs, outputs
 from models.training.distil import Progress, Recipe, Trainer
 from models.training.drafters import Run
-from models.training.rows import IGNORE, RowStream
+from models.training.rows import IGNORE
 from models.training.windows import Window, Windows
 from tests.training.test_rows import CODE, MAKER
 from tests.training.test_windows import make_target
@@ -151,7 +151,7 @@ class TestAnchors:
                 some_windows(),
                 Anchors(3, WINDOW, 0.5, frozenset({3, 5})),
                 seed,
-                RowStream([CODE], MAKER, 1),
+                Files([CODE], MAKER),
                 0.5,
             )
 

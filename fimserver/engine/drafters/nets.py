@@ -25,10 +25,15 @@ from fimserver.errors import LoadError
 
 @dataclass(frozen=True)
 class HeadsShape:
-    """``hidden`` is the width of the target."""
+    """``hidden`` is the width of the target, ``width`` that of each head inside (0: the same).
+
+    ``words``: number of tokens that are drafted; 0: all.
+    """
 
     hidden: int = 256
     heads: int = 6
+    width: int = 0
+    words: int = 0
 
 
 class Heads(nn.Module):
@@ -46,8 +51,10 @@ class Heads(nn.Module):
         self.shape = shape
         d = shape.hidden
         k = shape.heads
-        self.inward = nn.Parameter(torch.randn(k, 2 * d, d) * (2 * d) ** -0.5)
-        self.outward = nn.Parameter(torch.zeros(k, d, d))
+        width = shape.width or d
+        self.words = words_of(self, shape.words)
+        self.inward = nn.Parameter(torch.randn(k, 2 * d, width) * (2 * d) ** -0.5)
+        self.outward = nn.Parameter(torch.zeros(k, width, d))
 
     def forward(self, hidden: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """From hidden states (N, d) and embeddings (N, d) of their tokens to inputs of the head (K, N, d)."""
@@ -59,7 +66,7 @@ class Heads(nn.Module):
 class BlockShape:
     """``borrowed``: the target's layers whose keys and values the layers read, one each.
 
-    The rest as in the target.
+    ``words``: number of tokens that are drafted; 0: all. The rest as in the target.
     """
 
     borrowed: tuple[int, ...] = (3, 5)
@@ -70,6 +77,7 @@ class BlockShape:
     head_dim: int = 64
     mlp: int = 768
     eps: float = 1e-6
+    words: int = 0
 
     def config(self) -> Any:
         from transformers import Qwen3Config  # noqa: PLC0415 - slow to import
@@ -102,6 +110,7 @@ class BlockNetwork(nn.Module):
 
         super().__init__()
         self.shape = shape
+        self.words = words_of(self, shape.words)
         config = shape.config()
         self.layers = nn.ModuleList(Qwen3DecoderLayer(config, i) for i in range(len(shape.borrowed)))
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
@@ -141,15 +150,18 @@ class BlockNetwork(nn.Module):
 Net = TypeVar("Net", Heads, BlockNetwork)
 
 
+def words_of(net: nn.Module, count: int) -> torch.Tensor | None:
+    """Register the ids (count,), ascending, of the tokens that a network drafts; ``None``: it drafts all."""
+    net.register_buffer("words", torch.zeros(count, dtype=torch.int32) if count else None)
+    return net.words
+
+
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
-    """Write weights in bf16 with their shape and the SHA-256 of the weights of the ``target``."""
+    """Write weights in bf16, and the words, with their shape and the SHA-256 of the weights of the ``target``."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()},
-        path,
-        metadata,
-    )
+    tensors = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}
+    save_file(tensors | dict(net.named_buffers()), path, metadata)
 
 
 def load_net(kind: type[Net], path: Path, target: str) -> Net:
