@@ -24,7 +24,7 @@ from models.training.ask import block_outputs, heads_outputs, taught
 from models.training.corpus import CACHE
 from models.training.losses import survival
 from models.training.rows import IGNORE
-from models.training.target import NANO, Seen, Target
+from models.training.target import NANO, Frozen, Seen, Target
 from models.training.windows import Windows, read_windows, windows_path
 
 DRAFTS = (1, 2, 4)
@@ -82,7 +82,7 @@ class Tally:
 
 
 @torch.no_grad()
-def tally(net: Heads | BlockNetwork, target: Target, batch: Batch, steps: int = 1, drafts: int = 1) -> Tally:
+def tally(net: Heads | BlockNetwork, target: Frozen, batch: Batch, steps: int = 1, drafts: int = 1) -> Tally:
     """Draft at every anchor of a batch, and compare."""
     seen = target.see(batch.ids)
     targets = taught(net, seen, batch).targets[..., : window_of(net)]
@@ -107,7 +107,7 @@ def window_of(net: Heads | BlockNetwork) -> int:
 
 
 def marginals(
-    net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch, steps: int
+    net: Heads | BlockNetwork, target: Frozen, seen: Seen, batch: Batch, steps: int
 ) -> torch.Tensor:
     """Log-probabilities (B, A, W, V) of the slots, each from the denoising step that fills it."""
     if isinstance(net, Heads):
@@ -157,7 +157,7 @@ def batches(windows: Windows, count: int, anchors: Anchors, rows: int = 8) -> li
     return [batch for batch in made if batch.at.numel()]
 
 
-def read_drafter(path: Path, target: Target) -> Heads | BlockNetwork:
+def read_drafter(path: Path, target: Frozen) -> Heads | BlockNetwork:
     """Either kind, by what its file says. Raises ``LoadError``."""
     with safe_open(path, "pt") as file:
         kind = (file.metadata() or {}).get("kind")
@@ -172,7 +172,7 @@ def read_drafter(path: Path, target: Target) -> Heads | BlockNetwork:
 Results = dict[tuple[str, int], dict[str, Tally]]  # (file, steps) -> greedy or sampled -> tally
 
 
-def measure(nets: dict[str, Heads | BlockNetwork], target: Target, parts: dict[str, list[Batch]]) -> Results:
+def measure(nets: dict[str, Heads | BlockNetwork], target: Frozen, parts: dict[str, list[Batch]]) -> Results:
     """Every drafter at every number of steps that it knows, on every part."""
     return {
         (name, steps): {

@@ -11,7 +11,7 @@ import torch
 from fimserver.engine.drafters.nets import BlockNetwork, Heads
 from fimserver.engine.forward.layers import bias_of
 from models.training.anchors import Batch
-from models.training.target import Seen, Target
+from models.training.target import Frozen, Seen
 
 
 class BorrowedKV:
@@ -41,22 +41,22 @@ def taught(net: Heads | BlockNetwork, seen: Seen, batch: Batch) -> Batch:
     return batch if net.words is None else batch.within(net.words)
 
 
-def outputs(net: Heads | BlockNetwork, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
+def outputs(net: Heads | BlockNetwork, target: Frozen, seen: Seen, batch: Batch) -> torch.Tensor:
     """Inputs of the target's head (B, A, W, d) for the tokens after every anchor of the batch."""
     if isinstance(net, Heads):
         return heads_outputs(net, target, seen, batch)
     return block_outputs(net, target, seen, batch.at, *batch.slots(net.shape.window))
 
 
-def heads_outputs(net: Heads, target: Target, seen: Seen, batch: Batch) -> torch.Tensor:
+def heads_outputs(net: Heads, target: Frozen, seen: Seen, batch: Batch) -> torch.Tensor:
     """What the heads say after every anchor."""
-    token = target.embedding[batch.ids.gather(1, batch.at)]  # (B, A, d)
+    token = target.embed(batch.ids.gather(1, batch.at))  # (B, A, d)
     x: torch.Tensor = net(_before(seen.hidden, batch.at).flatten(0, 1), token.flatten(0, 1))
     return x.transpose(0, 1).reshape(*batch.at.shape, *x.shape[::2])
 
 
 def block_outputs(
-    net: BlockNetwork, target: Target, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
+    net: BlockNetwork, target: Frozen, seen: Seen, at: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor
 ) -> torch.Tensor:
     """Outputs of the block drafter for slots (B, A, W + 1), after the last known tokens ``at`` (B, A).
 
@@ -64,7 +64,7 @@ def block_outputs(
     """
     count, anchors, width = slots.shape
     x = net.inputs(
-        _before(seen.hidden, at).flatten(0, 1), target.embedding[slots].flatten(0, 1), masked.flatten(0, 1)
+        _before(seen.hidden, at).flatten(0, 1), target.embed(slots).flatten(0, 1), masked.flatten(0, 1)
     )
     positions = (at[..., None] + torch.arange(width, device=at.device)).flatten(1)  # (B, M), M = A * (W + 1)
     mask = visible(at, width, seen.hidden.shape[1])

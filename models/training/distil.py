@@ -18,7 +18,7 @@ from models.training import losses
 from models.training.acceptance import Tally, tally
 from models.training.anchors import Batch
 from models.training.ask import outputs, taught
-from models.training.target import Seen, Target
+from models.training.target import Frozen, Seen
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Trainer:
     """The drafter, its optimiser, and one step of training."""
 
     def __init__(
-        self, net: Heads | BlockNetwork, target: Target, recipe: Recipe, *, bf16: bool = True
+        self, net: Heads | BlockNetwork, target: Frozen, recipe: Recipe, *, bf16: bool = True
     ) -> None:
         self.net, self.target, self.recipe, self.bf16 = net.train().requires_grad_(True), target, recipe, bf16
         matrices = [p for p in net.parameters() if p.ndim > 1]
@@ -70,8 +70,13 @@ class Trainer:
             out = outputs(self.net, self.target, seen, batch)
             logits = self.target.head(out[batch.learn], self.net.words)  # (n, V)
         learn = batch.learn.flatten(0, 1)
-        if self.recipe.loss == "tv":
-            values = losses.total_variation(logits.float().softmax(-1), self._theirs(seen, batch))
+        if self.recipe.loss in {"tv", "kl"}:
+            theirs = self._theirs(seen, batch)
+            values = (
+                losses.total_variation(logits.float().softmax(-1), theirs)
+                if self.recipe.loss == "tv"
+                else losses.divergence(logits.float(), theirs)
+            )
             return losses.decayed(_spread(values, learn), learn, self.recipe.gamma)
         chosen = logits.float().log_softmax(-1).gather(1, batch.targets[batch.learn][:, None])[:, 0]
         logq = _spread(chosen, learn)

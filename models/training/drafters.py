@@ -3,9 +3,9 @@
 Usage: ``make drafters``, or ``python -m models.training.drafters block --minutes 20`` and then, for streaks,
 ``… block --minutes 10 --loss streak --init FILE``. A run that was cut off goes on from its checkpoint.
 
-Of a coder (``heads --target FILE.gguf --width 256 --words 8192 --epoch 400``) no windows are needed: drafters
-learn what it would write in real files, as long as they agree with it; what it computes for the batches of an
-epoch is kept.
+Of a coder (``heads --target FILE.gguf --width 256``) no windows are needed: drafters learn what it would write
+in real files, as long as these agree with it. It runs in int8, as it is served, and what it computes for the
+batches of an epoch is kept.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 
+from fimserver.cards import get_card
 from fimserver.engine.drafters.nets import BlockNetwork, Heads, load_net, save_net
 from fimserver.hashing import sha256
 from models.training import losses
 from models.training.acceptance import batches, window_of
 from models.training.anchors import Anchors, Batch, Files, Mixture
 from models.training.canvas import frequent_tokens, read_documents
+from models.training.coder_target import CARD, CoderTarget
 from models.training.corpus import CACHE
 from models.training.distil import Progress, Recipe, Trainer
 from models.training.rows import RowMaker
-from models.training.target import CODER_CARD, NANO, Target
+from models.training.target import NANO, Target
 from models.training.train import read_texts
 from models.training.windows import LAYOUT, Windows, read_windows, windows_path
-
 
 EVERY = 10_000  # anchors of a text: all that it has room for
 
@@ -119,7 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loss", choices=losses.NAMES, default="ce")
     parser.add_argument("--init", type=Path, help="a drafter's file to start from")
     parser.add_argument("--target", type=Path, default=NANO, help="a folder, or a coder's GGUF file")
-    parser.add_argument("--card", default=CODER_CARD, help="of the coder")
+    parser.add_argument("--card", default=CARD, help="of the coder")
     parser.add_argument("--corpus", type=Path, default=CACHE, help="texts and windows")
     parser.add_argument(
         "--folder", type=Path, help="checkpoint and log; default: drafters/KIND-LOSS beside the corpus"
@@ -130,7 +131,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--width", type=int, default=0, help="of each head inside; default: the target's")
-    parser.add_argument("--words", type=int, default=0, help="frequent tokens that heads draft; default: all")
+    parser.add_argument("--words", type=int, default=8192, help="frequent tokens that a coder's heads draft")
     parser.add_argument("--epoch", type=int, default=400, help="steps of a coder's batches, which are kept")
     parser.add_argument("--window", type=int, default=16, help="slots of the block drafter")
     parser.add_argument(
@@ -165,7 +166,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     return replace(recipe, **given)
 
 
-def net_of(args: argparse.Namespace, target: Target) -> Heads | BlockNetwork:
+def net_of(args: argparse.Namespace, target: Target | CoderTarget) -> Heads | BlockNetwork:
     """A new network, or the one of ``--init``."""
     if args.init:
         return (
@@ -173,16 +174,23 @@ def net_of(args: argparse.Namespace, target: Target) -> Heads | BlockNetwork:
             if args.kind == "heads"
             else load_net(BlockNetwork, args.init, target.sha256)
         )
+    if isinstance(target, CoderTarget):
+        documents = read_documents(args.corpus)
+        words = frequent_tokens(documents, target.prompts.encode, args.words, target.network.vocab_size)
+        return target.new_heads(args.heads, args.width, words)
     if args.kind == "heads":
-        return target.new_heads(args.heads, args.width, words_of(args, target))
+        return target.new_heads(args.heads)
     return target.new_block(tuple(map(int, args.borrowed.split(","))), args.window)
 
 
-def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target) -> Run:
+def run_of(args: argparse.Namespace, net: Heads | BlockNetwork, target: Target | CoderTarget) -> Run:
     """Everything that a run needs, read."""
     recipe, name = recipe_of(args), f"{args.kind}-{args.loss}"
     anchors = Anchors(recipe.anchors, window_of(net), recipe.fill_share, target.markers)
-    data, valid = (coder_data if target.texts else windows_data)(args, target, recipe, anchors)
+    if isinstance(target, CoderTarget):
+        data, valid = coder_data(args, target, recipe, anchors)
+    else:
+        data, valid = windows_data(args, target, recipe, anchors)
     what = {
         "kind": args.kind,
         "target": target.sha256,
@@ -217,23 +225,14 @@ def windows_data(args: argparse.Namespace, target: Target, recipe: Recipe, ancho
     return Mixture(train, anchors, recipe.seed, files, recipe.text_share), valid
 
 
-def coder_data(args: argparse.Namespace, target: Target, recipe: Recipe, anchors: Anchors) -> Data:
+def coder_data(args: argparse.Namespace, target: CoderTarget, recipe: Recipe, anchors: Anchors) -> Data:
     """Real files of all languages, where targets are what the coder itself would write."""
-    assert target.texts
     none, plain = Windows.of([]), replace(anchors, fill_share=0.0)
     texts = [text for some in read_documents(args.corpus).values() for text in some]
-    held_out = Mixture(none, plain, 0, Files(read_texts(args.corpus, "valid"), target.texts), 1.0)
+    held_out = Mixture(none, plain, 0, Files(read_texts(args.corpus, "valid"), target), 1.0)
     valid = [held_out.batch(number, recipe.rows) for number in range(args.valid // recipe.rows)]
-    files = Files(texts, target.texts)
+    files = Files(texts, target)
     return Mixture(none, anchors, recipe.seed, files, 1.0, args.epoch), {"own": valid}
-
-
-def words_of(args: argparse.Namespace, target: Target) -> torch.Tensor | None:
-    """The coder's most frequent tokens, as many as ``--words``; ``None``: all tokens."""
-    if not args.words or not target.texts:
-        return None
-    encode = target.texts.prompts.encode
-    return frequent_tokens(read_documents(args.corpus), encode, args.words, len(target.embedding)).int()
 
 
 def main() -> None:
@@ -242,10 +241,11 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", "Mismatch dtype between input and weight"
     )  # q and k under autocast: slower, no more
-    target = Target(args.target, args.device, args.card)
-    if target.texts:
-        target.kept = args.corpus / "seen"
-        target.borrowed = tuple(map(int, args.borrowed.split(","))) if args.kind == "block" else ()
+    target = (
+        CoderTarget(args.target, get_card(args.card), args.corpus / "seen")
+        if args.target.suffix == ".gguf"
+        else Target(args.target, args.device)
+    )
     torch.manual_seed(recipe_of(args).seed)
     net = net_of(args, target).to(target.device)
     run = run_of(args, net, target)

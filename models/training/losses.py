@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-NAMES = ("ce", "tv", "streak", "ce-streak")
+NAMES = ("ce", "kl", "tv", "streak", "ce-streak")
 
 
 def decayed(values: torch.Tensor, learn: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -29,6 +29,14 @@ def cross_entropy(logq: torch.Tensor, learn: torch.Tensor, gamma: float) -> torc
 def total_variation(q: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     """``tv`` of distributions (…, V), (…): 1 less it is what rejection sampling accepts."""
     return (q - p).abs().sum(-1) / 2
+
+
+def divergence(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """``kl`` of logits and the target's distributions (…, V), (…).
+
+    Every draw of the target teaches at once, where ``ce`` sees its likeliest token alone.
+    """
+    return (torch.special.xlogy(p, p) - p * logits.log_softmax(-1)).sum(-1)
 
 
 def survival(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:

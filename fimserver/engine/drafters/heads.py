@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fimserver.engine.drafters.cut_head import cut_head
 from fimserver.engine.drafters.nets import Heads
 from fimserver.engine.forward.network import Network
 from fimserver.engine.speculation.drafts import DecodeState, Draft, draft_from
@@ -19,6 +20,7 @@ class HeadsDrafter:
     def __init__(self, net: Heads, network: Network) -> None:
         self.net = net.to(network.device, network.dtype)
         self.network = network
+        self.head = cut_head(network, net.words, net.shape.hidden)
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
@@ -26,7 +28,7 @@ class HeadsDrafter:
             return []
         last = torch.tensor(state.ids[-1:], device=self.network.device)
         inputs = self.net(state.hidden[None], self.network.embed(last))[:size, 0]  # (K, d)
-        return [draft_from(self.name, self.network.head(inputs), state)]
+        return [draft_from(self.name, self.head(inputs), state)]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Do nothing: the hidden state comes with ``state``."""
