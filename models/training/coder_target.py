@@ -29,18 +29,18 @@ CHUNK = 64
 
 
 class CoderTarget:
-    """A coder in a GGUF file; it also turns holes into prompts of its card."""
+    """A coder in its folder; it also turns holes into prompts of its card."""
 
-    def __init__(self, path: Path, card: Card, kept: Path) -> None:
-        """``kept``: a folder for what ``see`` has computed."""
+    def __init__(self, folder: Path, card: Card, kept: Path) -> None:
+        """``kept``: another folder, for what ``see`` has computed."""
         self.kept = kept
         self.device = torch.device("cpu")
-        loaded = load(card, path.parent, self.device, "int8")
+        loaded = load(card, folder, self.device, "int8")
         assert loaded.weights is not None  # int8 was asked for
         self.network = FusedModel(loaded.weights, LONGEST)
         self.embed, self.width = self.network.embed, len(self.network.final_norm)
         self.prompts, self.markers = Prompts(card, loaded.vocabulary), loaded.vocabulary.marker_ids
-        self.sha256 = weights_hash(path.parent)
+        self.sha256 = weights_hash(folder)
         self._rows = (torch.empty(0), torch.empty(0))  # the words that were last asked for, with their matrix
 
     def tokens(self, hole: Hole, rng: random.Random) -> tuple[list[int], list[int]]:

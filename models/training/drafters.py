@@ -242,7 +242,7 @@ def main() -> None:
         "ignore", "Mismatch dtype between input and weight"
     )  # q and k under autocast: slower, no more
     target = (
-        CoderTarget(args.target, get_card(args.card), args.corpus / "seen")
+        CoderTarget(args.target.parent, get_card(args.card), args.corpus / "seen")
         if args.target.suffix == ".gguf"
         else Target(args.target, args.device)
     )

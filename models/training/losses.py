@@ -36,7 +36,8 @@ def divergence(logits: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
     Every draw of the target teaches at once, where ``ce`` sees its likeliest token alone.
     """
-    return (torch.special.xlogy(p, p) - p * logits.log_softmax(-1)).sum(-1)
+    values: torch.Tensor = (torch.special.xlogy(p, p) - p * logits.log_softmax(-1)).sum(-1)
+    return values
 
 
 def survival(logq: torch.Tensor, learn: torch.Tensor) -> torch.Tensor:

@@ -40,5 +40,5 @@ def cut_head(
 @torch.inference_mode()
 def head_rows(network: Network, ids: torch.Tensor, width: int) -> torch.Tensor:
     """The head's matrix (n, width) of some tokens, whatever arithmetic it is kept in: its products with units."""
-    units = torch.eye(width, device=network.device, dtype=network.dtype).split(_ROWS)
+    units = torch.split(torch.eye(width, device=network.device, dtype=network.dtype), _ROWS)
     return torch.cat([network.head(some)[:, ids] for some in units]).T.contiguous()

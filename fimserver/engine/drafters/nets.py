@@ -45,6 +45,7 @@ class Heads(nn.Module):
 
     KIND: ClassVar = "Heads"  # in the metadata of its files
     Shape = HeadsShape
+    words: torch.Tensor | None  # ids, ascending, of the tokens that are drafted; ``None``: all
 
     def __init__(self, shape: HeadsShape) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Heads(nn.Module):
         d = shape.hidden
         k = shape.heads
         width = shape.width or d
-        self.words = words_of(self, shape.words)
+        self.register_buffer("words", torch.zeros(shape.words, dtype=torch.int32) if shape.words else None)
         self.inward = nn.Parameter(torch.randn(k, 2 * d, width) * (2 * d) ** -0.5)
         self.outward = nn.Parameter(torch.zeros(k, width, d))
 
@@ -66,7 +67,7 @@ class Heads(nn.Module):
 class BlockShape:
     """``borrowed``: the target's layers whose keys and values the layers read, one each.
 
-    ``words``: number of tokens that are drafted; 0: all. The rest as in the target.
+    The rest as in the target.
     """
 
     borrowed: tuple[int, ...] = (3, 5)
@@ -77,7 +78,6 @@ class BlockShape:
     head_dim: int = 64
     mlp: int = 768
     eps: float = 1e-6
-    words: int = 0
 
     def config(self) -> Any:
         from transformers import Qwen3Config  # noqa: PLC0415 - slow to import
@@ -103,6 +103,7 @@ class BlockNetwork(nn.Module):
 
     KIND: ClassVar = "Block"
     Shape = BlockShape
+    words: torch.Tensor | None = None  # all
 
     def __init__(self, shape: BlockShape) -> None:
         # Slow to import.
@@ -110,7 +111,6 @@ class BlockNetwork(nn.Module):
 
         super().__init__()
         self.shape = shape
-        self.words = words_of(self, shape.words)
         config = shape.config()
         self.layers = nn.ModuleList(Qwen3DecoderLayer(config, i) for i in range(len(shape.borrowed)))
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
@@ -149,11 +149,6 @@ class BlockNetwork(nn.Module):
 
 Net = TypeVar("Net", Heads, BlockNetwork)
 
-
-def words_of(net: nn.Module, count: int) -> torch.Tensor | None:
-    """Register the ids (count,), ascending, of the tokens that a network drafts; ``None``: it drafts all."""
-    net.register_buffer("words", torch.zeros(count, dtype=torch.int32) if count else None)
-    return net.words
 
 
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
