@@ -49,7 +49,7 @@ class CoderTarget:
         return list(example.ids[: example.prompt]), list(example.middle)
 
     def see(self, ids: torch.Tensor) -> Seen:
-        """One causal pass over ids (B, T), padded on the right; once: it is kept. Hidden states in bf16."""
+        """One causal pass over ids (B, T), padded on the right; once: it is kept, hidden states in bf16."""
         name = hashlib.sha256(repr((self.sha256, ids.tolist())).encode()).hexdigest()[:32]
         path = self.kept / f"{name}.safetensors"
         if not path.exists():
@@ -59,7 +59,7 @@ class CoderTarget:
             save_file({"hidden": torch.stack(hidden), "own": torch.stack(own)}, part)
             part.replace(path)
         tensors = load_file(path)
-        return Seen(tensors["hidden"], {}, tensors["own"])
+        return Seen(tensors["hidden"].float(), {}, tensors["own"])
 
     @torch.inference_mode()
     def _read(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

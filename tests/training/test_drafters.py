@@ -16,7 +16,7 @@ from fimserver.engine.forward.layers import bias_of
 from fimserver.errors import LoadError
 from models.training import losses
 from models.training.acceptance import Tally, interval, joint, marginals, tally
-from models.training.anchors import Anchors, Files, Mixture, Text
+from models.training.anchors import Anchors, Batch, Files, Mixture, Text
 from models.training.ask import block_outputs, heads_outputs, outputs
 from models.training.distil import Progress, Recipe, Trainer
 from models.training.drafters import Run
@@ -88,6 +88,13 @@ class TestLosses:
             losses.total_variation(q, p).item(), 1 - sum(map(min, q.tolist(), p.tolist())), rel_tol=1e-6
         )
 
+    def test_divergence_is_to_the_whole_distribution(self):
+        logits, p = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([0.25, 0.0, 0.75])
+        q = logits.softmax(-1)
+        expected = sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True) if a)
+        assert math.isclose(losses.divergence(logits, p).item(), expected, rel_tol=1e-5)
+        assert losses.divergence(logits, q).item() == pytest.approx(0, abs=1e-6)
+
     def test_streak_is_the_sum_of_products(self):
         expected = [
             sum(math.prod(math.exp(q) for q in chain[:j]) for j in range(1, len(chain) + 1))
@@ -137,6 +144,39 @@ class TestAnchors:
             assert all(
                 start <= int(place) for place, after in zip(at, targets, strict=True) if after[0] != IGNORE
             )
+
+    def test_windows_of_real_text_end_where_the_target_would_have_written_something_else(self):
+        """Text 10 to 16, of which the target expects all but 13; from there on nothing is its own."""
+        ids = torch.tensor([[10, 11, 12, 13, 14, 15, 16]])
+        own = torch.tensor([[11, 12, 99, 14, 15, 16, 17]])
+        at, following = Anchors(9, 3).all_of(Text(ids[0].tolist(), 1))
+        batch = Batch(ids, at[None], following[None], torch.zeros_like(at)[None])
+        assert at.tolist() == [1, 2, 3, 4, 5]
+        assert batch.as_written(own).targets[0].tolist() == [
+            [12, 99, IGNORE],
+            [99, IGNORE, IGNORE],
+            [IGNORE] * 3,  # its own token is not the target's
+            [15, 16, IGNORE],
+            [16, IGNORE, IGNORE],
+        ]
+
+    def test_targets_as_places_in_words_end_before_any_other(self):
+        ids = torch.tensor([[5, 7, 9, 8, 7]])
+        targets = torch.tensor([[[7, 9, 8], [9, 8, 7], [7, IGNORE, IGNORE]]])
+        batch = Batch(ids, torch.tensor([[0, 1, 3]]), targets, torch.zeros(1, 3, dtype=torch.int64))
+        words = torch.tensor([5, 7, 9], dtype=torch.int32)
+        assert batch.within(words).targets[0].tolist() == [
+            [1, 2, IGNORE],
+            [2, IGNORE, IGNORE],
+            [1, IGNORE, IGNORE],
+        ]
+
+    def test_batches_of_an_epoch_come_again(self):
+        mixture = Mixture(some_windows(), Anchors(3, WINDOW), 1, epoch=2)
+        first, second, third = (mixture.batch(step, 6) for step in range(3))
+        assert torch.equal(first.ids, third.ids)
+        assert torch.equal(first.at, third.at)
+        assert first.ids.shape != second.ids.shape or not torch.equal(first.ids, second.ids)
 
     def test_filled_slots_leave_something_to_learn(self):
         batch = Mixture(some_windows(), Anchors(9, 8, fill_share=1.0), seed=1).batch(0, 8)

@@ -1,4 +1,4 @@
-"""The target's head, cut to the tokens that a drafter knows: a whole head costs a fifth of a small coder's pass."""
+"""The target's head, cut to the tokens that a drafter knows: whole, it is a fifth of a small coder's pass."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def cut_head(
     return cut
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def head_rows(network: Network, ids: torch.Tensor, width: int) -> torch.Tensor:
-    """The head's matrix (n, width) of some tokens, whatever arithmetic it is kept in: its products with units."""
+    """The head's matrix (n, width) of some tokens: its products with unit vectors, in any arithmetic."""
     units = torch.split(torch.eye(width, device=network.device, dtype=network.dtype), _ROWS)
     return torch.cat([network.head(some)[:, ids] for some in units]).T.contiguous()

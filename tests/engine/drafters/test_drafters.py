@@ -148,6 +148,29 @@ class TestTrained:
         ):
             assert texts(engine, [drafter]) == plain
 
+    def test_heads_of_some_words_draft_these_alone(self, nano):
+        """With the logits that the whole head gives them."""
+        runtime = nano.runtime(nano.card("ar"))
+        engine = make_ar(DraftContext(runtime, PLAIN))
+        plain = texts(engine, [])
+        net = Heads(HeadsShape(heads=3, width=32, words=700))
+        net.words = torch.arange(100, 800, dtype=torch.int32)
+        drafter = HeadsDrafter(net, runtime.network)
+        assert texts(engine, [drafter]) == plain
+        hidden = torch.randn(4, net.shape.hidden)
+        whole, cut = runtime.network.head(hidden), drafter.head(hidden)
+        torch.testing.assert_close(cut[:, 100:800], whole[:, 100:800], atol=1e-4, rtol=1e-4)
+        assert torch.isneginf(cut[:, :100]).all()
+        assert torch.isneginf(cut[:, 800:]).all()
+
+    def test_words_are_kept_in_the_file(self, tmp_path):
+        heads = Heads(HeadsShape(hidden=8, heads=2, width=4, words=3))
+        heads.words = torch.tensor([5, 70_001, 150_000], dtype=torch.int32)
+        save_net(heads, tmp_path / "heads.safetensors", "abc")
+        again = load_net(Heads, tmp_path / "heads.safetensors", "abc")
+        assert torch.equal(again.words, heads.words)
+        assert again.inward.shape == (2, 16, 4)
+
     def test_the_own_canvas_is_right_about_the_next_token(self, nano):
         runtime = nano.runtime(nano.card("ar"))
         engine = make_ar(DraftContext(runtime, PLAIN))
