@@ -150,7 +150,6 @@ class BlockNetwork(nn.Module):
 Net = TypeVar("Net", Heads, BlockNetwork)
 
 
-
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
     """Write weights in bf16, and the words, with their shape and the SHA-256 of the weights of the ``target``."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
