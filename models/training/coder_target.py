@@ -87,6 +87,6 @@ class CoderTarget:
 
     def new_heads(self, count: int, width: int, words: torch.Tensor) -> Heads:
         """Untrained heads: each says what the coder says."""
-        net = Heads(HeadsShape(self.width, count, width, len(words)))
+        net = Heads(HeadsShape(self.width, count, width, len(words), normed=True))
         net.words = words.int()
         return net

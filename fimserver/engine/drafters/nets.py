@@ -27,13 +27,15 @@ from fimserver.errors import LoadError
 class HeadsShape:
     """``hidden`` is the width of the target, ``width`` that of each head inside (0: the same).
 
-    ``words``: number of tokens that are drafted; 0: all.
+    ``words``: number of tokens that are drafted; 0: all. ``normed``: inputs are divided by their root mean
+    square, where a coder's embeddings are a hundredth of its hidden states.
     """
 
     hidden: int = 256
     heads: int = 6
     width: int = 0
     words: int = 0
+    normed: bool = False
 
 
 class Heads(nn.Module):
@@ -59,7 +61,10 @@ class Heads(nn.Module):
 
     def forward(self, hidden: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
         """From hidden states (N, d) and embeddings (N, d) of their tokens to inputs of the head (K, N, d)."""
-        both = torch.cat([hidden, token], -1).expand(self.shape.heads, -1, -1)
+        inputs = [hidden, token]
+        if self.shape.normed:
+            inputs = [F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in inputs]
+        both = torch.cat(inputs, -1).expand(self.shape.heads, -1, -1)
         return hidden + torch.bmm(F.silu(torch.bmm(both, self.inward)), self.outward)
 
 
@@ -151,7 +156,7 @@ Net = TypeVar("Net", Heads, BlockNetwork)
 
 
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
-    """Write weights in bf16, and the words, with their shape and the SHA-256 of the weights of the ``target``."""
+    """Write weights in bf16, and words, with the shape and the SHA-256 of the weights of the ``target``."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}

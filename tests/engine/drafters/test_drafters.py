@@ -153,7 +153,7 @@ class TestTrained:
         runtime = nano.runtime(nano.card("ar"))
         engine = make_ar(DraftContext(runtime, PLAIN))
         plain = texts(engine, [])
-        net = Heads(HeadsShape(heads=3, width=32, words=700))
+        net = Heads(HeadsShape(heads=3, width=32, words=700, normed=True))
         net.words = torch.arange(100, 800, dtype=torch.int32)
         drafter = HeadsDrafter(net, runtime.network)
         assert texts(engine, [drafter]) == plain
