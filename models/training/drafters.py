@@ -3,8 +3,8 @@
 Usage: ``make drafters``, or ``python -m models.training.drafters block --minutes 20`` and then, for streaks,
 ``… block --minutes 10 --loss streak --init FILE``. A run that was cut off goes on from its checkpoint.
 
-Of a coder (``heads --target FILE.gguf --width 256``) no windows are needed: drafters learn what it would write
-in real files, as long as these agree with it. It runs in int8, as it is served, and what it computes for the
+Heads of a coder (``heads --target FILE.gguf --width 256``) need no windows: they learn what it would write in
+real files, as long as these agree with it. It runs in int8, as it is served, and what it computes for the
 batches of an epoch is kept.
 """
 

@@ -23,8 +23,8 @@ Rope = tuple[torch.Tensor, torch.Tensor]
 class Seen(NamedTuple):
     """What the target computes anyway.
 
-    What its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer. ``own`` (B, T), where it
-    is known: the token that the target itself would write after each place.
+    What its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer. ``own`` (B, T), where
+    it is known: the token that the target itself would write after each place.
     """
 
     hidden: torch.Tensor
