@@ -1,7 +1,7 @@
-"""Low-rank adapter of a causal network for canvas rows alone (gated LoRA, arXiv 2507.11851), and its file.
+"""Low-rank adapter for the canvas rows of a causal network (gated LoRA, arXiv 2507.11851), and its file format.
 
-The gate is the mask: a row before the first mask of a pass is text and goes through the frozen products;
-masks, and known tokens to the right of a mask, also go through the low-rank branch.
+Mask tokens open the gate: rows before the first mask of a branch are text and use the frozen weights alone;
+masks, and known tokens to the right of a mask, also use the low-rank branch.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from fimserver.errors import LoadError
 
 KIND = "canvas adapter"
 SAMPLER = ("sampler.inward", "sampler.outward")
-CANDIDATES = 64  # tokens of a place that a sampler looks at
+CANDIDATES = 64  # tokens that the sampler scores again for each slot
 
 
 @dataclass(frozen=True)
 class CanvasAdapter:
-    """What an adapter's file holds.
+    """The contents of an adapter file.
 
-    ``base``: SHA-256 of the weights it was trained on. ``blocks``: canvas sizes in tokens, and
-    ``mask_ratios``: shares of masks in a canvas (lowest, highest), that it has seen. ``mask`` (d,): embedding
-    of a mask. ``branches``: by "layer.product", matrices down (rank, in) and up (out, rank). ``sampler``:
-    matrices (width, 2 d) and (d, width) that add what the token before a place says about it
-    (arXiv 2507.11851), or none.
+    ``base``: SHA-256 of the weights that it was trained on. ``blocks``: canvas sizes in tokens, and
+    ``mask_ratios``: lowest and highest share of masks in a canvas, both as seen in training. ``mask`` (d,):
+    embedding of the mask token. ``branches``: matrices down (rank, in) and up (out, rank) by "layer.product".
+    ``sampler``: matrices (width, 2 d) and (d, width) of the sampler head, which conditions a slot on the token
+    before it (arXiv 2507.11851); ``None``: the adapter has none.
     """
 
     base: str
@@ -51,17 +51,18 @@ class CanvasAdapter:
         if tokens not in self.blocks:
             known = ", ".join(map(str, self.blocks))
             raise LoadError(
-                f"the canvas adapter knows canvases of {known} tokens, not of {tokens}: change block_tokens"
+                f"the canvas adapter was trained on canvases of {known} tokens, not of {tokens}: change"
+                " block_tokens in the model's card"
             )
         if low > 1 / tokens or high < 1:
             raise LoadError(
-                f"the canvas adapter knows shares of masks from {low:g} to {high:g}; a canvas needs"
-                f" 1/{tokens} to 1"
+                f"the canvas adapter was trained on shares of masks from {low:g} to {high:g}, but a canvas"
+                f" needs 1/{tokens} to 1: train it again on all of them"
             )
 
 
 def save_adapter(adapter: CanvasAdapter, path: Path) -> None:
-    """Write an adapter in bf16."""
+    """Write an adapter to ``path``, in bf16."""
     tensors = {"mask": adapter.mask}
     if adapter.sampler:
         tensors |= dict(zip(SAMPLER, adapter.sampler, strict=True))
@@ -74,9 +75,9 @@ def save_adapter(adapter: CanvasAdapter, path: Path) -> None:
 
 
 def load_adapter(path: Path, base: str) -> CanvasAdapter:
-    """Read an adapter's file.
+    """Read an adapter file for the weights whose SHA-256 is ``base``.
 
-    Raises ``LoadError`` where it is missing, damaged, or was trained on other weights.
+    Raises ``LoadError`` if the file is missing or damaged, or the adapter was trained on other weights.
     """
     try:
         about, tensors = read_small(path)
@@ -99,8 +100,8 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
         raise LoadError(f"{path.name} holds {about.get('kind')!r}, not {KIND!r}")
     if adapter.base != base:
         raise LoadError(
-            f"canvas adapter {path.name} was trained on weights {adapter.base[:12]}…, these are {base[:12]}…:"
-            " get the file it names"
+            f"canvas adapter {path.name} was trained on weights {adapter.base[:12]}…, the model has"
+            f" {base[:12]}…: install the weights that the adapter was trained on"
         )
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise LoadError(f"canvas adapter {path.name} holds NaN or infinity: reinstall fimserver")
@@ -108,10 +109,10 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
 
 
 class Gate:
-    """Which rows of the pass in progress are canvas: from the first mask of each branch on.
+    """The canvas rows of the pass in progress: from the first mask of each branch on.
 
-    On a CPU ``slices`` has them, one for each branch with any. On a GPU ``rows`` (N, 1) is true for them, as
-    slices would make the host wait for numbers of the device.
+    On a CPU they are ``slices``, one for each branch that has canvas rows. On a GPU ``rows`` (N, 1) is true for
+    them: slices would make the host wait for the device.
     """
 
     def __init__(self, mask_token: int, *, on_device: bool) -> None:
@@ -121,7 +122,7 @@ class Gate:
         self.rows: torch.Tensor | None = None
 
     def set(self, parts: Sequence[tuple[torch.Tensor, bool]]) -> None:
-        """Take the ids (B, M) of each part of a pass, and whether it is a canvas."""
+        """Find the canvas rows of a pass, given the ids (B, M) of each part and whether it is a canvas."""
         masked = [(ids == self.mask_token).cummax(1).values & is_canvas for ids, is_canvas in parts]
         self.slices = []
         self.rows = torch.cat([rows.flatten() for rows in masked])[:, None] if self.on_device else None
@@ -133,7 +134,7 @@ class Gate:
 
 
 class GatedLinear:
-    """A frozen product; its canvas rows get a low-rank branch added."""
+    """A frozen linear layer that adds a low-rank branch to its canvas rows."""
 
     def __init__(self, product: Linear, down: torch.Tensor, up: torch.Tensor, gate: Gate) -> None:
         self.product = product
@@ -145,21 +146,18 @@ class GatedLinear:
         out = self.product(x)
         if self.gate.rows is not None:
             return torch.where(self.gate.rows, torch.addmm(out, x @ self.down.T, self.up.T), out)
-        # Each canvas by itself, so that its bits do not depend on others; in place and without gathering: a
-        # third of the time, 96 times a pass.
+        # One product for each canvas, so that its bits do not depend on other canvases. In place, as gathering
+        # the rows would take three times as long, and this runs for every linear layer of every pass.
         for rows in self.gate.slices:
             out[rows].addmm_(x[rows] @ self.down.T, self.up.T)
         return out
 
 
 class CanvasNetwork:
-    """A frozen network with an adapter on its canvas rows.
-
-    A ``Network`` on the same weights and the same KV buffer.
-    """
+    """A ``Network``: a frozen network with an adapter on its canvas rows, on the same weights and KV buffer."""
 
     def __init__(self, frozen: FusedModel, adapter: CanvasAdapter, mask_token: int) -> None:
-        """Raises ``LoadError`` where the adapter's shapes are not those of the network."""
+        """Raise ``LoadError`` if the adapter has other layers or sizes than the network."""
         self.frozen = frozen
         self.adapter = adapter
         self.mask_token = mask_token
@@ -176,11 +174,11 @@ class CanvasNetwork:
         self._network = frozen.wrapped(self._wrap, self._embed_pass)
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (…, d) of ids (…); a mask has its own."""
+        """Return the embeddings (…, d) of ids (…), with the adapter's own for mask tokens."""
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
 
     def _embed_pass(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, d) of the rows of a pass; a mask that is in no canvas is a token like others."""
+        """Return the embeddings (N, d) of a pass; outside a canvas the mask token is an ordinary token."""
         rows = self.frozen.embed(ids)
         if self.gate.rows is not None:
             return torch.where(self.gate.rows & (ids == self.mask_token)[:, None], self._mask, rows)
@@ -191,7 +189,7 @@ class CanvasNetwork:
     def forward_parts(
         self, parts: Sequence[Part], are_canvas: Sequence[bool]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """``FusedModel.forward_parts`` of canvases and texts; the adapter acts in the canvases alone."""
+        """Run ``FusedModel.forward_parts`` on canvases and texts, with the adapter on canvases alone."""
         self.gate.set(list(zip((part.ids for part in parts), are_canvas, strict=True)))
         return self._network.forward_parts(parts)
 
@@ -211,18 +209,17 @@ class CanvasNetwork:
         kv: KVBuffer,
         logits_of: torch.Tensor,
     ) -> torch.Tensor:
-        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        """Run ``forward`` on ids (1, M) whose text ``positions`` (M,) differ from their KV rows."""
         self.gate.set([(ids, True)])
         logits = self._network.forward_at(ids, positions, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
 
     def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int) -> torch.Tensor:
-        """Logits (V,) of a canvas row, given the token before the place that it predicts.
+        """Return logits (V,) of a canvas row that also depend on the token before the slot it predicts.
 
-        ``hidden`` (d,) and ``logits`` (V,): of the row. The likeliest tokens are scored again, the others
-        ruled out.
-        Without a sampler: the same logits.
+        ``hidden`` (d,) and ``logits`` (V,) are those of the row. The sampler scores the ``CANDIDATES``
+        likeliest tokens again and rules the others out. An adapter without a sampler returns ``logits``.
         """
         if not self._sampler:
             return logits
@@ -249,7 +246,7 @@ class CanvasNetwork:
         return GatedLinear(product, down, up, self.gate)
 
     def _check(self) -> None:
-        """Refuse an adapter of another network; products show a wrong size in their first pass."""
+        """Refuse an adapter of another network; a wrong size of a branch fails in the first pass."""
         layers = {int(name.partition(".")[0]) for name in self.adapter.branches}
         if (
             not layers

@@ -1,4 +1,4 @@
-"""Attention of rows over a KV buffer, query heads that share keys folded into rows of one product."""
+"""Grouped-query attention over a KV buffer: query heads that share keys are folded into rows of one product."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import functools
 import torch
 from torch.nn import functional as F
 
-BLOCK_ROWS = 32  # from so many rows on, products are worth more than the conversions around them
+BLOCK_ROWS = 32  # rows from which bf16 products save more time than the conversions cost
 
 
 def fold_bias(bias: torch.Tensor, groups: int, *, bf16: bool) -> torch.Tensor:
-    """The bias (…, M, extent) of the scores for ``groups`` query heads a key head: (…, M * groups, extent).
+    """Repeat an attention bias (…, M, extent) for ``groups`` query heads per key head: (…, M * groups, extent).
 
-    Its type selects the arithmetic of ``attend``; with ``bf16``, that is bf16 where a pass has many rows.
+    Its dtype selects the arithmetic of ``attend``: with ``bf16``, passes of ``BLOCK_ROWS`` rows and more get
+    a bf16 bias.
     """
     wide = bf16 and bias.shape[-2] >= BLOCK_ROWS
     if groups > 1:
@@ -24,9 +25,9 @@ def fold_bias(bias: torch.Tensor, groups: int, *, bf16: bool) -> torch.Tensor:
 def attend(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Queries (B, M, heads, D) over keys and values (B, kv heads, extent, D), folded bias.
+    """Attend with queries (B, M, heads, D) over keys and values (B, kv heads, extent, D): (B, M, heads * D).
 
-    (B, M, heads * D).
+    ``bias``: from ``fold_bias``.
     """
     folded = _folded(q, keys.shape[1])
     if bias.dtype == q.dtype:
@@ -39,9 +40,9 @@ def attend(
 def attend_by_products(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """``attend`` by two products and a softmax between them, in bf16.
+    """Do what ``attend`` does with two matrix products and a softmax, in bf16.
 
-    Few heads keep few of a GPU's processors busy in one fused kernel; a product is cut into more pieces.
+    With few heads, a fused kernel occupies few of a GPU's multiprocessors; matrix products occupy more.
     """
     folded = _folded(q, keys.shape[1])
     out = _in_bf16(folded, keys, values, bias.to(torch.bfloat16), scale).to(q.dtype)
@@ -49,13 +50,13 @@ def attend_by_products(
 
 
 def _folded(q: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """Queries (B, M, heads, D) as rows (B, kv heads, M * groups, D) of the keys that they share."""
+    """Reshape queries (B, M, heads, D) to (B, kv heads, M * groups, D)."""
     count, rows, _, size = q.shape
     return q.view(count, rows, kv_heads, -1, size).transpose(1, 2).reshape(count, kv_heads, -1, size)
 
 
 def _unfolded(out: torch.Tensor, like: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """Rows (B * kv heads, M * groups, D) as (B, M, heads * D), of queries ``like`` (B, M, heads, D)."""
+    """Reshape rows (B * kv heads, M * groups, D) to (B, M, heads * D); ``like``: the queries (B, M, heads, D)."""
     count, rows, heads, size = like.shape
     return out.view(count, kv_heads, rows, -1, size).transpose(1, 2).reshape(count, rows, heads * size)
 
@@ -63,10 +64,7 @@ def _unfolded(out: torch.Tensor, like: torch.Tensor, kv_heads: int) -> torch.Ten
 def _in_bf16(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """The same with two whole products in bf16.
-
-    Torch's fused kernel does not use the processor's bf16 units.
-    """
+    """Attend with two matrix products in bf16: torch's fused kernel does not use a CPU's bf16 units."""
     q, keys, values = ((t.to(torch.bfloat16)).flatten(0, 1) for t in (q * scale, keys, values))
     scores = (
         torch.bmm(q, keys.transpose(1, 2))
@@ -78,7 +76,7 @@ def _in_bf16(
 
 @functools.cache
 def multiplies_bf16() -> bool:
-    """Whether this processor multiplies bf16 natively, and torch makes use of it."""
+    """Whether this processor multiplies bf16 natively, and torch uses it."""
     capable: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    # No public name exists.
+    # torch has no public function for this.
     return capable and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001

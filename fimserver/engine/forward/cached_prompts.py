@@ -1,8 +1,7 @@
-"""Prompts that a prefix cache keeps, each in a KV buffer of its own: those that were used last.
+"""The most recently used prompts of a prefix cache, each in its own KV buffer.
 
-A request holds one while it runs, so that several requests can run side by side. Whatever reads the cache
-(passes, drafters) uses the current one; ``within`` makes a request's own current whenever the request goes
-on.
+A request holds one buffer while it runs, so that several requests can interleave. Passes and drafters read
+the current buffer; ``within`` makes a request's buffer current each time the request resumes.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class CachedPrompt:
-    """A KV buffer and the prompt tokens in it. ``used``: number of its last use; the lowest is evicted."""
+    """A KV buffer and the prompt tokens in it. ``used``: when it was used last; the lowest is evicted."""
 
     number: int
     kv: KVBuffer
     ids: list[int] = field(default_factory=list)
-    prefilled: Prefill = field(default_factory=Prefill)  # what the last prefill ran; without its time
+    prefilled: Prefill = field(default_factory=Prefill)  # rows and passes of the last prefill, not its time
     forwards: int = 0
     taken: bool = False
     used: int = 0
 
 
 class CachedPrompts:
-    """Up to ``most`` prompts and their buffers, made as they are needed; one is current."""
+    """Up to ``most`` prompts with their buffers, allocated on demand; one of them is current."""
 
     def __init__(self, make: Callable[[], KVBuffer], most: int) -> None:
         self.most = most
@@ -44,7 +43,7 @@ class CachedPrompts:
 
     @property
     def forwards(self) -> int:
-        """Passes made in all buffers."""
+        """Number of passes over all buffers."""
         return sum(kept.forwards for kept in self._all)
 
     def clear(self) -> None:
@@ -53,14 +52,15 @@ class CachedPrompts:
             kept.ids = []
 
     def nearest(self, ids: Sequence[int]) -> CachedPrompt:
-        """The prompt with the longest common beginning; the current one of equals."""
+        """Return the prompt with the longest common prefix; of equals, the current one."""
         return max(self._all, key=lambda kept: (common_prefix(ids, kept.ids), kept is self.current))
 
     def take(self, ids: Sequence[int]) -> CachedPrompt:
-        """The buffer for a prompt, made current; nobody else gets it until it is given back.
+        """Reserve a buffer for a prompt and make it current.
 
-        It is the one that has most of the prompt, where that is the same text typed on. Otherwise another
-        text's prompt stays, and what both begin with is copied into the buffer unused for longest.
+        If the nearest prompt shares at least half of its tokens, its buffer is reused: it is an earlier state
+        of the same text. Otherwise that prompt stays, and the common prefix is copied into the least recently
+        used buffer.
         """
         near = self.nearest(ids)
         shared = common_prefix(ids, near.ids)
@@ -78,7 +78,7 @@ class CachedPrompts:
 
     @contextmanager
     def held(self, ids: Sequence[int]) -> Iterator[CachedPrompt]:
-        """Hold the buffer of a prompt for work that is done without a break."""
+        """Reserve the buffer of a prompt within a ``with`` block."""
         kept = self.take(ids)
         try:
             yield kept
@@ -86,16 +86,16 @@ class CachedPrompts:
             kept.taken = False
 
     def within(self, ids: Sequence[int], steps: Generator[T, None, Any]) -> Generator[T, None, None]:
-        """Run ``steps`` of one request in a buffer of its own."""
+        """Run the ``steps`` of one request in its own buffer."""
         with self.held(ids) as kept, closing(steps):
             for step in steps:
                 yield step
                 self.current = kept
 
     def _spare(self) -> CachedPrompt:
-        """An empty buffer, a new one, or the free one that was unused for longest.
+        """Return an empty buffer, a new one, or the least recently used free one.
 
-        Where all are taken, a new one: a request never waits for memory here.
+        If all are taken, it allocates one more than ``most``: a request never waits here.
         """
         free = [kept for kept in self._all if not kept.taken]
         empty = next((kept for kept in free if not kept.ids), None)

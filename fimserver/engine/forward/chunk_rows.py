@@ -1,8 +1,8 @@
-"""Attention of a prompt's rows chunk by chunk, with the bits of passes that each run one whole chunk.
+"""Attention of prompt rows chunk by chunk, bitwise equal to passes of one whole chunk each.
 
-A pass may then run two chunks at once, for faster products, or the few rows of a chunk that are new. Each
-chunk attends in the shape of a whole one: the places of rows that are not in the pass are filled up, and the
-keys end with the chunk.
+A pass can therefore run two chunks at once, which makes the matrix products faster, or only the new rows of a
+chunk. Each chunk attends in the shape of a whole one: missing rows are padded, and the keys end with the
+chunk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, fl
 
 
 class ChunkRows(NamedTuple):
-    """Rows of a pass that are of one chunk: how many of the chunk are before and after them, and its bias."""
+    """The rows of a pass that are in one chunk.
+
+    ``before`` and ``after``: rows of the chunk that are not in the pass, on either side.
+    """
 
     rows: slice
     before: int
@@ -30,7 +33,7 @@ class ChunkRows(NamedTuple):
 
 
 def chunk_rows(bias: torch.Tensor, kv: KVBuffer, groups: int, *, bf16: bool) -> list[ChunkRows]:
-    """The rows of a pass by chunk, for a bias (M, extent) of rows from ``kv.start`` on."""
+    """Split the rows of a pass by chunk; ``bias`` (M, extent) is that of rows from ``kv.start`` on."""
     found = []
     first = kv.start
     end = kv.start + len(bias)
@@ -53,7 +56,7 @@ def attend_by_chunk(
     chunks: Sequence[ChunkRows],
     scale: float,
 ) -> torch.Tensor:
-    """Attention (1, M, heads * D) of queries (1, M, heads, D)."""
+    """Attend chunk by chunk with queries (1, M, heads, D): (1, M, heads * D)."""
     found = []
     for rows, before, after, bias in chunks:
         here = F.pad(q[:, rows], (0, 0, 0, 0, before, after)) if before or after else q[:, rows]

@@ -1,7 +1,8 @@
-"""Competition for the processors: found by how long our threads wait for one, and met with fewer threads.
+"""Use of fewer threads while other processes compete for the CPUs.
 
-Forward passes call ``look`` between layers. It only reads what the system counts for this process, so that
-it is right in containers, too. The number of threads changes no bit of a result.
+Competition shows in the time that our threads are ready but wait for a CPU. Forward passes call ``look``
+between layers. It reads only the kernel's counters of this process, which are also right in containers. The
+number of threads changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -21,35 +22,35 @@ from fimserver.threads import LONG_SPINS, SPINS, is_prepared
 
 TASKS = Path("/proc/self/task")
 LOOK_S = 0.05  # between two readings, which take some 10 µs a thread
-# Shares of waiting in the time that threads ran or waited, and how much of that time is looked at.
+# Shares of waiting time in the time that threads ran or waited, and the least such time for a decision.
 BUSY = 0.2
 BUSY_S = 0.05
 CALM = 0.15
 TRIAL_S = 0.1
 CALM_S = 0.1  # before the first trial; twice as long after each one that failed
 MOST_CALM_S = 1.6
-PAUSE_S = 2.0  # without a pass: others may have gone meanwhile
+PAUSE_S = 2.0  # without a pass: the competitors may have ended meanwhile
 
 
 class Sharing(Enum):
-    """How the threads of a pass use the processors."""
+    """How the threads of a pass use the CPUs."""
 
-    ALONE = "all threads, which spin long while they wait for each other"
-    SHARED = "few threads: one that waits for a processor holds up all others"
-    TRIAL = "all threads, which spin briefly: do they get the processors?"
+    ALONE = "all threads, with a long spin while they wait for each other"
+    SHARED = "few threads, as one that waits for a CPU holds up all others"
+    TRIAL = "all threads with a brief spin, to find out whether they get CPUs"
 
 
 class ThreadTimes(NamedTuple):
-    """Seconds of all threads of this process together: on a processor, and ready but waiting for one."""
+    """Seconds summed over all threads of this process: on a CPU, and ready but waiting for one."""
 
     ran_s: float
     waited_s: float
 
 
 def read_times(tasks: Path = TASKS) -> ThreadTimes:
-    """Linux's scheduler statistics. Raises ``OSError`` where there are none."""
+    """Read Linux's scheduler statistics. Raises ``OSError`` if the system has none."""
     ran_ns = waited_ns = 0
-    for task in os.listdir(tasks):  # noqa: PTH208 - names alone, 50 times a second
+    for task in os.listdir(tasks):  # noqa: PTH208 - faster, and this runs 20 times a second
         try:
             with open(f"{tasks}/{task}/schedstat", "rb") as file:  # noqa: PTH123
                 ran, waited, _ = file.read().split()
@@ -61,9 +62,9 @@ def read_times(tasks: Path = TASKS) -> ThreadTimes:
 
 
 class Competition:
-    """Chooses how to share the processors, by the time that our threads wait for one.
+    """Chooses how to share the CPUs, by the time that our threads wait for one.
 
-    ``use`` is called by the thread that computes.
+    ``use`` is called in the thread that computes.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Competition:
         use(self.sharing)
 
     def look(self) -> None:
-        """Change the sharing if the readings since the last decision show that it should be changed."""
+        """Change the sharing if the counters since the last decision call for it."""
         since_s = self._clock() - self._looked_s
         if since_s < LOOK_S:
             return
@@ -97,7 +98,7 @@ class Competition:
             self._change(next_)
 
     def _after(self, share: float) -> Sharing:
-        """The sharing after a share of waiting. Few threads may not wait where all would: all are tried."""
+        """Return the next sharing. Few threads may get CPUs where all would not, so a trial comes first."""
         if share > BUSY:
             return Sharing.SHARED
         if self.sharing is Sharing.SHARED:
@@ -113,13 +114,13 @@ class Competition:
         self._use(sharing)
 
     def _waiting_share(self, enough_s: float) -> float | None:
-        """Of the time since the last decision in which threads ran or waited, the part that they waited.
+        """Return the share of waiting in the time that threads ran or waited since the last decision.
 
         ``None``: too little time to tell. Idle time between requests does not count.
         """
         now = self._read()
         ran_s, waited_s = now.ran_s - self._before.ran_s, now.waited_s - self._before.waited_s
-        ended = min(ran_s, waited_s) < 0  # a thread has, and took its own away
+        ended = min(ran_s, waited_s) < 0  # a thread has ended, and its time is no longer in the sums
         if ran_s + waited_s < enough_s and not ended:
             return None
         self._before = now
@@ -127,10 +128,10 @@ class Competition:
 
 
 class Threads:
-    """OpenMP's threads of the calling thread: their spin, and their number where it was measured to help.
+    """Sets the spin and the number of the calling thread's OpenMP threads.
 
-    With two processors, one thread is faster than two beside one competitor or more. With more processors
-    the number stays: one contended processor of many was not measured.
+    With two CPUs and a competitor, one thread is faster than two (measured). With more CPUs the number stays:
+    that case was not measured.
     """
 
     def __init__(self, spin: Spin) -> None:
@@ -148,11 +149,11 @@ class Threads:
 
 
 def _none() -> None:
-    """Nothing is watched."""
+    """Do nothing: no competition can be detected or met."""
 
 
 def watch(environ: Mapping[str, str] = os.environ) -> Callable[[], None]:
-    """``look`` of this process; it does nothing where the user chose the spin or it cannot be switched."""
+    """Return the ``look`` of this process; it does nothing if the user set the spin or it cannot be changed."""
     is_long, is_bounded = (is_prepared(environ, spins) for spins in (LONG_SPINS, SPINS))
     spin = find_spin() if is_long or is_bounded else None
     if spin is None or not (is_long or isinstance(spin, BlocktimeSpin)):
@@ -169,5 +170,5 @@ def _look() -> Callable[[], None]:
 
 
 def look() -> None:
-    """Between two layers of a pass: share the processors in another way if others came or went."""
+    """Adapt the threads if competitors came or went; called between two layers of a pass."""
     _look()()

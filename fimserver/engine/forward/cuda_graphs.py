@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a pass captured once and launched together (the only module that captures)."""
+"""CUDA graphs: captures the kernels of a pass once and replays them. No other module captures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("fimserver.engine")
 
 
 class CudaGraphs:
-    """Captures one graph a key, all in one memory pool: one runs at a time, and none keeps results there."""
+    """Captures one graph per key, all in one memory pool, as one runs at a time and results are copied out."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -32,12 +32,14 @@ class CudaGraphs:
             work()
 
     def _try(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Capture; where that fails, passes of this key run without a graph: slower, the same results."""
+        """Capture a graph; if that fails, passes of this key run without one: slower, with the same results."""
         try:
             self._graphs[key] = self._capture(work)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
             self.failures[key] = str(error).partition("\n")[0][:160]
-            log.warning("passes of one shape run without a CUDA graph: %s", self.failures[key])
+            log.warning(
+                "passes of one shape run without a CUDA graph, which is slower: %s", self.failures[key]
+            )
             free_memory()
 
     def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:

@@ -1,6 +1,6 @@
-"""Our own forward pass of dense Qwen2, Qwen3 and Llama networks, which agrees with transformers' class.
+"""Forward pass of dense Qwen2, Qwen3 and Llama networks in few kernels, with the logits of transformers' class.
 
-At 7 M parameters on a CPU, the library's forward spends most of its time outside the matrix products, and
+For small models on a CPU, transformers' forward spends most of its time outside the matrix products, and
 those repack the weights at every call (figures: docs/benchmarks.md).
 """
 
@@ -34,14 +34,14 @@ PACK_LIMIT_BYTES = 1 << 30  # packing keeps a second copy of the weights
 
 
 def fits(model: Any) -> bool:
-    """Whether ``FusedModel`` computes what this model computes."""
+    """Whether ``FusedModel`` supports this model of transformers."""
     config = model.config
     return (
         config.model_type in MLPS
         and config.hidden_act == "silu"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and getattr(config, "pretraining_tp", 1) == 1
-        and not getattr(model, "_hf_hook", None)  # spread or offloaded by accelerate
+        and not getattr(model, "_hf_hook", None)  # accelerate split it over devices or offloaded it
         and model.dtype in {torch.float32, torch.bfloat16}
         and all(
             type(m) is torch.nn.Linear and (is_plain(m) or _is_quantised(m))
@@ -52,17 +52,17 @@ def fits(model: Any) -> bool:
 
 
 def is_plain(module: Any) -> bool:
-    """Whether a linear layer's weights are numbers as they are, which can be joined and packed."""
+    """Whether a linear layer's weights are plain tensors, which can be concatenated and packed."""
     return type(module.weight.data) is torch.Tensor
 
 
 def _is_quantised(module: Any) -> bool:
-    """Whether they are torchao's, whose products are its own."""
+    """Whether a linear layer's weights are torchao's, which has its own matrix products."""
     return type(module.weight.data).__module__.partition(".")[0] == "torchao"
 
 
 class FusedWeights(NamedTuple):
-    """What a forward pass needs of a model, wherever it was read from."""
+    """The parts of a model that a forward pass needs, in whatever format it was stored."""
 
     embed: Callable[[torch.Tensor], torch.Tensor]  # ids (…) -> (…, d)
     stack: Stack
@@ -71,11 +71,11 @@ class FusedWeights(NamedTuple):
     vocab_size: int
     rotary: Callable[
         [int], tuple[torch.Tensor, torch.Tensor]
-    ]  # of so many positions: cosines and sines (T, 1, D)
+    ]  # number of positions T -> cosines and sines (T, 1, D)
 
 
 class FusedModel:
-    """A network in few kernels. ``whole`` runs sequences that are not cached."""
+    """A ``Network`` that runs in few kernels. ``whole`` runs bidirectional passes, which are not cached."""
 
     def __init__(
         self, weights: FusedWeights, capacity: int, whole: Network | None = None, *, pack: bool = False
@@ -98,19 +98,19 @@ class FusedModel:
 
     @property
     def kv_bytes(self) -> int:
-        """Memory of the keys and values of one token."""
+        """Bytes of the keys and values of one token."""
         sizes = self.stack.sizes
         return 2 * len(self.stack.layers) * sizes.kv_heads * sizes.head_dim * self.final_norm.element_size()
 
     def use_graphs(self, graphs: Graphs) -> None:
-        """Run cached passes over static buffers through ``graphs`` from now on."""
+        """Run cached passes through ``graphs``, over static buffers, from now on."""
         self.static = StaticPasses(self._static, self.vocab_size, self.final_norm, graphs)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
-        """The same network on the same weights, every product replaced by ``wrap(layer, name, product)``.
+        """Return the network on the same weights, with every product replaced by ``wrap(layer, name, product)``.
 
-        ``embed``: other embeddings of ids; ``None``: the same. Both read and write the same KV buffer, so
-        that some rows of a text can go through one and some through the other.
+        ``embed``: replaces the embeddings, if given. Both networks use the same KV buffer, so that some rows
+        of a text can go through one and some through the other.
         """
         weights = self.weights._replace(stack=self.stack.wrapped(wrap), embed=embed or self.embed)
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
@@ -143,7 +143,7 @@ class FusedModel:
         return hidden, self.head(hidden.flatten(0, 1)).view(count, len(logits_of), -1)
 
     def forward_parts(self, parts: Sequence[Part]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each part, in one pass."""
+        """Run parts in one pass: hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each."""
         ropes = [self.rope(part.start, part.ids.shape[1], len(part.ids), part.positions) for part in parts]
         rope = torch.cat([cos for cos, _ in ropes]), torch.cat([sin for _, sin in ropes])
         x = self.embed(torch.cat([part.ids.flatten() for part in parts]))
@@ -181,15 +181,13 @@ class FusedModel:
         kv: KVBuffer,
         logits_of: torch.Tensor,
     ) -> torch.Tensor:
-        """``forward`` of ids (1, M) whose ``positions`` (M,) in the text are not those of their KV rows."""
+        """Run ``forward`` on ids (1, M) whose text ``positions`` (M,) differ from their KV rows."""
         self.hidden, logits = self._static(ids, positions, mask, kv, logits_of)
         return logits
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
         if self.whole is None:
-            raise LoadError(
-                "this network has no pass in which every token sees every other: use --network native"
-            )
+            raise LoadError("this network has no bidirectional pass: use --network native")
         logits = self.whole.forward_bidirectional(ids, logits_of)
         self.hidden = self.whole.hidden
         return logits
@@ -197,13 +195,13 @@ class FusedModel:
     def rope(
         self, start: int, rows: int, count: int = 1, positions: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines (count * rows, 1, D) at ``positions`` (rows,), or from ``start`` on."""
+        """Return cosines and sines (count * rows, 1, D) at ``positions`` (rows,), or from ``start`` on."""
         here = slice(start, start + rows) if positions is None else positions
         return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
 
 
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
-    """Return the network of a ``…ForCausalLM`` of transformers, on its weights, for ``rows`` rows a pass."""
+    """Build a ``FusedModel`` on the weights of a ``…ForCausalLM`` of transformers, packed for ``rows`` rows."""
     body = model.model
     device = torch.device(model.model.embed_tokens.weight.device)
     pack = packs(model, device)
@@ -225,14 +223,14 @@ def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
 
 
 def native_stack(config: Any, layers: Sequence[Any], rows: int, *, pack: bool) -> Stack:
-    """Decoder layers of transformers as products; ``config`` is their model's."""
+    """Build a ``Stack`` from decoder layers of transformers; ``config``: that of their model."""
     mlp = MLPS[config.model_type]
     fused = [_layer(layer, mlp(layer.mlp, rows, pack), rows, pack=pack) for layer in layers]
     return Stack(fused, ModelShape.of(config, layers[0]))
 
 
 def packs(model: Any, device: torch.device) -> bool:
-    """Whether weights are kept a second time in the layout of the matrix products."""
+    """Whether to keep a second copy of the weights, packed for oneDNN's matrix products."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     plain = all(map(is_plain, (m for m in model.modules() if isinstance(m, torch.nn.Linear))))
@@ -260,7 +258,7 @@ def _gated_mlp(mlp: Any, rows: int, pack: bool) -> Mlp:
     )
 
 
-# By ``model_type`` of the configuration: what of its layers' ``mlp`` becomes a callable (module, rows, pack).
+# By ``model_type`` of the configuration: builds the ``Mlp`` of a layer from its module, rows and pack.
 MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
     "qwen2": _gated_mlp,
     "qwen3": _gated_mlp,
@@ -269,10 +267,7 @@ MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
 
 
 def joined(modules: Sequence[Any]) -> torch.Tensor:
-    """The weights of several linears one below the other.
-
-    The modules become views of it, so that nothing is there twice.
-    """
+    """Concatenate the weights of linear layers; the modules become views of it, so that no copy remains."""
     if len(modules) == 1:
         only: torch.Tensor = modules[0].weight
         return only
@@ -284,9 +279,9 @@ def joined(modules: Sequence[Any]) -> torch.Tensor:
 
 
 def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
-    """One product for several linears over the same input, one after another where they are quantised.
+    """Merge linear layers over the same input into one product; quantised layers run one after another.
 
-    ``pack`` lays the weights out for ``rows`` rows once.
+    ``pack``: packs the weights once, for passes of ``rows`` rows.
     """
     if not all(map(is_plain, modules)):
         return modules[0] if len(modules) == 1 else lambda x: torch.cat([m(x) for m in modules], -1)
@@ -294,7 +289,7 @@ def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
     bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
     if not pack:
         return lambda x: F.linear(x, weight, bias)
-    # No public name exists.
+    # torch has no public functions for this.
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001
     product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
     return lambda x: product(x, packed, bias, "none", [], "")

@@ -1,6 +1,7 @@
-"""Graphs: run a pass over static buffers once or many times on a device.
+"""Execution of passes over static buffers.
 
-``EagerGraphs`` runs it each time; ``CudaGraphs`` (``cuda_graphs.py``) captures it once and replays it.
+``EagerGraphs`` runs the kernels each time; ``CudaGraphs`` (``cuda_graphs.py``) captures them once and replays
+them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from typing import Protocol
 
 
 class Graphs(Protocol):
-    """Runs work that reads and writes the same tensors each time, with no branch on what they hold."""
+    """Runs work that uses the same tensors each time and does not branch on their values."""
 
     def run(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Do the work of ``key``. The first call may do it more than once: it must give the same again."""
+        """Run the work of ``key``. The first call may run it several times, so it must be idempotent."""
         ...
 
 
 class EagerGraphs:
-    """Runs all work without capturing it. ``keys``: those that were asked for, in order."""
+    """Runs all work without capturing it. ``keys``: number of runs by key, in order of the first run."""
 
     def __init__(self) -> None:
         self.keys: dict[Hashable, int] = {}

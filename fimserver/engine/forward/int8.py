@@ -1,7 +1,6 @@
-"""Exact int8 products on a CPU: int8 weights, one scale an output channel; int8 activations, one scale a row.
+"""Exact int8 matrix products on a CPU: one scale per output channel of the weights and per row of activations.
 
-The products are summed in int32 by oneDNN, so that the bits of a row do not depend on how many rows a pass
-has.
+oneDNN sums the products in int32, so that the bits of a row do not depend on the number of rows in a pass.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ import torch
 
 from fimserver.engine.forward.packed import Packed, pack
 
-LARGEST = 127  # of both kinds of integers; -128 is not used
-_ZERO = 128  # activations are stored unsigned, with this added: oneDNN has fast kernels for no other pair
-_SMALLEST_SCALE = 1e-30  # a row of zeros has no scale of its own
+LARGEST = 127  # of weights and activations; -128 is not used
+_ZERO = 128  # zero point: activations are unsigned, as oneDNN's fast kernels are for uint8 x int8 alone
+_SMALLEST_SCALE = 1e-30  # keeps the scale of a row of zeros above 0
 _PROBE_WIDTH = 512
 
 
 class Int8Linear:
-    """A product with an int8 matrix, with an optional bias; fp32 in, fp32 out."""
+    """A linear layer with an int8 matrix and an optional bias; fp32 in, fp32 out."""
 
     def __init__(
         self, values: torch.Tensor | Packed, scales: torch.Tensor, bias: torch.Tensor | None = None
     ) -> None:
         """``values`` (out, in) int8, ``scales`` (out,) and ``bias`` (out,) fp32.
 
-        Of values that are not packed it keeps a packed copy.
+        Values that are not packed yet are copied in packed form.
         """
         self.scales = scales
         self.bias = bias
@@ -35,13 +34,13 @@ class Int8Linear:
         self.packed, self._memory = values if isinstance(values, Packed) else pack(values)
 
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
-        """X (N, in) times the matrix: (N, out)."""
+        """Multiply x (N, in) by the matrix: (N, out)."""
         integers, scales = quantize_rows(x)
         y = self.integers(integers)
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
 
     def integers(self, x: torch.Tensor) -> torch.Tensor:
-        """The product: x (N, in), uint8 with zero at 128, to integer sums times the scales, fp32."""
+        """Multiply x (N, in), uint8 with zero point 128; returns the integer sums times the scales, fp32."""
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             x, 1.0, _ZERO, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
@@ -49,14 +48,14 @@ class Int8Linear:
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Nearest integers of x (N, K) fp32 as uint8 with 128 added, and the scale (N, 1) of each row."""
+    """Quantise x (N, K) fp32: the nearest integers as uint8 with zero point 128, and each row's scale (N, 1)."""
     largest = x.abs().amax(-1, keepdim=True).add_(_SMALLEST_SCALE)
     shifted = x.mul(LARGEST / largest).add_(_ZERO + 0.5)
     return shifted.to(torch.uint8), largest.mul_(1 / LARGEST)
 
 
 def quantize_weight(pieces: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Int8 values (out, in) and scales (out,) of a matrix that comes in pieces of rows, fp32."""
+    """Quantise a matrix that comes in pieces of rows, fp32: int8 values (out, in) and scales (out,)."""
     values = []
     scales = []
     for rows in pieces:

@@ -1,10 +1,10 @@
-"""The KV buffer of fixed capacity, and which tokens it holds.
+"""KV buffer of fixed capacity.
 
-Row counts and read extents that depend on nothing but the position make every stored number a function of the
-tokens before it, so reuse never changes a bit. Branches lie one after the other in the batch dimension, each
-a copy of the prompt with its own tokens after it: a key then has the same place in every branch as in the
-text, and attention adds it up in the same order. (With one buffer and a tree mask it would not: the same
-tokens give other low bits.)
+Row counts and read extents depend on the position alone, so that every stored number is a function of the
+tokens before it, and reuse never changes a bit. Branches are entries of the batch dimension, each a copy of
+the prompt with its own tokens after it: a key has the same position in every branch as in the text, and
+attention sums in the same order. (With one buffer and a tree mask the order would differ, and with it the low
+bits.)
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import torch
 class KVBuffer:
     """Keys and values of every layer over ``capacity`` positions.
 
-    Rows are written at ``start``, ``extent`` are read.
-
-    A pass calls ``update`` once a layer; buffers take their shape from the first call. A pass over B branches
-    uses the first B of ``branches`` copies; branch 0 is the text.
+    A pass writes its rows at ``start`` and reads the first ``extent`` rows. It calls ``update`` once per layer;
+    buffers are allocated in the first call, with its shapes. A pass over B branches uses the first B of
+    ``branches`` copies; branch 0 is the text.
     """
 
     def __init__(self, capacity: int, branches: int = 1) -> None:
@@ -29,12 +28,12 @@ class KVBuffer:
         self.branches = branches
         self.start = 0
         self.extent = capacity
-        self.chunk = 0  # rows attend chunk by chunk of so many (``chunk_rows.py``); 0: as one
-        self._equal = 0  # so many leading rows are the same in all branches
+        self.chunk = 0  # rows attend in chunks of this size (``chunk_rows.py``); 0: all at once
+        self._equal = 0  # number of leading rows that are the same in all branches
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def place(self, start: int, extent: int, chunk: int = 0) -> None:
-        """Set which rows a pass writes and reads, and how its rows attend."""
+        """Set where the next pass writes, how many rows it reads, and in which chunks its rows attend."""
         self.start = start
         self.extent = extent
         self.chunk = chunk
@@ -42,7 +41,7 @@ class KVBuffer:
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, index: int, /
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (B, heads, M, D) rows at ``start`` and give back the first ``extent`` of them."""
+        """Store rows (B, heads, M, D) at ``start``; return the first ``extent`` keys and values."""
         count = len(key_states)
         keys, values = (buffer[:count] for buffer in self.buffers(index, key_states, value_states))
         rows = slice(self.start, self.start + key_states.shape[2])
@@ -54,10 +53,10 @@ class KVBuffer:
     def buffers(
         self, index: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (branches, heads, capacity + 1, D) of one layer, made like (B, heads, M, D) if new.
+        """Return keys and values (branches, heads, capacity + 1, D) of one layer.
 
-        Values may be of another width than keys (MLA). The last row is never read: rows that only fill a pass
-        up are written there.
+        If new, they are allocated for rows like ``keys`` and ``values`` (B, heads, M, D), whose D may differ
+        (MLA). The last row is never read: padding rows of a pass are written there.
         """
         if index not in self._layers:
             self._layers[index] = (self._empty(keys), self._empty(values))
@@ -68,18 +67,18 @@ class KVBuffer:
         self._equal = min(self._equal, start)
 
     def wipe(self) -> None:
-        """Set all rows to zero: a NaN in a row is no number times the zero of a mask either."""
+        """Set all rows to zero: a masked row that holds NaN would still make the output NaN."""
         for buffer in self._buffers():
             buffer.zero_()
         self._equal = 0
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (heads, capacity, D) of the text in one layer, rotated as they are stored."""
+        """Return keys and values (heads, capacity, D) of the text in one layer, keys rotated."""
         keys, values = self._layers[index]
         return keys[0, :, : self.capacity], values[0, :, : self.capacity]
 
     def broadcast_to_branches(self, end: int) -> None:
-        """Copy what the text has before ``end`` into the other branches."""
+        """Copy the text's rows before ``end`` into the other branches."""
         rows = slice(self._equal, end)
         for buffer in self._buffers() if self._equal < end else ():
             buffer[1:, :, rows] = buffer[:1, :, rows]
@@ -87,21 +86,21 @@ class KVBuffer:
 
     @torch.inference_mode()
     def copy_text(self, other: KVBuffer, end: int) -> None:
-        """Take what the text of another buffer has before ``end``."""
+        """Copy the rows before ``end`` from the text of another buffer."""
         for index, (keys, values) in other._layers.items():
             for mine, theirs in zip(self.buffers(index, keys, values), (keys, values), strict=True):
                 mine[0, :, :end] = theirs[0, :, :end]
         self.wrote_from(0)
 
     def keep_branch(self, branch: int, start: int, end: int) -> None:
-        """Make the rows of a branch the text's."""
+        """Copy the rows of a branch from ``start`` to ``end`` into the text."""
         for buffer in self._buffers() if branch else ():
             buffer[0, :, start:end] = buffer[branch, :, start:end]
 
     def move(self, start: int, count: int, by: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
         """Move ``count`` rows of the text ``by`` positions.
 
-        ``cos``, ``sin`` (D / 2,): of the angles that keys turn by.
+        ``cos``, ``sin`` (D / 2,): of the angles by which keys are rotated.
         """
         here = slice(start, start + count)
         there = slice(start + by, start + by + count)
@@ -119,6 +118,6 @@ class KVBuffer:
 
 
 def turned(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotated keys (…, D) at other positions (rotary embedding, half-split convention), computed in fp32."""
+    """Rotate keys (…, D) to other positions (rotary embedding, half-split convention), in fp32."""
     low, high = keys.float().chunk(2, -1)
     return torch.cat([low * cos - high * sin, high * cos + low * sin], -1).to(keys.dtype)

@@ -1,4 +1,4 @@
-"""Layers of dense Qwen2, Qwen3 and Llama networks, in the fewest kernels."""
+"""Decoder layers of dense Qwen2, Qwen3 and Llama networks, in few kernels."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from fimserver.engine.forward.competition import look
 from fimserver.engine.forward.kv import KVBuffer
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
-Bias = torch.Tensor | list[ChunkRows]  # of a pass that attends as one, or chunk by chunk
+Bias = torch.Tensor | list[ChunkRows]  # of a pass that attends all at once, or chunk by chunk
 Wrap = Callable[
     [int, str, Linear], Linear
 ]  # layer, name of the product (qkv, out, gate_up, down), the product
 
 
 class Mlp(Protocol):
-    """What a layer does to each row by itself."""
+    """The MLP of a layer."""
 
     def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
-        """Normed hidden states (N, d) to what is added to the residual stream (N, d)."""
+        """Compute from normed hidden states (N, d) what is added to the residual stream (N, d)."""
         ...
 
     def wrapped(self, wrap: Wrap, index: int, /) -> Mlp:
-        """The same with every product replaced by ``wrap(index, name, product)``."""
+        """Return the same MLP with every product replaced by ``wrap(index, name, product)``."""
         ...
 
 
 @dataclass(frozen=True)
 class GatedMlp:
-    """Dense SwiGLU network (Shazeer, arXiv 2002.05202); gate and up are one product."""
+    """Dense SwiGLU MLP (arXiv 2002.05202); gate and up are one product."""
 
     gate_up: Linear
     down: Linear
@@ -49,7 +49,7 @@ class GatedMlp:
 
 
 class Layer(NamedTuple):
-    """The weights of one layer, products over the same input joined."""
+    """The weights of one layer, with products over the same input merged."""
 
     input_norm: torch.Tensor
     qkv: Linear
@@ -60,26 +60,26 @@ class Layer(NamedTuple):
     mlp: Mlp
 
     def wrapped(self, wrap: Wrap, index: int) -> Layer:
-        """The same layer with every product replaced by ``wrap(index, name, product)``."""
+        """Return the same layer with every product replaced by ``wrap(index, name, product)``."""
         qkv = wrap(index, "qkv", self.qkv)
         out = wrap(index, "out", self.out)
         return self._replace(qkv=qkv, out=out, mlp=self.mlp.wrapped(wrap, index))
 
 
 class LayerKV(Protocol):
-    """Where a layer's keys and values go, and what it reads."""
+    """The part of a KV buffer that a layer uses."""
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, index: int, /
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take (B, heads, M, D) rows of layer ``index``; give back (B, heads, extent, D)."""
+        """Store rows (B, heads, M, D) of layer ``index``; return keys and values (B, heads, extent, D)."""
         ...
 
 
 class Part(NamedTuple):
-    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and what they see.
+    """The rows of one text within a pass: ids (B, M) from position ``start`` on, and the keys that they see.
 
-    ``positions`` (M,): where the rows are in the text, if not one after another from ``start`` on.
+    ``positions`` (M,): positions in the text, if they are not consecutive from ``start`` on.
     """
 
     ids: torch.Tensor
@@ -91,7 +91,7 @@ class Part(NamedTuple):
 
 
 class ModelShape(NamedTuple):
-    """What the weights do not say themselves."""
+    """Sizes and constants of a network that its weights do not show."""
 
     heads: int
     kv_heads: int
@@ -113,26 +113,26 @@ class ModelShape(NamedTuple):
 
 
 class Stack:
-    """Layers from hidden states to hidden states."""
+    """All decoder layers of a network, from hidden states to hidden states."""
 
     def __init__(self, layers: Sequence[Layer], sizes: ModelShape, *, bf16_attention: bool = False) -> None:
-        """``bf16_attention``: passes of many rows attend in bf16, whatever the type of the hidden states."""
+        """``bf16_attention``: passes of many rows attend in bf16 for any dtype of the hidden states."""
         self.layers = tuple(layers)
         self.sizes = sizes
         self.attention = attend
         self.bf16_attention = bf16_attention
 
     def wrapped(self, wrap: Wrap) -> Stack:
-        """The same layers with every product replaced by ``wrap(layer, name, product)``."""
+        """Return the same layers with every product replaced by ``wrap(layer, name, product)``."""
         layers = [layer.wrapped(wrap, index) for index, layer in enumerate(self.layers)]
         return Stack(layers, self.sizes, bf16_attention=self.bf16_attention)
 
     def run(
         self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
     ) -> torch.Tensor:
-        """X (B * M, d) through all layers.
+        """Run x (B * M, d) through all layers.
 
-        ``rope`` cosines and sines (B * M, 1, D), ``bias`` (…, M, extent) on the scores.
+        ``rope``: cosines and sines (B * M, 1, D). ``bias`` (…, M, extent): added to the scores.
         """
         return self.run_parts(x, rope, [(len(x), bias, kv)])
 
@@ -142,7 +142,7 @@ class Stack:
         rope: tuple[torch.Tensor, torch.Tensor],
         parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
     ) -> torch.Tensor:
-        """``run`` of the rows of several texts, one after another: each has a number of rows, bias and KV."""
+        """Run the concatenated rows of several texts; ``parts``: number of rows, bias and KV of each text."""
         groups = self.sizes.heads // self.sizes.kv_heads
         folded = [(n, self._folded(bias, kv, groups), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
@@ -186,7 +186,7 @@ class Stack:
     def _see(
         self, rotated: torch.Tensor, v: torch.Tensor, bias: Bias, kv: LayerKV, index: int
     ) -> torch.Tensor:
-        """Attention (N, heads * D) of one text's ``rotated`` (N, q + k heads, D) and ``v`` (N, heads, D)."""
+        """Attend within one text: ``rotated`` (N, q + k heads, D), ``v`` (N, kv heads, D) to (N, heads * D)."""
         heads, kv_heads, head_dim, _, scale = self.sizes
         rows = len(rotated) if isinstance(bias, list) else bias.shape[-2] * kv_heads // heads
         rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)
@@ -199,21 +199,18 @@ class Stack:
 
 
 def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a row may look, minus infinity elsewhere."""
+    """Return an attention bias: 0 where ``mask`` is true, minus infinity elsewhere."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding, half-split convention.
-
-    X (M, heads, D), ``sin`` with its first half negated.
-    """
+    """Rotate x (M, heads, D) (rotary embedding, half-split convention); ``sin``: from ``_signed``."""
     halves = x.reshape(*x.shape[:-1], 2, -1)
     swapped = halves.flip(-2).view(x.shape)
     return torch.addcmul(x * cos, swapped, sin)
 
 
 def _signed(sin: torch.Tensor) -> torch.Tensor:
-    """Sines (…, D) as ``_rotate`` takes them."""
+    """Negate the first half of sines (…, D), as ``_rotate`` needs it."""
     low, high = sin.chunk(2, -1)
     return torch.cat([-low, high], -1)

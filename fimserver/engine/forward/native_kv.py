@@ -11,7 +11,7 @@ from fimserver.engine.forward.kv import KVBuffer
 
 
 class NativeKV(Cache):
-    """Passes keys and values of transformers' layers on to a ``KVBuffer``."""
+    """Forwards keys and values of transformers' layers to a ``KVBuffer``."""
 
     def __init__(self, kv: KVBuffer) -> None:
         super().__init__(layers=[])
@@ -25,7 +25,7 @@ class NativeKV(Cache):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (B, heads, M, D) rows and give back those that the pass reads."""
+        """Store rows (B, heads, M, D); return the keys and values that the pass reads."""
         return self.kv.update(key_states, value_states, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 - transformers' signature

@@ -1,8 +1,7 @@
-"""The network seam: token ids to logits, by transformers or by our own pass.
+"""Interface of a network, from token ids to logits.
 
-``Network`` is the seam; ``NativeNetwork`` runs any decoder-only class of transformers through it,
-``FusedModel`` (in ``fused.py``) the same weights with fewer kernels, and ``FakeNetwork`` scripted logits for
-tests.
+Implementations: ``NativeNetwork`` runs any decoder-only class of transformers, ``FusedModel`` (``fused.py``)
+runs the same weights in fewer kernels, and ``FakeNetwork`` returns scripted logits for tests.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from fimserver.engine.forward.kv import KVBuffer
 
 
 class Network(Protocol):
-    """A decoder-only network with a vocabulary of ``vocab_size`` logits on ``device``.
+    """A decoder-only network with ``vocab_size`` logits, on ``device``.
 
-    ``hidden`` (B, R, d): what the head saw in the last pass, of the rows that have logits. ``embed`` (ids (…)
+    ``hidden`` (B, R, d): input of the head in the last pass, for the rows that have logits. ``embed`` (ids (…)
     -> (…, d)) and ``head`` ((N, d) -> (N, V)) are for drafters that share them.
     """
 
@@ -32,25 +31,25 @@ class Network(Protocol):
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, R, V) of rows ``logits_of`` (R,) after running ids (B, M) from position ``kv.start`` on.
+        """Run ids (B, M) from position ``kv.start`` on; return logits (B, R, V) of rows ``logits_of`` (R,).
 
-        ``mask`` (M, extent) is true where a row may look.
+        ``mask`` (M, extent) is true for the keys that a row attends to.
         """
         ...
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:
-        """Logits (R, V) with every row of ids (T,) seeing every other; nothing is cached."""
+        """Run ids (T,) with full attention and no cache; return logits (R, V) of rows ``logits_of`` (R,)."""
         ...
 
 
 class NativeNetwork:
-    """Any ``…ForCausalLM`` of transformers, also one that accelerate spread or offloaded.
+    """Any ``…ForCausalLM`` of transformers, also one that accelerate split over devices or offloaded.
 
-    ``device`` takes the ids.
+    ``device``: where the ids go.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
-        # A coder in our own pass needs no transformers, which takes half a second to import.
+        # Imported here, as the fused network needs no transformers, whose import takes half a second.
         from fimserver.engine.forward.native_kv import NativeKV  # noqa: PLC0415
 
         self.model = model
@@ -95,12 +94,12 @@ class NativeNetwork:
         self.hidden = inputs[0]
 
     def _keep(self, rows: torch.Tensor) -> torch.Tensor:
-        """Row numbers where they can index the last layer, which may be on another device."""
+        """Return the row numbers on a device where they can index the last layer, which may be elsewhere."""
         return rows.cpu() if self.spread else rows
 
 
 class FakeNetwork:
-    """Logits from a function of (id, position): for tests of loops, with no weights."""
+    """Returns logits from a function of (id, position): for tests of loops without weights."""
 
     def __init__(self, size: int, logits: Callable[[int, int], torch.Tensor]) -> None:
         self.vocab_size = size

@@ -1,6 +1,6 @@
-"""How long OpenMP's threads spin while they wait for each other, switched while they are in use.
+"""Changes how long OpenMP's threads spin while they wait for each other, at run time.
 
-The number of threads stays as it is, and so does every bit of a result.
+The number of threads does not change, and no bit of a result does.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from fimserver.threads import BLOCKTIME_MS, LONG_BLOCKTIME_MS, allowed_cpus
 
 
 class Spin(Protocol):
-    """Chooses between OpenMP's default spin and a brief one."""
+    """Switches between a long and a brief spin of OpenMP's threads."""
 
     def set_brief(self, brief: bool, /) -> None:
-        """Called by the thread that computes."""
+        """Choose the brief spin or the long one; called in the thread that computes."""
         ...
 
 
 class GnuSpin:
-    """GNU OpenMP: waits are brief while the process has more OpenMP threads than processors.
+    """Spin of GNU OpenMP: brief while the process has more OpenMP threads than CPUs.
 
-    libgomp then spins 100 times instead of ``GOMP_SPINCOUNT`` times, which it looks up at every wait
-    (``do_spin`` in its ``config/linux/wait.h``). A parked thread that has begun one parallel region owns
-    idle OpenMP threads, and they count. They go when it ends.
+    libgomp then spins 100 times instead of ``GOMP_SPINCOUNT`` times, as it decides at every wait (``do_spin``
+    in its ``config/linux/wait.h``). To get there, a parked thread begins one parallel region and so owns idle
+    OpenMP threads; they end with it.
     """
 
     def __init__(self, library: Any, processors: int) -> None:
@@ -41,7 +41,7 @@ class GnuSpin:
         self._leave: threading.Event | None = None
 
     def set_brief(self, brief: bool, /) -> None:
-        """A system that allows no more threads keeps the spin as it is."""
+        """Start or end the parked thread; if the system allows no more threads, the spin stays as it is."""
         if brief == (self._leave is not None):
             return
         if self._leave is not None:
@@ -59,7 +59,7 @@ class GnuSpin:
 
 
 class BlocktimeSpin:
-    """Intel's and LLVM's OpenMP: milliseconds of spinning, set for the threads of the calling one."""
+    """Spin of Intel's and LLVM's OpenMP: a time in ms, set for the calling thread's OpenMP threads."""
 
     def __init__(self, library: Any) -> None:
         self._set_blocktime = library.kmp_set_blocktime
@@ -71,9 +71,9 @@ class BlocktimeSpin:
 
 
 def find_spin(*libraries: Any) -> Spin | None:
-    """The switch of the OpenMP that is loaded, or of ``libraries``; ``None`` where it has none."""
+    """Return the switch for the loaded OpenMP, or that of ``libraries``; ``None`` if it has none."""
     for library in libraries or _loaded():
-        if hasattr(library, "kmp_set_blocktime"):  # these have GNU's functions, too
+        if hasattr(library, "kmp_set_blocktime"):  # tested first, as these libraries have GNU's functions too
             return BlocktimeSpin(library)
         if hasattr(library, "GOMP_parallel"):
             return GnuSpin(library, allowed_cpus())
@@ -81,7 +81,7 @@ def find_spin(*libraries: Any) -> Spin | None:
 
 
 def _loaded() -> list[ctypes.CDLL]:
-    """Where torch finds its OpenMP: what was loaded for all, else what its library depends on."""
+    """Return libraries through which torch's OpenMP is found: the process itself, then torch's library."""
     paths = (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*")
     try:
         return [ctypes.CDLL(name) for name in (None, *map(str, paths))]

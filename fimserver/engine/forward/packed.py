@@ -1,8 +1,8 @@
-"""Packed matrices as bytes: what oneDNN made of a matrix, kept in a file and used from there without a copy.
+"""Packed int8 matrices in oneDNN's layout, written to a file and memory-mapped from it without a copy.
 
-Packing half a gigabyte takes 1.7 seconds of a processor. The layout is that of one processor and one build of
-torch. The way back is the one that compiled models take: ``aoti_torch_create_tensor_from_blob_v2`` of torch's
-stable C interface, with the description that torch wrote of the layout.
+Packing half a gigabyte takes 1.7 s on one core. The layout is specific to a processor and a build of torch.
+A tensor is made from the bytes by ``aoti_torch_create_tensor_from_blob_v2`` of torch's stable C interface,
+which compiled models use too, with torch's serialised description of the layout.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-ALIGNMENT = 64  # bytes: of a cache line
+ALIGNMENT = 64  # bytes of a cache line
 _Sizes = ctypes.POINTER(ctypes.c_int64)
 _DATA = (
     ctypes.c_void_p,
@@ -28,14 +28,14 @@ _RESULT = (ctypes.POINTER(ctypes.c_void_p), ctypes.c_int32, ctypes.c_void_p, cty
 
 
 class Packed(NamedTuple):
-    """A matrix in the layout of the processor's kernels. ``memory``: what it lies in, if not its own."""
+    """A matrix in oneDNN's layout. ``memory``: the tensor that holds its bytes, if it does not own them."""
 
     matrix: torch.Tensor
     memory: torch.Tensor | None = None
 
 
 class PackedForm(NamedTuple):
-    """What a packed matrix looks like: its sizes, its bytes, and the description of its layout in hex."""
+    """Description of a packed matrix: sizes, number of bytes, and torch's serialised layout in hex."""
 
     sizes: list[int]
     bytes: int
@@ -43,35 +43,35 @@ class PackedForm(NamedTuple):
 
 
 def pack(values: torch.Tensor) -> Packed:
-    """Lay an int8 matrix (out, in) out for products."""
+    """Pack an int8 matrix (out, in) for oneDNN's products."""
     return Packed(torch.ops.onednn.qlinear_prepack(values, None))
 
 
 def form_of(packed: Packed) -> PackedForm:
-    """The form of a packed matrix."""
+    """Describe a packed matrix."""
     layout = torch.ops.mkldnn._get_mkldnn_serialized_md(packed.matrix)  # noqa: SLF001 - no public name exists
     count = int(torch.ops.mkldnn._nbytes(packed.matrix))  # noqa: SLF001
     return PackedForm(list(packed.matrix.shape), count, bytes(layout.tolist()).hex())
 
 
 def bytes_of(packed: Packed) -> memoryview:
-    """The bytes of a packed matrix, which must outlive them."""
+    """Return a view of the bytes of a packed matrix, which must outlive the view."""
     form = form_of(packed)
     address = torch.ops.mkldnn.data_ptr(packed.matrix)
     return memoryview((ctypes.c_ubyte * form.bytes).from_address(address)).cast("B")
 
 
 def unpacked(memory: torch.Tensor, offset: int, form: PackedForm) -> Packed:
-    """The packed matrix whose bytes begin at ``offset`` of ``memory`` (N,) uint8. Nothing is copied.
+    """Return the packed matrix whose bytes begin at ``offset`` of ``memory`` (N,) uint8, without a copy.
 
-    Raises ``ValueError`` where they do not fit.
+    Raises ``ValueError`` if the offset is not aligned, the bytes do not fit, or torch refuses the layout.
     """
     if offset % ALIGNMENT or not 0 <= offset <= len(memory) - form.bytes:
         raise ValueError(f"{form.bytes} bytes at {offset} of {len(memory)}")
     library = _library()
     layout = bytes.fromhex(form.layout)
     sizes = (ctypes.c_int64 * len(form.sizes))(*form.sizes)
-    strides = (ctypes.c_int64 * len(form.sizes))()  # the layout says them
+    strides = (ctypes.c_int64 * len(form.sizes))()  # unused: the layout has them
     made = ctypes.c_void_p()
     failed = library.aoti_torch_create_tensor_from_blob_v2(
         memory.data_ptr() + offset,
@@ -95,7 +95,7 @@ def unpacked(memory: torch.Tensor, offset: int, form: PackedForm) -> Packed:
 
 @functools.cache
 def keeps_packed() -> bool:
-    """Whether this build of torch can write packed matrices and take them back, tried on a small one."""
+    """Whether this build of torch can write packed matrices and read them again, tried on a small one."""
     values = torch.arange(64 * 128, dtype=torch.int32).remainder(251).sub(125).to(torch.int8).view(64, 128)
     try:
         packed = pack(values)

@@ -1,8 +1,7 @@
-"""Shapes that a pass may have without changing a bit, and what each costs on this device.
+"""Shapes of a decoding pass that leave every bit as it is, and the time of each on this device.
 
-A shape is (branches, rows of each). Matrix products choose their kernel by the
-number of rows, and another kernel may add up in another order; so the shapes are tried once, against the
-reference, before they are used.
+A shape is (branches, rows of each). Matrix products choose their kernel by the number of rows, and another
+kernel may sum in another order, so each shape is compared with plain decoding before it is used.
 """
 
 from __future__ import annotations
@@ -18,45 +17,42 @@ from fimserver.types import Deadline
 Shape = tuple[int, int]
 ROWS = (4, 8, 12, 16, 24)
 BRANCHES = (1, 2, 3)
-PROBED_ROWS = 8  # where plain decoding runs one row
+PROBED_ROWS = 8  # tokens that are compared where plain decoding runs one row a pass
 MOST_ROWS = 32  # of all branches together
 _SMOOTHING = 0.1
 _OUTLIER = 3.0
 _ROUNDS = 5
-_ENOUGH_S = 1.5  # for all shapes, once there were two rounds
-_FASTER = 0.85  # share of a kept time below which it was measured on a busy machine
-_LOOKS = 2
+_ENOUGH_S = 1.5  # after two rounds, no further one begins when this much time has passed
+_FASTER = 0.85  # passes that take less than this share of the kept time: that was measured on a busy machine
+_LOOKS = 2  # rounds of the comparison with the kept time
 
 
 class PassCosts:
     """Milliseconds of a pass of each usable shape.
 
-    The curve over shapes is measured once, its height is kept up to date.
+    The ratios between shapes are measured once; a common factor, the load, follows the passes that are run.
     """
 
     def __init__(self, ms: Mapping[Shape, float]) -> None:
-        """A hiccup while measuring shows as a shape dearer than a larger one.
-
-        The larger one's time then holds for both.
-        """
+        """A shape that measured slower than a larger one gets the larger one's time (measurement noise)."""
         self._curve = {shape: min(t for other, t in ms.items() if size(other) >= size(shape)) for shape in ms}
         self._load = 1.0
-        self.company = 1  # passes that run as one
+        self.company = 1  # number of passes that are run as one
         self.plain = min(self._curve, key=lambda shape: (size(shape), shape))
         self.longest = max(rows for _, rows in ms)  # of a branch
         self.branches = max(branches for branches, _ in ms)
 
     @property
     def ms(self) -> dict[Shape, float]:
-        """What each shape costs now.
+        """Current cost of each shape.
 
-        With company, the time of the smallest shape, most of which goes into reading weights, is shared.
+        Passes that run as one share the time of the smallest shape, most of which is spent on reading weights.
         """
         shared = (1 - 1 / self.company) * self._curve[self.plain]
         return {shape: (ms - shared) * self._load for shape, ms in self._curve.items()}
 
     def observe(self, shape: Shape, ms: float) -> None:
-        """A pass took ``ms``; a hiccup of the machine counts as three times the usual at most."""
+        """Update the load by a pass that took ``ms``; outliers count as ``_OUTLIER`` times the usual at most."""
         load = min(ms / self._curve[shape], _OUTLIER * self._load)
         self._load += _SMOOTHING * (load - self._load)
 
@@ -64,13 +60,14 @@ class PassCosts:
 def measure_costs(
     cache: PrefixCache, rows: int, *, draft: bool = True, starts: Sequence[int] = ()
 ) -> PassCosts:
-    """Try every shape on random tokens.
+    """Try every shape on random tokens; return the times of those that have the bits of plain decoding.
 
-    Those whose rows are the bits of a pass of ``rows`` rows, with their time. ``starts``: the positions at
-    which they are tried, and the first of them timed; none: after the first chunk.
+    ``rows``: rows of a pass of plain decoding. ``draft``: whether other shapes can have its bits at all.
+    ``starts``: positions at which shapes are tried; they are timed at the first one. Default: after the first
+    chunk.
     """
     first, *others = starts or (cache.chunk,)
-    if not draft:  # one row runs other kernels than several
+    if not draft:  # plain decoding runs one row, whose kernel differs from that of any other shape
         return PassCosts(_times(cache, [0], [(1, 1)], first))
     generator = torch.Generator().manual_seed(0)
     count = max(first, *others, 0) + MOST_ROWS
@@ -90,8 +87,8 @@ def measure_costs(
 def look_busy(costs: PassCosts, cache: PrefixCache, start: int) -> bool:
     """Whether ``costs`` were measured on a busy machine: plain passes at ``start`` are clearly faster now.
 
-    There, shapes do not cost in proportion what they do on an idle one, and drafts seem to pay too much or
-    not at all. Forgets what the cache held.
+    The ratios between shapes differ on a busy machine, and with them the number of tokens worth drafting.
+    Forgets the prompts in the cache.
     """
     now = _times(cache, [0] * MOST_ROWS, [costs.plain], start, rounds=_LOOKS)
     cache.clear()
@@ -106,22 +103,19 @@ def _is_alike(cache: PrefixCache, text: list[int], shape: Shape, reference: torc
 
 
 def _reference(cache: PrefixCache, text: list[int], rows: int, start: int) -> torch.Tensor:
-    """Logits (R, V) of plain decoding.
-
-    Of one pass, or of one pass for each of the first tokens where a pass is one row.
-    """
+    """Return logits (R, V) of plain decoding: of one pass of ``rows`` rows, or of one pass per token."""
     if rows > 1:
         return cache.branches([text[:rows]], start)[0]
     return torch.cat([cache.branches([[text[i]]], start + i)[0] for i in range(PROBED_ROWS)])
 
 
 def size(shape: Shape) -> int:
-    """Rows of all branches."""
+    """Return the number of rows of all branches."""
     return shape[0] * shape[1]
 
 
 def shapes(branches: int) -> list[Shape]:
-    """Shapes to be tried, small ones first."""
+    """Return the shapes to try, smallest first."""
     return sorted(
         ((b, r) for b in BRANCHES for r in ROWS if b <= branches and b * r <= MOST_ROWS),
         key=lambda s: (size(s), s),
@@ -131,9 +125,9 @@ def shapes(branches: int) -> list[Shape]:
 def _times(
     cache: PrefixCache, text: list[int], shapes: Sequence[Shape], start: int, rounds: int = _ROUNDS
 ) -> dict[Shape, float]:
-    """The fastest pass of each shape in milliseconds, in rounds over all shapes.
+    """Return the fastest pass of each shape in milliseconds, measured in rounds over all shapes.
 
-    Other work on the machine then slows all of them down alike: the choice of drafts rests on their ratios.
+    In rounds, other work on the machine slows all shapes alike: draft lengths depend on their ratios.
     """
     times: dict[Shape, float] = dict.fromkeys(shapes, float("inf"))
     began = time.perf_counter()

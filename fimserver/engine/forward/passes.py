@@ -1,9 +1,9 @@
-"""Forward passes that have not been run yet, so that those of several requests can run as one.
+"""Deferred forward passes, so that the passes of several requests can run as one.
 
-A loop yields a pass and goes on at the next step of its iterator. A caller that runs several such loops may
-run their passes together in between; a pass that was not run by then runs when its result is asked for.
-Products run over the rows of all texts at once, attention over each text's own keys and values, so every row
-has the bits that it has alone (``rows_alike`` finds out whether the products of a network allow that).
+A generator yields a pass before it needs the result. A caller that drives several generators may run their
+passes together; a pass that has not been run by then runs when its result is read. Matrix products run over
+the rows of all texts at once, attention over each text's own keys and values, so that every row has the same
+bits as alone (``rows_alike`` checks that the network's products allow it).
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from fimserver.engine.forward.network import Network
 from fimserver.types import Deadline
 
 T = TypeVar("T")
-TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129, 256)  # of a product, when it is tried
+TRIED_ROWS = (1, 2, 3, 4, 8, 13, 24, 40, 63, 64, 96, 129, 256)  # of the products that ``rows_alike`` compares
 
 
 class Pass:
-    """Ids (B, M) of one text at positions from ``start`` on, for logits (B, R, V) of rows ``logits_of`` (R,).
+    """A deferred pass over ids (B, M) of one text, for logits (B, R, V) of rows ``logits_of`` (R,).
 
-    ``mask`` (M, extent) is true where a row may look. ``company``: how many passes ran as one.
+    ``start``: position of the first row. ``mask`` (M, extent) is true for the keys that a row attends to.
+    ``company``: number of passes that ran as one.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class Pass:
         reads_prompt: bool = False,
         chunk: int = 0,
     ) -> None:
-        """``positions`` (M,): of the rows in the text, where they are not those from ``start`` on.
+        """``positions`` (M,): positions in the text, if they are not consecutive from ``start`` on.
 
-        ``reads_prompt``: rows of a prompt, so many that others would have to wait for them. ``chunk``: they
-        attend chunk by chunk of so many; 0: as one.
+        ``reads_prompt``: the pass is part of a prefill, so large that others should not wait for it.
+        ``chunk``: rows attend in chunks of this size; 0: all at once.
         """
         self.network = network
         self.kv = kv
@@ -64,7 +65,7 @@ class Pass:
 
     @property
     def joins(self) -> bool:
-        """Whether it may run with others."""
+        """Whether the pass may run together with others."""
         own = _own_pass(self.network)
         return own is not None and own.joins
 
@@ -74,7 +75,7 @@ class Pass:
 
     @torch.inference_mode()
     def result(self) -> torch.Tensor:
-        """Logits (B, R, V); the network's ``hidden`` is this pass's afterwards."""
+        """Return logits (B, R, V), running the pass if need be; sets the network's ``hidden`` to this pass's."""
         if self._logits is None:
             self._logits = self._run()
         elif len(self.logits_of):
@@ -89,11 +90,11 @@ class Pass:
         return self.network.forward_at(self.ids, self.positions, self.mask, self.kv, self.logits_of)
 
     def place(self) -> None:
-        """Set the KV rows that are written and read."""
+        """Set which rows of the KV buffer the pass writes and reads."""
         self.kv.place(self.start, self.mask.shape[1], self.chunk)
 
     def take(self, hidden: torch.Tensor, logits: torch.Tensor, company: int) -> None:
-        """Set the result of a run with others."""
+        """Store the result of a run together with others."""
         self._hidden = hidden
         self._logits = logits
         self.company = company
@@ -101,9 +102,9 @@ class Pass:
 
 @torch.inference_mode()
 def run_together(passes: Sequence[Pass]) -> None:
-    """Run passes, those over one network as one, those through its adapter included.
+    """Run the passes over each network as one, with or without its adapter.
 
-    One that cannot join is left for ``Pass.result``.
+    A pass that cannot join is left to ``Pass.result``.
     """
     alike: defaultdict[int, list[Pass]] = defaultdict(list)
     for each in passes:
@@ -116,7 +117,7 @@ def run_together(passes: Sequence[Pass]) -> None:
 
 
 def _as_tried(passes: Sequence[Pass]) -> list[list[Pass]]:
-    """The passes in groups with no more rows than products were tried with."""
+    """Group passes so that no group has more rows than ``rows_alike`` compared."""
     groups: list[list[Pass]] = []
     rows = TRIED_ROWS[-1]
     for each in passes:
@@ -146,13 +147,13 @@ def _run_joined(passes: Sequence[Pass]) -> None:
 
 
 def _own_pass(network: Network) -> FusedModel | None:
-    """What runs the rows of a network without its adapter; ``None``: a class of transformers."""
+    """Return the fused network without its adapter; ``None`` if transformers runs the network."""
     frozen = network.frozen if isinstance(network, CanvasNetwork) else network
     return frozen if isinstance(frozen, FusedModel) else None
 
 
 def until_spent(steps: Generator[Pass, None, T], deadline: Deadline) -> Generator[Pass, None, T | None]:
-    """The passes of a loop and what it returns; ``None`` where time was up before one of them was run."""
+    """Yield the passes of ``steps`` and return its result; ``None`` if the deadline passed before a pass ran."""
     while True:
         try:
             step = next(steps)
@@ -166,7 +167,7 @@ def until_spent(steps: Generator[Pass, None, T], deadline: Deadline) -> Generato
 
 
 def finish(steps: Generator[Pass, None, T]) -> T:
-    """Run a loop to its end, every pass by itself; what it returns."""
+    """Run ``steps`` to its end, each pass alone, and return its result."""
     while True:
         try:
             next(steps)
@@ -177,10 +178,10 @@ def finish(steps: Generator[Pass, None, T]) -> T:
 
 @torch.inference_mode()
 def rows_alike(network: FusedModel, *, exact: bool = False) -> bool:
-    """Whether rows of products have the same bits whatever rows are beside them, tried on random numbers.
+    """Whether a row of a product has the same bits for any number of rows in the pass, on random numbers.
 
     In fp32 and bf16 that depends on the kernels, which some libraries choose by the number of rows.
-    ``exact``: products are exact sums; what is around those of one layer is tried, with fewer rows.
+    ``exact``: products are exact (int8), so one layer is tried, with fewer rows.
     """
     sizes = TRIED_ROWS[:8] if exact else TRIED_ROWS
     stack = network.stack.layers

@@ -1,9 +1,8 @@
-"""Prefix cache: brings a prompt into a KV buffer and runs only what differs from the cached tokens.
+"""Prefix cache: prefills a prompt into a KV buffer, starting where it differs from the cached tokens.
 
-One ``PrefixCache`` per network, shared by the routes that have the same prompt: prefill runs in chunks
-aligned to absolute positions, and only from the chunk in which the new prompt first differs from the one that
-is there; where the bits allow it, from that token. It keeps several prompts (``cached_prompts.py``); passes
-use the current one.
+There is one ``PrefixCache`` per network, shared by the routes that have the same prompt. Prefill runs in chunks
+aligned to absolute positions, from the chunk with the first different token on; if the bits allow it, from
+that token on. The cache keeps several prompts (``cached_prompts.py``); passes use the current one.
 """
 
 from __future__ import annotations
@@ -22,22 +21,19 @@ from fimserver.engine.forward.passes import Pass, finish
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill
 
-CHUNKS = 2  # of a prompt, in one pass at most: a request that goes on waits for no more
-BLOCK = 512  # keys that torch's attention reads at a time on a CPU
+CHUNKS = 2  # most chunks in one pass, as other requests wait for it
+BLOCK = 512  # keys in a block of torch's attention on a CPU
 
 
 class Beyond(NamedTuple):
-    """Tokens after a prompt that see it and each other.
-
-    They take rows that would only fill up its last chunk.
-    """
+    """Tokens after a prompt that attend to it and to each other, in rows that would pad its last chunk."""
 
     ids: tuple[int, ...]
-    network: Network  # runs that chunk, on the cache's keys and values
+    network: Network  # runs the last chunk, on the cache's keys and values
 
 
 class PrefixCache:
-    """KV buffers, the prompt tokens in them, and the passes that were run."""
+    """KV buffers and the prompts in them; makes the passes that fill and read them."""
 
     def __init__(
         self,
@@ -50,10 +46,9 @@ class PrefixCache:
         *,
         splits: bool = False,
     ) -> None:
-        """``block``: so many tokens at a time see each other; 1 is causal. ``chunk`` is a multiple of it.
+        """``block``: tokens of a block see each other; 1 is causal. ``chunk``: a multiple of it.
 
-        ``prompts``: so many are kept at most. ``splits``: passes need not run whole chunks
-        (``chunks_split``).
+        ``prompts``: most prompts kept. ``splits``: passes need not run whole chunks (``chunks_split``).
         """
         self.network = network
         self.chunk = chunk
@@ -79,12 +74,12 @@ class PrefixCache:
 
     @property
     def prefilled(self) -> Prefill:
-        """What the last prefill of the current prompt ran, without its time."""
+        """Rows and passes of the last prefill of the current prompt, without its time."""
         return self.prompts.current.prefilled
 
     @property
     def longest_pass(self) -> int:
-        """Rows of a prefill's longest pass."""
+        """Number of rows in the longest pass of a prefill."""
         return self.chunk * (CHUNKS if self.splits else 1)
 
     def clear(self) -> None:
@@ -93,24 +88,24 @@ class PrefixCache:
 
     @torch.inference_mode()
     def wipe(self) -> None:
-        """Forget the prompt and every row, also those that a mask hides: they may hold NaN."""
+        """Forget all prompts and zero the current buffer, whose rows may hold NaN, also the masked ones."""
         self.clear()
         self.kv.wipe()
 
     @torch.inference_mode()
     def prefill(self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool) -> torch.Tensor | None:
-        """Bring the prompt in.
+        """Prefill a prompt.
 
-        Logits (V,) of its last row, empty if not wanted; ``None`` when the deadline passed.
+        Returns logits (V,) of its last row, empty if not wanted; ``None`` if the deadline passed.
         """
         return finish(self.prefilling(ids, deadline, want_logits=want_logits))
 
     def prefilling(
         self, ids: Sequence[int], deadline: Deadline, *, want_logits: bool, beyond: Beyond | None = None
     ) -> Generator[Pass, None, torch.Tensor | None]:
-        """The passes of a prefill; returns what ``prefill`` does.
+        """Yield the passes of a prefill; returns what ``prefill`` does.
 
-        With ``beyond``: logits (1 + n, V), those of its n rows too, or (1, V) where they had no room.
+        With ``beyond``: logits (1 + n, V), those of its n rows included, or (1, V) if they had no room.
         """
         kept = self.prompts.current
         logits = torch.empty(0)
@@ -119,7 +114,7 @@ class PrefixCache:
         for piece in pieces:
             if deadline.spent():
                 return None
-            kept.ids = kept.ids[: piece.start]  # true also when the pass fails half way
+            kept.ids = kept.ids[: piece.start]  # holds even if the pass fails half way
             chunk = self._read(ids, piece, want_logits=want_logits, beyond=beyond)
             yield chunk
             if not chunk.done and deadline.spent():
@@ -132,14 +127,13 @@ class PrefixCache:
         return logits
 
     def num_uncached_tokens(self, ids: Sequence[int]) -> int:
-        """Rows that a prefill of ``ids`` with logits would run now."""
+        """Return the number of rows that a prefill of ``ids`` with logits would run now."""
         return sum(map(len, self._pieces(ids, self.prompts.nearest(ids).ids, want_logits=True)))
 
     def _pieces(self, ids: Sequence[int], cached: Sequence[int], *, want_logits: bool) -> list[range]:
-        """The rows that have to be run for a prompt where ``cached`` tokens are, by pass.
+        """Return the rows to run for a prompt over ``cached`` tokens, by pass.
 
-        Whole chunks, or where parts of them have the same bits: from the first row that is new to the last,
-        up to ``CHUNKS`` chunks at once.
+        They are whole chunks; or with ``splits``, the new rows, up to ``CHUNKS`` chunks in one pass.
         """
         first = min(common_prefix(ids, cached), len(ids) - int(want_logits))
         if first >= len(ids):
@@ -159,11 +153,9 @@ class PrefixCache:
         logits_of: torch.Tensor,
         network: Network | None = None,
     ) -> torch.Tensor:
-        """One forward pass of rows that do not belong to the prompt.
+        """Run one pass of rows after the prompt, which the next pass overwrites; logits (R, V).
 
-        They are overwritten by whatever comes next.
-
-        ``network``: another one that reads the same keys and values; ``None``: the one that made them.
+        ``network``: one that reads the same keys and values; ``None``: that of the cache.
         """
         return self.rows_pass(ids, start, mask, logits_of, network).result()[0]
 
@@ -177,20 +169,20 @@ class PrefixCache:
         network: Network | None = None,
         positions: torch.Tensor | None = None,
     ) -> Pass:
-        """The pass of ``rows``, with logits (1, R, V).
+        """Return the deferred pass of ``rows``, with logits (1, R, V).
 
-        ``positions`` (M,): of the rows in the text, where they are not those from ``start`` on.
+        ``positions`` (M,): positions in the text, if they are not consecutive from ``start`` on.
         """
         return self._pass([ids], start, mask, logits_of, network or self.network, positions=positions)
 
     @torch.inference_mode()
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> torch.Tensor:
-        """Logits (B, M, V) of B causal continuations of M tokens each, side by side in one pass."""
+        """Run B causal continuations of M tokens each in one pass; logits (B, M, V)."""
         return self.branches_pass(branches, start).result()
 
     @torch.inference_mode()
     def branches_pass(self, branches: Sequence[Sequence[int]], start: int) -> Pass:
-        """The pass of ``branches``."""
+        """Return the deferred pass of ``branches``."""
         if len(branches) > 1:
             self.kv.broadcast_to_branches(start)
         rows = len(branches[0])
@@ -222,27 +214,23 @@ class PrefixCache:
         )
 
     def causal(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, extent) for rows at ``start``: each sees what is before it, itself, and its block.
+        """Return a mask (count, extent) for rows at ``start``: each sees the rows before it and its block.
 
-        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on the rows after
-        it.
+        Extents are whole blocks of the attention kernel, so that a row's bits do not depend on later rows.
         """
         extent = min(-(-(start + count) // BLOCK) * BLOCK, self.capacity)
         return self._causal[start : start + count, :extent]
 
     def block(self, start: int, count: int) -> torch.Tensor:
-        """Mask (count, start + count) for a canvas at ``start``.
-
-        Each row sees all before it and the whole canvas.
-        """
+        """Return a mask (count, start + count) for a canvas at ``start``: each row sees the text and the canvas."""
         return self._everything[:count, : start + count]
 
     def _read(
         self, ids: Sequence[int], piece: range, *, want_logits: bool, beyond: Beyond | None = None
     ) -> Pass:
-        """The pass over ``piece`` of a prompt; whole chunks end with token 0, which nobody sees.
+        """Return the pass over ``piece`` of a prompt; whole chunks are padded with token 0, which no row sees.
 
-        ``beyond`` goes into the last one, after its prompt, if its chunk has room for it.
+        ``beyond`` follows the prompt in the last pass if its chunk has room.
         """
         count = min(piece.stop, len(ids)) - piece.start
         rows = list(ids[piece.start : piece.start + count])

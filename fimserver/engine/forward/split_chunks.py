@@ -1,4 +1,4 @@
-"""Whether a prompt may be read in other pieces than whole chunks, tried on two layers of a network."""
+"""Checks on two layers of a network whether prefill may run pieces other than whole chunks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fimserver.engine.forward.layers import Stack
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.types import Deadline
 
-LAYERS = 2  # the rows of the second one have been through attention and all products
+LAYERS = 2  # the inputs of the second one depend on attention and all products
 
 
 @torch.inference_mode()
@@ -30,7 +30,7 @@ def chunks_split(network: FusedModel, chunk: int) -> bool:
 
 
 def _rows(cache: PrefixCache, ids: Sequence[int], ends: Sequence[int]) -> list[torch.Tensor]:
-    """Keys and values of all layers, after the ids were read up to each of ``ends``."""
+    """Prefill the ids up to each of ``ends`` in turn; return keys and values of all layers."""
     for end in ends:
         cache.prefill(ids[:end], Deadline(), want_logits=False)
     return [rows[:, : len(ids)] for index in range(LAYERS) for rows in cache.kv.layer(index)]

@@ -1,7 +1,7 @@
 """Passes over static buffers: the same tensors at every call, so that a device can replay the kernels.
 
-A pass is keyed by its shape: branches, rows, keys that are read, rows whose logits are wanted. Row counts and
-extents are rounded up to a few sizes; rows that fill a pass up write where nothing is read.
+A pass is keyed by its shape: branches, rows, extent, rows with logits. Row counts and extents are rounded up to
+a few sizes; padding rows write to a row of the KV buffer that is never read.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.layers import LayerKV
 
 ROWS = (1, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of a branch; larger passes are multiples of the last
-EXTENT = 512  # keys of the smallest pass; others are twice, four times as many, up to the buffer's capacity
+EXTENT = 512  # keys of the smallest pass; larger ones double it, up to the buffer's capacity
 
-# Ids (B, M), positions (M,), mask (M, extent), keys and values, wanted rows (R,) or none: hidden states of
-# the wanted rows (B, R, d) and their logits (B, R, V).
+# Ids (B, M), positions (M,), mask (M, extent), keys and values, rows with logits (R,) -> hidden states of these
+# rows (B, R, d) and their logits (B, R, V).
 Compute = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, LayerKV, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
 
 
 class PassShape(NamedTuple):
-    """What a graph was captured for."""
+    """The shape for which a graph is captured."""
 
     branches: int
     rows: int
@@ -36,10 +36,10 @@ class PassShape(NamedTuple):
 
 
 def shape_of(branches: int, rows: int, extent: int, wanted: int, capacity: int) -> PassShape:
-    """The shape in which a pass runs.
+    """Return the padded shape in which a pass runs.
 
-    Passes with several wanted rows compute the logits of all their rows, or of a multiple of the last size
-    where there are more (a whole text beside a canvas): the number of shapes stays small.
+    To keep the number of shapes small, passes with several wanted rows compute the logits of all their rows,
+    or of a multiple of the last size in ``ROWS`` if that is less (a whole text with a canvas).
     """
     padded = next((size for size in ROWS if size >= rows), _in_steps(rows))
     keys = next(keys for keys in extents(capacity) if keys >= extent)
@@ -51,7 +51,7 @@ def _in_steps(rows: int) -> int:
 
 
 def extents(capacity: int) -> tuple[int, ...]:
-    """How many keys passes over a buffer of ``capacity`` rows read, smallest first."""
+    """Return the numbers of keys that passes over a buffer of ``capacity`` rows may read, smallest first."""
     sizes = [EXTENT]
     while sizes[-1] < capacity:
         sizes.append(2 * sizes[-1])
@@ -59,7 +59,7 @@ def extents(capacity: int) -> tuple[int, ...]:
 
 
 class StaticRows:
-    """Keys and values of one buffer, written at positions that a tensor holds."""
+    """Keys and values of one buffer, written at positions given by a tensor."""
 
     def __init__(self, kv: KVBuffer, branches: int, extent: int, places: torch.Tensor) -> None:
         self.kv = kv
@@ -78,11 +78,11 @@ class StaticRows:
 
 @dataclass
 class Buffers:
-    """What one shape reads and writes."""
+    """Static input and output tensors of one shape."""
 
     ids: torch.Tensor  # (B, M)
     start: torch.Tensor  # () position of the first row
-    count: torch.Tensor  # () rows that are no filling
+    count: torch.Tensor  # () rows that are not padding
     mask: torch.Tensor  # (M, extent)
     wanted: torch.Tensor  # (R,)
     hidden: torch.Tensor  # (B, R, d)
@@ -90,10 +90,10 @@ class Buffers:
 
 
 class StaticPasses:
-    """Runs passes of one network through ``graphs``, on buffers of their own for each shape."""
+    """Runs passes of one network through ``graphs``, with static buffers for each shape."""
 
     def __init__(self, compute: Compute, vocab_size: int, like: torch.Tensor, graphs: Graphs) -> None:
-        """``like``: a vector (d,) of the type and on the device of hidden states."""
+        """``like``: a vector (d,) with the dtype and device of hidden states."""
         self.compute = compute
         self.vocab_size = vocab_size
         self.like = like
@@ -105,7 +105,7 @@ class StaticPasses:
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (B, R, d) and logits (B, R, V) as ``Network.forward`` gives them; nothing waits."""
+        """Return hidden states (B, R, d) and logits (B, R, V), without waiting for the device."""
         branches, rows = ids.shape
         shape = shape_of(branches, rows, mask.shape[1], len(logits_of), kv.capacity)
         self._kv[id(kv)] = kv
@@ -122,7 +122,7 @@ class StaticPasses:
     def _run(self, buffers: Buffers, kv: KVBuffer, shape: PassShape) -> None:
         rows = torch.arange(shape.rows, device=self.like.device)
         positions = buffers.start + rows
-        places = positions.masked_fill(rows >= buffers.count, kv.capacity)  # a row that is never read
+        places = positions.masked_fill(rows >= buffers.count, kv.capacity)  # padding goes to the unread row
         stored = StaticRows(kv, shape.branches, shape.extent, places)
         hidden, logits = self.compute(
             buffers.ids, positions.clamp(max=kv.capacity - 1), buffers.mask, stored, buffers.wanted
@@ -143,7 +143,7 @@ class StaticPasses:
         )
 
     def _output(self, branches: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states and logits, the same for passes of every extent: ``forward`` gives copies of them."""
+        """Return tensors for hidden states and logits; passes of all extents share them, as results are copied."""
         if (branches, wanted) not in self._outputs:
             sizes = (len(self.like), self.vocab_size)
             hidden, logits = (self.like.new_zeros(branches, wanted, size) for size in sizes)
@@ -157,7 +157,7 @@ def _fill(
     rows, extent = mask.shape
     if mask.shape != buffers.mask.shape:
         buffers.mask.zero_()
-        buffers.mask[rows:, :1].fill_(1)  # filling sees something, so that none of it is NaN
+        buffers.mask[rows:, :1].fill_(1)  # a padding row that sees no key would give NaN
     buffers.mask[:rows, :extent].copy_(mask)
     buffers.ids[:, :rows].copy_(ids)
     buffers.wanted[: len(logits_of)].copy_(logits_of)

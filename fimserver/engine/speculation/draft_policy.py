@@ -1,6 +1,6 @@
 """Draft policy: which drafters to ask in a round, and how many of their tokens to verify.
 
-Acceptance rates by grade, the cost of asking and the cost of passes are measured while serving. The policy
+Acceptance rates by grade, the time of drafters and the time of passes are measured while serving. The policy
 changes how long an answer takes, never its text.
 """
 
@@ -15,8 +15,8 @@ from fimserver.engine.forward.pass_cost import PassCosts, Shape
 from fimserver.engine.speculation.drafts import Draft, cut_draft
 from fimserver.lengths import common_prefix
 
-_PRIOR_WEIGHT = 2.0  # tries that the prior counts for: a grade of n is first taken as a chance of n tenths
-_MEMORY = 200.0  # number of tries after which older ones lose weight
+_PRIOR_WEIGHT = 2.0  # trials that the prior counts for; it takes a grade of n as a chance of about n tenths
+_MEMORY = 200.0  # number of trials after which older ones lose weight
 _SMOOTHING = 0.2
 _TRIALS = 3  # times a drafter is asked before its cost decides
 _RETRIAL = 32  # rounds after which a drafter that did not pay is tried again
@@ -32,13 +32,13 @@ class DraftPlan(NamedTuple):
 
 
 class Survival:
-    """Acceptance rate of tokens by source and grade, given that all tokens before were accepted."""
+    """Acceptance rates by source and grade of a token, given that all tokens before it were accepted."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], list[float]] = {}
 
     def along(self, draft: Draft) -> list[float]:
-        """For each token the chance that it and all before it are accepted."""
+        """Return for each token the probability that it and all before it are accepted."""
         alive = 1.0
         chances = []
         for grade in draft.grades:
@@ -62,7 +62,7 @@ class Survival:
 
 @dataclass
 class DrafterCost:
-    """Cost of asking one drafter, and the tokens that it is expected to bring."""
+    """Moving averages of one drafter: its time, and the expected tokens of a round with its drafts."""
 
     ms: float = 0.0
     expected: float = 1.0
@@ -77,10 +77,10 @@ class DraftPolicy:
         self.costs = costs
         self.survival = Survival()
         self.accounts: dict[str, DrafterCost] = defaultdict(DrafterCost)
-        self.switched_off = 0  # times that a drafter was not asked because it would not have paid
+        self.switched_off = 0  # times that a drafter was not asked because it was not expected to pay
 
     def plan(self, drafts: Sequence[Draft], max_draft_tokens: int) -> DraftPlan:
-        """Choose shape and drafts (up to ``max_draft_tokens``) with most expected tokens per millisecond."""
+        """Choose the shape and drafts, of up to ``max_draft_tokens``, with most expected tokens per ms."""
         costs = self.costs.ms
         best = DraftPlan(self.costs.plain, (), 1.0)
         best_rate = 1.0 / costs[self.costs.plain]
@@ -99,7 +99,7 @@ class DraftPolicy:
         return best._replace(drafts=tuple(cut_draft(draft, cut) for draft in best.drafts if cut > 0))
 
     def asks(self, name: str, so_far: DraftPlan) -> bool:
-        """Whether asking this drafter too is likely to give more tokens per millisecond than ``so_far``."""
+        """Whether asking this drafter too is expected to give more tokens per ms than the plan ``so_far``."""
         account = self.accounts[name]
         account.rested += 1
         ms = self.costs.ms[so_far.shape]
@@ -120,7 +120,7 @@ class DraftPolicy:
         account.rested = 0
 
     def learn(self, plan: DraftPlan, new: Sequence[int], ms: float | None) -> None:
-        """Record that a pass took ``ms`` and gave the tokens ``new``; ``None``: it ran with others."""
+        """Record that a pass gave the tokens ``new`` and took ``ms``; ``None`` if it ran with other passes."""
         if ms is not None:
             self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:
@@ -128,7 +128,7 @@ class DraftPolicy:
 
 
 def _gains(ranked: Sequence[tuple[list[float], Draft]]) -> list[list[float]]:
-    """For the first 1, 2, … drafts as one tree: expected tokens that each depth adds."""
+    """Return the expected tokens that each depth adds, for the first 1, 2, … drafts merged into a tree."""
     depths = [0.0] * max((len(draft.tokens) for _, draft in ranked), default=0)
     nodes: set[tuple[int, ...]] = set()
     totals = []

@@ -1,7 +1,6 @@
-"""Drafts and the seam of drafters: the state that a drafter sees, and what it may propose.
+"""Interface of drafters: the state that a drafter sees, and the drafts that it proposes.
 
-``ScriptedDrafter`` and ``RandomDrafter`` are fakes for tests. A proposal can cost time;
-it never changes the text.
+A draft can cost time but never changes the text. ``ScriptedDrafter`` and ``RandomDrafter`` are fakes for tests.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ import torch
 
 from fimserver.types import Deadline, Request
 
-# (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from.
-# ``None`` in their place: the token follows from the logits and nothing was drawn (temperature 0, or keyed
-# noise).
+# (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from, or
+# ``None`` if the token follows from the logits (temperature 0, or keyed noise).
 Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor | None]]
 
 
 @dataclass
 class DecodeState:
-    """One request being decoded, as drafters see it. ``ids`` grows; the rest stays."""
+    """The state of one request while it is decoded, as drafters see it."""
 
     request: Request
     prompt: list[int]  # all tokens before the middle, with markers
@@ -33,19 +31,19 @@ class DecodeState:
     deadline: Deadline = field(default_factory=Deadline)
     ids: list[int] = field(
         default_factory=list
-    )  # of the middle so far; the last one has not been through the network
-    useful: Callable[[Sequence[int]], int] = len  # how many tokens of a draft can be of use
-    log_probs: list[torch.Tensor] = field(default_factory=list)  # of the ids, by pass
-    held: str = ""  # end of the prefix that the first id spells again (``healing.py``)
-    hidden: torch.Tensor | None = None  # (d,) what the target's head saw when it gave the last id
+    )  # of the middle so far; the last one has not been run through the network
+    useful: Callable[[Sequence[int]], int] = len  # number of leading tokens of a draft that can be used
+    log_probs: list[torch.Tensor] = field(default_factory=list)  # of the ids, one tensor per pass
+    held: str = ""  # end of the prefix that the first id repeats (token healing, ``healing.py``)
+    hidden: torch.Tensor | None = None  # (d,) input of the target's head that gave the last id
 
 
 class Draft(NamedTuple):
-    """Tokens that may follow ``DecodeState.ids``, first to last.
+    """Tokens that may follow ``DecodeState.ids``.
 
-    ``grades``: for each token a small number, higher where its drafter is surer; acceptance by grade is
-    measured (``draft_policy.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from,
-    where they were drawn.
+    ``grades``: the drafter's confidence in each token, 0 to 9; acceptance rates are measured by grade
+    (``draft_policy.py``). ``marginals`` (n, V): the probabilities that the tokens were drawn from; ``None``
+    if they were not drawn.
     """
 
     source: str
@@ -55,9 +53,7 @@ class Draft(NamedTuple):
 
 
 def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int = 0) -> Draft:
-    """Draft a token from each row of logits (n, V).
-
-    The first is for the position ``after`` tokens after ``state.ids``.
+    """Draft a token from each row of logits (n, V), the first for position ``after`` after ``state.ids``.
 
     A token's grade is its probability in tenths.
     """
@@ -70,7 +66,7 @@ def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int
 
 
 def cut_draft(draft: Draft, size: int) -> Draft:
-    """The first ``size`` tokens of a draft."""
+    """Return the first ``size`` tokens of a draft."""
     if size >= len(draft.tokens):
         return draft
     marginals = None if draft.marginals is None else draft.marginals[:size]
@@ -78,7 +74,7 @@ def cut_draft(draft: Draft, size: int) -> Draft:
 
 
 def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:
-    """The probability of each token under its row of (n, V) logits, in tenths, 0 to 9."""
+    """Return the probability of each token under its row of (n, V) logits, in tenths, 0 to 9."""
     chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
     tenths = (10 * (chosen - logits.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
     return tuple(int(tenth) for tenth in tenths.tolist())
@@ -88,8 +84,7 @@ class Drafter(Protocol):
     """Proposes tokens that may come next.
 
     ``inline``: its work is bounded by construction, so it runs in the target's thread; others get a thread
-    and a time limit. ``keeps_text``: it keeps what it read of one text, so that requests that run side by
-    side would mix theirs.
+    and a time limit. ``keeps_text``: it caches the text of one request, so requests must not interleave.
     """
 
     name: str
@@ -97,16 +92,16 @@ class Drafter(Protocol):
     keeps_text: bool
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
-        """Drafts of at most ``size`` tokens, the likeliest first; may be empty."""
+        """Return drafts of at most ``size`` tokens, the likeliest first; may be empty."""
         ...
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Called when ``state.ids`` has grown, and once when the middle has ``ended``."""
+        """Take note of new ``state.ids``; called after each round, and once when the middle has ``ended``."""
         ...
 
 
 class ScriptedDrafter:
-    """Proposes from a given middle; with the true one it is an oracle. ``seen``: the middle so far."""
+    """Proposes the tokens of a given middle; with the true one it is an oracle. ``seen``: the ids so far."""
 
     name = "scripted"
     inline = True
@@ -126,7 +121,7 @@ class ScriptedDrafter:
 
 
 class RandomDrafter:
-    """Proposes noise: several drafts of any length, often sharing their first tokens."""
+    """Proposes random tokens: several drafts of random lengths, some with a common prefix."""
 
     name = "random"
     inline = True

@@ -1,8 +1,9 @@
 """Lookahead: one pass that verifies a draft and prepares the next one (arXiv 2507.11851, 2511.08923).
 
-Behind the text rows of a draft lie groups of masks, one for each number of tokens that may be accepted. A
-group sees the text up to there and itself, so that whatever is accepted, the masks after it have been run.
-Text rows never see a mask: their logits, keys and values are those of a pass without lookahead.
+After the text rows of a draft, a pass has groups of masks, one for each number of draft tokens that may be
+accepted. A group attends to the text up to that length and to itself, so that its masks are the next draft if
+exactly that many tokens are accepted. Text rows never attend to a mask: their logits, keys and values are
+those of a pass without lookahead.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
     from fimserver.engine.forward.adapter import CanvasNetwork
 
 MOST_MASKS = 3
-MOST_MASKED_ROWS = 16  # of a pass with masks
-_PRIOR = (0.5, 0.25, 0.15)  # tokens that a mask is worth, by place, until some drafts were made
+MOST_MASKED_ROWS = 16  # rows of a pass with masks, at most
+_PRIOR = (0.5, 0.25, 0.15)  # expected gain in tokens of the first, second and third mask, before any draft
 _PRIOR_WEIGHT = 2.0  # drafts that the prior counts for
-_MEMORY = 100.0
-_MARGIN = 1.5  # times what they cost that masks beside other drafters must bring: both are estimates
-_RETRIAL = 8  # prompts after which masks that do not pay are tried again after one
+_MEMORY = 100.0  # drafts after which older ones lose weight
+_MARGIN = 1.5  # with other drafters, masks must gain this many times their cost, as both are estimates
+_RETRIAL = 8  # prompts after which masks that did not pay are tried again
 _SMOOTHING = 0.1
 _ROUNDS = 3
 
 
 class Outlook(NamedTuple):
-    """Which groups of masks a pass has: one of ``masks`` rows for each accepted length in ``lengths``."""
+    """The groups of masks of a pass: one of ``masks`` rows for each accepted length in ``lengths``."""
 
     rows: int  # of the whole pass
     lengths: tuple[int, ...]
@@ -46,9 +47,9 @@ class Outlook(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a group of masks said about the tokens after position ``place`` of the middle.
+    """Output of a group of m masks after position ``place`` of the middle.
 
-    ``hidden`` (m, d) and ``logits`` (m, V): row i is about token ``place`` + 1 + i.
+    ``hidden`` (m, d) and ``logits`` (m, V): row i predicts token ``place`` + 1 + i.
     """
 
     place: int
@@ -58,9 +59,10 @@ class Prepared:
 
 @dataclass
 class TextAhead:
-    """What the last pass of one text has prepared, by the length of the text that it is for.
+    """Output of the last pass over one text.
 
-    ``hidden`` (M, d): of its text rows. ``prepared``: the group for the text that has come.
+    ``hidden`` (M, d): of the text rows. ``groups``: by the length of the middle that they continue.
+    ``prepared``: the group that continues the accepted tokens.
     """
 
     hidden: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -69,9 +71,9 @@ class TextAhead:
 
 
 class Lookahead:
-    """Makes passes with masks, and drafts from what they said. A drafter that costs no pass of its own.
+    """A drafter without passes of its own: adds masks to the passes that verify, and drafts from their logits.
 
-    Each prompt that the cache keeps has its own ``TextAhead``; rates and times are of all texts.
+    Each cached prompt has its own ``TextAhead``; estimates of gain and time are shared.
     """
 
     name = "lookahead"
@@ -85,29 +87,29 @@ class Lookahead:
         most_masks: int = MOST_MASKS,
         dearer: Mapping[int, float] | None = None,
     ) -> None:
-        """``dearer``: what masks add to a pass (``measure_masks``); ``None``: nothing."""
+        """``dearer``: extra cost of masks in a pass (``measure_masks``); ``None``: no cost."""
         self.dearer = dearer or {}
-        self._draft_ms = 0.0  # that a token of a draft takes, after the pass that prepared it
+        self._draft_ms = 0.0  # time to draft one token from the logits of a mask
         self.cache = cache
         self.network = network
         self.sizes = [size for size in network.adapter.blocks if size <= most_masks]
         self._texts: defaultdict[int, TextAhead] = defaultdict(TextAhead)
-        self.alone = False  # whether its drafts count for all they bring, not for what they add to others
+        self.alone = False  # whether drafts are valued by themselves, not by what they add to other drafts
         self._worth = {
             size: [_PRIOR_WEIGHT * sum(_PRIOR[:size]), _PRIOR_WEIGHT] for size in self.sizes
-        }  # tokens, and the drafts that they are of
-        self._unopened = 0  # prompts in a row without masks after them
+        }  # by number of masks: tokens gained, and number of drafts
+        self._unopened = 0  # consecutive prompts without masks
 
     @property
     def text(self) -> TextAhead:
-        """Of the cache's current prompt."""
+        """The state of the cache's current prompt."""
         return self._texts[self.cache.prompts.current.number]
 
     def beyond(self, costs: PassCosts) -> Beyond | None:
-        """Masks for the rows that fill up a prompt's last chunk, where the first draft pays for them.
+        """Return masks for the padding rows of a prompt's last chunk; ``None`` if the first draft would not pay.
 
-        The rows are there anyway, but not their low-rank branches and logits: they are taken to cost what
-        they add to a pass of one row.
+        The rows are computed in any case, but not their low-rank branches and logits; these are assumed to
+        cost what masks add to a pass of one row.
         """
         most = max(self.sizes, default=0)
         rows = min((rows for rows in self.dearer if rows > most), default=0)
@@ -122,10 +124,10 @@ class Lookahead:
         return Beyond((self.network.mask_token,) * most, self.network)
 
     def opened(self, logits: torch.Tensor, beyond: Beyond | None) -> torch.Tensor:
-        """Keep what the masks after a prompt said; the logits (V,) of its last row.
+        """Store the output of the masks after a prompt; return the logits (V,) of the prompt's last row.
 
-        ``logits`` (1 + n, V): of that row, and of the n masks as far as they had room; (V,) where ``beyond``
-        is ``None``.
+        ``logits`` (1 + n, V): of that row and of the n masks, 0 if they had no room; (V,) if ``beyond`` is
+        ``None``.
         """
         hidden = self.network.hidden[0] if beyond else self.cache.network.hidden[0, -1:]
         rows = logits if beyond else logits[None]
@@ -134,15 +136,15 @@ class Lookahead:
         return rows[0]
 
     def glance(self) -> list[int]:
-        """The likeliest tokens after the last one, as far as masks have been run for it."""
+        """Return the likeliest tokens after the last one, one for each mask that has been run for it."""
         prepared = self.text.prepared
         return prepared.logits.argmax(-1).tolist() if prepared else []
 
     def outlook(self, plan: DraftPlan, survival: Survival, costs: PassCosts) -> Outlook | None:
-        """The groups of masks that are worth their rows in this pass; ``None`` where none is.
+        """Choose the groups of masks that pay for their rows in this pass; ``None`` if no group does.
 
-        A draft that is ready counts for what drafts of so many masks have brought (``weigh``); the time of
-        its rows, and of making it, for the tokens that the best plan without masks makes in that time.
+        The gain of a group is the average gain of drafts with as many masks (``weigh``). Its cost is the
+        number of tokens that the plan without masks makes in the time of the masks' rows and of the draft.
         """
         if len(plan.drafts) > 1:
             return None
@@ -166,12 +168,12 @@ class Lookahead:
         return best
 
     def start(self, state: DecodeState, tokens: Sequence[int], outlook: Outlook) -> Pass:
-        """The pass over the last id, the draft ``tokens`` after it, and the masks of ``outlook``."""
+        """Return the pass over the last id, the draft ``tokens`` and the masks of ``outlook``."""
         texts = len(tokens) + 1
         start = len(state.prompt) + len(state.ids) - 1
         masks = outlook.rows - texts
         offsets = [length + 1 + i for length in outlook.lengths for i in range(outlook.masks)]
-        offsets += [0] * (masks - len(offsets))  # rows that fill the shape up; nobody looks at them
+        offsets += [0] * (masks - len(offsets))  # padding rows, which no row attends to
         device = self.network.device
         ids = [state.ids[-1], *tokens, *[self.network.mask_token] * masks]
         positions = start + torch.tensor([*range(texts), *offsets], device=device)
@@ -180,7 +182,7 @@ class Lookahead:
         return self.cache.rows_pass(ids, start, mask, wanted, self.network, positions)
 
     def end(self, state: DecodeState, texts: int, outlook: Outlook, pass_: Pass) -> torch.Tensor:
-        """Logits (1, M, V) of the ``texts`` first rows, as of a plain pass; what the masks said is kept."""
+        """Store the output of the masks; return logits (1, M, V) of the text rows, the first ``texts``."""
         logits = pass_.result()
         hidden = self.network.hidden[0]
         text = self.text
@@ -204,7 +206,7 @@ class Lookahead:
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
-        """The draft that the last pass prepared, where what it prepared for has come."""
+        """Draft from the masks of the last pass, if it had masks after the accepted tokens."""
         prepared = self.text.prepared
         if prepared is None or prepared.place != len(state.ids) - 1 or size < 1:
             return []
@@ -221,7 +223,7 @@ class Lookahead:
         return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
-        """Pick the group of masks after the accepted tokens."""
+        """Select the group of masks that follows the accepted tokens."""
         text = self.text
         text.prepared = None if ended else text.groups.get(len(state.ids) - 1)
         text.groups = {}
@@ -231,9 +233,9 @@ class Lookahead:
         return 1.0 if self.alone else _MARGIN
 
     def weigh(self, drafts: Sequence[Draft], policy: DraftPolicy, size: int) -> None:
-        """Learn what the draft that was ready adds to the others of a round, by the number of its masks.
+        """Update the average gain of a prepared draft over the other drafts of a round, by number of masks.
 
-        In expected tokens, less those that the others bring in the time of its own rows.
+        The gain is in expected tokens, less those that the others would bring in the time of its rows.
         """
         own = next((draft for draft in drafts if draft.source == self.name), None)
         prepared = self.text.prepared
@@ -251,16 +253,17 @@ class Lookahead:
                 worth[1] = (worth[1] + 1) * fade
 
     def _tokens(self, masks: int) -> float:
-        """What a draft of so many masks is expected to be worth, in tokens."""
+        """Return the expected gain in tokens of a draft with this number of masks."""
         tokens, drafts = self._worth[masks]
         return tokens / drafts
 
 
 @torch.inference_mode()
 def measure_masks(cache: PrefixCache, network: CanvasNetwork, rows: Sequence[int]) -> dict[int, float]:
-    """What a pass of so many rows takes longer where all but the first are masks, as a share of its time.
+    """Measure, by number of rows, how much longer a pass takes if all rows but the first are masks.
 
-    The fastest of some rounds in which passes with and without masks take turns. Forgets the prompt.
+    Returns shares of the time without masks, from the fastest of several rounds in which both alternate.
+    Forgets the prompts in the cache.
     """
     start = cache.chunk
     cache.prefill([0] * start, Deadline(), want_logits=False)

@@ -1,7 +1,7 @@
-"""Rejection sampling for drafted tokens: what is emitted has the target's distribution, whatever was drafted.
+"""Rejection sampling for drafted tokens: the output has the target's distribution for any drafts.
 
 A rule gets the target's probabilities p after each drafted token, the probabilities q that each token was
-drawn from, and ``uniform``, its only source of chance. Its output, completed by the target itself, has the
+drawn from, and ``uniform``, its only source of randomness. Its output, continued by the target, has the
 target's joint distribution. Comparisons are written ``u < ratio``, so that NaN never accepts.
 """
 
@@ -17,15 +17,15 @@ from fimserver.engine.sampling import require_finite
 from fimserver.errors import NonFiniteError
 
 Uniform = Callable[[], float]  # numbers in [0, 1), each independent of all before
-# How far from 1 a drafter's row may sum: a float32 softmax over 150 000 tokens is within 1e-5. It is divided
-# by its sum.
+# How far from 1 the sum of a drafter's row may be; the row is then divided by it. A float32 softmax over 150 000
+# tokens is within 1e-5.
 ROUNDING = 1e-4
 
 
 class Verdict(NamedTuple):
-    """So many tokens of draft ``branch`` are accepted.
+    """The number of accepted tokens of draft ``branch``, and the next token.
 
-    ``token`` follows, from the residual or as the bonus token.
+    ``token`` is drawn from the residual, or is the bonus token.
     """
 
     accepted: int
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Softmax of each row of (n, V) logits in float64; at temperature 0 one-hot at the first maximum.
+    """Return the softmax of each row of (n, V) logits in float64; at temperature 0 one-hot at the first maximum.
 
     Raises ``NonFiniteError`` on NaN or +infinity, and on a row that is all -infinity.
     """
@@ -50,13 +50,13 @@ def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 def verify_tokens(
     target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform
 ) -> Verdict:
-    """Accept tokens in turn with min(1, p/q), replace the first rejected (arXiv 2211.17192, algorithm 1).
+    """Accept tokens in turn with min(1, p/q), replace the first rejected one (arXiv 2211.17192, algorithm 1).
 
-    ``target`` (n+1, V); ``draft`` (n, V), row i the distribution that ``tokens[i]`` was drawn from given the
-    tokens before it, at a length that may depend on these but not on the token cut off there. Or ``draft`` is
-    ``None``, a one-hot q: exact for any tokens of any length, however they were chosen, but they are accepted
-    with p alone. A row of ``draft`` that is no distribution, or gives its token no probability, ends the
-    draft before that token. Raises ``NonFiniteError`` if a row of ``target`` is no distribution.
+    ``target`` (n+1, V). ``draft`` (n, V): row i is the distribution that ``tokens[i]`` was drawn from given the
+    tokens before it; the draft may be cut where these decide, but not where the token cut off does. ``None``
+    stands for one-hot rows: exact for tokens chosen in any way, but they are accepted with p alone. A row of
+    ``draft`` that is not a distribution, or gives its token no probability, ends the draft before that token.
+    Raises ``NonFiniteError`` if a row of ``target`` is not a distribution.
     """
     return recursive_rejection((target,), (draft,), (tokens,), uniform)
 
@@ -64,14 +64,12 @@ def verify_tokens(
 def verify_block(
     target: torch.Tensor, draft: torch.Tensor | None, tokens: Sequence[int], uniform: Uniform
 ) -> Verdict:
-    """Accept the longest prefix of the draft as a block (arXiv 2403.10444).
+    """Accept a prefix of the draft as a block (arXiv 2403.10444), on average no shorter than token by token.
 
-    Never shorter on average than token by token.
-
-    Arguments, conditions and errors as ``verify_tokens``. A prefix of weight w = min(1, w' p/q) is accepted,
-    itself or as part of a longer one, with chance w: the longer ones have sum(min(w p, q)) of it, and the
-    draft may end at any prefix, since the rest is settled there. From the end backwards, since the paper
-    draws all its numbers independently.
+    Arguments, conditions and errors are those of ``verify_tokens``. A prefix of weight w = min(1, w' p/q) is
+    accepted, alone or as part of a longer one, with probability w; the longer ones account for
+    sum(min(w p, q)). Prefixes are tried from the longest to the shortest, which is equivalent to the paper's
+    order, as its random numbers are independent.
     """
     _require_distributions(target)
     rows: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -94,7 +92,7 @@ def verify_block(
 
 
 def _block_rest(weight: float, p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Distribution (V,) of the token after a block that ends here, and the chance that it ends here."""
+    """Return the weights (V,) of the token after a block that ends here, and the probability that it does."""
     rest = (weight * p - q).clamp(min=0)
     mass = float(rest.sum())
     return (rest, mass / (1 - weight + mass)) if mass > 0 else (p, 0.0)
@@ -106,33 +104,31 @@ def recursive_rejection(
     tokens: Sequence[Sequence[int]],
     uniform: Uniform,
 ) -> Verdict:
-    """Try the surviving drafts in turn at each depth, each against what the one before it left of the target.
+    """Try the surviving drafts in turn at each depth, each against the residual that the one before it left.
 
-    SpecInfer (arXiv 2305.09781), SpecTr (arXiv 2310.15141). K >= 1 drafts of any lengths n_k: ``targets[k]``
-    (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise as ``verify_tokens``.
-    ``branch`` is one draft that begins with the accepted tokens; where several do, they share cache and rows,
-    so any of them would do.
+    Recursive rejection of SpecInfer (arXiv 2305.09781) and SpecTr (arXiv 2310.15141), for K >= 1 drafts of any
+    lengths n_k: ``targets[k]`` (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise
+    like ``verify_tokens``. ``branch`` is one of the drafts that begin with the accepted tokens; if several do,
+    they have the same KV rows, so any of them will do.
 
-    Exact if each row of q is the distribution of its token given all that the rule looks at before it: every
-    draft's tokens at lesser depths, and the earlier drafts' tokens at this one. By induction: p' is the
-    distribution that the next token must still have; x ~ q is accepted with min(1, p'/q), and if rejected,
-    norm(max(p'-q, 0)) is the distribution that the token must still have. Choosing a survivor looks at no
-    deeper token, so that the deeper tokens keep the distributions that their rows say.
+    The rule is exact if each row of q is the distribution of its token given all tokens that the rule has
+    read before it: those of every draft at lesser depths, and those of earlier drafts at this depth. By
+    induction: let p' be the distribution that the next token must have. x ~ q is accepted with min(1, p'/q);
+    if it is rejected, the token must have the distribution norm(max(p'-q, 0)). Which drafts survive depends on
+    no deeper token, so deeper tokens keep the distributions of their rows.
 
     - Independent chains, and tokens that are independent given the prefix (one-pass drafters): each row is
-      its token's distribution,
-      whichever draft survives. Two chains that happen on the same token are both tried; p' has none of a
-      rejected token.
-    - Deterministic drafts, children distinct or not: q one-hot; x is accepted with p'(x), else p' loses x and
-      nothing more.
-    - Siblings drawn without replacement: if q is what was left when the token was drawn.
-    - One *drawn* token that several drafts share is one draw, not several: all but the first of these drafts
-      must give it as one-hot, or p' would be lowered a second time by a draw that was never made.
+      its token's distribution for any surviving draft. If two chains have the same token, both are tried; p'
+      gives a rejected token probability 0.
+    - Deterministic drafts, with distinct children or not: q is one-hot; x is accepted with p'(x), else p' loses
+      x alone.
+    - Siblings drawn without replacement: exact if q is the remaining distribution when the token was drawn.
+    - One *drawn* token that several drafts share is one draw: all but the first of these drafts must give it
+      as one-hot, or p' would be reduced twice for one draw.
 
-    Survivors that have ended (or whose q is no distribution) while others go on have no child here: trying
-    nothing leaves p' as it is, so only the others are tried, and if none is accepted the token comes from
-    what they left of p. If one is accepted, those that ended before it are out. If all have ended, p' is p:
-    the bonus token.
+    Survivors that have ended (or whose q is not a distribution) have no child at this depth and leave p' as it
+    is: only the others are tried, and if none is accepted, the token is drawn from the residual. If one is
+    accepted, the drafts that ended before it are dropped. If all have ended, p' is p: the bonus token.
     """
     for target in targets:
         _require_distributions(target)
@@ -154,22 +150,19 @@ def recursive_rejection(
 def _try_in_turn(
     p: torch.Tensor, proposals: Mapping[int, tuple[int, torch.Tensor]], uniform: Uniform
 ) -> tuple[int | None, torch.Tensor]:
-    """The first accepted token, if any, and what the ones before it left of ``p``, (V,)."""
+    """Return the first accepted token, if any, and the residual (V,) of ``p`` after those before it."""
     for token, q in proposals.values():
         if uniform() < float(p[token]) / float(q[token]):
             return token, p
         rest = (p - q).clamp(min=0)
         mass = rest.sum()
-        # No mass: p is q up to rounding, so that a rejection is rounding too.
+        # Without mass, p equals q up to rounding, and the rejection was due to rounding as well.
         p = rest / mass if bool(mass > 0) else p
     return None, p
 
 
 def _proposal(draft: torch.Tensor | None, depth: int, token: int, p: torch.Tensor) -> torch.Tensor | None:
-    """The distribution q that ``token`` was drawn from, (V,) like ``p``.
-
-    ``None`` if there cannot have been such a draw.
-    """
+    """Return the distribution q (V,) that ``token`` was drawn from; ``None`` if it cannot be such a draw."""
     if not 0 <= token < len(p):
         return None
     if draft is None:
@@ -183,24 +176,25 @@ def _proposal(draft: torch.Tensor | None, depth: int, token: int, p: torch.Tenso
 
 
 def _distribution(row: torch.Tensor) -> torch.Tensor:
-    """A checked row of the target, float64 with sum 1."""
+    """Normalise a checked row of the target in float64."""
     row = row.double()
     return row / row.sum()
 
 
 def sample(weights: torch.Tensor, uniform: Uniform) -> int:
-    """Draw a token in proportion to (V,) ``weights`` from one number (inverse CDF); never one of weight 0."""
-    # Only tokens with weight: a parallel cumsum need not be monotone, so searching all could land on one
-    # without.
+    """Draw a token in proportion to ``weights`` (V,) from one number (inverse CDF); never one of weight 0."""
+    # Only tokens with weight are searched: a parallel cumsum need not be monotone, so that a search over all
+    # tokens could find one of weight 0.
     support = weights.nonzero().squeeze(-1)
     cumulative = weights[support].double().cumsum(0)
     return int(support[bisect_right((cumulative / cumulative[-1]).cpu().numpy(), uniform())])
 
 
 def _require_distributions(target: torch.Tensor) -> None:
-    """Raise ``NonFiniteError`` unless every row of (n, V) is finite and not negative, and has a sum."""
+    """Raise ``NonFiniteError`` unless every row of (n, V) is finite, not negative, and has a positive sum."""
     total = require_finite(target.sum(-1, dtype=torch.float64))
     if not bool((target >= 0).all()) or not bool((total > 0).all()):
         raise NonFiniteError(
-            "a row of the model's probabilities is negative or all zero; its weights or logits are broken"
+            "a row of the model's probabilities is negative or all zero: its weights are damaged, download"
+            " the model again"
         )

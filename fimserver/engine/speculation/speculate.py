@@ -1,8 +1,8 @@
 """Speculative decoding: propose, verify, accept, observe (Leviathan et al., arXiv 2211.17192).
 
-The text does not depend on drafts: every pass has a shape whose logits keep their bits (``pass_cost.py``),
-branches are copies of the text's rows (``kv.py``), and the verifier keeps the text, or its distribution,
-whatever was drafted (``verify.py``).
+The text does not depend on drafts: every pass has a shape that leaves the bits of logits as they are
+(``pass_cost.py``), branches are copies of the text's rows (``kv.py``), and the verifier keeps the text, or its
+distribution, for any drafts (``verify.py``).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from fimserver.engine.speculation.verify import Verifier
 from fimserver.lengths import common_prefix
 from fimserver.types import Round
 
-FIXED = (3, 8)  # branches and rows under a verifier that is not adaptive
+FIXED = (3, 8)  # branches and rows with a verifier that is not adaptive
 
 
 class Verification(NamedTuple):
-    """A round that has begun: its pass, and the masks in it if it also prepares the next draft."""
+    """A round in progress: its pass, and the masks in it if it also prepares the next draft."""
 
     plan: DraftPlan
     pass_: Pass
@@ -35,9 +35,9 @@ class Verification(NamedTuple):
 
 
 class Speculation:
-    """The verified model, its drafters from cheap to costly, and the verifier.
+    """Decodes with a target model, its drafters from cheap to costly, and a verifier.
 
-    Without drafters: plain decoding.
+    Without drafters it is plain decoding.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Speculation:
         costs: PassCosts,
         lookahead: Lookahead | None = None,
     ) -> None:
-        """``lookahead``: prepares the next draft in the pass that verifies one; one of the drafters."""
+        """``lookahead``: the one of the drafters that prepares the next draft in the pass that verifies."""
         self.cache = cache
         self.drafters = tuple(drafters)
         self.lookahead = lookahead if verifier.adaptive else None
@@ -57,7 +57,7 @@ class Speculation:
 
     @property
     def interleaves(self) -> bool:
-        """Whether requests may take turns round by round."""
+        """Whether requests may alternate round by round."""
         return not any(drafter.keeps_text for drafter in self.drafters)
 
     def begin(self, state: DecodeState, logits: torch.Tensor) -> Round:
@@ -77,7 +77,7 @@ class Speculation:
 
     @torch.inference_mode()
     def start_round(self, state: DecodeState, max_draft_tokens: int) -> Verification:
-        """Draft, and prepare the pass that verifies."""
+        """Ask the drafters and prepare the pass that verifies their drafts."""
         plan = self.propose(state, max_draft_tokens)
         policy = self.policy
         outlook = self.lookahead and self.lookahead.outlook(plan, policy.survival, policy.costs)
@@ -87,7 +87,7 @@ class Speculation:
 
     @torch.inference_mode()
     def end_round(self, state: DecodeState, round_: Verification) -> Round:
-        """Accept what the pass has verified; it is run now where it has not been run with others."""
+        """Accept tokens by the logits of the round's pass, which is run now unless it ran with others."""
         started = time.perf_counter()
         plan, logits, hidden = self.verify(state, round_)
         tokens, branch = self.verifier.accept(logits, plan.drafts, state)
@@ -95,12 +95,12 @@ class Speculation:
         company = round_.pass_.company
         took_ms = 1000 * (time.perf_counter() - started)
         self.policy.learn(plan, tokens, took_ms if company == 1 else None)
-        self.policy.costs.company = company  # the next one is likely to have as much
+        self.policy.costs.company = company  # the best guess for the next pass
         self.commit(state, tokens, branch, hidden)
         return _record(plan, tokens, branch)
 
     def propose(self, state: DecodeState, max_draft_tokens: int) -> DraftPlan:
-        """Ask the drafters, cheap ones first, as long as that is expected to pay."""
+        """Ask the drafters, cheap ones first, and skip those that are not expected to pay."""
         size = min(max_draft_tokens, self.policy.costs.longest - 1)
         if not self.verifier.adaptive:
             return self._fixed(state, size)
@@ -117,9 +117,9 @@ class Speculation:
     def verify(
         self, state: DecodeState, round_: Verification
     ) -> tuple[DraftPlan, torch.Tensor, torch.Tensor]:
-        """Logits (B, M, V) and hidden states (B, M, d) of one pass over the last id and the drafts after it.
+        """Return the plan, logits (B, M, V) and hidden states (B, M, d) of the last id and the drafts after it.
 
-        Also the plan with the shape that was run: with masks for the next draft where they pay.
+        The plan has the shape that was run, masks for the next draft included.
         """
         plan = round_.plan
         if round_.outlook is None:
@@ -131,7 +131,7 @@ class Speculation:
         return plan._replace(shape=(1, round_.outlook.rows)), logits, self.lookahead.text.hidden[None]
 
     def _pass(self, state: DecodeState, plan: DraftPlan) -> Pass:
-        """The pass without masks, with logits (B, M, V); unused rows hold token 0."""
+        """Return the pass without masks, with logits (B, M, V); unused rows hold token 0."""
         branches, rows = plan.shape
         texts = [draft.tokens for draft in plan.drafts] or [()]
         texts += [()] * (branches - len(texts))
@@ -141,7 +141,7 @@ class Speculation:
         )
 
     def commit(self, state: DecodeState, tokens: list[int], branch: int, hidden: torch.Tensor) -> None:
-        """Keep the KV rows of the accepted tokens (the others get overwritten) and tell the drafters."""
+        """Keep the KV rows of the accepted tokens (later passes overwrite the others); notify the drafters."""
         position = self._position(state)
         rows = len(tokens)
         self.cache.kv.keep_branch(branch, position, position + rows)
@@ -154,21 +154,21 @@ class Speculation:
             drafter.observe(state, ended=ended)
 
     def _position(self, state: DecodeState) -> int:
-        """Position of the last id, whose row has not been computed yet."""
+        """Return the position of the last id, which has not been run through the network yet."""
         return len(state.prompt) + len(state.ids) - 1
 
     def _ask(self, drafter: Drafter, state: DecodeState, size: int) -> list[Draft]:
         started = time.perf_counter()
-        # Cut after the token that would end the middle: the length depends on kept tokens alone, so every
-        # rule stays exact.
+        # Drafts are cut after the token that would end the middle: their length depends on kept tokens alone,
+        # so every verifier stays exact.
         drafts = [cut_draft(draft, state.useful(draft.tokens)) for draft in drafter.propose(state, size)]
         self.policy.asked(drafter.name, 1000 * (time.perf_counter() - started), drafts)
         return drafts
 
     def _fixed(self, state: DecodeState, size: int) -> DraftPlan:
-        """Plan with constant drafters and length.
+        """Plan with all drafters and a constant length.
 
-        Under rejection sampling a length that depends on drawn tokens is biased.
+        In rejection sampling, a length that depends on the drawn tokens would bias the distribution.
         """
         shape = min(
             self.policy.costs.ms, key=lambda shape: abs(shape[0] - FIXED[0]) + abs(shape[1] - FIXED[1])
@@ -183,12 +183,12 @@ class Speculation:
 
 
 def _only(plan: DraftPlan) -> tuple[int, ...]:
-    """Tokens of the draft of a plan with one at most."""
+    """Return the tokens of a plan's only draft; empty if it has none."""
     return plan.drafts[0].tokens if plan.drafts else ()
 
 
 def log_probs_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-    """Log probabilities (n,) of the first n tokens from logits (M, V), at temperature 1."""
+    """Return log probabilities (n,) of the n tokens, from the first n rows of logits (M, V), at temperature 1."""
     rows = logits[: len(tokens)].float()
     chosen = rows.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0]
     return chosen - rows.logsumexp(-1)

@@ -1,7 +1,7 @@
 """Verifiers: turn the logits of a pass over drafts into tokens of the middle.
 
 ``GumbelMaxVerifier`` is the default: the text is a function of prompt, seed and weights, and a draft is
-accepted as far as it equals it. ``RejectionSampler`` keeps the distribution of the text instead
+accepted as far as it equals that text. ``RejectionSampler`` keeps the distribution of the text instead
 (``rejection_sampling.py``).
 """
 
@@ -28,7 +28,7 @@ from fimserver.types import Request
 
 
 class Accepted(NamedTuple):
-    """Accepted draft tokens, then one of the target's own. ``branch`` is the one with their KV rows."""
+    """The accepted draft tokens and one token of the target. ``branch``: the one with their KV rows."""
 
     tokens: list[int]
     branch: int
@@ -43,26 +43,26 @@ class Verifier(Protocol):
     adaptive: bool
 
     def picker(self, request: Request) -> Pick:
-        """A function that chooses a token from logits, for drafters and target of this request."""
+        """Return the function that chooses tokens from logits, for the drafters and the target of a request."""
         ...
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
-        """Accept tokens, given logits (B, M, V) of the last id and the drafts after it, a branch each."""
+        """Accept tokens, given logits (B, M, V) of the last id and the drafts after it, one draft per branch."""
         ...
 
 
 class GumbelMaxVerifier:
     """Accepts a token that equals argmax(logits / T + G(seed, position)) (arXiv 2408.07978).
 
-    Greedy at temperature 0.
+    At temperature 0 it is greedy.
     """
 
     adaptive = True
 
     def __init__(self, *, at_once: bool | None = None) -> None:
-        """``at_once``: choose all tokens of a pass together, read from the device once; ``None``: on a GPU.
+        """``at_once``: choose the tokens of all rows of a pass together; ``None``: on a GPU alone.
 
-        A CPU has nothing to wait for, and choosing in rows that no draft reaches costs it more than it saves.
+        A GPU is then waited for once. On a CPU, choosing in rows that no draft reaches would cost more time.
         """
         self.at_once = at_once
 
@@ -101,9 +101,9 @@ Rule = Callable[
 
 
 class RejectionSampler:
-    """Accepts with chance min(1, p / q), else draws from the residual.
+    """Accepts with probability min(1, p / q), else draws from the residual (``rejection_sampling.py``).
 
-    The text keeps the target's distribution.
+    The text has the target's distribution.
     """
 
     adaptive = False
@@ -114,8 +114,7 @@ class RejectionSampler:
     def picker(self, request: Request) -> Pick:
         draws = random.Random(hashed(request.sampling.seed, "draw"))
 
-        # The seam.
-        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001
+        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - Pick
             if request.sampling.temperature <= 0:
                 return int(logits.argmax()), None
             distribution = probabilities(logits[None], request.sampling.temperature)[0]
@@ -138,7 +137,7 @@ class RejectionSampler:
 
 
 def _first(rule: Callable[..., Verdict]) -> Rule:
-    """Apply a rule for one draft to the first of several."""
+    """Make a rule for several drafts from one for a single draft: it verifies the first."""
     return lambda targets, drafts, tokens, uniform: rule(targets[0], drafts[0], tokens[0], uniform)
 
 
