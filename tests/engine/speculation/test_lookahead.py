@@ -1,5 +1,7 @@
 """Lookahead: verification and the next draft in one pass, on random weights; the text never notices."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from fimserver.engine.forward.adapter import save_adapter
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import run_together
 from fimserver.engine.load import weights_hash
+from fimserver.engine.speculation import lookahead, speculate
 from fimserver.engine.speculation.draft_policy import DraftPlan, DraftPolicy, Survival
 from fimserver.engine.speculation.drafts import DecodeState, Draft
 from fimserver.engine.speculation.lookahead import Lookahead, Outlook, Prepared, measure_masks
@@ -219,8 +222,13 @@ class TestTheFirstDraft:
             assert text_of(looking, request) == text_of(plain, request)
 
 
-def test_a_text_with_lookahead_is_the_text_without(runtime):
+def test_a_text_with_lookahead_is_the_text_without(runtime, monkeypatch):
     """And some of its drafts are really run, and really accepted or not."""
+    still = SimpleNamespace(
+        perf_counter=lambda: 0.0
+    )  # whether masks pay must not depend on the machine's load
+    for module in (lookahead, speculate):
+        monkeypatch.setattr(module, "time", still)
     plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
     looking.speculation.policy.costs = FREE
     looking.speculation.lookahead.dearer = {}
