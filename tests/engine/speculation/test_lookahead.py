@@ -224,13 +224,11 @@ class TestTheFirstDraft:
 
 def test_a_text_with_lookahead_is_the_text_without(runtime, monkeypatch):
     """And some of its drafts are really run, and really accepted or not."""
-    still = SimpleNamespace(
-        perf_counter=lambda: 0.0
-    )  # whether masks pay must not depend on the machine's load
+    plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
+    still = SimpleNamespace(perf_counter=lambda: 0.0)  # the load of the machine must not decide what pays
     for module in (lookahead, speculate):
         monkeypatch.setattr(module, "time", still)
-    plain, looking = ar_engine(runtime), ar_engine(runtime, "lookahead")
-    looking.speculation.policy.costs = FREE
+    looking.speculation.policy.costs = PassCosts(FREE.ms)
     looking.speculation.lookahead.dearer = {}
     drafted = 0
     for request in requests():
