@@ -1,4 +1,4 @@
-"""Low-rank adapter for the canvas rows of a causal network (gated LoRA, arXiv 2507.11851), and its file format.
+"""Low-rank adapter for the canvas rows of a causal network (gated LoRA, arXiv 2507.11851), and its file.
 
 Mask tokens open the gate: rows before the first mask of a branch are text and use the frozen weights alone;
 masks, and known tokens to the right of a mask, also use the low-rank branch.
@@ -34,8 +34,8 @@ class CanvasAdapter:
     ``base``: SHA-256 of the weights that it was trained on. ``blocks``: canvas sizes in tokens, and
     ``mask_ratios``: lowest and highest share of masks in a canvas, both as seen in training. ``mask`` (d,):
     embedding of the mask token. ``branches``: matrices down (rank, in) and up (out, rank) by "layer.product".
-    ``sampler``: matrices (width, 2 d) and (d, width) of the sampler head, which conditions a slot on the token
-    before it (arXiv 2507.11851); ``None``: the adapter has none.
+    ``sampler``: matrices (width, 2 d) and (d, width) of the sampler head, which conditions a slot on the
+    token before it (arXiv 2507.11851); ``None``: the adapter has none.
     """
 
     base: str
@@ -111,8 +111,8 @@ def load_adapter(path: Path, base: str) -> CanvasAdapter:
 class Gate:
     """The canvas rows of the pass in progress: from the first mask of each branch on.
 
-    On a CPU they are ``slices``, one for each branch that has canvas rows. On a GPU ``rows`` (N, 1) is true for
-    them: slices would make the host wait for the device.
+    On a CPU they are ``slices``, one for each branch that has canvas rows. On a GPU ``rows`` (N, 1) is true
+    for them: slices would make the host wait for the device.
     """
 
     def __init__(self, mask_token: int, *, on_device: bool) -> None:
@@ -146,15 +146,16 @@ class GatedLinear:
         out = self.product(x)
         if self.gate.rows is not None:
             return torch.where(self.gate.rows, torch.addmm(out, x @ self.down.T, self.up.T), out)
-        # One product for each canvas, so that its bits do not depend on other canvases. In place, as gathering
-        # the rows would take three times as long, and this runs for every linear layer of every pass.
+        # One product for each canvas, so that its bits do not depend on other canvases. In place, as
+        # gathering the rows would take three times as long, and this runs for every linear layer of every
+        # pass.
         for rows in self.gate.slices:
             out[rows].addmm_(x[rows] @ self.down.T, self.up.T)
         return out
 
 
 class CanvasNetwork:
-    """A ``Network``: a frozen network with an adapter on its canvas rows, on the same weights and KV buffer."""
+    """A ``Network`` with an adapter on its canvas rows, on the weights and KV buffer of a frozen one."""
 
     def __init__(self, frozen: FusedModel, adapter: CanvasAdapter, mask_token: int) -> None:
         """Raise ``LoadError`` if the adapter has other layers or sizes than the network."""

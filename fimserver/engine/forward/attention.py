@@ -1,4 +1,4 @@
-"""Grouped-query attention over a KV buffer: query heads that share keys are folded into rows of one product."""
+"""Grouped-query attention over a KV buffer: query heads that share keys become rows of one product."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK_ROWS = 32  # rows from which bf16 products save more time than the convers
 
 
 def fold_bias(bias: torch.Tensor, groups: int, *, bf16: bool) -> torch.Tensor:
-    """Repeat an attention bias (…, M, extent) for ``groups`` query heads per key head: (…, M * groups, extent).
+    """Repeat a bias (…, M, extent) for ``groups`` query heads per key head: (…, M * groups, extent).
 
     Its dtype selects the arithmetic of ``attend``: with ``bf16``, passes of ``BLOCK_ROWS`` rows and more get
     a bf16 bias.
@@ -56,7 +56,7 @@ def _folded(q: torch.Tensor, kv_heads: int) -> torch.Tensor:
 
 
 def _unfolded(out: torch.Tensor, like: torch.Tensor, kv_heads: int) -> torch.Tensor:
-    """Reshape rows (B * kv heads, M * groups, D) to (B, M, heads * D); ``like``: the queries (B, M, heads, D)."""
+    """Reshape rows (B * kv heads, M * groups, D) to (B, M, heads * D); ``like``: queries (B, M, heads, D)."""
     count, rows, heads, size = like.shape
     return out.view(count, kv_heads, rows, -1, size).transpose(1, 2).reshape(count, rows, heads * size)
 

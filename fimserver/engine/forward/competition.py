@@ -153,7 +153,7 @@ def _none() -> None:
 
 
 def watch(environ: Mapping[str, str] = os.environ) -> Callable[[], None]:
-    """Return the ``look`` of this process; it does nothing if the user set the spin or it cannot be changed."""
+    """Return this process's ``look``; it does nothing if the user set the spin or it cannot be changed."""
     is_long, is_bounded = (is_prepared(environ, spins) for spins in (LONG_SPINS, SPINS))
     spin = find_spin() if is_long or is_bounded else None
     if spin is None or not (is_long or isinstance(spin, BlocktimeSpin)):

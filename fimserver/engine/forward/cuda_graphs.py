@@ -14,7 +14,7 @@ log = logging.getLogger("fimserver.engine")
 
 
 class CudaGraphs:
-    """Captures one graph per key, all in one memory pool, as one runs at a time and results are copied out."""
+    """Captures one graph per key, all in one memory pool: one runs at a time, and results are copied out."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -32,7 +32,7 @@ class CudaGraphs:
             work()
 
     def _try(self, key: Hashable, work: Callable[[], None]) -> None:
-        """Capture a graph; if that fails, passes of this key run without one: slower, with the same results."""
+        """Capture a graph; if that fails, passes of this key run without one: slower, but equal."""
         try:
             self._graphs[key] = self._capture(work)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured

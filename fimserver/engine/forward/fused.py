@@ -1,4 +1,4 @@
-"""Forward pass of dense Qwen2, Qwen3 and Llama networks in few kernels, with the logits of transformers' class.
+"""Forward pass of dense Qwen2, Qwen3 and Llama networks in few kernels; it agrees with transformers.
 
 For small models on a CPU, transformers' forward spends most of its time outside the matrix products, and
 those repack the weights at every call (figures: docs/benchmarks.md).
@@ -107,7 +107,7 @@ class FusedModel:
         self.static = StaticPasses(self._static, self.vocab_size, self.final_norm, graphs)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
-        """Return the network on the same weights, with every product replaced by ``wrap(layer, name, product)``.
+        """Return the network with every product replaced by ``wrap(layer, name, product)``, weights shared.
 
         ``embed``: replaces the embeddings, if given. Both networks use the same KV buffer, so that some rows
         of a text can go through one and some through the other.
@@ -201,7 +201,7 @@ class FusedModel:
 
 
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
-    """Build a ``FusedModel`` on the weights of a ``…ForCausalLM`` of transformers, packed for ``rows`` rows."""
+    """Build a ``FusedModel`` on the weights of a class of transformers, packed for passes of ``rows`` rows."""
     body = model.model
     device = torch.device(model.model.embed_tokens.weight.device)
     pack = packs(model, device)

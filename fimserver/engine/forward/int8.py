@@ -1,4 +1,4 @@
-"""Exact int8 matrix products on a CPU: one scale per output channel of the weights and per row of activations.
+"""Exact int8 products on a CPU, with a scale per output channel of the weights and per activation row.
 
 oneDNN sums the products in int32, so that the bits of a row do not depend on the number of rows in a pass.
 """
@@ -48,7 +48,7 @@ class Int8Linear:
 
 
 def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise x (N, K) fp32: the nearest integers as uint8 with zero point 128, and each row's scale (N, 1)."""
+    """Quantise x (N, K) fp32 to the nearest integers, uint8 with zero point 128, and row scales (N, 1)."""
     largest = x.abs().amax(-1, keepdim=True).add_(_SMALLEST_SCALE)
     shifted = x.mul(LARGEST / largest).add_(_ZERO + 0.5)
     return shifted.to(torch.uint8), largest.mul_(1 / LARGEST)

@@ -18,9 +18,9 @@ import torch
 class KVBuffer:
     """Keys and values of every layer over ``capacity`` positions.
 
-    A pass writes its rows at ``start`` and reads the first ``extent`` rows. It calls ``update`` once per layer;
-    buffers are allocated in the first call, with its shapes. A pass over B branches uses the first B of
-    ``branches`` copies; branch 0 is the text.
+    A pass writes its rows at ``start`` and reads the first ``extent`` rows. It calls ``update`` once per
+    layer; buffers are allocated in the first call, with its shapes. A pass over B branches uses the first B
+    of ``branches`` copies; branch 0 is the text.
     """
 
     def __init__(self, capacity: int, branches: int = 1) -> None:

@@ -186,7 +186,7 @@ class Stack:
     def _see(
         self, rotated: torch.Tensor, v: torch.Tensor, bias: Bias, kv: LayerKV, index: int
     ) -> torch.Tensor:
-        """Attend within one text: ``rotated`` (N, q + k heads, D), ``v`` (N, kv heads, D) to (N, heads * D)."""
+        """Attend in one text: ``rotated`` (N, q + k heads, D), ``v`` (N, kv heads, D) to (N, heads * D)."""
         heads, kv_heads, head_dim, _, scale = self.sizes
         rows = len(rotated) if isinstance(bias, list) else bias.shape[-2] * kv_heads // heads
         rotated = rotated.view(-1, rows, heads + kv_heads, head_dim)

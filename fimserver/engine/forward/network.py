@@ -17,8 +17,8 @@ from fimserver.engine.forward.kv import KVBuffer
 class Network(Protocol):
     """A decoder-only network with ``vocab_size`` logits, on ``device``.
 
-    ``hidden`` (B, R, d): input of the head in the last pass, for the rows that have logits. ``embed`` (ids (…)
-    -> (…, d)) and ``head`` ((N, d) -> (N, V)) are for drafters that share them.
+    ``hidden`` (B, R, d): input of the head in the last pass, for the rows that have logits. ``embed`` (ids
+    (…) -> (…, d)) and ``head`` ((N, d) -> (N, V)) are for drafters that share them.
     """
 
     vocab_size: int

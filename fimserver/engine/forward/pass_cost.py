@@ -46,13 +46,14 @@ class PassCosts:
     def ms(self) -> dict[Shape, float]:
         """Current cost of each shape.
 
-        Passes that run as one share the time of the smallest shape, most of which is spent on reading weights.
+        Passes that run as one share the time of the smallest shape, most of which is spent on reading
+        weights.
         """
         shared = (1 - 1 / self.company) * self._curve[self.plain]
         return {shape: (ms - shared) * self._load for shape, ms in self._curve.items()}
 
     def observe(self, shape: Shape, ms: float) -> None:
-        """Update the load by a pass that took ``ms``; outliers count as ``_OUTLIER`` times the usual at most."""
+        """Update the load by a pass that took ``ms``, capped at ``_OUTLIER`` times the expected time."""
         load = min(ms / self._curve[shape], _OUTLIER * self._load)
         self._load += _SMOOTHING * (load - self._load)
 

@@ -75,7 +75,7 @@ class Pass:
 
     @torch.inference_mode()
     def result(self) -> torch.Tensor:
-        """Return logits (B, R, V), running the pass if need be; sets the network's ``hidden`` to this pass's."""
+        """Return logits (B, R, V), after running the pass if need be; sets ``hidden`` of the network."""
         if self._logits is None:
             self._logits = self._run()
         elif len(self.logits_of):
@@ -153,7 +153,7 @@ def _own_pass(network: Network) -> FusedModel | None:
 
 
 def until_spent(steps: Generator[Pass, None, T], deadline: Deadline) -> Generator[Pass, None, T | None]:
-    """Yield the passes of ``steps`` and return its result; ``None`` if the deadline passed before a pass ran."""
+    """Yield the passes of ``steps``, return its result; ``None`` if the deadline passed before a pass ran."""
     while True:
         try:
             step = next(steps)

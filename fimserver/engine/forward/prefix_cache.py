@@ -1,8 +1,8 @@
 """Prefix cache: prefills a prompt into a KV buffer, starting where it differs from the cached tokens.
 
-There is one ``PrefixCache`` per network, shared by the routes that have the same prompt. Prefill runs in chunks
-aligned to absolute positions, from the chunk with the first different token on; if the bits allow it, from
-that token on. The cache keeps several prompts (``cached_prompts.py``); passes use the current one.
+There is one ``PrefixCache`` per network, shared by the routes that have the same prompt. Prefill runs in
+chunks aligned to absolute positions, from the chunk with the first different token on; if the bits allow it,
+from that token on. The cache keeps several prompts (``cached_prompts.py``); passes use the current one.
 """
 
 from __future__ import annotations
@@ -222,13 +222,13 @@ class PrefixCache:
         return self._causal[start : start + count, :extent]
 
     def block(self, start: int, count: int) -> torch.Tensor:
-        """Return a mask (count, start + count) for a canvas at ``start``: each row sees the text and the canvas."""
+        """Return a mask (count, start + count) for a canvas at ``start``, which sees the text and itself."""
         return self._everything[:count, : start + count]
 
     def _read(
         self, ids: Sequence[int], piece: range, *, want_logits: bool, beyond: Beyond | None = None
     ) -> Pass:
-        """Return the pass over ``piece`` of a prompt; whole chunks are padded with token 0, which no row sees.
+        """Return the pass over ``piece`` of a prompt, padded with token 0, which no row of the prompt sees.
 
         ``beyond`` follows the prompt in the last pass if its chunk has room.
         """

@@ -1,7 +1,7 @@
 """Passes over static buffers: the same tensors at every call, so that a device can replay the kernels.
 
-A pass is keyed by its shape: branches, rows, extent, rows with logits. Row counts and extents are rounded up to
-a few sizes; padding rows write to a row of the KV buffer that is never read.
+A pass is keyed by its shape: branches, rows, extent, rows with logits. Row counts and extents are rounded up
+to a few sizes; padding rows write to a row of the KV buffer that is never read.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fimserver.engine.forward.layers import LayerKV
 ROWS = (1, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of a branch; larger passes are multiples of the last
 EXTENT = 512  # keys of the smallest pass; larger ones double it, up to the buffer's capacity
 
-# Ids (B, M), positions (M,), mask (M, extent), keys and values, rows with logits (R,) -> hidden states of these
-# rows (B, R, d) and their logits (B, R, V).
+# Ids (B, M), positions (M,), mask (M, extent), keys and values, rows with logits (R,) -> hidden states of
+# these rows (B, R, d) and their logits (B, R, V).
 Compute = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, LayerKV, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
@@ -143,7 +143,7 @@ class StaticPasses:
         )
 
     def _output(self, branches: int, wanted: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tensors for hidden states and logits; passes of all extents share them, as results are copied."""
+        """Return tensors for hidden states and logits, shared by all extents, as results are copied out."""
         if (branches, wanted) not in self._outputs:
             sizes = (len(self.like), self.vocab_size)
             hidden, logits = (self.like.new_zeros(branches, wanted, size) for size in sizes)

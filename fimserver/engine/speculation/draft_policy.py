@@ -120,7 +120,7 @@ class DraftPolicy:
         account.rested = 0
 
     def learn(self, plan: DraftPlan, new: Sequence[int], ms: float | None) -> None:
-        """Record that a pass gave the tokens ``new`` and took ``ms``; ``None`` if it ran with other passes."""
+        """Record that a pass gave the tokens ``new`` and took ``ms``; ``None`` if it ran with others."""
         if ms is not None:
             self.costs.observe(plan.shape, ms)
         for draft in plan.drafts:

@@ -1,6 +1,7 @@
 """Interface of drafters: the state that a drafter sees, and the drafts that it proposes.
 
-A draft can cost time but never changes the text. ``ScriptedDrafter`` and ``RandomDrafter`` are fakes for tests.
+A draft can cost time but never changes the text. ``ScriptedDrafter`` and ``RandomDrafter`` are fakes for
+tests.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class TextAhead:
 
 
 class Lookahead:
-    """A drafter without passes of its own: adds masks to the passes that verify, and drafts from their logits.
+    """A drafter without passes of its own: adds masks to verifying passes and drafts from their logits.
 
     Each cached prompt has its own ``TextAhead``; estimates of gain and time are shared.
     """
@@ -106,7 +106,7 @@ class Lookahead:
         return self._texts[self.cache.prompts.current.number]
 
     def beyond(self, costs: PassCosts) -> Beyond | None:
-        """Return masks for the padding rows of a prompt's last chunk; ``None`` if the first draft would not pay.
+        """Return masks for the padding rows of a prompt's last chunk; ``None`` if they would not pay.
 
         The rows are computed in any case, but not their low-rank branches and logits; these are assumed to
         cost what masks add to a pass of one row.

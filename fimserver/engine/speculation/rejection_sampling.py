@@ -17,8 +17,8 @@ from fimserver.engine.sampling import require_finite
 from fimserver.errors import NonFiniteError
 
 Uniform = Callable[[], float]  # numbers in [0, 1), each independent of all before
-# How far from 1 the sum of a drafter's row may be; the row is then divided by it. A float32 softmax over 150 000
-# tokens is within 1e-5.
+# How far from 1 the sum of a drafter's row may be; the row is then divided by it. A float32 softmax over 150
+# 000 tokens is within 1e-5.
 ROUNDING = 1e-4
 
 
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 
 def probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return the softmax of each row of (n, V) logits in float64; at temperature 0 one-hot at the first maximum.
+    """Return the softmax of logits (n, V) in float64; at temperature 0 it is one-hot at the first maximum.
 
     Raises ``NonFiniteError`` on NaN or +infinity, and on a row that is all -infinity.
     """
@@ -52,11 +52,11 @@ def verify_tokens(
 ) -> Verdict:
     """Accept tokens in turn with min(1, p/q), replace the first rejected one (arXiv 2211.17192, algorithm 1).
 
-    ``target`` (n+1, V). ``draft`` (n, V): row i is the distribution that ``tokens[i]`` was drawn from given the
-    tokens before it; the draft may be cut where these decide, but not where the token cut off does. ``None``
-    stands for one-hot rows: exact for tokens chosen in any way, but they are accepted with p alone. A row of
-    ``draft`` that is not a distribution, or gives its token no probability, ends the draft before that token.
-    Raises ``NonFiniteError`` if a row of ``target`` is not a distribution.
+    ``target`` (n+1, V). ``draft`` (n, V): row i is the distribution that ``tokens[i]`` was drawn from given
+    the tokens before it; the draft may be cut where these decide, but not where the token cut off does.
+    ``None`` stands for one-hot rows: exact for tokens chosen in any way, but they are accepted with p alone.
+    A row of ``draft`` that is not a distribution, or gives its token no probability, ends the draft before
+    that token. Raises ``NonFiniteError`` if a row of ``target`` is not a distribution.
     """
     return recursive_rejection((target,), (draft,), (tokens,), uniform)
 
@@ -106,28 +106,28 @@ def recursive_rejection(
 ) -> Verdict:
     """Try the surviving drafts in turn at each depth, each against the residual that the one before it left.
 
-    Recursive rejection of SpecInfer (arXiv 2305.09781) and SpecTr (arXiv 2310.15141), for K >= 1 drafts of any
-    lengths n_k: ``targets[k]`` (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,); otherwise
-    like ``verify_tokens``. ``branch`` is one of the drafts that begin with the accepted tokens; if several do,
-    they have the same KV rows, so any of them will do.
+    Recursive rejection of SpecInfer (arXiv 2305.09781) and SpecTr (arXiv 2310.15141), for K >= 1 drafts of
+    any lengths n_k: ``targets[k]`` (n_k+1, V), ``drafts[k]`` (n_k, V) or ``None``, ``tokens[k]`` (n_k,);
+    otherwise like ``verify_tokens``. ``branch`` is one of the drafts that begin with the accepted tokens; if
+    several do, they have the same KV rows, so any of them will do.
 
     The rule is exact if each row of q is the distribution of its token given all tokens that the rule has
     read before it: those of every draft at lesser depths, and those of earlier drafts at this depth. By
     induction: let p' be the distribution that the next token must have. x ~ q is accepted with min(1, p'/q);
-    if it is rejected, the token must have the distribution norm(max(p'-q, 0)). Which drafts survive depends on
-    no deeper token, so deeper tokens keep the distributions of their rows.
+    if it is rejected, the token must have the distribution norm(max(p'-q, 0)). Which drafts survive depends
+    on no deeper token, so deeper tokens keep the distributions of their rows.
 
     - Independent chains, and tokens that are independent given the prefix (one-pass drafters): each row is
       its token's distribution for any surviving draft. If two chains have the same token, both are tried; p'
       gives a rejected token probability 0.
-    - Deterministic drafts, with distinct children or not: q is one-hot; x is accepted with p'(x), else p' loses
-      x alone.
+    - Deterministic drafts, with distinct children or not: q is one-hot; x is accepted with p'(x), else p'
+      loses x alone.
     - Siblings drawn without replacement: exact if q is the remaining distribution when the token was drawn.
     - One *drawn* token that several drafts share is one draw: all but the first of these drafts must give it
       as one-hot, or p' would be reduced twice for one draw.
 
-    Survivors that have ended (or whose q is not a distribution) have no child at this depth and leave p' as it
-    is: only the others are tried, and if none is accepted, the token is drawn from the residual. If one is
+    Survivors that have ended (or whose q is not a distribution) have no child at this depth and leave p' as
+    it is: only the others are tried, and if none is accepted, the token is drawn from the residual. If one is
     accepted, the drafts that ended before it are dropped. If all have ended, p' is p: the bonus token.
     """
     for target in targets:

@@ -1,8 +1,8 @@
 """Speculative decoding: propose, verify, accept, observe (Leviathan et al., arXiv 2211.17192).
 
 The text does not depend on drafts: every pass has a shape that leaves the bits of logits as they are
-(``pass_cost.py``), branches are copies of the text's rows (``kv.py``), and the verifier keeps the text, or its
-distribution, for any drafts (``verify.py``).
+(``pass_cost.py``), branches are copies of the text's rows (``kv.py``), and the verifier keeps the text, or
+its distribution, for any drafts (``verify.py``).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Speculation:
     def verify(
         self, state: DecodeState, round_: Verification
     ) -> tuple[DraftPlan, torch.Tensor, torch.Tensor]:
-        """Return the plan, logits (B, M, V) and hidden states (B, M, d) of the last id and the drafts after it.
+        """Return the plan, logits (B, M, V) and hidden states (B, M, d) of the last id and the drafts.
 
         The plan has the shape that was run, masks for the next draft included.
         """
@@ -141,7 +141,7 @@ class Speculation:
         )
 
     def commit(self, state: DecodeState, tokens: list[int], branch: int, hidden: torch.Tensor) -> None:
-        """Keep the KV rows of the accepted tokens (later passes overwrite the others); notify the drafters."""
+        """Keep the KV rows of the accepted tokens (later passes overwrite the rest); notify the drafters."""
         position = self._position(state)
         rows = len(tokens)
         self.cache.kv.keep_branch(branch, position, position + rows)
@@ -188,7 +188,7 @@ def _only(plan: DraftPlan) -> tuple[int, ...]:
 
 
 def log_probs_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-    """Return log probabilities (n,) of the n tokens, from the first n rows of logits (M, V), at temperature 1."""
+    """Return log probabilities (n,) of n tokens by the first n rows of logits (M, V), at temperature 1."""
     rows = logits[: len(tokens)].float()
     chosen = rows.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0]
     return chosen - rows.logsumexp(-1)

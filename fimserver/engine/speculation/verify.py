@@ -43,11 +43,11 @@ class Verifier(Protocol):
     adaptive: bool
 
     def picker(self, request: Request) -> Pick:
-        """Return the function that chooses tokens from logits, for the drafters and the target of a request."""
+        """Return the function by which drafters and target of a request choose tokens from logits."""
         ...
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
-        """Accept tokens, given logits (B, M, V) of the last id and the drafts after it, one draft per branch."""
+        """Accept tokens by logits (B, M, V) of the last id and the drafts after it, one draft per branch."""
         ...
 
 
