@@ -201,7 +201,7 @@ class FusedModel:
 
 
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
-    """Build a ``FusedModel`` on the weights of a class of transformers, packed for passes of ``rows`` rows."""
+    """Build a ``FusedModel`` on the weights of a class of transformers; ``rows``: the rows to pack for."""
     body = model.model
     device = torch.device(model.model.embed_tokens.weight.device)
     pack = packs(model, device)
