@@ -20,6 +20,7 @@ import click
 from fimserver import __version__
 from fimserver.commands.options import settings_of, settings_options, where_settings_are
 from fimserver.commands.scale import scale_options, taken
+from fimserver.entry import INTERRUPTED, run_to_end
 from fimserver.errors import FimError, InputError
 from fimserver.settings import Settings
 from fimserver.threads import prepare
@@ -73,6 +74,8 @@ class _Group(click.Group):
         except FimError as error:
             click.echo(f"fimserver: {error}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:  # the reader of our output went away
             sys.stderr.close()
             sys.exit(0)
@@ -277,4 +280,4 @@ def _log_to_stderr() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_end(main)

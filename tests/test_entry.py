@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from fimserver.cli import main
+
 INTERRUPTED = """
 import sys
 
@@ -79,3 +81,37 @@ def test_half_characters_in_spans_end_nothing(half, tmp_path):
     done = run("utf-8", "complete", "--spans", spans, "--max-tokens", 2, "--model", "ar")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [half, "next"]
+
+
+AT_WORK = """
+import sys, threading, time
+from fimserver.entry import run_to_end
+
+def main():
+    threading.Thread(target=time.sleep, args=(600,), name="engine").start()  # not a daemon: it would be waited for
+    print("served")
+    {end}
+
+run_to_end(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("sys.exit(3)", 3), ("sys.exit()", 0), ("raise KeyboardInterrupt", 130)]
+)
+def test_the_end_does_not_wait_for_an_engine_at_work(end, code):
+    command = [sys.executable, "-c", AT_WORK.format(end=end)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "served\n", "")
+
+
+def test_ctrl_c_while_a_command_runs_is_its_exit_code_alone(monkeypatch, capsys):
+    monkeypatch.setattr("fimserver.commands.pause.resume_hosts", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["resume"])
+    assert end.value.code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def interrupted():
+    raise KeyboardInterrupt
