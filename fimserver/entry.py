@@ -22,7 +22,7 @@ def run() -> None:
 def run_to_end(main: Callable[[], object]) -> None:
     """Run ``main`` and exit with its code, at once where an engine's thread still loads or computes.
 
-    The end of the interpreter would destroy what the native code of that thread uses, which aborts the process.
+    The end of the interpreter would destroy what the native code of that thread uses, and abort the process.
     Raises ``SystemExit``.
     """
     try:

@@ -22,6 +22,7 @@ from fimserver.stopping.around import (
     loops,
     telling,
 )
+from fimserver.stopping.beyond import FENCE, code_end, has_defined, is_fence, is_next_definition
 from fimserver.stopping.middle_state import MiddleState, advance, begin, content_of
 from fimserver.stopping.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
 from fimserver.types import StopRule
@@ -64,24 +65,28 @@ class Endings:
         """Return how many characters of the last ``text`` no rule can still remove."""
         progress = self._progress
         line = text[progress.start :]
-        content = line.strip()
-        below = self.around.below if "suffix" in self.rules else ()
         if progress.joined:
             return len(text[: progress.joined_at].rstrip())
-        fresh = progress.start > 0 or not self.around.left.strip()
-        if fresh and content and any(other.strip().startswith(content) for other in below):
+        if self._may_go(progress, line):
             return len(text[: progress.start].rstrip())
-        if (
-            "repetition" in self.rules
-            and content
-            and progress.lines
-            and progress.lines[-1].strip().startswith(content)
-        ):
-            return len(text[: progress.start].rstrip())
-        if "scope" in self.rules and self._is_outside(progress, line) and self._is_begun(progress, line):
-            return len(text[: progress.start].rstrip())
+        scoped = "scope" in self.rules and columns(line) <= (progress.limit or 0)
+        if scoped and has_defined(progress, self.around):
+            return code_end(progress, self.around)
+        if held := self._held_by_right(progress, line):
+            return len(text) - held
         rest = text.rstrip()
         return len(rest) if "\n" in text[len(rest) :] else len(text)
+
+    def _may_go(self, progress: MiddleState, line: str) -> bool:
+        """Whether a rule may still remove the line, as written so far."""
+        content = line.strip()
+        fresh = progress.start > 0 or not self.around.left.strip()
+        below = self.around.below if "suffix" in self.rules and fresh and content else ()
+        above = progress.lines[-1:] if "repetition" in self.rules and content else ()
+        fences = (FENCE,) if "scope" in self.rules and content else ()
+        if any(other.strip().startswith(content) for other in (*below, *above, *fences)):
+            return True
+        return "scope" in self.rules and self._is_outside(progress, line) and self._is_begun(progress, line)
 
     def _read(self, text: str) -> tuple[MiddleState, End | None]:
         progress = self._progress
@@ -99,6 +104,7 @@ class Endings:
         if progress.closing and not line.strip():
             return End(len(text[: progress.start].rstrip()), self._scope_reason) if whole else None
         found = [
+            self._goes_beyond(progress, text, line) if "scope" in self.rules else None,
             self._leaves(progress, text, line, whole=whole) if "scope" in self.rules else None,
             self._marks(progress, line),
             self._joins(progress, text, line, whole=whole) if "suffix" in self.rules else None,
@@ -148,7 +154,23 @@ class Endings:
         opened = state_after(kept, around.language, around.state).open
         return End(len(kept), Reason.SUFFIX) if opened == around.state.open else None
 
+    def _held_by_right(self, progress: MiddleState, line: str) -> int:
+        """Return how many last characters of a line may become the rest of the cursor's line."""
+        right = self.around.right
+        if "suffix" not in self.rules or progress.lines or not self.around.left.strip():
+            return 0
+        sizes = range(min(len(line), len(right)), 0, -1)
+        return next((size for size in sizes if line.endswith(right[:size])), 0)
+
     # --- the scope has closed
+
+    def _goes_beyond(self, progress: MiddleState, text: str, line: str) -> End | None:
+        """End before a second definition, or where a model closes the code block of its answer."""
+        if is_next_definition(progress, self.around, line):
+            return End(code_end(progress, self.around), self._scope_reason)
+        if is_fence(progress, self.around, line):
+            return End(len(text[: progress.start].rstrip()), self._scope_reason)
+        return None
 
     def _leaves(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         """End before a line outside the cursor's block."""
@@ -268,9 +290,9 @@ class Endings:
         return None
 
     def _one_line(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
-        """End after the first non-blank line."""
-        return (
-            End(progress.start + len(line), Reason.LINE)
-            if whole and (text[: progress.start] + line).strip()
-            else None
-        )
+        """End after the first non-blank line, or before a blank line below the cursor's code."""
+        if not whole:
+            return None
+        if (text[: progress.start] + line).strip():
+            return End(progress.start + len(line), Reason.LINE)
+        return End(0, Reason.LINE) if progress.lines and self.around.left.strip() else None

@@ -145,7 +145,76 @@ class TestTheScopeHasClosed:
         assert read("def f():\n    |\n", "return 1\nx\n", stop="block")[1] is Reason.BLOCK
 
 
+class TestTheMiddleGoesOnToSomethingElse:
+    @pytest.mark.parametrize(
+        ("language", "first", "second"),
+        [
+            ("python", "def pop(self):\n        return self.items.pop()", "def peek(self):"),
+            ("python", "@property\n    def size(self):\n        return 1", "@property"),
+            ("python", "class A:\n        x = 1", "async def f():"),
+            ("typescript", "export function f() {\n        g();\n    }", "export default class A {"),
+            ("go", "func f() {\n        g()\n    }", "func g() {"),
+            ("rust", "pub fn f() {\n        g();\n    }", "pub(crate) fn g() {"),
+        ],
+    )
+    def test_a_second_definition(self, language, first, second):
+        written = f"{first}\n\n    {second}\n        x\n"
+        middle, reason, used = read("    |\n", written, language)
+        assert (middle, reason) == (first, Reason.SCOPE)
+        assert used < written.rindex(second) + len(second) + 3, "not a line of the second is waited for"
+
+    def test_the_comments_above_a_second_definition_are_its_own(self):
+        written = "def f():\n    return 1\n\n\n# g is\n# another\ndef g():\n"
+        assert read("|\n", written)[0] == "def f():\n    return 1"
+        written = "func f() {\n\tg()\n}\n\n/*\n * another\n */\nfunc g() {\n"
+        assert read("|\n", written, "go")[0] == "func f() {\n\tg()\n}"
+
+    def test_a_definition_within_another_and_a_statement_after_it_stay(self):
+        written = (
+            "def outer():\n        def inner():\n            return 1\n        return inner\n    x = 2\n"
+        )
+        assert read("    |\n", written)[1] is None
+
+    def test_definitions_without_a_body_stay(self):
+        written = "@overload\ndef f(x: int) -> int: ...\n@overload\ndef f(x: str) -> str: ...\n"
+        assert read("|\n", written)[1] is None
+
+    def test_what_may_become_a_second_definition_is_held_back(self):
+        endings = Endings(Around("", "\n", "python"), "none")
+        text = "def f():\n    return 1\n\n# g\nde"
+        assert endings.end(text) is None
+        assert text[: endings.settled(text)] == "def f():\n    return 1"
+
+    @pytest.mark.parametrize("language", ["toml", "python", "c"])
+    def test_the_end_of_the_code_block_of_an_answer(self, language):
+        assert read("a = 1\n|\n", "b = 2\n```\n\nThis sets b.\n", language)[:2] == ("b = 2", Reason.SCOPE)
+
+    def test_what_may_become_such_an_end_is_held_back(self):
+        endings = Endings(Around("a = 1\n", "\n", "toml"), "none")
+        assert endings.end("b = 2\n``") is None
+        assert endings.settled("b = 2\n``") == 5
+
+    def test_a_fence_stays_where_it_is_meant(self):
+        assert read("a\n|\n", "b\n```\nc\n", "markdown")[1] is None
+        assert read("# ```\n# a\n|\n", "b\n```\nc\n")[1] is None
+        assert read('"""A.\n|\n"""\n', "b\n```\nc\n")[1] is None
+
+
+def test_the_start_of_the_rest_of_the_line_is_held_back():
+    endings = Endings(Around("  <title>", "</title>\n", "html"), "line")
+    text = "Home</titl"
+    assert endings.end(text) is None
+    assert text[: endings.settled(text)] == "Home"
+    assert endings.end("Home</title>").chars == 4
+    assert Endings(Around("x = ", " + y\n", "python"), "line").settled("a + b") == 5, "something else came"
+
+
 class TestOneLine:
+    def test_ends_before_a_blank_line_below_complete_code(self):
+        assert read("import json|\nimport os\n", "\n\ndef f():\n", stop="line")[:2] == ("", Reason.LINE)
+        assert read("import json|\nimport os\n", "\nimport re\n", stop="line")[0] == "\nimport re"
+        assert read("|\nx = 1\n", "\n\ny = 2\n", stop="line")[0] == "\n\ny = 2"
+
     def test_ends_with_its_newline(self):
         assert read("x = |\n", "1\ny = 2\n", stop="line")[:2] == ("1", Reason.LINE)
 
