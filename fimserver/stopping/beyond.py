@@ -1,4 +1,4 @@
-"""Signs that a middle goes on to what was not asked for: a second definition, the end of a chat's code block."""
+"""Signs that a middle goes on to what was not asked for: a second definition, the end of an answer."""
 
 from __future__ import annotations
 
