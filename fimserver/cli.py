@@ -20,8 +20,8 @@ import click
 from fimserver import __version__
 from fimserver.commands.options import settings_of, settings_options, where_settings_are
 from fimserver.commands.scale import scale_options, taken
-from fimserver.entry import INTERRUPTED, run_to_end
 from fimserver.errors import FimError, InputError
+from fimserver.exits import INTERRUPTED, run_to_end
 from fimserver.settings import Settings
 from fimserver.threads import prepare
 

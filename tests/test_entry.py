@@ -85,7 +85,7 @@ def test_half_characters_in_spans_end_nothing(half, tmp_path):
 
 AT_WORK = """
 import sys, threading, time
-from fimserver.entry import run_to_end
+from fimserver.exits import run_to_end
 
 def main():
     threading.Thread(target=time.sleep, args=(600,), name="engine").start()  # not a daemon: it would be waited for

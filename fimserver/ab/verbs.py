@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fimserver.commands.options import given, settings_of, settings_options
-from fimserver.entry import INTERRUPTED
 from fimserver.errors import InputError
+from fimserver.exits import INTERRUPTED
 
 if TYPE_CHECKING:
     from fimserver.ab.schema import Report

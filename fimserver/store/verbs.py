@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from fimserver.commands.options import settings_of
-from fimserver.entry import INTERRUPTED
+from fimserver.exits import INTERRUPTED
 from fimserver.paths import models_changed
 from fimserver.settings import Settings
 
