@@ -1,6 +1,6 @@
-"""Autoregressive route: reads a FIM prompt, decodes in rounds, and stops where the middle ends.
+"""Autoregressive route: prefills a FIM prompt, decodes in rounds, and stops where the middle ends.
 
-The text depends on prompt, seed and weights alone: not on what was cached, and not on what was drafted.
+The text depends on prompt, seed and weights alone, not on the cache or on drafts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fimserver.types import Chunk, Deadline, Drafting, Prefill, PromptUse, Reque
 
 
 class Autoregressive:
-    """Fills a middle from left to right, several tokens a pass where drafts are right."""
+    """Engine of the ar route: decodes a middle from left to right, with speculative decoding."""
 
     def __init__(
         self,
@@ -35,7 +35,10 @@ class Autoregressive:
         speculation: Speculation,
         budget: PromptBudget | None = None,
     ) -> None:
-        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``."""
+        """``budget``: limits the prompt; ``None``: the card's ``prompt_tokens`` do.
+
+        Raises ``CardError`` if the card has no FIM markers.
+        """
         if card.fim is None:
             raise CardError(f"{card.name} has no [fim]: use it on the dllm route")
         self.card = card
@@ -45,16 +48,15 @@ class Autoregressive:
         self.budget = budget or PromptBudget(card.prompt_tokens)
         self.healing = TokenHealing(vocabulary) if card.fim.heal else None
         self.cache = speculation.cache
-        # All special tokens, the card's stops among them: none is text, so a model that emits one has
-        # finished.
+        # All special tokens end a middle, the card's stops among them: none of them is text.
         self.stops = vocabulary.marker_ids
 
     def prompt(self, request: Request) -> list[int]:
-        """Token ids of the prompt."""
+        """Return the token ids of the prompt."""
         return self.decode_state(request, Deadline()).prompt
 
     def decode_state(self, request: Request, deadline: Deadline) -> DecodeState:
-        """The state of decoding before the first token."""
+        """Return the state of decoding before the first token."""
         context = self._context(request)
         seen = replace(request, prefix=request.prefix[: len(request.prefix) - len(context.held)])
         return DecodeState(
@@ -72,7 +74,7 @@ class Autoregressive:
         return cut_context(request, self.card, self.vocabulary, tokens=tokens, healing=self.healing)
 
     def _use(self, request: Request, prompt: Sequence[int]) -> PromptUse:
-        """What of the text around the cursor is in the prompt."""
+        """Return how much of the text around the cursor is in the prompt."""
         limit = self.budget.tokens(request.deadline_ms)
         return prompt_use(request, self._context(request), self.vocabulary, len(prompt), limit)
 
@@ -82,23 +84,23 @@ class Autoregressive:
             pass
 
     def warm_steps(self, request: Request, deadline: Deadline) -> Iterator[Pass]:
-        """``warm``, with each pass yielded before it is run, as it may be run with others."""
+        """Do what ``warm`` does, but yield each pass before it is run, so that it can run with others."""
         prompt = self.prompt(request)
         reading = self.cache.prefilling(prompt, deadline, want_logits=False)
         return self.cache.prompts.within(prompt, reading)
 
     def num_uncached_tokens(self, request: Request) -> int:
-        """How many tokens a prefill of the prompt would compute now."""
+        """Return the number of tokens that a prefill of the prompt would compute now."""
         return self.cache.num_uncached_tokens(self.prompt(request))
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Yield a chunk for each pass; the last one carries the reason. Raises ``NonFiniteError``."""
+        """Yield a chunk for each pass; the last one has the reason. Raises ``NonFiniteError``."""
         return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
 
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
-        """``complete``, with each pass yielded before it is run, as it may be run with others.
+        """Do what ``complete`` does, but yield each pass before it is run, so that it can run with others.
 
-        Where drafters keep one text, all passes are run here: the request has the engine to itself.
+        If a drafter caches one text alone, no pass is yielded: requests must not interleave.
         """
         steps = self._steps(request, deadline)
         if self.speculation.interleaves:
@@ -113,7 +115,7 @@ class Autoregressive:
     def _complete(
         self, request: Request, state: DecodeState, started: float
     ) -> Generator[Chunk | Pass, None, None]:
-        """Passes and chunks of one middle, in the cache's current prompt."""
+        """Yield the passes and chunks of one middle, in the cache's current buffer."""
         deadline = state.deadline
         policy = self.speculation.policy
         kept = self.cache.prompts.current
@@ -154,7 +156,7 @@ class Autoregressive:
             self.speculation.observe(state, ended=True)
 
     def _rounds(self, state: DecodeState, deadline: Deadline) -> Iterator[Round | Pass]:
-        """Prefill the prompt, then draft and verify until time is up; each pass before it is run."""
+        """Prefill the prompt, then draft and verify until the deadline; yields each pass before it is run."""
         ahead = self.speculation.lookahead
         beyond = ahead.beyond(self.speculation.policy.costs) if ahead else None
         logits = yield from self.cache.prefilling(state.prompt, deadline, want_logits=True, beyond=beyond)
@@ -172,16 +174,16 @@ class Autoregressive:
             yield self.speculation.end_round(state, begun)
 
     def _healed(self, logits: torch.Tensor, held: str) -> torch.Tensor:
-        """Logits (V,) of the first token, which has to begin with ``held``."""
+        """Mask logits (V,) of the first token, so that it begins with ``held``."""
         if self.healing is None or not held:
             return logits
         allowed = self.healing.allowed(held, logits.shape[-1], logits.device)
         return logits.masked_fill(~allowed, -torch.inf)
 
     def _take(self, state: DecodeState, output: Output, made: Round) -> tuple[str, Reason | None]:
-        """Text of a round's tokens, and the reason if the middle ends with them.
+        """Return the text of a round's tokens, and the reason if the middle ends with them.
 
-        Tokens after the end are dropped from ``state``.
+        Tokens after the end are removed from ``state``.
         """
         text = ""
         first = len(state.ids) - made.accepted - 1
@@ -198,7 +200,7 @@ class Autoregressive:
         return text, None
 
     def _useful(self, state: DecodeState, output: Output, draft: Sequence[int]) -> int:
-        """How many tokens of a draft can be of use: none after the one with which the middle would end."""
+        """Return how many tokens of a draft can be used: those up to the one that would end the middle."""
         stop = next((n for n, token in enumerate(draft) if token in self.stops), len(draft))
         useful = output.useful(state.ids, draft[:stop])
         return useful if useful < stop else min(stop + 1, len(draft))
@@ -208,9 +210,9 @@ class Autoregressive:
 
 
 def confidence(state: DecodeState) -> float | None:
-    """Return the geometric mean of the probabilities of the middle's tokens; ``None`` where there are none.
+    """Return the geometric mean of the probabilities of the middle's tokens; ``None`` if it is empty.
 
-    Probabilities are those of temperature 1, whatever the text was sampled at.
+    Probabilities are those at temperature 1, also if the text was sampled at another one.
     """
     count = len(state.ids)
     return torch.cat(state.log_probs)[:count].mean().exp().item() if count else None

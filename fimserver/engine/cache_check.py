@@ -1,4 +1,4 @@
-"""Comparison of a cached canvas with an uncached one: decodes the same middle with both."""
+"""Comparison of a cached canvas with an uncached one on the same middle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fimserver.types import Chunk, Deadline, Request, ms_since
 
 @dataclass(frozen=True)
 class DecodedCanvas:
-    """Tokens of one middle, as text each, and what they cost."""
+    """Tokens of one middle, each as text, and their cost."""
 
     tokens: tuple[str, ...]
     rows: int
@@ -28,8 +28,8 @@ class DecodedCanvas:
 class CacheCheck:
     """One middle with a cache and without.
 
-    ``cached`` is what comes before a veto, its last exact pass included. ``drift``: how much likelier the
-    cache makes a middle than an exact pass does, nats a token, the largest of its blocks.
+    ``cached``: the middle before any veto; its cost includes the last exact pass. ``drift``: nats per token
+    by which the middle is likelier with the cache than in an exact pass, the largest of its blocks.
     """
 
     cached: DecodedCanvas
@@ -38,26 +38,26 @@ class CacheCheck:
 
     @property
     def tokens(self) -> int:
-        """Number of slots of the longer middle."""
+        """Number of slots in the longer middle."""
         return max(len(self.cached.tokens), len(self.exact.tokens))
 
     @property
     def equal(self) -> int:
-        """Slots that have the same token in both."""
+        """Number of slots that have the same token in both."""
         pairs = itertools.zip_longest(self.cached.tokens, self.exact.tokens)
         return sum(a == b for a, b in pairs)
 
     def spent(self, bound: float) -> tuple[int, float]:
-        """Rows and milliseconds of the middle that a veto at ``bound`` lets through."""
+        """Return the rows and milliseconds spent on the middle if a drift above ``bound`` is vetoed."""
         if self.drift <= bound:
             return self.cached.rows, self.cached.ms
         return self.cached.rows + self.exact.rows, self.cached.ms + self.exact.ms
 
 
 def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
-    """Decode a middle with a cold cache and a last exact pass that has no veto, then without cache.
+    """Decode a middle with a cold cache and a last exact pass without veto, then without cache.
 
-    Raises ``InputError`` where the engine's canvas has no cache that approximates.
+    Raises ``InputError`` if the engine's canvas has no approximate cache.
     """
     canvas = engine.open_canvas(request)
     if not isinstance(canvas, DualCanvas):
@@ -68,7 +68,7 @@ def check_cache(engine: Diffusion, request: Request) -> CacheCheck:
 def check_canvas(
     engine: Diffusion, canvas: DualCanvas, request: Request, exact: DecodedCanvas | None = None
 ) -> CacheCheck:
-    """Like ``check_cache``, on an open canvas. ``exact``: the uncached middle, where it is known."""
+    """Do what ``check_cache`` does on an open canvas. ``exact``: the uncached middle, if it is known."""
     cache = canvas.cache
     cache.clear()
     canvas.rules = replace(canvas.rules, bound=math.inf)
@@ -84,9 +84,9 @@ def check_canvas(
 
 
 def check_prompt_cache(engine: Diffusion, request: Request) -> CacheCheck:
-    """Decode a middle with its prompt in the cache, then with an empty one: equal where a cache is exact.
+    """Decode a middle with its prompt in the cache, then with an empty cache; equal if the cache is exact.
 
-    Rows are those of the prompt alone.
+    Rows are those of the prompt alone. Raises ``InputError`` if the engine's canvas has no exact cache.
     """
     cache = engine.cache
     if cache is None:
@@ -104,7 +104,7 @@ def _decode_prompt(engine: Diffusion, request: Request) -> DecodedCanvas:
 
 
 def _decode(engine: Diffusion, canvas: CanvasForward, request: Request) -> tuple[tuple[str, ...], float]:
-    """Tokens of the last canvas, and milliseconds."""
+    """Decode a middle; returns the tokens of the last canvas, and milliseconds."""
     wait_for(engine.network.device)
     started = time.perf_counter()
     slots: tuple[str, ...] = ()

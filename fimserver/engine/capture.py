@@ -1,4 +1,4 @@
-"""Capture at load: runs every shape that requests will have once, so that no request waits for a capture."""
+"""Capture of CUDA graphs at load: runs every shape of pass once, so that no request waits for a capture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fimserver.engine.forward.static_pass import ROWS, extents
 
 
 def decode_starts(cache: PrefixCache) -> tuple[int, ...]:
-    """A position for each number of keys that decoding passes read: other kernels may run for each."""
+    """Return a position for each extent that decoding passes read, as each may run other kernels."""
     if not is_static(cache):
         return (cache.chunk,)
     return tuple(extent - MOST_ROWS for extent in extents(cache.capacity))

@@ -1,9 +1,9 @@
-"""Checked canvas: the dllm route of a coder with a canvas adapter, whose guesses the frozen coder checks.
+"""Checked canvas: dllm route of a coder with a canvas adapter, whose guesses the frozen coder verifies.
 
-A pass runs the guesses as text, and after them masks for each number of guesses that may be right
-(``lookahead.py``): it checks, and it denoises what comes next (self-speculation, arXiv 2507.11851). Masks
-after the prompt take rows of its last chunk, and what the n-gram drafter finds in the file is a guess too. So
-the middle is that of the ar route, at every temperature.
+A pass runs the guesses as text, and after them masks for each number of guesses that may be accepted
+(``lookahead.py``): it verifies these guesses and denoises the next ones (self-speculation, arXiv 2507.11851).
+Masks after the prompt use padding rows of its last chunk; n-gram drafts are guesses too. The middle is that
+of the ar route, at every temperature.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ DRAFTERS = "ngram,lookahead"
 
 
 class CheckedCanvas:
-    """Middles of a decoder that looks ahead, with the canvas of each step."""
+    """Decodes middles by speculative decoding with lookahead, and shows each step as a canvas."""
 
     def __init__(
         self, decoder: Autoregressive, ahead: Lookahead, canvas: Canvas, piece: Callable[[int], str]
     ) -> None:
-        """``piece``: text of a token."""
+        """``piece``: decodes a token."""
         self.decoder = decoder
         self.ahead = ahead
-        self.block = canvas.block_tokens  # masks are shown up to a multiple of it
+        self.block = canvas.block_tokens  # the shown canvas is filled up with masks to a multiple of it
         self.most = canvas.max_tokens
         self._piece = piece
 
     def steps(self, request: Request, deadline: Deadline, held: str) -> Iterator[Chunk | Pass]:
-        """A chunk for each pass, and before it the pass, which may run with others.
+        """Yield each pass before it is run, as it may run with others, and a chunk after it.
 
-        ``held``: the end of the prefix, which the first slot spells again.
+        ``held``: the end of the prefix that the first slot repeats.
         """
         known: list[int] = []
         limit = max(1, min(request.sampling.max_tokens, self.most))
@@ -54,7 +54,7 @@ class CheckedCanvas:
             yield replace(chunk, canvas=view, round=None, drafting=None)
 
     def _view(self, known: list[int], before: int, held: str, *, open_: bool) -> tuple[Slot, ...]:
-        """The canvas as text: what is known, what is guessed after it, and masks."""
+        """Return the canvas as text: accepted tokens, guesses, masks."""
         slots = [Slot(self._piece(token), masked=False, fresh=i >= before) for i, token in enumerate(known)]
         if open_:
             slots += [Slot(self._piece(token), masked=False) for token in self.ahead.glance()]
@@ -63,6 +63,6 @@ class CheckedCanvas:
 
 
 def priced_by_row(costs: PassCosts, row: float) -> PassCosts:
-    """The same shapes, where each row after the first costs the share ``row`` of a pass of one."""
+    """Return costs of the same shapes in which each row after the first costs ``row`` times a plain pass."""
     plain = costs.ms[costs.plain]
     return PassCosts({shape: plain * (1 + row * (size(shape) - 1)) for shape in costs.ms})

@@ -1,4 +1,4 @@
-"""The device that models run on, and its free memory."""
+"""The device that models run on: choice, free memory, synchronisation."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from fimserver.machine import Machine, free_ram_gib
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA GPU when there is one. Raises ``DeviceError``."""
+    """Return the device of ``auto`` (a CUDA GPU if there is one), ``cuda`` or ``cpu``.
+
+    Raises ``DeviceError``.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device cuda: this machine has no usable CUDA GPU; use --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def free_gib(device: torch.device) -> float:
-    """Free memory of a GPU; 0 for the CPU."""
+    """Return the free memory of a GPU; 0 for the CPU."""
     return torch.cuda.mem_get_info(device)[0] / 2**30 if device.type == "cuda" else 0.0
 
 
 def free_gibs(device: torch.device) -> list[float]:
-    """Free memory of every GPU, the first one first; none for the CPU."""
+    """Return the free memory of every GPU, in order; empty for the CPU."""
     if device.type != "cuda":
         return []
     return [torch.cuda.mem_get_info(i)[0] / 2**30 for i in range(torch.cuda.device_count())]
 
 
 def free_machine(device: torch.device) -> Machine:
-    """Free memory here, as far as models on this device can use it."""
+    """Return the free memory of the GPU and of the machine."""
     return Machine(free_gib(device), free_ram_gib())
 
 
 def device_map(
     weights_gib: float, device: torch.device, free: list[float] | None = None
 ) -> str | Mapping[str, Any]:
-    """One device, or several GPUs by accelerate's ``auto`` where the first has no fifth to spare.
+    """Return one device, or accelerate's ``auto`` over several GPUs if the first lacks 1.2 times the weights.
 
-    A model that fits on none was refused before (``memory_plan.py``).
+    Models that do not fit at all have been refused before (``memory_plan.py``).
     """
     if free is None:
         free = free_gibs(device)
@@ -49,7 +52,7 @@ def device_map(
 
 
 def ram_gib() -> float:
-    """All memory of the machine; 0 where the system does not say."""
+    """Return the total memory of the machine; 0 if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, AttributeError, OSError):
@@ -57,23 +60,23 @@ def ram_gib() -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given, so that a clock can be read."""
+    """Wait until the device has finished its work, so that time can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def to_device(numbers: Sequence[Any], device: torch.device) -> torch.Tensor:
-    """Integers on the device; a GPU copies them from pinned memory, so that the host does not wait."""
+    """Copy integers to the device; from pinned memory for a GPU, so that the host does not wait."""
     if device.type != "cuda":
         return torch.tensor(numbers, device=device)
     return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
 
 
 class Event(Protocol):
-    """A mark in the work of a device."""
+    """A point in a device's queue of work (``torch.cuda.Event``)."""
 
     def synchronize(self) -> None:
-        """Return when the device has come to the mark."""
+        """Wait until the device has reached the point."""
         ...
 
 
@@ -84,7 +87,7 @@ class Pace:
     """
 
     def __init__(self, mark: Callable[[], Event] | None) -> None:
-        """``mark``: sets a mark after the work given so far; ``None`` where the host does the work itself."""
+        """``mark``: records an event after the work queued so far; ``None`` on a CPU."""
         self.mark = mark
         self._last: Event | None = None
 
@@ -93,7 +96,7 @@ class Pace:
         return cls(_cuda_mark if device.type == "cuda" else None)
 
     def step(self) -> None:
-        """Call after each pass: waits for the one before it."""
+        """Wait for the pass before the last one; called after each pass."""
         if self.mark is None:
             return
         previous = self._last
@@ -109,7 +112,7 @@ def _cuda_mark() -> Event:
 
 
 def describe(device: torch.device) -> str:
-    """Device, memory and number format in one line."""
+    """Describe device, memory and number format in one line."""
     if device.type == "cuda":
         return (
             f"{torch.cuda.get_device_name(device)}, {free_gib(device):.1f} GiB free, bfloat16, torch"

@@ -1,6 +1,6 @@
-"""Engines: which kind serves which route, and how each is put together.
+"""Engines: builds the engine of each route from its card.
 
-``ENGINES`` is the place for another engine; nothing else names one.
+``ENGINES`` is the registry; a new kind of engine is added there.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ from fimserver.errors import CardError, InputError
 from fimserver.settings import WEIGHTS_SETTINGS, Settings
 from fimserver.types import ROUTES, Chunk, Deadline, Request, Route
 
-WIDTH_ELSEWHERE = 16
+WIDTH_ELSEWHERE = 16  # requests that wait for remote servers at a time, unless --batch sets it
 
 
 class Engine(Protocol):
-    """Anything that fills middles."""
+    """Fills middles on one route."""
 
     card: Card
 
     def warm(self, request: Request, deadline: Deadline) -> None:
-        """Do what can be done before the request is final."""
+        """Prefill the prompt of a request that is expected to come."""
         ...
 
     def num_uncached_tokens(self, request: Request) -> int:
-        """Rows of its prompt that have to be run before the first token."""
+        """Return the number of prompt tokens that have to be computed before the first token."""
         ...
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Chunks of one middle; the last one carries the reason."""
+        """Yield the chunks of one middle; the last one has the reason."""
         ...
 
 
 def make_ar(target: DraftContext) -> Autoregressive:
-    """The ar route, with its drafters."""
+    """Build the engine of the ar route, with its drafters. Raises ``FimError``."""
     runtime = target.runtime
     if runtime.cache is None:
         raise CardError(
-            f"{runtime.loaded.card.name} sees both ways and cannot decode token by token: use --model dllm"
+            f"{runtime.loaded.card.name} has full attention and cannot decode token by token:"
+            " use --model dllm"
         )
     cache = runtime.cache
     rows = runtime.rows
@@ -84,7 +85,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
 
 
 def make_dllm(target: DraftContext) -> Diffusion:
-    """The dllm route."""
+    """Build the engine of the dllm route. Raises ``FimError``."""
     runtime = target.runtime
     card = runtime.loaded.card
     schedule = make_schedule(card, target.settings)
@@ -93,7 +94,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
     rules = make_refresh(card, target.settings)
     dual = runtime.dual_cache if rules else None
     if dual is not None and card.canvas is not None:
-        capture_dual(dual, card.canvas.max_tokens + 1)  # with the row before the first slot
+        capture_dual(dual, card.canvas.max_tokens + 1)  # including the row before the first slot
     vocabulary = runtime.loaded.vocabulary
     network = runtime.canvas_network
     checked = None
@@ -114,7 +115,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
 
 
 def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanvas:
-    """A canvas whose guesses are checked by the ar route of the same coder."""
+    """Build a canvas whose guesses the ar route of the same coder checks."""
     drafters = f"{DRAFTERS},masks={schedule.masks}"
     drafting = target.settings.model_copy(update={"drafter": drafters, "verify": "keyed"})
     decoder = make_ar(replace(target, settings=drafting))
@@ -122,7 +123,7 @@ def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanv
     canvas = target.runtime.loaded.card.canvas
     assert ahead
     assert canvas
-    ahead.alone = True  # a canvas is what this route shows, also where n-grams would do without
+    ahead.alone = True  # this route shows a canvas, also where n-gram drafts would be as good
     if not math.isinf(schedule.row):
         policy.costs, ahead.dearer = priced_by_row(policy.costs, schedule.row), {}
     vocabulary = target.runtime.loaded.vocabulary
@@ -130,7 +131,7 @@ def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanv
 
 
 def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:
-    """The runtime with prompts that fit the time, where the user leaves their length to us."""
+    """Limit prompts by the measured prefill speed, unless the user set their length."""
     limit = runtime.budget.limit
     if settings.prompt_tokens or runtime.cache is None or limit <= STEPS[0]:
         return runtime
@@ -138,16 +139,16 @@ def _with_budget(runtime: Runtime, settings: Settings) -> Runtime:
 
 
 class Resources(Protocol):
-    """What engines are made of besides their card; a model is loaded when it is asked for, and not before."""
+    """What engines need besides their card; models are loaded on demand."""
 
     settings: Settings
 
     def target(self, card: Card) -> DraftContext:
-        """The loaded model of a card. Raises ``FimError``."""
+        """Return the model of a card, loading it if need be. Raises ``FimError``."""
         ...
 
 
-# By kind: a card's ``engine``, or the route that it serves, with "remote" where a server elsewhere does.
+# By kind: the card's ``engine`` if it names one, else its route, with "remote" before it for a remote server.
 ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
     "dllm": lambda card, resources: make_dllm(resources.target(card)),
     "ar": lambda card, resources: make_ar(resources.target(card)),
@@ -157,9 +158,9 @@ ENGINES: Mapping[str, Callable[[Card, Resources], Engine]] = {
 
 
 def make_schedule(card: Card, settings: Settings) -> Schedule:
-    """The schedule that was asked for, or the card's, within the card's range of steps.
+    """Return the schedule of the settings, or else of the card, within the card's range of steps.
 
-    Raises ``InputError``, or ``CardError`` where the card names no schedule.
+    Raises ``InputError`` for a bad setting, ``CardError`` for a bad card.
     """
     if settings.schedule:
         return _schedule_for(card, settings.schedule, settings.threshold)
@@ -170,7 +171,7 @@ def make_schedule(card: Card, settings: Settings) -> Schedule:
 
 
 def _schedule_for(card: Card, spec: str, threshold: float) -> Schedule:
-    """Raises ``InputError`` also where the schedule relies on an adapter that the card has not."""
+    """Read a schedule. Raises ``InputError``, also if it needs an adapter that the card does not have."""
     if spec.partition(":")[0] in FOR_ADAPTERS and not (card.canvas and card.canvas.adapter):
         raise InputError(f"schedule {spec} is for models with a canvas adapter, {card.name} has none")
     least, most = (card.canvas.least_steps, card.canvas.most_steps) if card.canvas else (0, 0)
@@ -178,9 +179,10 @@ def _schedule_for(card: Card, spec: str, threshold: float) -> Schedule:
 
 
 def make_refresh(card: Card, settings: Settings) -> Refresh | None:
-    """The canvas cache that was asked for, or the card's; ``None`` where there is none, or no need of one.
+    """Return the refresh rules of the canvas cache of the settings, or else of the card.
 
-    Raises ``InputError``, or ``CardError`` where the card names no cache.
+    ``None``: no cache, or attention is not full. Raises ``InputError`` for a bad setting, ``CardError`` for
+    a bad card.
     """
     asked = read_cache(settings.canvas_cache) if settings.canvas_cache else None
     if card.canvas is None or card.canvas.attention != "full":
@@ -192,10 +194,10 @@ def make_refresh(card: Card, settings: Settings) -> Refresh | None:
 
 
 class ModelPool:
-    """Loaded models, each once, and the engines on them."""
+    """Loads models on demand, each once, and builds the engines on them."""
 
     def __init__(self, settings: Settings, shares: Sequence[ModelPool] = ()) -> None:
-        """``shares``: their loaded weights are used where these settings would load the same."""
+        """``shares``: pools whose loaded weights are reused if the settings would load the same."""
         if settings.schedule:
             read_schedule(settings.schedule)
         if settings.canvas_cache:
@@ -204,21 +206,20 @@ class ModelPool:
         self.device = pick_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        self.free = free_machine(self.device)  # before anything of ours is there
+        self.free = free_machine(self.device)  # before any model is loaded
         self._cards: dict[Route, Card] = {}
         alike = (
             models
             for models in shares
             if all(getattr(models.settings, n) == getattr(settings, n) for n in WEIGHTS_SETTINGS)
         )
-        # Its own kind.
         self._runtimes: dict[str, Runtime] = next((models._runtimes for models in alike), {})  # noqa: SLF001
         self._engines: dict[Route, Engine] = {}
 
     def card(self, route: Route) -> Card:
-        """The card that a route uses, chosen once.
+        """Return the card of a route, chosen at the first call.
 
-        Raises ``CardError`` when the card that was asked for does not serve it.
+        Raises ``CardError`` if the card of the settings does not serve the route.
         """
         if route not in self._cards:
             name = self.settings.card(route)
@@ -231,7 +232,7 @@ class ModelPool:
             )
             if route not in card.routes:
                 raise CardError(
-                    f"{card.name} does not serve the {route} route; `fimserver models` shows what does"
+                    f"{card.name} does not serve the {route} route: `fimserver models` lists those that do"
                 )
             self._cards[route] = card
         return self._cards[route]
@@ -240,11 +241,11 @@ class ModelPool:
         return card_of_url(name, route) if is_url(name) else find_card(name)
 
     def served(self) -> Mapping[Route, str]:
-        """The name of each route's model."""
+        """Return the name of each route's model."""
         return {route: self.card(route).name for route in ROUTES}
 
     def engine(self, route: Route) -> Engine:
-        """The engine of a route; loads its model at the first call."""
+        """Return the engine of a route; loads its model at the first call. Raises ``FimError``."""
         if route not in self._engines:
             card = self.card(route)
             usual = f"remote {route}" if card.remote else route
@@ -255,18 +256,18 @@ class ModelPool:
 
     @property
     def elsewhere(self) -> frozenset[Route]:
-        """The routes that a server elsewhere has: a request may cost money there."""
+        """The routes of remote servers, where a request may cost money."""
         return frozenset(route for route in ROUTES if self.card(route).remote)
 
     @property
     def width(self) -> int:
-        """How many requests may run side by side: as many as there are caches, where passes can join."""
+        """How many requests may run side by side: the number of KV buffers if passes can join, else 1."""
         caches = [r.cache for r in self._runtimes.values() if getattr(r.network, "joins", False)]
         return min((cache.prompts.most for cache in caches if cache), default=1)
 
     @property
     def width_elsewhere(self) -> int:
-        """How many requests may wait for servers elsewhere at a time."""
+        """How many requests may wait for remote servers at a time."""
         return self.settings.batch or WIDTH_ELSEWHERE
 
     def clear(self) -> None:
@@ -275,17 +276,18 @@ class ModelPool:
             runtime.clear()
 
     def piece(self, route: Route) -> Callable[[int], str]:
-        """The text of one token of a route's model."""
+        """Return the function that decodes one token of a route's model."""
         vocabulary = self.runtime(self.card(route)).loaded.vocabulary
         return lambda token: vocabulary.decode([token])
 
     def target(self, card: Card) -> DraftContext:
-        """A model with what its drafters may need."""
+        """Return the model of a card with what its drafters may need."""
         return DraftContext(self.runtime(card), self.settings, lambda name: self.runtime(get_card(name)))
 
     def runtime(self, card: Card) -> Runtime:
+        """Return the runtime of a card's model, loading it at the first call. Raises ``FimError``."""
         if card.remote:
-            raise CardError(f"{card.name} is served elsewhere: its weights are not here")
+            raise CardError(f"{card.name} is on a remote server: this needs a card with local weights")
         if card.name not in self._runtimes:
             folder = model_folder(card, self.settings.models_dir)
             loaded = load(card, folder, self.device, self.settings.quantize)

@@ -12,7 +12,7 @@ from fimserver.engine.weights.int8_cache import Int8Checkpoint, Int8Shape
 
 
 def int8_weights(checkpoint: Int8Checkpoint) -> FusedWeights:
-    """Lay the matrices out for the processor where they are not kept so; other copies can go afterwards."""
+    """Build the fused network; matrices that are not packed yet are copied in oneDNN's layout."""
     shape = checkpoint.shape
     tensors = checkpoint.tensors
     embedding = tensors["embedding"]
@@ -29,7 +29,7 @@ def int8_weights(checkpoint: Int8Checkpoint) -> FusedWeights:
 
 
 def rotary(shape: Int8Shape, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines (T, 1, D) of plain rotary embeddings (arXiv 2104.09864), half-split."""
+    """Return cosines and sines (T, 1, D) of plain rotary embeddings (arXiv 2104.09864), half-split."""
     inverse = 1.0 / shape.theta ** (torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
     angles = torch.outer(torch.arange(positions).float(), inverse).repeat(1, 2)[:, None]
     return angles.cos(), angles.sin()
@@ -55,5 +55,5 @@ def _linear(checkpoint: Int8Checkpoint, name: str) -> Int8Linear:
 
 
 def _own(checkpoint: Int8Checkpoint, name: str) -> torch.Tensor:
-    """Copy a tensor, so that the file does not stay mapped for a few numbers."""
+    """Copy a small tensor, so that it does not keep its file mapped."""
     return checkpoint.tensors[name].clone()

@@ -1,4 +1,4 @@
-"""Whether passes may join and chunks be split, kept between starts: trying takes 26 ms or more."""
+"""Whether passes may join and chunks may be split, stored between starts: the check takes 26 ms or more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fimserver.engine.weights.arithmetic import machine
 from fimserver.kept_json import read_kept, write_kept
 
 ROWS_FILE = platformdirs.user_cache_path("fimserver") / "rows_alike.json"
-# What makes the libraries of matrix products use other kernels.
+# Environment variables that make the libraries of matrix products use other kernels.
 KERNEL_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
@@ -27,7 +27,7 @@ def kept_rows_alike(
     attempt: Callable[..., bool] = rows_alike,
     kept: Path | None = None,
 ) -> bool:
-    """Return the kept result for the same weights, torch and processor, or try the products and keep it."""
+    """Return the stored result of ``rows_alike`` for these weights, torch and CPU, or run and store it."""
     exact = loaded.weights is not None  # int8
     return _kept(_key(loaded, network), lambda: attempt(network, exact=exact), kept)
 
@@ -39,9 +39,9 @@ def kept_chunks_split(
     attempt: Callable[[FusedModel, int], bool] = chunks_split,
     kept: Path | None = None,
 ) -> bool:
-    """Return whether prompts may be read in other pieces than chunks: as kept, or as tried now.
+    """Return the stored result of ``chunks_split``, or run and store it.
 
-    Only where products are exact sums, and rows are not padded to the shapes of graphs.
+    It is false for inexact products (not int8) and for static buffers, whose rows are padded.
     """
     if loaded.weights is None or network.static is not None:
         return False

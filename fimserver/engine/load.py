@@ -1,6 +1,6 @@
-"""Load a model: find its files, verify them, build the network in the arithmetic asked for, and probe it.
+"""Loads a model: finds its files, verifies them, builds the network in the wanted arithmetic, and probes it.
 
-Local files, no remote code. Whatever does not fit is an error, never a warning.
+It reads local files and runs no remote code. Every mismatch is an error, never a warning.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _PROBE_TEXT = "def add(a, b):\n    return a + b\n"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checked model with its vocabulary: transformers' class, or the weights of our own pass in int8.
+    """A checked model with its vocabulary: a class of transformers, or weights of the fused int8 network.
 
-    ``model`` is a …ForCausalLM of transformers, ``None`` where there are ``weights``.
+    ``model`` is a …ForCausalLM of transformers, or ``None`` if there are ``weights``.
     """
 
     card: Card
@@ -84,16 +84,17 @@ def _load_native(
 ) -> Loaded:
     checkpoint = weight_format.read(card, folder)
     if _is_full(card):
-        checkpoint.config.is_causal = False  # every position sees every other (create_causal_mask)
+        checkpoint.config.is_causal = False  # full attention (create_causal_mask)
     vocabulary = Vocabulary(checkpoint.tokenizer(), card)
     dtype = torch.float32 if device.type == "cpu" and arithmetic != "bf16" else torch.bfloat16
     quantised = arithmetic in QUANTISED
     if quantised and has_experts(checkpoint.config):
         raise LoadError(
-            f"{card.name}: {arithmetic} is not for mixtures of experts: use --quantize none, or another model"
+            f"{card.name}: {arithmetic} does not support mixtures of experts: use --quantize none, or another"
+            " model"
         )
     require_memory(card, checkpoint.config, arithmetic, free_gibs(device))
-    # Quantised weights come from the CPU one by one, so that the device never holds them in bf16.
+    # Weights are quantised one by one from the CPU, so that the device never holds all of them in bf16.
     model = native_model(card, folder, checkpoint, torch.device("cpu") if quantised else device, dtype)
     if quantised:
         quantise(model, arithmetic, device)
@@ -105,13 +106,13 @@ def _load_native(
 
 
 def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: bool) -> Loaded | None:
-    """Load a model for our own pass in int8.
+    """Load a model for the fused int8 network.
 
-    ``None`` where it does not fit and nobody ``asked`` for it. Raises ``LoadError``.
+    ``None`` if that network does not support it and int8 was not ``asked`` for. Raises ``LoadError``.
     """
     if not is_exact():
         raise LoadError(
-            "int8: this processor or this build of torch has no exact int8 products; use --quantize none or"
+            "int8: this processor or this build of torch has no exact int8 products: use --quantize none or"
             " bf16"
         )
 
@@ -119,7 +120,7 @@ def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: 
         checkpoint = weight_format.read(card, folder)
         if not can_quantize(checkpoint.config):
             raise _UnfitError(
-                f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks; use --quantize"
+                f"{card.name}: int8 on a CPU is for plain Qwen2, Qwen3 and Llama networks: use --quantize"
                 " none"
             )
         return checkpoint
@@ -140,7 +141,7 @@ def _load_int8(card: Card, folder: Path, weight_format: WeightFormat, *, asked: 
 
 
 class _UnfitError(LoadError):
-    """A network that the int8 pass does not compute."""
+    """A network that the fused int8 pass does not support."""
 
 
 def _is_full(card: Card) -> bool:
@@ -148,7 +149,10 @@ def _is_full(card: Card) -> bool:
 
 
 def verify_files(card: Card, folder: Path) -> None:
-    """Compare all files but drafters' with the hashes of the card, or of the download's manifest."""
+    """Compare all files but drafters' with the hashes of the card or the download's manifest.
+
+    Raises ``LoadError``.
+    """
     drafters = set(card.drafters.values())
     _verify(
         card,
@@ -158,19 +162,19 @@ def verify_files(card: Card, folder: Path) -> None:
 
 
 def verify_file(loaded: Loaded, name: str) -> str:
-    """Compare one file with its hash, if one is known, and return its name. Raises ``LoadError``."""
+    """Compare one file with its hash, if that is known; returns the name. Raises ``LoadError``."""
     expected = _expected_hashes(loaded.card, loaded.folder)
     _verify(loaded.card, loaded.folder, {name: expected[name]} if name in expected else {})
     return name
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of a model's weights: of their file, or of the hashes of several."""
+    """Return the SHA-256 of a model's weights: of their file, or of the hashes of several files."""
     return files_hash(sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.gguf")))
 
 
 def files_hash(paths: Sequence[Path]) -> str:
-    """SHA-256 of files, as in ``weights_hash``; each is hashed once per size and modification time."""
+    """Return the SHA-256 of files like ``weights_hash``; each is hashed once per size and time."""
     known = read_kept(_HASHES)
     hashes = []
     for path in paths:
@@ -191,7 +195,7 @@ def _key(path: Path) -> str:
 
 
 def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
-    """Raise ``LoadError`` where a file has another hash. Each is hashed once per size and time."""
+    """Raise ``LoadError`` if a file has another hash. Each is hashed once per size and time."""
     known = read_kept(_HASHES)
     for name, wanted in expected.items():
         path = folder / name
@@ -209,7 +213,7 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
 
 
 def probe(loaded: Loaded) -> None:
-    """One forward pass. Its logits must be finite; on a dllm card, a suffix token must reach the canvas."""
+    """Run one pass; raise ``LoadError`` if logits are not finite, or a canvas ignores the suffix."""
     card = loaded.card
     vocabulary = loaded.vocabulary
     model = loaded.model
@@ -224,12 +228,13 @@ def probe(loaded: Loaded) -> None:
         raise _not_finite(card)
     if card.canvas and torch.equal(logits[0, canvas], logits[1, canvas]):
         raise LoadError(
-            f"{card.name}: the canvas does not see the suffix; this model needs another fimserver version"
+            f"{card.name}: the canvas does not attend to the suffix: this model needs another version of"
+            " fimserver"
         )
 
 
 def _probe_int8(loaded: Loaded) -> None:
-    """Run one pass of an int8 model; its logits must be finite."""
+    """Run one pass of an int8 model; raise ``LoadError`` if its logits are not finite."""
     assert loaded.weights is not None
     text = loaded.vocabulary.encode(_PROBE_TEXT)
     logits = PrefixCache(FusedModel(loaded.weights, 32), 32, 32).prefill(text, Deadline(), want_logits=True)
@@ -239,12 +244,12 @@ def _probe_int8(loaded: Loaded) -> None:
 
 def _not_finite(card: Card) -> LoadError:
     return LoadError(
-        f"{card.name}: a test pass gave NaN or infinity; its weights are damaged: {how_to_mend(card)}"
+        f"{card.name}: a test pass gave NaN or infinity, so the weights are damaged: {how_to_mend(card)}"
     )
 
 
 def check_vocabulary(card: Card, vocabulary: Vocabulary, rows: int) -> None:
-    """Every id that text or a prompt can produce must be one of the ``rows`` of the embedding."""
+    """Raise ``LoadError`` if the vocabulary has an id beyond the ``rows`` of the embedding."""
     too_large = [text for text, i in vocabulary.specials.items() if i >= rows]
     if too_large or vocabulary.largest_id >= rows:
         what = f"token {too_large[0]!r}" if too_large else f"token id {vocabulary.largest_id}"

@@ -1,4 +1,4 @@
-"""Memory plan: what a model will need on a GPU, known before its weights are read."""
+"""Memory plan: estimates the memory of a model on a GPU before its weights are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BF16 = 2  # bytes of a number
 # Bytes of a weight in a product, scales included; embeddings stay in bf16.
 WEIGHT_BYTES: Mapping[str, float] = {"none": BF16, "bf16": BF16, "int8": 1.01, "int4": 0.57}
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # fields of mixtures of experts
-GRAPHS_GIB = 0.3  # nodes of some 70 graphs and what products work in: an estimate, see bench/gpu/expected.md
-LOGITS = 8  # times the logits of the largest pass: results, copies, their fp32 and fp64 forms while drawing
+GRAPHS_GIB = 0.3  # some 70 graphs and workspaces of products: an estimate, see bench/gpu/expected.md
+LOGITS = 8  # times the logits of the largest pass: results, copies, and fp32 and fp64 forms in sampling
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """GiB of one model on a device."""
+    """Memory of one model on a device, in GiB."""
 
     weights_gib: float
     kv_gib: float
@@ -34,7 +34,7 @@ class MemoryPlan:
 
 
 def plan(card: Card, config: Any, arithmetic: str) -> MemoryPlan:
-    """Weights, keys and values of all branches, graphs and logits; ``config``: of transformers."""
+    """Estimate the memory of weights, KV cache, graphs and logits; ``config``: of transformers."""
     embedding = int(config.vocab_size) * int(config.hidden_size)
     kept = embedding * (BF16 if WEIGHT_BYTES[arithmetic] < BF16 else 0)  # beside a quantised head
     weights = card.parameters_m * 1e6 * WEIGHT_BYTES[arithmetic] + kept
@@ -57,14 +57,14 @@ def _kv_bytes(config: Any) -> int:
 
 
 def has_experts(config: Any) -> bool:
-    """Whether a network is a mixture of experts, which are no linear layers: torchao leaves them in bf16."""
+    """Whether a network is a mixture of experts: these are not linear layers, and torchao skips them."""
     return any(getattr(config, name, None) for name in EXPERTS)
 
 
 def require_memory(card: Card, config: Any, arithmetic: str, free_gib: Sequence[float]) -> None:
-    """Raise ``LoadError`` where a model does not fit; it names what would.
+    """Raise ``LoadError`` with a choice that fits if a model does not.
 
-    ``free_gib``: of each GPU, none on a CPU. Unquantised weights may be spread over several.
+    ``free_gib``: of each GPU; empty on a CPU. Unquantised weights may be split over several GPUs.
     """
     if not free_gib:
         return
@@ -81,7 +81,7 @@ def require_memory(card: Card, config: Any, arithmetic: str, free_gib: Sequence[
 
 
 def _advice(card: Card, config: Any, arithmetic: str, room_gib: float) -> str:
-    """What would fit, in one clause."""
+    """Name settings or a model that would fit, in one clause."""
     fitting = [
         f"--quantize {name} ({total:.1f} GiB)"
         for name in ("int8", "int4")
@@ -95,7 +95,7 @@ def _advice(card: Card, config: Any, arithmetic: str, room_gib: float) -> str:
 
 
 def _smaller(card: Card, room_gib: float) -> str | None:
-    """The largest default of the same route that is smaller and fits."""
+    """Return the largest default model of the same route that is smaller and fits."""
     for route in card.routes:
         for _, name in DEFAULTS[route]:
             other = get_card(name)

@@ -18,7 +18,8 @@ _HARMLESS = "rotary_emb.inv_freq"  # a buffer that old checkpoints stored; it is
 def native_model(
     card: Card, folder: Path, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    # Only the safetensors reader needs it, not int8.
+    """Load a network in evaluation mode. Raises ``LoadError`` for any tensor that does not fit."""
+    # Imported here, as loading int8 weights does not need it.
     from safetensors import SafetensorError  # noqa: PLC0415
 
     try:
@@ -33,7 +34,7 @@ def native_model(
 
 
 def _problems(info: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a strict load would have refused, a line for each problem."""
+    """Yield a line for each problem that a strict load would refuse."""
     for kind, text in (("missing_keys", "lacks tensor"), ("unexpected_keys", "has an unknown tensor"),
                        ("mismatched_keys", "has a tensor of another shape:")):  # fmt: skip
         for key in sorted(map(str, info.get(kind, ()))):
@@ -43,6 +44,7 @@ def _problems(info: Mapping[str, Any]) -> Iterator[str]:
 
 
 def how_to_mend(card: Card) -> str:
+    """Return what the user can do about damaged files of a model."""
     return f"run `fimserver models get {card.name}`" if card.hub else "reinstall fimserver"
 
 

@@ -10,9 +10,9 @@ from fimserver.errors import InputError
 
 
 def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[str, Any]:
-    """Keyword arguments for ``maker``: a part without ``=`` is its first parameter that has a default.
+    """Parse keyword arguments for ``maker``; a part without ``=`` is its first parameter with a default.
 
-    Values get the type of the parameter's default. Raises ``InputError`` that names ``owner`` and what it
+    Values get the type of the parameter's default. Raises ``InputError`` with the options that ``owner``
     takes.
     """
     parameters = {
@@ -30,7 +30,7 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
         except ValueError:
             kind = type(parameters[name]).__name__
             raise InputError(
-                f"{owner}: {name}={value!r} is no {kind}, such as {parameters[name]!r}"
+                f"{owner}: {name} must be of type {kind}, such as {parameters[name]!r}, got {value!r}"
             ) from None
         if isinstance(found[name], int | float) and not found[name] > 0:
             raise InputError(f"{owner}: {name} must be above 0, got {value}")
@@ -38,7 +38,7 @@ def read_options(owner: str, text: str, maker: Callable[..., object]) -> dict[st
 
 
 def _first(maker: Callable[..., object]) -> str:
-    """The first parameter that may be given without its name."""
+    """Return the first parameter that may be given without its name."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD,)
     names = (
         name

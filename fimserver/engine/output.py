@@ -16,9 +16,10 @@ _OPENERS = (":", ",", "(", "[", "{", "\\", '"""', "'''", "=>", "->")
 
 
 def stop_rule(request: Request) -> StopRule:
-    """``auto`` means one line where code is right of the cursor, or left of it and opens nothing.
+    """Resolve the stop rule ``auto``.
 
-    Else no limit.
+    It is one line if there is code right of the cursor, or code left of it that opens no block; else no
+    limit.
     """
     if request.sampling.stop != "auto":
         return request.sampling.stop
@@ -28,10 +29,7 @@ def stop_rule(request: Request) -> StopRule:
 
 
 def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | None:
-    """The rules that end the middle of a request.
-
-    ``None`` where the caller wants all that the model writes.
-    """
+    """Return the rules that end the middle of a request; ``None`` if its stop rule is ``none``."""
     if request.sampling.stop == "none":
         return None
     language = (request.features and request.features.language) or language_of_path(request.path) or ""
@@ -41,7 +39,7 @@ def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | N
 
 
 class MiddleText:
-    """The text of a growing middle: which part can be shown, and the reason where a rule ends it."""
+    """The text of a growing middle: which part can be shown, and the reason if a rule ends it."""
 
     def __init__(self, request: Request) -> None:
         self.endings = make_endings(request)
@@ -50,7 +48,7 @@ class MiddleText:
         self.reason: Reason | None = None
 
     def show(self, whole: str) -> str:
-        """What ``whole``, the text so far, adds to what was shown; sets ``reason`` when a rule ends it."""
+        """Return what ``whole``, the text so far, adds to the shown text; sets ``reason`` if a rule ends it."""
         self._whole = whole
         if self.endings is not None and (end := self.endings.end(whole)):
             self.reason = end.reason
@@ -68,20 +66,17 @@ class MiddleText:
 
 
 class Output:
-    """The text of a growing list of ids.
-
-    Incomplete characters are held back, and so is text that a rule may still remove.
-    """
+    """The text of a growing list of ids, without incomplete characters and text that a rule may remove."""
 
     def __init__(self, vocabulary: Vocabulary, request: Request, held: str = "") -> None:
-        """``held``: the end of the prefix, which the first id spells again (``healing.py``)."""
+        """``held``: the end of the prefix that the first id repeats (token healing, ``healing.py``)."""
         self._held_chars = len(held)
         self._vocabulary = vocabulary
         self._middle = MiddleText(request)
 
     @property
     def text(self) -> str:
-        """What was shown."""
+        """The text shown so far."""
         return self._middle.text
 
     @property
@@ -90,7 +85,7 @@ class Output:
         return self._middle.reason
 
     def show(self, ids: Sequence[int]) -> str:
-        """Text that the ids add to what was shown before; sets ``reason`` when a rule ends the middle."""
+        """Return what the ids add to the shown text; sets ``reason`` if a rule ends the middle."""
         return self._middle.show(self._decode(ids))
 
     def rest(self) -> str:
@@ -98,10 +93,7 @@ class Output:
         return self._middle.rest()
 
     def useful(self, ids: Sequence[int], draft: Sequence[int]) -> int:
-        """How many tokens of a draft after ``ids`` can become text.
-
-        Up to the one with which the middle would end.
-        """
+        """Return how many tokens of a draft after ``ids`` can be used: up to the one that ends the middle."""
         endings = self._middle.endings
         if endings is None or endings.peek(self._decode([*ids, *draft])) is None:
             return len(draft)

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits by torchao, in place of the 16-bit ones of a network of transformers."""
+"""Quantises the linear layers of a network of transformers to 8 or 4 bits by torchao."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 from fimserver.errors import LoadError
 
-QUANTISED = ("int8", "int4")  # numbers that torchao makes of 16-bit weights
-# The layout of torch's own int4 products (others need another library), and how many weights share a scale.
+QUANTISED = ("int8", "int4")
+# The layout of torch's own int4 products (others need another library), and the weights per scale.
 INT4_OPTIONS: Mapping[str, Any] = {"int4_packing_format": "tile_packed_to_4d", "group_size": 128}
 
 
 def quantise(model: Any, arithmetic: str, device: torch.device) -> None:
-    """Bring the weights of all products to the device in 8 or 4 bits by torchao, the rest as it is.
+    """Move a model to the device with the weights of its linear layers in 8 or 4 bits.
 
-    Raises ``LoadError`` where torchao is missing or has no such weights for the device.
+    Raises ``LoadError`` if torchao is missing or does not support this on the device.
     """
     if arithmetic == "int4" and device.type == "cpu":
         raise LoadError("int4 is for CUDA GPUs: use --quantize int8 on a CPU")

@@ -1,4 +1,4 @@
-"""A loaded model made ready to run: its forward pass, its cache, its row count."""
+"""A loaded model ready to run: chooses its forward pass, cache size and number of rows per pass."""
 
 from __future__ import annotations
 
@@ -26,23 +26,22 @@ from fimserver.settings import Settings
 
 KV_SHARE = 0.25  # of free memory, for KV buffers
 MOST_PROMPTS = 8
-ALIKE_ROWS = 4  # tried out in ``pass_cost.py`` for each model
+ALIKE_ROWS = 4  # query heads per key head from which one row attends with the bits of many
 
 
 @dataclass(frozen=True)
 class Runtime:
     """A loaded model ready to run.
 
-    Its network and, where its attention allows one, the cache both routes share.
-
-    ``rows`` is the constant row count of a decoding pass.
+    ``cache``: shared by both routes; ``None`` with full attention. ``rows``: number of rows in a pass of
+    plain decoding. ``budget``: limits its prompts.
     """
 
     loaded: Loaded
     network: Network
     cache: PrefixCache | None
     rows: int
-    budget: PromptBudget  # of its prompts
+    budget: PromptBudget
 
     @property
     def can_draft(self) -> bool:
@@ -51,15 +50,17 @@ class Runtime:
 
     @cached_property
     def canvas_network(self) -> Network:
-        """What runs the rows of a canvas, over the same cache.
+        """The network for the rows of a canvas, over the same cache: with the card's adapter, if it has one.
 
-        Raises ``LoadError`` where the card's adapter does not fit.
+        Raises ``LoadError`` if the adapter does not fit.
         """
         card = self.loaded.card
         if card.canvas is None or card.canvas.adapter is None:
             return self.network
         if not isinstance(self.network, fused.FusedModel):
-            raise LoadError(f"{card.name}: a canvas adapter needs our own forward pass: use --network auto")
+            raise LoadError(
+                f"{card.name}: a canvas adapter does not run with --network native: use --network auto"
+            )
         path = adapter_path(self.loaded.folder, card.canvas.adapter)
         adapter = load_adapter(path, weights_hash(self.loaded.folder))
         adapter.check_block(card.canvas.block_tokens)
@@ -67,9 +68,9 @@ class Runtime:
 
     @cached_property
     def length_probe(self) -> LengthProbe | None:
-        """What predicts the length of a middle; ``None`` where the card names none.
+        """The card's predictor of the length of a middle; ``None`` if it names none.
 
-        Raises ``LoadError`` where the file does not fit the model.
+        Raises ``LoadError`` if the file does not fit the model.
         """
         canvas = self.loaded.card.canvas
         if canvas is None or canvas.length_probe is None:
@@ -80,9 +81,9 @@ class Runtime:
 
     @cached_property
     def dual_cache(self) -> DualCache:
-        """The cache of a canvas that its context sees.
+        """The cache of a canvas with full attention.
 
-        Raises ``LoadError`` where positions are not plain rotary ones, as keys could not be moved.
+        Raises ``LoadError`` for other than plain rotary positions, as keys could not be moved.
         """
         card = self.loaded.card
         rotary = self.loaded.model.model.rotary_emb
@@ -100,20 +101,20 @@ class Runtime:
 
 
 def _no_other(name: str) -> Runtime:
-    raise LoadError(f"{name} is not within reach: only the model itself was loaded")
+    raise LoadError(f"{name}: a drafter cannot use another model here")
 
 
 @dataclass(frozen=True)
 class DraftContext:
-    """What a drafter can build on: the model that it drafts for, and a way to others."""
+    """What drafters are built from: the target model, the settings, and access to other models."""
 
     runtime: Runtime
     settings: Settings
-    other: Callable[[str], Runtime] = _no_other  # by the name of its card; raises ``FimError``
+    other: Callable[[str], Runtime] = _no_other  # name of a card -> its runtime; raises ``FimError``
 
 
 def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
-    """Choose the forward pass and size the cache for one model."""
+    """Choose the forward pass of a model and size its cache. Raises ``InputError`` or ``LoadError``."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
         limit = settings.prompt_tokens or card.prompt_tokens
@@ -137,8 +138,8 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     if prompt + longest > loaded.positions:
         wanted = "--prompt-tokens" if settings.prompt_tokens else "the card"
         raise LoadError(
-            f"{card.name}: {wanted} and the answer want {prompt + longest} positions, the model has"
-            f" {loaded.positions}"
+            f"{card.name}: the prompt ({wanted}) and the answer need {prompt + longest} positions, the model"
+            f" has {loaded.positions}: use fewer --prompt-tokens"
         )
     network = _network(loaded, capacity, rows, fused_pass=use_lean)
     splits = False
@@ -152,7 +153,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
 
 
 def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
-    """What runs a canvas that its context sees: our pass as CUDA graphs where it fits, else the native class.
+    """Return the network of a model with full attention: fused with CUDA graphs if it can be, else native.
 
     ``capacity``: of its cache, in tokens.
     """
@@ -165,9 +166,9 @@ def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
 
 
 def most_prompts(network: Network, rows: int, wanted: int) -> int:
-    """How many KV buffers of so many rows a cache may have: as many as are ``wanted``, or as memory allows.
+    """Return the number of KV buffers of ``rows`` rows in a cache: ``wanted``, or 0 for what memory allows.
 
-    Captured graphs hold the addresses of one.
+    It is 1 with captured graphs, which hold the addresses of one buffer.
     """
     if not isinstance(network, fused.FusedModel) or network.static is not None:
         return 1
@@ -176,15 +177,15 @@ def most_prompts(network: Network, rows: int, wanted: int) -> int:
 
 
 def prompt_limit(loaded: Loaded, settings: Settings) -> int:
-    """Longest prompt in tokens: as the user wants, else as the card says, but less on a CPU."""
+    """Return the longest prompt in tokens: that of the settings, else of the card, with a cap on a CPU."""
     most = loaded.card.prompt_tokens
     return settings.prompt_tokens or (min(most, CPU_TOKENS) if loaded.device.type == "cpu" else most)
 
 
 def _chunk(device: torch.device, *, fused_pass: bool) -> int:
-    """Rows of a prefill pass.
+    """Return the number of rows in a prefill pass.
 
-    A GPU multiplies some 150 to 260 rows in the time in which it reads the weights (bench/gpu/expected.md).
+    A GPU computes some 150 to 260 rows in the time in which it reads the weights (bench/gpu/expected.md).
     """
     if device.type == "cuda":
         return 256
@@ -192,9 +193,9 @@ def _chunk(device: torch.device, *, fused_pass: bool) -> int:
 
 
 def attends_alike(weights: fused.FusedWeights) -> bool:
-    """Whether one row attends with the bits of many.
+    """Whether one row attends with the bits of many, assumed from the number of query heads per key head.
 
-    A few rows in all, those of query heads included, run other kernels.
+    These are folded into rows, and few rows run other kernels. ``pass_cost.py`` then compares the bits.
     """
     sizes = weights.stack.sizes
     return sizes.heads // sizes.kv_heads >= ALIKE_ROWS

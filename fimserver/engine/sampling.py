@@ -1,4 +1,4 @@
-"""Choosing tokens from logits: keyed Gumbel noise for decoding, seeded draws for a canvas."""
+"""Sampling of tokens from logits: keyed Gumbel noise for decoding, seeded draws for a canvas."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from fimserver.errors import NonFiniteError
 
 
 def require_finite(logits: torch.Tensor) -> torch.Tensor:
-    """Raise ``NonFiniteError`` on NaN or +infinity; -infinity means forbidden and is fine."""
-    # The largest value is NaN where there is one, and takes a tenth of the time that comparing each does.
+    """Raise ``NonFiniteError`` on NaN or +infinity; -infinity marks forbidden tokens and is allowed."""
+    # The maximum is NaN if any value is, and takes a tenth of the time of comparing each value.
     if logits.numel() and not bool(logits.amax() < float("inf")):
         raise _not_finite()
     return logits
 
 
 def hashed(seed: int, what: int | str) -> int:
-    """64 pseudorandom bits for a seed and a purpose."""
+    """Return 64 pseudorandom bits for a seed and a purpose or position."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{what}".encode(), digest_size=8).digest(), "big")
 
 
-@functools.lru_cache(maxsize=32)  # drafters and the target look at the same positions
+@functools.lru_cache(maxsize=32)  # drafters and the target need the same positions
 def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> torch.Tensor:
-    """Gumbel noise that depends on ``seed`` and ``position`` alone, (size,), float64 (arXiv 2408.07978)."""
+    """Return Gumbel noise (size,), float64, that depends on ``seed`` and ``position`` alone (2408.07978)."""
     generator = torch.Generator(device).manual_seed(hashed(seed, position) >> 1)
     exponential = torch.empty(size, dtype=torch.float64, device=device).exponential_(generator=generator)
     return -exponential.log()
 
 
 def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
-    """One token from (V,) logits.
+    """Choose a token from logits (V,) as argmax(logits / T + G(seed, position)).
 
-    Argmax(logits / T + G(seed, position)), so that no cache or draft can change it.
+    So neither the cache nor drafts can change it. Raises ``NonFiniteError``.
     """
     require_finite(logits)
     if temperature <= 0:
@@ -47,7 +47,7 @@ def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -
 
 
 def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: int) -> list[list[int]]:
-    """``choose`` for each row of (B, R, V) logits, row r for ``position`` + r, on their device.
+    """Do what ``choose`` does for each row of logits (B, R, V), row r for ``position`` + r, on their device.
 
     The host waits for the device once, when it reads the tokens. Raises ``NonFiniteError``.
     """
@@ -64,13 +64,17 @@ def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: i
 
 
 def _not_finite() -> NonFiniteError:
-    return NonFiniteError("the model produced NaN or infinity; its weights or its number format are broken")
+    return NonFiniteError(
+        "the model produced NaN or infinity: its weights are damaged, or do not suit the number format;"
+        " download it again or use another --quantize"
+    )
 
 
 class SlotProposals(NamedTuple):
     """One proposed token for each of n masked slots.
 
-    ``entropy`` (nats) and ``margin`` are of the filtered distribution.
+    ``margin``: probability of the likeliest token less that of the second. ``entropy`` in nats. All are of
+    the distribution after temperature and top-p.
     """
 
     tokens: Sequence[int]
@@ -79,7 +83,7 @@ class SlotProposals(NamedTuple):
     entropy: Sequence[float]
 
     def rows(self, numbers: Sequence[int]) -> SlotProposals:
-        """Those of some slots."""
+        """Return the proposals of some slots."""
         return SlotProposals(*([values[i] for i in numbers] for values in self))  # type: ignore[arg-type]
 
 
@@ -89,10 +93,10 @@ def draw(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Draw a token for each row of (n, V) logits, rows in order (Dream's ``sample_tokens``), for ``read``.
+    """Draw a token for each row of logits (n, V), like Dream's ``sample_tokens``; ``read`` fetches them.
 
     Returns (5, n) numbers on the device of the logits: the fields of ``SlotProposals``, and whether a row's
-    logits are finite. The host waits for nothing.
+    logits are finite. The host does not wait for the device.
     """
     finite = (logits < float("inf")).all(-1)
     logits = torch.where(finite[:, None], logits, 0.0).float()
@@ -103,7 +107,7 @@ def draw(
     probabilities = logits.softmax(-1)
     if temperature > 0:
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-        # What torch.multinomial does, which makes the host wait for a check of its input.
+        # The method of torch.multinomial, without its check of the input, for which the host would wait.
         tokens = (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(
             -1
         )
@@ -126,7 +130,7 @@ def read(*drawn: torch.Tensor) -> list[SlotProposals]:
 
 
 def keep_top_p(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Logits outside the nucleus become the smallest number; the token that crosses ``top_p`` stays."""
+    """Set logits outside the nucleus to the smallest number; the token that crosses ``top_p`` stays."""
     ordered, index = logits.sort(descending=True)
     over = ordered.softmax(-1).cumsum(-1) > top_p
     over[..., 1:] = over[..., :-1].clone()

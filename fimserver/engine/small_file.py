@@ -1,4 +1,4 @@
-"""Small safetensors files of our own, such as drafters and adapters, whose metadata say what they are for."""
+"""Reader of small safetensors files with metadata, such as drafters and adapters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 
 def read_small(path: Path) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
-    """The metadata of a file, and its tensors in fp32. Raises ``OSError`` and ``SafetensorError``."""
+    """Read metadata, and tensors in fp32. Raises ``OSError`` or ``SafetensorError``."""
     with safe_open(path, "pt") as file:
-        names = file.keys()  # it is no mapping
+        names = file.keys()  # it is not a mapping
         return file.metadata() or {}, {name: file.get_tensor(name).float() for name in names}

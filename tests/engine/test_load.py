@@ -186,7 +186,7 @@ def test_a_causal_model_on_a_full_canvas_card_is_refused(folder, monkeypatch):
         return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
 
     monkeypatch.setattr("transformers.models.qwen2.modeling_qwen2.create_causal_mask", causal)
-    with pytest.raises(LoadError, match="does not see the suffix"):
+    with pytest.raises(LoadError, match="does not attend to the suffix"):
         load(card, folder, CPU)
 
 

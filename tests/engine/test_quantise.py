@@ -173,7 +173,7 @@ def test_experts_are_refused_before_weights_are_read(arithmetic, tmp_path, monke
         "fimserver.engine.load.native_model", lambda *_args: pytest.fail("weights are being read")
     )
     folder = make_checkpoint(tmp_path / "tiny", "qwen3_moe")
-    with pytest.raises(LoadError, match=f"tiny: {arithmetic} is not for mixtures of experts: use"):
+    with pytest.raises(LoadError, match=f"tiny: {arithmetic} does not support mixtures of experts: use"):
         load(make_card("qwen3_moe"), folder, GPU, arithmetic)
 
 

@@ -301,7 +301,7 @@ def test_time_that_is_up_spares_the_check(engine_of, monkeypatch):
     ("spec", "complaint"),
     [
         ("sideways", "no canvas cache named 'sideways'"),
-        ("dual:often", "steps='often' is no int"),
+        ("dual:often", "steps must be of type int"),
         ("dual:0", "steps must be above 0"),
         ("dual:4,bound=1", "does not understand 'bound=1'"),
         ("none:3", "does not understand '3': it takes no options"),

@@ -40,7 +40,7 @@ def test_how_many_slots_a_step_commits_can_be_asked_for(spec, steps):
     ("spec", "complaint"),
     [
         ("sideways", "no schedule named 'sideways'"),
-        ("fixed:many", "count='many' is no int"),
+        ("fixed:many", "count must be of type int"),
         ("fixed:0", "count must be above 0"),
         ("fixed:1,level=2", "does not understand 'level=2': it takes count=1"),
         ("threshold:0.9,0.8", "does not understand '0.8'"),

@@ -357,7 +357,7 @@ class TestRegistry:
         [
             ("ngram,steps=2", "drafter ngram does not understand 'steps=2': it takes window=24"),
             ("diffusion:self,step=2", "it takes tokens=16, steps=1, drafts=1, first=''"),
-            ("diffusion:self,steps=two", "steps='two' is no int"),
+            ("diffusion:self,steps=two", "steps must be of type int"),
             ("diffusion:self,steps=0", "steps must be above 0"),
         ],
     )

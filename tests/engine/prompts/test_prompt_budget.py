@@ -112,7 +112,7 @@ def test_the_user_may_fix_the_length(nano):
     loaded = nano.runtime(nano.card("ar")).loaded
     runtime = make_runtime(loaded, Settings(prompt_tokens=128))
     assert runtime.budget.tokens(1.0) == 128
-    with pytest.raises(LoadError, match="--prompt-tokens and the answer want"):
+    with pytest.raises(LoadError, match=r"the prompt \(--prompt-tokens\) and the answer need"):
         make_runtime(loaded, Settings(prompt_tokens=100_000))
 
 
