@@ -48,7 +48,7 @@ class MiddleText:
         self.reason: Reason | None = None
 
     def show(self, whole: str) -> str:
-        """Return what ``whole``, the text so far, adds to the shown text; sets ``reason`` if a rule ends it."""
+        """Return what ``whole``, the text so far, adds to the shown text; sets ``reason`` at its end."""
         self._whole = whole
         if self.endings is not None and (end := self.endings.end(whole)):
             self.reason = end.reason

@@ -1,1 +1,1 @@
-"""Remote engines: servers elsewhere fill the middles, each asked in its own dialect."""
+"""Remote engines: other servers fill the middles, each asked in its own dialect of HTTP."""

@@ -1,4 +1,4 @@
-"""Card of a server that was named by its URL; ``URL#MODEL`` names one of its models."""
+"""Makes the card of a server named by its URL; ``URL#MODEL`` names one of its models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fimserver.errors import CardError, RemoteError, first_problem
 from fimserver.types import Deadline, Route
 
 ASK_MS = 1500.0
-AT = ".at."  # in the name of a card, between model and server
+AT = ".at."  # between model and server in the name of a card
 
 
 def is_url(name: str) -> bool:
@@ -24,9 +24,9 @@ def is_url(name: str) -> bool:
 
 
 def card_of_url(text: str, route: Route) -> Card:
-    """A card for the server at a URL, which is asked for the name of its model if it is there.
+    """Make a card for the server at a URL; the server is asked for the name of its model.
 
-    Raises ``CardError`` for what is no URL.
+    Raises ``CardError`` if ``text`` is not a URL. A server that does not answer is not an error yet.
     """
     url, _, model = text.partition("#")
     try:
@@ -38,12 +38,12 @@ def card_of_url(text: str, route: Route) -> Card:
         connection = RemoteConnection(card.remote.url, key_of(card.remote))
         found = result_of(ask_server(connection, card, route, Deadline.of_ms(ASK_MS))).model
     except RemoteError:
-        found = model  # it says so itself when it is asked for a middle
+        found = model  # the error is reported with the first request
     return card.model_copy(update={"name": name_of(found, url)})
 
 
 def name_of(model: str, url: str) -> str:
-    """A name for statistics and costs: that of our card of the same model, or its own, and the server."""
+    """Return a name for statistics: that of our card of the same model, or the server's, and the server."""
     like = card_like(model)
     known = (
         like.name if like and like.name in slug(model) else slug(model.rsplit("/", 1)[-1])[:60].strip("-.")

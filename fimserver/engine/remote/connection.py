@@ -1,8 +1,8 @@
-"""Connection to a server elsewhere: streamed answers that can be called off, errors by kind.
+"""HTTP connection to a remote server: streamed answers that can be cancelled, errors by kind.
 
-Requests run on one event loop in a thread of its own, so that an engine's thread can look at its deadline
-and serve others while the server is silent, and closing a stream closes the connection, which tells the
-server to stop.
+Requests run on an event loop in its own thread, so that the engine's thread can check deadlines and serve
+other requests while the server is silent. Closing a stream closes the connection, which makes the server
+stop.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from fimserver.errors import AwayError, FimError, GarbledError, OverloadedError,
 from fimserver.types import Deadline
 
 CONNECT_S = 2.0
-SILENCE_S = 60.0  # longest without a byte, where no deadline is set
+SILENCE_S = 60.0  # longest time without a byte
 PROBE_S = 2.0
 LINE_BYTES = 1 << 20
 ANSWER_BYTES = 4 << 20
-BACK_OFF_S = (0.25, 1.0, 2.0, 5.0, 15.0)  # without a try, after so many failures in a row
+BACK_OFF_S = (0.25, 1.0, 2.0, 5.0, 15.0)  # pause after 1, 2, … consecutive failures
 OK = 200
-RETRIED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)  # a kept connection has ended
-Item = str | Exception | None  # a line, what went wrong, or the end
+RETRIED = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)  # a pooled connection was closed
+Item = str | Exception | None  # a line, an error, or the end
 _BACKED_OFF = (AwayError, OverloadedError, WarmingError)
 
 
 class RemoteConnection:
-    """HTTP to one server. Used from any thread."""
+    """HTTP client of one server; thread-safe."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # trust_env=False: a proxy of the environment must not see code that was meant for this server.
+        # trust_env=False: a proxy set in the environment must not see the user's code.
         self._client = httpx2.AsyncClient(
             base_url=url,
             headers=headers,
@@ -57,10 +57,10 @@ class RemoteConnection:
         weakref.finalize(self, _close, self._client).atexit = False
 
     def lines(self, call: Call, deadline: Deadline) -> Generator[str | Wait, None, None]:
-        """Lines of a streamed answer until it ends or time is up, and the waits for them.
+        """Yield the lines of a streamed answer, and waits for them, until it ends or the deadline passes.
 
-        Closing the iterator hangs up. Raises ``RemoteError``, without a try while the server is known to be
-        away or busy.
+        Closing the generator closes the connection. Raises ``RemoteError``; at once if the server failed a
+        moment ago (``BACK_OFF_S``).
         """
         self._check_back_off()
         items: queue.SimpleQueue[Item] = queue.SimpleQueue()
@@ -93,21 +93,20 @@ class RemoteConnection:
     def ask(
         self, calls: tuple[str | Call, ...], deadline: Deadline
     ) -> Generator[Wait, None, list[tuple[int, Any]]]:
-        """Status and JSON (``None`` for anything else) of several addresses, asked side by side.
+        """Ask several addresses in parallel; returns status and JSON of each, ``None`` for anything else.
 
-        Yields the waits. Raises ``AwayError`` where nothing answers at all; an address without an answer has
-        the status 0.
+        Yields the waits. An address that does not answer has status 0. Raises ``AwayError`` if none answers.
         """
         self._check_back_off()
         wait = Wait()
         asking = asyncio.wait_for(self._ask_all(calls), PROBE_S)
         running = asyncio.run_coroutine_threadsafe(asking, _loop())
         running.add_done_callback(lambda _: wait.arrive())
-        away = AwayError(f"{self.url} does not answer")
+        away = AwayError(f"{self.url} does not answer: is it running?")
         try:
             while not running.done():
                 if deadline.spent():
-                    raise away  # it may only have had too little time
+                    raise away  # not noted as a failure: the deadline may have been too short
                 yield wait
             answers = running.result()
         except TimeoutError:
@@ -124,7 +123,7 @@ class RemoteConnection:
         self.tries += 1
 
     def _note(self, error: RemoteError | None) -> RemoteError:
-        """Remember a failure or, with ``None``, that all is well."""
+        """Record a failure, or with ``None`` a success."""
         if isinstance(error, _BACKED_OFF):
             wait_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
             self._failures += 1
@@ -136,8 +135,8 @@ class RemoteConnection:
         return error or RemoteError("")
 
     async def _pump(self, call: Call, put: Callable[[Item], None]) -> None:
-        """Pass on the lines of an answer, then ``None`` or what went wrong."""
-        said = False
+        """Put the lines of an answer, then ``None`` or an error."""
+        said = False  # whether a line of the answer has come
         for attempt in (1, 2):
             try:
                 async with self._client.stream("POST", call.path, json=call.body) as response:
@@ -148,7 +147,7 @@ class RemoteConnection:
                         put(line)
                 put(None)
             except RETRIED as error:
-                if attempt == 1 and not said:  # nothing was said yet: asking again changes nothing
+                if attempt == 1 and not said:  # a retry cannot repeat anything
                     continue
                 put(_broken(self.url, error, said=said))
             except FimError as error:
@@ -175,10 +174,10 @@ class RemoteConnection:
 
 
 def _broken(url: str, error: Exception, *, said: bool) -> AwayError:
-    """What to say of a connection that failed."""
+    """Return the error of a connection that failed; ``said``: after the first line of an answer."""
     why = type(error).__name__
     if said:
-        return AwayError(f"{url} broke off in the middle of an answer ({why})")
+        return AwayError(f"{url} closed the connection in the middle of an answer ({why})")
     return AwayError(f"{url} cannot be reached ({why}): is it running?")
 
 
@@ -191,7 +190,7 @@ async def _refusal(response: httpx2.Response, url: str) -> RemoteError:
 
 
 async def _split(parts: AsyncIterator[bytes], url: str) -> AsyncIterator[str]:
-    """Lines of a body, ended by a line feed alone: JSON may hold other line ends."""
+    """Split a body into lines at line feeds alone: JSON may contain other line ends."""
     rest = b""
     total = 0
     async for part in parts:
@@ -200,7 +199,7 @@ async def _split(parts: AsyncIterator[bytes], url: str) -> AsyncIterator[str]:
         for line in lines:
             yield _text(line, url)
         if len(rest) > LINE_BYTES or total > ANSWER_BYTES:
-            raise GarbledError(f"{url} sends an answer without end")
+            raise GarbledError(f"{url} sends an answer that does not end: is it the right server?")
     if rest:
         yield _text(rest, url)
 
@@ -209,17 +208,17 @@ def _text(line: bytes, url: str) -> str:
     try:
         return line.decode("utf-8").rstrip("\r")
     except UnicodeDecodeError:
-        raise GarbledError(f"{url} sends what is no text") from None
+        raise GarbledError(f"{url} sends an answer that is not UTF-8: is it the right server?") from None
 
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all connections, in a thread that ends with the process."""
+    """Return the event loop of all connections, in a thread that ends with the process."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="remote", daemon=True).start()
     return loop
 
 
 def _close(client: httpx2.AsyncClient) -> None:
-    """Close kept connections, without waiting for it."""
+    """Close pooled connections without waiting."""
     asyncio.run_coroutine_threadsafe(client.aclose(), _loop())

@@ -1,4 +1,4 @@
-"""Context of a remote prompt: prefix, suffix and snippets as text, cut to an estimate of their tokens."""
+"""Context of a remote prompt: prefix, suffix and snippets as text, cut by an estimate of their tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fimserver.cards import Card, Fim
 from fimserver.engine.prompts.prompt import SNIPPETS_SHARE, anchored_tail
 from fimserver.types import Request, Snippet, unix_lines
 
-SAFE_BYTES = 2.0  # a token, before the server has counted any: code has three to four
+SAFE_BYTES = 2.0  # per token, before the server has counted any; code has three to four
 MARGIN = 0.9
-SEEN = 8
-MIDDLE_TOKENS = 16  # of the prompt: markers and names
+SEEN = 8  # prompts that the rate is estimated from
+MIDDLE_TOKENS = 16  # of the prompt, for markers and names
 
 
 class TextContext(NamedTuple):
-    """Text around the cursor that fits, line ends as models know them."""
+    """Text around the cursor that fits the prompt, with line feeds as line ends."""
 
     prefix: str
     suffix: str
@@ -26,13 +26,13 @@ class TextContext(NamedTuple):
 
     @property
     def text(self) -> str:
-        """All of it, in the order in which servers keep it in their caches."""
+        """All text, in the order in which servers have it in their prefix caches."""
         files = "".join(f"{snippet.path}\n{snippet.text}\n" for snippet in self.snippets)
         return f"{files}{self.path}\n{self.suffix}\0{self.prefix}"
 
 
 class TokenRate:
-    """Bytes that a token of this server's model has: a safe guess until the server has counted."""
+    """Estimate of bytes per token of a server's model; a safe guess until the server has counted."""
 
     def __init__(self) -> None:
         self._seen: deque[float] = deque(maxlen=SEEN)
@@ -47,12 +47,12 @@ class TokenRate:
         return bool(self._seen)
 
     def learn(self, text: str, tokens: int) -> None:
-        """Learn from a prompt and its length by the server's own count. Short ones are mostly markers."""
+        """Update the estimate by a prompt and the server's count; short prompts are mostly markers."""
         if tokens > 2 * MIDDLE_TOKENS:
             self._seen.append(min(8.0, max(0.5, len(text.encode("utf-8", "replace")) / tokens)))
 
     def shrink(self) -> None:
-        """Send half as much from now on: the server said that it was too long."""
+        """Halve the estimate, after the server refused a prompt as too long."""
         self._seen = deque([self.bytes_per_token / MARGIN / 2], SEEN)
 
     def tokens(self, text: str) -> int:
@@ -62,10 +62,10 @@ class TokenRate:
 def cut_text(
     request: Request, card: Card, tokens: int, rate: TokenRate, markers: tuple[str, ...] = ()
 ) -> TextContext:
-    """What of a request fits into so many tokens.
+    """Cut the text of a request to ``tokens`` tokens.
 
-    ``markers``: strings that a raw prompt must not contain, as the server would take them for its own; the
-    context ends at them.
+    ``markers``: strings that a raw prompt must not contain, as the server would read them as special tokens;
+    the context ends at them.
     """
     room = max(0, tokens - MIDDLE_TOKENS) * rate.bytes_per_token
     snippets = _snippets(request, room * SNIPPETS_SHARE, markers)
@@ -80,12 +80,12 @@ def cut_text(
 
 
 def marker_texts(fim: Fim | None) -> tuple[str, ...]:
-    """Every special token that a card names for middles."""
+    """Return the special tokens of a card's FIM prompt."""
     return fim.tokens if fim else ()
 
 
 def _snippets(request: Request, room: float, markers: tuple[str, ...]) -> tuple[Snippet, ...]:
-    """Whole snippets, in their order, as long as they fit."""
+    """Return whole snippets, in order, as far as they fit into ``room`` bytes."""
     kept: list[Snippet] = []
     for snippet in request.snippets:
         text = unix_lines(snippet.text)
@@ -97,12 +97,12 @@ def _snippets(request: Request, room: float, markers: tuple[str, ...]) -> tuple[
 
 
 def _after(text: str, markers: tuple[str, ...]) -> str:
-    """The text after the last marker in it."""
+    """Return the text after its last marker."""
     return text[max((text.rfind(m) + len(m) for m in markers if m in text), default=0) :]
 
 
 def _before(text: str, markers: tuple[str, ...]) -> str:
-    """The text before the first marker in it."""
+    """Return the text before its first marker."""
     return text[: min((text.find(m) for m in markers if m in text), default=len(text))]
 
 

@@ -1,7 +1,4 @@
-"""Registry of dialects, in the order in which a server is tried for them.
-
-``DIALECTS`` is the place for another dialect; nothing else names one.
-"""
+"""Registry of dialects, in the order in which they are tried on a server."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 
 def dialects_of(name: str) -> Mapping[str, Dialect]:
-    """The dialect of a card, or all of them where it names none. Raises ``CardError``."""
+    """Return the dialect named by a card, or all if it names none. Raises ``CardError``."""
     if not name:
         return DIALECTS
     if name not in DIALECTS:
@@ -30,12 +27,12 @@ def dialects_of(name: str) -> Mapping[str, Dialect]:
 
 
 def recognised(found: Probed, dialects: Mapping[str, Dialect]) -> tuple[str, ServerFacts] | None:
-    """The first dialect that a server speaks, and what the server says about itself."""
+    """Return the first dialect that a server speaks, with the server's facts; ``None`` if it speaks none."""
     for name, dialect in dialects.items():
         try:
             facts = dialect.recognise(found)
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # another server's answer under the same address
+            continue  # the answer of another kind of server at the same path
         if facts is not None:
             return name, facts
     return None

@@ -1,4 +1,4 @@
-"""Remote engine: fills middles by asking a server elsewhere, with the rules that end our own middles."""
+"""Remote engine: fills middles by a remote server, and ends them by the same rules as local engines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fimserver.errors import AwayError, CardError, GarbledError, NoFimError, Rem
 from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, Request, Route, ms_since
 
-COUNT_SHARE = 0.5  # of the room: a prompt shorter than that by the safe guess fits anyway
-FIXED_ROWS = 32  # of the prompt, for the way there and back
+COUNT_SHARE = 0.5  # of the room: a prompt that is shorter than that by the safe guess is not counted
+FIXED_ROWS = 32  # rows of a prefill that the round trip is taken to cost
 
 
 class RemoteEngine:
-    """One route, by a server elsewhere. It is asked what it is with the first request, not before.
+    """Engine of one route on a remote server, whose dialect is found out at the first request.
 
-    While the server has not answered, its ``steps`` yield a ``Wait``, so that others go on.
+    While the server is silent, ``steps`` yields a ``Wait``, so that other requests go on.
     """
 
     def __init__(self, card: Card, route: Route) -> None:
@@ -38,20 +38,20 @@ class RemoteEngine:
         self.rate = TokenRate()
         self.connection = RemoteConnection(self.remote.url, key_of(self.remote))
         self._server: RemoteServer | None = None
-        self._asking: Wait | None = None  # for what another request asks the server already
+        self._asking: Wait | None = None  # set while a request finds out the dialect
         self._sent = ""  # text of the last prompt, which the server's cache may hold
 
     def server(self, deadline: Deadline) -> RemoteServer:
-        """What the server is; it is asked again after a failure. Raises ``RemoteError``."""
+        """Return what the server is; it is found out again after a failure. Raises ``RemoteError``."""
         return result_of(self._known(deadline))
 
     def _known(self, deadline: Deadline) -> Generator[Wait, None, RemoteServer]:
-        """``server``, asked by one request at a time."""
+        """Do what ``server`` does, yielding waits; one request at a time asks the server."""
         while self._server is None:
             if self._asking is None:
                 yield from self._ask(deadline)
             elif deadline.spent():
-                raise AwayError(f"{self.remote.url} does not answer")
+                raise AwayError(f"{self.remote.url} does not answer: is it running?")
             else:
                 yield self._asking
         return self._server
@@ -65,11 +65,11 @@ class RemoteEngine:
             asking.arrive()
 
     def warm(self, request: Request, deadline: Deadline) -> None:
-        """Have the server read the prompt, where it has a way for that."""
+        """Have the server prefill the prompt, if its dialect can ask for that."""
         result_of(self.warm_steps(request, deadline))
 
     def warm_steps(self, request: Request, deadline: Deadline) -> Generator[Wait, None, None]:
-        """``warm``, with its waits."""
+        """Do what ``warm`` does, yielding the waits."""
         server = yield from self._known(deadline)
         question = yield from self._question(server, request, deadline)
         call = server.dialect.call(replace(question, warm=True))
@@ -80,16 +80,16 @@ class RemoteEngine:
             self._sent = question.context.text
 
     def num_uncached_tokens(self, request: Request) -> int:
-        """An estimate: tokens after what the prompt shares with the last one. Asks nobody."""
+        """Estimate the tokens after the common prefix with the last prompt, without asking the server."""
         return self._uncached(self._cut(self._server, request).text)
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Yield a chunk for each piece; the last one carries the reason. Raises ``RemoteError``."""
+        """Yield a chunk for each piece; the last one has the reason. Raises ``RemoteError``."""
         return blocking(self.steps(request, deadline))
 
     def steps(self, request: Request, deadline: Deadline) -> Generator[Chunk | Wait, None, None]:
-        """``complete``, with its waits."""
-        said = False
+        """Do what ``complete`` does, yielding the waits."""
+        said = False  # whether a chunk had text
         for attempt in (1, 2):
             try:
                 for chunk in self._complete(request, deadline):
@@ -102,7 +102,7 @@ class RemoteEngine:
                 self.rate.shrink()
                 continue
             except RemoteError:
-                self._server = None  # it may come back as another
+                self._server = None  # another one may be there next time
                 if said or (reason := deadline.spent()) is None:
                     raise
                 yield Chunk("", 0, 0, reason)
@@ -138,15 +138,15 @@ class RemoteEngine:
                 if reason:
                     return
         finally:
-            pieces.close()  # which closes the connection: the server stops
+            pieces.close()  # closes the connection, so that the server stops
         if (reason := deadline.spent()) is None:
-            raise AwayError(f"{self.remote.url} broke off in the middle of an answer")
+            raise AwayError(f"{self.remote.url} closed the connection in the middle of an answer")
         yield Chunk(middle.rest(), tokens, forwards, reason, prefill=prefill)
 
     def _pieces(
         self, server: RemoteServer, call: Call, deadline: Deadline
     ) -> Generator[Piece | Wait, None, None]:
-        """Pieces of a stream, and the waits for them. Raises ``RemoteError``."""
+        """Yield the pieces of a stream, and the waits for them. Raises ``RemoteError``."""
         lines = self.connection.lines(call, deadline)
         try:
             for line in lines:
@@ -158,7 +158,9 @@ class RemoteEngine:
                 except NoFimError as error:
                     raise NoFimError(f"{self.remote.url}: {error}") from None
                 except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-                    raise GarbledError(f"{self.remote.url} sent what is no answer") from None
+                    raise GarbledError(
+                        f"{self.remote.url} sent an answer that cannot be read: is it the right server?"
+                    ) from None
                 if piece is not None and piece.failed:
                     raise error_in_stream(piece.failed, self.remote.url)
                 if piece is not None:
@@ -189,7 +191,7 @@ class RemoteEngine:
         )
 
     def _count(self, server: RemoteServer, text: str, deadline: Deadline) -> Generator[Wait, None, None]:
-        """Have the server count the tokens of a text: the rate is known then, if it does."""
+        """Have the server count the tokens of a text, to know the bytes per token."""
         assert server.dialect.count is not None
         question = (server.dialect.count(text, server.model),)
         ((status, answer),) = yield from self.connection.ask(question, deadline)
@@ -198,12 +200,12 @@ class RemoteEngine:
                 self.rate.learn(text, server.dialect.counted(answer))
 
     def _cut(self, server: RemoteServer | None, request: Request) -> TextContext:
-        """What fits, by what is known of the server."""
+        """Cut the context to the room for a prompt."""
         markers = marker_texts(server.fim) if server else ()
         return cut_text(request, self.card, self._room(server, request), self.rate, markers)
 
     def _room(self, server: RemoteServer | None, request: Request) -> int:
-        """Tokens of a prompt: the card's budget, or what the server's context leaves beside the middle."""
+        """Return the longest prompt in tokens: the card's, within the server's context less the middle."""
         context = server.facts.context_tokens if server else 0
         return (
             min(self.card.prompt_tokens, context - request.sampling.max_tokens)
@@ -220,7 +222,7 @@ class RemoteEngine:
 
 
 class RemoteMiddle:
-    """The text of a streamed middle: our rules end it, and so do markers that a server lets through."""
+    """The text of a streamed middle, ended by the stop rules or by a marker in the server's text."""
 
     def __init__(self, request: Request, markers: tuple[str, ...]) -> None:
         self._middle = MiddleText(request)
@@ -228,7 +230,7 @@ class RemoteMiddle:
         self._whole = ""
 
     def take(self, piece: Piece) -> tuple[str, Reason | None]:
-        """What a piece adds to what can be shown, and the reason if the middle ends with it."""
+        """Return what a piece adds to the text that can be shown, and the reason if the middle ends."""
         self._whole += piece.text
         end = min((at for m in self._markers if (at := self._whole.find(m)) >= 0), default=-1)
         whole = self._whole[:end] if end >= 0 else self._whole[: len(self._whole) - self._begun()]
@@ -246,11 +248,11 @@ class RemoteMiddle:
         return text, Reason.EMPTY if ended is Reason.END and not self._middle.text.strip() else ended
 
     def rest(self) -> str:
-        """Text that was held back, when nothing follows it."""
+        """Return text that was held back, at the end of the middle."""
         return self._middle.rest()
 
     def _begun(self) -> int:
-        """Characters at the end that may be the start of a marker."""
+        """Return the number of characters at the end that may be the start of a marker."""
         tail = self._whole[-40:]
         sizes = (
             n for m in self._markers for n in range(1, min(len(m), len(tail) + 1)) if tail.endswith(m[:n])

@@ -1,4 +1,4 @@
-"""Another fimserver's host, on either route: what an editor knows goes along."""
+"""Dialect of another fimserver, on either route; the editor's hints are passed on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fimserver.reasons import ENDED, Reason
 from fimserver.types import ROUTES
 from fimserver.wire import CompletionBody, EditorHints, SnippetBody, read_piece
 
-# Reasons of an answer that ended as middles do; any other is a failure of the server.
+# Reasons of a complete answer; any other is a failure of the server.
 _DONE = ENDED | {Reason.LENGTH, Reason.DEADLINE, Reason.EMPTY}
 
 
 def recognise(found: Probed) -> ServerFacts | None:
-    """``/health`` with a version and, when its models are loaded, their names by route."""
+    """Recognise ``/health``, which has a version and, once models are loaded, their names by route."""
     health = found.get("/health")
     if not isinstance(health, dict) or "version" not in health or "status" not in health:
         return None
@@ -58,7 +58,7 @@ def read(line: str) -> Piece | None:
         return Piece(piece.text)
     usage = piece.usage
     if usage.reason is Reason.BAD_INPUT:
-        raise NoFimError("it refuses the request: run the same version of fimserver on both sides")
+        raise NoFimError("the server refuses the request: run the same version of fimserver on both sides")
     if usage.reason not in _DONE:
         return Piece(piece.text, failed=usage.reason)
     return Piece(piece.text, usage.reason, usage.tokens, None, usage.forwards)

@@ -1,4 +1,4 @@
-"""llama.cpp's ``/infill``: the server builds the prompt, other files go into ``input_extra``."""
+"""Dialect of llama.cpp's ``/infill``: the server builds the prompt, snippets go into ``input_extra``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fimserver.engine.remote.dialect import (
 
 
 def recognise(found: Probed) -> ServerFacts | None:
-    """``/props`` with the settings of a slot."""
+    """Recognise ``/props`` with the settings of a slot."""
     props = found.get("/props")
     if (
         not isinstance(props, dict)

@@ -1,4 +1,4 @@
-"""Mistral's ``/v1/fim/completions``: the text comes back as the delta of a message."""
+"""Dialect of Mistral's ``/v1/fim/completions``, which streams the deltas of a message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fimserver.engine.remote.dialect import (
 
 
 def recognise(found: Probed) -> ServerFacts | None:
-    """A list of models that says which of them fill middles."""
+    """Recognise a list of models with the capability ``completion_fim``."""
     rows = rows_of(found.get("/v1/models")) or []
     if not any("completion_fim" in (model.get("capabilities") or {}) for model in rows):
         return None
@@ -29,7 +29,7 @@ def recognise(found: Probed) -> ServerFacts | None:
 
 
 def call(question: Question) -> Call | None:
-    if question.warm:  # it would be paid for
+    if question.warm:  # the user would pay for it
         return None
     request = question.request
     body: dict[str, Any] = {

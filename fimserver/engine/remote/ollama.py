@@ -1,4 +1,4 @@
-"""Ollama's ``/api/generate`` with ``suffix``: the model's own template puts both sides into its markers."""
+"""Dialect of Ollama's ``/api/generate`` with ``suffix``: the model's template builds the FIM prompt."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fimserver.engine.remote.dialect import (
     kind_of,
 )
 
-CONTEXT_TOKENS = 4096  # Ollama's default; it cuts a longer prompt without a word
+CONTEXT_TOKENS = 4096  # Ollama's default; it truncates longer prompts silently
 
 
 def recognise(found: Probed) -> ServerFacts | None:
-    """``/api/tags``, which lists what was pulled."""
+    """Recognise ``/api/tags``, the list of pulled models."""
     tags = found.get("/api/tags")
     version = found.get("/api/version")
     if (
@@ -46,7 +46,7 @@ def call(question: Question) -> Call | None:
         "seed": request.sampling.seed % 2**31,
     }
     context = question.context
-    # Without a suffix Ollama would take its chat template: an empty line is what follows the end of a file.
+    # Without a suffix Ollama would use its chat template; at the end of a file an empty line serves as one.
     body = {"model": question.model, "prompt": context.prefix, "suffix": context.suffix or "\n"}
     return Call("/api/generate", body | {"stream": True, "options": options})
 

@@ -1,4 +1,4 @@
-"""OpenAI's completions (vLLM, SGLang, LM Studio), asked with a raw FIM prompt or with ``suffix``."""
+"""Dialect of OpenAI's completions (vLLM, SGLang, LM Studio), with a raw FIM prompt or with ``suffix``."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fimserver.engine.remote.template import raw_prompt
 from fimserver.errors import NoFimError
 
 PATH = "/v1/completions"
-# By ``owned_by`` in the list of models.
+# Servers by ``owned_by`` in their list of models.
 SOFTWARE = {"vllm": "vLLM", "sglang": "SGLang", "organization_owner": "LM Studio", "llamacpp": "llama.cpp"}
-# These leave special tokens out of the text, so that no stop string could be one; the field shows them.
+# Servers that omit special tokens from the text, so that stop strings miss them, unless told otherwise.
 SHOWS_SPECIALS = frozenset({"vLLM", "SGLang"})
 
 
 def recognise(found: Probed) -> ServerFacts | None:
-    """Any server with OpenAI's list of models."""
+    """Recognise OpenAI's list of models."""
     models = rows_of(found.get("/v1/models"))
     if models is None:
         return None
@@ -40,7 +40,7 @@ def recognise(found: Probed) -> ServerFacts | None:
 
 
 def _lm_studio_context(listed: Any) -> int:
-    """The shortest context of a loaded model."""
+    """Return the shortest context of the loaded models; 0 if it is unknown."""
     loaded = [model for model in rows_of(listed) or () if model.get("state") == "loaded"]
     return min((int(model.get("loaded_context_length") or 0) for model in loaded), default=0)
 
@@ -60,8 +60,8 @@ def call(question: Question) -> Call | None:
         return Call(PATH, body | {"prompt": question.context.prefix, "suffix": question.context.suffix})
     if question.fim is None:
         raise NoFimError(
-            f"no card has the markers of {question.model or 'its model'}: "
-            "give [fim], or suffix = true under [remote], in a card"
+            f"no card has the FIM markers of {question.model or 'its model'}: "
+            "set [fim], or suffix = true under [remote], in a card"
         )
     if question.software in SHOWS_SPECIALS:
         body |= {"stop": list(question.fim.stops), "skip_special_tokens": False}
@@ -85,7 +85,7 @@ def read(line: str) -> Piece | None:
 
 
 def count(text: str, model: str) -> Call:
-    """By vLLM's name of the field, and by llama.cpp's."""
+    """Ask for a token count, with the fields of both vLLM and llama.cpp."""
     return Call("/tokenize", {"model": model, "prompt": text, "content": text, "add_special_tokens": False})
 
 

@@ -1,4 +1,4 @@
-"""Facts of a remote server, which it is asked for once: dialect, model, context length."""
+"""Finds out what a remote server is: dialect, model, context length."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fimserver.engine.remote.wait import Wait
 from fimserver.errors import BadKeyError, CardError, GarbledError, NoFimError, WarmingError, WrongModelError
 from fimserver.types import Deadline, Route
 
-_NAMES = 5  # of models in a message
+_NAMES = 5  # most models named in a message
 
 
 class RemoteServer(NamedTuple):
-    """What is known of a server. ``fim``: markers of its model; ``None`` where no card is of its family."""
+    """A server, its dialect and model. ``fim``: the model's markers; ``None`` if no card has its family."""
 
     dialect_name: str
     dialect: Dialect
@@ -29,13 +29,13 @@ class RemoteServer(NamedTuple):
     fim: Fim | None
 
     def about(self) -> str:
-        """What it is, in one line."""
+        """Describe the server in one line."""
         context = f", {self.facts.context_tokens} tokens of context" if self.facts.context_tokens else ""
         return f"{self.facts.software}, dialect {self.dialect_name}, model {self.model or 'unnamed'}{context}"
 
 
 def key_of(remote: Remote) -> str:
-    """The key of a card, from its file or its variable; empty where there is none. Raises ``CardError``."""
+    """Return the key of a card, from its file or variable; empty if it has none. Raises ``CardError``."""
     if not remote.key_file:
         key = os.environ.get(remote.key_env, "").strip()
     else:
@@ -53,9 +53,9 @@ def key_of(remote: Remote) -> str:
 def ask_server(
     connection: RemoteConnection, card: Card, route: Route, deadline: Deadline
 ) -> Generator[Wait, None, RemoteServer]:
-    """Find out what a server is; yields the waits.
+    """Find out what a server is, yielding the waits.
 
-    Raises ``RemoteError``, or ``CardError`` for a dialect that there is not.
+    Raises ``RemoteError``, or ``CardError`` for an unknown dialect.
     """
     assert card.remote is not None
     dialects = dialects_of(card.remote.dialect)
@@ -73,9 +73,9 @@ def ask_server(
             f"put the right one into {card.remote.key_file or card.remote.key_env}"
         )
     if known is None and 503 in statuses:
-        raise WarmingError(f"{connection.url} loads its model")
+        raise WarmingError(f"{connection.url} is loading its model")
     if known is None and not card.remote.dialect:
-        raise GarbledError(f"{connection.url} is no server of a known kind: name its dialect in a card")
+        raise GarbledError(f"{connection.url} is not a server of a known kind: name its dialect in a card")
     name, facts = known or (card.remote.dialect, ServerFacts("a server"))
     _check_route(name, facts, card, route, connection.url)
     model = facts.routes[route] if facts.routes else _model(facts, card.remote.model, connection.url)
@@ -83,21 +83,21 @@ def ask_server(
 
 
 def _check_route(name: str, facts: ServerFacts, card: Card, route: Route, url: str) -> None:
-    """Raises ``NoFimError`` where a server does not serve a route, ``WarmingError`` where not yet."""
+    """Raise ``NoFimError`` if a server does not serve a route, ``WarmingError`` if not yet."""
     if name == "fimserver":
         if facts.routes is None:
-            raise WarmingError(f"{url} loads its models")
+            raise WarmingError(f"{url} is loading its models")
         if route not in facts.routes:
-            raise NoFimError(f"{url} does not serve the {route} route")
+            raise NoFimError(f"{url} does not serve the {route} route: use another server for it")
     elif route == "dllm" and not (card.fim and card.remote and card.remote.dialect):
         raise NoFimError(
-            f"{url} is {facts.software}, which does not fill middles by diffusion: use --ar-card, "
-            "or name its dialect and [fim] in a card"
+            f"{url} is {facts.software}, which has no diffusion route: use --ar-card, "
+            "or set its dialect and [fim] in a card"
         )
 
 
 def _model(facts: ServerFacts, wanted: str, url: str) -> str:
-    """The server's name of the model that is wanted. Raises ``WrongModelError``."""
+    """Return the server's name of the wanted model. Raises ``WrongModelError``."""
     if not facts.models:
         return wanted
     names = ", ".join(facts.models[:_NAMES])

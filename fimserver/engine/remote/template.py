@@ -1,4 +1,4 @@
-"""Templates without a tokenizer: a card's FIM prompt as text, and the card that fits a model's name."""
+"""FIM prompts as text, without a tokenizer, and the card that fits a remote model's name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SIZE = re.compile(r"-\d+(?:\.\d+)?b.*$")
 
 
 def raw_prompt(context: TextContext, fim: Fim) -> str:
-    """The prompt of ``fim`` as text (FIM, arXiv 2207.14255).
+    """Return the prompt of ``fim`` as text (FIM, arXiv 2207.14255).
 
-    ``fim.start`` is left out: servers put the first token of a text there themselves.
+    ``fim.start`` is left out, as servers add the first token of a text themselves.
     """
     header = _header(context, fim)
     middle = fim.middle or ""
@@ -28,7 +28,7 @@ def raw_prompt(context: TextContext, fim: Fim) -> str:
 
 
 def _header(context: TextContext, fim: Fim) -> str:
-    """Repository, snippets and file name, as the engines here put them."""
+    """Return repository, snippets and file name in the order of local prompts."""
     header = ""
     if fim.repo and (context.repo or context.snippets):
         header += f"{fim.repo}{context.repo or 'workspace'}\n"
@@ -40,13 +40,13 @@ def _header(context: TextContext, fim: Fim) -> str:
 
 
 def template_of(model: str) -> Fim | None:
-    """The markers of the family that a model's name belongs to; ``None`` where no card is of it."""
+    """Return the markers of the family that a model's name belongs to; ``None`` if no card has it."""
     card = card_like(model)
     return card.fim if card else None
 
 
 def card_like(model: str) -> Card | None:
-    """The card whose name, or else whose family, is in a server's name of a model; the longest one."""
+    """Return the card with the longest name, or else family, contained in a server's name of a model."""
     name = slug(model)
     cards = read_cards()
     exact = [card for card in cards.values() if card.fim and card.name in name]
@@ -57,11 +57,11 @@ def card_like(model: str) -> Card | None:
 
 
 def slug(text: str) -> str:
-    """A name in small letters, digits, ``.`` and ``-``."""
+    """Reduce a name to lower-case letters, digits, ``.`` and ``-``."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
 
 
 @cache
 def _families() -> dict[str, str]:
-    """Names without their sizes, and a card of each."""
+    """Return names of cards without their sizes, and a card of each."""
     return {_SIZE.sub("", card.name): card.name for card in read_cards().values() if card.fim}

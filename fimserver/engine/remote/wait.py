@@ -1,4 +1,4 @@
-"""Waits for a remote server, during which other requests go on."""
+"""Waits for a remote server, during which other requests can go on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import closing
 from typing import TypeVar
 
 T = TypeVar("T")
-LOOK_S = 0.005  # between two looks at the deadline
+LOOK_S = 0.005  # between two checks of the deadline
 
 
 class Wait:
-    """An answer, or its next part, that is on its way.
+    """An answer, or its next part, that has not arrived yet.
 
-    A loop yields it and goes on when it has arrived or time is up; the loop looks at the deadline itself.
+    A generator yields it, and is resumed when it has arrived or a moment later, to check the deadline.
     ``wake`` is called when it arrives, in the thread of the connections.
     """
 
@@ -27,7 +27,7 @@ class Wait:
         return self._arrived.is_set()
 
     def arrive(self) -> None:
-        """Mark it as arrived, and wake the waiting thread."""
+        """Mark the answer as arrived, and wake the waiting thread."""
         self._arrived.set()
         self.wake()
 
@@ -36,12 +36,12 @@ class Wait:
         self._arrived.clear()
 
     def block(self) -> None:
-        """Wait in this thread until it arrives, or until the deadline is to be looked at."""
+        """Block this thread until the answer arrives, at most ``LOOK_S``."""
         self._arrived.wait(LOOK_S)
 
 
 def blocking(steps: Generator[T | Wait, None, object]) -> Iterator[T]:
-    """The steps without the waits, which are waited for here."""
+    """Yield the steps without the waits, blocking this thread for them."""
     with closing(steps):
         for step in steps:
             if isinstance(step, Wait):
@@ -51,7 +51,7 @@ def blocking(steps: Generator[T | Wait, None, object]) -> Iterator[T]:
 
 
 def result_of(steps: Generator[Wait, None, T]) -> T:
-    """What a loop returns, waiting here for all that it waits for."""
+    """Run ``steps`` to its end, blocking this thread for its waits, and return its result."""
     while True:
         try:
             next(steps).block()

@@ -1,4 +1,4 @@
-"""The arithmetic of a model's products: fp32, bf16 or int8, chosen by a short measurement that is kept."""
+"""Arithmetic of matrix products: fp32, bf16 or int8, chosen by a short measurement whose result is stored."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from fimserver.kept_json import read_kept, write_kept
 Arithmetic = Literal["none", "bf16", "int8", "int4"]
 log = logging.getLogger("fimserver.engine")
 CHOICE_FILE = platformdirs.user_cache_path("fimserver") / "arithmetic.json"
-SMALL_M = 100.0  # million parameters: below, products are not what costs
+SMALL_M = 100.0  # million parameters: in smaller models, products are not what takes time
 _SIZE = (2048, 1024)
 _MATRICES = 8
 _PASSES = ((1, 4.0), (64, 1.0))  # rows, weight: a completion decodes more often than it prefills
 
 
 def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | None = None) -> Arithmetic:
-    """What ``--quantize`` asks for; for ``auto``, what is fastest here.
+    """Return the arithmetic of ``--quantize``; for ``auto``, the fastest on this machine.
 
-    ``none`` is the device's plain type.
+    ``none`` is the device's default dtype.
     """
     if wanted in {"none", "bf16", "int8", "int4"}:
         return wanted  # type: ignore[return-value]
@@ -44,7 +44,7 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
 
 
 def measure() -> Arithmetic:
-    """The arithmetic with the fastest products, of those that this processor computes exactly or natively."""
+    """Measure the fastest arithmetic of those that this processor computes exactly or natively."""
     costs = {name: _cost(make) for name, make in _candidates().items()}
     log.info("milliseconds of products by arithmetic: %s", {name: round(ms, 2) for name, ms in costs.items()})
     return min(costs, key=lambda name: costs[name])
@@ -68,7 +68,7 @@ def _bf16(weight: torch.Tensor) -> Product:
 
 
 def _cost(make: Callable[[torch.Tensor], Product]) -> float:
-    """Weighted milliseconds of passes over matrices that do not fit the caches together."""
+    """Measure weighted milliseconds of passes over matrices that together exceed the processor's caches."""
     products = [make(torch.randn(_SIZE)) for _ in range(_MATRICES)]
     total = 0.0
     with torch.inference_mode():
@@ -86,12 +86,12 @@ def _once(products: list[Product], x: torch.Tensor) -> float:
 
 
 def machine(device: torch.device) -> str:
-    """What kept measurements and probes hold for: torch, its threads, the processor and the device."""
+    """Return the key of stored measurements: torch, its threads, the processor and the device."""
     return f"torch {torch.__version__} {torch.get_num_threads()} threads {processor()} {device}"
 
 
 def processor() -> str:
-    """Return the processor's name, as the system has it."""
+    """Return the processor's name, as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Cards of models that are named by their path: a GGUF file, or a folder of a checkpoint."""
+"""Makes cards for models named by a path: a GGUF file, or the folder of a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fimserver.kept_json import read_kept, write_kept
 
 LONGEST_PROMPT = 8192
 LONGEST_MIDDLE = 256  # tokens
-POSITIONS = 2048  # where a file does not say
+POSITIONS = 2048  # if the file does not say
 KEPT = platformdirs.user_cache_path("fimserver") / "cards.json"
 
 
 @dataclass(frozen=True)
 class CoderFamily:
-    """Coders whose markers are known: those of ``card``. ``name`` matches the model's name in any case."""
+    """A family of coders with the FIM markers of ``card``. ``name``: matches the names of its models."""
 
     card: str
     architecture: str
@@ -39,7 +39,7 @@ FAMILIES = (
 
 
 def find_card(name: str) -> Card:
-    """A card by its name, or of the model at a path. Raises ``CardError`` or ``LoadError``."""
+    """Return the card of a name, or of the model at a path. Raises ``CardError`` or ``LoadError``."""
     if not is_place(name):
         return get_card(name)
     path = Path(name).expanduser().absolute()
@@ -55,15 +55,15 @@ def find_card(name: str) -> Card:
 
 
 def card_of_folder(folder: Path) -> Card:
-    """A folder with ``config.json`` and safetensors of a known model, or with one GGUF model.
+    """Return the card of a folder with ``config.json`` and safetensors, or with one GGUF model.
 
-    Raises ``CardError``.
+    Raises ``CardError`` or ``LoadError``.
     """
     if not any(folder.glob("*.safetensors")):
         files = sorted(p for p in folder.glob("*.gguf") if "-of-" not in p.name or "-00001-of-" in p.name)
         if len(files) != 1:
             raise CardError(
-                f"{folder} holds {len(files) or 'no'} models in GGUF and no safetensors: name one file"
+                f"{folder} holds {len(files) or 'no'} GGUF models and no safetensors: name one GGUF file"
             )
         return card_of_gguf(files[0])
     try:
@@ -71,7 +71,9 @@ def card_of_folder(folder: Path) -> Card:
         kind = config["model_type"]
         positions = int(config.get("max_position_embeddings", POSITIONS))
     except (OSError, ValueError, KeyError, TypeError):
-        raise CardError(f"{folder}: config.json is missing or cannot be read") from None
+        raise CardError(
+            f"{folder}: config.json is missing or cannot be read: download the model again"
+        ) from None
     if (card := read_cards().get(folder.name.lower())) is not None and card.architecture == kind:
         return card.model_copy(update={"folder": str(folder)})
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -88,15 +90,15 @@ def card_of_folder(folder: Path) -> Card:
 
 
 def card_of_gguf(path: Path) -> Card:
-    """A GGUF file that a card pins by its hash, or one of a known family.
+    """Return the card that pins a GGUF file by its hash, or one made by its family.
 
-    What was found is kept by size and time.
+    The result is stored by the file's size and time. Raises ``LoadError``.
     """
     stat = path.stat()
     key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
     kept = read_kept(KEPT)
     if key in kept:
-        with contextlib.suppress(ValueError):  # of another version: found again
+        with contextlib.suppress(ValueError):  # stored by another version of fimserver
             return Card.model_validate_json(json.dumps(kept[key]))
     card = _find_gguf(path)
     write_kept(KEPT, kept | {key: card.model_dump(mode="json")})
@@ -135,9 +137,9 @@ def _card(
     tokens: frozenset[str] | None,
     positions: int,
 ) -> Card:
-    """A card with the markers of the family that the name belongs to.
+    """Make a card with the FIM markers of the family that the name belongs to.
 
-    Raises ``LoadError`` where there is none.
+    Raises ``LoadError`` if it belongs to none.
     """
     where = files[0] if files else folder
     fim = _markers(where, name, architecture, tokens)
@@ -167,9 +169,9 @@ def _markers(where: Path, name: str, architecture: str, tokens: frozenset[str] |
         if missing is None:
             return fim
         raise LoadError(
-            f"{where} lacks the token {missing!r}, without which it cannot fill middles: get another file"
+            f"{where} lacks the FIM token {missing!r}, so it cannot fill in the middle: get another file"
         )
     raise LoadError(
-        f"{where} belongs to no known family of coders that fill middles: a chat model? `fimserver models`"
-        " lists coders"
+        f"{where} belongs to no known family of coders with fill-in-the-middle (is it a chat model?):"
+        " `fimserver models` lists coders"
     )

@@ -1,4 +1,4 @@
-"""An opened checkpoint, whatever the format of its files."""
+"""An opened checkpoint, of any file format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a checkpoint, of which a network can be built.
+    """The contents of a checkpoint, from which a network can be built.
 
-    ``config``: of transformers. ``pieces``: a tensor by transformers' name, fp32, cut into pieces of rows;
-    ``KeyError`` or ``LoadError`` where there is none. ``native``: transformers' class on a device, in a type,
-    and what loading reported.
+    ``config``: that of transformers. ``pieces``: yields a tensor by transformers' name, in fp32, in pieces of
+    rows; raises ``KeyError`` or ``LoadError`` if it is missing. ``native``: loads transformers' class on a
+    device in a dtype; also returns transformers' loading report.
     """
 
     config: Any
@@ -25,5 +25,5 @@ class Checkpoint:
     native: Callable[[torch.device | str, torch.dtype], tuple[Any, dict[str, Any]]]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor in fp32."""
+        """Return a whole tensor in fp32."""
         return torch.cat(list(self.pieces(name)))

@@ -1,6 +1,6 @@
-"""The weight formats by name: which files a model has, and how they are opened.
+"""Registry of weight formats: finds and opens the files of a model.
 
-``WEIGHTS`` is the place for another format; the first one whose files are there is read.
+``WEIGHTS`` is the registry; the first format whose files are present is read.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fimserver.engine.weights.checkpoint import Checkpoint
 
 
 class WeightFormat(Protocol):
-    """One format of checkpoints."""
+    """One file format of checkpoints."""
 
     def files(self, card: Card, folder: Path) -> Sequence[Path]:
-        """The files that hold the weights, in order; empty where the model is not there in this format."""
+        """Return the files that hold the weights, in order; empty if there are none of this format."""
         ...
 
     def read(self, card: Card, folder: Path) -> Checkpoint:
-        """Open them. Raises ``LoadError``. The libraries of a format are not imported before."""
+        """Open the checkpoint, importing the libraries of the format. Raises ``LoadError``."""
         ...
 
 
@@ -38,7 +38,7 @@ class SafetensorsFormat:
 
 
 class GGUFFormat:
-    """One GGUF file, or its shards. Their names are in the card's ``[files]``."""
+    """One GGUF file, or its shards; their names are in the card's ``[files]``."""
 
     def files(self, card: Card, folder: Path) -> Sequence[Path]:
         paths = [folder / name for name in gguf_files(card)]
@@ -54,11 +54,11 @@ WEIGHTS: Mapping[str, WeightFormat] = {"safetensors": SafetensorsFormat(), "gguf
 
 
 def format_of(card: Card, folder: Path) -> WeightFormat | None:
-    """The format in which a model is there, or ``None``."""
+    """Return the format of a model's files, or ``None`` if there are none."""
     return next((fmt for fmt in WEIGHTS.values() if fmt.files(card, folder)), None)
 
 
 def size_bytes(card: Card, folder: Path) -> int:
-    """Bytes of the files that hold the weights; 0 where there are none."""
+    """Return the bytes of the files that hold the weights; 0 if there are none."""
     fmt = format_of(card, folder)
     return sum(path.stat().st_size for path in fmt.files(card, folder)) if fmt else 0

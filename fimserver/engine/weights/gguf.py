@@ -1,4 +1,4 @@
-"""GGUF checkpoints: metadata, configuration and dequantised tensors, read through the ``gguf`` library."""
+"""Reader of GGUF checkpoints: metadata, configuration and dequantised tensors, by the ``gguf`` library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fimserver.errors import LoadError
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
-ROWS_AT_ONCE = 4096  # of a matrix: dequantising takes several times their size in memory
+ROWS_AT_ONCE = 4096  # of a matrix, as dequantising takes several times their size in memory
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -51,13 +51,13 @@ _FIELDS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "max_position_embeddings": "context_length",
 }
-# Keys that change what the network computes in ways that the configuration below does not express.
+# Keys for variants of the network that the configuration below cannot express.
 _REFUSED = ("rope.scaling.type", "rope.scaling.factor", "attention.sliding_window", "expert_count")
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """One checkpoint, of one file or several shards. Tensors are by transformers' names."""
+    """One checkpoint, of one file or several shards; tensors have transformers' names."""
 
     paths: tuple[Path, ...]
     metadata: Mapping[str, Any]
@@ -73,11 +73,11 @@ class GGUFFile:
         return sum(int(tensor.n_elements) for tensor in self.tensors.values())
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor as torch counts it. Raises ``LoadError`` where the file lacks it."""
+        """Return the shape of a tensor in torch's order. Raises ``LoadError`` if the file lacks it."""
         return tuple(reversed([int(size) for size in self._stored(name).shape]))
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
-        """A tensor in fp32, in pieces of at most ``ROWS_AT_ONCE`` rows. Raises ``LoadError``."""
+        """Yield a tensor in fp32, in pieces of at most ``ROWS_AT_ONCE`` rows. Raises ``LoadError``."""
         stored = self._stored(name)
         heads = self._interleaved_heads(name)
         step = len(stored.data) if heads else ROWS_AT_ONCE
@@ -90,18 +90,18 @@ class GGUFFile:
             yield _split_halves(rows, heads) if heads else rows
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor in fp32."""
+        """Return a whole tensor in fp32. Raises ``LoadError``."""
         return torch.cat(list(self.rows(name)))
 
     def _stored(self, name: str) -> gguf.ReaderTensor:
         if name not in self.tensors:
             raise LoadError(
-                f"{self.paths[0]}: the file lacks the tensor {name}: get it again, or another file"
+                f"{self.paths[0]}: the file lacks the tensor {name}: download it again, or another file"
             )
         return self.tensors[name]
 
     def _interleaved_heads(self, name: str) -> int:
-        """Heads whose channels have to be put back in transformers' order; 0 where they are."""
+        """Return the number of heads whose channels have to be reordered for transformers; 0 for none."""
         if self.architecture not in _INTERLEAVED:
             return 0
         if ".self_attn.q_proj." in name:
@@ -112,7 +112,7 @@ class GGUFFile:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Open one GGUF file, or all shards of which it is one. Raises ``LoadError``."""
+    """Open a GGUF file, or all shards if it is one of several. Raises ``LoadError``."""
     paths = shards(path)
     readers = [_open(shard) for shard in paths]
     tensors: dict[str, gguf.ReaderTensor] = {}
@@ -123,7 +123,7 @@ def read_gguf(path: Path) -> GGUFFile:
 
 
 def shards(path: Path) -> Sequence[Path]:
-    """The files that belong together, in order. Raises ``LoadError`` where one is missing."""
+    """Return the shards of a model, in order. Raises ``LoadError`` if one is missing."""
     match = SHARD.match(path.name)
     if match is None:
         return [path]
@@ -135,11 +135,11 @@ def shards(path: Path) -> Sequence[Path]:
 
 
 def config_fields(file: GGUFFile) -> dict[str, Any]:
-    """Fields of the configuration of transformers, its ``model_type`` among them. Raises ``LoadError``."""
+    """Return the fields of transformers' configuration, with ``model_type``. Raises ``LoadError``."""
     architecture = file.architecture
     if architecture not in {"qwen2", "qwen3", "llama"}:
         raise LoadError(
-            f"{file.paths[0]}: networks of the kind {architecture!r} are not supported as GGUF; get"
+            f"{file.paths[0]}: the architecture {architecture!r} is not supported as GGUF: get the model in"
             " safetensors"
         )
     values = _values(file, architecture)
@@ -150,8 +150,8 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
             )
     if missing := next((key for key in _FIELDS.values() if key not in values), None):
         raise LoadError(
-            f"{file.paths[0]}: the metadata lacks {architecture}.{missing}: converted by an old program? get"
-            " another"
+            f"{file.paths[0]}: the metadata lacks {architecture}.{missing}, perhaps an old file: get"
+            " another one"
         )
     fields = {name: values[key] for name, key in _FIELDS.items()}
     heads = int(fields["num_attention_heads"])
@@ -170,7 +170,7 @@ def config_fields(file: GGUFFile) -> dict[str, Any]:
 
 
 def _values(file: GGUFFile, architecture: str) -> dict[str, Any]:
-    """Metadata of the architecture, without its prefix."""
+    """Return the metadata of the architecture, without the prefix of the keys."""
     prefix = f"{architecture}."
     return {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
 
@@ -183,11 +183,11 @@ def _open(path: Path) -> gguf.GGUFReader:
             raise LoadError(f"{path} is not a GGUF file")
     try:
         return gguf.GGUFReader(path)
-    # The library trusts the file; what it trips over has many types.
+    # The library trusts the file, so a damaged one raises errors of many types.
     except Exception as error:  # noqa: BLE001
         text = str(error).splitlines()[0][:120] if str(error) else ""
         raise LoadError(
-            f"{path} is cut short or damaged ({type(error).__name__}: {text}): get it again"
+            f"{path} is incomplete or damaged ({type(error).__name__}: {text}): download it again"
         ) from None
 
 
@@ -201,24 +201,24 @@ def _transformers_name(path: Path, name: str) -> str:
     match = _LAYER.match(name)
     if match is None or match[2] not in _IN_LAYER:
         raise LoadError(
-            f"{path}: the tensor {name} is unknown: this kind of network is not supported as GGUF"
+            f"{path}: unknown tensor {name}: this network is not supported as GGUF, get it in safetensors"
         )
     return f"model.layers.{match[1]}.{_IN_LAYER[match[2]]}.{match[3]}"
 
 
 def _split_halves(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    """Put interleaved rotary pairs of each head (2 i, 2 i + 1) back to (i, i + D / 2)."""
+    """Reorder the interleaved rotary pairs of each head, (2 i, 2 i + 1), to (i, i + D / 2)."""
     pairs = rows.view(heads, -1, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
 def open_checkpoint(card: Card, path: Path) -> Checkpoint:
-    """A GGUF file, with all of its shards, as a checkpoint. Raises ``LoadError``."""
+    """Open a GGUF file, with all of its shards, as a checkpoint. Raises ``LoadError``."""
     file = read_gguf(path)
     if file.architecture != card.architecture:
         raise LoadError(
-            f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: wrong"
-            " file?"
+            f"{card.name}: {path} holds {file.architecture!r}, the card says {card.architecture!r}: get the"
+            " file that the card names"
         )
     fields = config_fields(file)
     config = transformers.AutoConfig.for_model(**fields)

@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file describes, as an object of the ``tokenizers`` library."""
+"""Builds the tokenizer of a GGUF file with the ``tokenizers`` library."""
 
 from __future__ import annotations
 
@@ -60,8 +60,7 @@ def _deepseek_coder(tokenizer: Tokenizer) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, digits, _bytes()])
 
 
-# By the name in ``tokenizer.ggml.pre``: how text is cut before merges apply, as in the families' own
-# tokenizer.json.
+# Pre-tokenizers by the name in ``tokenizer.ggml.pre``, equal to those in the families' tokenizer.json.
 PRE_TOKENIZERS: Mapping[str, Callable[[Tokenizer], None]] = {
     "qwen2": _qwen2,
     "llama-bpe": _llama3,
@@ -72,19 +71,19 @@ PRE_TOKENIZERS: Mapping[str, Callable[[Tokenizer], None]] = {
 
 
 def make_tokenizer(metadata: Mapping[str, Any], name: str) -> Tokenizer:
-    """Byte-level BPE from the metadata of the file ``name``. Raises ``LoadError``."""
+    """Build a byte-level BPE from the metadata of the file ``name``. Raises ``LoadError``."""
     kind = metadata.get("tokenizer.ggml.model")
     cut = str(metadata.get("tokenizer.ggml.pre"))
     if kind != "gpt2" or cut not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise LoadError(
             f"{name}: its tokenizer ({kind}, {cut}) is not supported as GGUF (only gpt2 with {known}): get"
-            " safetensors"
+            " the model in safetensors"
         )
     tokens = metadata.get("tokenizer.ggml.tokens")
     merges = metadata.get("tokenizer.ggml.merges")
     if not tokens or not merges:
-        raise LoadError(f"{name}: the file has no tokens or no merges: get another")
+        raise LoadError(f"{name}: the file has no tokens or no merges: get another file")
     types = metadata.get("tokenizer.ggml.token_type") or [_Type.NORMAL] * len(tokens)
     vocabulary = {text: i for i, text in enumerate(tokens) if types[i] != _Type.UNUSED}
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[tuple(pair.split(" ", 1)) for pair in merges]))

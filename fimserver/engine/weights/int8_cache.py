@@ -1,10 +1,8 @@
-"""Int8 weights of a checkpoint, kept in the cache folder.
+"""Cache of int8 weights on disk, so that later starts neither dequantise nor quantise.
 
-So a later start neither dequantises nor quantises.
-
-A folder holds the matrices as the processor multiplies them, the other weights, the embedding, the tokenizer,
-and ``meta.json`` with what the other files have to look like. It is written under another name and renamed;
-whatever does not fit is made again.
+A folder per model holds the packed matrices, the other weights, the embedding, the tokenizer, and
+``meta.json`` with sizes, times and checksums of the files. It is written under another name and renamed; a
+folder that does not match is written again.
 """
 
 from __future__ import annotations
@@ -33,10 +31,10 @@ from fimserver.errors import LoadError
 
 log = logging.getLogger("fimserver.engine")
 FOLDER = platformdirs.user_cache_path("fimserver") / "int8"
-FORMAT = 2  # a cache of another number is made again
+FORMAT = 2  # of the folder; one of another format is written again
 VALUES = ".values"
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
-_PRODUCTS = {  # by the name of the product: the matrices that are joined, and whether they may have biases
+_PRODUCTS = {  # name of the product -> the matrices that are concatenated
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.o_proj",),
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
@@ -46,7 +44,7 @@ _PRODUCTS = {  # by the name of the product: the matrices that are joined, and w
 
 @dataclass(frozen=True)
 class Int8Shape:
-    """The sizes that the tensors do not say themselves."""
+    """Sizes and constants of a network that its tensors do not show."""
 
     layers: int
     heads: int
@@ -63,8 +61,8 @@ class Int8Shape:
 class Int8Checkpoint:
     """Int8 matrices with their scales, fp32 norms and biases, an fp16 embedding, and the tokenizer.
 
-    A matrix is among the ``tensors``, its name followed by ``.values``, or ``packed``. ``folder``: where all
-    this is kept, if it is.
+    A matrix is in ``tensors`` under its name with ``.values``, or in ``packed``. ``folder``: the cache
+    folder; ``None`` if it could not be written.
     """
 
     shape: Int8Shape
@@ -75,7 +73,7 @@ class Int8Checkpoint:
 
 
 def can_quantize(config: Any) -> bool:
-    """Whether the int8 pass computes what this configuration of transformers asks for."""
+    """Whether the fused int8 network supports this configuration of transformers."""
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         config.model_type in MODEL_TYPES
@@ -90,9 +88,9 @@ def can_quantize(config: Any) -> bool:
 def int8_checkpoint(
     digest: str, read: Callable[[], Checkpoint], folder: Path | None = None
 ) -> Int8Checkpoint:
-    """The int8 form of the weights with this hash: from the cache, else from the checkpoint, and kept.
+    """Return the int8 form of the weights with this hash from the cache, or make and store it.
 
-    Raises ``LoadError`` where the checkpoint cannot be read.
+    Raises ``LoadError`` if the checkpoint cannot be read.
     """
     place = (folder or FOLDER) / f"{digest[:32]}-v{FORMAT}"
     if (kept := _read(place)) is not None:
@@ -101,7 +99,7 @@ def int8_checkpoint(
         _write(read(), place)
     except OSError as error:
         log.warning(
-            "int8 weights could not be kept in %s (%s): the next start will be slow again", place, error
+            "int8 weights could not be stored in %s (%s): the next start will be slow again", place, error
         )
     else:
         if (kept := _read(place)) is not None:
@@ -111,13 +109,15 @@ def int8_checkpoint(
 
 
 def quantized(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of an int8 checkpoint by name, each made when it is asked for.
+    """Yield the tensors of an int8 checkpoint with their names, each made on demand.
 
-    Raises ``LoadError`` where a tensor is missing or not finite.
+    Raises ``LoadError`` if a tensor is missing or not finite.
     """
     for name, tensor in _tensors(checkpoint):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise LoadError(f"{name} holds NaN or infinity: the weights are damaged, get the model again")
+            raise LoadError(
+                f"{name} holds NaN or infinity: the weights are damaged, download the model again"
+            )
         yield name, tensor
         del tensor  # before the next one is made
 
@@ -166,7 +166,7 @@ def _layer(checkpoint: Checkpoint, shape: Int8Shape, index: int) -> Iterator[tup
 def _product(
     checkpoint: Checkpoint, name: str, sources: list[str], *, bias: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Values, scales and bias of several matrices over the same input, joined."""
+    """Yield values, scales and bias of several matrices over the same input, concatenated."""
     pieces = (rows for source in sources for rows in checkpoint.pieces(f"{source}.weight"))
     values, scales = quantize_weight(pieces)
     yield f"{name}.scales", scales
@@ -176,7 +176,7 @@ def _product(
 
 
 def _write(checkpoint: Checkpoint, place: Path) -> None:
-    """Quantise a checkpoint into a cache folder of another name, matrix by matrix, then rename it."""
+    """Quantise a checkpoint into a temporary folder, matrix by matrix, then rename that."""
     part = place.with_name(f"{place.name}.{os.getpid()}.part")
     part.mkdir(parents=True, exist_ok=True)
     try:
@@ -200,11 +200,11 @@ def _write(checkpoint: Checkpoint, place: Path) -> None:
 
 
 def _write_tensors(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
-    """Write tensors to the files of a folder; matrices one at a time where they are kept packed."""
+    """Write tensors to the files of a folder; packed matrices are written one at a time."""
     rest = {}
     with PackedFile(folder) if keeps_packed() else nullcontext() as packed:
         for name, tensor in tensors:
-            if name == "embedding":  # it is looked up row by row and stays in its file, as the matrices do
+            if name == "embedding":  # a file of its own, which stays mapped: few of its rows are used
                 save_file({name: tensor}, folder / "embedding.safetensors")
             elif packed and name.endswith(VALUES):
                 packed.add(name.removesuffix(VALUES), tensor)
@@ -215,7 +215,7 @@ def _write_tensors(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) ->
 
 
 def _read(place: Path) -> Int8Checkpoint | None:
-    """A cache folder, or ``None`` where it is missing, of another format, or changed since it was written."""
+    """Read a cache folder; ``None`` if it is missing, of another format, or changed since it was written."""
     try:
         meta = json.loads((place / "meta.json").read_text("utf-8"))
         if meta["format"] != FORMAT or any(
@@ -228,20 +228,20 @@ def _read(place: Path) -> Int8Checkpoint | None:
         return Int8Checkpoint(Int8Shape(**meta["shape"]), tensors, tokenizer, read_packed(place), place)
     except Exception as error:  # noqa: BLE001 - a damaged file makes the libraries fail in many ways
         if place.exists():
-            log.warning("int8 weights in %s do not fit (%s): they are made again", place, error)
+            log.warning("int8 weights in %s cannot be used (%s): they are made again", place, error)
         return None
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and modification time, which a file that was cut short or replaced has otherwise."""
+    """Return size and modification time, which show whether a file was truncated or replaced."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def _check_sums(place: Path, sums: Mapping[str, int]) -> None:
-    """Raises ``ValueError`` where a file has other bytes.
+    """Raise ``ValueError`` if a file has another checksum.
 
-    After a crash or on a bad disk it may have its size and time, and zeros in place of its last pages.
+    After a crash or on a bad disk a file may have its size and time, but zeros in its last pages.
     """
     for name, wanted in sums.items():
         if file_sum(place / name) != wanted:

@@ -1,4 +1,4 @@
-"""LLaDA (arXiv 2502.09992) as native Llama networks: fields of the configuration, names of tensors."""
+"""Maps LLaDA (arXiv 2502.09992) to Llama networks of transformers: configuration and tensor names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS: Mapping[str, str] = {
     r"^model\.transformer\.blocks\.(\d+)\.up_proj\.": r"model.layers.\1.mlp.up_proj.",
     r"^model\.transformer\.blocks\.(\d+)\.ff_out\.": r"model.layers.\1.mlp.down_proj.",
 }
-# Transformers' name of a field, and LLaDA's.
+# Transformers' name of a field -> LLaDA's.
 _SIZES = {
     "vocab_size": "embedding_size",
     "hidden_size": "d_model",
@@ -35,8 +35,7 @@ _SIZES = {
     "max_position_embeddings": "max_sequence_length",
     "rope_theta": "rope_theta",
 }
-# What a Llama network is, in LLaDA's words: the only values that are understood, the first one where it is
-# left out.
+# Fields of LLaDA with the values that make it a Llama network; the first one is the default.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "block_type": ("llama",),
     "activation_type": ("silu",),
@@ -57,7 +56,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
 
 
 def llama_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Llama's configuration from LLaDA's. Raises ``LoadError``."""
+    """Return the fields of Llama's configuration from LLaDA's. Raises ``LoadError``."""
     if missing := next((name for name in _SIZES.values() if raw.get(name) is None), None):
         raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as llama")
     for name, known in _ONLY.items():

@@ -1,7 +1,7 @@
-"""LLaDA 2.0 (arXiv 2512.15745) as native GLM-4 MoE networks: fields of the configuration, names of tensors.
+"""Maps LLaDA 2.0 (arXiv 2512.15745) to GLM-4 MoE networks of transformers: configuration and tensor names.
 
-Both route by sigmoid scores within the best groups of experts, with a bias that selects and does not weigh,
-normalise queries and keys, and rotate a part of each head.
+Both route by sigmoid scores within the best groups of experts, with a bias that affects the selection but not
+the weights, normalise queries and keys, and rotate a part of each head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from fimserver.cards import Card
 from fimserver.errors import LoadError
 
-# Transformers' name of a field, and LLaDA 2's.
+# Transformers' name of a field -> LLaDA 2's.
 _SIZES = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -36,7 +36,7 @@ _SIZES = {
     "first_k_dense_replace": "first_k_dense_replace",
 }
 _ROTARY = ("rope_theta", "partial_rotary_factor")
-# The only values that are understood, the first one where it is left out.
+# Fields of LLaDA 2 with the only supported values; the first one is the default.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
     "score_function": ("sigmoid",),
@@ -62,7 +62,7 @@ _JOINED = ".attention.query_key_value."
 
 
 def glm4_moe_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of GLM-4 MoE's configuration from LLaDA 2's. Raises ``LoadError``."""
+    """Return the fields of GLM-4 MoE's configuration from LLaDA 2's. Raises ``LoadError``."""
     if missing := next((name for name in (*_SIZES.values(), *_ROTARY) if raw.get(name) is None), None):
         raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as glm4_moe")
     for name, known in _ONLY.items():
@@ -81,7 +81,7 @@ def glm4_moe_fields(card: Card, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def glm4_moe_tensors(config: Any, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors under transformers' names; queries, keys and values are split, as views."""
+    """Yield the tensors under transformers' names; queries, keys and values are split into views."""
     sizes = [n * config.head_dim for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
     for name, tensor in tensors.items():
         if _JOINED in name and len(tensor) == sum(sizes):
@@ -89,12 +89,12 @@ def glm4_moe_tensors(config: Any, tensors: Mapping[str, torch.Tensor]) -> Iterat
                 yield name.replace(_JOINED, f".self_attn.{part}_proj."), rows
             continue
         for pattern, ours in _NAMES:
-            name = pattern.sub(ours, name)  # noqa: PLW2901 - one rule after the other
+            name = pattern.sub(ours, name)  # noqa: PLW2901 - rules apply in turn
         yield name, tensor
 
 
 def _rows(tensor: torch.Tensor, sizes: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Consecutive pieces of so many rows each."""
+    """Yield consecutive views of ``sizes`` rows."""
     start = 0
     for size in sizes:
         yield tensor[start : start + size]

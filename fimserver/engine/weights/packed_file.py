@@ -1,7 +1,7 @@
-"""A file of packed matrices, mapped into memory: processes that use the same one share its pages.
+"""A file of packed matrices, mapped into memory, so that processes share its pages.
 
-Beside it, in ``packed.json``, is what the matrices look like, for which torch and processor they were packed,
-and a product of each with fixed numbers, which has to come out the same.
+An index, ``packed.json``, has the layouts of the matrices, the torch and processor that they were packed for,
+and a product of each with fixed numbers as a check.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _CHECKED_ROWS = 2
 
 
 class PackedFile:
-    """Writes packed matrices to a file of a folder, one at a time, and their index when it is left."""
+    """Context manager that writes packed matrices to a file, one at a time, and their index at its end."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ``OSError``."""
+        """Open the file in ``folder``. Raises ``OSError``."""
         self._folder = folder
         self._file = (folder / FILE).open("wb")
         self._entries: dict[str, dict[str, Any]] = {}
@@ -44,7 +44,7 @@ class PackedFile:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """Raises ``OSError``."""
+        """Write the index, unless there was an error. Raises ``OSError``."""
         self._file.close()
         if error is None:
             index = {"machine": _machine(), "matrices": self._entries}
@@ -60,9 +60,9 @@ class PackedFile:
 
 
 def read_packed(folder: Path) -> dict[str, Packed]:
-    """The matrices of a folder by name; none where it has none.
+    """Return the matrices of a folder by name; empty if it has no index.
 
-    Raises ``ValueError`` where they were packed for another machine or are damaged, and ``OSError``.
+    Raises ``ValueError`` if they were packed for another machine or are damaged, or ``OSError``.
     """
     if not (folder / INDEX).is_file():
         return {}
@@ -81,14 +81,14 @@ def read_packed(folder: Path) -> dict[str, Packed]:
 
 
 def file_sum(path: Path) -> int:
-    """The sum of a file's words of 8 bytes, modulo 2^64, and of the bytes after them."""
+    """Return a checksum: the sum of the file's 8-byte words modulo 2^64, and of the bytes after them."""
     memory = _mapped(path)
     words = memory[: len(memory) // 8 * 8].view(torch.int64)
     return int(words.sum()) + int(memory[8 * len(words) :].sum())
 
 
 def _mapped(path: Path) -> torch.Tensor:
-    """The bytes of a file, which the system begins to read at once where they are not in memory."""
+    """Map a file into memory, and ask the system to begin reading it."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
@@ -96,7 +96,7 @@ def _mapped(path: Path) -> torch.Tensor:
 
 
 def _check(packed: Packed) -> list[float]:
-    """Sums of a product with fixed numbers, one a row."""
+    """Multiply with fixed numbers; returns one weighted sum per row."""
     inner, outer = packed.matrix.shape
     rows = torch.arange(_CHECKED_ROWS * inner).remainder(255).to(torch.uint8).view(_CHECKED_ROWS, inner)
     sums = Int8Linear(packed, torch.ones(outer)).integers(rows)

@@ -1,6 +1,6 @@
-"""Checkpoints in the layout of the hub: safetensors, ``config.json`` and tokenizer files.
+"""Reader of checkpoints in the hub's layout: safetensors, ``config.json`` and tokenizer files.
 
-Native classes, no remote code.
+Only classes of transformers are used, no remote code.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ _SIZES = (
 )
 _QWEN3 = ("head_dim", "attention_bias")
 _OPTIONAL = ("tie_word_embeddings", "hidden_act")
-# Fields of other families' configurations that change the positions or the reach of attention, with their
-# harmless values.
+# Fields of other families that change positions or the span of attention, with the values that do not.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "use_sliding_window": (None, False),
@@ -48,7 +47,7 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
 
 
 def open_checkpoint(card: Card, folder: Path) -> Checkpoint:
-    """A folder's configuration and tensors. Raises ``LoadError``."""
+    """Open the checkpoint of a folder. Raises ``LoadError``."""
     config = read_config(card, folder)
 
     def native(device: torch.device | str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
@@ -58,7 +57,10 @@ def open_checkpoint(card: Card, folder: Path) -> Checkpoint:
 
 
 def read_config(card: Card, folder: Path) -> Any:
-    """The native configuration. Families that transformers does not know are rebuilt from known fields."""
+    """Return transformers' configuration; that of other families is built from their fields.
+
+    Raises ``LoadError``.
+    """
     try:
         raw = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -66,7 +68,8 @@ def read_config(card: Card, folder: Path) -> Any:
     if not isinstance(raw, dict) or raw.get("model_type") != card.architecture:
         kind = raw.get("model_type") if isinstance(raw, dict) else None
         raise LoadError(
-            f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: another model's files?"
+            f"{card.name}: config.json says {kind!r}, the card {card.architecture!r}: the files are another"
+            " model's, get the right ones"
         )
     if card.loads_as == "qwen2":
         return transformers.Qwen2Config(**_qwen_fields(card, raw))
@@ -81,14 +84,14 @@ def read_config(card: Card, folder: Path) -> Any:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         line = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise LoadError(
-            f"{card.name}: config.json in {folder} cannot be read ({line}): get the model again"
+            f"{card.name}: config.json in {folder} cannot be read ({line}): download the model again"
         ) from None
 
 
 def _qwen_fields(card: Card, raw: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
-    """Fields of Qwen2's configuration, or Qwen3's, from those of a family that has its tensors.
+    """Return the fields of Qwen2's or Qwen3's configuration from those of a family with the same tensors.
 
-    ``more``: names beside those that both have. Raises ``LoadError``.
+    ``more``: fields besides those that both have. Raises ``LoadError``.
     """
     if missing := next((name for name in (*_SIZES, *more) if name not in raw), None):
         raise LoadError(f"{card.name}: config.json has no {missing}: it cannot be read as {card.loads_as}")
@@ -130,9 +133,9 @@ class _Tensors:
                         return found
             except (SafetensorError, OSError) as error:
                 raise LoadError(
-                    f"{self.card.name}: {path} cannot be read ({error}): get the model again"
+                    f"{self.card.name}: {path} cannot be read ({error}): download the model again"
                 ) from None
-        raise LoadError(f"{self.card.name}: the checkpoint lacks tensor {name}: get the model again")
+        raise LoadError(f"{self.card.name}: the checkpoint lacks tensor {name}: download the model again")
 
 
 def _read_model(
@@ -147,7 +150,7 @@ def _read_model(
         "local_files_only": True,
         "trust_remote_code": False,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # so that they are listed, and refused, with the others
+        "ignore_mismatched_sizes": True,  # so that ``native_model`` reports them with the other problems
     }
     result: Any
     if card.loads_as == "glm4_moe":
@@ -161,7 +164,7 @@ def _read_model(
 
 
 def _read_all(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder, mapped into memory."""
+    """Read all tensors of a folder, mapped into memory."""
     tensors: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(path)

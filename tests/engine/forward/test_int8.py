@@ -286,7 +286,7 @@ def test_a_disk_that_is_full_only_after_the_weights_is_no_error_either(written, 
     monkeypatch.setattr(Path, "write_text", full)
     with caplog.at_level(logging.WARNING):
         assert torch.isfinite(logits(load(make_card("qwen2"), folder, CPU, "int8"))).all()
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text
     assert not list(int8_cache.FOLDER.iterdir())
 
 

@@ -77,7 +77,7 @@ def test_what_is_no_model(tmp_path):
         (str(tmp_path / "absent.gguf"), "does not exist"),
         (str(tmp_path / "text.gguf"), "is not a GGUF file"),
         (str(tmp_path / "nowhere"), "does not exist"),
-        (str(MODELS), "no models in GGUF and no safetensors"),
+        (str(MODELS), "no GGUF models and no safetensors"),
         ("nobody", "no model card named 'nobody'"),
     ):
         with pytest.raises(FimError, match=complaint) as raised:
