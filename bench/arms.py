@@ -1,8 +1,7 @@
-"""Arms of the speculation benchmark: what is measured of one arm on one span, and our own arms.
+"""Arms of the speculation benchmark: the measurements of one arm on one span, and fimserver's own arms.
 
-An arm is an engine of its own over weights that all arms share: its own cache, drafters and experience,
-emptied of the prompt before every request. Ours go from text to ids and back within their time; peers are
-given ids and give back ids.
+An arm is an engine with its own cache and drafters over weights that all arms share; its cache is cleared
+before every request. fimserver's times include tokenising and decoding the text; peers get and return ids.
 """
 
 from __future__ import annotations
@@ -33,15 +32,12 @@ FLAT = "F"  # the knob of an arm for which a pass of any shape costs the same an
 
 
 class Skipped(Exception):  # noqa: N818 - nothing went wrong
-    """This arm cannot run here; the text says why."""
+    """Raised if an arm cannot run here; the text says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What an arm said to one span and when.
-
-    ``said`` are (ms since the start, ids that came then), ids uncut.
-    """
+    """The output of an arm for one span. ``said``: pairs of ms since the start and the ids that came then."""
 
     said: Sequence[tuple[float, Sequence[int]]]
     total_ms: float  # of the whole call
@@ -80,11 +76,11 @@ class Arm(Protocol):
     ours: bool
 
     def answer(self, span: Span, prompt: Sequence[int]) -> Answer:
-        """Fill the span with nothing in any cache."""
+        """Fill the span with empty caches."""
         ...
 
     def about(self) -> dict[str, Any]:
-        """What it runs with, for the report; ``warning`` where it did not run as its name says."""
+        """Return its options, for the report; ``warning`` if it did not run as its name says."""
         ...
 
     def close(self) -> None: ...
@@ -92,7 +88,7 @@ class Arm(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """An arm's name taken apart: ``ngram+heads/K2`` is (``ngram+heads``, {``K``: 2})."""
+    """A parsed name of an arm: ``ngram+heads/K2`` is (``ngram+heads``, {``K``: 2})."""
 
     text: str
     name: str
@@ -108,13 +104,13 @@ class Spec:
 
 
 class Fleet:
-    """The target, loaded once, and an engine of its own for every arm of ours."""
+    """The target, loaded once, and an engine on it for each arm of fimserver."""
 
     def __init__(self, card: str = "nano") -> None:
         defaults = {
             name: field.default for name, field in Settings.model_fields.items() if name != "models_dir"
         }
-        self.settings = Settings(**defaults | {"device": "cpu"})  # whatever stands in somebody's config.toml
+        self.settings = Settings(**defaults | {"device": "cpu"})  # whatever the user's config.toml has
         self.models = ModelPool(self.settings)
         self.card: Card = get_card(card)
         self.loaded: Loaded = self.models.runtime(self.card).loaded
@@ -139,7 +135,7 @@ class Fleet:
         return get_card(name)
 
     def arm(self, spec: Spec) -> Ours:
-        """Raises ``FimError`` or ``ImportError`` where the drafter is not to be had."""
+        """Make an arm. Raises ``Skipped``, or ``FimError`` or ``ImportError`` if its drafter is missing."""
         unknown = set(spec.knobs) - set(_KNOBS) - {FLAT}
         if unknown:
             raise Skipped(f"no knob {', '.join(sorted(unknown))}: there are {_KNOBS} and {FLAT}1")
@@ -165,13 +161,13 @@ class Fleet:
 
 
 class _Flat(PassCosts):
-    """Every usable shape at the same price, for good: what pays then is what gives the most tokens a pass."""
+    """Constant, equal cost of all usable shapes, so that the plan with most tokens per pass is chosen."""
 
     def __init__(self, shapes: Iterable[Shape]) -> None:
         super().__init__(dict.fromkeys(shapes, 1e6))
 
     def observe(self, shape: Shape, ms: float) -> None:
-        """The price stays."""
+        """Do nothing: costs are constant."""
 
 
 def _own(runtime: Runtime) -> Runtime:
@@ -218,7 +214,7 @@ class Ours:
         return about | ({"warning": f"failed while it drafted: {', '.join(failed)}"} if failed else {})
 
     def close(self) -> None:
-        """Nothing to hand back."""
+        """Do nothing: there is nothing to release."""
 
 
 def _tokens(made: Round) -> tuple[int, ...]:
@@ -228,7 +224,7 @@ def _tokens(made: Round) -> tuple[int, ...]:
 def row_of(
     arm: Arm, span: Span, prompt: Sequence[int], answer: Answer, fleet: Fleet
 ) -> tuple[Row, list[int]]:
-    """What is kept of an answer, and its ids: cut after the first stop, and at the limit."""
+    """Return the row of an answer, and its ids, cut after the first stop token and at the limit."""
     ids: list[int] = []
     first = 0
     line_ms: float | None = None
@@ -265,6 +261,6 @@ def _cut(ids: list[int], stops: frozenset[int], limit: int) -> list[int]:
 
 
 def first_difference(ids: Sequence[int], reference: Sequence[int]) -> int | None:
-    """The first place where two lists are not the same, if there is one."""
+    """Return the index of the first difference of two lists; ``None`` if they are equal."""
     same = common_prefix(ids, reference)
     return None if same == len(ids) == len(reference) else same

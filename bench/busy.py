@@ -4,8 +4,8 @@ Usage: ``python -m bench.busy [--card NAME] [--routes ar] [--fast] [--requests N
 [--competitors 0 1 2 4] [--alone-s S] [--busy-s S] [--ways default ours] [--llama FILE.gguf]
 [--out FILE.json]``; a coder without a canvas has the ar route alone.
 
-Each way has a process of its own, which loads the model once; they take turns, request by request, so that
-whatever else the machine does meets all of them. Competitors are processes that only count. Requests are
+Each way has its own process, which loads the model once; they alternate, request by request, so that other
+work on the machine affects all of them alike. Competitors are processes that only count. Requests are
 holes in our own source, each with an empty cache. ``--llama``, with node-llama-cpp in the folder PEERS (see
 ``bench.coder``), adds llama.cpp: it gets the token ids of our prompt and writes as many tokens as we did.
 ``--fast``: three requests of at most 256 prompt tokens, which write at most 24.
@@ -48,7 +48,7 @@ BUSY_S = 15.0
 
 @contextmanager
 def competitors(count):
-    """So many busy processes."""
+    """Run ``count`` busy processes."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     time.sleep(SETTLE_S)
     try:
@@ -60,7 +60,7 @@ def competitors(count):
 
 
 class Worker:
-    """A process that answers requests in one way of waiting."""
+    """A process that answers requests with one way of waiting between threads."""
 
     def __init__(self, command, env):
         clean = {
@@ -73,7 +73,7 @@ class Worker:
         )
 
     def read(self):
-        """One line of the process; the first one comes when the model is loaded."""
+        """Read one line of the process; the first one comes when the model is loaded."""
         return json.loads(self._process.stdout.readline())
 
     def answer(self, request):

@@ -1,4 +1,4 @@
-"""Measure what several drafts of a canvas adapter, as branches of one pass, bring over the first one.
+"""Measure how many more tokens are accepted with several drafts of a canvas adapter, as branches of a pass.
 
 python -m bench.canvas_branches SPANS --adapter FILE [--kind one|several] [--out FILE]
 

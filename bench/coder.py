@@ -63,7 +63,7 @@ class CoderArm:
         return self._read()
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(20)
@@ -199,7 +199,7 @@ class Rounds:
             self._note(arm, "token_ms", per_token(answer))
 
     def _keys(self, arms: Sequence[CoderArm], prompts: Prompts, number: int, prompt: list[int]) -> None:
-        """One more token after an answer to the prompt: the answer's first, and what stands in the file."""
+        """Time one more token after the prompt: the first of the answer, and the next of the file."""
         for arm in (arm for arm in arms if arm.name != SLOW):
             sides = prompts.typed(prompt, 0)
             before = {"prefix": sides["prefix"][:-1], "suffix": sides["suffix"]}
@@ -248,7 +248,7 @@ def table(arms: Sequence[CoderArm], found: Found) -> str:
 
 
 def floors(arm: CoderArm, found: dict[str, list[float]]) -> list[str]:
-    """What the products alone take, and how many times that the arm takes at ``TOKENS_AT`` tokens."""
+    """Return the time of the products alone, and the arm's time at ``TOKENS_AT`` tokens relative to it."""
     floor = arm.ready.get("floor")
     if not floor:
         return []

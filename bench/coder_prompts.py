@@ -59,7 +59,7 @@ class Prompts:
         return {"ids": [*prompt, token], "prefix": prefix, "suffix": prompt[start + 1 : end]}
 
     def next_token(self, number: int) -> int:
-        """What stands in file ``number`` where its cold prompts have their cursor."""
+        """Return the token of file ``number`` after the cursor of its cold prompts."""
         text = self._vocabulary.encode(self._text(number))
         return text[len(text) // 2]
 

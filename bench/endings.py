@@ -1,4 +1,4 @@
-"""Measure the rules that end a middle: what each of them is worth on holes in real files.
+"""Measure the rules that end a middle on holes in real files.
 
 python -m bench.endings make FILE --card CARD [--spans N]   fill N holes with no rule at all and write tokens
 and truths python -m bench.endings report FILE...                      end the recorded middles by each set of
@@ -83,7 +83,7 @@ KINDS: dict[str, Cut] = {"rest of line": line_tail, "line": whole_line, "block":
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A hole, its truth, and what the model wrote there with no rule: text after each token.
+    """A hole, its true middle, and what the model wrote there without rules: the text after each token.
 
     ``ended``: the model ended the middle itself after the last token. ``passes``: of the network, those over
     the prompt apart.
@@ -214,7 +214,7 @@ ARMS: dict[str, frozenset[str] | None] = {
 
 
 def report(recordings: Sequence[Recording]) -> None:
-    """Print, for each kind of hole and each set of rules, what the middles were worth."""
+    """Print the quality of the middles for each kind of hole and each set of rules."""
     print(
         "| holes | rules | first line right | exact | true characters | others | tokens | ended by |\n"
         + "|---" * 8
@@ -235,13 +235,13 @@ def report(recordings: Sequence[Recording]) -> None:
 
 
 def show(recordings: Sequence[Recording]) -> None:
-    """Print the table and what drafts brought."""
+    """Print the table and the tokens per pass with drafts."""
     report(recordings)
     print(f"\n{tokens_per_pass(recordings)}")
 
 
 def tokens_per_pass(recordings: Sequence[Recording]) -> str:
-    """What drafts brought while the middles were written, by kind of hole."""
+    """Return the tokens per pass with drafts while the middles were written, by kind of hole."""
     parts = []
     for kind in (*KINDS, "all"):
         some = [each for each in recordings if kind in {each.kind, "all"} and each.passes]

@@ -1,6 +1,4 @@
-"""What the language server adds to the engine.
-
-Measured over real pipes, with the real host and the nano model.
+"""Measure the time that the language server adds to the engine's, over real pipes, with a host and nano.
 
 python -m bench.front            prints a table and writes bench/results/front.json
 """
@@ -42,7 +40,7 @@ def ms_of(work: Any) -> float:
 
 
 def start_up() -> dict[str, float]:
-    """Process start to the answer to ``initialize``, and what the process weighs then."""
+    """Measure the time from process start to the answer to ``initialize``, and the memory used then."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -55,7 +53,7 @@ def start_up() -> dict[str, float]:
 
 
 def mirror() -> dict[str, float]:
-    """One key in the middle of a long and of a short file, in process."""
+    """Measure one key in the middle of a long and of a short file, in process."""
 
     def key_ms(lines: int) -> float:
         document = Document("u", "python", 1, "value = compute(1)\n" * lines)
@@ -67,7 +65,7 @@ def mirror() -> dict[str, float]:
 
 
 class Typist:
-    """Someone who types a line again and again, elsewhere each time, so that nothing is remembered."""
+    """A simulated user who types a line repeatedly, each time at another place, so that no cache hits."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor, self.version, self.count = editor, 1, 0
@@ -75,7 +73,7 @@ class Typist:
         editor.open(URI, CODE)
 
     def types(self) -> tuple[int, int]:
-        """Put a fresh line in place of the last one; the cursor after it."""
+        """Replace the last line by a new one; returns the cursor after it."""
         self.version, self.count = self.version + 1, self.count + 1
         text = f"    value_{self.count} = "
         end = (self.line + 1, 0) if self.count > 1 else (self.line, 0)
@@ -84,7 +82,7 @@ class Typist:
 
 
 def requests(editor: Editor, typist: Typist) -> dict[str, float]:
-    """Request to answer, less what the engine took by its own clock; and the same answered from memory."""
+    """Measure request to answer, less the engine's own time, and the same for an answer from memory."""
     overheads, memory = [], []
     for _ in range(REQUESTS):
         line, column = typist.types()
@@ -104,7 +102,7 @@ def requests(editor: Editor, typist: Typist) -> dict[str, float]:
 
 
 def cancels(editor: Editor, typist: Typist) -> dict[str, float]:
-    """``$/cancelRequest`` to its answer, while the engine works."""
+    """Measure ``$/cancelRequest`` to its answer, while the engine works."""
     times = []
     for _ in range(CANCELS):
         line, column = typist.types()
@@ -121,7 +119,7 @@ def cancels(editor: Editor, typist: Typist) -> dict[str, float]:
 
 
 def no_ops(editor: Editor, typist: Typist) -> dict[str, float]:
-    """A request that does nothing, while the engine works without a pause."""
+    """Measure a request that does nothing, while the engine works without a pause."""
     times: list[float] = []
     while len(times) < NO_OPS:
         line, column = typist.types()
@@ -144,7 +142,7 @@ def hosts(folder: str) -> list[psutil.Process]:
 
 
 def measure() -> dict[str, float]:
-    """All of it. The host is private to the run."""
+    """Run all measurements, with a host that is private to the run."""
     rows = start_up() | mirror()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_RUNTIME_DIR"] = folder

@@ -18,7 +18,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """A value of the spans that were measured, and where it may lie for others of their kind."""
+    """A statistic of the measured spans with its confidence interval."""
 
     value: float
     low: float
@@ -29,9 +29,9 @@ class Interval(NamedTuple):
 
 
 def bootstrap(statistic: Statistic, *columns: Sequence[float], turns: int = TURNS, seed: int = 0) -> Interval:
-    """The 95 % interval of ``statistic`` over paired columns of equal length.
+    """Return the 95 % interval of ``statistic`` over paired columns of equal length.
 
-    Raises ``ValueError`` where there is no span.
+    Raises ``ValueError`` if there are no spans or the columns differ in length.
     """
     count = len(columns[0])
     if count == 0 or any(len(column) != count for column in columns):
@@ -52,7 +52,7 @@ def median(values: torch.Tensor) -> torch.Tensor:
 
 
 def geometric_mean_ratio(of: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """The typical ratio of a span: no span counts more than another, and a ratio and its inverse cancel."""
+    """Geometric mean of the ratios of spans: spans have equal weight, and a ratio and its inverse cancel."""
     return (of.log() - by.log()).mean(-1).exp()
 
 
@@ -61,12 +61,12 @@ def mean_difference(of: torch.Tensor, less: torch.Tensor) -> torch.Tensor:
 
 
 def ratio_of_sums(of: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """A rate over all spans together: the long ones count more."""
+    """Rate over all spans together, in which long ones count more."""
     return of.sum(-1) / by.sum(-1)
 
 
 def ratio_of_rates(
     of: torch.Tensor, of_by: torch.Tensor, to: torch.Tensor, to_by: torch.Tensor
 ) -> torch.Tensor:
-    """How many times one rate over all spans is another."""
+    """Ratio of two rates over all spans."""
     return ratio_of_sums(of, of_by) / ratio_of_sums(to, to_by)

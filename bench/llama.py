@@ -1,4 +1,4 @@
-"""llama.cpp as an arm: fills the same spans on the same weights, where it is installed.
+"""llama.cpp as an arm: fills the same spans with the same weights, if it is installed.
 
 It is looked for in the folder that ``LLAMA_CPP`` names, else on PATH: ``llama-server`` (also under
 ``build/bin`` or ``bin``) and ``convert_hf_to_gguf.py``. To have it: unpack a release or a checkout of
@@ -58,7 +58,7 @@ _START_S = 60.0
 
 
 class Llamas:
-    """llama.cpp's servers, one an arm, on weights that are converted once."""
+    """Servers of llama.cpp, one per arm, on weights that are converted once."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
@@ -98,7 +98,7 @@ class Llamas:
 
 
 class Llama:
-    """A ``llama-server`` of our own."""
+    """A ``llama-server`` process as an arm."""
 
     ours = False
 
@@ -157,7 +157,7 @@ class Llama:
         self.log.close()
 
     def _wait(self) -> None:
-        """Until the weights are loaded."""
+        """Wait until the weights are loaded. Raises ``Skipped``."""
         end = time.monotonic() + _START_S
         while time.monotonic() < end and self.server.poll() is None:
             try:
@@ -173,7 +173,7 @@ class Llama:
 
 
 def _answer(events: Sequence[tuple[float, Mapping[str, Any]]], total_ms: float, fleet: Fleet) -> Answer:
-    """Where the model ended the middle, its last token may not have been sent, only that it came."""
+    """Make an answer; the end token may not have been sent as such, but the event that it came has."""
     said = [(ms, event["tokens"]) for ms, event in events if event.get("tokens")]
     ms, last = events[-1]
     sent = [token for _, tokens in said for token in tokens]
@@ -186,7 +186,7 @@ def _answer(events: Sequence[tuple[float, Mapping[str, Any]]], total_ms: float, 
 
 
 def find_llama() -> tuple[Path, Path]:
-    """The server and the converter."""
+    """Return the paths of the server and the converter. Raises ``Skipped``."""
     folder = os.environ.get("LLAMA_CPP", "")
     places = [Path(folder, sub) for sub in ("", "build/bin", "bin")] if folder else []
     path = os.pathsep.join([*map(str, places), os.environ.get("PATH", "")])
@@ -200,7 +200,7 @@ def find_llama() -> tuple[Path, Path]:
 
 
 def convert(converter: Path, card: Card, folder: Path, out: Path) -> Path:
-    """The weights in a folder as f32 GGUF."""
+    """Convert the weights in a folder to an f32 GGUF file. Raises ``Skipped``."""
     shutil.copytree(folder, out)
     assert card.fim  # it has the ar route
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": card.fim.stops[0]}

@@ -47,7 +47,7 @@ KEPT = 0.9  # of the share that one user alone is shown in time
 
 @dataclass(frozen=True)
 class Ask:
-    """A request as a user sends it: ``after_s`` since the user began, given up at ``until_s``."""
+    """A request of a user, sent ``after_s`` after the user began and cancelled at ``until_s``."""
 
     after_s: float
     until_s: float
@@ -69,7 +69,7 @@ class Address(NamedTuple):
 
 @dataclass
 class Tally:
-    """What became of the requests of one arm. ``ms``: of those that were shown in time."""
+    """Outcomes of the requests of one arm. ``ms``: latencies of those that were shown in time."""
 
     asked: int = 0
     rests: int = 0  # requests before a rest
@@ -123,7 +123,7 @@ def asks(trace: Trace, slower: float = 1.0) -> list[Ask]:
 
 
 def share(trace: Sequence[Ask], user: int, users: int, seconds: float) -> Iterator[Ask]:
-    """The requests of one user: from another place of the trace, in a document with a name of its own."""
+    """Yield the requests of one user, who begins at another place of the trace, in another document."""
     first = user * len(trace) // max(1, users)
     began = trace[first].after_s
     for ask in [*trace[first:], *trace[:first]]:
@@ -219,7 +219,7 @@ async def ready(at: Address) -> None:
     until = time.monotonic() + READY_S
     while (health := await client.health()).reason is not None:
         if time.monotonic() > until:
-            raise RuntimeError(f"the host does not get ready: {health.reason} {health.message}")
+            raise RuntimeError(f"the host did not become ready: {health.reason} {health.message}")
         await asyncio.sleep(POLL_S)
     await client.close()
 

@@ -1,4 +1,4 @@
-"""What int8 products cost a coder: the loss of true middles, and which products it comes from.
+"""Measure how int8 products change a coder's loss on true middles, and which products cause it.
 
 python -m bench.loss FILE ROWS --spans SPANS --arms ARM... [--limit N]      add rows, one a span
 python -m bench.loss FILE ROWS                                              print the table of what is there

@@ -1,6 +1,6 @@
-"""Drafters that the acceptance oracle compares: those of other engines, and ours with more and less context.
+"""Drafters that the acceptance oracle compares: other engines', and fimserver's with more and less context.
 
-A drafter here is asked with the middle so far and answers with drafts.
+A drafter here is a function from the middle so far to drafts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CUTS: dict[str, Cut] = {
 
 
 class Ours:
-    """Our drafter for nano with some prompt budget, and what its calls take."""
+    """The n-gram drafter for nano with a prompt budget, and the times of its calls."""
 
     def __init__(self, prompt_tokens: int) -> None:
         self.card = get_card("nano").model_copy(update={"prompt_tokens": prompt_tokens})
@@ -56,7 +56,7 @@ class Ours:
         self.costs_us: defaultdict[str, list[float]] = defaultdict(list)
 
     def line(self, request: Request) -> DecodeState:
-        """The line as the engine makes it."""
+        """Return the state that the engine makes of a request."""
         context = cut_context(request, self.card, self.vocabulary)
         assert self.card.fim
         prompt = fim_prompt(context, self.card.fim, self.vocabulary)
@@ -69,7 +69,7 @@ class Ours:
         )
 
     def arm(self, line: DecodeState, shelf: IndexCache, cut: Cut) -> Arm:
-        """With all texts read, as after some middles in the same files."""
+        """Make an arm that has read all texts, as after some middles in the same files."""
         drafter = NGramDrafter(self.vocabulary, shelf)
         line = dataclasses.replace(line, ids=[])
         self._timed("a new middle", lambda: drafter.observe(line, ended=False))
@@ -88,7 +88,7 @@ class Ours:
         return drafts
 
     def read(self, line: DecodeState, shelf: IndexCache) -> None:
-        """Read all that ``line`` could be drafted from."""
+        """Read all texts that ``line`` could be drafted from."""
         NGramDrafter(self.vocabulary, shelf).observe(line, ended=False)
         while shelf.build(2000):
             pass
@@ -102,7 +102,7 @@ class Ours:
 def arms(
     ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, IndexCache]
 ) -> dict[str, Arm]:
-    """What is compared."""
+    """Return the arms to compare, by name."""
     line = ours.line(request)
     shown = Request(ours.vocabulary.decode(line.prefix), ours.vocabulary.decode(line.suffix))
     lines = {

@@ -22,7 +22,7 @@ from fimserver.engine.load import load
 
 
 class _Ear(BaseStreamer):
-    """Hears ids as they come; the first ones are the prompt's."""
+    """Streamer of ``generate`` that records ids as they come; the first ones are the prompt's."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[float, list[int]]] = []
@@ -31,11 +31,11 @@ class _Ear(BaseStreamer):
         self.heard.append((time.perf_counter(), value.flatten().tolist()))
 
     def end(self) -> None:
-        """The call returns."""
+        """Do nothing at the end of the call."""
 
 
 class Transformers:
-    """One way to call ``generate``. ``prepare`` sets what stands in a configuration and not in the call."""
+    """One way to call ``generate``. ``prepare``: sets options of a configuration."""
 
     ours = False
 
@@ -74,7 +74,7 @@ class Transformers:
         return {"options": {key: value for key, value in self.options.items() if key != "assistant_model"}}
 
     def close(self) -> None:
-        """Nothing to hand back."""
+        """Do nothing: there is nothing to release."""
 
     def _see(self, _model: Any, _inputs: Any, named: dict[str, Any]) -> None:
         self._rows.append(int(named["input_ids"].shape[1]))

@@ -1,4 +1,4 @@
-"""Measure what middles are worth: exact match, first line right and edit similarity on spans of real files.
+"""Measure the quality of middles: exact match, first line right and edit similarity on spans of real files.
 
 python -m bench.quality cut SPANS KIND=COUNT... [--packages reserved|development] [--seed S]
 python -m bench.quality fill SPANS ROWS --card CARD [--layout L] [--no-heal] [--quantize Q]
@@ -55,7 +55,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Row:
-    """What a model wrote in a span, beside the truth."""
+    """A model's middle for a span, compared with the true one."""
 
     id: str
     kind: str

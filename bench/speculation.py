@@ -67,7 +67,7 @@ _PEERS = ("transformers", "llama.cpp")
 
 
 def make_arms(names: Sequence[str], fleet: Fleet, temperature: float) -> tuple[list[Arm], dict[str, str]]:
-    """The arms that can be had, and why the others cannot."""
+    """Return the arms that can run, and the reasons of the others."""
     made: list[Arm] = []
     skipped: dict[str, str] = {}
     peers, llamas = Peers(fleet), Llamas(fleet)
@@ -91,7 +91,7 @@ def _make_arm(spec: Spec, fleet: Fleet, peers: Peers | Llamas, temperature: floa
 
 
 def measure(arms: Sequence[Arm], spans: Sequence[Span], fleet: Fleet) -> list[Row]:
-    """Every arm on every span, never two at a time. Whoever went first comes later at the next span."""
+    """Run every arm on every span, one at a time; the order rotates from span to span."""
     rows: list[Row] = []
     for number, span in enumerate(spans):
         prompt, shift = fleet.prompt(span.request), number % len(arms)
@@ -108,7 +108,7 @@ def measure(arms: Sequence[Arm], spans: Sequence[Span], fleet: Fleet) -> list[Ro
 def rows_of(
     arms: Sequence[Arm], span: Span, prompt: list[int], answers: dict[str, Answer], fleet: Fleet
 ) -> list[Row]:
-    """One row an arm, its ids compared with those of the first arm of ours."""
+    """Return one row per arm, with its ids compared with those of fimserver's first arm."""
     said = {arm.name: row_of(arm, span, prompt, answers[arm.name], fleet) for arm in arms}
     reference = said[next((arm.name for arm in arms if arm.ours), arms[0].name)][1]
     return [
@@ -117,7 +117,7 @@ def rows_of(
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the machine and versions, on which the figures depend."""
     root, info = Path(__file__).parents[1], Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()
@@ -199,9 +199,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def strangers(document: dict[str, Any]) -> list[str]:
-    """Arms of ours that said something else, by their names.
+    """Return the names of fimserver's arms that wrote other tokens.
 
-    An arm with other rows runs other kernels and may.
+    Arms with another number of rows are left out: they run other kernels and may differ.
     """
     ours = [
         arm for arm in document["arms"] if not arm.startswith(_PEERS) and "R" not in arm.partition("/")[2]

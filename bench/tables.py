@@ -68,7 +68,7 @@ COLUMNS: Mapping[str, tuple[Metric, int]] = {
 
 
 def report(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Everything, a section for each temperature. Raises ``ValueError`` on files of another schema."""
+    """Return all tables, a section per temperature. Raises ``ValueError`` for files of another schema."""
     if any(document.get("schema") != SCHEMA for document in documents):
         raise ValueError(f"these files are not of schema {SCHEMA}")
     temperatures = sorted({document["run"]["temperature"] for document in documents})
@@ -193,12 +193,12 @@ def faster(
 
 
 def best_assisted(cells: Cells) -> str:
-    """The way to speed transformers up that takes the least time a token over all spans here."""
+    """Return the fastest assisted arm of transformers by time per token over all spans."""
     return _best([arm for arm in cells if arm.startswith(f"{GENERATE}+")], cells)
 
 
 def best_ours(cells: Cells) -> str:
-    """The same of ours, of those that run as in the product."""
+    """Return fimserver's fastest arm of those that run as in the product."""
     peers = (GENERATE, "llama.cpp")
     knobs = {arm: arm.partition("/")[2] for arm in cells if not arm.startswith(peers) and arm != PLAIN}
     return _best([arm for arm, said in knobs.items() if "F" not in said and "R" not in said], cells)
@@ -210,7 +210,7 @@ def _best(arms: Sequence[str], cells: Cells) -> str:
 
 
 def goals(cells: Cells, group: str) -> str:
-    """Whether the best of ours is as much faster as it is meant to be."""
+    """State whether fimserver's best arm reaches its goals."""
     ours, assisted = best_ours(cells), best_assisted(cells)
     lines = []
     for base, goal in ((PLAIN, GOALS[PLAIN]), (assisted, GOALS["assisted"])):
@@ -270,7 +270,7 @@ def questions(cells: Cells) -> str:
 
 
 def identity(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Whether arms say the same; of ours all must, at any temperature."""
+    """State whether arms wrote the same tokens; fimserver's must, at any temperature."""
     rows = [row for document in documents for row in document["rows"]]
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):

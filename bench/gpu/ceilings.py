@@ -1,4 +1,4 @@
-"""What the device does at most: bytes copied, counting those read and those written, and bf16 products."""
+"""Measures the device's peak rates: bytes read and written in copies, and bf16 products."""
 
 from __future__ import annotations
 

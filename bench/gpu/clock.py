@@ -31,7 +31,7 @@ def median_ms(device: torch.device, work: Callable[[], object], repeats: int) ->
 
 
 def waits(work: Callable[[], object]) -> int:
-    """How often the host waits for a CUDA device in ``work``; PyTorch's own count."""
+    """Return how often the host waits for a CUDA device in ``work``, by PyTorch's own count."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:

@@ -1,4 +1,4 @@
-"""Exactness of the verifier: the text is the same whatever is drafted and cached, under graphs."""
+"""Checks that the text is the same for any drafts and any cache contents, under CUDA graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = 3
 
 
 class HalfRight:
-    """Drafts that begin with the truth and end with noise."""
+    """Drafter whose drafts begin with the true tokens and end with random ones."""
 
     name = "half"
     inline = True
@@ -66,7 +66,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     tried = len(shapes(cache.kv.branches))
     note = f"shapes: {', '.join(f'{b}x{r}' for b, r in found.ms)}"
     yield Figure(f"{shape.name} shapes with the bits of plain decoding", len(found.ms), "shapes", tried, note)
-    flat = PassCosts(dict.fromkeys(found.ms, 1.0))  # so that every shape is worth its drafts
+    flat = PassCosts(dict.fromkeys(found.ms, 1.0))  # so that drafts pay in every shape
     prompt = bench.ids(bench.sizes.context - 7, shape)
     for name, temperature in (("greedy", 0.0), ("keyed", 0.8)):
         request = Request("", "", Sampling(bench.sizes.tokens, temperature, seed=3))

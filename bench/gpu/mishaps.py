@@ -1,4 +1,4 @@
-"""What happens when a request is cancelled, and when the device's memory is used up in the middle of one."""
+"""Measures a cancelled request, and one during which the device runs out of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the programs need of a machine: checked before anything heavy is imported, said in one line each."""
+"""Checks what the programs need of a machine, before anything heavy is imported; one line per problem."""
 
 from __future__ import annotations
 

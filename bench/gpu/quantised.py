@@ -21,7 +21,7 @@ CANVAS_ROWS = 32
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     for arithmetic in WEIGHT_BYTES:
-        bench.forget()  # what a quantised model was cannot be had back
+        bench.forget()  # quantising cannot be undone, so the model is made anew
         try:
             quantise(bench.model(shape), arithmetic, bench.device)
         except LoadError as error:

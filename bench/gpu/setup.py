@@ -1,4 +1,4 @@
-"""What the steps share: the device, the sizes, the ceilings, random models and their caches."""
+"""Shared by all steps: the device, the sizes, the ceilings, random models and their caches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = 8  # of a decoding pass, as on a GPU
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything is measured."""
+    """Sizes of what is measured."""
 
     ar: tuple[Shape, ...]
     dllm: Shape
@@ -68,7 +68,7 @@ class Bench:
         return torch.randint(shape.vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
     def forget(self) -> None:
-        """Free the model that is there."""
+        """Free the current model."""
         self.models.clear()
         self.fused.clear()
         gc.collect()
@@ -77,14 +77,14 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
     def model(self, shape: Shape) -> Any:
-        """A random model, made on the device; the one before it goes."""
+        """Return a random model, made on the device after freeing the last one."""
         if shape.name not in self.models:
             self.forget()
             self.models[shape.name] = make_model(shape, self.device, self.dtype, self.sizes.capacity)
         return self.models[shape.name]
 
     def network(self, shape: Shape) -> FusedModel:
-        """Our own pass over a shape's weights, which are there once."""
+        """Return the fused network of a shape, on the weights of ``model``."""
         model = self.model(shape)
         if shape.name not in self.fused:
             self.fused[shape.name] = fuse(model, self.sizes.capacity, ROWS)
@@ -92,7 +92,7 @@ class Bench:
         return FusedModel(fused.weights, fused.capacity, fused.whole, pack=fused.pack)
 
     def cache(self, shape: Shape, *, graphs: bool = True, branches: int = 3) -> PrefixCache:
-        """A new cache on it."""
+        """Return a new cache on the fused network."""
         network = self.network(shape)
         if graphs:
             network.use_graphs(self.graphs())

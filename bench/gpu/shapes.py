@@ -1,4 +1,4 @@
-"""Shapes of networks, and the bytes and operations that their passes cannot do without."""
+"""Shapes of networks, and the bytes and operations that their passes need at least."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Shape:
 
     @property
     def weight_bytes(self) -> int:
-        """What lies in memory."""
+        """Bytes of the weights in memory."""
         return BYTES * (self.block_weights + self.head_weights * (1 if self.tied else 2))
 
     @property
     def kv_bytes(self) -> int:
-        """Of one position."""
+        """Bytes of the keys and values of one position."""
         return 2 * BYTES * self.layers * self.kv_heads * self.head_dim
 
 
@@ -51,7 +51,7 @@ TOY_WIDE = Shape("toy wide", 96, 2, 8, 2, 16, 128, 512, tied=False)
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the device does at most, measured."""
+    """Measured peak rates of the device."""
 
     bytes_per_ms: float
     flops_per_ms: float

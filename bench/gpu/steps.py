@@ -1,4 +1,4 @@
-"""The steps in order of worth, what each may take, and what happens when one fails."""
+"""The steps of the benchmark in order of importance, with their time limits; runs them, also if one fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SPARE = 1.3  # memory that a step may need beyond weights, keys and values
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to measure, which may take ``seconds``; ``shape``: the model that it needs."""
+    """One measurement, which may take ``seconds``; ``shape``: the model that it needs."""
 
     name: str
     run: Callable[[Bench], Iterator[Figure]]
@@ -58,7 +58,7 @@ class Step:
 
 
 def steps(sizes: Sizes) -> list[Step]:
-    """All steps, those that are worth most first."""
+    """Return all steps, the most important first."""
 
     def of(name: str, run: Callable[[Bench, Shape], Iterator[Figure]], shape: Shape, seconds: float) -> Step:
         return Step(f"{name} {shape.name}", functools.partial(run, shape=shape), seconds, shape)
@@ -78,7 +78,7 @@ def steps(sizes: Sizes) -> list[Step]:
 
 
 def run(out: Path, *, minutes: float, toy: bool, only: str = "") -> int:
-    """Run what fits into the time, and print the table. 0 where all that was run could be measured."""
+    """Run the steps that fit into the time, and print the table; returns 0 if none of them failed."""
     sheet = Sheet(out)
     device = torch.device("cpu" if toy else "cuda")
     sizes = SMALL if toy else REAL
@@ -117,7 +117,7 @@ def _measured(bench: Bench, step: Step) -> bool:
     try:
         with torch.no_grad():
             bench.sheet.add(step.run(bench))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the steps after it count
+    except Exception as error:  # noqa: BLE001 - the steps after it are still run
         if fault_of(error) is DeviceFault.DEVICE and bench.device.type == "cuda":
             print(f"{step.name}: the device is unusable from here on", flush=True)
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"

@@ -1,8 +1,7 @@
-"""Diffusion drafter: fills a window of masked positions in a few denoising steps.
+"""Diffusion drafter: fills a window of masks after the text in a few denoising steps.
 
-SpecDiff (arXiv 2408.05636): a window of masks after the text is filled in T steps and verified at once.
-SpecDiff-2 (arXiv 2511.00606): several joint drafts of one set of marginals are verified together.
-``DraftWindow`` predicts the masked positions.
+SpecDiff (arXiv 2408.05636) fills the window in T steps and verifies it at once. SpecDiff-2 (arXiv 2511.00606)
+verifies several joint drafts of one set of marginals together.
 """
 
 from __future__ import annotations
@@ -16,25 +15,19 @@ from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter, dra
 
 
 class DraftWindow(Protocol):
-    """Predicts the positions after the text.
-
-    A block drafter, the target's own canvas, another model's canvas.
-    """
+    """Predicts the slots after the text; ``longest``: most slots."""
 
     longest: int
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        """Logits (n, V of the target) about each of n slots after ``state.ids``.
-
-        ``None`` is a masked slot.
-        """
+        """Return logits (n, V of the target) of n slots after ``state.ids``; ``None`` is a masked slot."""
         ...
 
 
 class DiffusionDrafter:
-    """Fills a window of up to ``size`` slots from the left in ``steps`` steps, as ``drafts`` joint drafts.
+    """Fills a window of up to ``size`` slots from the left in ``steps`` steps; makes ``drafts`` joint drafts.
 
-    ``first`` gives the first tokens of the window, half of it at most (for weak windows, SpecDiff section 4).
+    ``first``: drafts up to half of the window beforehand (for weak windows, SpecDiff section 4).
     """
 
     name = "diffusion"
@@ -63,7 +56,7 @@ class DiffusionDrafter:
     def denoise(self, state: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
         """Fill a window from the left; filled slots stay.
 
-        Returns the draft and the logits (n, V) of the slots drafted here.
+        Returns the draft, and logits (n, V) of the slots that ``first`` has not filled.
         """
         draft = self._given(state, size // 2)
         rows = list[torch.Tensor]()
@@ -107,11 +100,11 @@ def _distribution(draft: Draft, like: torch.Tensor) -> torch.Tensor:
 
 
 def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
-    """``count`` joint drafts of the same marginals (self-selection), that together are accepted furthest.
+    """Make up to ``count`` joint drafts from the same marginals (self-selection of SpecDiff-2).
 
-    The others differ from ``best`` in one place each, where the second choice is most likely to be reached
-    and right. ``logits`` (n, V) are of its last n places. All are verified: choosing one by the target's
-    scores would, where tokens are drawn, change the distribution of the text.
+    The others differ from ``best`` in one token each, where the second choice is most likely to be reached
+    and right. ``logits`` (n, V) are of its last n tokens. All drafts are verified: choosing one of them by
+    the target's scores would change the distribution of sampled text.
     """
     first = len(best.tokens) - len(logits)
     tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]

@@ -1,4 +1,4 @@
-"""A drafter for each prompt that the target's cache keeps, so that no drafter sees two texts."""
+"""Keeps one drafter per prompt of the target's cache, so that no drafter sees two texts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter
 
 
 class EachPrompt:
-    """Passes each call to the drafter of the current prompt, which is made when it is first needed."""
+    """Forwards calls to the drafter of the current prompt, which is made at the first call."""
 
     inline = True
     keeps_text = False
 
     def __init__(self, name: str, cache: PrefixCache | None, make: Callable[[], Drafter]) -> None:
-        """``cache``: of the target; ``None``: there is one."""
+        """``cache``: the target's; ``None``: there is one prompt."""
         self.name = name
         self._cache = cache
         self._drafters: defaultdict[int, Drafter] = defaultdict(make)
 
     @property
     def drafter(self) -> Drafter:
-        """The one of the current prompt."""
+        """The drafter of the current prompt."""
         return self._drafters[self._cache.prompts.current.number if self._cache else 0]
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:

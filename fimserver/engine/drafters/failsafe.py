@@ -1,7 +1,7 @@
-"""Failsafe drafter: a wrapper that keeps decoding alive when a drafter raises or hangs.
+"""Failsafe drafter: a wrapper with which decoding goes on when a drafter raises or hangs.
 
-A drafter that raises proposes nothing, and is switched off after three failures. One that hangs is left in
-its own thread and switched off. Drafters with ``inline`` run in the target's thread, which is faster: their
+A drafter that raises proposes nothing, and is switched off after three failures. One that hangs is switched
+off and left in its own thread. Drafters with ``inline`` run in the target's thread, which is faster: their
 work is bounded by construction.
 """
 
@@ -22,7 +22,7 @@ LIMIT_S = 0.25
 
 
 class FailsafeDrafter:
-    """Wraps a drafter so that it never raises and never blocks."""
+    """Wraps a drafter so that it never raises, and never blocks for longer than ``limit_s``."""
 
     def __init__(self, drafter: Drafter, name: str = "", limit_s: float = LIMIT_S) -> None:
         self.name = name or drafter.name
@@ -50,7 +50,7 @@ class FailsafeDrafter:
             return work() if self.inline else self._worker.run(work, self.limit_s)
         except concurrent.futures.TimeoutError:
             self.failures = FAILURES  # its thread may never return
-            log.warning("drafter %s gave no answer in %.2f s and is left out", self.name, self.limit_s)
+            log.warning("drafter %s did not answer in %.2f s and is switched off", self.name, self.limit_s)
         except Exception as error:  # noqa: BLE001 - no failure of a drafter may fail the request
             self.failures += 1
             log.warning("drafter %s failed (%s)", self.name, type(error).__name__)
@@ -58,7 +58,7 @@ class FailsafeDrafter:
 
 
 class _Worker:
-    """One daemon thread that runs one call at a time; started when first needed."""
+    """A daemon thread that runs one call at a time; started at the first call."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -77,7 +77,7 @@ class _Worker:
         def fill() -> None:
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - the caller gets it
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 future.set_exception(error)
 
         if self._thread is None:

@@ -20,7 +20,7 @@ _STOP_BELOW = 0.3  # probability that all tokens so far are right
 
 
 class ModelDrafter:
-    """Drafts token by token with a small model until the draft is likely to be wrong."""
+    """Drafts token by token with a small model, until the draft is probably wrong."""
 
     name = "model"
     inline = True
@@ -70,7 +70,7 @@ class ModelDrafter:
         """Do nothing: the next call compares ``state.ids`` with the cache."""
 
     def _read_prompt(self, state: DecodeState) -> bool:
-        """Prefill the prompt in the small model's cache. Returns whether there was time for it."""
+        """Prefill the prompt in the small model's cache; ``False`` if the deadline passed."""
         if state.prompt is not self._prompt:
             self._rows = []
             if self.cache.prefill(state.prompt, state.deadline, want_logits=False) is None:
@@ -79,7 +79,7 @@ class ModelDrafter:
         return True
 
     def _feed(self, ids: list[int], start: int) -> torch.Tensor:
-        """Logits (V of the target,) after the last of ``ids``."""
+        """Run ``ids``; return logits (V of the target,) after the last one."""
         row = torch.empty(0)
         for first in range(0, len(ids), _CATCH_UP):
             # Padding ids have no embedding in the draft model; map them to 0.
@@ -92,7 +92,7 @@ class ModelDrafter:
 
 
 def check_tokens(runtime: Runtime, target: Runtime) -> None:
-    """Raise ``LoadError`` where the two models do not have the same tokens."""
+    """Raise ``LoadError`` if the two models do not have the same tokens."""
     name = runtime.loaded.card.name
     wanted = target.loaded.card.name
     ours = target.loaded.vocabulary.ids_by_text()
@@ -110,10 +110,11 @@ def _check_room(cache: PrefixCache | None, name: str, target: Runtime) -> Prefix
     card = target.loaded.card
     if cache is None:
         raise LoadError(
-            f"{name} sees both ways and cannot draft token by token: use `--drafter diffusion:{name}`"
+            f"{name} has full attention and cannot draft token by token: use `--drafter diffusion:{name}`"
         )
     if cache.capacity < target.budget.limit + card.max_new_tokens + _CATCH_UP:
         raise LoadError(
-            f"{name} cannot draft for {card.name}: its card allows only shorter prompts or middles"
+            f"{name} cannot draft for {card.name}: its card allows only shorter prompts or middles; use fewer"
+            " --prompt-tokens"
         )
     return cache

@@ -1,7 +1,7 @@
-"""Networks that are trained to draft for one target, and their files: ``Heads`` and ``BlockNetwork``.
+"""Networks trained to draft for one target, ``Heads`` and ``BlockNetwork``, and their files.
 
-Both read what the target has computed: ``Heads`` its last hidden state, ``BlockNetwork`` its keys and values
-too. Both use its embedding and its head, so that a file holds only what is new.
+``Heads`` reads the target's last hidden state, ``BlockNetwork`` its keys and values too. Both use the
+target's embedding and head, which their files therefore leave out.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from fimserver.errors import LoadError
 
 @dataclass(frozen=True)
 class HeadsShape:
-    """``hidden`` is the width of the target, ``width`` that of each head inside (0: the same).
+    """Sizes of ``Heads``.
 
-    ``words``: number of tokens that are drafted; 0: all. ``normed``: inputs are divided by their root mean
-    square, where a coder's embeddings are a hundredth of its hidden states.
+    ``hidden``: width of the target. ``width``: inner width of each head; 0: the same. ``words``: number of
+    tokens that can be drafted; 0: all. ``normed``: inputs are divided by their root mean square, for coders
+    whose embeddings are much smaller than their hidden states.
     """
 
     hidden: int = 256
@@ -70,9 +71,10 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class BlockShape:
-    """``borrowed``: the target's layers whose keys and values the layers read, one each.
+    """Sizes of ``BlockNetwork``.
 
-    The rest as in the target.
+    ``borrowed``: for each of its layers, the target's layer whose keys and values it reads. ``window``: most
+    slots. The other sizes are those of the target.
     """
 
     borrowed: tuple[int, ...] = (3, 5)
@@ -101,9 +103,9 @@ class BlockShape:
 class BlockNetwork(nn.Module):
     """A masked-diffusion drafter (SpecDiff, arXiv 2408.05636) in the form of DFlash (arXiv 2602.06036).
 
-    Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They see each other
-    both ways, and through borrowed keys and values all that the target has read: the suffix too, where the
-    layout puts it first.
+    Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They attend to each
+    other in both directions, and through borrowed keys and values to the target's whole text, the suffix
+    included if the layout puts it first.
     """
 
     KIND: ClassVar = "Block"
@@ -121,16 +123,16 @@ class BlockNetwork(nn.Module):
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
         self.see = nn.Linear(shape.hidden, shape.hidden, bias=False)
         self.place = nn.Parameter(torch.zeros(shape.window + 1, shape.hidden))
-        self.blank = nn.Parameter(torch.zeros(shape.hidden))  # what a masked slot looks like
+        self.blank = nn.Parameter(torch.zeros(shape.hidden))  # embedding of a masked slot
 
     def stack(self, rows: int, *, pack: bool) -> Stack:
-        """The layers as products; in training it is made anew for every step."""
+        """Build the layers as products; in training, for every step."""
         return native_stack(self.shape.config(), list(self.layers), rows, pack=pack)
 
     def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Slot embeddings (N, W + 1, d) from the hidden states (N, d) that gave slot 0.
+        """Return inputs (N, W + 1, d) from embeddings of ``slots`` and the hidden states (N, d) of slot 0.
 
-        Where ``masked`` (N, W + 1), blank.
+        Slots for which ``masked`` (N, W + 1) is true get the embedding of a masked slot.
         """
         x = torch.where(masked[..., None], self.blank, slots)
         seen: torch.Tensor = self.see(hidden)
@@ -144,10 +146,7 @@ class BlockNetwork(nn.Module):
         bias: torch.Tensor,
         kv: LayerKV,
     ) -> torch.Tensor:
-        """Inputs (N * (W + 1), d) to inputs of the target's head, same shape.
-
-        Row i is about slot i itself.
-        """
+        """Run inputs (N * (W + 1), d) to inputs of the target's head, same shape; row i predicts slot i."""
         out: torch.Tensor = self.norm(stack.run(x, rope, bias, kv))
         return out
 
@@ -156,7 +155,7 @@ Net = TypeVar("Net", Heads, BlockNetwork)
 
 
 def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
-    """Write weights in bf16, and words, with the shape and the SHA-256 of the weights of the ``target``."""
+    """Write weights in bf16 and ``words``; ``target``: SHA-256 of the target's weights."""
     metadata = {"kind": net.KIND, "shape": json.dumps(asdict(net.shape)), "target": target}
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to(torch.bfloat16).contiguous() for name, p in net.named_parameters()}
@@ -164,9 +163,9 @@ def save_net(net: Heads | BlockNetwork, path: Path, target: str) -> None:
 
 
 def load_net(kind: type[Net], path: Path, target: str) -> Net:
-    """Read a drafter's file.
+    """Read a drafter's file for the weights whose SHA-256 is ``target``.
 
-    Raises ``LoadError`` where it is missing, damaged, of another kind, or for another target.
+    Raises ``LoadError`` if it is missing, damaged, of another kind, or for another target.
     """
     try:
         metadata, tensors = read_small(path)

@@ -1,7 +1,7 @@
-"""Drafters by name, built for a target from a spec such as ``ngram`` or ``diffusion:self,steps=2``.
+"""Registry of drafters, and construction from a spec such as ``ngram`` or ``diffusion:self,steps=2``.
 
-``DRAFTERS`` is the place for another one; no loop names one. A spec is ``NAME[:WHAT][,option=value]``; the
-options of a drafter are the keyword parameters of its maker. Several specs are separated by commas.
+A spec is ``NAME[:WHAT][,option=value]``; the options of a drafter are the keyword parameters of its maker.
+Several specs are separated by commas.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger("fimserver.engine")
 
 # The shape of DRAFTERS.
 def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001
-    """From texts alone; ``window``: tokens of a draft at most."""
+    """Make the n-gram drafter; ``window``: most tokens of a draft."""
     vocabulary = context.runtime.loaded.vocabulary
     shelf = IndexCache(vocabulary)
     recents = MiddleHistory()
@@ -49,10 +49,13 @@ def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> 
 
 # The arguments are those of every maker in DRAFTERS.
 def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS) -> Drafter:  # noqa: ARG001
-    """The model's own canvas, run in the pass that verifies a draft; ``masks``: of a draft at most."""
+    """Make the drafter that runs the model's canvas in verifying passes; ``masks``: most of a draft."""
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.canvas_network, CanvasNetwork):
-        raise LoadError(f"{runtime.loaded.card.name} has no canvas adapter in its card: it cannot look ahead")
+        raise LoadError(
+            f"{runtime.loaded.card.name} has no canvas adapter in its card, so lookahead cannot draft:"
+            " use another drafter"
+        )
     cache, network = runtime.cache, runtime.canvas_network
     rows = [rows for rows in ROWS if rows <= MOST_MASKED_ROWS]
     dearer = kept_mask_costs(runtime, lambda: measure_masks(cache, network, rows))
@@ -60,7 +63,7 @@ def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS)
 
 
 def make_model(context: DraftContext, what: str) -> Drafter:
-    """``what``: the card of a small model; empty: as the card says."""
+    """Make a drafter of a small model; ``what``: its card; empty: the one that the target's card names."""
     card = context.runtime.loaded.card
     name = what or card.drafters.get("model", "")
     if not name:
@@ -78,16 +81,16 @@ def make_heads(context: DraftContext, what: str) -> Drafter:
 def make_diffusion(
     context: DraftContext, what: str, *, tokens: int = 16, steps: int = 1, drafts: int = 1, first: str = ""
 ) -> Drafter:
-    """``what``: a window (``window_kinds.py``), such as ``self``; empty: as the card says.
+    """Make the diffusion drafter; ``what``: a window (``window_kinds.py``); empty: the one of the card.
 
-    ``tokens``: of the window at most; ``steps``: denoising steps; ``drafts``: joint drafts that are verified
-    together; ``first``: another drafter that gives the first tokens of the window.
+    ``tokens``: most slots of the window; ``steps``: denoising steps; ``drafts``: joint drafts verified
+    together; ``first``: spec of a drafter for the first tokens of the window.
     """
     window = make_window(context, what or _named(context.runtime.loaded.card, "diffusion"))
     return DiffusionDrafter(window, tokens, steps, drafts, make(context, first) if first else None)
 
 
-DRAFTERS: Mapping[str, Callable[..., Drafter]] = {  # from cheap to dear
+DRAFTERS: Mapping[str, Callable[..., Drafter]] = {  # from cheap to costly
     "ngram": make_ngram,
     "lookahead": make_lookahead,
     "heads": make_heads,
@@ -97,12 +100,10 @@ DRAFTERS: Mapping[str, Callable[..., Drafter]] = {  # from cheap to dear
 
 
 def make_drafters(context: DraftContext) -> list[FailsafeDrafter]:
-    """The drafters that the settings ask for, cheap ones first.
+    """Make the drafters of the settings, cheap ones first.
 
-    What the card suggests and cannot be had is left out.
-
-    Raises ``InputError`` on an unknown name or option, ``LoadError`` where a drafter that was asked for
-    cannot be had.
+    Drafters of the card that cannot be loaded are left out. Raises ``InputError`` for an unknown name or
+    option, ``LoadError`` if a drafter that the settings name cannot be loaded.
     """
     asked = context.settings.drafter
     card = context.runtime.loaded.card
@@ -123,7 +124,7 @@ def make_drafters(context: DraftContext) -> list[FailsafeDrafter]:
 
 
 def make(context: DraftContext, spec: str) -> FailsafeDrafter:
-    """One drafter from its spec, guarded against its failures."""
+    """Make one drafter from its spec, in a failsafe wrapper. Raises ``InputError`` or ``LoadError``."""
     name, _, rest = spec.partition(":")
     name, _, options = name.partition(",")
     if name not in DRAFTERS:
@@ -139,10 +140,7 @@ def make(context: DraftContext, spec: str) -> FailsafeDrafter:
 
 
 def split_specs(text: str) -> list[str]:
-    """The specs in a list with commas.
-
-    A part with ``=`` and no name before it is an option of the spec before it.
-    """
+    """Split specs at commas; a part with ``=`` and no name is an option of the spec before it."""
     specs: list[str] = []
     for part in (part.strip() for part in text.split(",")):
         if specs and "=" in part and ":" not in part.partition("=")[0]:
@@ -153,7 +151,7 @@ def split_specs(text: str) -> list[str]:
 
 
 def _defaults(context: DraftContext, maker: Callable[..., Drafter]) -> dict[str, object]:
-    """Values that the settings have for options of the diffusion drafter."""
+    """Return the options of the diffusion drafter that the settings set."""
     settings = context.settings
     known = {
         "tokens": settings.draft_tokens,
@@ -166,7 +164,7 @@ def _defaults(context: DraftContext, maker: Callable[..., Drafter]) -> dict[str,
 
 
 def _ordered(specs: Sequence[str]) -> list[str]:
-    """Each spec once, cheap drafters first."""
+    """Return each spec once, cheap drafters first."""
     order = list(DRAFTERS)
     names = {spec: spec.partition(":")[0].partition(",")[0] for spec in specs}
     return sorted(names, key=lambda spec: order.index(names[spec]) if names[spec] in order else -1)

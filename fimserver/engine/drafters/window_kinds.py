@@ -1,7 +1,7 @@
-"""Kinds of window that the diffusion drafter can draft in, by name, and how each is built for a target.
+"""Registry of the diffusion drafter's windows.
 
-``WINDOWS`` is the place for another kind. In ``diffusion:WHAT``, ``WHAT`` is the name of a kind, or a file of
-weights for the kind ``block``, or a model card for the kind ``canvas``.
+In ``diffusion:WHAT``, ``WHAT`` is the name of a kind, a file of weights for the kind ``block``, or a model
+card for the kind ``canvas``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from fimserver.errors import LoadError
 
 
 def make_block(context: DraftContext, what: str) -> DraftWindow:
-    """A network that was trained for the target: ``what`` is its file in the model's folder."""
+    """Make the window of a block network trained for the target; ``what``: its file in the model's folder."""
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.network, FusedModel):
         raise LoadError(
-            f"{runtime.loaded.card.name}: a block drafter needs our own forward pass: use --network auto"
+            f"{runtime.loaded.card.name}: a block drafter does not run with --network native: use --network"
+            " auto"
         )
     path = runtime.loaded.folder / verify_file(runtime.loaded, what)
     net = load_net(BlockNetwork, path, weights_hash(runtime.loaded.folder))
@@ -32,11 +33,11 @@ def make_block(context: DraftContext, what: str) -> DraftWindow:
 
 
 def make_self(context: DraftContext, what: str) -> DraftWindow:  # noqa: ARG001 - the shape of WINDOWS
-    """The target's own canvas on the shared cache."""
+    """Make the window of the target's own canvas on the shared cache."""
     runtime = context.runtime
     card = context.runtime.loaded.card
     if runtime.cache is None or card.canvas is None or card.canvas.attention != "cached":
-        raise LoadError(f"{card.name} has no canvas on its own cache and cannot draft for itself")
+        raise LoadError(f"{card.name} has no canvas on its own cache, which diffusion:self needs")
     if isinstance(runtime.canvas_network, CanvasNetwork):
         return AdapterWindow(runtime.cache, runtime.canvas_network)
     mask = runtime.loaded.vocabulary.special(card.canvas.mask)
@@ -44,11 +45,11 @@ def make_self(context: DraftContext, what: str) -> DraftWindow:  # noqa: ARG001 
 
 
 def make_canvas(context: DraftContext, what: str) -> DraftWindow:
-    """The canvas of another diffusion model with the same tokens: ``what`` is its card."""
+    """Make the window of another diffusion model with the same tokens; ``what``: its card."""
     other = context.other(what)
     if other.loaded.card.canvas is None or other.loaded.card.canvas.attention != "full":
         raise LoadError(
-            f"{what} is no diffusion model with a canvas between prefix and suffix: it cannot draft"
+            f"{what} is not a diffusion model with full attention and cannot draft: name another card"
         )
     check_tokens(other, context.runtime)
     return CanvasWindow(
@@ -64,7 +65,7 @@ WINDOWS: Mapping[str, Callable[[DraftContext, str], DraftWindow]] = {
 
 
 def make_window(context: DraftContext, what: str) -> DraftWindow:
-    """The window that ``what`` means. Raises ``LoadError`` where it cannot be had."""
+    """Make the window that ``what`` names. Raises ``LoadError``."""
     if what in WINDOWS:
         return WINDOWS[what](context, what)
     return WINDOWS["block" if what.endswith(".safetensors") else "canvas"](context, what)

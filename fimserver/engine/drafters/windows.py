@@ -1,7 +1,4 @@
-"""Windows that the diffusion drafter can draft in.
-
-A block drafter, the target's own canvas, another model's canvas.
-"""
+"""Windows of the diffusion drafter: a block network, the target's own canvas, another model's canvas."""
 
 from __future__ import annotations
 
@@ -25,10 +22,7 @@ _ROWS = 16
 
 
 class BlockWindow:
-    """A small network that was trained for the target.
-
-    It reads the target's hidden state, keys and values.
-    """
+    """Window of a small network trained for the target, which reads its hidden state, keys and values."""
 
     def __init__(self, net: BlockNetwork, network: FusedModel, cache: PrefixCache) -> None:
         self.net = net.to(network.device, network.dtype)
@@ -38,7 +32,7 @@ class BlockWindow:
         self.stack = net.stack(_ROWS, pack=network.pack)
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        assert state.hidden is not None  # the pass over the prompt has given it
+        assert state.hidden is not None  # set after the prefill
         start = len(state.prompt) + len(state.ids) - 1
         rows = len(slots) + 1
         ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
@@ -66,7 +60,7 @@ class _Borrowed:
 
 
 class SelfWindow:
-    """The target's own canvas on the shared cache: a network that was trained for both drafts for itself.
+    """Window of the target's own canvas on the shared cache, for a network trained for both.
 
     The row of the last id is causal, so its logits for the first slot are the target's own.
     """
@@ -74,7 +68,7 @@ class SelfWindow:
     def __init__(
         self, cache: PrefixCache, mask_token: int, longest: int, network: Network | None = None
     ) -> None:
-        """``network``: runs the window, on the cache's keys and values; ``None``: the cache's own."""
+        """``network``: runs the window on the cache's keys and values; ``None``: the cache's network."""
         self.cache = cache
         self.mask_token = mask_token
         self.longest = longest
@@ -92,9 +86,7 @@ class SelfWindow:
 
 
 class AdapterWindow:
-    """The target's own canvas through its adapter.
-
-    The last token as text, then as many masks as the adapter knows.
+    """Window of the target's own canvas by its adapter: the last token as text, then a block of masks.
 
     The row before a slot predicts it, so the logits of the first slot are the target's own.
     """
@@ -125,7 +117,7 @@ class AdapterWindow:
 
 
 class CanvasWindow:
-    """A diffusion model with the same tokens: prefix and middle so far on its left, suffix on its right."""
+    """Window of a diffusion model with the same tokens, between prefix and middle so far, and suffix."""
 
     def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
         assert card.canvas is not None  # the registry has checked it
@@ -141,7 +133,7 @@ class CanvasWindow:
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         ids = (
             token if token < self.size else 0 for token in state.ids
-        )  # a row of padding may have no embedding there
+        )  # padding ids of the target may have no embedding in this model
         context = PromptTokens((*state.prefix, *ids), tuple(state.suffix))
         left, right = canvas_context(context, self.card, self.vocabulary)
         canvas = FullCanvas(self.network, left, right, shift=self.shift)

@@ -36,7 +36,7 @@ _length = attrgetter("length")
 
 
 class NGramDrafter:
-    """Drafts from texts, without a network. A ``DecodeState`` that it has not seen begins a new middle."""
+    """Drafts from texts, without a network. A new ``DecodeState`` begins a new middle."""
 
     name = "ngram"
     inline = True  # no call reads more than so many tokens, and nothing goes back over what was read
@@ -49,7 +49,7 @@ class NGramDrafter:
         window: int = MAX_NODES,
         recents: MiddleHistory | None = None,
     ) -> None:
-        """``shelf``, ``recents``: shared with others; ``window``: tokens of one draft at most."""
+        """``shelf``, ``recents``: shared by the drafters of all prompts; ``window``: tokens of a draft."""
         self.window = window
         self._vocabulary = vocabulary
         self._banned = vocabulary.marker_ids
@@ -71,9 +71,9 @@ class NGramDrafter:
         self._blank = True  # the last token is white space
 
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
-        """At most 8 drafts of at most 24 tokens in all, none a prefix of another.
+        """Return at most 8 drafts of at most 24 tokens in all, none a prefix of another.
 
-        A grade says how likely its token is, in tenths, when all tokens before it are right.
+        A grade is the probability of its token in tenths, given that all tokens before it are right.
         """
         self._follow(state)
         return choose(self._guesses(), min(size, self.window)) if size > 0 else []
@@ -170,7 +170,7 @@ class NGramDrafter:
     def _ways(
         self, automaton: SuffixAutomaton, state: int, length: int, kind: str, places: int
     ) -> list[Match]:
-        """How a text went on in the ``places`` where it ended like ``state``."""
+        """Return the likeliest continuations of ``state``, which occurs ``places`` times in its text."""
         counts = automaton.counts
         ends = automaton.ends
         ways = automaton.nexts[state]
@@ -197,10 +197,7 @@ class NGramDrafter:
         return text
 
     def _clean(self, ids: list[int]) -> list[int]:
-        """``ids`` with ``NO_TOKEN`` where one is no text token.
-
-        No match crosses it and nothing is drafted from it.
-        """
+        """Replace special tokens in ``ids`` by ``NO_TOKEN``, which no match crosses and no draft contains."""
         banned = self._banned
         largest = self._largest
         if ids and (min(ids) < 0 or max(ids) > largest or not banned.isdisjoint(ids)):

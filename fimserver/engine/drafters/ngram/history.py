@@ -1,6 +1,6 @@
-"""Recent middles: finds the rest of one that was typed into, cut short or requested again.
+"""Recent middles: finds the rest of one that the user typed over, or that was cut off or requested again.
 
-A middle is found by the text before it, whatever file it was in.
+A middle is found by the text before it, in any file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_TOKENS = 1024  # of a middle
 
 
 class MiddleHistory:
-    """Two automata, so that old middles can be dropped: when the young one is full it becomes the old one."""
+    """Middles in two automata, so that old ones can be dropped: a full young one replaces the old one."""
 
     def __init__(self) -> None:
         self.automata = (SuffixAutomaton(), SuffixAutomaton())  # young, old

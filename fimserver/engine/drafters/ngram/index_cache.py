@@ -19,7 +19,7 @@ _TOKEN_CHARS = 3  # of code, on average, at least
 
 @dataclass(slots=True)
 class _Volume:
-    """A text, and how much of it its automaton has."""
+    """A text, and how much of it is in its automaton."""
 
     text: str
     automaton: SuffixAutomaton = field(default_factory=SuffixAutomaton)
@@ -27,10 +27,7 @@ class _Volume:
 
 
 class IndexCache:
-    """Automata by text.
-
-    The least recently requested are dropped first; requested ones are built in the order of the request.
-    """
+    """Suffix automata by text; the least recently requested are dropped first."""
 
     def __init__(self, vocabulary: Vocabulary, max_tokens: int = MAX_TOKENS) -> None:
         self._vocabulary = vocabulary
@@ -41,7 +38,7 @@ class IndexCache:
         self.tokens = 0  # in all automata
 
     def want(self, texts: Iterable[str]) -> list[SuffixAutomaton]:
-        """The automata of ``texts``, as far as they are built; they grow later.
+        """Return the automata of ``texts``, as far as they are built; ``build`` extends them in this order.
 
         Texts of earlier calls may be dropped.
         """
@@ -56,10 +53,7 @@ class IndexCache:
         return [volume.automaton for volume in volumes]
 
     def build(self, tokens: int) -> bool:
-        """Read about ``tokens`` more tokens of the requested texts.
-
-        Returns whether anything is left to read.
-        """
+        """Read about ``tokens`` more tokens of the requested texts; returns whether any are left."""
         while tokens > 0 and self._unread and self._has_room():
             volume = self._unread[0]
             ids = self._vocabulary.encode(_piece(volume, tokens * _TOKEN_CHARS))
@@ -81,7 +75,7 @@ class IndexCache:
 
 
 def _piece(volume: _Volume, chars: int) -> str:
-    """The next ``chars`` characters or fewer, up to a line end if there is one."""
+    """Return the next ``chars`` characters or fewer, up to a line end if there is one."""
     start = volume.chars
     end = volume.chars + chars
     if end < len(volume.text):

@@ -1,7 +1,7 @@
 """Scores of matches by length, and the choice of draft tokens by score.
 
-The numbers were fitted on Python packages that are not among the evaluation packages (``bench/oracle.py``);
-they order drafts. The acceptance rate of a grade is measured while serving.
+The numbers were fitted on Python packages that are not evaluation packages (``bench/oracle.py``). They only
+order drafts: the acceptance rate of a grade is measured while serving.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _strength = attrgetter("length", "chance")
 
 
 def grade(chance: float) -> int:
-    """The chance in tenths, 0 to 9; the longer the match, the higher."""
+    """Return the chance in tenths, 0 to 9."""
     return min(9, int(10 * chance))
 
 
@@ -63,9 +63,9 @@ _GRADES = {source: tuple(map(grade, chances)) for source, chances in _CHANCES.it
 
 
 def choose(guesses: Iterable[Match], size: int) -> list[Draft]:
-    """Drafts of at most ``size`` tokens, likeliest first, none a prefix of another.
+    """Make drafts of at most ``size`` tokens from the ``MAX_NODES`` likeliest tokens of all guesses.
 
-    The likeliest ``MAX_NODES`` tokens.
+    The likeliest draft comes first; none is a prefix of another.
     """
     by_token: dict[int, list[Match]] = {}
     for guess in guesses:
@@ -84,9 +84,9 @@ def choose(guesses: Iterable[Match], size: int) -> list[Draft]:
 
 
 def _merged(same: list[Match]) -> list[Match]:
-    """Guesses of one first token support each other.
+    """Merge guesses of the same first token, which support each other.
 
-    The longest match is continued, and one that then goes on otherwise.
+    The longest match is kept, and the longest one with another second token.
     """
     miss = 1.0
     for guess in same:
@@ -125,7 +125,7 @@ def _draft(guess: Match, tokens: tuple[int, ...]) -> Draft:
 
 
 def _share(guesses: list[Match], rows: list[tuple[int, ...]]) -> list[int]:
-    """How many tokens of each row to keep: always the token next that is likeliest to be reached."""
+    """Return how many tokens of each row to keep, choosing those that are likeliest to be reached."""
     heap = [(-guess.chance, i) for i, guess in enumerate(guesses)]
     lengths = [0] * len(heap)
     left = MAX_NODES

@@ -1,6 +1,6 @@
-"""Texts beside the prompt that can be searched: the rest of the file, snippets and open files.
+"""Texts outside the prompt that are searched: the rest of the file, snippets and open files.
 
-While someone types they stay the same objects, so their hashes need not be computed again.
+While the user types they stay the same objects, so that their hashes are not computed again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RequestSources:
             self._file_chunks = [chunk for file in self._files for chunk in chunks(unix_lines(file.text))]
 
     def texts(self) -> dict[str, str]:
-        """What is not in the prompt and where it comes from, the nearest first."""
+        """Return texts that are not in the prompt, with their source, the nearest first."""
         rest = chain.from_iterable(zip_longest(self._before, self._after, fillvalue=""))
         elsewhere = chain(self._snippet_texts, self._file_chunks)
         kinds = dict.fromkeys(rest, "ngram.rest") | dict.fromkeys(elsewhere, "ngram.open")
@@ -62,10 +62,7 @@ class RequestSources:
         return kinds
 
     def places(self, recent: Iterable[str]) -> list[SearchText]:
-        """Where characters are looked for.
-
-        In ``recent`` texts, the file and the snippets, as far as there is time.
-        """
+        """Return the texts for matches by characters: ``recent`` ones, the file, snippets, up to a limit."""
         first = [*map(SearchText, recent), SearchText(self._left), SearchText(self._right, nearest=True)]
         places = [*first, *map(SearchText, self._snippet_texts)]
         chars = accumulate(len(place.text) for place in places)
@@ -76,7 +73,7 @@ class RequestSources:
 
 
 def chunks(text: str) -> list[str]:
-    """``text`` in pieces of whole lines, cut where they stay while ``text`` grows at its end."""
+    """Cut ``text`` into pieces of whole lines that stay the same while ``text`` grows at its end."""
     cuts = [0]
     while len(text) - cuts[-1] > CHUNK_CHARS:
         line_end = text.rfind("\n", cuts[-1] + 1, cuts[-1] + CHUNK_CHARS)

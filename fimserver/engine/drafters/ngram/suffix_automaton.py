@@ -1,6 +1,4 @@
-"""Suffix automaton over token ids.
-
-Finds where the end of a text occurred before, and what followed (Blumer et al. 1985).
+"""Suffix automaton over token ids: finds earlier occurrences of the end of a text (Blumer et al. 1985).
 
 It grows token by token. Each state represents the substrings that end at the same positions; its link leads
 to the longest of their suffixes that ends at more positions.
@@ -18,7 +16,7 @@ CHAIN = 32  # states above the newest one that learn of it: exact for the 32 lon
 
 
 class _Undo(NamedTuple):
-    """What appending one token changed and cannot be seen from the automaton."""
+    """What is needed to undo the appending of one token."""
 
     last: int  # the state before
     split: int  # the state that was cloned, or -1
@@ -26,7 +24,7 @@ class _Undo(NamedTuple):
 
 
 class SuffixAutomaton:
-    """Suffix automaton of ``ids``, which may grow. Amortised O(1) a token.
+    """Suffix automaton of ``ids``, which may grow in amortised O(1) per token.
 
     For each state s: ``nexts[s]`` is the state after each token that may follow, ``links[s]`` its suffix
     link, ``lengths[s]`` the length of its longest substring, ``ends[s]`` the index of the last token of the
@@ -51,7 +49,7 @@ class SuffixAutomaton:
         return len(self.ids) - len(self._undo)
 
     def extend(self, tokens: Sequence[int], *, revocable: bool = False) -> None:
-        """Append ``tokens``. What is not revocable cannot be rewound, nor what stands before it."""
+        """Append ``tokens``. Those that are not ``revocable``, and all before them, cannot be rewound."""
         nexts = self.nexts
         links = self.links
         lengths = self.lengths
@@ -92,7 +90,7 @@ class SuffixAutomaton:
             self._undo.clear()
 
     def _clone(self, split: int, state: int, token: int) -> None:
-        """Part the short substrings of ``split``, those that come from ``state``, from its long ones."""
+        """Split state ``split``: move its short substrings, which extend ``state``, to a new state."""
         nexts = self.nexts
         links = self.links
         clone = len(nexts)
@@ -105,9 +103,9 @@ class SuffixAutomaton:
         self._redirect(state, token, split, clone)
 
     def _redirect(self, state: int, token: int, old: int, new: int) -> int:
-        """From ``state`` upwards, let ``token`` lead to ``new`` where it led to ``old``.
+        """Redirect ``token`` from ``old`` to ``new`` in ``state`` and along its suffix links.
 
-        Returns the first state left alone.
+        Returns the first state that was not changed.
         """
         nexts = self.nexts
         links = self.links
@@ -143,9 +141,9 @@ class SuffixAutomaton:
         self.last = undo.last
 
     def retell(self, ids: list[int], revocable: int) -> SuffixAutomaton:
-        """This automaton over ``ids``, if enough of it can be kept; else a new one.
+        """Rewind and extend this automaton to ``ids``, or return a new one if little of it can be kept.
 
-        The last ``revocable`` can be rewound.
+        The last ``revocable`` tokens can be rewound.
         """
         floor = self.floor
         if not floor or self.ids[:floor] != ids[:floor]:
@@ -170,7 +168,7 @@ class AutomatonCursor:
         self.state = self.length = 0
 
     def read(self, tokens: Sequence[int]) -> None:
-        """The followed text grew. The automaton may have grown as well."""
+        """Append ``tokens`` to the followed text. The automaton may have grown as well."""
         nexts = self.automaton.nexts
         links = self.automaton.links
         lengths = self.automaton.lengths

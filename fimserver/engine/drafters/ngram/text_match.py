@@ -1,7 +1,8 @@
 """Matches by characters, for the first tokens of a middle.
 
-At the cursor the tokens of the prefix end where those of a whole file would not: after ``self.`` a file goes
-on with ``.name``, a middle with ``name``. So the first tokens of a middle are searched for as text.
+At the cursor, token boundaries differ from those of a whole file: in a file ``self`` is followed by
+``.name``, but after the prefix ``self.`` a middle begins with ``name``. So its first tokens are searched for
+as text.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _TOKEN_CHARS = 3
 
 
 class SearchText(NamedTuple):
-    """A text to look into. ``nearest``: its first place is the nearest one, else its last."""
+    """A text to search. ``nearest``: its first occurrence is the nearest to the cursor, else its last."""
 
     text: str
     nearest: bool = False
 
 
 def followers(tail: str, places: Iterable[SearchText], vocabulary: Vocabulary) -> list[Match]:
-    """What followed the longest ends of ``tail`` in ``places``, no more than one guess each."""
+    """Return what followed the longest match of the end of ``tail``, at most one guess for each place."""
     found: dict[tuple[int, ...], Match] = {}
     left = list(places) if tail.strip() else []
     for length, chance in _CHANCES.items():
@@ -56,13 +57,13 @@ def followers(tail: str, places: Iterable[SearchText], vocabulary: Vocabulary) -
 
 
 def _find(place: SearchText, tail: str) -> int:
-    """Offset where ``tail`` ends in the text, not counting the end of the text itself; or -1."""
+    """Return the offset after ``tail`` in the text, other than the end of the text; -1 if there is none."""
     text = place.text
     start = text.find(tail) if place.nearest else text.rfind(tail, 0, len(text) - 1)
     return -1 if start < 0 else start + len(tail)
 
 
 def _ids(text: str, vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Tokens of ``text``, without those that may be cut off by its end."""
+    """Return the tokens of ``text``, without those that its end may have cut."""
     ids = vocabulary.encode(text[:_SHOWN_CHARS])
     return tuple(ids[:-1] if len(text) > _SHOWN_CHARS else ids)

@@ -1,8 +1,8 @@
-"""Line ends, indentation and closing brackets, drafted by rule.
+"""Drafts line ends, indentation and closing brackets by rule.
 
-One rule for all languages that indent: a line that leaves a bracket or a block open is followed by a deeper
-one, a line that leaves the block by a shallower one, any other by an equal one; and a bracket that a line
-opened is closed on that line.
+The rule is the same for all languages that indent: after a line that leaves a bracket or block open, the next
+one is deeper; after a line that leaves the block it is shallower; else it is equal. A bracket that a line
+opens is closed on that line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _INDENTS = 0.6  # an empty line begins where the rule says
 
 
 class Layout:
-    """The line being written, as far as the rule needs it."""
+    """State of the line being written that the rule needs."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -74,7 +74,7 @@ class Layout:
                 self._open.pop()
 
     def guesses(self) -> list[Match]:
-        """White space and closers that may come next."""
+        """Return white space and closers that may come next."""
         if not self._line:
             return self._white(_INDENTS, "\n" * self._joined + self._indent(self._before, []))
         last = self._line[-1]
@@ -106,7 +106,7 @@ class Layout:
         return [Match(chance, SOURCE, ids, 0, 0)] if ids else []
 
     def _indent(self, line: str, open_: list[str]) -> str:
-        """White space of the line that follows ``line``."""
+        """Return the indentation of the line after ``line``."""
         indent = line[: len(line) - len(line.lstrip())]
         if open_ or line.rstrip().endswith((":", "{", "(", "[")):
             return indent + self._unit
@@ -116,7 +116,7 @@ class Layout:
 
 
 def _unit(lines: list[str]) -> str:
-    """One level of indentation: a tab, or as many spaces as a line begins with."""
+    """Return one level of indentation: a tab, or 2, 4 or 3 spaces if a line begins with so many, else 4."""
     if any(line.startswith("\t") for line in lines):
         return "\t"
     widths = {len(line) - len(line.lstrip(" ")) for line in lines if line.strip()}
