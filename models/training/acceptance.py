@@ -1,4 +1,4 @@
-"""Acceptance of drafters: how much of what they propose the target would have written.
+"""Measures the acceptance of drafters: how many drafted tokens the target would have written.
 
 Usage: ``python -m models.training.acceptance FILE… --count 512``, on held-out windows that the target wrote,
 greedy and sampled apart. Intervals are 95 % bootstrap over windows (not anchors, which depend on each other);
@@ -45,12 +45,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """What was accepted, by text.
+    """Accepted tokens, summed over the anchors of each of R texts.
 
-    Sums over its anchors of the best of the first k drafts (R, K), of the expected streak (R,).
-
-    ``anchors`` (R,): how many there were. ``reached`` and ``right`` (W,): how often the likeliest draft was
-    right up to a slot and how often the slot was right too.
+    The fields are: best of the first k drafts (R, K); expected streak (R,); ``anchors`` (R,), their number;
+    ``reached`` and ``right`` (W,), how often the likeliest draft was right before a slot, and in it too.
     """
 
     accepted: torch.Tensor
@@ -76,7 +74,7 @@ class Tally:
         return float(self.streak.sum() / self.anchors.sum())
 
     def by_position(self) -> list[float]:
-        """How often each slot is right where all before it are."""
+        """Return how often each slot is right, given that all before it are."""
         rates: list[float] = (self.right / self.reached.clamp(min=1)).tolist()
         return rates
 
@@ -158,7 +156,7 @@ def batches(windows: Windows, count: int, anchors: Anchors, rows: int = 8) -> li
 
 
 def read_drafter(path: Path, target: Frozen) -> Heads | BlockNetwork:
-    """Either kind, by what its file says. Raises ``LoadError``."""
+    """Read a drafter of either kind, as its file says. Raises ``LoadError``."""
     with safe_open(path, "pt") as file:
         kind = (file.metadata() or {}).get("kind")
     net = (
@@ -173,7 +171,7 @@ Results = dict[tuple[str, int], dict[str, Tally]]  # (file, steps) -> greedy or 
 
 
 def measure(nets: dict[str, Heads | BlockNetwork], target: Frozen, parts: dict[str, list[Batch]]) -> Results:
-    """Every drafter at every number of steps that it knows, on every part."""
+    """Measure every drafter, at every number of steps that it supports, on every part."""
     return {
         (name, steps): {
             part: Tally.of([tally(net, target, batch.to(target.device), steps, DRAFTS[-1]) for batch in some])
@@ -185,7 +183,7 @@ def measure(nets: dict[str, Heads | BlockNetwork], target: Frozen, parts: dict[s
 
 
 def accepted_table(results: Results, parts: Sequence[str]) -> str:
-    """Markdown: accepted length of the best of k drafts."""
+    """Return a Markdown table of the accepted length of the best of k drafts."""
     rows = []
     for (name, steps), tallies in results.items():
         for drafts in DRAFTS:
@@ -197,7 +195,7 @@ def accepted_table(results: Results, parts: Sequence[str]) -> str:
 
 
 def position_table(results: Results, parts: Sequence[str]) -> str:
-    """Markdown: how often each slot is right where all before it are."""
+    """Return a Markdown table of how often each slot is right, given that all before it are."""
     rows = [
         [name, str(steps), part, " ".join(_rates(tallies[part]))]
         for (name, steps), tallies in results.items()
@@ -207,7 +205,7 @@ def position_table(results: Results, parts: Sequence[str]) -> str:
 
 
 def _rates(result: Tally) -> list[str]:
-    """A slot that no draft reached has no rate."""
+    """Format the rates of the slots; one that no draft reached has none."""
     return [
         f"{rate:.2f}" if reached else "-"
         for rate, reached in zip(result.by_position(), result.reached, strict=True)
@@ -215,9 +213,9 @@ def _rates(result: Tally) -> list[str]:
 
 
 def difference_table(results: Results, parts: Sequence[str]) -> str:
-    """Markdown: each file less the first one, on the same anchors.
+    """Return a Markdown table of the differences from the first file, on the same anchors.
 
-    An interval with 0 in it shows no difference.
+    An interval that contains 0 shows no difference.
     """
     base = next(iter(results))[0]
     rows = []

@@ -1,4 +1,4 @@
-"""Anchors: places where drafters draft while they are trained or measured, with the right tokens.
+"""Anchors: the places at which drafters draft in training and measurement, with the tokens that follow.
 
 An anchor is the place of the last known token of a text; its window is the tokens after it. Texts are real
 files (anchors anywhere) and what the target wrote (anchors in the middle alone).
@@ -43,11 +43,11 @@ class Batch(NamedTuple):
 
     @property
     def learn(self) -> torch.Tensor:
-        """Where there is something to learn (B, A, W)."""
+        """Mask (B, A, W) of the slots that have a target to learn."""
         return (self.targets != IGNORE) & ~self.shown()
 
     def shown(self) -> torch.Tensor:
-        """Which slots the drafter is shown (B, A, W)."""
+        """Mask (B, A, W) of the slots that are given to the drafter."""
         return torch.arange(self.targets.shape[2], device=self.at.device) < self.filled[..., None]
 
     def slots(self, window: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +132,7 @@ class Anchors:
 
 
 class Maker(Protocol):
-    """What turns a hole into token ids."""
+    """Turns a hole into token ids."""
 
     def tokens(self, hole: Hole, rng: random.Random) -> tuple[list[int], list[int]]:
         """Context ids and middle ids."""

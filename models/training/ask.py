@@ -17,7 +17,7 @@ from models.training.target import Frozen, Seen
 class BorrowedKV:
     """Keys and values of the text, one layer of the target for each layer of the drafter.
 
-    The slots' own come behind.
+    Those of the slots follow.
     """
 
     def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -33,9 +33,9 @@ class BorrowedKV:
 
 
 def taught(net: Heads | BlockNetwork, seen: Seen, batch: Batch) -> Batch:
-    """A batch with the targets that a drafter can have: what the target wrote, where that is known.
+    """Return a batch with the tokens of the target as targets, if they are known.
 
-    Where the drafter has ``words``, as places in them.
+    If the drafter has ``words``, targets are indices into them.
     """
     batch = batch if seen.own is None else batch.as_written(seen.own)
     return batch if net.words is None else batch.within(net.words)
@@ -49,7 +49,7 @@ def outputs(net: Heads | BlockNetwork, target: Frozen, seen: Seen, batch: Batch)
 
 
 def heads_outputs(net: Heads, target: Frozen, seen: Seen, batch: Batch) -> torch.Tensor:
-    """What the heads say after every anchor."""
+    """Return the outputs (K, …, d) of the heads after every anchor."""
     token = target.embed(batch.ids.gather(1, batch.at))  # (B, A, d)
     x: torch.Tensor = net(_before(seen.hidden, batch.at).flatten(0, 1), token.flatten(0, 1))
     return x.transpose(0, 1).reshape(*batch.at.shape, *x.shape[::2])
@@ -60,7 +60,7 @@ def block_outputs(
 ) -> torch.Tensor:
     """Outputs of the block drafter for slots (B, A, W + 1), after the last known tokens ``at`` (B, A).
 
-    All windows of a row are one sequence behind the text; the bias keeps them apart.
+    All windows of a row are one sequence after the text; the attention bias separates them.
     """
     count, anchors, width = slots.shape
     x = net.inputs(
@@ -75,7 +75,7 @@ def block_outputs(
 
 
 def visible(at: torch.Tensor, width: int, extent: int) -> torch.Tensor:
-    """Who sees whom (B, 1, M, extent + M).
+    """Return the attention mask (B, 1, M, extent + M) of slots.
 
     A slot sees the text before its anchor ``at`` (B, A), and its own window.
     """

@@ -1,4 +1,4 @@
-"""Training of a small network in which every token sees every other, from nano's weights.
+"""Trains a small network with full attention, from nano's weights.
 
 It is what the caches of such networks are measured on (``bench.canvas_cache tokens``); it is not shipped. The
 layout is nano's, the loss that of masked diffusion (arXiv 2406.07524):

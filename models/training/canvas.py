@@ -81,10 +81,7 @@ class Run:
         self.checkpoint(measure=max_steps == 0)
 
     def checkpoint(self, *, measure: bool) -> None:
-        """Write the state, after a look that the base is still what it was.
-
-        Raises ``RuntimeError`` if it is not.
-        """
+        """Write the state. Raises ``RuntimeError`` if the frozen weights have changed."""
         if self.trainer.coder.fingerprint() != self.fingerprint:
             raise RuntimeError("the frozen weights have changed: nothing was saved")
         save(self.trainer, self.progress, self.base, self.folder / STATE)
@@ -122,7 +119,7 @@ def save(trainer: Trainer, progress: Progress, base: str, path: Path) -> None:
 
 
 def load(trainer: Trainer, base: str, path: Path) -> Progress:
-    """The inverse of ``save``. Raises ``ValueError`` for a checkpoint of another base."""
+    """Read what ``save`` wrote. Raises ``ValueError`` for a checkpoint of another base."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
         if metadata["base"] != base:
@@ -158,7 +155,7 @@ def frequent_tokens(
 
 
 def read_documents(corpus: Path) -> dict[str, list[str]]:
-    """Training documents by language. Raises ``SystemExit`` where the corpus has not been built."""
+    """Return the training documents by language. Raises ``SystemExit`` if the corpus has not been built."""
     missing = [name for name, _ in CORPUS.values() if not (corpus / name).exists()]
     if missing:
         raise SystemExit(
@@ -214,7 +211,7 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
 def start_from(trainer: Trainer, base: str, path: Path) -> None:
     """Take the average of a checkpoint of another recipe, cut to the ranks of this one.
 
-    What it lacks starts anew.
+    Tensors that it lacks keep their initial values.
     """
     with safe_open(path, "pt") as file:
         if file.metadata()["base"] != base:

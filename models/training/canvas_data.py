@@ -178,7 +178,7 @@ def _rows(
 ) -> list[tuple[int, int, int, int, int, bool]]:
     """Id, position, target, teacher row, token before the target, and whether it was expected, of each place.
 
-    Behind the end of the middle all is masked and nothing taught.
+    After the end of the middle, all places are masked and none has a target.
     """
     ids, size = example.ids, len(plan.masked)
     places = range(example.prompt + plan.start, example.prompt + plan.start + size)

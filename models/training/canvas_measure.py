@@ -1,6 +1,4 @@
-"""What a canvas adapter is worth in the engine, on development spans.
-
-Drafts of the ar route, and the dllm route itself.
+"""Measures a canvas adapter in the engine, on development spans, in drafts of the ar route and on dllm.
 
 Usage: ``python -m models.training.canvas_measure --model CARD --adapter FILE --spans 20``. Everything is at
 temperature 0 and compared with plain decoding of the ar route.
@@ -50,7 +48,7 @@ SCHEDULES = (
 
 @dataclass(frozen=True)
 class Span:
-    """A request, what was written there, and what plain decoding made of it."""
+    """A request with the true middle and that of plain decoding."""
 
     request: Request
     middle: str
@@ -60,9 +58,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Totals over spans: tokens, passes (prefill left out), and seconds of the clock and of this thread.
+    """Totals over spans: tokens, passes without prefill, and seconds of wall time and of this thread.
 
-    Texts equal to plain decoding, and to what was written there (blanks at the ends left out).
+    Also the number of texts equal to plain decoding, and to the true middle without blanks at its ends.
     """
 
     name: str
@@ -127,7 +125,7 @@ def sum_up(name: str, outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def plain(engine: Engine, asked: Sequence[tuple[Request, str]]) -> list[Span]:
-    """What decoding without drafts makes of the requests; empty middles are left out."""
+    """Decode the requests without drafts; empty middles are left out."""
     spans = []
     for request, middle in asked:
         chunks: list[Chunk] = list(engine.complete(request, Deadline()))

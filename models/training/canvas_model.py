@@ -31,7 +31,7 @@ class Layer(NamedTuple):
 
 
 class Clean(NamedTuple):
-    """What the frozen coder made of a text.
+    """Output of the frozen coder for a text.
 
     Keys and values (layers, 2, kv heads, T, D), last hidden states (T, d).
     """
@@ -42,7 +42,7 @@ class Clean(NamedTuple):
 
 @dataclass(frozen=True)
 class Canvases:
-    """Canvases behind one text, row after row.
+    """Canvases after one text, row after row.
 
     ``ids`` (R,) with -1 for a mask, ``positions`` (R,) in the text, ``mask`` (R, T + R) true where a row may
     look.

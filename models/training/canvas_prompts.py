@@ -1,6 +1,6 @@
-"""Prompts of the canvas adapter's training: of one card, made by the engine's own code.
+"""Prompts of the canvas adapter's training, made by the engine's code for one card.
 
-An adapter is used with one order of prefix and suffix, and must be trained with it.
+An adapter is used with one order of prefix and suffix, and must be trained with the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Smaller ranks for a canvas adapter that has been trained: what it does most is kept."""
+"""Reduces the ranks of a trained canvas adapter to the best approximations."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ CHUNK = 64
 
 
 class CoderTarget:
-    """A coder in its folder; it also turns holes into prompts of its card."""
+    """A frozen coder; also makes the prompts of its card from holes."""
 
     def __init__(self, folder: Path, card: Card, kept: Path) -> None:
-        """``kept``: another folder, for what ``see`` has computed."""
+        """``kept``: folder for the results of ``see``, if they are stored."""
         self.kept = kept
         self.device = torch.device("cpu")
         loaded = load(card, folder, self.device, "int8")
@@ -86,7 +86,7 @@ class CoderTarget:
         return self.network.rope(0, 0, positions=positions.flatten())
 
     def new_heads(self, count: int, width: int, words: torch.Tensor) -> Heads:
-        """Untrained heads: each says what the coder says."""
+        """Return untrained heads, each of which predicts the coder's own next token."""
         net = Heads(HeadsShape(self.width, count, width, len(words), normed=True))
         net.words = words.int()
         return net

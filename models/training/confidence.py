@@ -30,7 +30,7 @@ from models.training.lengths import FILE_CHARS, LANGUAGE, read_files
 
 OUT = Path(__file__).parent.parent / "confidence.json"
 PREFIX_CHARS, SUFFIX_CHARS = 12_000, 6_000
-BINS = 20  # of equal counts: a curve through single middles would learn them by heart
+BINS = 20  # of equal counts, as a curve through single middles would overfit
 DIGITS = 4
 
 
@@ -62,7 +62,7 @@ def _request(text: str, start: int, end: int) -> Request:
 
 
 def judged(engine: Engine, asked: Iterable[tuple[Request, str]]) -> Iterator[Judged]:
-    """Middles of a model, without those that nothing would be shown of."""
+    """Yield the middles of a model, without those of which nothing would be shown."""
     for request, truth in asked:
         chunks = list(engine.complete(request, Deadline()))
         middle = "".join(chunk.text for chunk in chunks)
@@ -75,7 +75,7 @@ def _first_line(text: str) -> str:
 
 
 def curve(middles: Sequence[Judged]) -> dict[str, Any]:
-    """Fit the curve over bins of equal counts. Needs a middle at least."""
+    """Fit the curve over bins of equal counts, from at least one middle."""
     ordered = sorted(middles)
     bins = [part for part in np.array_split(np.array(ordered, float), min(BINS, len(ordered))) if len(part)]
     x = [float(part[:, 0].mean()) for part in bins]

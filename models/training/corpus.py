@@ -112,7 +112,7 @@ def canonical(name: str) -> str:
 
 
 def licence_of(expression: str | None, classifiers: list[str], text: str | None) -> str:
-    """The shortest honest statement of a licence that the metadata gives."""
+    """Return the shortest accurate statement of a licence in the metadata."""
     if expression:
         return expression
     found = [c.rsplit("::", 1)[-1].strip() for c in classifiers if c.startswith("License ::")]

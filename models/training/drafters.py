@@ -72,7 +72,7 @@ class Run:
         return self.folder / "checkpoint.safetensors"
 
     def train(self, minutes: float, every_minutes: float = 3.0) -> None:
-        """Until the budget is spent, with a checkpoint and a validation every few minutes."""
+        """Train until the budget is spent, with a checkpoint and a validation every few minutes."""
         next_save = self.progress.minutes + every_minutes
         while self.progress.minutes < minutes:
             warm = (self.progress.step + 1) / self.trainer.recipe.warmup_steps
@@ -210,7 +210,7 @@ Data = tuple[Mixture, dict[str, list[Batch]]]  # to train on, and to validate on
 
 
 def windows_data(args: argparse.Namespace, target: Target, recipe: Recipe, anchors: Anchors) -> Data:
-    """What the target wrote, and real files beside it."""
+    """Return batches of windows that the target wrote, and of real files."""
     train, held_out = (
         read_windows(windows_path(args.corpus, split), target.sha256) for split in ("train", "valid")
     )

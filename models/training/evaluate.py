@@ -88,7 +88,7 @@ def score(hole: Hole, bucket: str, fill: Fill) -> tuple[Score, str]:
 
 
 def engine_fill(engine: Engine, runtime: Runtime) -> Fill:
-    """A route as a filler, with nothing in the cache."""
+    """Make a filler of a route, with an empty cache."""
 
     def fill(hole: Hole) -> tuple[str, int]:
         if runtime.cache:
@@ -101,7 +101,7 @@ def engine_fill(engine: Engine, runtime: Runtime) -> Fill:
 
 
 def ngram_fill(hole: Hole) -> tuple[str, int]:
-    """The baseline without a model. It is told how many lines the middle has."""
+    """Fill a hole by the baseline without a model, which gets the number of lines of the middle."""
     copied = longest_match(hole.text[: hole.start], hole.text[hole.end :])
     return "\n".join(copied.split("\n")[: 1 + hole.middle.count("\n")]), 0
 
@@ -161,7 +161,7 @@ def _losses(loaded: Loaded, row: Row) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def table(scores: dict[str, list[Score]]) -> str:
-    """Markdown, a line per filler and bucket."""
+    """Return a Markdown table with a line per filler and bucket."""
     lines = [
         "| route | tokens | n | exact | similarity | parses | ms p50 | forwards |",
         "|---|---|---|---|---|---|---|---|",
@@ -188,7 +188,7 @@ def _summary(group: list[Score]) -> str:
 
 
 def show(samples: Iterable[tuple[Hole, dict[str, str]]]) -> str:
-    """Completions to be judged by eye."""
+    """Format completions for reading."""
     blocks = []
     for number, (hole, middles) in enumerate(samples, 1):
         before, after = hole.text[: hole.start].rsplit("\n", 3), hole.text[hole.end :].split("\n", 2)

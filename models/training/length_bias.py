@@ -33,7 +33,7 @@ from fimserver.engine.forward.passes import finish
 from fimserver.settings import Settings
 from fimserver.types import Deadline, Request, Sampling
 
-NEAR = 0.25  # a length that differs by no more than this share is the span's own
+NEAR = 0.25  # lengths that differ from a span's by no more than this share count as its own
 WITHIN = 5  # tokens
 FEWEST = 4  # spans
 
@@ -58,7 +58,7 @@ def open_engine(card: str, device: str) -> Diffusion:
     models = ModelPool(Settings(dllm_card=card, device=device, canvas_cache="none"))
     canvas = models.card("dllm").canvas
     if canvas is None or canvas.attention == "block":
-        raise SystemExit(f"{card} fills blocks: their length is not looked for")
+        raise SystemExit(f"{card} has no canvas whose length can be searched: name another card")
     engine = models.engine("dllm")
     assert isinstance(engine, Diffusion)
     return engine
@@ -102,7 +102,7 @@ def confidences(engine: Diffusion, span: Span) -> MaskedConfidence:
 
 
 def fit(measured: Sequence[MaskedConfidence]) -> tuple[float, ...]:
-    """Mean confidence at each length over the spans that have another; over all where none has."""
+    """Return the mean confidence at each length over spans of other lengths, or else over all spans."""
     curve = []
     for i, slots in enumerate(LENGTHS[: len(measured[0].confidence)]):
         others = [m.confidence[i] for m in measured if abs(m.tokens - slots) > NEAR * slots]
@@ -147,7 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     engine = open_engine(args.card, args.device)
     if engine.canvas_card.length != "search":
-        raise SystemExit(f"{args.card} does not search the length of its canvas")
+        raise SystemExit(f"{args.card} does not search the length of its canvas: name a card that does")
     print(report(engine, read_middles(engine, args.spans, args.limit)))
 
 

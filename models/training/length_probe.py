@@ -77,7 +77,7 @@ def split(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Samp
 
 
 def fit(samples: Sequence[Sample]) -> tuple[Matrix, float]:
-    """Weights (3 d,) and the bias of log(tokens). Needs two files at least."""
+    """Fit weights (3 d,) and the bias of log(tokens), from at least two files."""
     x = np.stack([s.features for s in samples])  # (N, 3 d)
     y = np.log([s.tokens for s in samples])
     files = [s.span.group for s in samples]
@@ -100,7 +100,7 @@ def probe_of(engine: Diffusion, samples: Sequence[Sample], slots: int) -> Length
 def rows(
     engine: Diffusion, probe: LengthProbe, fitted: Sequence[Sample], held: Sequence[Sample]
 ) -> Iterator[str]:
-    """How far the lengths of each way are from those of the held-out middles, in tokens."""
+    """Yield a table row per method with its errors on the held-out middles, in tokens."""
     limit = engine.canvas_card.max_tokens
 
     def row(name: str, lengths: Iterable[int], passes: float) -> str:

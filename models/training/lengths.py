@@ -76,7 +76,7 @@ def _begun(kind: str, text: str, hole: tuple[int, int], rng: random.Random) -> t
 
 
 def _inside(text: str, rng: random.Random, count: int) -> list[tuple[int, int]]:
-    """What the other kinds never have: text right of the cursor, cursors in strings and comments."""
+    """Cut holes inside lines, so that there is text right of the cursor, also in strings and comments."""
     drawn = (in_line(text, rng) for _ in range(4 * count))
     return [hole for hole in drawn if text[slice(*hole)].strip()][:count]
 
@@ -119,7 +119,7 @@ def fit(training: Sequence[Sample], seed: int) -> dict[str, Any]:
 
 
 def marginal(buckets: Sequence[int]) -> list[float]:
-    """How often each bucket comes."""
+    """Return the frequency of each bucket."""
     counts = Counter(buckets)
     total = len(buckets) + PSEUDO * len(BUCKETS)
     return [(counts[bucket] + PSEUDO) / total for bucket in BUCKETS]
@@ -136,7 +136,7 @@ def _rounded(values: Any) -> Any:
 def measure(
     data: Mapping[str, Any], training: Sequence[Sample], held_out: Sequence[Sample]
 ) -> dict[str, Any]:
-    """How good the numbers are, as the host reads them, on files that they were not made of.
+    """Measure the fitted model, as the host reads it, on held-out files.
 
     Log losses are in nats. Rows of the confusion are the true buckets, columns those of the medians.
     ``look``: the shares for what plain text shows; ``marginal``: the same shares for all.
@@ -174,7 +174,7 @@ def read_files(corpus: Path, split: str) -> list[str]:
 
 
 def told(corpus: Path, parts: Mapping[str, tuple[int, Sequence[Sample]]]) -> dict[str, Any]:
-    """What the numbers were made of. ``parts``: files and samples of each split."""
+    """Describe the data of the fit. ``parts``: files and samples of each split."""
     sources = json.loads((corpus / "sources.json").read_text("utf-8"))
     digests = {split: hashlib.sha256((corpus / f"{split}.txt").read_bytes()).hexdigest() for split in parts}
     return {

@@ -1,8 +1,7 @@
 """Losses of drafters.
 
-All take windows (N, W): ``logq``, what the drafter gives the right tokens, ``learn``, where it had to say
-something (a run of slots, from the first blank one to the end of the window or of the text). All are means
-over the windows.
+They are means over windows (N, W). ``logq``: log probabilities of the right tokens; ``learn``: mask of the
+slots to learn, a run from the first masked slot to the end of the window or of the text.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class RowMaker:
 
 
 def collate(rows: list[Row]) -> Batch:
-    """Stack rows and spell out who sees whom."""
+    """Stack rows and make their attention masks."""
     ids, positions, limit, group, part, targets = (torch.tensor(x) for x in zip(*rows, strict=True))
     column = torch.arange(ids.shape[1])
     in_sequence = (group[:, None, :] == 0) & (column[None, None, :] <= limit[:, :, None])  # (B, T, T)

@@ -49,7 +49,7 @@ def pin(folder: Path, card: Path) -> None:
 
 
 def sources_table(sources: Path, name: str) -> str:
-    """Markdown of what was learned from and what was kept for validation."""
+    """Return a Markdown table of the packages for training and for validation."""
     rows = sorted(json.loads(sources.read_text("utf-8")), key=lambda s: (s["split"], s["name"]))
     lines = [f"# Sources of {name}", "", "| package | version | licence | used for |", "|---|---|---|---|"]
     lines += [f"| {s['name']} | {s['version']} | {s['licence']} | {s['split']} |" for s in rows]

@@ -21,10 +21,10 @@ Rope = tuple[torch.Tensor, torch.Tensor]
 
 
 class Seen(NamedTuple):
-    """What the target computes anyway.
+    """Outputs of the target.
 
-    What its head sees (B, T, d), and (keys, values), each (B, heads, T, D), by layer. ``own`` (B, T), where
-    it is known: the token that the target itself would write after each place.
+    Inputs of its head (B, T, d); by layer (keys, values), each (B, heads, T, D); ``own`` (B, T): the token
+    that the target would write after each place, ``None`` if it is not known.
     """
 
     hidden: torch.Tensor
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
 
 class Frozen(Protocol):
-    """What drafters are trained for: ``Target``, or a coder (``coder_target.py``)."""
+    """A frozen model that drafters are trained for: ``Target``, or a coder (``coder_target.py``)."""
 
     device: torch.device
     sha256: str
@@ -88,7 +88,7 @@ class Target:
         return cos[0, :, None], sin[0, :, None]
 
     def new_heads(self, count: int) -> Heads:
-        """Untrained heads: each says what the target says."""
+        """Return untrained heads, each of which predicts the target's own next token."""
         return Heads(HeadsShape(self.embedding.shape[1], count)).to(self.device)
 
     def new_block(self, borrowed: tuple[int, ...], window: int) -> BlockNetwork:

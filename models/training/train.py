@@ -134,7 +134,7 @@ class Trainer:
         part.replace(path / "state.safetensors")
 
     def load(self, path: Path) -> Progress:
-        """The inverse of ``save``."""
+        """Read what ``save`` wrote."""
         with safe_open(path / "state.safetensors", "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
             progress = json.loads(file.metadata()["progress"])
@@ -151,13 +151,13 @@ class Trainer:
         return Progress(**progress)
 
     def start_from(self, folder: Path) -> None:
-        """Take weights that were exported; the optimisers start anew."""
+        """Read exported weights; the optimisers start anew."""
         weights = load_file(folder / "model.safetensors")
         self.model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
         self.model.tie_weights()
 
     def export(self, folder: Path) -> None:
-        """Write the model as transformers reads it, bf16."""
+        """Write the model in transformers' format, in bf16."""
         copy: Any = Qwen3ForCausalLM(self.model.config)
         copy.load_state_dict(self.model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(folder)
@@ -198,7 +198,7 @@ class Run:
         self.checkpoint()
 
     def anneal(self, until_minutes: float) -> None:
-        """Let the rate fall to zero along the time that is left. Nothing is checkpointed."""
+        """Train on while the rate falls to zero in the remaining time, without checkpoints."""
         begun = self.minutes()
         while self.minutes() < until_minutes:
             self.one_step((until_minutes - self.minutes()) / (until_minutes - begun))

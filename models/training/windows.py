@@ -42,7 +42,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows: a tensor of all ids, and of each row its end, context length and greediness."""
+    """Windows as tensors: all ids, and for each row its end, its context length and whether it is greedy."""
 
     ids: torch.Tensor
     ends: torch.Tensor
@@ -104,9 +104,9 @@ def windows_path(folder: Path, split: str) -> Path:
 
 
 def read_windows(path: Path, target: str) -> Windows:
-    """The inverse of ``save``.
+    """Read what ``save`` wrote.
 
-    Raises ``SystemExit`` where the file is missing or holds what another target wrote.
+    Raises ``SystemExit`` if the file is missing or another target wrote it.
     """
     if not path.exists():
         raise SystemExit(f"{path} is not there: run `python -m models.training.windows` first")
@@ -122,10 +122,7 @@ def read_windows(path: Path, target: str) -> Windows:
 
 
 class RaggedKV:
-    """Keys and values of rows of different lengths, each at its own places.
-
-    Padding lies behind a row, never in it.
-    """
+    """Keys and values of rows of different lengths, with padding at the end of each row."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

@@ -109,5 +109,5 @@ def test_the_command_writes_a_file_that_its_card_loads_and_the_same_again(tiny, 
 
 
 def test_a_model_in_blocks_is_refused(monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match="fills blocks"):
+    with pytest.raises(SystemExit, match="no canvas whose length"):
         run(monkeypatch, "sdar-1.7b", tmp_path)
