@@ -166,7 +166,10 @@ def test_the_diffusion_route_is_another_fimservers():
             list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(60_000)))[-1].reason is Reason.END
         )
         assert server.asked[-1][1]["fimserver"]["route"] == "dllm"
-    with PlayedServer(EXCHANGES[1].values[0]) as server, pytest.raises(NoFimError, match="no diffusion route"):
+    with (
+        PlayedServer(EXCHANGES[1].values[0]) as server,
+        pytest.raises(NoFimError, match="no diffusion route"),
+    ):
         list(engine_of(server, "dllm").complete(REQUEST, Deadline.of_ms(60_000)))
 
 

@@ -61,7 +61,10 @@ def test_a_model_in_several_files(checkpoint, tmp_path):
     ("changes", "complaint"),
     [
         ({"general__name": "Qwen2.5 0.5B Instruct", "tokens": CODER.tokens}, "no known family of coders"),
-        ({"general__name": "Qwen2.5 Coder 0.5B", "tokens": MARKERS}, r"lacks the FIM token '<\|fim_prefix\|>'"),
+        (
+            {"general__name": "Qwen2.5 Coder 0.5B", "tokens": MARKERS},
+            r"lacks the FIM token '<\|fim_prefix\|>'",
+        ),
     ],
 )
 def test_a_model_without_fim_is_one_line(changes, complaint, checkpoint, tmp_path):
