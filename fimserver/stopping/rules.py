@@ -22,7 +22,15 @@ from fimserver.stopping.around import (
     loops,
     telling,
 )
-from fimserver.stopping.beyond import FENCE, code_end, has_defined, is_fence, is_next_definition
+from fimserver.stopping.beyond import (
+    FENCE,
+    again_at,
+    code_end,
+    has_defined,
+    held_back,
+    is_fence,
+    is_next_definition,
+)
 from fimserver.stopping.middle_state import MiddleState, advance, begin, content_of
 from fimserver.stopping.scan import CLOSES, ScanState, SyntaxMark, scan, state_after
 from fimserver.types import StopRule
@@ -72,7 +80,7 @@ class Endings:
         scoped = "scope" in self.rules and columns(line) <= (progress.limit or 0)
         if scoped and has_defined(progress, self.around):
             return code_end(progress, self.around)
-        if held := self._held_by_right(progress, line):
+        if held := held_back(progress, self.around, line, self.rules):
             return len(text) - held
         rest = text.rstrip()
         return len(rest) if "\n" in text[len(rest) :] else len(text)
@@ -153,14 +161,6 @@ class Endings:
         kept = line[:at].rstrip() if around.suffix[0].isspace() else line[:at]
         opened = state_after(kept, around.language, around.state).open
         return End(len(kept), Reason.SUFFIX) if opened == around.state.open else None
-
-    def _held_by_right(self, progress: MiddleState, line: str) -> int:
-        """Return how many last characters of a line may become the rest of the cursor's line."""
-        right = self.around.right
-        if "suffix" not in self.rules or progress.lines or not self.around.left.strip():
-            return 0
-        sizes = range(min(len(line), len(right)), 0, -1)
-        return next((size for size in sizes if line.endswith(right[:size])), 0)
 
     # --- the scope has closed
 
@@ -274,6 +274,8 @@ class Endings:
     def _repeats(self, progress: MiddleState, text: str, line: str, *, whole: bool) -> End | None:
         if len(line) >= _LOOP_CHARS and loops(lexemes_of(line[-400:])):
             return End(len(text), Reason.REPEATED)
+        if (at := again_at(progress, self.around, line, whole=True)) is not None:
+            return End(at, Reason.REPEATED)
         if not whole or not line.strip():
             return None
         lines = [*progress.lines, content_of(progress, self.around, line)]

@@ -250,6 +250,21 @@ class TestLinesComeAgain:
     def test_within_a_line(self):
         assert read("x = |\n", "a, " * 80, stop="line")[1] is Reason.REPEATED
 
+    def test_a_sentence_of_prose(self):
+        cursor = "Apples are red. Bananas are |\n"
+        written = "yellow. Apples are red. Bananas are yellow."
+        assert read(cursor, written, "markdown", step=1) == ("yellow.", Reason.REPEATED, 23)
+        assert read("|\n", "It is so. We know. It is so. ", "")[0] == "It is so. We know."
+        assert read("|\n", "It is so. We know. It is so good. ", "")[1] is None
+        assert read("|\n", "Yes. No. Yes. No.", "")[1] is None, "short ones may come again"
+        assert read("|\n", "s = 'It is so. It is so.'", "python")[1] is None
+
+    def test_what_may_become_a_sentence_again_is_held_back(self):
+        endings = Endings(Around("Apples are red. ", "\n", "markdown"), "line")
+        assert endings.end("Pears too. Apples are") is None
+        assert endings.settled("Pears too. Apples are") == len("Pears too.")
+        assert endings.settled("Pears too. Apples have") == len("Pears too. Apples have")
+
     def test_but_closers_and_blank_lines_may(self):
         assert read("|\n", "a(\n(\n[\n]\n)\n)\n\n\n\nb\n")[1] is None
 

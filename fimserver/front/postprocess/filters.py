@@ -14,12 +14,13 @@ from functools import partial
 from fimserver.front.postprocess.candidate import CUT_SHORT, Candidate, FilterContext
 from fimserver.front.postprocess.repetition import suffix_overlap
 from fimserver.front.syntax import parser
-from fimserver.front.syntax.brackets import debt, partners
+from fimserver.front.syntax.brackets import QUOTES, debt, partners
 from fimserver.front.syntax.languages import CLOSING_WORDS, CONTINUING_WORDS
+from fimserver.languages import COMMENT_MARKS
 from fimserver.reasons import Reason
 from fimserver.stopping.around import Around, columns
 from fimserver.stopping.rules import Endings
-from fimserver.stopping.scan import CLOSES
+from fimserver.stopping.scan import CLOSES, scan
 
 _CLOSING_REST = re.compile(r"[\s)\]}\"'`;,:>]*$")
 # Emoji and letters of some scripts are joined by a hidden character; within names of code it would be a trap.
@@ -107,6 +108,34 @@ def trailing(candidate: Candidate, context: FilterContext) -> Candidate | Reason
     return replace(candidate, text=candidate.text.rstrip(" \t")) if context.right[0] in " \t" else candidate
 
 
+def comment(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
+    """Cut a comment at the end that would hide the rest of the line, or that says what no code below does."""
+    language = context.language or ""
+    mark = COMMENT_MARKS.get(language, "")
+    if not mark or mark not in candidate.text:
+        return candidate
+    around = Around(context.prefix, context.suffix, language)
+    if around.state.inside == "//":
+        return candidate
+    code = candidate.text[: _comment_at(candidate.text, around)]
+    if code == candidate.text or not code.strip():
+        return candidate
+    own_line = code.rsplit("\n", 1)[-1]
+    leads_on = bool(own_line.strip()) or columns(around.next_line) >= columns(own_line) > 0
+    hides = bool(around.right) and not around.right.startswith(mark)
+    return replace(candidate, text=code.rstrip()) if hides or not leads_on else candidate
+
+
+def _comment_at(text: str, around: Around) -> int:
+    """Return where the comment begins that ``text`` ends in; its length if it ends in code or a string."""
+    at = len(text)
+    state = around.state
+    for mark in scan(text, around.language, state):
+        at = mark.offset if mark.state.inside == "//" != state.inside else at
+        state = mark.state
+    return at if state.inside == "//" else len(text)
+
+
 # --- limits
 
 
@@ -184,8 +213,11 @@ def _closes_below(word: str, context: FilterContext) -> bool:
 
 
 def no_op(candidate: Candidate, context: FilterContext) -> Candidate | Reason:
-    if not candidate.text.strip():
+    text = candidate.text.strip()
+    if not text:
         return Reason.BLANK
+    if set(text) <= set(QUOTES) and context.left.endswith(text) and not context.right.strip():
+        return Reason.EMPTY  # the end of a string with nothing in it
     return Reason.NO_OP if candidate.text == context.suffix[: candidate.replace] else candidate
 
 

@@ -25,6 +25,7 @@ FILTERS: Mapping[str, Filter] = {
     "trailing": filters.trailing,
     "indentation": indentation.indentation,  # before lines are compared with those around
     "one_line": filters.one_line,
+    "comment": filters.comment,  # before the text is compared with the rest of the line
     "suffix_overlap": repetition.suffix_overlap,
     "duplicate": repetition.duplicate,
     "repetition": repetition.repetition,

@@ -58,8 +58,11 @@ def crop_of(prefix: str, suffix: str, fillers: Sequence[str], *, is_cell: bool =
     In a notebook cell ``await`` is allowed outside of functions.
     """
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if is_cell else 0
-    statement = _STATEMENT.search(prefix) if len(prefix) >= WINDOW_CHARS else None
-    prefix, suffix = window(prefix[statement.start() :] if statement else prefix, suffix)
+    if len(prefix) >= WINDOW_CHARS:
+        near = prefix[-WINDOW_CHARS:]
+        statement = _STATEMENT.search(near, near.find("\n") + 1)
+        prefix = near[statement.start() :] if statement else prefix
+    prefix, suffix = window(prefix, suffix)
     is_inside = prefix.lstrip("\n")[:1] in {" ", "\t"}
     texts = [_with_header(prefix, header) for header in _HEADERS] if is_inside else [prefix]
     for text, filler in product(texts, fillers):

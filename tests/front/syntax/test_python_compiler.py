@@ -124,3 +124,11 @@ def test_an_escape_sequence_that_python_does_not_know_is_no_error():
     crop = crop_of("x = '\\d'\n", "\n", ("pass",))
     assert crop is not None
     assert crop.error_line("y = '\\w'") is None
+
+
+def test_a_long_string_in_which_the_read_text_would_begin_is_no_obstacle():
+    words = "id_* credentials* secret passwords.*\n" * 300
+    prefix = f'import os\n\nNAMES = """\n{words}"""\nMORE = 1\n\n'
+    crop = crop_of(prefix, "\n\ndef f():\n    return 1\n", ("pass", ""))
+    assert crop is not None
+    assert crop.error_line('"""A string without an end.') == 0
