@@ -224,11 +224,11 @@ def picks(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: st
     return [
         pick
         for here, there in (halves, halves[::-1])
-        for pick in _picked(here, _taught(there, requests, policy), requests)
+        for pick in _picked(here, _taught(there, policy), requests)
     ]
 
 
-def _taught(rows: Sequence[PairedRow], requests: Mapping[str, Request], policy: str) -> Router:
+def _taught(rows: Sequence[PairedRow], policy: str) -> Router:
     kept = {route: [KeepCounts(0.0, 0.0)] * len(BUCKETS) for route in ROUTES}
     router = Router(policy, kept=lambda route, _model: kept[route])
     for row in rows:
