@@ -1,4 +1,4 @@
-"""The real coder of tests: where its file is, and the rule that CI may not do without it."""
+"""The real coder of tests: the path of its file, and the rule that CI must have it."""
 
 import os
 from pathlib import Path

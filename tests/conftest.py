@@ -1,4 +1,4 @@
-"""Shared fixtures: the nano model, loaded once, and options that leave the machine to others."""
+"""Shared fixtures: the nano model, loaded once, and options with which tests leave cores to others."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A host with scripted engines, served over TCP from a thread of the test; and hosts that a window started for itself."""
+"""A host with scripted engines, served over TCP from a thread of the test; and hosts started by a window."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The import rules of the design, and the words that may not be in the code."""
+"""Import rules, sizes, and words that must not be in the code."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Base URLs: what is a server's address, and what is none."""
+"""Base URLs: which texts are the address of a server."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Model cards: what is shipped is sound, what is wrong is refused in words that help."""
+"""Model cards: those that ship are valid, and an invalid one gives a helpful error."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the manifest of the VS Code extension promises, without VS Code."""
+"""The manifest of the VS Code extension, without VS Code."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where this user's files are: private, short enough for sockets, the same for every process, never a traceback."""
+"""Paths of user files: private, short enough for sockets, the same for every process, never a traceback."""
 
 import os
 import stat

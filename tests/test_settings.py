@@ -1,4 +1,4 @@
-"""Options: where they come from, which wins, and what is said about a wrong one."""
+"""Options: their sources, their precedence, and the message for a wrong one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What repeats a setting agrees with it: editors' settings, the VS Code extension, the wire, the command line, the docs."""
+"""Every copy of a setting agrees with it: editors, the VS Code extension, the wire, the command line, the docs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a request and an answer look like between front and host, and what is refused."""
+"""Format of a request and an answer between front and host, and what is refused."""
 
 import json
 

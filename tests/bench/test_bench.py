@@ -1,4 +1,4 @@
-"""The benchmark itself: its statistics, its spans, its tables, and a run in small."""
+"""The speculation benchmark: its statistics, spans and tables, and a small run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a busy machine: which ratios are said, and in which order the ways are asked."""
+"""The benchmark of a busy machine: which ratios it prints, and in which order it asks the ways."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The load program: what users ask, how it is counted, and a run in small on a real host."""
+"""The load benchmark: what users request, how it is counted, and a small run on a real host."""
 
 import itertools
 import json

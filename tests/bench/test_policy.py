@@ -1,4 +1,4 @@
-"""The policy on simulated machines: seeded, so that no clock has a say."""
+"""The policy benchmark on simulated machines, seeded and without a clock."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Opens files in a headless Chromium and collects its complaints."""
+"""Opens files in a headless Chromium and collects its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that a foreign server has, in the programs of the command line: completions, doctor, comparisons."""
+"""A model on another server, in the commands: completions, doctor, comparisons."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the command line says of a server elsewhere that is not a fimserver host, and of one that is."""
+"""Messages of the command line about remote servers that are not fimserver hosts, and about one that is."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""A replica without what deploys it: ready with its models, checked, closed; and the id that keeps a document on one."""
+"""A replica without Ray: ready with its models, checked, closed; and the id that keeps a document on one replica."""
 
 import pytest
 from starlette.testclient import TestClient

@@ -1,4 +1,4 @@
-"""``serve deploy`` to a cluster that stays, which asks for Ray's own token, as docs/deploy.md describes it."""
+"""``serve deploy`` to a running cluster with Ray's own token, as docs/deploy.md describes it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""``fimserver serve --ray`` and ``serve run`` of a written file, as processes of their own."""
+"""``fimserver serve --ray``, and ``serve run`` of a written file, as separate processes."""
 
 import contextlib
 import os

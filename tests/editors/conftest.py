@@ -1,4 +1,4 @@
-"""Windows of real editors, one after the other: what asks for ``window`` or ``editor`` runs in each of them."""
+"""Windows of real editors: a test with ``window`` or ``editor`` runs in each of them."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What our Neovim plugin adds to Neovim, with a host that says what a test wants."""
+"""Features of our Neovim plugin, with a scripted host."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Pictures of both editors as a person sees them, of what stands on them.
+"""Pictures of both editors, and the text that they must show.
 
 FIMSERVER_SHOTS names a folder that keeps them, as ``make pictures`` does for the READMEs.
 """

@@ -1,4 +1,4 @@
-"""What people do, in real editors: the same list in Neovim and in VS Code, with nano behind them.
+"""Typical use in real editors: the same scenarios in Neovim and in VS Code, on nano.
 
 Nothing here depends on what the model says.
 """

@@ -1,4 +1,4 @@
-"""What our extension adds to VS Code."""
+"""Features of our extension for VS Code."""
 
 import sys
 

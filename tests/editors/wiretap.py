@@ -1,4 +1,4 @@
-"""Wiretap between an editor and its language server: writes down which message passed, and when.
+"""Wiretap between an editor and its language server: records when each message passed.
 
 ``python wiretap.py FOLDER COMMAND …`` runs the command in its place: bytes pass unchanged, and a file in FOLDER, named after
 the process that asked, gets a JSON line for each message with its time, without text of documents.

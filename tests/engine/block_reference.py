@@ -1,4 +1,4 @@
-"""Block diffusion written down from its descriptions: a network without cache, and the samplers' loops."""
+"""Reference of block diffusion, written from its descriptions: a network without cache, and the loops of the samplers."""
 
 from __future__ import annotations
 

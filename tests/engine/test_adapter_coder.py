@@ -1,4 +1,4 @@
-"""A canvas adapter on the 0.5B coder itself, where its weights are on this machine."""
+"""A canvas adapter on the 0.5B coder, if its weights are on this machine."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The ar route against transformers' own generate, and against itself under every kind of reuse."""
+"""The ar route against transformers' own generate, and against itself with every kind of reuse."""
 
 import dataclasses
 import random

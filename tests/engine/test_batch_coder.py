@@ -1,4 +1,4 @@
-"""Requests of several users side by side on the real 0.5B coder: to the bit what each is alone."""
+"""Requests of several users in one batch on the 0.5B coder: each bit-identical to the request alone."""
 
 import torch
 

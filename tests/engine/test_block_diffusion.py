@@ -1,4 +1,4 @@
-"""Block diffusion: held to an independent network and sampler, token by token, cached and uncached."""
+"""Block diffusion against an independent network and sampler, token by token, cached and uncached."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Both routes of the 0.5B coder on its adapter, where its weights are on this machine."""
+"""Both routes of the 0.5B coder with its adapter, if its weights are on this machine."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The cached canvas against the exact one, and what of it is reported as the prefill."""
+"""The cached canvas against the exact one, and the rows that it reports as prefill."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""How sure a model is of its middle."""
+"""A model's confidence in its middle."""
 
 import math
 

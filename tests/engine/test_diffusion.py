@@ -1,4 +1,4 @@
-"""The dllm route: cache against no cache, Dream and DreamOn against an independent reading of their samplers."""
+"""The dllm route: cached against uncached, Dream and DreamOn against independent samplers."""
 
 import dataclasses
 import time

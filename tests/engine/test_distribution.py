@@ -1,4 +1,4 @@
-"""The law of sampled text through the real loop, against the exact law of a small target (reference: specdec.md 11 b).
+"""The distribution of sampled text through the real loop, against the exact one of a small target.
 
 ``LAW_RUNS`` sets how many texts each case draws; `make law` draws 200,000.
 """

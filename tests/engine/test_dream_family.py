@@ -1,4 +1,4 @@
-"""The cards of the Dream family, each by its name: a network and samplers written from their descriptions.
+"""The cards of the Dream family, by name, against a network and samplers written from their descriptions.
 
 A tiny random checkpoint has the tensor names and the config of the original, and the card's own tokens.
 """

@@ -1,4 +1,4 @@
-"""The properties of ``test_speculate.py``, tried on a GPU in bf16. Runs where there is one."""
+"""The properties of ``test_speculate.py`` on a GPU in bf16, if there is one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Costs of passes that are kept between starts."""
+"""Pass costs stored between starts."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Whether passes may join is tried once for the same weights, torch and processor."""
+"""Whether passes may join is checked once for the same weights, torch and processor."""
 
 import json
 

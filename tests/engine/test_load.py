@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, incomplete or another model's: an error each, and never a token from them."""
+"""Checkpoints that are damaged, incomplete or another model's: each gives an error and never a token."""
 
 import json
 

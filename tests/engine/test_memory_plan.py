@@ -1,4 +1,4 @@
-"""What a model will need on a GPU, and what is said where it does not fit, for cards of every size."""
+"""Estimated memory of a model on a GPU, and the error if it does not fit, for cards of every size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rules that end a middle, within the engines: what is shown, what is spent, and what is drafted."""
+"""Rules that end a middle, in the engines: the text shown, the tokens spent, and the tokens drafted."""
 
 from __future__ import annotations
 

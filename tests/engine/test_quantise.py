@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits by torchao: which are asked for, and where they are placed."""
+"""Weights in 8 and 4 bits by torchao: which are quantised, and on which device."""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The 0.5B coder itself: every way of decoding gives the tokens of plain decoding. Skipped where its file is not on this disk."""
+"""The 0.5B coder: every way of decoding gives the tokens of plain decoding. Skipped without its file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a token is chosen, and which slots a step commits."""
+"""The choice of a token, and of the slots that a step commits."""
 
 import pytest
 import torch

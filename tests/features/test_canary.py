@@ -1,4 +1,4 @@
-"""A word that stands in every document is looked for wherever it must not be. Logs are at DEBUG, and faults quote text.
+"""A word in every document must not appear anywhere else, with logs at DEBUG and errors that quote text.
 
 The window and the host that it starts are real processes; Python's audit hook writes down what both of them open and
 connect to. Only the engines are scripted.

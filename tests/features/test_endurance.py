@@ -1,4 +1,4 @@
-"""Long and hard use: a storm of requests, hours of typing, cancels, questions while the model works.
+"""Long and heavy use: a storm of requests, hours of typing, cancels, requests while the model works.
 
 Sizes: ``STORM_RATE`` requests a second for ``STORM_S`` seconds, ``SOAK_EDITS`` edits with a tenth of them completions and
 another tenth cancels.

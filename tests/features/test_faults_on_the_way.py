@@ -1,4 +1,4 @@
-"""Faults between editor's server, host and a server elsewhere: nothing stalls, each has its reason, and all goes on after it."""
+"""Faults between language server, host and remote server: nothing stalls, each has its reason, and requests work again afterwards."""
 
 import contextlib
 import json

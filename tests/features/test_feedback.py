@@ -1,4 +1,4 @@
-"""What became of suggestions, through every way in which editors say it; and what a status bar is told."""
+"""Outcomes of suggestions, however an editor reports them, and the status bar."""
 
 from itertools import pairwise
 

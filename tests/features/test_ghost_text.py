@@ -1,4 +1,4 @@
-"""What a person sees while typing, for four recorded clients and all three encodings."""
+"""Ghost text while typing, for four recorded clients and all three encodings."""
 
 import threading
 

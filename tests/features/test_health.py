@@ -1,4 +1,4 @@
-"""What an editor's health page is told, whatever state the host is in."""
+"""Contents of an editor's health page in every state of the host."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From hello to goodbye: what is served when, and every way to go, in time and with the right exit code."""
+"""From initialize to exit: what is served when, and every way to end, in time and with the right exit code."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a window tells its host of suggestions, from the key to the page: counted, compared, and never a word of text."""
+"""The outcomes that a window sends to its host, from the key to the page: counted, compared, and without any text."""
 
 import contextlib
 import functools

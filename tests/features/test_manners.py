@@ -1,4 +1,4 @@
-"""An assistant with manners: only when asked, not now, less after dismissals, less on battery; explicit requests work."""
+"""Settings for fewer suggestions: only on request, snoozed, after dismissals, on battery; explicit requests always work."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""The canvas of each denoising step as an editor may draw it, and only where it wants that."""
+"""The canvas of each denoising step for editors that ask for it."""
 
 from itertools import dropwhile, repeat
 

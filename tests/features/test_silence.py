@@ -1,4 +1,4 @@
-"""Every silence has a reason, and none is an error in the editor."""
+"""An empty result always has a reason and is never an error in the editor."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What is asked of the host and when: after a pause in a burst of keys, with the prompt already read."""
+"""When the host is asked: after a pause in a burst of keys, with the prompt already prefilled."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Two windows of one person share one host with the shipped model, whatever becomes of it. ``KILLS``: how often it is killed."""
+"""Two windows share one host with the shipped model, also if it is killed. ``KILLS``: how often it is killed."""
 
 import os
 import random

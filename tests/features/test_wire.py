@@ -1,4 +1,4 @@
-"""Whatever comes over the wire: the server lives, answers every request once, and repeats nothing of what it was told.
+"""Any input over the wire: the server lives, answers every request once, and repeats nothing of the input.
 
 ``WIRE_MESSAGES`` is how many messages are sent, ``WIRE_SEED`` which ones.
 """

@@ -1,4 +1,4 @@
-"""A job with what it was answered, for tests of what runs jobs."""
+"""A job that records its answer, for tests of schedulers."""
 
 import threading
 

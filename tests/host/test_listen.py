@@ -1,4 +1,4 @@
-"""The sockets of a host: private, one of a kind, taken over from the dead, and gone when it goes."""
+"""The sockets of a host: private, unique, taken over from dead hosts, and removed at its end."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Requests to servers elsewhere: they wait beside those of others, and no more of them than there are places."""
+"""Requests to remote servers: they wait side by side with others, at most as many as there are places."""
 
 import time
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Rows for a network that sees both ways: what is masked, who is seen, and that it learns."""
+"""Training rows for a network with full attention: what is masked, the attention mask, and that it learns."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Training of the canvas adapter: only canvas rows carry it, the base is never touched, and a run can be cut off anywhere."""
+"""Training of the canvas adapter: it acts on canvas rows only, the base does not change, and a run can be resumed at any step."""
 
 import random
 from dataclasses import replace

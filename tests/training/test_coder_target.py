@@ -1,4 +1,4 @@
-"""Drafters of a coder in training: what the coder computes is kept as it is served, and its heads draft for it."""
+"""Drafters of a coder in training: its outputs are those that are served, and its heads draft for it."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What may be learned from, and what is left out."""
+"""Which packages and files may be used for training."""
 
 import zipfile
 

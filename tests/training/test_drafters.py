@@ -1,4 +1,4 @@
-"""Drafters in training: the losses are their formulas, a slot sees what it will see when used, a run can be cut off."""
+"""Drafters in training: losses equal their formulas, a slot sees what it will see in use, a run can be resumed."""
 
 import itertools
 import json

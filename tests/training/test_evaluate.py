@@ -1,4 +1,4 @@
-"""The evaluation itself: honest baselines, honest bits."""
+"""The evaluation: its baselines and its bits."""
 
 import math
 import random

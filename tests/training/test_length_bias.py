@@ -1,4 +1,4 @@
-"""The refit of the length search: what it measures, and that a card with it searches by it."""
+"""The refit of the length search: its measurement, and that a card with it searches by it."""
 
 import sys
 

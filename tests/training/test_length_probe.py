@@ -1,4 +1,4 @@
-"""The recipe of the length probe: what it learns from, how it is measured, and the file that it writes."""
+"""The recipe of the length probe: its data, its measurement, and the file that it writes."""
 
 import random
 import sys

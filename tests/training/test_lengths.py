@@ -1,4 +1,4 @@
-"""What the length model is made of, and that what is measured is what the host says."""
+"""The data of the length model, and that the measured model is that of the host."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Holes and training rows: who sees whom, and what is learned where."""
+"""Holes and training rows: attention masks, and targets."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The recipe at toy size: it learns, resumes where it stopped, and exports what the engine loads."""
+"""The recipe at toy size: it learns, resumes, and exports weights that the engine loads."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What the target writes: many rows at a time as each alone, kept, continued, and never mixed with another target's."""
+"""Middles written by the target: in batches as alone, stored, continued, and never mixed with those of another target."""
 
 import random
 

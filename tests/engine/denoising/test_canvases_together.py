@@ -1,4 +1,4 @@
-"""Canvases side by side, and beside texts: the bits of each are those that it has alone."""
+"""Canvases in one pass with other canvases and texts: each has the bits that it has alone."""
 
 import itertools
 

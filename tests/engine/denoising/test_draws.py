@@ -1,4 +1,4 @@
-"""A denoising step reads the device once: with every schedule, and where filled slots are edited."""
+"""A denoising step reads the device once, with every schedule, also if filled slots are edited."""
 
 import math
 

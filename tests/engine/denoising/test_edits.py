@@ -1,4 +1,4 @@
-"""Token-to-token editing: held to the sampler of LLaDA 2.1, step by step, cached and uncached."""
+"""Token-to-token editing compared with the sampler of LLaDA 2.1, step by step, cached and uncached."""
 
 import itertools
 

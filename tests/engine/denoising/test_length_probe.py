@@ -1,4 +1,4 @@
-"""The length probe: its file, what it reads, and that a card with one searches nothing."""
+"""The length probe: its file, its input, and that a card with one does not search."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The seam of schedules: what a step shows, what a schedule may do, and how it is named with its options."""
+"""Schedules: the step that they see, the commits that they may return, and their names with options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each drafter on real networks: what it proposes, what it refuses, and that it never changes the text."""
+"""Each drafter on real networks: what it proposes and refuses, and that it never changes the text."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""The model-free drafter: each of its sources, what a grade says, and its limits."""
+"""The n-gram drafter: each of its sources, its grades, and its limits."""
 
 import dataclasses
 

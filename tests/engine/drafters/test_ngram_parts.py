@@ -1,4 +1,4 @@
-"""What the model-free drafter is made of: automata against brute force, the shelf, and the rules beside the matches."""
+"""Parts of the n-gram drafter: automata against brute force, the index cache, and the whitespace rules."""
 
 from itertools import pairwise
 

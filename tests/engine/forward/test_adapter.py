@@ -1,4 +1,4 @@
-"""The canvas adapter: it changes neither the ar route nor its cache, masks gate its rows, and what it was not trained for is refused."""
+"""The canvas adapter: the ar route and its cache do not change, masks gate its rows, and untrained sizes are refused."""
 
 import dataclasses
 

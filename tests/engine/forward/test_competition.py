@@ -1,4 +1,4 @@
-"""How passes share the processors with others, and that it changes no bit."""
+"""Sharing of the CPUs with other processes, which changes no bit."""
 
 import itertools
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What captures passes on a GPU, with a stand-in for the device: captured once, replayed, and done without."""
+"""Capture of passes with a stand-in for the device: captured once, replayed, and run without a graph on failure."""
 
 import contextlib
 

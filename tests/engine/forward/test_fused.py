@@ -1,4 +1,4 @@
-"""Our forward pass against the native class: cached, chunked, masked, packed or not."""
+"""The fused forward pass against the native class: cached, chunked, masked, packed or not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Exact int8: integer sums, rows that do not depend on their neighbours, and what is kept of the weights."""
+"""Exact int8: integer sums, rows that do not depend on others, and the cache of int8 weights."""
 
 import json
 import logging

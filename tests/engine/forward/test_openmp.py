@@ -1,4 +1,4 @@
-"""The spin of OpenMP's threads, switched while they are in use."""
+"""The spin of OpenMP's threads, changed while they are in use."""
 
 import os
 import subprocess

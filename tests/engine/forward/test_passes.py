@@ -1,4 +1,4 @@
-"""Requests side by side: the bits of each are those that it has alone, whatever runs beside it."""
+"""Passes of several requests in one: each has the bits that it has alone."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The prompt cache by its passes: what is computed again, and what is not."""
+"""The prefix cache by its passes: which rows are computed again."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""Passes over static buffers: the numbers of the ordinary pass, in few shapes, with one read a round."""
+"""Passes over static buffers: the results of the ordinary pass, in few shapes, with one read per round."""
 
 from dataclasses import replace
 

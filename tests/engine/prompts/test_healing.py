@@ -1,4 +1,4 @@
-"""Token healing: the prompt ends before the last token, the middle spells it again, and the user does not see it twice."""
+"""Token healing: the prompt ends before the last token, the middle repeats it, and the user does not see it twice."""
 
 import itertools
 

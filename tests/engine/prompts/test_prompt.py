@@ -1,4 +1,4 @@
-"""Layouts of the prompt, its budget, and an anchor that stays where it is while someone types."""
+"""Layouts of the prompt, its budget, and an anchor that does not move while the user types."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Length of prompts: it follows the measured speed of prefill and the time that a request has, in coarse steps."""
+"""Length of prompts by the measured speed of prefill and the time of a request, in coarse steps."""
 
 from dataclasses import replace
 

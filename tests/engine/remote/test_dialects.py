@@ -1,4 +1,4 @@
-"""Contracts of the dialects: exchanges as servers have them, each with where it was recorded.
+"""Dialects against recorded exchanges of real servers; each names its source.
 
 ``run``: cut from the answers of a real server. ``docs``: after the server's own documentation, not run here.
 """

@@ -1,4 +1,4 @@
-"""Faults of a server elsewhere: each gives its error in time, and what was said before it stays."""
+"""Faults of a remote server: each gives its error in time, and text that came before stays."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lookahead: verification and the next draft in one pass, on random weights; the text never notices."""
+"""Lookahead on random weights: verification and the next draft in one pass, without any change of the text."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The verification rules keep the target's law: exactly, by following every comparison both ways, and in samples.
+"""The verification rules keep the target's distribution: exactly, by enumeration of all comparisons, and in samples.
 
 A law is a dict: prefix -> (V,) probabilities of the next token. What drafters do is a list of ``Drafted``: any joint law of
 K drafts. A rule takes the arguments of ``recursive_rejection``.

@@ -1,4 +1,4 @@
-"""The verifier in the engine: whatever is drafted, the text is the same, the logits are the same bits, the counts add up."""
+"""The verifier in the engine: for any drafts, the same text, the same bits of logits, and counts that add up."""
 
 import random
 import threading

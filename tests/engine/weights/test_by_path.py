@@ -1,4 +1,4 @@
-"""Models named by their path: the card that a file or a folder gets, and a line for what fills no middles."""
+"""Models named by a path: the card of a file or folder, and a one-line error for a model without FIM."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""GGUF files: the same network as in safetensors, whatever the quantisation; and a line for what cannot be read."""
+"""GGUF files: the same network as in safetensors for every quantisation, and a one-line error for an unreadable file."""
 
 import gguf
 import numpy as np

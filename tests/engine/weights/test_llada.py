@@ -1,4 +1,4 @@
-"""LLaDA: original tensor names in a native Llama network, held to an independent model and sampler."""
+"""LLaDA: original tensor names in a native Llama network, compared with an independent model and sampler."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""LLaDA 2.0: original tensor names in a native GLM-4 MoE network, held to an independent model and sampler."""
+"""LLaDA 2.0: original tensor names in a native GLM-4 MoE network, compared with an independent model and sampler."""
 
 import json
 

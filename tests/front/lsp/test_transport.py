@@ -1,4 +1,4 @@
-"""Framing: lenient where it can be, strict where it must be; no descriptor can stall the server."""
+"""Framing: lenient if possible, else strict; no file descriptor can stall the server."""
 
 import os
 import threading

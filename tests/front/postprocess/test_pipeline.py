@@ -1,4 +1,4 @@
-"""What is shown of a model's text. The cases are data: tests/cases/postprocess, one file for each language."""
+"""Post-processing of a model's text. The cases are data: tests/cases/postprocess, one file for each language."""
 
 import tomllib
 import unicodedata

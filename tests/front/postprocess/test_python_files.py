@@ -1,4 +1,4 @@
-"""What is shown in Python files: whatever a model writes, a file that compiled still does."""
+"""Suggestions in Python files: a file that compiled still does, for any text of a model."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""A proxy whose replica dies: asked again once where nothing was said, never where something was."""
+"""A proxy whose replica dies: it asks once more if nothing was sent, never if something was."""
 
 import asyncio
 
