@@ -1,4 +1,4 @@
-"""Pass costs and prefill speed kept between starts: measuring a large model takes seconds."""
+"""Stores pass costs and prefill speed between starts, as measuring a large model takes seconds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fimserver.engine.weights.arithmetic import machine
 from fimserver.kept_json import read_kept, write_kept
 
 T = TypeVar("T")
-MEASUREMENT = 2  # how pass costs are measured; kept ones of another number are measured again
+MEASUREMENT = 2  # version of the measurement; costs of another version are measured again
 COSTS_FILE = platformdirs.user_cache_path("fimserver") / "pass_costs.json"
 SPEEDS_FILE = platformdirs.user_cache_path("fimserver") / "prefill_speeds.json"
-MEASURED_STARTS = 3  # that measure the speed of prefill: a fifth of a second each for a small coder
-LARGE_M = 100.0  # million parameters: smaller models are measured in milliseconds, at every start
+MEASURED_STARTS = 3  # starts that measure the speed of prefill, which takes 0.2 s each for a small coder
+LARGE_M = 100.0  # million parameters; smaller models are measured in milliseconds, at every start
 
 
 def kept_costs(
@@ -30,10 +30,10 @@ def kept_costs(
     kept: Path | None = None,
     outdated: Callable[[PassCosts], bool] = lambda _: False,
 ) -> PassCosts:
-    """Return the kept costs of the same model, machine and buffer, or measure and keep them.
+    """Return the stored costs of the same model, machine and buffer, or measure and store them.
 
-    Which shapes have the bits of plain decoding depends on the same things as their cost. Where kept ones are
-    ``outdated`` they are measured again, and of each shape the less is kept.
+    The shapes that have the bits of plain decoding are stored with them. If stored costs are ``outdated``,
+    they are measured again, and the lower cost of each shape is stored.
     """
     if runtime.loaded.card.parameters_m < LARGE_M or runtime.cache is None:
         return measure()
@@ -57,7 +57,7 @@ def kept_costs(
 def kept_mask_costs(
     runtime: Runtime, measure: Callable[[], dict[int, float]], kept: Path | None = None
 ) -> dict[int, float]:
-    """Return the kept costs of masks (``measure_masks``), by rows of a pass, or measure and keep them."""
+    """Return the stored costs of masks (``measure_masks``) by rows of a pass, or measure and store them."""
     if runtime.loaded.card.parameters_m < LARGE_M:
         return measure()
 
@@ -74,7 +74,7 @@ def _kept(
     made: Callable[[dict[str, float]], T],
     kept: Path | None,
 ) -> T:
-    """What ``made`` makes of kept numbers by name, or of those that are measured and kept now."""
+    """Return ``made`` of the stored numbers by name, or of those that are measured and stored now."""
     path = kept or COSTS_FILE
     try:
         return made({name: float(number) for name, number in read_kept(path)[key].items()})
@@ -91,9 +91,9 @@ def _keep(path: Path, key: str, numbers: dict[str, float]) -> None:
 def kept_speed(
     runtime: Runtime, measure: Callable[[PrefixCache], PrefillSpeed] = measure_speed, kept: Path | None = None
 ) -> PrefillSpeed:
-    """Return the fastest prefill that the first starts measured for the same model and machine.
+    """Return the fastest prefill speed that the first starts measured for the same model and machine.
 
-    Measured at more than one of them, as the first may have been on a busy machine.
+    It is measured at several starts, as the machine may be busy at the first.
     """
     assert runtime.cache is not None
     if runtime.loaded.card.parameters_m < LARGE_M:
@@ -112,7 +112,7 @@ def kept_speed(
 
 
 def _starts(kept: object) -> int:
-    """How many starts have measured a kept speed."""
+    """Return the number of starts that measured a stored speed."""
     starts = kept.get("starts") if isinstance(kept, dict) else None
     return starts if isinstance(starts, int) else 1
 

@@ -1,8 +1,8 @@
-"""Canvas of block diffusion: slots are denoised a block at a time, after all that is finished.
+"""Canvas of block diffusion: slots are denoised block after block (arXiv 2503.09573; SDAR, arXiv 2510.06303).
 
-Blocks lie at multiples of their length from the start of the prompt; a token sees its own block and those
-before it (block diffusion, arXiv 2503.09573; SDAR, arXiv 2510.06303). So keys and values of finished blocks
-are final, and a step runs one block. The end of the prompt shares its block with the first slots.
+Blocks begin at multiples of their length from the start of the prompt; a token attends to its own block and
+those before it. So keys and values of finished blocks are final, and a step runs one block. The end of the
+prompt shares its block with the first slots.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fimserver.types import Deadline, Prefill
 class BlockCanvas:
     """Slots after a context, in blocks of ``block`` tokens.
 
-    The rows of a finished block are computed once more, with the first step of the next block, and stay. A
-    slot's own row predicts it; with ``shift`` the row before it, which for the first slot of a block is the
-    last one of the finished block: that slot is filled first, from text alone (Fast-dLLM v2, arXiv
+    The rows of a finished block are computed once more, with the first step of the next block, and then kept.
+    A slot's own row predicts it; with ``shift``, the row before it. For the first slot of a block that is the
+    last row of the finished block, so that slot is filled first, from text alone (Fast-dLLM v2, arXiv
     2509.26328).
     """
 
@@ -34,7 +34,7 @@ class BlockCanvas:
         *,
         shift: bool = False,
     ) -> None:
-        """``sub_block``: parts of a block are filled left to right, so many tokens each; 0: the whole."""
+        """``sub_block``: tokens in the parts of a block that are filled left to right; 0: the whole block."""
         self.cache = cache
         self.block = block
         self.sub_block = sub_block or block
@@ -42,7 +42,7 @@ class BlockCanvas:
         self._context = list(context[: len(context) // block * block])  # in whole blocks
         self._text = list(context)  # with the slots of finished blocks
         self._stored = len(self._context)  # tokens whose keys and values are final
-        self._next = torch.empty(0)  # (V,) about the token after the stored ones, with ``shift``
+        self._next = torch.empty(0)  # (V,) logits of the token after the stored ones, with ``shift``
         self._before = cache.prompts.current.forwards
 
     @property
@@ -55,7 +55,7 @@ class BlockCanvas:
 
     @property
     def room(self) -> int:
-        """Slots of the block that comes next."""
+        """Number of slots in the next block."""
         return self.block - len(self._text) % self.block
 
     def open(self, deadline: Deadline) -> bool:
@@ -68,7 +68,7 @@ class BlockCanvas:
         return logits is not None
 
     def window(self, masked: Sequence[int]) -> Sequence[int]:
-        """The masked slots that may be filled in the next step: those of the first part that has any."""
+        """Return the masked slots that the next step may fill: those of the first part with any."""
         if self.shift and self.room == self.block and self._text and masked[0] == 0:
             return masked[:1]
         before = self.block - self.room
@@ -76,7 +76,7 @@ class BlockCanvas:
         return [slot for slot in masked if (before + slot) // self.sub_block == part]
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        """Logits (n, V), of the slots that ``window`` gives at least; there are as many slots as ``room``."""
+        """Return logits (n, V) of ``room`` slots; those of ``window`` at least are valid."""
         return finish(self.predicting(slots))
 
     def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
@@ -92,14 +92,14 @@ class BlockCanvas:
         rows = [*pending, *slots]
         first = len(pending) - int(self.shift)
         logits = yield from self._run(rows, range(max(first, 0), first + len(slots)))
-        # Row 0 of a block predicts nothing in it but the slot after it.
+        # The row before the first slot is not in the pass: the slot is filled by now, or begins the text.
         return logits if first >= 0 else torch.cat([logits[:1], logits])
 
     def settle(self, slots: Sequence[int]) -> None:
         self._text += slots
 
     def _run(self, rows: Sequence[int], wanted: range) -> Generator[Pass, None, torch.Tensor]:
-        """Logits of some of the rows after what is stored; finished blocks among them are stored now."""
+        """Run rows after the stored ones; returns the wanted logits. Finished blocks are stored with it."""
         numbers = torch.arange(wanted.start, wanted.stop, device=self.cache.network.device)
         mask = self.cache.causal(self._stored, len(rows))
         step = self.cache.rows_pass(rows, self._stored, mask, numbers)

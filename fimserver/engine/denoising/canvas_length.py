@@ -1,7 +1,7 @@
-"""Canvas length for models that were not trained to find it: how many slots to start with.
+"""Canvas length for models that were not trained to find it, by calibrated search (CAL, arXiv 2602.00476).
 
-Calibrated search (CAL, arXiv 2602.00476): the mean confidence of a fully masked canvas of n slots, divided by
-the bias that every n has, is highest near the right length.
+The mean confidence of a fully masked canvas of n slots, divided by the bias of n, is highest near the right
+length.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Bias = Callable[[int], float]  # of a number of slots
 
 
 def bias(slots: int) -> float:
-    """Mean confidence of ``slots`` masks that does not depend on the context (CAL, fitted on Dream)."""
+    """Return the part of the mean confidence of ``slots`` masks that depends on their number alone (CAL)."""
     return 1.00 * math.exp(-1.77 * slots) + 0.56 * math.exp(-0.06 * slots) + 0.24
 
 
 def bias_of(table: Sequence[float]) -> Bias:
-    """The bias measured at the first of ``LENGTHS``, linear between them, that of the last one beyond."""
+    """Return a bias that interpolates ``table``, given for the first ``LENGTHS``, and is constant beyond."""
 
     def measured(slots: int) -> float:
         right = min(bisect_left(LENGTHS, slots), len(table) - 1)
@@ -43,7 +43,7 @@ def bias_of(table: Sequence[float]) -> Bias:
 def masked_confidence(
     canvas: CanvasForward, slots: int, mask: int, forbidden: Sequence[int]
 ) -> Generator[Pass, None, float]:
-    """The pass over ``slots`` masks; returns the mean probability of the likeliest token."""
+    """Run ``slots`` masks; return the mean probability of the likeliest tokens."""
     logits = (yield from predicting(canvas, [mask] * slots)).float().clone()
     logits.index_fill_(1, columns(tuple(forbidden), logits.device), -torch.inf)
     return float(logits.softmax(-1).amax(-1).mean())
@@ -59,11 +59,10 @@ def search_length(
     at_least: int = 0,
     curve: Bias = bias,
 ) -> Generator[Pass, None, int]:
-    """Try ``LENGTHS`` up to ``limit``, a pass each; stop after ``patience`` worse ones in a row.
+    """Try ``LENGTHS`` up to ``limit``, one pass each, until ``patience`` consecutive ones are worse.
 
-    Returns the best, of those that were tried when time was up.
-
-    ``at_least``: shorter ones are not tried. ``curve``: the bias of each length.
+    Returns the best length so far when the deadline passes. ``at_least``: the shortest length to try.
+    ``curve``: the bias of each length.
     """
     tried = [n for n in LENGTHS if at_least <= n <= limit] or [min(limit, LENGTHS[-1])]
     best = tried[0]

@@ -1,4 +1,4 @@
-"""What a canvas shows so far: its text from the left, its slots one by one, and how sure the model was."""
+"""Views of a canvas: its settled text, its slots as text, and the model's confidence."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fimserver.engine.denoising.denoiser import CanvasState
 from fimserver.engine.denoising.tokens import Tokens
 from fimserver.types import Slot
 
-TINY = 1e-9  # least probability that is counted
+TINY = 1e-9  # lower bound of probabilities, whose logarithm is taken
 
 
 def settled(state: CanvasState, tokens: Tokens) -> list[int]:
-    """Ids from the left up to the first mask or end; none where any of them may still change."""
+    """Return the ids before the first mask or end token; none if any of them may still change."""
     if state.unsettled:
         return []
     for i, token in enumerate(state.slots):
@@ -33,9 +33,9 @@ def confidence(state: CanvasState, tokens: Tokens) -> float | None:
 def canvas_view(
     before: Sequence[int], state: CanvasState, tokens: Tokens, piece: Callable[[int], str], held: str
 ) -> tuple[Slot, ...]:
-    """The canvas as text, slot by slot, up to its end; the first slot without ``held``.
+    """Return the canvas as text, slot by slot, up to its end token; the first slot without ``held``.
 
-    ``before``: ids of earlier blocks. ``piece``: text of a token.
+    ``before``: ids of earlier blocks. ``piece``: decodes a token.
     """
     slots = [Slot(piece(token), masked=False) for token in before]
     for i, token in enumerate(state.slots):
@@ -47,7 +47,7 @@ def canvas_view(
 
 
 def without_held(slots: Sequence[Slot], held: str) -> tuple[Slot, ...]:
-    """Slots whose first one spells the end of the prefix again, without it."""
+    """Remove ``held``, the end of the prefix that token healing repeats, from the first slot."""
     if not (held and slots):
         return tuple(slots)
     return (replace(slots[0], text=slots[0].text[len(held) :]), *slots[1:])

@@ -41,7 +41,7 @@ class CanvasState:
     unsettled: bool = False
 
     def resize(self, slot: int, masks: int) -> None:
-        """Put so many masks in the place of a slot."""
+        """Replace a slot by ``masks`` masks."""
 
         def moved(i: int) -> int:
             return i + masks - 1 if i > slot else i
@@ -66,10 +66,8 @@ class Denoiser:
     ) -> None:
         """``broadcast``: an end or delete token also fills every masked slot to its right.
 
-        ``end_anywhere``: an end may be committed at any slot, and a masked one left of it may have any token;
-        when none is masked left of it, the run is over.
-
-        ``edits``: rules by which filled slots take other tokens, also when none is masked; ``None``: never.
+        ``end_anywhere``: an end token may be committed at any slot; the run is over when no slot left of it
+        is masked. ``edits``: rules by which filled slots take other tokens; ``None``: never.
         """
         self.tokens = tokens
         self.schedule = schedule
@@ -80,7 +78,7 @@ class Denoiser:
 
     @classmethod
     def of(cls, card: CanvasCard, tokens: Tokens, schedule: Schedule, max_slots: int) -> Denoiser:
-        """Make the denoiser that the model of a card was trained for."""
+        """Make a denoiser with the rules that a card's model was trained with."""
         in_blocks = card.attention == "block"
         broadcast = card.broadcast and not in_blocks
         edits = Edits.of(card)
@@ -94,7 +92,7 @@ class Denoiser:
         deadline: Deadline,
         block: int = 0,
     ) -> Iterator[CanvasState]:
-        """The state after every step, each of which runs ``predict``: slots to logits (slots, V)."""
+        """Yield the state after every step, each of which runs ``predict``: slots to logits (slots, V)."""
 
         def predicting(filled: list[int]) -> Generator[Pass, None, torch.Tensor]:
             yield from ()
@@ -113,18 +111,16 @@ class Denoiser:
         begin: torch.Tensor | None = None,
         window: Callable[[Sequence[int]], Sequence[int]] | None = None,
     ) -> Generator[CanvasState | Pass, None, None]:
-        """The state after every step, and before it the passes of ``predicting``, which may run with others.
+        """Yield the passes of ``predicting``, which may run with others, and the state after every step.
 
-        ``begin`` (V,): the tokens that the first slot may have; ``None``: any.
-
-        ``window``: which of the masked slots a step may fill; ``None``: all.
-
-        Ends when nothing is masked, after ``MAX_STEPS``, or when time is up.
+        ``begin`` (V,): mask of the tokens that the first slot may have; ``None``: any. ``window``: selects
+        the masked slots that a step may fill; ``None``: all. Ends when nothing is masked, after
+        ``MAX_STEPS``, or at the deadline.
         """
         state = CanvasState([self.tokens.mask] * slots, expansions_left=self.max_slots)
         state.unsettled = self.edits is not None
         draws: Draws | None = None
-        reviews = 0  # passes over slots that are all filled
+        reviews = 0  # passes over filled slots alone
         for index in range(MAX_STEPS):
             masked = [i for i, token in enumerate(state.slots) if token == self.tokens.mask]
             if not (masked or state.unsettled):
@@ -162,9 +158,9 @@ class Denoiser:
         index: int,
         draws: Draws,
     ) -> None:
-        """Fill the masked slots that the schedule chooses by logits (n, V), and mask those it takes back.
+        """Commit the slots that the schedule chooses by logits (n, V), and remask those that it names.
 
-        Of the ``filled`` slots some take what was queued in ``draws``. The device is read once.
+        Some of the ``filled`` slots take the tokens queued in ``draws``. The device is read once.
         """
         propose = functools.partial(draws.propose, logits)
         may_commit = functools.partial(self._may_commit, masked[0])
@@ -176,31 +172,30 @@ class Denoiser:
         self._commit(state, chosen | edited, index)
 
     def _editable(self, state: CanvasState) -> list[int]:
-        """The filled slots, where they may take another token."""
+        """Return the filled slots, if they may take other tokens."""
         slots = enumerate(state.slots) if self.edits else ()
         return [i for i, token in slots if token != self.tokens.mask]
 
     def _edited(self, state: CanvasState, filled: list[int], draws: Draws) -> dict[int, tuple[int, float]]:
-        """Filled slots that take the token that was queued for them in ``draws``, with its probability."""
+        """Return the filled slots that take the tokens queued in ``draws``, with tokens and probabilities."""
         found = draws.queued()
         drawn = zip(filled, found.tokens, found.probability, strict=True)
         return {i: (t, p) for i, t, p in drawn if self.edits and self.edits.replaces(state.slots[i], t, p)}
 
     def _allowed(self, every: torch.Tensor, slots: list[int]) -> torch.Tensor:
-        """Logits (n, V) of some slots of (slots, V) in fp32; special tokens have none."""
+        """Return logits (n, V) of some slots in fp32, -infinity for forbidden tokens."""
         logits = rows_of(every, slots).float()
         return logits.index_fill_(1, columns(self.tokens.forbidden, logits.device), -torch.inf)
 
     def _may_commit(self, leftmost: int, slot: int, token: int) -> bool:
-        """Unless it may be anywhere, an end may be committed only at the leftmost mask.
+        """Whether a slot may take a token: an end only at the leftmost mask, unless ``end_anywhere``.
 
-        Far to the right an end is always likely; committing those first makes every middle shorter than the
-        model thinks.
+        Far to the right an end is always likely; committing it first would make middles too short.
         """
         return self.end_anywhere or slot == leftmost or token != self.tokens.end
 
     def _forbid(self, logits: torch.Tensor, masked: list[int], state: CanvasState) -> None:
-        """Rule out expansions without room, and ends left of a slot that already has text."""
+        """Forbid expansions without room, and ends left of a slot that has text."""
         full = len(state.slots) >= self.max_slots or state.expansions_left == 0
         if self.tokens.expand is not None and full:
             logits[:, self.tokens.expand] = -1e9
@@ -212,7 +207,7 @@ class Denoiser:
             logits[:early, self.tokens.end] = -torch.inf
 
     def _remask(self, state: CanvasState, slots: Sequence[int], first: int) -> None:
-        """Mask slots again. What is left of the first mask has been shown and stays."""
+        """Remask slots right of the first mask; those left of it have been shown."""
         for slot in slots:
             if slot > first and state.confidence.pop(slot, None) is not None:
                 state.slots[slot] = self.tokens.mask
@@ -245,7 +240,7 @@ class Denoiser:
             self._resize(state)
 
     def _close(self, state: CanvasState) -> None:
-        """Where all slots left of the first end are filled, make the masked ones right of it an end too."""
+        """Fill the masked slots with ends if all slots left of the first end are filled."""
         known = next((i for i, token in enumerate(state.slots) if token == self.tokens.mask), None)
         if known is not None and self.tokens.end in state.slots[:known]:
             state.slots[known:] = [
@@ -255,7 +250,7 @@ class Denoiser:
     def _resize(self, state: CanvasState) -> None:
         """Replace expand tokens by two masks each, and remove deleted slots (DreamOn).
 
-        Works from right to left, so that the numbers of the slots still to be visited do not change.
+        It goes from right to left, so that the numbers of the remaining slots do not change.
         """
         for i in reversed(range(len(state.slots))):
             if state.slots[i] == self.tokens.delete:
@@ -269,7 +264,7 @@ class Denoiser:
 
 
 def _as_it_is(state: CanvasState) -> Iterator[CanvasState]:
-    """Yield the last state of a run that ends early as a settled one, unless it was settled before."""
+    """Yield the last state of a run that ends early as settled, unless it is settled already."""
     if state.unsettled:
         state.unsettled, state.fresh = False, frozenset()
         yield state

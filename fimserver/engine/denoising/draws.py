@@ -1,4 +1,4 @@
-"""Draws of tokens for the slots of a block: those of one denoising step are read from the device together."""
+"""Seeded draws of tokens for the slots of a block, read from the device once per denoising step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING = SlotProposals((), (), (), ())
 
 
 class Draws:
-    """Draws by a seed. ``host``: a generator of the host, for schedules that draw slots."""
+    """Draws tokens with a seeded generator. ``host``: one on the CPU, for schedules that draw slots."""
 
     def __init__(self, device: torch.device, sampling: Sampling, seed: int) -> None:
         self.sampling = sampling
@@ -25,11 +25,11 @@ class Draws:
         self._queued = NOTHING
 
     def queue(self, logits: torch.Tensor) -> None:
-        """Draw for the rows of (n, V) logits; ``queued`` has what was drawn."""
+        """Draw for the rows of logits (n, V), to be read by ``queued`` or with the next ``propose``."""
         self._waiting = self._draw(logits)
 
     def queued(self) -> SlotProposals:
-        """What was queued last, once. Raises ``NonFiniteError``."""
+        """Return and forget the queued draws. Raises ``NonFiniteError``."""
         if self._waiting is not None:
             (self._queued,) = read(self._waiting)
             self._waiting = None
@@ -37,7 +37,7 @@ class Draws:
         return found
 
     def propose(self, logits: torch.Tensor, rows: Sequence[int]) -> SlotProposals:
-        """Draw for some rows of (n, V) logits; what is queued is read with them.
+        """Draw for some rows of logits (n, V), and read them with the queued draws.
 
         Raises ``NonFiniteError``.
         """
@@ -53,11 +53,11 @@ class Draws:
 
 
 def rows_of(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """A copy of some rows; their numbers are sent to the device without waiting for it."""
+    """Copy some rows, without waiting for the device."""
     return logits.index_select(0, to_device([int(row) for row in rows], logits.device).long())
 
 
 @functools.lru_cache(maxsize=8)
 def columns(tokens: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Ids of tokens on the device, for ``index_fill_``: sent once."""
+    """Return token ids as a cached tensor on the device, for ``index_fill_``."""
     return torch.tensor(tokens, dtype=torch.long, device=device)

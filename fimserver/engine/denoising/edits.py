@@ -1,8 +1,7 @@
-"""Edits: filled slots that take another token while their block is denoised.
+"""Token-to-token editing (LLaDA 2.1): filled slots take other tokens while their block is denoised.
 
-Token-to-token editing (LLaDA 2.1): every step predicts the whole block; a filled slot takes the token that is
-predicted for it where that differs and is likely enough. When nothing is masked any more, passes go on until
-one edits nothing, or so many have been made.
+Every step predicts the whole block; a filled slot takes its predicted token if that differs and is likely
+enough. When no slot is masked, passes continue until one edits nothing, or to a limit.
 """
 
 from __future__ import annotations
@@ -16,16 +15,19 @@ if TYPE_CHECKING:  # bench/gpu runs the loop where only torch and transformers a
 
 @dataclass(frozen=True)
 class Edits:
-    """``level``: probability above which a token replaces another. ``steps``: passes over a full block."""
+    """Rules of editing.
+
+    ``level``: probability above which a token replaces another. ``steps``: most passes over a filled block.
+    """
 
     level: float
     steps: int = 16
 
     @classmethod
     def of(cls, card: CanvasCard) -> Edits | None:
-        """Make the rules that a card's model was trained with; ``None`` where it does not edit."""
+        """Return the rules of a card's model; ``None`` if it does not edit."""
         return None if card.edit_level is None else cls(card.edit_level, card.edit_steps)
 
     def replaces(self, old: int, new: int, probability: float) -> bool:
-        """Whether a slot that has ``old`` takes ``new``."""
+        """Whether token ``new`` replaces ``old``."""
         return new != old and probability > self.level

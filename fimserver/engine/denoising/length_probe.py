@@ -1,8 +1,8 @@
 """Length probe: predicts the number of tokens of a middle from one pass over a canvas of masks.
 
-A linear map of the hidden states gives the length, where the calibrated search (``canvas_length.py``) needs a
-pass for each length that it tries. The idea is that of PILL ("Predict, Don't Iterate", 2026); what is read of
-the hidden states, and how the map is fitted (``models/training/length_probe.py``), are our own choice.
+A linear map of the hidden states gives the length, while the calibrated search (``canvas_length.py``) needs a
+pass for each length that it tries. The idea is that of PILL ("Predict, Don't Iterate", 2026); the features of
+the hidden states and the fit (``models/training/length_probe.py``) are our own choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fimserver.errors import LoadError, NonFiniteError
 from fimserver.types import Deadline
 
 KIND = "length probe"
-PARTS = 3  # vectors that ``features`` reads of the hidden states
+PARTS = 3  # vectors that ``features`` takes from the hidden states
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,17 @@ class LengthProbe:
     bias: float
 
     def length(self, found: torch.Tensor, limit: int) -> int:
-        """Tokens of a middle, 1 to ``limit``, by ``features`` (3 d,). Raises ``NonFiniteError``."""
+        """Predict a length, 1 to ``limit`` tokens, from ``features`` (3 d,). Raises ``NonFiniteError``."""
         exponent = float(found @ self.weight.to(found.device)) + self.bias
         if not math.isfinite(exponent):
-            raise NonFiniteError("the length probe read NaN or infinity in the model's hidden states")
+            raise NonFiniteError(
+                "the model's hidden states are NaN or infinity: its weights are damaged, download it again"
+            )
         return round(math.exp(min(max(exponent, 0.0), math.log(limit))))
 
 
 def features(hidden: torch.Tensor) -> torch.Tensor:
-    """The first, the last and the mean of hidden states (n, d), one after another (3 d,), in fp32."""
+    """Concatenate the first, the last and the mean of hidden states (n, d) to (3 d,), in fp32."""
     states = hidden.float()
     return torch.cat([states[0], states[-1], states.mean(0)])
 
@@ -56,7 +58,7 @@ def features(hidden: torch.Tensor) -> torch.Tensor:
 def masked_states(
     canvas: CanvasForward, network: Network, slots: int, mask: int
 ) -> Generator[Pass, None, torch.Tensor]:
-    """The pass over ``slots`` masks; returns what the head of ``network`` saw in it (n, d)."""
+    """Run ``slots`` masks; return the hidden states (n, d) before the head of ``network``."""
     yield from predicting(canvas, [mask] * slots)
     return network.hidden[0]
 
@@ -70,9 +72,9 @@ def predict_length(
     deadline: Deadline,
     at_least: int = 0,
 ) -> Generator[Pass, None, int]:
-    """The pass of the probe; returns the length, ``at_least`` so many tokens and up to ``limit``.
+    """Run the probe; return the length, from ``at_least`` to ``limit`` tokens.
 
-    Returns the shortest where time was up before the pass. Raises ``NonFiniteError``.
+    Returns the shortest if the deadline passed before the pass. Raises ``NonFiniteError``.
     """
     shortest = max(1, min(at_least, limit))
     if deadline.spent():
@@ -91,7 +93,7 @@ def save_probe(probe: LengthProbe, path: Path) -> None:
 def load_probe(path: Path, target: str, width: int) -> LengthProbe:
     """Read the file of a probe for the weights ``target``, whose hidden states have ``width`` components.
 
-    Raises ``LoadError`` where it is missing, damaged, of another kind, or for another model.
+    Raises ``LoadError`` if it is missing, damaged, of another kind, or for another model.
     """
     again = "fit it again with `python -m models.training.length_probe`"
     try:
@@ -105,7 +107,7 @@ def load_probe(path: Path, target: str, width: int) -> LengthProbe:
         raise LoadError(f"{path.name} holds {about.get('kind')!r}, not {KIND!r}")
     if probe.target != target:
         raise LoadError(
-            f"length probe {path.name} was fitted to weights {probe.target[:12]}…, these are"
+            f"length probe {path.name} was fitted to weights {probe.target[:12]}…, the model has"
             f" {target[:12]}…: {again}"
         )
     if weight.shape != (PARTS * width,) or probe.slots < 1:

@@ -1,7 +1,6 @@
-"""Rules of a cache for canvases that their context sees: when its keys and values are computed again.
+"""Refresh rules of the cache of full-attention canvases: when its keys and values are computed again.
 
-``CACHES`` names the kinds; a name may be followed by options, as in ``dual:8`` or
-``checked:16,share=0.25,bound=1``.
+``CACHES`` has them by name; options may follow a name, as in ``dual:8`` or ``checked:16,share=0.25,bound=1``.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from fimserver.errors import InputError
 
 @dataclass(frozen=True)
 class Refresh:
-    """When a whole pass replaces a pass of the canvas alone, and how far the latter reaches.
+    """When a whole pass replaces a pass of the canvas alone, and which rows the latter has.
 
-    ``steps``: a whole pass at every so many steps; 1 is no cache. ``share``: one where so large a part of the
-    canvas was filled since the last. ``resized``: one where the canvas has grown or shrunk by more slots than
-    this. ``typed``: one where the prefix differs by more tokens than this. ``window``: so many tokens on both
-    sides of the canvas are computed with it. ``bound``: a middle is decoded again without cache where its
-    exact score is lower by more than this, in nats a token; ``None``: not looked at.
+    A whole pass is due every ``steps`` steps (1: no cache); when the share ``share`` of the canvas was filled
+    since the last one; when the canvas has grown or shrunk by more than ``resized`` slots; or when the prefix
+    differs by more than ``typed`` tokens. ``window``: tokens on both sides of the canvas that are computed
+    with it. ``bound``: a middle is decoded again without cache if its exact score is lower by more than this,
+    in nats per token; ``None``: it is not checked.
     """
 
     steps: int
@@ -33,7 +32,7 @@ class Refresh:
 
 
 def dual(steps: int = 16, share: float = 0.5, resized: int = 16, typed: int = 16, window: int = 0) -> Refresh:
-    """Prefix and suffix are kept between steps (Fast-dLLM's dual cache, arXiv 2505.22618)."""
+    """Keep prefix and suffix between steps (Fast-dLLM's dual cache, arXiv 2505.22618)."""
     return Refresh(steps, share, resized, typed, window)
 
 
@@ -45,19 +44,19 @@ def checked(
     window: int = 0,
     bound: float = 0.25,
 ) -> Refresh:
-    """Like ``dual``, with a last exact pass that may veto the middle."""
+    """Do what ``dual`` does, with a last exact pass that may veto the middle."""
     return Refresh(steps, share, resized, typed, window, bound)
 
 
 def none() -> None:
-    """Every step reads the whole sequence."""
+    """Run the whole sequence in every step."""
 
 
 CACHES: Mapping[str, Callable[..., Refresh | None]] = {"none": none, "dual": dual, "checked": checked}
 
 
 def read_cache(spec: str) -> Refresh | None:
-    """The rules of ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS,option=value``. Raises ``InputError``."""
+    """Parse ``NAME``, ``NAME:STEPS`` or ``NAME:STEPS,option=value``. Raises ``InputError``."""
     name, _, text = spec.partition(":")
     if name not in CACHES:
         raise InputError(f"no canvas cache named {name!r}: use one of {', '.join(CACHES)}, as in dual:8")

@@ -1,12 +1,11 @@
-"""Denoising schedules: which masked slots a step commits, and which committed ones it masks again.
+"""Denoising schedules: choose the masked slots that a step commits, and the filled ones that it remasks.
 
-A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` has them by name; a name may be followed by
-options, as in ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first
-parameter.
+A schedule is a function of a ``DenoisingStep``. ``SCHEDULES`` has them by name; options may follow a name, as
+in ``fixed:4`` or ``threshold:0.8,limit=16``: the first number is the schedule's first parameter.
 
-Where several slots are equally sure, the leftmost comes first. The original code of Dream and DreamOn takes
-whatever ``torch.topk`` returns, so a canvas with many ties (DreamOn at temperature 0.2 and ``top_p`` 0.9,
-where one token may be all that is left of a slot's distribution) can be filled in another order there.
+Of slots with equal confidence the leftmost comes first. The original code of Dream and DreamOn takes the
+order of ``torch.topk``, so that a canvas with many ties can be filled in another order there (DreamOn at
+temperature 0.2 and ``top_p`` 0.9, where a slot's distribution may have one token left).
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from fimserver.engine.options import read_options
 from fimserver.engine.sampling import SlotProposals
 from fimserver.errors import InputError
 
-MEASURED = math.inf  # the price of a row is what was measured on this machine
+MEASURED = math.inf  # the cost of a row is the one measured on this machine
 
 
 class Commit(NamedTuple):
-    """Slots that take the token proposed for them, and filled slots that become masks again."""
+    """Slots that take their proposed token, and filled slots that are masked again."""
 
     fill: Sequence[int]
     remask: Sequence[int] = ()
@@ -38,8 +37,8 @@ class DenoisingStep:
     """One denoising step as a schedule sees it.
 
     ``index`` counts the steps of a block from 0. ``masked``: the masked slots from left to right;
-    ``committed``: the filled ones, with the probability that their token had then. Tokens are drawn when
-    ``proposals`` is first looked at; a schedule that chooses without looking leaves the tokens of other slots
+    ``committed``: the filled ones, with the probabilities at which their tokens were committed. Tokens are
+    drawn when ``proposals`` is first read; a schedule that does not read it leaves the tokens of other slots
     undrawn.
     """
 
@@ -52,10 +51,10 @@ class DenoisingStep:
         may_commit: Callable[[int, int], bool] = lambda slot, token: True,  # noqa: ARG005 - the seam
         generator: torch.Generator | None = None,
     ) -> None:
-        """``draw``: proposals for some rows of ``masked``.
+        """``draw``: makes proposals for some rows of ``masked``.
 
-        ``may_commit``: whether a slot may take a token in this step. ``generator``: of the host, for
-        schedules that draw slots.
+        ``may_commit``: whether a slot may take a token in this step. ``generator``: on the CPU, for schedules
+        that draw slots.
         """
         self.index = index
         self.masked = tuple(masked)
@@ -68,7 +67,7 @@ class DenoisingStep:
     def of(
         cls, proposals: SlotProposals, index: int = 0, committed: Mapping[int, float] | None = None
     ) -> DenoisingStep:
-        """Make a step with these proposals for the slots 0 to n - 1, for tests of schedules."""
+        """Make a step with given proposals for the slots 0 to n - 1, for tests of schedules."""
         return cls(index, range(len(proposals.tokens)), committed or {}, proposals.rows)
 
     @property
@@ -82,10 +81,7 @@ class DenoisingStep:
         return self._drawn.rows(self._eligible)
 
     def chosen(self, slots: Sequence[int]) -> dict[int, tuple[int, float]]:
-        """Token and probability for some of the masked slots, as far as these may take them.
-
-        Drawn now if not before.
-        """
+        """Return token and probability of those of ``slots`` that may take them, drawn now if need be."""
         rows = [self.masked.index(slot) for slot in slots]
         some = self._drawn.rows(rows) if "_drawn" in self.__dict__ else self._draw(rows)
         found = zip(slots, some.tokens, some.probability, strict=True)
@@ -107,7 +103,7 @@ Schedule = Callable[[DenoisingStep], Commit]
 
 
 def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
-    """The best slot and all that reach ``level``, at most ``limit`` (Fast-dLLM, arXiv 2505.22618)."""
+    """Commit the likeliest slot and all that reach ``level``, at most ``limit`` (arXiv 2505.22618)."""
 
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
@@ -119,9 +115,9 @@ def threshold(level: float = 0.9, limit: int = 64) -> Schedule:
 
 
 def leftmost(level: float = 0.9) -> Schedule:
-    """The leftmost slot, and with it all others whose probability reaches ``level``.
+    """Commit the leftmost slot, and all others whose probability reaches ``level``.
 
-    What is shown grows at every step.
+    The shown text grows in every step.
     """
 
     def commit(step: DenoisingStep) -> Commit:
@@ -134,22 +130,22 @@ def leftmost(level: float = 0.9) -> Schedule:
 
 @dataclass(frozen=True)
 class CheckedSchedule:
-    """The leftmost slot; a canvas adapter's guesses after it are checked in the next pass.
+    """Commit the leftmost slot; the next pass verifies a canvas adapter's guesses after it.
 
-    ``checked_canvas.py`` runs these steps. ``row``: what a row of a pass costs, as a share of a pass of one;
-    small: the fewest passes. ``masks``: of one group at most.
+    ``checked_canvas.py`` runs these steps. ``row``: cost of a row as a share of a pass of one row; a small
+    one gives few passes. ``masks``: most masks of a group.
     """
 
     row: float = MEASURED
     masks: int = 2
 
     def __call__(self, step: DenoisingStep) -> Commit:
-        """A step without guesses."""
+        """Commit the leftmost slot, for models whose passes cannot verify guesses."""
         return Commit(step.slots[:1])
 
 
 def factor(f: float = 1.0) -> Schedule:
-    """The first r slots with confidence of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
+    """Commit the r likeliest slots, that of rank r at least 1 - f / (r + 1) (Fast-dLLM, factor decoding)."""
 
     def commit(step: DenoisingStep) -> Commit:
         probability = step.proposals.probability
@@ -163,7 +159,7 @@ def factor(f: float = 1.0) -> Schedule:
 
 
 def entropy_bound(gamma: float = 0.1) -> Schedule:
-    """The k slots of lowest entropy, all but the largest at most ``gamma`` (EB-sampler, arXiv 2505.24857)."""
+    """Commit the k slots of lowest entropy, the sum without the largest at most ``gamma`` (2505.24857)."""
 
     def commit(step: DenoisingStep) -> Commit:
         entropies = step.proposals.entropy
@@ -179,25 +175,22 @@ def entropy_bound(gamma: float = 0.1) -> Schedule:
 
 
 def entropy(count: int = 1) -> Schedule:
-    """The ``count`` slots of lowest entropy (Dream)."""
+    """Commit the ``count`` slots of lowest entropy (Dream)."""
     return lambda step: _fill(step, _surest_first(step.proposals.entropy)[:count])
 
 
 def margin(count: int = 1) -> Schedule:
-    """The ``count`` slots with the largest gap between the two likeliest tokens (Dream, top-k margin)."""
+    """Commit the ``count`` slots with the largest margin between the two likeliest tokens (Dream)."""
     return lambda step: _fill(step, _best_first(step.proposals.margin)[:count])
 
 
 def fixed(count: int = 1) -> Schedule:
-    """The ``count`` likeliest slots (LLaDA, low-confidence remasking)."""
+    """Commit the ``count`` likeliest slots (LLaDA, low-confidence remasking)."""
     return lambda step: _fill(step, _best_first(step.proposals.probability)[:count])
 
 
 def random(steps: int = 16) -> Schedule:
-    """Slots at random, all filled after ``steps`` steps (Dream's ``origin``).
-
-    Which ones is drawn before their tokens are, by the host.
-    """
+    """Commit random slots, all after ``steps`` steps (Dream's ``origin``); slots are drawn before tokens."""
 
     def commit(step: DenoisingStep) -> Commit:
         times = torch.linspace(1, 1e-3, steps + 1)
@@ -209,7 +202,7 @@ def random(steps: int = 16) -> Schedule:
     return commit
 
 
-FOR_ADAPTERS = frozenset({"checked"})  # schedules that rely on text rows of a frozen coder
+FOR_ADAPTERS = frozenset({"checked"})  # schedules that need the text rows of a frozen coder
 SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "threshold": threshold,
     "leftmost": leftmost,
@@ -226,9 +219,9 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
 def read_schedule(
     spec: str, schedules: Mapping[str, Callable[..., Schedule]] = SCHEDULES, **defaults: float
 ) -> Schedule:
-    """The schedule of ``NAME``, ``NAME:NUMBER`` or ``NAME:NUMBER,option=value``.
+    """Parse ``NAME``, ``NAME:NUMBER`` or ``NAME:NUMBER,option=value``. Raises ``InputError``.
 
-    ``defaults`` are used for parameters of these names that the spec leaves out. Raises ``InputError``.
+    ``defaults``: values of parameters that the spec leaves out.
     """
     name, _, text = spec.partition(":")
     if name not in schedules:
@@ -246,10 +239,10 @@ def _fill(step: DenoisingStep, rows: Sequence[int]) -> Commit:
 
 
 def _best_first(confidence: Sequence[float]) -> list[int]:
-    """Indices by falling confidence; ties keep their order from left to right."""
+    """Return indices by falling confidence, ties from left to right."""
     return sorted(range(len(confidence)), key=confidence.__getitem__, reverse=True)
 
 
 def _surest_first(entropies: Sequence[float]) -> list[int]:
-    """Indices by rising entropy; ties keep their order from left to right."""
+    """Return indices by rising entropy, ties from left to right."""
     return sorted(range(len(entropies)), key=entropies.__getitem__)

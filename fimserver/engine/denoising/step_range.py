@@ -1,7 +1,7 @@
-"""Trained range of steps: a schedule that fills a canvas in no fewer and no more steps than its model knows.
+"""Keeps a schedule within the range of steps that a model was trained for.
 
-A model that was trained to fill its canvas in so many steps (as those distilled for parallel decoding are)
-has never seen a canvas that was filled faster.
+A model that was trained to fill its canvas in a given number of steps (as those distilled for parallel
+decoding are) has never seen a canvas that was filled faster.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from fimserver.engine.denoising.schedules import Commit, DenoisingStep, Schedule
 
 
 def within_steps(schedule: Schedule, least: int = 0, most: int = 0) -> Schedule:
-    """The same schedule with ``least`` to ``most`` steps for a canvas; 0: no limit.
+    """Return the schedule with ``least`` to ``most`` steps per canvas; 0: no limit.
 
-    A step commits the schedule's first slots up to an even share of the masked ones, and at least such a
-    share of them, the likeliest first. A canvas of fewer slots than ``least`` has a step for each. An end
-    token that takes all masked slots to its right along may end a canvas earlier.
+    A step commits the schedule's slots, but at most and at least an even share of the masked ones over the
+    steps that are left; missing slots are the likeliest ones. A canvas of fewer slots than ``least`` has a
+    step for each. An end token that also fills the masked slots to its right may end a canvas earlier.
     """
     if not least and not most:
         return schedule
@@ -33,12 +33,12 @@ def within_steps(schedule: Schedule, least: int = 0, most: int = 0) -> Schedule:
 
 
 def _share(masked: int, steps: int) -> int:
-    """Slots of each of so many steps that are left, at least one of which is left."""
+    """Return the slots of a step if ``masked`` ones are filled evenly in ``steps`` steps, at least one."""
     return -(-masked // max(1, steps))
 
 
 def _likeliest(step: DenoisingStep, but: list[int]) -> list[int]:
-    """Slots that may take their token now, by falling probability, without some."""
+    """Return the slots that may take their token now, by falling probability, without those in ``but``."""
     probability = step.proposals.probability
     order = sorted(range(len(probability)), key=probability.__getitem__, reverse=True)
     return [slot for slot in (step.slots[row] for row in order) if slot not in but]

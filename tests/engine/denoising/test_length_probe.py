@@ -62,7 +62,7 @@ def test_a_length_is_between_one_and_the_limit():
     for log, expected in ((math.log(7), 7), (math.log(7.4), 7), (-3.0, 1), (800.0, 24)):
         assert probe.length(torch.tensor([log, 9.0, 9.0]), 24) == expected
     for bad in (math.nan, math.inf):
-        with pytest.raises(NonFiniteError, match="length probe"):
+        with pytest.raises(NonFiniteError, match="hidden states are NaN"):
             probe.length(torch.tensor([bad, 0.0, 0.0]), 24)
 
 
@@ -80,7 +80,11 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path):
     tensors = {"weight": torch.zeros(3 * WIDTH), "bias": torch.tensor(0.0)}
     cases = [
         (tensors, about | {"kind": "Heads"}, "holds 'Heads', not 'length probe'"),
-        (tensors, about | {"target": "b" * 64}, "fitted to weights bbbbbbbbbbbb…, these are aaaaaaaaaaaa…"),
+        (
+            tensors,
+            about | {"target": "b" * 64},
+            "fitted to weights bbbbbbbbbbbb…, the model has aaaaaaaaaaaa…",
+        ),
         (tensors | {"weight": torch.zeros(3 * WIDTH - 3)}, about, r"shape \(189,\) for 6 masks.* needs 192"),
         (tensors | {"weight": torch.zeros(3, WIDTH)}, about, r"shape \(3, 64\)"),
         (tensors, about | {"slots": "0"}, "for 0 masks"),
