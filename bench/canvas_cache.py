@@ -33,6 +33,7 @@ from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.forward.network import NativeNetwork
+from fimserver.engine.forward.passes import finish
 from fimserver.engine.load import load
 from fimserver.engine.prompts.prompt import cut_context, fim_prompt
 from fimserver.engine.runtime import DraftContext, make_runtime
@@ -119,7 +120,7 @@ class Timed:
     def _check(self, canvas: DualCanvas, rules: Refresh, state: CanvasState) -> None:
         stale = [slot for slot, step in sorted(state.steps.items()) if not canvas.exact[step]]
         if rules.bound is not None and stale:
-            canvas.drift(state.slots, stale)
+            finish(canvas.drift(state.slots, stale))
 
 
 def time_report(sizes: Sizes, rounds: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import SCHEDULES
 from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.forward.network import NativeNetwork
+from fimserver.engine.forward.passes import finish
 from fimserver.types import Deadline, Request
 
 REFRESH = 8  # steps between passes over the whole text
@@ -55,11 +56,11 @@ class Pass:
 
     def whole(self) -> torch.Tensor:
         """Logits (n, V) of a pass over the whole text, whose keys and values stay."""
-        return self.cache.run_whole(self.text, self.rows)
+        return finish(self.cache.whole_pass(self.text, self.rows))
 
     def canvas(self) -> torch.Tensor:
         """The same with the rows of the canvas alone, and the one before them."""
-        return self.cache.run_canvas(self.text, self.rows, 0)
+        return finish(self.cache.canvas_pass(self.text, self.rows, 0))
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:

@@ -9,6 +9,7 @@ import torch
 from fimserver.engine.denoising.dual_cache import CanvasText, DualCache
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.pass_cost import MOST_ROWS, Shape
+from fimserver.engine.forward.passes import finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.forward.static_pass import ROWS, extents
 
@@ -66,12 +67,12 @@ def capture_dual(cache: DualCache, longest: int) -> None:
         _run_text(cache, extent, 2)
         for slots in (min(rows, longest) for rows in ROWS[1:] if rows < 2 * longest):
             text = _text_of(extent, slots)
-            cache.run_canvas(text, range(extent - slots, extent), 0)
+            finish(cache.canvas_pass(text, range(extent - slots, extent), 0))
     cache.clear()
 
 
 def _run_text(cache: DualCache, count: int, slots: int) -> None:
-    cache.run_whole(_text_of(count, slots), range(count - slots, count))
+    finish(cache.whole_pass(_text_of(count, slots), range(count - slots, count)))
 
 
 def _text_of(count: int, slots: int) -> CanvasText:

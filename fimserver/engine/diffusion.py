@@ -26,13 +26,14 @@ from fimserver.engine.denoising.canvas_length import bias, bias_of, search_lengt
 from fimserver.engine.denoising.canvas_text import canvas_view, confidence, settled
 from fimserver.engine.denoising.denoiser import CanvasState, Denoiser
 from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
+from fimserver.engine.denoising.dual_caches import DualCaches, holding
 from fimserver.engine.denoising.length_probe import LengthProbe, predict_length
 from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.denoising.schedules import Schedule
 from fimserver.engine.denoising.tokens import Tokens
 from fimserver.engine.device import wait_for
 from fimserver.engine.forward.network import Network
-from fimserver.engine.forward.passes import Pass
+from fimserver.engine.forward.passes import Pass, until_spent
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.output import Output
 from fimserver.engine.prompts.healing import TokenHealing
@@ -64,14 +65,14 @@ class Diffusion:
         cache: PrefixCache | None,
         schedule: Schedule,
         budget: PromptBudget | None = None,
-        dual: DualCache | None = None,
+        duals: DualCaches | None = None,
         rules: Refresh | None = None,
         checked: CheckedCanvas | None = None,
         probe: LengthProbe | None = None,
     ) -> None:
         """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
 
-        ``dual`` and its ``rules``: where the context sees the canvas, and is cached all the same.
+        ``duals`` and their ``rules``: where the context sees the canvas, and is cached all the same.
         ``checked``: writes the middles where the schedule has a frozen coder check guesses.
         ``probe``: predicts the length, where the card says that it is searched.
         """
@@ -87,7 +88,7 @@ class Diffusion:
         self.budget = budget or PromptBudget(card.prompt_tokens)
         self._markers = max(8, len(block_prompt(PromptTokens((), ()), card.canvas.context, vocabulary)))
         self.healing = TokenHealing(vocabulary) if card.fim and card.fim.heal else None
-        self.dual = dual
+        self.duals = duals
         self.rules = rules
         self.checked = checked
         self.probe = probe
@@ -106,9 +107,15 @@ class Diffusion:
         if self.cache is not None:
             return CachedCanvas(self.cache, left, self.network)
         shift = self.canvas_card.shift
-        if self.dual is not None and self.rules is not None:
-            return DualCanvas(self.dual, left, right, self.rules, self.tokens.mask, shift=shift)
+        if self.duals is not None and self.rules is not None:
+            near = self.duals.nearest(left, right)
+            return DualCanvas(near, left, right, self.rules, self.tokens.mask, shift=shift)
         return FullCanvas(self.network, left, right, shift=shift)
+
+    @property
+    def dual(self) -> DualCache | None:
+        """The cache of the canvas that was opened last, where the context sees it."""
+        return self.duals.current if self.duals else None
 
     def warm(self, request: Request, deadline: Deadline) -> None:
         """Prefill the context where it can be cached, so that ``complete`` starts at once."""
@@ -120,13 +127,14 @@ class Diffusion:
         return self._held(request, self._warm(request, deadline))
 
     def _held(self, request: Request, steps: Generator[T, None, object]) -> Iterator[T]:
-        """Run the steps of a request in a buffer of its own, where there is a cache."""
+        """Run the steps of a request in a buffer of its own, where the cache is one of causal rows."""
         return steps if self.cache is None else self.cache.prompts.within(self._sides(request)[0], steps)
 
     def _warm(self, request: Request, deadline: Deadline) -> Generator[Pass, None, None]:
         canvas = self.open_canvas(request)
-        if (yield from opening(canvas, deadline)) and isinstance(canvas, DualCanvas):
-            canvas.warm(self._usual(request))
+        with holding(canvas):
+            if (yield from opening(canvas, deadline)) and isinstance(canvas, DualCanvas):
+                yield from until_spent(canvas.warming(self._usual(request)), deadline)
 
     def num_uncached_tokens(self, request: Request) -> int:
         """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
@@ -163,10 +171,7 @@ class Diffusion:
         return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
 
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
-        """``complete``, with each pass that may run with others yielded before it is run.
-
-        Where every token sees every other, no pass may.
-        """
+        """``complete``, with each pass that may run with others yielded before it is run."""
         if self.checked:
             return self.checked.steps(request, deadline, self._context(request).held)
         return self._held(request, self._complete(request, deadline))
@@ -174,14 +179,13 @@ class Diffusion:
     def _complete(self, request: Request, deadline: Deadline) -> Generator[Chunk | Pass, None, None]:
         canvas = self.open_canvas(request)
         try:
-            vetoed = yield from self.decode(canvas, request, deadline)
-            if vetoed and isinstance(canvas, DualCanvas):
-                yield from self.decode(canvas.uncached(), request, deadline)
+            with holding(canvas):
+                vetoed = yield from self.decode(canvas, request, deadline)
+                if vetoed and isinstance(canvas, DualCanvas):
+                    yield from self.decode(canvas.uncached(), request, deadline)
         except NonFiniteError:
             if self.cache is not None:
                 self.cache.wipe()
-            if self.dual is not None:
-                self.dual.wipe()
             raise
 
     def decode(
@@ -213,7 +217,7 @@ class Diffusion:
                 yield Chunk("" if checked else text, len(done), canvas.forwards, None, view)
                 if output.reason:
                     break
-            if checked and deadline.spent() is None and checked.is_vetoed(state.slots, state.steps, first):
+            if checked and (yield from checked.vetoing(state.slots, state.steps, first, deadline)):
                 return True
             if output.reason or not self._goes_on(state, done, request):
                 break

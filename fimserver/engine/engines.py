@@ -92,9 +92,9 @@ def make_dllm(target: DraftContext) -> Diffusion:
     if runtime.cache is not None and card.canvas is not None:
         capture_canvas(runtime.cache, card.canvas.max_tokens)
     rules = make_refresh(card, target.settings)
-    dual = runtime.dual_cache if rules else None
-    if dual is not None and card.canvas is not None:
-        capture_dual(dual, card.canvas.max_tokens + 1)  # including the row before the first slot
+    duals = runtime.dual_caches if rules else None
+    if duals is not None and card.canvas is not None:
+        capture_dual(duals.current, card.canvas.max_tokens + 1)  # including the row before the first slot
     vocabulary = runtime.loaded.vocabulary
     network = runtime.canvas_network
     checked = None
@@ -107,7 +107,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
         runtime.cache,
         schedule,
         runtime.budget,
-        dual,
+        duals,
         rules,
         checked,
         runtime.length_probe,
@@ -261,9 +261,11 @@ class ModelPool:
 
     @property
     def width(self) -> int:
-        """How many requests may run side by side: the number of KV buffers if passes can join, else 1."""
-        caches = [r.cache for r in self._runtimes.values() if getattr(r.network, "joins", False)]
-        return min((cache.prompts.most for cache in caches if cache), default=1)
+        """How many requests may run side by side: as many as have KV buffers, where that serves them sooner."""
+        models = [runtime for runtime in self._runtimes.values() if runtime.takes_turns]
+        if not any(runtime.is_shared for runtime in models):
+            return 1
+        return min(runtime.width for runtime in models)
 
     @property
     def width_elsewhere(self) -> int:

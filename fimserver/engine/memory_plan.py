@@ -8,6 +8,7 @@ from typing import Any
 
 from fimserver.cards import Card, get_card
 from fimserver.defaults import DEFAULTS
+from fimserver.engine.forward.network import kv_numbers
 from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.errors import LoadError
 
@@ -43,17 +44,9 @@ def plan(card: Card, config: Any, arithmetic: str) -> MemoryPlan:
     logits = LOGITS * MOST_ROWS * int(config.vocab_size) * BF16
     return MemoryPlan(
         weights / GIB,
-        positions * max(BRANCHES) * _kv_bytes(config) / GIB,
+        positions * max(BRANCHES) * BF16 * kv_numbers(config) / GIB,
         GRAPHS_GIB + logits / GIB,
     )
-
-
-def _kv_bytes(config: Any) -> int:
-    """Bytes of keys and values of one position in all layers."""
-    heads = int(config.num_attention_heads)
-    size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return 2 * BF16 * int(config.num_hidden_layers) * int(kv_heads) * int(size)
 
 
 def has_experts(config: Any) -> bool:

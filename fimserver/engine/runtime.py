@@ -8,8 +8,10 @@ from functools import cached_property
 
 import torch
 
+from fimserver.canvas_card import Canvas
 from fimserver.cards import adapter_path
 from fimserver.engine.denoising.dual_cache import DualCache
+from fimserver.engine.denoising.dual_caches import DualCaches
 from fimserver.engine.denoising.length_probe import LengthProbe, load_probe
 from fimserver.engine.forward import fused
 from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
@@ -26,6 +28,7 @@ from fimserver.settings import Settings
 
 KV_SHARE = 0.25  # of free memory, for KV buffers
 MOST_PROMPTS = 8
+CANVAS_ROWS = 64  # for which products are packed, where passes have the rows of a canvas or a whole text
 ALIKE_ROWS = 4  # query heads per key head from which one row attends with the bits of many
 
 
@@ -42,6 +45,23 @@ class Runtime:
     cache: PrefixCache | None
     rows: int
     budget: PromptBudget
+    texts: int = 1  # number of texts whose keys and values fit, where there is no ``cache``
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether passes of several requests may alternate; captured graphs hold the buffers of one."""
+        return getattr(self.network, "static", None) is None
+
+    @property
+    def width(self) -> int:
+        """Number of requests whose keys and values fit in memory."""
+        return self.cache.prompts.most if self.cache else self.texts
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its requests run side by side: passes join, or each is one of a canvas with full attention."""
+        joins = getattr(self.network, "joins", False)
+        return self.takes_turns and self.width > 1 and (joins or self.cache is None)
 
     @property
     def can_draft(self) -> bool:
@@ -80,8 +100,8 @@ class Runtime:
         return load_probe(path, weights_hash(self.loaded.folder), self.network.embed(token).shape[-1])
 
     @cached_property
-    def dual_cache(self) -> DualCache:
-        """The cache of a canvas with full attention.
+    def dual_caches(self) -> DualCaches:
+        """The caches of canvases with full attention.
 
         Raises ``LoadError`` for other than plain rotary positions, as keys could not be moved.
         """
@@ -90,14 +110,14 @@ class Runtime:
         if card.canvas is None or rotary.rope_type != "default":
             raise LoadError(f"{card.name}: its positions allow no canvas cache: use --canvas-cache none")
         room = self.budget.limit + card.canvas.max_tokens + card.canvas.block_tokens
-        return DualCache(self.network, room, rotary.inv_freq)
+        return DualCaches(lambda: DualCache(self.network, room, rotary.inv_freq), self.texts)
 
     def clear(self) -> None:
         """Forget all prompts."""
         if self.cache is not None:
             self.cache.clear()
-        if "dual_cache" in self.__dict__:
-            self.dual_cache.clear()
+        if "dual_caches" in self.__dict__:
+            self.dual_caches.clear()
 
 
 def _no_other(name: str) -> Runtime:
@@ -117,9 +137,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     """Choose the forward pass of a model and size its cache. Raises ``InputError`` or ``LoadError``."""
     card = loaded.card
     if card.canvas and card.canvas.attention == "full":
-        limit = settings.prompt_tokens or card.prompt_tokens
-        capacity = limit + card.canvas.max_tokens + card.canvas.block_tokens
-        return Runtime(loaded, _both_ways(loaded, settings, capacity), None, 1, PromptBudget(limit))
+        return _both_ways(loaded, card.canvas, settings)
     use_lean = loaded.weights is not None or (settings.network != "native" and fused.fits(loaded.model))
     if settings.network == "lean" and not use_lean:
         raise InputError(f"--network lean does not fit {card.name} ({card.architecture}): use auto or native")
@@ -145,32 +163,40 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
     splits = False
     if isinstance(network, fused.FusedModel):
         splits = block == 1 and kept_chunks_split(loaded, network, chunk)
-        network.joins = settings.batch != 1 and network.static is None and kept_rows_alike(loaded, network)
+        network.joins = _joins(loaded, network, settings)
     branches = max(BRANCHES) if drafts > 1 else 1
     prompts = most_prompts(network, capacity * branches, settings.batch)
     cache = PrefixCache(network, capacity, chunk, branches, block, prompts, splits=splits)
     return Runtime(loaded, network, cache, rows, PromptBudget(prompt))
 
 
-def _both_ways(loaded: Loaded, settings: Settings, capacity: int) -> Network:
-    """Return the network of a model with full attention: fused with CUDA graphs if it can be, else native.
+def _both_ways(loaded: Loaded, canvas: Canvas, settings: Settings) -> Runtime:
+    """Return a model with full attention: fused (with CUDA graphs on a GPU) if it can be, else native.
 
-    ``capacity``: of its cache, in tokens.
+    Captured graphs hold the buffers of one request.
     """
+    limit = settings.prompt_tokens or loaded.card.prompt_tokens
+    capacity = limit + canvas.max_tokens + canvas.block_tokens
     own = settings.network != "native" and fused.fits(loaded.model)
-    if loaded.device.type == "cuda" and own:
-        network = fused.fuse(loaded.model, capacity, 1)
-        network.use_graphs(CudaGraphs())
-        return network
-    return NativeNetwork(loaded.model, loaded.device)
+    network = _network(loaded, capacity, CANVAS_ROWS, fused_pass=own)
+    if isinstance(network, fused.FusedModel):
+        network.joins = _joins(loaded, network, settings)
+    texts = most_prompts(network, capacity, settings.batch)
+    return Runtime(loaded, network, None, 1, PromptBudget(limit), texts)
+
+
+def _joins(loaded: Loaded, network: fused.FusedModel, settings: Settings) -> bool:
+    """Whether passes of several requests may run as one."""
+    return settings.batch != 1 and network.static is None and kept_rows_alike(loaded, network)
 
 
 def most_prompts(network: Network, rows: int, wanted: int) -> int:
     """Return the number of KV buffers of ``rows`` rows in a cache: ``wanted``, or 0 for what memory allows.
 
-    It is 1 with captured graphs, which hold the addresses of one buffer.
+    It is 1 on a GPU, where captured graphs hold the addresses of one buffer.
     """
-    if not isinstance(network, fused.FusedModel) or network.static is not None:
+    captured = getattr(network, "static", None) is not None
+    if captured or network.device.type != "cpu" or not isinstance(network, fused.FusedModel | NativeNetwork):
         return 1
     room = free_ram_gib() * 2**30 * KV_SHARE
     return wanted or max(1, min(MOST_PROMPTS, int(room / (rows * network.kv_bytes))))

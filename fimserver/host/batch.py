@@ -1,8 +1,9 @@
 """Jobs that run side by side: each goes on until its next forward pass, and those passes run as one.
 
-A job that waits for a remote server does not hold up the others. A job whose engine yields neither passes nor
-waits runs to its end as soon as it is started. A round runs one chunk of a prompt at most, so that jobs that
-are decoding wait for no more than that.
+A job that waits for a remote server does not hold up the others. Passes that cannot run with others take
+turns. A round runs one of them and one chunk of a prompt at most, so that jobs that are decoding wait for no
+more than that. A job whose engine yields neither passes nor waits, or replays captured graphs, runs to its end
+as soon as it is started.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class RunningJob:
     job: Job
     steps: Iterator[CompletionChunk | Pass | Wait]
     waits_for: Pass | Wait | None = None
+    turn: int = 0  # number of the round in which it last ran a pass by itself
 
     @property
     def pass_(self) -> Pass | None:
@@ -56,6 +58,7 @@ class JobBatch:
         self._engines = engines
         self._running: list[RunningJob] = []
         self._ended: list[Job] = []
+        self._rounds = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -103,11 +106,20 @@ class JobBatch:
         return ended
 
     def _round(self) -> list[RunningJob]:
-        """The jobs of the next round: all that decode, and one that reads a chunk of its prompt."""
+        """The jobs of the next round: all whose passes can join, and one each of two other kinds.
+
+        These are those that read a chunk of a prompt, of which the first reads on, and those whose passes run
+        by themselves, of which the one is next that has waited longest.
+        """
+        self._rounds += 1
         passes = [each for each in self._running if each.pass_]
         reading = [each for each in passes if each.pass_ and each.pass_.reads_prompt]
+        apart = [each for each in passes if each.pass_ and not each.pass_.joins and each not in reading]
         first = min(reading, key=lambda each: each.job.low, default=None)
-        return [each for each in passes if each is first or each not in reading]
+        next_ = min(apart, key=lambda each: (each.job.low, each.turn), default=None)
+        if next_:
+            next_.turn = self._rounds
+        return [each for each in passes if each in (first, next_) or each not in (*reading, *apart)]
 
     def _go_on(self, running: RunningJob) -> None:
         """Run a job until its next pass that can run with others, its next wait, or to its end."""
@@ -121,7 +133,7 @@ class JobBatch:
                 step.wake = self._wake
                 running.waits_for = step
                 break
-            elif step.joins:
+            elif step.takes_turns:
                 running.waits_for = step
                 break
         running.job.away = isinstance(running.waits_for, Wait)

@@ -14,6 +14,7 @@ from fimserver.engine.forward import fused
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.network import NativeNetwork
+from fimserver.engine.forward.passes import finish
 from fimserver.engine.forward.static_pass import ROWS, shape_of
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
@@ -60,10 +61,10 @@ def test_whole_passes_and_canvases_have_the_numbers_of_the_native_class(folder):
     for left, slots, right in ((40, 8, 30), (150, 20, 60), (3, 5, 0)):
         text = text_of(left, slots, right)
         rows = range(left - 1, left - 1 + slots)
-        wanted, got = (cache.run_whole(text, rows) for cache in (native, static))
+        wanted, got = (finish(cache.whole_pass(text, rows)) for cache in (native, static))
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
         changed = dataclasses.replace(text, slots=tuple(reversed(text.slots)))
-        wanted, got = (cache.run_canvas(changed, rows, 2) for cache in (native, static))
+        wanted, got = (finish(cache.canvas_pass(changed, rows, 2)) for cache in (native, static))
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4)
         assert got.shape[0] == slots
 
@@ -78,8 +79,8 @@ def test_what_is_captured_at_load_is_all_that_requests_run(folder):
     for left in (4, 20, 70, 150, 240):
         for slots in (2, 7, 12, 24):
             text = text_of(left, slots, 30)
-            cache.run_whole(text, range(left - 1, left - 1 + slots))
-            cache.run_canvas(text, range(left - 1, left - 1 + slots), 0)
+            finish(cache.whole_pass(text, range(left - 1, left - 1 + slots)))
+            finish(cache.canvas_pass(text, range(left - 1, left - 1 + slots), 0))
     assert set(graphs.keys) - captured == set()
     assert len({shape.rows for _, shape in captured if shape.rows > ROWS[-1]}) == 2  # 256 and 384
 
@@ -99,7 +100,7 @@ def test_passes_that_are_not_static_are_not_captured(folder):
 @pytest.mark.parametrize("cache", ["dual:1", "dual", "checked"])
 def test_an_engine_on_captured_passes_writes_what_the_native_one_writes(cache, folder):
     loaded = loaded_of(folder, DREAMON_CANVAS | {"initial_tokens": 12, "cache": cache})
-    runtime = make_runtime(loaded, Settings())
+    runtime = make_runtime(loaded, Settings(network="native"))
     native = make_dllm(DraftContext(runtime, Settings()))
     network, graphs = static_network(loaded, 400)
     engine = make_dllm(DraftContext(dataclasses.replace(runtime, network=network), Settings()))
@@ -118,4 +119,6 @@ def test_on_a_gpu_our_own_pass_runs_through_graphs(folder, monkeypatch):
     assert isinstance(network, FusedModel)
     assert network.static is not None
     assert isinstance(make_runtime(loaded, Settings(network="native")).network, NativeNetwork)
-    assert isinstance(make_runtime(loaded_of(folder), Settings()).network, NativeNetwork)
+    on_cpu = make_runtime(loaded_of(folder), Settings()).network
+    assert isinstance(on_cpu, FusedModel)
+    assert on_cpu.static is None

@@ -25,10 +25,16 @@ def dream_folder(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("dream") / "tiny", "Dream", seed=5)
 
 
-def dream_engine(folder, canvas, schedule=""):
+def dream_engine(folder, canvas, schedule="", like=None):
+    """``like``: tokens that get nearly the weights of other ones."""
     card = make_card("Dream", loads_as="qwen2", fim=None, canvas=canvas)
     settings = Settings(schedule=schedule)
-    return make_dllm(DraftContext(make_runtime(load(card, folder, torch.device("cpu")), settings), settings))
+    loaded = load(card, folder, torch.device("cpu"))
+    with torch.no_grad():
+        for name, token in (like or {}).items():
+            head = loaded.model.lm_head.weight
+            head[loaded.vocabulary.special(name)] = 1.05 * head[token]
+    return make_dllm(DraftContext(make_runtime(loaded, settings), settings))
 
 
 class UncachedCanvas(CachedCanvas):
@@ -130,12 +136,10 @@ def dreamon_reference(model, left, right, start, limit, tokens, request):
 def test_dreamon_equals_its_reference_step_by_step(
     seed, temperature, top_p, start, dream_folder, monkeypatch
 ):
-    engine = dream_engine(dream_folder, DREAMON_CANVAS | {"initial_tokens": start})
-    model = engine.network.model
     # A random model hardly ever says expand or delete: make it say them often.
-    with torch.no_grad():
-        for token, like in ((engine.tokens.expand, 400 + seed), (engine.tokens.delete, 500 + 3 * seed)):
-            model.lm_head.weight[token] = 1.05 * model.lm_head.weight[like]
+    like = {DREAMON_CANVAS["expand"]: 400 + seed, DREAMON_CANVAS["delete"]: 500 + 3 * seed}
+    engine = dream_engine(dream_folder, DREAMON_CANVAS | {"initial_tokens": start}, like=like)
+    model = engine.network.whole.model
     request = REQUEST.with_sampling(temperature=temperature, top_p=top_p, seed=seed)
     canvas = engine.open_canvas(request)
     denoiser = Denoiser(engine.tokens, entropy(), 24)
@@ -157,7 +161,7 @@ def test_a_full_canvas_sees_its_suffix_and_shifts(dream_folder):
     near = FullCanvas(engine.network, [300, 301], [302], shift=True).predict([mask] * 3)
     far = FullCanvas(engine.network, [300, 301], [303], shift=True).predict([mask] * 3)
     assert not torch.equal(near[0], far[0])
-    whole = engine.network.model(input_ids=torch.tensor([[300, 301, mask, mask, mask, 302]])).logits[0]
+    whole = engine.network.whole.model(input_ids=torch.tensor([[300, 301, mask, mask, mask, 302]])).logits[0]
     torch.testing.assert_close(near, whole[1:4])
 
 

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from fimserver.engine.device import to_device
+from fimserver.engine.forward.kv import UnkeptKV
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass, finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -194,17 +195,29 @@ class FullCanvas:
         self.prefilled = Prefill()
 
     def open(self, deadline: Deadline) -> bool:
+        return finish(self.opening(deadline))
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
+        yield from ()
         return deadline.spent() is None
 
-    @torch.inference_mode()
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        self.forwards += 1
-        ids = to_device([*self.left, *slots, *self.right], self.network.device)
-        self.rows += len(ids)
+        return finish(self.predicting(slots))
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
+        device = self.network.device
+        ids = to_device([[*self.left, *slots, *self.right]], device)
+        count = ids.shape[1]
         first = len(self.left) - int(self.shift)
         # Row 0 also serves as the missing row before it (Dream).
-        rows = torch.arange(first, first + len(slots), device=self.network.device).clamp(min=0)
-        return self.network.forward_bidirectional(ids, rows)
+        rows = torch.arange(first, first + len(slots), device=device).clamp(min=0)
+        every = torch.ones((), dtype=torch.bool, device=device).expand(count, count)
+        step = Pass(self.network, UnkeptKV(), ids, 0, every, rows)
+        yield step
+        logits = step.result()[0]
+        self.forwards += 1
+        self.rows += count
+        return logits
 
     def settle(self, slots: Sequence[int]) -> None:
         self.left += slots

@@ -12,7 +12,7 @@ and of the canvas.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from fimserver.engine.denoising.refresh import Refresh
 from fimserver.engine.device import to_device, wait_for
 from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.passes import Pass, finish, until_spent
 from fimserver.lengths import common_prefix
 from fimserver.types import Deadline, Prefill, ms_since
 
@@ -47,7 +48,7 @@ class CanvasText:
 class DualCache:
     """Keys and values of one whole sequence, and what has changed since all of them were computed.
 
-    ``rows`` counts the rows of all passes, ``forwards`` the passes.
+    ``rows`` counts the rows of all passes, ``forwards`` the passes. ``taken``: a request runs on it.
     """
 
     def __init__(self, network: Network, capacity: int, frequencies: torch.Tensor) -> None:
@@ -58,10 +59,20 @@ class DualCache:
         self.kv = KVBuffer(capacity)
         self.rows = 0
         self.forwards = 0
+        self.taken = False
         self._whole: CanvasText | None = None  # of the last whole pass
         self._now: CanvasText | None = None  # of the last pass
         self._passes = 0  # since the whole one, itself included
         self._everything = torch.ones(capacity, capacity, dtype=torch.bool, device=network.device)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._now is None
+
+    def shared(self, left: Sequence[int], right: Sequence[int]) -> int:
+        """How many tokens of a text with these on both sides it has: 0 where the right side is another."""
+        known = self._now is not None and self._now.right == tuple(right)
+        return len(right) + common_prefix(left, self._now.left) if known and self._now else 0
 
     def clear(self) -> None:
         """Forget the text."""
@@ -94,20 +105,21 @@ class DualCache:
         """Whether a pass of the canvas alone computes what a whole pass would."""
         return wanted == self._whole
 
-    def run_whole(self, wanted: CanvasText, rows: range) -> torch.Tensor:
-        """Logits (R, V) of ``rows`` of a pass over everything."""
+    def whole_pass(self, wanted: CanvasText, rows: range) -> Generator[Pass, None, torch.Tensor]:
+        """The pass over everything; returns logits (R, V) of ``rows``."""
         self.clear()
-        logits = self._run(wanted.ids, 0, rows)
+        logits = yield from self._pass(wanted.ids, 0, rows)
         self._whole = wanted
         self._now = wanted
         self._passes = 1
         return logits
 
-    @torch.inference_mode()
-    def run_canvas(self, wanted: CanvasText, rows: range, window: int) -> torch.Tensor:
-        """Logits (R, V) of ``rows``: a pass over typed tokens, the canvas, ``window`` tokens on both sides.
+    def canvas_pass(
+        self, wanted: CanvasText, rows: range, window: int
+    ) -> Generator[Pass, None, torch.Tensor]:
+        """The pass over typed tokens, the canvas, ``window`` tokens on both sides.
 
-        ``is_due`` must have been false.
+        Returns logits (R, V) of ``rows``. ``is_due`` must have been false.
         """
         now = self._now
         assert now is not None
@@ -115,27 +127,30 @@ class DualCache:
         shift = wanted.right_start - now.right_start
         if shift and wanted.right:
             angles = shift * self.frequencies
-            self.kv.move(now.right_start, len(wanted.right), shift, angles.cos(), angles.sin())
+            with torch.inference_mode():
+                self.kv.move(now.right_start, len(wanted.right), shift, angles.cos(), angles.sin())
         ids = wanted.ids
         first = max(0, min(common_prefix(now.left, wanted.left), rows.start) - window)
         end = min(len(ids), max(wanted.right_start, rows.stop) + window)
-        logits = self._run(ids[:end], first, rows, len(ids))
+        logits = yield from self._pass(ids[:end], first, rows, len(ids))
         self._now = wanted
         self._passes += 1
         return logits
 
-    @torch.inference_mode()
-    def _run(self, ids: Sequence[int], first: int, rows: range, extent: int = 0) -> torch.Tensor:
+    def _pass(
+        self, ids: Sequence[int], first: int, rows: range, extent: int = 0
+    ) -> Generator[Pass, None, torch.Tensor]:
         device = self.network.device
         piece = to_device([ids[first:]], device)
         count = piece.shape[1]
-        self.kv.start = first
-        self.kv.extent = extent or len(ids)
+        mask = self._everything[:count, : extent or len(ids)]
+        wanted = torch.arange(rows.start - first, rows.stop - first, device=device)
+        step = Pass(self.network, self.kv, piece, first, mask, wanted)
+        yield step
+        logits = step.result()[0]
         self.rows += count
         self.forwards += 1
-        mask = self._everything[:count, : self.kv.extent]
-        wanted = torch.arange(rows.start - first, rows.stop - first, device=device)
-        return self.network.forward(piece, mask, self.kv, wanted)[0]
+        return logits
 
 
 class DualCanvas:
@@ -173,21 +188,28 @@ class DualCanvas:
         return self.cache.forwards - self._before
 
     def open(self, deadline: Deadline) -> bool:
+        return finish(self.opening(deadline))
+
+    def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
+        yield from ()
         return deadline.spent() is None
 
-    def warm(self, slots: int) -> None:
+    def warming(self, slots: int) -> Generator[Pass, None, None]:
         """Compute the context beside a masked canvas, unless the cache has it."""
         if self.num_due(slots):
-            self._whole(self._sequence([self.mask] * slots))  # in a shape that requests have, too
+            yield from self._whole(self._sequence([self.mask] * slots))  # in a shape that requests have, too
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
+        return finish(self.predicting(slots))
+
+    def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
         wanted = self._sequence(slots)
         whole = self.cache.is_due(wanted, self.rules)
         first = not self.exact
         self.exact.append(whole or self.cache.is_exact(wanted))
         if whole and first:
-            return self._read(wanted)
-        return self._whole(wanted) if whole else self._canvas(wanted)
+            return (yield from self._read(wanted))
+        return (yield from self._whole(wanted) if whole else self._canvas(wanted))
 
     def num_due(self, slots: int) -> int:
         """Rows of the whole pass that a masked canvas would begin with; 0 where the cache has the context."""
@@ -199,18 +221,29 @@ class DualCanvas:
         self.left += slots
         self.cache.clear()
 
-    def is_vetoed(self, slots: Sequence[int], steps: Mapping[int, int], first: int) -> bool:
-        """Whether an exact pass gives the slots filled on cached keys and values too low a probability.
+    def vetoing(
+        self, slots: Sequence[int], steps: Mapping[int, int], first: int, deadline: Deadline
+    ) -> Generator[Pass, None, bool]:
+        """The passes, where there is time, that score the slots filled on cached keys and values.
+
+        Returns whether an exact pass gives them too low a probability.
 
         ``steps``: in which step of the block a slot was filled. ``first``: number of the block's first step
         among all predictions.
         """
-        stale = [slot for slot, step in sorted(steps.items()) if not self.exact[first + step]]
+        stale = (
+            []
+            if deadline.spent()
+            else [slot for slot, step in sorted(steps.items()) if not self.exact[first + step]]
+        )
         bound = self.rules.bound
-        return bound is not None and bool(stale) and self.drift(slots, stale) > bound
+        if bound is None or not stale:
+            return False
+        drift = yield from until_spent(self.drift(slots, stale), deadline)
+        return drift is not None and drift > bound
 
-    def drift(self, slots: Sequence[int], stale: Sequence[int]) -> float:
-        """How much likelier the cache makes the tokens of ``stale`` slots than an exact pass, nats a token.
+    def drift(self, slots: Sequence[int], stale: Sequence[int]) -> Generator[Pass, None, float]:
+        """Two passes; returns how much likelier the cache makes the tokens of ``stale`` slots, nats a token.
 
         Both passes see these slots masked, as they were when they were filled.
         """
@@ -219,9 +252,10 @@ class DualCanvas:
             masked[slot] = self.mask
         wanted = self._sequence(masked)
         tokens = [slots[slot] for slot in stale]
-        by_cache = self._score(self._canvas(wanted), stale, tokens)
-        self.drifts.append(by_cache - self._score(self._whole(wanted), stale, tokens))
-        return self.drifts[-1]
+        by_cache = self._score((yield from self._canvas(wanted)), stale, tokens)
+        exact = self._score((yield from self._whole(wanted)), stale, tokens)
+        self.drifts.append(by_cache - exact)
+        return by_cache - exact
 
     def uncached(self) -> FullCanvas:
         """The canvas as it was opened, without cache; passes are counted on."""
@@ -229,20 +263,22 @@ class DualCanvas:
         canvas.forwards = self.forwards
         return canvas
 
-    def _read(self, wanted: CanvasText) -> torch.Tensor:
+    def _read(self, wanted: CanvasText) -> Generator[Pass, None, torch.Tensor]:
         """The first pass of a middle, which reads the prompt: it is reported as the prefill."""
         wait_for(self.cache.network.device)
         started = time.perf_counter()
-        logits = self._whole(wanted)
+        logits = yield from self._whole(wanted)
         wait_for(self.cache.network.device)
         self.prefilled = Prefill(len(wanted.ids), 1, ms_since(started))
         return logits
 
-    def _whole(self, wanted: CanvasText) -> torch.Tensor:
-        return self._of_slots(self.cache.run_whole(wanted, self._rows(wanted)), wanted)
+    def _whole(self, wanted: CanvasText) -> Generator[Pass, None, torch.Tensor]:
+        logits = yield from self.cache.whole_pass(wanted, self._rows(wanted))
+        return self._of_slots(logits, wanted)
 
-    def _canvas(self, wanted: CanvasText) -> torch.Tensor:
-        return self._of_slots(self.cache.run_canvas(wanted, self._rows(wanted), self.rules.window), wanted)
+    def _canvas(self, wanted: CanvasText) -> Generator[Pass, None, torch.Tensor]:
+        logits = yield from self.cache.canvas_pass(wanted, self._rows(wanted), self.rules.window)
+        return self._of_slots(logits, wanted)
 
     def _rows(self, wanted: CanvasText) -> range:
         """Rows that predict the slots."""

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from fimserver.engine.forward.graphs import Graphs
-from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.kv import KVBuffer, UnkeptKV
 from fimserver.engine.forward.layers import (
     GatedMlp,
     Layer,
@@ -116,9 +116,9 @@ class FusedModel:
         return FusedModel(weights, self.capacity, self.whole, pack=self.pack)
 
     def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer | UnkeptKV, logits_of: torch.Tensor
     ) -> torch.Tensor:
-        if self.static is not None:
+        if self.static is not None and isinstance(kv, KVBuffer):
             hidden, logits = self.static.forward(ids, mask, kv, logits_of)
         else:
             rope = self.rope(kv.start, ids.shape[1], len(ids))

@@ -117,6 +117,22 @@ class KVBuffer:
         return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
 
 
+class UnkeptKV:
+    """Keys and values of one pass over a whole text, none of which are kept."""
+
+    start = 0
+    extent = 0
+
+    def place(self, start: int, extent: int, chunk: int = 0) -> None:
+        """Take what ``KVBuffer.place`` does: every row is written and read."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, _index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give back the rows (B, heads, M, D) of a layer."""
+        return key_states, value_states
+
+
 def turned(keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate keys (…, D) to other positions (rotary embedding, half-split convention), in fp32."""
     low, high = keys.float().chunk(2, -1)

@@ -63,6 +63,12 @@ class NativeNetwork:
         model.get_output_embeddings().register_forward_pre_hook(self._see)
         self.spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the keys and values of one token, as most classes keep them."""
+        size: int = self.dtype.itemsize
+        return size * kv_numbers(self.model.config)
+
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
@@ -96,6 +102,14 @@ class NativeNetwork:
     def _keep(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the row numbers on a device where they can index the last layer, which may be elsewhere."""
         return rows.cpu() if self.spread else rows
+
+
+def kv_numbers(config: Any) -> int:
+    """How many numbers the keys and values of one token are, in all layers."""
+    heads = int(config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    return 2 * int(config.num_hidden_layers) * int(kv_heads) * int(size)
 
 
 class FakeNetwork:

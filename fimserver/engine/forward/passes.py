@@ -16,7 +16,7 @@ import torch
 
 from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.fused import FusedModel
-from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.kv import KVBuffer, UnkeptKV
 from fimserver.engine.forward.layers import Linear, Part
 from fimserver.engine.forward.network import Network
 from fimserver.types import Deadline
@@ -29,13 +29,13 @@ class Pass:
     """A deferred pass over ids (B, M) of one text, for logits (B, R, V) of rows ``logits_of`` (R,).
 
     ``start``: position of the first row. ``mask`` (M, extent) is true for the keys that a row attends to.
-    ``company``: number of passes that ran as one.
+    ``company``: number of passes that ran as one. With ``UnkeptKV`` it runs a whole text with full attention.
     """
 
     def __init__(
         self,
         network: Network,
-        kv: KVBuffer,
+        kv: KVBuffer | UnkeptKV,
         ids: torch.Tensor,
         start: int,
         mask: torch.Tensor,
@@ -67,7 +67,14 @@ class Pass:
     def joins(self) -> bool:
         """Whether the pass may run together with others."""
         own = _own_pass(self.network)
-        return own is not None and own.joins
+        joins = own is not None and own.joins and self.ids.shape[1] <= own.capacity
+        return joins and self.takes_turns and self.ids.numel() <= TRIED_ROWS[-1]
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether passes of other requests may run before it; captured graphs hold one request's buffers."""
+        own = _own_pass(self.network)
+        return own is None or own.static is None
 
     @property
     def done(self) -> bool:
@@ -83,11 +90,20 @@ class Pass:
         return self._logits
 
     def _run(self) -> torch.Tensor:
+        if isinstance(self.kv, UnkeptKV):
+            return self._run_whole(self.kv)
         self.place()
         if self.positions is None:
             return self.network.forward(self.ids, self.mask, self.kv, self.logits_of)
         assert isinstance(self.network, CanvasNetwork)
         return self.network.forward_at(self.ids, self.positions, self.mask, self.kv, self.logits_of)
+
+    def _run_whole(self, kv: UnkeptKV) -> torch.Tensor:
+        """Run in our own pass where others could join, else in the class of transformers."""
+        own = _own_pass(self.network)
+        if own is None or own.static is not None or self.ids.shape[1] > own.capacity:
+            return self.network.forward_bidirectional(self.ids[0], self.logits_of)[None]
+        return own.forward(self.ids, self.mask, kv, self.logits_of)
 
     def place(self) -> None:
         """Set which rows of the KV buffer the pass writes and reads."""

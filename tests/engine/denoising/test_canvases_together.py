@@ -1,5 +1,6 @@
 """Canvases in one pass with other canvases and texts: each has the bits that it has alone."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES
 from fimserver.engine.engines import make_dllm
+from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass, run_together
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.speculation.lookahead import Outlook
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
-from fimserver.types import Chunk, Deadline
+from fimserver.types import Deadline, Sampling
 from tests.engine.denoising.test_dual_cache import engine_of, folders  # noqa: F401 - fixtures
 from tests.engine.forward.test_adapter import ar_engine, folder, requests, runtime_of  # noqa: F401 - fixture
 from tests.engine.forward.test_passes import REQUESTS, network, said, together  # noqa: F401 - fixture
@@ -244,13 +246,85 @@ def test_warm_ups_read_their_prompts_beside_others(nano):
     assert engine.num_uncached_tokens(SOME[2]) <= engine.cache.chunk
 
 
+APART = [
+    dataclasses.replace(request, sampling=Sampling(12, 0.7 * (n % 2), seed=n, stop="none"))
+    for n, request in enumerate(REQUESTS[::2])
+]  # of different texts
+
+
+def found_alone(engine, wanted):
+    """What each shows alone, each with nothing in the cache."""
+    found = []
+    for request in wanted:
+        if engine.duals:
+            engine.duals.clear()
+        found.append(seen(list(engine.complete(request, Deadline()))))
+    if engine.duals:
+        engine.duals.clear()
+    return found
+
+
+@pytest.mark.parametrize("cache", ["none", "dual", "checked"])
+@pytest.mark.parametrize("family", ["dream", "dream-search", "dreamon", "open-dcoder", "a2d"])
+def test_canvases_that_their_context_sees_are_those_alone(family, cache, engine_of):  # noqa: F811
+    engine = engine_of(family, cache)
+    if not engine.network.joins:
+        pytest.skip("the products of this machine depend on the number of rows")
+    wanted = found_alone(engine, APART)
+    assert side_by_side([engine.steps(request, Deadline()) for request in APART]) == wanted
+
+
+@pytest.mark.parametrize("network", ["native", "auto"])
 @pytest.mark.parametrize("cache", ["none", "dual"])
-def test_where_every_token_sees_every_other_a_canvas_has_the_engine_to_itself(cache, engine_of):  # noqa: F811
-    """Its passes are run as they come: nothing is left that could run with others."""
-    engine = engine_of("dream", cache)
-    expected = list(engine.complete(SOME[1], Deadline()))
-    if cache == "dual":
-        engine.dual.clear()
-    steps = list(engine.steps(SOME[1], Deadline()))
-    assert all(isinstance(step, Chunk) for step in steps)
-    assert seen(steps) == seen(expected)
+def test_canvases_that_their_context_sees_take_turns_where_they_cannot_join(cache, network, engine_of):  # noqa: F811
+    engine = engine_of("dream", cache, settings=Settings(network=network, batch=3))
+    if network == "auto":
+        engine.network.joins = False
+    wanted = found_alone(engine, APART[:3])
+    chunks, companies = together([engine.steps(request, Deadline()) for request in APART[:3]])
+    assert [seen(each) for each in chunks] == wanted
+    assert set(companies) == {1}
+    assert len(companies) > 3 * 4  # it came out before each step
+
+
+def test_a_text_of_more_rows_than_were_tried_runs_by_itself(engine_of):  # noqa: F811
+    engine = engine_of("dream", "none", prompt_tokens=400)
+    long = dataclasses.replace(APART[0], prefix="x = [1, 2, 3]\n" * 60)
+    passes = [
+        next(step for step in engine.steps(request, Deadline()) if isinstance(step, Pass))
+        for request in (long, APART[1])
+    ]
+    assert passes[0].ids.numel() > 256
+    assert not passes[0].joins
+    assert all(each.takes_turns for each in passes)
+
+
+def test_a_document_keeps_its_cache_beside_others(engine_of):  # noqa: F811
+    engine = engine_of("dream", "dual")
+    for request in APART[:3]:
+        engine.warm(request, Deadline())
+    assert [engine.num_uncached_tokens(request) for request in APART[:3]] == [0, 0, 0]
+    assert engine.num_uncached_tokens(APART[3]) > 0
+
+
+def test_a_canvas_that_is_cancelled_gives_its_cache_back(engine_of):  # noqa: F811
+    engine = engine_of("dream", "dual")
+    wanted = found_alone(engine, APART[:1])
+    deadline = Deadline()
+    steps = engine.steps(APART[0], deadline)
+    passes = (step for step in steps if isinstance(step, Pass))
+    *_, waits = itertools.islice(passes, 3)
+    deadline.cancelled.set()
+    *_, last = steps
+    assert last.reason is Reason.CANCELLED
+    assert waits.done is False
+    assert engine.dual.taken is False
+    assert found_alone(engine, APART[:1]) == wanted
+
+
+def test_a_canvas_over_captured_graphs_has_the_engine_to_itself(engine_of):  # noqa: F811
+    engine = engine_of("dream", "dual")
+    engine.network.use_graphs(EagerGraphs())
+    passes = [step for step in engine.steps(APART[0], Deadline()) if isinstance(step, Pass)]
+    assert passes
+    assert not any(each.joins or each.takes_turns for each in passes)

@@ -11,6 +11,7 @@ from fimserver.engine.denoising.dual_cache import DualCache, DualCanvas
 from fimserver.engine.denoising.refresh import CACHES, read_cache
 from fimserver.engine.engines import ModelPool, make_dllm, make_refresh
 from fimserver.engine.forward.kv import turned
+from fimserver.engine.forward.passes import finish
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.errors import CardError, FimError, InputError
@@ -43,7 +44,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def engine_of(folders):
-    def make(family, cache, **changes):
+    def make(family, cache, settings=Settings(), **changes):  # noqa: B008 - frozen
         architecture, fields, canvas = FAMILIES[family]
         card = make_card(
             architecture, **{"fim": None, "canvas": canvas | {"cache": cache}} | fields | changes
@@ -54,7 +55,6 @@ def engine_of(folders):
                 head = loaded.model.lm_head.weight
                 head[loaded.vocabulary.special("<|expand|>")] = 1.05 * head[402]
                 head[loaded.vocabulary.special("<eos>")] = 1.05 * head[506]
-        settings = Settings()
         return make_dllm(DraftContext(make_runtime(loaded, settings), settings))
 
     return make
@@ -189,7 +189,7 @@ def test_typing_reuses_the_prompt(engine_of):
 
 
 def test_another_text_or_another_suffix_needs_a_whole_pass(engine_of):
-    engine = engine_of("dream", ONCE)
+    engine = engine_of("dream", ONCE, settings=Settings(batch=1))  # one text is kept
     for request, exact in [
         (REQUEST, True),
         (dataclasses.replace(REQUEST, prefix=REQUEST.prefix + "("), False),
@@ -233,10 +233,20 @@ def test_a_canvas_without_left_context_reuses_row_0(engine_of):
         torch.testing.assert_close(canvas.predict(slots), full, atol=1e-4, rtol=1e-4)
 
 
+def drifting(found):
+    """What a drift of so much runs: no pass."""
+
+    def drift(*_):
+        yield from ()
+        return found
+
+    return drift
+
+
 def test_a_vetoed_middle_is_the_uncached_one(engine_of, monkeypatch):
     plain, engine = engine_of("dream", "none"), engine_of("dream", ONCE.replace("dual", "checked"))
     exact = text_of(plain, REQUEST)
-    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.3)  # above the bound of 0.25
+    monkeypatch.setattr(DualCanvas, "drift", drifting(0.3))  # above the bound of 0.25
     chunks = list(engine.complete(REQUEST, Deadline()))
     assert "".join(c.text for c in chunks) == exact
     assert [c.reason for c in chunks if c.reason] == [Reason.END]
@@ -250,15 +260,16 @@ def test_a_middle_of_a_cache_gone_wrong_is_caught(cut, engine_of, monkeypatch):
     """Whole passes leave damaged values behind: what is decoded on them is bad, and scored so by an exact pass."""
     request = dataclasses.replace(REQUEST, prefix=CODE[:cut], sampling=Sampling(24, stop="none"))
     exact = text_of(engine_of("dream", "none"), request)
-    run_whole = DualCache.run_whole
+    whole_pass = DualCache.whole_pass
 
     def damaging(self, wanted, rows):
-        logits = run_whole(self, wanted, rows)
-        for layer in range(2):
-            self.kv.layer(layer)[1][:] *= -1
+        logits = yield from whole_pass(self, wanted, rows)
+        with torch.inference_mode():
+            for layer in range(2):
+                self.kv.layer(layer)[1][:] *= -1
         return logits
 
-    monkeypatch.setattr(DualCache, "run_whole", torch.inference_mode()(damaging))
+    monkeypatch.setattr(DualCache, "whole_pass", damaging)
     assert text_of(engine_of("dream", ONCE), request) != exact
     assert text_of(engine_of("dream", ONCE.replace("dual", "checked")), request) == exact
 
@@ -266,7 +277,8 @@ def test_a_middle_of_a_cache_gone_wrong_is_caught(cut, engine_of, monkeypatch):
 def test_a_middle_within_the_bound_stays(engine_of, monkeypatch):
     cached = engine_of("dream", ONCE)
     checked = engine_of("dream", ONCE.replace("dual", "checked"))
-    monkeypatch.setattr(DualCanvas, "drift", lambda *_: 0.2)
+
+    monkeypatch.setattr(DualCanvas, "drift", drifting(0.2))
     assert text_of(checked, REQUEST) == text_of(cached, REQUEST)
 
 
@@ -275,12 +287,12 @@ def test_drift_is_nought_where_nothing_is_stale_and_found_where_the_cache_lies(e
     canvas = engine.open_canvas(REQUEST)
     slots = list(range(300, 308))
     canvas.predict([*slots[:3], *[engine.tokens.mask] * 5])
-    assert abs(canvas.drift(slots, range(3, 8))) < 1e-3
+    assert abs(finish(canvas.drift(slots, range(3, 8)))) < 1e-3
     canvas.predict([engine.tokens.mask] * 8)
     with torch.inference_mode():
         for layer in range(2):
             engine.dual.kv.layer(layer)[1][:] *= -1
-    assert abs(canvas.drift(slots, range(8))) > 0.1
+    assert abs(finish(canvas.drift(slots, range(8)))) > 0.1
 
 
 def test_time_that_is_up_spares_the_check(engine_of, monkeypatch):
@@ -335,7 +347,7 @@ def test_a_network_with_stretched_positions_has_no_such_cache(engine_of, folders
     )
     runtime.loaded.model.model.rotary_emb.rope_type = "dynamic"
     with pytest.raises(FimError, match="use --canvas-cache none"):
-        _ = runtime.dual_cache
+        _ = runtime.dual_caches
 
 
 def test_every_kind_of_cache_has_rules_that_a_decode_obeys(engine_of):
@@ -353,7 +365,7 @@ def test_a_failed_pass_leaves_nothing_half_done(engine_of, monkeypatch):
     def fails(*_):
         raise RuntimeError("out of memory")
 
-    for break_it in (lambda: canvas.predict(slots), lambda: canvas.drift([300] * 8, [1])):
+    for break_it in (lambda: canvas.predict(slots), lambda: finish(canvas.drift([300] * 8, [1]))):
         monkeypatch.setattr(type(engine.network), "forward", fails)
         with pytest.raises(RuntimeError):
             break_it()

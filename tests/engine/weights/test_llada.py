@@ -131,9 +131,9 @@ def reference_logits(folder, ids):
 def test_original_names_give_the_original_network(good):
     engine = engine_of(good)
     ids = [300, 301, engine.tokens.mask, 302, 17, 5]
-    native = engine.network.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    native = engine.network.whole.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
     torch.testing.assert_close(native, reference_logits(good, ids), atol=2e-4, rtol=1e-4)
-    assert isinstance(engine.network.model, transformers.LlamaForCausalLM)
+    assert isinstance(engine.network.whole.model, transformers.LlamaForCausalLM)
 
 
 @pytest.mark.parametrize("steps", [16, 8, 5])
@@ -225,7 +225,7 @@ def test_gate_and_up_are_not_swapped(folder):
         names = [f"model.transformer.blocks.{n}.{p}.weight" for p in ("ff_proj", "up_proj")]
         tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
     save_file(tensors, path, {"format": "pt"})
-    swapped = engine_of(folder).network.model(input_ids=torch.tensor([ids])).logits[0]
+    swapped = engine_of(folder).network.whole.model(input_ids=torch.tensor([ids])).logits[0]
     assert not torch.allclose(swapped, before, atol=1e-2)
 
 
