@@ -2,8 +2,8 @@
 
 A job that waits for a remote server does not hold up the others. Passes that cannot run with others take
 turns. A round runs one of them and one chunk of a prompt at most, so that jobs that are decoding wait for no
-more than that. A job whose engine yields neither passes nor waits, or replays captured graphs, runs to its end
-as soon as it is started.
+more than that. A job whose engine yields neither passes nor waits, or replays captured graphs, runs to its
+end as soon as it is started.
 """
 
 from __future__ import annotations

@@ -6,12 +6,14 @@ import itertools
 import pytest
 import torch
 
+from fimserver.engine import runtime as runtime_module
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES
 from fimserver.engine.engines import make_dllm
 from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass, run_together
-from fimserver.engine.runtime import DraftContext
+from fimserver.engine.load import load
+from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.speculation.lookahead import Outlook
 from fimserver.reasons import Reason
 from fimserver.settings import Settings
@@ -22,6 +24,7 @@ from tests.engine.forward.test_passes import REQUESTS, network, said, together  
 from tests.engine.test_block_diffusion import FAMILIES, request_of
 from tests.engine.test_block_diffusion import engine_of as block_engine
 from tests.engine.test_block_diffusion import folders as block_folders  # noqa: F401 - fixture
+from tests.tiny import DREAM_CANVAS, make_card
 
 SOME = REQUESTS[:4]
 
@@ -276,7 +279,7 @@ def test_canvases_that_their_context_sees_are_those_alone(family, cache, engine_
 
 @pytest.mark.parametrize("network", ["native", "auto"])
 @pytest.mark.parametrize("cache", ["none", "dual"])
-def test_canvases_that_their_context_sees_take_turns_where_they_cannot_join(cache, network, engine_of):  # noqa: F811
+def test_such_canvases_take_turns_where_they_cannot_join(cache, network, engine_of):  # noqa: F811
     engine = engine_of("dream", cache, settings=Settings(network=network, batch=3))
     if network == "auto":
         engine.network.joins = False
@@ -328,3 +331,20 @@ def test_a_canvas_over_captured_graphs_has_the_engine_to_itself(engine_of):  # n
     passes = [step for step in engine.steps(APART[0], Deadline()) if isinstance(step, Pass)]
     assert passes
     assert not any(each.joins or each.takes_turns for each in passes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "width", "shared"),
+    [({}, 8, True), ({"network": "native"}, 8, True), ({"batch": 3}, 3, True), ({"batch": 1}, 1, False)],
+)
+def test_so_many_canvases_that_their_context_sees_run_side_by_side(
+    settings,
+    width,
+    shared,
+    folders,  # noqa: F811
+    monkeypatch,
+):
+    monkeypatch.setattr(runtime_module, "free_ram_gib", lambda: 8.0)
+    card = make_card("Dream", loads_as="qwen2", fim=None, canvas=DREAM_CANVAS)
+    runtime = make_runtime(load(card, folders["Dream"], torch.device("cpu")), Settings(**settings))
+    assert (runtime.width, runtime.is_shared) == (width, shared)
