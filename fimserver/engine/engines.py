@@ -261,7 +261,7 @@ class ModelPool:
 
     @property
     def width(self) -> int:
-        """How many requests may run side by side: as many as have KV buffers, where that serves them sooner."""
+        """How many requests may run side by side: the number of their KV buffers, 1 if none may share."""
         models = [runtime for runtime in self._runtimes.values() if runtime.takes_turns]
         if not any(runtime.is_shared for runtime in models):
             return 1

@@ -59,7 +59,7 @@ class Runtime:
 
     @property
     def is_shared(self) -> bool:
-        """Whether its requests run side by side: passes join, or each is one of a canvas with full attention."""
+        """Whether its requests run side by side: passes join, or are of canvases with full attention."""
         joins = getattr(self.network, "joins", False)
         return self.takes_turns and self.width > 1 and (joins or self.cache is None)
 
