@@ -93,7 +93,7 @@ def make_arm(runtime: Runtime, drafters: str, adapter: str, row: float) -> Autor
     if row:
         policy.costs = priced_by_row(policy.costs, row)
     if row and ahead:
-        ahead.dearer = {}
+        ahead.mask_costs = {}
     return engine
 
 

@@ -223,11 +223,11 @@ def measure(
     traces: defaultdict[str, list[Trace]] = defaultdict(list)
     order = sorted(cases(packages, spans, seed, ours.vocabulary), key=lambda case: (case.package, case.path))
     for package, of_package in groupby(order, key=lambda case: case.package):
-        shelves: dict[str, IndexCache] = {}
+        index_caches: dict[str, IndexCache] = {}
         sizes = {path: len(ours.vocabulary.encode(text)) for path, text in packages[package].items()}
         for case in of_package:
             snippets = others(case, packages[package], sizes)
-            for name, arm in arms(ours, case.request, snippets, shelves).items():
+            for name, arm in arms(ours, case.request, snippets, index_caches).items():
                 traces[name].append(play(case, arm, prefilled=prefilled))
     return traces
 

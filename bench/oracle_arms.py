@@ -68,9 +68,9 @@ class Ours:
             lambda _logits, _offset: (0, None),
         )
 
-    def arm(self, line: DecodeState, shelf: IndexCache, cut: Cut) -> Arm:
+    def arm(self, line: DecodeState, index_cache: IndexCache, cut: Cut) -> Arm:
         """Make an arm that has read all texts, as after some middles in the same files."""
-        drafter = NGramDrafter(self.vocabulary, shelf)
+        drafter = NGramDrafter(self.vocabulary, index_cache)
         line = dataclasses.replace(line, ids=[])
         self._timed("a new middle", lambda: drafter.observe(line, ended=False))
 
@@ -87,10 +87,10 @@ class Ours:
 
         return drafts
 
-    def read(self, line: DecodeState, shelf: IndexCache) -> None:
+    def read(self, line: DecodeState, index_cache: IndexCache) -> None:
         """Read all texts that ``line`` could be drafted from."""
-        NGramDrafter(self.vocabulary, shelf).observe(line, ended=False)
-        while shelf.build(2000):
+        NGramDrafter(self.vocabulary, index_cache).observe(line, ended=False)
+        while index_cache.build(2000):
             pass
 
     def _timed(self, what: str, work: Callable[[], None]) -> None:
@@ -100,7 +100,7 @@ class Ours:
 
 
 def arms(
-    ours: Ours, request: Request, others: Sequence[Snippet], shelves: dict[str, IndexCache]
+    ours: Ours, request: Request, others: Sequence[Snippet], index_caches: dict[str, IndexCache]
 ) -> dict[str, Arm]:
     """Return the arms to compare, by name."""
     line = ours.line(request)
@@ -118,10 +118,10 @@ def arms(
         "vLLM ngram (n=5, 5)": vllm_ngram(line.prompt),
     }
     for source, seen in lines.items():
-        shelf = shelves.setdefault(source, IndexCache(ours.vocabulary, 10**7))
-        ours.read(seen, shelf)
+        index_cache = index_caches.setdefault(source, IndexCache(ours.vocabulary, 10**7))
+        ours.read(seen, index_cache)
         cuts = CUTS if source != "prompt" else {name: CUTS[name] for name in list(CUTS)[-1:]}
-        made |= {f"ours, {source}, {name}": ours.arm(seen, shelf, cut) for name, cut in cuts.items()}
+        made |= {f"ours, {source}, {name}": ours.arm(seen, index_cache, cut) for name, cut in cuts.items()}
     return made
 
 

@@ -57,7 +57,7 @@ class CheckedCanvas:
         """Return the canvas as text: accepted tokens, guesses, masks."""
         slots = [Slot(self._piece(token), masked=False, fresh=i >= before) for i, token in enumerate(known)]
         if open_:
-            slots += [Slot(self._piece(token), masked=False) for token in self.ahead.glance()]
+            slots += [Slot(self._piece(token), masked=False) for token in self.ahead.likeliest_tokens()]
             slots += [Slot("", masked=True)] * (-len(slots) % self.block)
         return without_held(slots, held)
 

@@ -23,7 +23,7 @@ from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
-from fimserver.engine.forward.pass_cost import look_busy, measure_costs
+from fimserver.engine.forward.pass_cost import is_outdated, measure_costs
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
 from fimserver.engine.prompts.prompt_budget import STEPS, PromptBudget
@@ -74,7 +74,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
     costs = kept_costs(
         runtime,
         lambda: measure_costs(cache, rows, draft=draft, starts=starts),
-        outdated=lambda costs: look_busy(costs, cache, starts[0]),
+        outdated=lambda costs: is_outdated(costs, cache, starts[0]),
     )
     capture_decoding(cache, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
@@ -125,7 +125,7 @@ def make_checked(target: DraftContext, schedule: CheckedSchedule) -> CheckedCanv
     assert canvas
     ahead.alone = True  # this route shows a canvas, also where n-gram drafts would be as good
     if not math.isinf(schedule.row):
-        policy.costs, ahead.dearer = priced_by_row(policy.costs, schedule.row), {}
+        policy.costs, ahead.mask_costs = priced_by_row(policy.costs, schedule.row), {}
     vocabulary = target.runtime.loaded.vocabulary
     return CheckedCanvas(decoder, ahead, canvas, lambda token: vocabulary.decode([token]))
 

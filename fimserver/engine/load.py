@@ -26,7 +26,7 @@ from fimserver.engine.forward.int8 import is_exact
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.int8_model import int8_weights
 from fimserver.engine.memory_plan import has_experts, require_memory
-from fimserver.engine.native_model import how_to_mend, native_model
+from fimserver.engine.native_model import native_model, repair_hint
 from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.quantise import QUANTISED, quantise
 from fimserver.engine.weights.arithmetic import choose
@@ -200,13 +200,13 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
     for name, wanted in expected.items():
         path = folder / name
         if not path.is_file():
-            raise LoadError(f"{card.name}: {path} is missing: {how_to_mend(card)}")
+            raise LoadError(f"{card.name}: {path} is missing: {repair_hint(card)}")
         key = _key(path)
         if known.get(key) == wanted:
             continue
         if sha256(path) != wanted:
             raise LoadError(
-                f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {how_to_mend(card)}"
+                f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {repair_hint(card)}"
             )
         known[key] = wanted
     write_kept(_HASHES, known)
@@ -244,7 +244,7 @@ def _probe_int8(loaded: Loaded) -> None:
 
 def _not_finite(card: Card) -> LoadError:
     return LoadError(
-        f"{card.name}: a test pass gave NaN or infinity, so the weights are damaged: {how_to_mend(card)}"
+        f"{card.name}: a test pass gave NaN or infinity, so the weights are damaged: {repair_hint(card)}"
     )
 
 

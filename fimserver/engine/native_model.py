@@ -26,10 +26,10 @@ def native_model(
         model, info = checkpoint.native(device, dtype)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         raise LoadError(
-            f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {how_to_mend(card)}"
+            f"{card.name}: weights in {folder} cannot be read ({_line(error)}): {repair_hint(card)}"
         ) from None
     for problem in _problems(info):
-        raise LoadError(f"{card.name}: {problem}: {how_to_mend(card)}")
+        raise LoadError(f"{card.name}: {problem}: {repair_hint(card)}")
     return model.eval().requires_grad_(False)
 
 
@@ -43,7 +43,7 @@ def _problems(info: Mapping[str, Any]) -> Iterator[str]:
     yield from map(str, info.get("error_msgs", ()))
 
 
-def how_to_mend(card: Card) -> str:
+def repair_hint(card: Card) -> str:
     """Return what the user can do about damaged files of a model."""
     return f"run `fimserver models get {card.name}`" if card.hub else "reinstall fimserver"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fimserver.engine.forward.pass_cost import PassCosts, look_busy
+from fimserver.engine.forward.pass_cost import PassCosts, is_outdated
 from fimserver.engine.kept_costs import kept_costs
 
 
@@ -90,5 +90,5 @@ def test_of_two_measurements_the_less_is_kept_of_each_shape(runtime, tmp_path):
 def test_costs_of_a_busy_machine_are_those_that_plain_passes_undercut(runtime, ms, busy):
     cache = runtime.cache
     cache.prompts.current.ids = [1, 2, 3]
-    assert look_busy(PassCosts({(1, runtime.rows): ms}), cache, cache.chunk) == busy
+    assert is_outdated(PassCosts({(1, runtime.rows): ms}), cache, cache.chunk) == busy
     assert cache.num_uncached_tokens([1, 2, 3]) == cache.chunk  # its rows were overwritten

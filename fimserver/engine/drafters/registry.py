@@ -40,10 +40,10 @@ log = logging.getLogger("fimserver.engine")
 def make_ngram(context: DraftContext, what: str, *, window: int = MAX_NODES) -> Drafter:  # noqa: ARG001
     """Make the n-gram drafter; ``window``: most tokens of a draft."""
     vocabulary = context.runtime.loaded.vocabulary
-    shelf = IndexCache(vocabulary)
+    index_cache = IndexCache(vocabulary)
     recents = MiddleHistory()
     return EachPrompt(
-        "ngram", context.runtime.cache, lambda: NGramDrafter(vocabulary, shelf, window, recents)
+        "ngram", context.runtime.cache, lambda: NGramDrafter(vocabulary, index_cache, window, recents)
     )
 
 
@@ -58,8 +58,8 @@ def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS)
         )
     cache, network = runtime.cache, runtime.canvas_network
     rows = [rows for rows in ROWS if rows <= MOST_MASKED_ROWS]
-    dearer = kept_mask_costs(runtime, lambda: measure_masks(cache, network, rows))
-    return Lookahead(cache, network, masks, dearer)
+    mask_costs = kept_mask_costs(runtime, lambda: measure_masks(cache, network, rows))
+    return Lookahead(cache, network, masks, mask_costs)
 
 
 def make_model(context: DraftContext, what: str) -> Drafter:

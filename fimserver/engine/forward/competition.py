@@ -1,8 +1,8 @@
 """Use of fewer threads while other processes compete for the CPUs.
 
-Competition shows in the time that our threads are ready but wait for a CPU. Forward passes call ``look``
-between layers. It reads only the kernel's counters of this process, which are also right in containers. The
-number of threads changes no bit of a result.
+Competition shows in the time that our threads are ready but wait for a CPU. Forward passes call
+``adapt_threads`` between layers. It reads only the kernel's counters of this process, which are also right in
+containers. The number of threads changes no bit of a result.
 """
 
 from __future__ import annotations
@@ -165,10 +165,10 @@ def watch(environ: Mapping[str, str] = os.environ) -> Callable[[], None]:
 
 
 @functools.cache
-def _look() -> Callable[[], None]:
+def _watched() -> Callable[[], None]:
     return watch()
 
 
-def look() -> None:
+def adapt_threads() -> None:
     """Adapt the threads if competitors came or went; called between two layers of a pass."""
-    _look()()
+    _watched()()

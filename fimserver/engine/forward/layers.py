@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fimserver.engine.forward.attention import attend, fold_bias
 from fimserver.engine.forward.chunk_rows import ChunkRows, attend_by_chunk, chunk_rows
-from fimserver.engine.forward.competition import look
+from fimserver.engine.forward.competition import adapt_threads
 from fimserver.engine.forward.kv import KVBuffer
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # (N, in) -> (N, out)
@@ -147,7 +147,7 @@ class Stack:
         folded = [(n, self._folded(bias, kv, groups), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
         for index, layer in enumerate(self.layers):
-            look()
+            adapt_threads()
             x = x + self._attend(x, layer, rope, folded, index)
             x = x + layer.mlp(self.norm(x, layer.mlp_norm))
         return x

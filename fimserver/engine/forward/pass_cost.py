@@ -85,7 +85,7 @@ def measure_costs(
 
 
 @torch.inference_mode()
-def look_busy(costs: PassCosts, cache: PrefixCache, start: int) -> bool:
+def is_outdated(costs: PassCosts, cache: PrefixCache, start: int) -> bool:
     """Whether ``costs`` were measured on a busy machine: plain passes at ``start`` are clearly faster now.
 
     The ratios between shapes differ on a busy machine, and with them the number of tokens worth drafting.

@@ -85,10 +85,10 @@ class Lookahead:
         cache: PrefixCache,
         network: CanvasNetwork,
         most_masks: int = MOST_MASKS,
-        dearer: Mapping[int, float] | None = None,
+        mask_costs: Mapping[int, float] | None = None,
     ) -> None:
-        """``dearer``: extra cost of masks in a pass (``measure_masks``); ``None``: no cost."""
-        self.dearer = dearer or {}
+        """``mask_costs``: extra cost of masks in a pass (``measure_masks``); ``None``: no cost."""
+        self.mask_costs = mask_costs or {}
         self._draft_ms = 0.0  # time to draft one token from the logits of a mask
         self.cache = cache
         self.network = network
@@ -112,9 +112,9 @@ class Lookahead:
         cost what masks add to a pass of one row.
         """
         most = max(self.sizes, default=0)
-        rows = min((rows for rows in self.dearer if rows > most), default=0)
+        rows = min((rows for rows in self.mask_costs if rows > most), default=0)
         plain_ms = costs.ms[costs.plain]
-        masked_ms = costs.ms.get((1, rows), plain_ms) * (1 + self.dearer.get(rows, 0.0))
+        masked_ms = costs.ms.get((1, rows), plain_ms) * (1 + self.mask_costs.get(rows, 0.0))
         price = self._margin * (masked_ms + most * self._draft_ms - plain_ms) / plain_ms
         pays = most > 0 and self._tokens(most) > price
         if not (self.alone or pays or self._unopened >= _RETRIAL):
@@ -135,7 +135,7 @@ class Lookahead:
         self._texts[self.cache.prompts.current.number] = TextAhead(hidden[:1], groups)
         return rows[0]
 
-    def glance(self) -> list[int]:
+    def likeliest_tokens(self) -> list[int]:
         """Return the likeliest tokens after the last one, one for each mask that has been run for it."""
         prepared = self.text.prepared
         return prepared.logits.argmax(-1).tolist() if prepared else []
@@ -158,7 +158,7 @@ class Lookahead:
             spare = rows - len(reached) + 1
             if branches != 1 or spare < 1 or rows > MOST_MASKED_ROWS:
                 continue
-            masked_ms = ms * (1 + self.dearer.get(rows, 0.0) * spare / (rows - 1))
+            masked_ms = ms * (1 + self.mask_costs.get(rows, 0.0) * spare / (rows - 1))
             for masks in self.sizes:
                 lengths = likely[: spare // masks]
                 gain = self._tokens(masks) * sum(ends[length] for length in lengths)
@@ -247,9 +247,9 @@ class Lookahead:
         for masks, worth in self._worth.items():
             if masks <= len(prepared.logits):
                 with_it = policy.plan([*others, cut_draft(own, masks)], size)
-                dearer = ms[with_it.shape] / ms[without.shape] - 1
+                longer = ms[with_it.shape] / ms[without.shape] - 1
                 fade = min(1.0, _MEMORY / (worth[1] + 1))
-                worth[0] = (worth[0] + with_it.expected - without.expected * (1 + dearer)) * fade
+                worth[0] = (worth[0] + with_it.expected - without.expected * (1 + longer)) * fade
                 worth[1] = (worth[1] + 1) * fade
 
     def _tokens(self, masks: int) -> float:

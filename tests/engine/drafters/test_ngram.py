@@ -112,7 +112,7 @@ class TestSources:
         )
         assert "alpha" not in vocabulary.decode(line.prefix)
         ngram.observe(line, ended=False)
-        while ngram.shelf.build(2000):
+        while ngram.index_cache.build(2000):
             pass
         line = dataclasses.replace(line, ids=[])
         assert not ngram.propose(line, 24) or "gamma" not in texts_of(ngram, line)[0]
@@ -158,31 +158,31 @@ class TestOtherFiles:
     def test_they_are_read_a_little_at_a_time(self, vocabulary, ngram):
         line = line_of(vocabulary, "x", snippets=[self.TEXT])
         ngram.propose(line, 24)
-        assert ngram.shelf.tokens == 0
+        assert ngram.index_cache.tokens == 0
         ngram.observe(line, ended=False)
-        assert 0 < ngram.shelf.tokens < 3 * BUILD_TOKENS
-        before = ngram.shelf.tokens
+        assert 0 < ngram.index_cache.tokens < 3 * BUILD_TOKENS
+        before = ngram.index_cache.tokens
         ngram.observe(line, ended=True)
-        assert before < ngram.shelf.tokens < before + 3000
+        assert before < ngram.index_cache.tokens < before + 3000
         for _ in range(10):
             ngram.observe(line, ended=True)
-        assert vocabulary.decode(ngram.shelf.want([self.TEXT])[0].ids) == self.TEXT
+        assert vocabulary.decode(ngram.index_cache.want([self.TEXT])[0].ids) == self.TEXT
 
     def test_what_was_read_stays_for_the_next_middle(self, vocabulary, ngram):
         line = line_of(vocabulary, "x", snippets=[self.TEXT])
         ngram.propose(line, 24)
-        while ngram.shelf.build(2000):
+        while ngram.index_cache.build(2000):
             pass
         line = line_of(vocabulary, "y\n", middle="def function_7", snippets=[self.TEXT])
         assert texts_of(ngram, line, source="ngram.open")[0].startswith(
             "(argument):\n    return argument + 7"
         )
 
-    def test_drafters_can_share_a_shelf(self, vocabulary):
-        shelf = IndexCache(vocabulary)
-        first, second = NGramDrafter(vocabulary, shelf), NGramDrafter(vocabulary, shelf)
+    def test_drafters_can_share_an_index_cache(self, vocabulary):
+        index_cache = IndexCache(vocabulary)
+        first, second = NGramDrafter(vocabulary, index_cache), NGramDrafter(vocabulary, index_cache)
         first.propose(line_of(vocabulary, "x", snippets=[self.TEXT]), 24)
-        while shelf.build(2000):
+        while index_cache.build(2000):
             pass
         line = line_of(vocabulary, "y\n", middle="def function_7", snippets=[self.TEXT])
         assert texts_of(second, line, source="ngram.open")
@@ -193,19 +193,19 @@ class TestOtherFiles:
         request = dataclasses.replace(line.request, lookup=(Snippet("other.py", self.TEXT),))
         line = dataclasses.replace(line, request=request)
         ngram.propose(line, 24)
-        while ngram.shelf.build(2000):
+        while ngram.index_cache.build(2000):
             pass
         line = dataclasses.replace(line)
         assert texts_of(ngram, line, source="ngram.open")[0].startswith(
             "(argument):\n    return argument + 77"
         )
         assert cut_context(request, CARD, vocabulary).prefix == tuple(plain)
-        before = ngram.shelf.tokens
+        before = ngram.index_cache.tokens
         edited = Snippet("other.py", self.TEXT + "x = 1\n")
         ngram.propose(dataclasses.replace(line, request=dataclasses.replace(request, lookup=(edited,))), 24)
-        while ngram.shelf.build(2000):
+        while ngram.index_cache.build(2000):
             pass
-        assert ngram.shelf.tokens - before < len(self.TEXT) / 4  # its last piece alone was read again
+        assert ngram.index_cache.tokens - before < len(self.TEXT) / 4  # its last piece alone was read again
 
 
 class TestRecent:

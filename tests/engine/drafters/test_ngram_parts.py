@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fimserver.cards import MODELS, get_card
-from fimserver.engine.drafters.ngram import index_cache as shelf_module
+from fimserver.engine.drafters.ngram import index_cache as index_cache_module
 from fimserver.engine.drafters.ngram.history import RECENT, MiddleHistory
 from fimserver.engine.drafters.ngram.index_cache import IndexCache
 from fimserver.engine.drafters.ngram.sources import CHUNK_CHARS, SEARCH_CHARS, RequestSources, chunks
@@ -88,15 +88,15 @@ class TestAutomaton:
 
     @relaxed
     @given(few, few, st.integers(0, 9))
-    def test_retelling_gives_the_new_text(self, old, new, revocable):
-        a = SuffixAutomaton().retell(old, revocable).retell(new, revocable)
+    def test_an_update_gives_the_new_text(self, old, new, revocable):
+        a = SuffixAutomaton().updated_to(old, revocable).updated_to(new, revocable)
         assert columns(a) == columns(automaton(new))
 
     def test_typing_keeps_the_automaton(self):
-        a = SuffixAutomaton().retell(list(range(100)), 8)
+        a = SuffixAutomaton().updated_to(list(range(100)), 8)
         a.extend([7, 8, 9], revocable=True)
-        assert a.retell([*range(99), 500, 501], 8) is a
-        assert a.retell(list(range(50)), 8) is not a
+        assert a.updated_to([*range(99), 500, 501], 8) is a
+        assert a.updated_to(list(range(50)), 8) is not a
 
     @relaxed
     @given(few, few)
@@ -136,58 +136,58 @@ class TestShelf:
     TEXT = "\n".join(f"def function_{i}(argument):\n    return argument + {i}\n" for i in range(200))
 
     def test_texts_are_read_in_pieces_and_completely(self, vocabulary):
-        shelf = IndexCache(vocabulary)
-        (a,) = shelf.want([self.TEXT])
+        index_cache = IndexCache(vocabulary)
+        (a,) = index_cache.want([self.TEXT])
         sizes = [0]
-        while shelf.build(100):
+        while index_cache.build(100):
             sizes.append(len(a.ids))
         assert len(sizes) > 20
         assert all(0 < after - before < 250 for before, after in pairwise(sizes))
         assert vocabulary.decode(a.ids) == self.TEXT
 
     def test_the_same_text_has_the_same_automaton(self, vocabulary):
-        shelf = IndexCache(vocabulary)
-        first = shelf.want(["a = 1\n", "b = 2\n"])
-        assert shelf.want(["b = 2\n", "a = 1\n"]) == first[::-1]
+        index_cache = IndexCache(vocabulary)
+        first = index_cache.want(["a = 1\n", "b = 2\n"])
+        assert index_cache.want(["b = 2\n", "a = 1\n"]) == first[::-1]
 
     def test_what_is_wanted_first_is_read_first(self, vocabulary):
-        shelf = IndexCache(vocabulary)
-        first, second = shelf.want(["a = 1\n" * 50, "b = 2\n" * 50])
-        shelf.build(20)
+        index_cache = IndexCache(vocabulary)
+        first, second = index_cache.want(["a = 1\n" * 50, "b = 2\n" * 50])
+        index_cache.build(20)
         assert first.ids
         assert not second.ids
 
     def test_old_texts_make_room_and_wanted_ones_stay(self, vocabulary):
-        shelf = IndexCache(vocabulary, max_tokens=500)
+        index_cache = IndexCache(vocabulary, max_tokens=500)
         for number in range(20):
-            (a,) = shelf.want([f"value_{number} = {number}\n" * 20])
-            while shelf.build(100):
-                assert shelf.tokens < 500
+            (a,) = index_cache.want([f"value_{number} = {number}\n" * 20])
+            while index_cache.build(100):
+                assert index_cache.tokens < 500
             assert vocabulary.decode(a.ids) == f"value_{number} = {number}\n" * 20
-            assert shelf.tokens < 700
+            assert index_cache.tokens < 700
 
     def test_no_more_is_read_than_there_is_room_for(self, vocabulary):
-        shelf = IndexCache(vocabulary, max_tokens=500)
-        shelf.want([f"value_{number} = {number}\n" * 20 for number in range(20)])
-        while shelf.build(50):
+        index_cache = IndexCache(vocabulary, max_tokens=500)
+        index_cache.want([f"value_{number} = {number}\n" * 20 for number in range(20)])
+        while index_cache.build(50):
             pass
-        assert 500 <= shelf.tokens < 700
+        assert 500 <= index_cache.tokens < 700
 
     def test_texts_that_were_never_read_are_forgotten_too(self, vocabulary, monkeypatch):
-        monkeypatch.setattr(shelf_module, "MAX_TEXTS", 5)
-        shelf = IndexCache(vocabulary)
+        monkeypatch.setattr(index_cache_module, "MAX_TEXTS", 5)
+        index_cache = IndexCache(vocabulary)
         for number in range(50):
-            shelf.want([str(number)])
-        assert len(shelf._volumes) == 5
+            index_cache.want([str(number)])
+        assert len(index_cache._entries) == 5
 
     @relaxed
     @given(st.lists(st.text(max_size=60), max_size=5), st.integers(1, 50))
     def test_any_text_can_be_read(self, vocabulary, texts, tokens):
-        shelf = IndexCache(vocabulary)
-        shelf.want(texts)
-        while shelf.build(tokens):
+        index_cache = IndexCache(vocabulary)
+        index_cache.want(texts)
+        while index_cache.build(tokens):
             pass
-        assert shelf.tokens == sum(len(volume.automaton.ids) for volume in shelf._volumes.values())
+        assert index_cache.tokens == sum(len(entry.automaton.ids) for entry in index_cache._entries.values())
 
 
 class TestElsewhere:

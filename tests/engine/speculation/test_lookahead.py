@@ -146,11 +146,11 @@ class TestTheOutlook:
         assert ahead.outlook(self.plan(shape=(1, 1)), Survival(), DEAR) is None
 
     def test_what_masks_add_to_a_pass_is_counted(self, runtime):
-        """Rows that pay as text do not pay where masks make the pass much dearer."""
+        """Rows that pay as text do not pay where masks make the pass much slower."""
         costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
         rows = {}
         for share in (0.0, 0.1, 3.0):
-            ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: share})
+            ahead = Lookahead(runtime.cache, runtime.canvas_network, mask_costs={4: share})
             rows[share] = ahead.outlook(self.plan(shape=(1, 1)), Survival(), costs)
         assert rows[0.0] is not None
         assert rows[0.1] is not None
@@ -203,14 +203,14 @@ class TestTheFirstDraft:
     costs = PassCosts({(1, 1): 20.0, (1, 4): 23.0})
 
     def test_masks_after_the_prompt_end_where_they_do_not_pay_and_are_tried_again(self, runtime):
-        ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: 0.2})
+        ahead = Lookahead(runtime.cache, runtime.canvas_network, mask_costs={4: 0.2})
         assert ahead.beyond(self.costs)
         TestTheOutlook().weighed(ahead, self.costs, right=False, times=60)
         tried = [ahead.beyond(self.costs) is not None for _ in range(18)]
         assert tried == [False] * 8 + [True] + [False] * 8 + [True]
 
     def test_a_canvas_that_is_shown_has_them_always(self, runtime):
-        ahead = Lookahead(runtime.cache, runtime.canvas_network, dearer={4: 0.2})
+        ahead = Lookahead(runtime.cache, runtime.canvas_network, mask_costs={4: 0.2})
         ahead.alone = True
         TestTheOutlook().weighed(ahead, self.costs, right=False, times=60)
         assert all(ahead.beyond(self.costs) for _ in range(3))
@@ -229,7 +229,7 @@ def test_a_text_with_lookahead_is_the_text_without(runtime, monkeypatch):
     for module in (lookahead, speculate):
         monkeypatch.setattr(module, "time", still)
     looking.speculation.policy.costs = PassCosts(FREE.ms)
-    looking.speculation.lookahead.dearer = {}
+    looking.speculation.lookahead.mask_costs = {}
     drafted = 0
     for request in requests():
         assert text_of(looking, request) == text_of(plain, request)

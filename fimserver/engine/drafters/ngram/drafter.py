@@ -45,17 +45,17 @@ class NGramDrafter:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        shelf: IndexCache | None = None,
+        index_cache: IndexCache | None = None,
         window: int = MAX_NODES,
         recents: MiddleHistory | None = None,
     ) -> None:
-        """``shelf``, ``recents``: shared by the drafters of all prompts; ``window``: tokens of a draft."""
+        """``index_cache``, ``recents``: shared by all prompts; ``window``: most tokens of a draft."""
         self.window = window
         self._vocabulary = vocabulary
         self._banned = vocabulary.marker_ids
         self._largest = vocabulary.largest_id
         self._texts: dict[int, str] = {}  # of tokens
-        self.shelf = shelf or IndexCache(vocabulary)
+        self.index_cache = index_cache or IndexCache(vocabulary)
         self._recents = recents or MiddleHistory()
         self._layout = Layout(vocabulary)
         self._elsewhere = RequestSources(vocabulary)
@@ -87,7 +87,7 @@ class NGramDrafter:
             self._remember(state)
         else:
             self._follow(state)
-        self.shelf.build(BUILD_TOKENS_AT_END if ended else BUILD_TOKENS)
+        self.index_cache.build(BUILD_TOKENS_AT_END if ended else BUILD_TOKENS)
 
     def _remember(self, state: DecodeState) -> None:
         middle = self._clean(state.ids)  # shorter than what was followed, where a token ended it
@@ -109,7 +109,7 @@ class NGramDrafter:
         suffix = self._clean(state.suffix)
         before = self._own
         same_suffix = suffix == self._suffix_ids
-        self._own = before.retell(prefix, REVOCABLE_TOKENS)
+        self._own = before.updated_to(prefix, REVOCABLE_TOKENS)
         if not same_suffix:
             self._suffix_ids = suffix
             self._suffix = SuffixAutomaton()
@@ -122,7 +122,7 @@ class NGramDrafter:
             (self._suffix, "ngram.suffix"),
             *((automaton, "ngram.recent") for automaton in self._recents.automata),
         ]
-        sources += zip(self.shelf.want(texts), texts.values(), strict=True)
+        sources += zip(self.index_cache.want(texts), texts.values(), strict=True)
         self._readers = [AutomatonCursor(automaton, kind) for automaton, kind in sources]
         for reader in self._readers:
             reader.read(prefix[-TAIL_TOKENS:])

@@ -18,7 +18,7 @@ _TOKEN_CHARS = 3  # of code, on average, at least
 
 
 @dataclass(slots=True)
-class _Volume:
+class _IndexedText:
     """A text, and how much of it is in its automaton."""
 
     text: str
@@ -32,9 +32,9 @@ class IndexCache:
     def __init__(self, vocabulary: Vocabulary, max_tokens: int = MAX_TOKENS) -> None:
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
-        self._volumes: OrderedDict[str, _Volume] = OrderedDict()
-        self._wanted = 0  # so many of the last volumes
-        self._unread: deque[_Volume] = deque()  # of the wanted ones
+        self._entries: OrderedDict[str, _IndexedText] = OrderedDict()
+        self._wanted = 0  # so many of the last entries
+        self._unread: deque[_IndexedText] = deque()  # of the wanted ones
         self.tokens = 0  # in all automata
 
     def want(self, texts: Iterable[str]) -> list[SuffixAutomaton]:
@@ -42,44 +42,44 @@ class IndexCache:
 
         Texts of earlier calls may be dropped.
         """
-        volumes = [self._volumes.get(text) or _Volume(text) for text in dict.fromkeys(texts) if text]
-        for volume in volumes:
-            self._volumes[volume.text] = volume
-            self._volumes.move_to_end(volume.text)
-        self._wanted = len(volumes)
-        self._unread = deque(volume for volume in volumes if volume.chars < len(volume.text))
-        while len(self._volumes) > max(MAX_TEXTS, self._wanted):
+        entries = [self._entries.get(text) or _IndexedText(text) for text in dict.fromkeys(texts) if text]
+        for entry in entries:
+            self._entries[entry.text] = entry
+            self._entries.move_to_end(entry.text)
+        self._wanted = len(entries)
+        self._unread = deque(entry for entry in entries if entry.chars < len(entry.text))
+        while len(self._entries) > max(MAX_TEXTS, self._wanted):
             self._forget_one()
-        return [volume.automaton for volume in volumes]
+        return [entry.automaton for entry in entries]
 
     def build(self, tokens: int) -> bool:
         """Read about ``tokens`` more tokens of the requested texts; returns whether any are left."""
         while tokens > 0 and self._unread and self._has_room():
-            volume = self._unread[0]
-            ids = self._vocabulary.encode(_piece(volume, tokens * _TOKEN_CHARS))
-            volume.automaton.extend(ids)
+            entry = self._unread[0]
+            ids = self._vocabulary.encode(_piece(entry, tokens * _TOKEN_CHARS))
+            entry.automaton.extend(ids)
             tokens -= len(ids)
             self.tokens += len(ids)
-            if volume.chars >= len(volume.text):
+            if entry.chars >= len(entry.text):
                 self._unread.popleft()
         return bool(self._unread) and self._has_room()
 
     def _has_room(self) -> bool:
-        while self.tokens >= self._max_tokens and len(self._volumes) > self._wanted:
+        while self.tokens >= self._max_tokens and len(self._entries) > self._wanted:
             self._forget_one()
         return self.tokens < self._max_tokens
 
     def _forget_one(self) -> None:
-        _, volume = self._volumes.popitem(last=False)
-        self.tokens -= len(volume.automaton.ids)
+        _, entry = self._entries.popitem(last=False)
+        self.tokens -= len(entry.automaton.ids)
 
 
-def _piece(volume: _Volume, chars: int) -> str:
+def _piece(entry: _IndexedText, chars: int) -> str:
     """Return the next ``chars`` characters or fewer, up to a line end if there is one."""
-    start = volume.chars
-    end = volume.chars + chars
-    if end < len(volume.text):
-        line_end = volume.text.rfind("\n", start + 1, end)
+    start = entry.chars
+    end = entry.chars + chars
+    if end < len(entry.text):
+        line_end = entry.text.rfind("\n", start + 1, end)
         end = line_end if line_end > 0 else end
-    volume.chars = end
-    return volume.text[start:end]
+    entry.chars = end
+    return entry.text[start:end]

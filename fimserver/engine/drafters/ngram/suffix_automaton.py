@@ -140,7 +140,7 @@ class SuffixAutomaton:
             del column[self.last :]  # its clone, too
         self.last = undo.last
 
-    def retell(self, ids: list[int], revocable: int) -> SuffixAutomaton:
+    def updated_to(self, ids: list[int], revocable: int) -> SuffixAutomaton:
         """Rewind and extend this automaton to ``ids``, or return a new one if little of it can be kept.
 
         The last ``revocable`` tokens can be rewound.
