@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.languages import language_of_path
@@ -32,7 +33,9 @@ def make_endings(request: Request, rules: frozenset[str] = RULES) -> Endings | N
     """Return the rules that end the middle of a request; ``None`` if its stop rule is ``none``."""
     if request.sampling.stop == "none":
         return None
-    language = (request.features and request.features.language) or language_of_path(request.path) or ""
+    path = PurePosixPath(request.path)
+    language = (request.features and request.features.language) or language_of_path(request.path)
+    language = language or path.suffix[1:].lower() or path.name.lower()  # such as toml, dockerfile
     return Endings(
         Around(unix_lines(request.prefix), unix_lines(request.suffix), language), stop_rule(request), rules
     )

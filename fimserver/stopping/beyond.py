@@ -9,7 +9,8 @@ from fimserver.stopping.around import Around, columns
 from fimserver.stopping.middle_state import MiddleState
 
 FENCE = "```"
-_PROSE = frozenset({"", "markdown", "text"})  # languages in whose files a fence may be meant
+# Languages and extensions of files in which a fence may be meant.
+_PROSE = frozenset({"", "markdown", "md", "mdx", "text", "txt", "rst", "adoc", "org", "tex", "ipynb"})
 _DEFINITION = re.compile(
     r"@\w|(?:(?:export|default|declare|public|private|protected|internal|static|abstract|final|override|async"
     r"|unsafe|local|pub(?:\([^)\n]*\))?)[ \t]+)*"

@@ -139,3 +139,19 @@ def test_useful_counts_up_to_the_token_that_ends(nano):
     assert Output(vocabulary, Request("x = ", "\n", sampling=Sampling(stop="none"))).useful([], ids) == len(
         ids
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("pyproject.toml", "a = 1"),
+        ("x/Dockerfile", "a = 1"),
+        ("README.md", "a = 1\n```\nb"),
+        ("", "a = 1\n```\nb"),
+    ],
+)
+def test_a_fence_ends_the_text_of_any_file_but_prose(path, shown):
+    endings = make_endings(Request("", "\n", path=path))
+    text = "a = 1\n```\nb"
+    end = endings.end(text)
+    assert text[: end.chars if end else None] == shown
