@@ -1,10 +1,15 @@
-"""JSON files that can be made again (costs, hashes, cards): read leniently, written atomically."""
+"""JSON files that can be made again (costs, hashes, cards): read leniently, written atomically.
+
+Processes that change the same file take a lock beside it, so that each keeps the entries of the others.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,18 @@ def read_kept(path: Path) -> dict[str, Any]:
 
 def write_kept(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file atomically. Ignores errors: the contents can be made again at the next start."""
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(value), "utf-8")
         part.replace(path)
-    except OSError:
-        pass
+
+
+def change_kept(path: Path, key: str, change: Callable[[Any], Any]) -> None:
+    """Replace one entry of a file by ``change`` of it (``None`` if it is missing). Ignores errors of files."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = read_kept(path)
+            write_kept(path, known | {key: change(known.get(key))})

@@ -14,7 +14,7 @@ from fimserver.engine.load import weights_hash
 from fimserver.engine.prompts.prompt_budget import PrefillSpeed, as_kept, from_kept, measure_speed
 from fimserver.engine.runtime import Runtime
 from fimserver.engine.weights.arithmetic import machine
-from fimserver.kept_json import read_kept, write_kept
+from fimserver.kept_json import change_kept, read_kept
 
 T = TypeVar("T")
 MEASUREMENT = 2  # version of the measurement; costs of another version are measured again
@@ -85,7 +85,7 @@ def _kept(
 
 
 def _keep(path: Path, key: str, numbers: dict[str, float]) -> None:
-    write_kept(path, read_kept(path) | {key: {name: round(number, 3) for name, number in numbers.items()}})
+    change_kept(path, key, lambda _: {name: round(number, 3) for name, number in numbers.items()})
 
 
 def kept_speed(
@@ -99,16 +99,21 @@ def kept_speed(
     if runtime.loaded.card.parameters_m < LARGE_M:
         return measure(runtime.cache)
     path = kept or SPEEDS_FILE
-    known = read_kept(path)
     key = f"{_key(runtime)} passes of {runtime.cache.longest_pass}"
-    before = from_kept(known.get(key))
-    starts = _starts(known.get(key)) if before else 0
-    if before and starts >= MEASURED_STARTS:
+    known = read_kept(path).get(key)
+    before = from_kept(known)
+    if before and _starts(known) >= MEASURED_STARTS:
         return before
     speed = measure(runtime.cache)
-    speed = speed.faster(before) if before else speed
-    write_kept(path, known | {key: as_kept(speed) | {"starts": starts + 1}})
-    return speed
+    change_kept(path, key, lambda now: _with_start(now, speed))
+    return speed.faster(before) if before else speed
+
+
+def _with_start(kept: object, speed: PrefillSpeed) -> dict[str, float]:
+    """Return a stored speed after one more start, which measured ``speed``."""
+    before = from_kept(kept)
+    starts = _starts(kept) if before else 0
+    return as_kept(speed.faster(before) if before else speed) | {"starts": starts + 1}
 
 
 def _starts(kept: object) -> int:

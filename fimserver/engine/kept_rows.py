@@ -14,7 +14,7 @@ from fimserver.engine.forward.passes import TRIED_ROWS, rows_alike
 from fimserver.engine.forward.split_chunks import chunks_split
 from fimserver.engine.load import Loaded, weights_hash
 from fimserver.engine.weights.arithmetic import machine
-from fimserver.kept_json import read_kept, write_kept
+from fimserver.kept_json import change_kept, read_kept
 
 ROWS_FILE = platformdirs.user_cache_path("fimserver") / "rows_alike.json"
 # Environment variables that make the libraries of matrix products use other kernels.
@@ -50,11 +50,12 @@ def kept_chunks_split(
 
 def _kept(key: str, attempt: Callable[[], bool], kept: Path | None) -> bool:
     path = kept or ROWS_FILE
-    known = read_kept(path)
-    if not isinstance(known.get(key), bool):
-        known[key] = attempt()
-        write_kept(path, known)
-    return bool(known[key])
+    known = read_kept(path).get(key)
+    if isinstance(known, bool):
+        return known
+    found = attempt()
+    change_kept(path, key, lambda _: found)
+    return found
 
 
 def _key(loaded: Loaded, network: FusedModel) -> str:

@@ -35,7 +35,7 @@ from fimserver.engine.weights.formats import WeightFormat, format_of
 from fimserver.engine.weights.int8_cache import can_quantize, int8_checkpoint
 from fimserver.errors import LoadError, ModelMissingError
 from fimserver.hashing import sha256
-from fimserver.kept_json import read_kept, write_kept
+from fimserver.kept_json import change_kept, read_kept
 from fimserver.types import Deadline
 
 MANIFEST = "manifest.json"
@@ -176,13 +176,14 @@ def weights_hash(folder: Path) -> str:
 def files_hash(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of files like ``weights_hash``; each is hashed once per size and time."""
     known = read_kept(_HASHES)
-    hashes = []
-    for path in paths:
-        if _key(path) not in known:
-            known[_key(path)] = sha256(path)
-            write_kept(_HASHES, known)
-        hashes.append(str(known[_key(path)]))
-    return _joined(hashes)
+    return _joined([str(known.get(_key(path)) or _hashed(path)) for path in paths])
+
+
+def _hashed(path: Path) -> str:
+    """Return the SHA-256 of a file, and store it."""
+    found = sha256(path)
+    change_kept(_HASHES, _key(path), lambda _: found)
+    return found
 
 
 def _joined(hashes: Sequence[str]) -> str:
@@ -201,15 +202,12 @@ def _verify(card: Card, folder: Path, expected: Mapping[str, str]) -> None:
         path = folder / name
         if not path.is_file():
             raise LoadError(f"{card.name}: {path} is missing: {repair_hint(card)}")
-        key = _key(path)
-        if known.get(key) == wanted:
+        if known.get(_key(path)) == wanted:
             continue
-        if sha256(path) != wanted:
+        if _hashed(path) != wanted:
             raise LoadError(
                 f"{card.name}: {path} is damaged (its SHA-256 is not the expected one): {repair_hint(card)}"
             )
-        known[key] = wanted
-    write_kept(_HASHES, known)
 
 
 def probe(loaded: Loaded) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fimserver.engine.forward.attention import multiplies_bf16
 from fimserver.engine.forward.int8 import Int8Linear, is_exact, quantize_weight
-from fimserver.kept_json import read_kept, write_kept
+from fimserver.kept_json import change_kept, read_kept
 
 Arithmetic = Literal["none", "bf16", "int8", "int4"]
 log = logging.getLogger("fimserver.engine")
@@ -39,7 +39,7 @@ def choose(wanted: str, parameters_m: float, device: torch.device, kept: Path | 
     known = read_kept(path)
     if known.get(key) not in {"none", "bf16", "int8"}:
         known[key] = measure()
-        write_kept(path, known)
+        change_kept(path, key, lambda _: known[key])
     return known[key]  # type: ignore[no-any-return]
 
 

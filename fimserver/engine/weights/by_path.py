@@ -14,7 +14,7 @@ import platformdirs
 from fimserver.cards import Card, Fim, get_card, is_place, read_card, read_cards
 from fimserver.errors import CardError, LoadError
 from fimserver.hashing import sha256
-from fimserver.kept_json import read_kept, write_kept
+from fimserver.kept_json import change_kept, read_kept
 
 LONGEST_PROMPT = 8192
 LONGEST_MIDDLE = 256  # tokens
@@ -101,7 +101,7 @@ def card_of_gguf(path: Path) -> Card:
         with contextlib.suppress(ValueError):  # stored by another version of fimserver
             return Card.model_validate_json(json.dumps(kept[key]))
     card = _find_gguf(path)
-    write_kept(KEPT, kept | {key: card.model_dump(mode="json")})
+    change_kept(KEPT, key, lambda _: card.model_dump(mode="json"))
     return card
 
 
