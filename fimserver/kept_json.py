@@ -33,7 +33,7 @@ def write_kept(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def change_kept(path: Path, key: str, change: Callable[[Any], Any]) -> None:
-    """Replace one entry of a file by ``change`` of it (``None`` if it is missing). Ignores errors of files."""
+    """Replace an entry of a file by ``change`` of it (``None`` if it is missing). Ignores errors of files."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
