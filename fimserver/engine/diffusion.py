@@ -1,7 +1,7 @@
-"""Diffusion route: opens a canvas of a request, denoises it block after block, and yields its text.
+"""Diffusion route: opens the canvas of a request, denoises it block after block, and yields its text.
 
-Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found while it is denoised: by
-tokens that expand or delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search beforehand.
+Masked diffusion (arXiv 2406.07524, 2502.09992) with a canvas whose length is found by tokens that expand or
+delete a slot (DreamOn, arXiv 2602.01326), by an end token, or by a search or a probe beforehand.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from fimserver.reasons import Reason
 from fimserver.types import Chunk, Deadline, Prefill, PromptUse, Request, ms_since
 
 T = TypeVar("T")
-SHORTER = 4  # the length search does not try less than the expected length divided by this
+SHORTER = 4  # the length search begins at the expected length divided by this
 
 
 class Diffusion:
-    """Fill-in-the-middle by denoising a canvas, block after block."""
+    """Engine of the dllm route: fills in the middle by denoising a canvas, block after block."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Diffusion:
         checked: CheckedCanvas | None = None,
         probe: LengthProbe | None = None,
     ) -> None:
-        """``budget``: of the prompt; without one it is the card's ``prompt_tokens``.
+        """``budget``: limits the prompt; ``None``: the card's ``prompt_tokens`` do.
 
-        ``duals`` and their ``rules``: where the context sees the canvas, and is cached all the same.
-        ``checked``: writes the middles where the schedule has a frozen coder check guesses.
-        ``probe``: predicts the length, where the card says that it is searched.
+        ``duals`` and their ``rules``: caches of a canvas with full attention. ``checked``: writes the middles
+        of the schedule ``checked``. ``probe``: predicts the length in place of a search. Raises ``CardError``
+        if the card has no canvas.
         """
         if card.canvas is None:
             raise CardError(f"{card.name} has no [canvas]: use it on the ar route")
@@ -97,7 +97,7 @@ class Diffusion:
         self._piece = functools.cache(lambda token: vocabulary.decode([token]))
 
     def open_canvas(self, request: Request) -> CanvasForward:
-        """The canvas of a request, with its context on both sides."""
+        """Return the canvas of a request, with its context on both sides."""
         left, right = self._sides(request)
         if self.cache is not None and self._in_blocks:
             card = self.canvas_card
@@ -114,20 +114,20 @@ class Diffusion:
 
     @property
     def dual(self) -> DualCache | None:
-        """The cache of the canvas that was opened last, where the context sees it."""
+        """The cache of the canvas that was opened last, if attention is full and cached."""
         return self.duals.current if self.duals else None
 
     def warm(self, request: Request, deadline: Deadline) -> None:
-        """Prefill the context where it can be cached, so that ``complete`` starts at once."""
+        """Prefill the context if it can be cached, so that ``complete`` starts at once."""
         for _ in self.warm_steps(request, deadline):
             pass
 
     def warm_steps(self, request: Request, deadline: Deadline) -> Iterator[Pass]:
-        """``warm``, with each pass that may run with others yielded before it is run."""
+        """Do what ``warm`` does, but yield each pass that may run with others before it is run."""
         return self._held(request, self._warm(request, deadline))
 
     def _held(self, request: Request, steps: Generator[T, None, object]) -> Iterator[T]:
-        """Run the steps of a request in a buffer of its own, where the cache is one of causal rows."""
+        """Run the steps of a request in its own buffer, if the cache is a prefix cache."""
         return steps if self.cache is None else self.cache.prompts.within(self._sides(request)[0], steps)
 
     def _warm(self, request: Request, deadline: Deadline) -> Generator[Pass, None, None]:
@@ -137,14 +137,14 @@ class Diffusion:
                 yield from until_spent(canvas.warming(self._usual(request)), deadline)
 
     def num_uncached_tokens(self, request: Request) -> int:
-        """How many tokens a prefill would compute now; 0 where every step reads the whole sequence."""
+        """Return the number of tokens that a prefill would compute now; 0 without a cache."""
         if self.cache is not None:
             return self.cache.num_uncached_tokens(self._sides(request)[0])
         canvas = self.open_canvas(request)
         return canvas.num_due(self._usual(request)) if isinstance(canvas, DualCanvas) else 0
 
     def _usual(self, request: Request) -> int:
-        """Slots that a canvas starts with where its length is not searched."""
+        """Return the initial number of slots of a canvas whose length is not searched."""
         return min(request.canvas_tokens or self.canvas_card.initial_tokens, self.limit(request))
 
     def _context(self, request: Request) -> PromptTokens:
@@ -154,24 +154,24 @@ class Diffusion:
         )
 
     def _sides(self, request: Request) -> tuple[list[int], list[int]]:
-        """Ids left and right of the canvas."""
+        """Return the ids left and right of the canvas."""
         return canvas_context(self._context(request), self.card, self.vocabulary)
 
     def _use(self, request: Request) -> PromptUse:
-        """What of the text around the cursor is in the prompt."""
+        """Return how much of the text around the cursor is in the prompt."""
         read = sum(map(len, self._sides(request)))
         limit = self.budget.tokens(request.deadline_ms)
         return prompt_use(request, self._context(request), self.vocabulary, read, limit)
 
     def complete(self, request: Request, deadline: Deadline) -> Iterator[Chunk]:
-        """Yield a chunk after every step, with the text that is committed left to right.
+        """Yield a chunk after every step, with the text that is settled from the left.
 
-        Where an exact pass may veto the middle, its text comes last. Raises ``NonFiniteError``.
+        If an exact pass may veto the middle, the text comes in the last chunk. Raises ``NonFiniteError``.
         """
         return (step for step in self.steps(request, deadline) if isinstance(step, Chunk))
 
     def steps(self, request: Request, deadline: Deadline) -> Iterator[Chunk | Pass]:
-        """``complete``, with each pass that may run with others yielded before it is run."""
+        """Do what ``complete`` does, but yield each pass that may run with others before it is run."""
         if self.checked:
             return self.checked.steps(request, deadline, self._context(request).held)
         return self._held(request, self._complete(request, deadline))
@@ -191,9 +191,9 @@ class Diffusion:
     def decode(
         self, canvas: CanvasForward, request: Request, deadline: Deadline
     ) -> Generator[Chunk | Pass, None, bool]:
-        """Passes and chunks of one middle on a canvas; returns whether it was vetoed.
+        """Yield the passes and chunks of one middle on a canvas; returns whether it was vetoed.
 
-        Then it has no last chunk.
+        A vetoed middle has no last chunk.
         """
         started = time.perf_counter()
         held = self._context(request).held
@@ -254,13 +254,13 @@ class Diffusion:
         yield from denoiser.steps(predict, slots, request, deadline, done, begin, window)
 
     def limit(self, request: Request) -> int:
-        """Slots that one middle may have."""
+        """Return the most slots of a middle."""
         return max(1, min(request.sampling.max_tokens, self.canvas_card.max_tokens))
 
     def _slots(
         self, canvas: CanvasForward, expected: int, limit: int, deadline: Deadline
     ) -> Generator[Pass, None, int]:
-        """Number of slots that a canvas starts with, after the passes of a search or of a probe."""
+        """Return the initial number of slots, after the passes of a search or of a probe."""
         match self.canvas_card.length:
             case "end":
                 return canvas.room if isinstance(canvas, BlockCanvas) else self.canvas_card.block_tokens

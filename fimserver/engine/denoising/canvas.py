@@ -1,8 +1,8 @@
-"""Canvases: how the slots of the dllm route see their context and get their logits.
+"""Canvases: compute the logits of the slots of the dllm route.
 
 ``CachedCanvas``: the context is causal and stays in the KV cache; each step runs the canvas rows alone
-(exact). ``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``: every
-position sees every other, so each step runs the whole sequence (the Dream family).
+(exact). ``ShiftedCanvas``: the same for networks whose rows predict the next position. ``FullCanvas``:
+attention is full, so each step runs the whole sequence (the Dream family).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from fimserver.types import Deadline, Prefill
 
 
 class CanvasForward(Protocol):
-    """Gives logits for the slots of a canvas."""
+    """Computes logits for the slots of a canvas."""
 
     @property
     def forwards(self) -> int:
-        """Passes run so far, prefill included."""
+        """Number of passes so far, prefill included."""
         ...
 
     @property
     def prefilled(self) -> Prefill:
-        """What ``open`` computed, without its time."""
+        """Rows and passes of ``open``, without its time."""
         ...
 
     def open(self, deadline: Deadline) -> bool:
-        """Prefill the context; ``False`` if time was up before the end."""
+        """Prefill the context; ``False`` if the deadline passed."""
         ...
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
-        """Logits (n, V): row i is about slot i itself."""
+        """Return logits (n, V); row i predicts slot i."""
         ...
 
     def settle(self, slots: Sequence[int]) -> None:
@@ -49,26 +49,26 @@ class CanvasForward(Protocol):
 
 @runtime_checkable
 class SteppedCanvas(CanvasForward, Protocol):
-    """A canvas whose passes can run with those of other requests: they come out before they are run."""
+    """A canvas that yields its passes before they are run, so that they can run with other requests'."""
 
     def opening(self, deadline: Deadline) -> Generator[Pass, None, bool]:
-        """The passes of ``open``; returns what it does."""
+        """Yield the passes of ``open``; returns what it does."""
         ...
 
     def predicting(self, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
-        """The passes of ``predict``; returns what it does."""
+        """Yield the passes of ``predict``; returns what it does."""
         ...
 
 
 def opening(canvas: CanvasForward, deadline: Deadline) -> Generator[Pass, None, bool]:
-    """The passes of ``CanvasForward.open`` that can run with others; returns what it does."""
+    """Yield the passes of ``CanvasForward.open`` that can run with others; returns what it does."""
     if isinstance(canvas, SteppedCanvas):
         return (yield from canvas.opening(deadline))
     return canvas.open(deadline)
 
 
 def predicting(canvas: CanvasForward, slots: Sequence[int]) -> Generator[Pass, None, torch.Tensor]:
-    """The passes of ``CanvasForward.predict`` that can run with others; returns its logits."""
+    """Yield the passes of ``CanvasForward.predict`` that can run with others; returns its logits."""
     if isinstance(canvas, SteppedCanvas):
         return (yield from canvas.predicting(slots))
     return canvas.predict(slots)
@@ -78,7 +78,7 @@ class CachedCanvas:
     """Slots after a causal context; each slot's own row predicts it."""
 
     def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network | None = None) -> None:
-        """``network``: runs the slots, on the cache's keys and values; ``None``: the cache's own."""
+        """``network``: runs the slots on the cache's keys and values; ``None``: the cache's network."""
         self.cache = cache
         self.network = network or cache.network
         self.context = list(context)
@@ -114,13 +114,11 @@ class CachedCanvas:
 
 
 class ShiftedCanvas:
-    """Slots after a causal context, read by a network that keeps the next-token shift.
+    """Slots after a causal context, for a network in which the row before a slot predicts it.
 
-    The row before a slot predicts it.
-
-    Slots with nothing masked to their left are text: causal rows, which stay in the KV buffer for the steps
-    that follow. The rows from the first mask on see all before them and each other. So the first masked slot
-    is always predicted by text alone.
+    Slots left of the first mask are text: causal rows, which stay in the KV buffer for later steps. The rows
+    from the first mask on attend to all before them and to each other. So the first masked slot is always
+    predicted from text alone.
     """
 
     def __init__(self, cache: PrefixCache, context: Sequence[int], network: Network, mask_token: int) -> None:
@@ -133,7 +131,7 @@ class ShiftedCanvas:
         self._text: list[int] = []  # leading slots whose rows are in the buffer as text
         self._logits: list[
             torch.Tensor
-        ] = []  # (V,) of the context's last row and of each of that text: about the slot after it
+        ] = []  # (V,) of the context's last row and of each row of ``_text``: predicts the slot after it
 
     @property
     def forwards(self) -> int:
@@ -163,7 +161,7 @@ class ShiftedCanvas:
         rows = ids[read:]
         mask = self.cache.causal(
             start, len(rows)
-        ).clone()  # with its extent, so that text has the bits of plain decoding
+        ).clone()  # with the extent of plain decoding, so that text rows have its bits
         mask[known - read :, : start + len(rows)] = True
         every = torch.arange(len(rows), device=self.network.device)
         step = self.cache.rows_pass(rows, start, mask, every, self.network)
@@ -180,10 +178,7 @@ class ShiftedCanvas:
 
 
 class FullCanvas:
-    """Slots between left and right context, all attending to all.
-
-    With ``shift``, row i - 1 predicts position i.
-    """
+    """Slots between left and right context with full attention; with ``shift``, row i - 1 predicts slot i."""
 
     def __init__(self, network: Network, left: Sequence[int], right: Sequence[int], *, shift: bool) -> None:
         self.network = network

@@ -1,10 +1,10 @@
-"""Cache for networks in which every token sees every other: keys and values of prefix and suffix are reused.
+"""Cache for networks with full attention, which reuses keys and values of prefix and suffix.
 
-A whole pass computes all rows. The passes that follow run the canvas alone, on the keys and values that the
-whole pass left for the rest (dual cache, Fast-dLLM, arXiv 2505.22618): an approximation, as prefix and suffix
-do not see what the canvas has become. ``Refresh`` says when a whole pass is due.
+A whole pass computes all rows. The passes after it run the canvas alone, on the keys and values of the whole
+pass for the rest (dual cache, Fast-dLLM, arXiv 2505.22618): an approximation, as those of prefix and suffix
+do not depend on what the canvas has become. ``Refresh`` decides when a whole pass is due.
 
-Where the canvas grows or shrinks, or someone types, the suffix moves: its keys are rotated by the distance
+When the canvas changes its length, or the user types, the suffix moves: its keys are rotated by the distance
 (rotary position embedding, arXiv 2104.09864), its values stay. So typing costs the rows of the typed tokens
 and of the canvas.
 """
@@ -29,7 +29,7 @@ from fimserver.types import Deadline, Prefill, ms_since
 
 @dataclass(frozen=True)
 class CanvasText:
-    """Token ids left of a canvas, on it, and right of it; ``filled`` slots are no masks."""
+    """Token ids left of a canvas, on it, and right of it. ``filled``: number of slots that are not masks."""
 
     left: tuple[int, ...]
     slots: tuple[int, ...]
@@ -46,13 +46,13 @@ class CanvasText:
 
 
 class DualCache:
-    """Keys and values of one whole sequence, and what has changed since all of them were computed.
+    """Keys and values of one whole sequence, and its state at the last whole pass.
 
     ``rows`` counts the rows of all passes, ``forwards`` the passes. ``taken``: a request runs on it.
     """
 
     def __init__(self, network: Network, capacity: int, frequencies: torch.Tensor) -> None:
-        """``frequencies`` (D / 2,): angle of each pair of a key's components, in radians a position."""
+        """``frequencies`` (D / 2,): angle of each pair of a key's components, in radians per position."""
         self.network = network
         self.capacity = capacity
         self.frequencies = frequencies.float()
@@ -70,7 +70,7 @@ class DualCache:
         return self._now is None
 
     def shared(self, left: Sequence[int], right: Sequence[int]) -> int:
-        """How many tokens of a text with these on both sides it has: 0 where the right side is another."""
+        """Return the number of reusable tokens for these sides of a canvas; 0 if the right side differs."""
         known = self._now is not None and self._now.right == tuple(right)
         return len(right) + common_prefix(left, self._now.left) if known and self._now else 0
 
@@ -106,7 +106,7 @@ class DualCache:
         return wanted == self._whole
 
     def whole_pass(self, wanted: CanvasText, rows: range) -> Generator[Pass, None, torch.Tensor]:
-        """The pass over everything; returns logits (R, V) of ``rows``."""
+        """Yield the pass over the whole sequence; returns logits (R, V) of ``rows``."""
         self.clear()
         logits = yield from self._pass(wanted.ids, 0, rows)
         self._whole = wanted
@@ -117,13 +117,13 @@ class DualCache:
     def canvas_pass(
         self, wanted: CanvasText, rows: range, window: int
     ) -> Generator[Pass, None, torch.Tensor]:
-        """The pass over typed tokens, the canvas, ``window`` tokens on both sides.
+        """Yield the pass over typed tokens, the canvas, and ``window`` tokens on both sides.
 
         Returns logits (R, V) of ``rows``. ``is_due`` must have been false.
         """
         now = self._now
         assert now is not None
-        self._now = None  # until all of it is in the buffer
+        self._now = None  # until all rows are in the buffer
         shift = wanted.right_start - now.right_start
         if shift and wanted.right:
             angles = shift * self.frequencies
@@ -154,10 +154,10 @@ class DualCache:
 
 
 class DualCanvas:
-    """Slots between left and right context, all attending to all, over a ``DualCache``.
+    """Slots between left and right context with full attention, over a ``DualCache``.
 
-    ``exact`` says of each prediction whether an uncached pass would have given the same; ``drifts`` has what
-    ``drift`` found, block by block.
+    ``exact``: for each prediction, whether an uncached pass would have given the same. ``drifts``: results of
+    ``drift``, by block.
     """
 
     def __init__(
@@ -195,9 +195,9 @@ class DualCanvas:
         return deadline.spent() is None
 
     def warming(self, slots: int) -> Generator[Pass, None, None]:
-        """Compute the context beside a masked canvas, unless the cache has it."""
+        """Compute the context with a masked canvas, unless it is cached."""
         if self.num_due(slots):
-            yield from self._whole(self._sequence([self.mask] * slots))  # in a shape that requests have, too
+            yield from self._whole(self._sequence([self.mask] * slots))  # in a request's shape
 
     def predict(self, slots: Sequence[int]) -> torch.Tensor:
         return finish(self.predicting(slots))
@@ -212,24 +212,22 @@ class DualCanvas:
         return (yield from self._whole(wanted) if whole else self._canvas(wanted))
 
     def num_due(self, slots: int) -> int:
-        """Rows of the whole pass that a masked canvas would begin with; 0 where the cache has the context."""
+        """Return the rows of the whole pass that a masked canvas needs first; 0 if the context is cached."""
         wanted = self._sequence([self.mask] * slots)
         return len(wanted.ids) if self.cache.is_due(wanted, self.rules) else 0
 
     def settle(self, slots: Sequence[int]) -> None:
-        """The next block starts with a whole pass."""
+        """Append finished slots to the left context; the next block begins with a whole pass."""
         self.left += slots
         self.cache.clear()
 
     def vetoing(
         self, slots: Sequence[int], steps: Mapping[int, int], first: int, deadline: Deadline
     ) -> Generator[Pass, None, bool]:
-        """The passes, where there is time, that score the slots filled on cached keys and values.
+        """Score the slots filled on cached keys and values, if there is time; yields the passes.
 
-        Returns whether an exact pass gives them too low a probability.
-
-        ``steps``: in which step of the block a slot was filled. ``first``: number of the block's first step
-        among all predictions.
+        Returns whether an exact pass gives them too low a probability. ``steps``: the step of the block in
+        which each slot was filled. ``first``: number of the block's first step among all predictions.
         """
         stale = (
             []
@@ -243,9 +241,10 @@ class DualCanvas:
         return drift is not None and drift > bound
 
     def drift(self, slots: Sequence[int], stale: Sequence[int]) -> Generator[Pass, None, float]:
-        """Two passes; returns how much likelier the cache makes the tokens of ``stale`` slots, nats a token.
+        """Score ``stale`` slots with the cache and exactly; returns the difference in nats per token.
 
-        Both passes see these slots masked, as they were when they were filled.
+        It is positive if the cache makes their tokens likelier. In both passes these slots are masked, as
+        they were when they were filled.
         """
         masked = list(slots)
         for slot in stale:
@@ -258,13 +257,13 @@ class DualCanvas:
         return by_cache - exact
 
     def uncached(self) -> FullCanvas:
-        """The canvas as it was opened, without cache; passes are counted on."""
+        """Return the canvas as it was opened, without cache; it goes on counting passes."""
         canvas = FullCanvas(self.cache.network, self._context, self.right, shift=self.shift)
         canvas.forwards = self.forwards
         return canvas
 
     def _read(self, wanted: CanvasText) -> Generator[Pass, None, torch.Tensor]:
-        """The first pass of a middle, which reads the prompt: it is reported as the prefill."""
+        """Run the first pass of a middle, which reads the prompt and is reported as the prefill."""
         wait_for(self.cache.network.device)
         started = time.perf_counter()
         logits = yield from self._whole(wanted)
@@ -281,12 +280,12 @@ class DualCanvas:
         return self._of_slots(logits, wanted)
 
     def _rows(self, wanted: CanvasText) -> range:
-        """Rows that predict the slots."""
+        """Return the rows that predict the slots."""
         first = len(wanted.left) - int(self.shift)
         return range(max(first, 0), max(first + len(wanted.slots), 1))
 
     def _of_slots(self, logits: torch.Tensor, wanted: CanvasText) -> torch.Tensor:
-        """Logits (slots, V); row 0 also serves as the missing row before it (Dream)."""
+        """Return logits (slots, V); row 0 also serves as the missing row before it (Dream)."""
         return logits if len(logits) == len(wanted.slots) else torch.cat([logits[:1], logits])
 
     def _score(self, logits: torch.Tensor, stale: Sequence[int], tokens: Sequence[int]) -> float:

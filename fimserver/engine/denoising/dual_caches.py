@@ -1,4 +1,4 @@
-"""Caches of several canvases that their context sees, one for each request that runs beside others."""
+"""Caches of full-attention canvases, one for each request in progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fimserver.errors import NonFiniteError
 
 
 class DualCaches:
-    """Up to ``most`` caches, made as they are needed; ``current`` is the one that was asked for last."""
+    """Up to ``most`` caches, allocated on demand; ``current`` is the one used last."""
 
     def __init__(self, make: Callable[[], DualCache], most: int) -> None:
         self.most = most
@@ -20,10 +20,10 @@ class DualCaches:
         self._all = [self.current]  # in the order of use, the last one last
 
     def nearest(self, left: Sequence[int], right: Sequence[int]) -> DualCache:
-        """The free cache for a text with these tokens on both sides of its canvas, made current.
+        """Choose a free cache for a text with these sides of its canvas, and make it current.
 
-        It is the one that has most of the text. Otherwise another text stays as long as there is room. Where
-        all are taken it is a new one: a request never waits for memory here.
+        It is the one with most reusable tokens, if they are half of the text; otherwise other texts stay as
+        long as there is room. If all caches are taken, it is a new one: a request never waits here.
         """
         free = [cache for cache in self._all if not cache.taken]
         near = max(free, key=lambda cache: cache.shared(left, right), default=None)
@@ -39,7 +39,7 @@ class DualCaches:
             cache.clear()
 
     def _spare(self, free: Sequence[DualCache]) -> DualCache:
-        """An empty cache, a new one, or the free one that was unused for longest."""
+        """Return an empty cache, a new one, or the least recently used free one."""
         empty = next((cache for cache in free if cache.is_empty), None)
         if empty is not None:
             return empty
@@ -50,7 +50,7 @@ class DualCaches:
 
 @contextmanager
 def holding(canvas: CanvasForward) -> Iterator[None]:
-    """Keep the cache of a canvas, where it has one of its own, for one request. Wipes it after NaN."""
+    """Reserve the cache of a canvas, if it has one, for one request; wipes it after NaN."""
     cache = canvas.cache if isinstance(canvas, DualCanvas) else None
     if cache is None:
         yield
