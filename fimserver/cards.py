@@ -191,8 +191,18 @@ def get_card(name: str) -> Card:
     """Read one card by name. Raises ``CardError`` if there is none."""
     path = MODELS / "cards" / f"{name}.toml"
     if not path.is_file() or path.parent != MODELS / "cards":
-        raise CardError(f"no model card named {name!r}; `fimserver models` lists them")
+        raise CardError(f"no model card named {name!r}{_did_you_mean(name)}; `fimserver models` lists them")
     return read_card(path)
+
+
+def _did_you_mean(name: str) -> str:
+    """Return a question with up to three names that begin with a wrong one, or else resemble it."""
+    import difflib  # noqa: PLC0415 - for wrong names alone
+
+    names = sorted(path.stem for path in (MODELS / "cards").glob("*.toml"))
+    begun = [each for each in names if name and each.startswith(name.lower())]
+    near = begun[:3] or difflib.get_close_matches(name.lower(), names)
+    return f" (did you mean {', '.join(near)}?)" if near else ""
 
 
 def is_place(name: str) -> bool:

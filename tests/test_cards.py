@@ -125,6 +125,20 @@ def test_an_unknown_card_is_an_error_that_says_where_to_look(name):
         get_card(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("qwen2.5-coder-0.5b-instruc", "did you mean qwen2.5-coder-0.5b-instruct?"),
+        ("qwen2.5-code-1.5b", "qwen2.5-coder-1.5b"),
+        ("Dream", "did you mean dream-7b, dream-coder-7b, dreamon-7b?"),
+    ],
+)
+def test_a_name_that_is_nearly_right_gets_those_meant(name, meant):
+    with pytest.raises(CardError) as error:
+        get_card(name)
+    assert meant in str(error.value)
+
+
 def test_nano_is_present_and_its_markers_are_those_it_was_trained_with(tmp_path):
     card = get_card("nano")
     assert is_present(card, tmp_path)
