@@ -227,15 +227,7 @@ class HostWatch:
             log.warning("the socket was removed and another host serves: this one ends")
             self._server.should_exit = True
             return
-        config = self._server.config
-        state = self._server.server_state
-        served = await asyncio.get_running_loop().create_server(
-            lambda: Connection(config=config, server_state=state, app_state={}),
-            sock=listener,
-            backlog=accepted_at_once(),
-        )
-        listener.listen(BACKLOG)
         old = self._server.servers
-        self._server.servers = [served]
+        await self._server.startup([listener])
         for server in old:
             server.close()

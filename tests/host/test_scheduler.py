@@ -11,49 +11,16 @@ from fimserver.engine import faults
 from fimserver.errors import ModelMissingError, NonFiniteError
 from fimserver.host import scheduler, waiting
 from fimserver.host.fake import FakeEngines
-from fimserver.host.job import Job
 from fimserver.host.scheduler import Scheduler
 from fimserver.reasons import Reason
-from fimserver.types import Deadline, Request
+from fimserver.types import Request
+from tests.host.asks import PATIENCE_S, Ask
 
-PATIENCE_S = 60.0
 
-
-class Ask:
-    """A job and its chunks."""
-
-    def __init__(self, name, *, session="s", idle=False, warm=False, deadline_ms=None):
-        self.name, self.pieces, self.ends, self._ended = name, [], 0, threading.Event()
-        document = f"{name[0]}\0idle" if idle else name[0]  # a1 and a2 are of one document
-        self.job = Job(
-            (session, document),
-            Request(name, ""),
-            "ar",
-            Deadline.of_ms(deadline_ms),
-            self._sink,
-            idle=idle,
-            warm=warm,
-            user=session,
-        )
-
-    def _sink(self, piece):
-        if piece is None:
-            self.ends += 1
-            self._ended.set()
-        else:
-            self.pieces.append(piece)
-
-    @property
-    def reason(self):
-        """How it ended, waiting for it."""
-        assert self._ended.wait(PATIENCE_S), f"{self.name} was never answered"
-        assert self.ends == 1
-        (usage,) = [piece.usage for piece in self.pieces if piece.usage]
-        return usage.reason
-
-    @property
-    def answered(self):
-        return self._ended.is_set()
+def ask_of(name, *, session="s", idle=False, **how):
+    """``a1`` and ``a2`` are of one document."""
+    document = f"{name[0]}\0idle" if idle else name[0]
+    return Ask(Request(name, ""), session, document=document, idle=idle, **how)
 
 
 class World:
@@ -76,7 +43,7 @@ class World:
             yield "x"
 
     def asks(self, name, **how):
-        ask = Ask(name, **how)
+        ask = ask_of(name, **how)
         self.scheduler.submit(ask.job)
         return ask
 
@@ -428,7 +395,7 @@ def test_a_pause_forgets_the_models_and_says_so(paused):
 @pytest.mark.parametrize("ended", ["by an explicit request", "by resume", "by the limit"])
 def test_a_pause_ends_and_the_models_are_loaded_again(paused, ended):
     if ended == "by an explicit request":
-        ask = Ask("b")
+        ask = ask_of("b")
         ask.job.explicit = True
         paused.scheduler.submit(ask.job)
         assert ask.reason is Reason.END
