@@ -16,14 +16,13 @@ _ROWS = 32  # of the head's matrix that are read at a time, each as long as the 
 def cut_head(
     network: Network, words: torch.Tensor | None, width: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from what the head of ``network`` sees, (N, width), to its logits (N, V) of ``words``.
+    """A function from what the head of ``network`` sees, (N, width), to its logits (N, V) of ``words`` (ids).
 
     Those of other tokens are -infinity. ``words`` ``None``: the head itself.
     """
     if words is None:
         return network.head
-    ids = words.long()
-    weight = head_rows(network, ids, width)
+    weight = head_rows(network, words, width)
     product = (
         Int8Linear(*quantize_weight([weight]))
         if isinstance(network.head, Int8Linear)
@@ -32,13 +31,13 @@ def cut_head(
 
     def cut(x: torch.Tensor) -> torch.Tensor:
         logits = x.new_full((len(x), network.vocab_size), -torch.inf)
-        return logits.index_copy_(1, ids, product(x))
+        return logits.index_copy_(1, words, product(x))
 
     return cut
 
 
 @torch.no_grad()
-def head_rows(network: Network, ids: torch.Tensor, width: int) -> torch.Tensor:
+def head_rows(network: Network, words: torch.Tensor, width: int) -> torch.Tensor:
     """The head's matrix (n, width) of some tokens: its products with unit vectors, in any arithmetic."""
     units = torch.split(torch.eye(width, device=network.device, dtype=network.dtype), _ROWS)
-    return torch.cat([network.head(some)[:, ids] for some in units]).T.contiguous()
+    return torch.cat([network.head(some)[:, words] for some in units]).T.contiguous()

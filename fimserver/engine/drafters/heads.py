@@ -20,7 +20,8 @@ class HeadsDrafter:
     def __init__(self, net: Heads, network: Network) -> None:
         self.net = net.to(network.device, network.dtype)
         self.network = network
-        self.head = cut_head(network, net.words, net.shape.hidden)
+        self.words = None if net.words is None else net.words.long()
+        self.head = cut_head(network, self.words, net.shape.hidden)
 
     @torch.inference_mode()
     def propose(self, state: DecodeState, size: int) -> list[Draft]:
@@ -28,7 +29,7 @@ class HeadsDrafter:
             return []
         last = torch.tensor(state.ids[-1:], device=self.network.device)
         inputs = self.net(state.hidden[None], self.network.embed(last))[:size, 0]  # (K, d)
-        return [draft_from(self.name, self.head(inputs), state)]
+        return [draft_from(self.name, self.head(inputs), state, words=self.words)]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Do nothing: the hidden state comes with ``state``."""

@@ -53,8 +53,16 @@ class Draft(NamedTuple):
     marginals: torch.Tensor | None = None
 
 
-def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int = 0) -> Draft:
+def draft_from(
+    source: str,
+    logits: torch.Tensor,
+    state: DecodeState,
+    after: int = 0,
+    words: torch.Tensor | None = None,
+) -> Draft:
     """Draft a token from each row of logits (n, V), the first for position ``after`` after ``state.ids``.
+
+    ``words``: ids of the tokens with logits above -infinity, where they are few.
 
     A token's grade is its probability in tenths.
     """
@@ -62,7 +70,7 @@ def draft_from(source: str, logits: torch.Tensor, state: DecodeState, after: int
     tokens = tuple(token for token, _ in picked)
     distributions = [distribution for _, distribution in picked if distribution is not None]
     return Draft(
-        source, tokens, grades(logits, tokens), torch.stack(distributions) if distributions else None
+        source, tokens, grades(logits, tokens, words), torch.stack(distributions) if distributions else None
     )
 
 
@@ -74,10 +82,14 @@ def cut_draft(draft: Draft, size: int) -> Draft:
     return draft._replace(tokens=draft.tokens[:size], grades=draft.grades[:size], marginals=marginals)
 
 
-def grades(logits: torch.Tensor, tokens: Sequence[int]) -> tuple[int, ...]:
-    """Return the probability of each token under its row of (n, V) logits, in tenths, 0 to 9."""
+def grades(logits: torch.Tensor, tokens: Sequence[int], words: torch.Tensor | None = None) -> tuple[int, ...]:
+    """Return the probability of each token under its row of (n, V) logits, in tenths, 0 to 9.
+
+    ``words``: as in ``draft_from``.
+    """
     chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
-    tenths = (10 * (chosen - logits.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
+    some = logits if words is None else logits.index_select(-1, words)
+    tenths = (10 * (chosen - some.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
     return tuple(int(tenth) for tenth in tenths.tolist())
 
 

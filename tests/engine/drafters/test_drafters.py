@@ -18,7 +18,7 @@ from fimserver.engine.engines import make_ar
 from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
 from fimserver.engine.sampling import choose
-from fimserver.engine.speculation.drafts import DecodeState, ScriptedDrafter, draft_from
+from fimserver.engine.speculation.drafts import DecodeState, ScriptedDrafter, draft_from, grades
 from fimserver.engine.speculation.verify import VERIFIERS
 from fimserver.errors import InputError, LoadError
 from fimserver.settings import Settings
@@ -160,6 +160,8 @@ class TestTrained:
         hidden = torch.randn(4, net.shape.hidden)
         whole, cut = runtime.network.head(hidden), drafter.head(hidden)
         torch.testing.assert_close(cut[:, 100:800], whole[:, 100:800], atol=1e-4, rtol=1e-4)
+        tokens = cut.argmax(-1).tolist()
+        assert grades(cut, tokens, drafter.words) == grades(cut, tokens)
         assert torch.isneginf(cut[:, :100]).all()
         assert torch.isneginf(cut[:, 800:]).all()
 
