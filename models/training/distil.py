@@ -124,7 +124,7 @@ class Trainer:
         Atomic, so that a kill leaves the former one.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"net.{name}": p.detach() for name, p in self.net.named_parameters()}
+        tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
         part = path.with_suffix(".part")

@@ -17,7 +17,7 @@ from fimserver.types import Deadline, Request, Sampling
 from models.training.anchors import Anchors, Files, Mixture, Text
 from models.training.ask import taught
 from models.training.coder_target import CoderTarget
-from models.training.distil import Recipe, Trainer
+from models.training.distil import Progress, Recipe, Trainer
 from models.training.holes import Hole
 from models.training.rows import IGNORE
 from models.training.windows import Windows
@@ -117,6 +117,14 @@ def test_heads_learn_what_the_coder_writes_and_draft_it(target, tmp_path):
     (draft,) = drafter.propose(state, 2)
     assert len(draft.tokens) == 2
     assert set(draft.tokens) <= set(words.tolist())
+
+
+def test_a_run_that_was_cut_off_keeps_its_words(target, tmp_path):
+    net = target.new_heads(3, 16, words_of(target))
+    Trainer(net, target, RECIPE).save(tmp_path / "checkpoint", Progress(3), "run")
+    again = target.new_heads(3, 16, words_of(target) + 1)
+    assert Trainer(again, target, RECIPE).load(tmp_path / "checkpoint", "run") == Progress(3)
+    assert torch.equal(again.words, net.words)
 
 
 def test_total_variation_is_over_the_words_too(target):
