@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from fimserver.cards import Card
+from fimserver.cards import Card, adapter_path
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
 from fimserver.engine.drafters.each_prompt import EachPrompt
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
@@ -72,9 +72,12 @@ def make_model(context: DraftContext, what: str) -> Drafter:
 
 
 def make_heads(context: DraftContext, what: str) -> Drafter:
-    """``what``: a file in the model's folder; empty: as the card says."""
+    """``what``: a file among adapters or in the model's folder; empty: as the card says."""
     loaded = context.runtime.loaded
-    path = loaded.folder / verify_file(loaded, what or _named(loaded.card, "heads"))
+    name = what or _named(loaded.card, "heads")
+    path = adapter_path(loaded.folder, name)
+    if not path.is_file():
+        path = loaded.folder / verify_file(loaded, name)
     return HeadsDrafter(load_net(Heads, path, weights_hash(loaded.folder)), context.runtime.network)
 
 

@@ -173,6 +173,15 @@ class TestTrained:
         assert torch.equal(again.words, heads.words)
         assert again.inward.shape == (2, 16, 4)
 
+    def test_heads_may_lie_among_the_adapters(self, tmp_path):
+        loaded = tiny(tmp_path / "target")
+        runtime = make_runtime(loaded, PLAIN)
+        width = runtime.network.embed(torch.tensor([1])).shape[-1]
+        path = loaded.folder / "adapters" / "some.safetensors"
+        save_net(Heads(HeadsShape(width, 2)), path, weights_hash(loaded.folder))
+        (drafter,) = make_drafters(DraftContext(runtime, Settings(drafter="heads:some.safetensors")))
+        assert drafter.drafter.net.shape.heads == 2
+
     def test_the_own_canvas_is_right_about_the_next_token(self, nano):
         runtime = nano.runtime(nano.card("ar"))
         engine = make_ar(DraftContext(runtime, PLAIN))
