@@ -132,12 +132,12 @@ class Settings(BaseSettings):
     canvas_cache: str = option(
         "",
         "engine",
-        "Cache of a canvas that its context sees, such as none, dual:8, checked; empty: as in the card.",
+        "Cache of a canvas with full attention, such as none, dual:8, checked; empty: as in the card.",
     )
     drafter: str = option(
         "auto",
         "engine",
-        "Drafters of the ar route: ngram, heads, diffusion, model (several with commas), mix, auto, none.",
+        "Drafters of the ar route: ngram, lookahead, heads, diffusion, model (with commas), mix, auto, none.",
     )
     draft_tokens: int = option(
         16, "engine", "Longest window of the diffusion drafter, in tokens.", ge=1, le=31
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     prefill_rows: int = option(
         0,
         "weights",
-        "Rows of every prefill pass; 0: 256 on a GPU, 64 if a CPU runs our own pass, else 128.",
+        "Rows of every prefill pass; 0: 256 on a GPU, 64 on a CPU with fimserver's own pass, else 128.",
         ge=0,
         le=1024,
     )
