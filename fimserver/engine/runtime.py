@@ -45,7 +45,7 @@ class Runtime:
     cache: PrefixCache | None
     rows: int
     budget: PromptBudget
-    texts: int = 1  # number of texts whose keys and values fit, where there is no ``cache``
+    texts: int = 1  # number of texts whose keys and values fit in memory, if there is no ``cache``
 
     @property
     def takes_turns(self) -> bool:

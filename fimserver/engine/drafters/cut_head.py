@@ -1,4 +1,4 @@
-"""The target's head, cut to the tokens that a drafter knows: whole, it is a fifth of a small coder's pass."""
+"""Reduces the target's head to a drafter's tokens; the whole one takes a fifth of a small coder's pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
 from fimserver.engine.forward.network import Network
 
-_ROWS = 32  # of the head's matrix that are read at a time, each as long as the vocabulary
+_ROWS = 32  # columns of the head's matrix that are read at a time, each as long as the vocabulary
 
 
 def cut_head(
@@ -38,6 +38,6 @@ def cut_head(
 
 @torch.no_grad()
 def head_rows(network: Network, words: torch.Tensor, width: int) -> torch.Tensor:
-    """The head's matrix (n, width) of some tokens: its products with unit vectors, in any arithmetic."""
+    """Return the rows (n, width) of the head's matrix for ``words``, by products with unit vectors."""
     units = torch.split(torch.eye(width, device=network.device, dtype=network.dtype), _ROWS)
     return torch.cat([network.head(some)[:, words] for some in units]).T.contiguous()

@@ -65,7 +65,7 @@ class NativeNetwork:
 
     @property
     def kv_bytes(self) -> int:
-        """Memory of the keys and values of one token, as most classes keep them."""
+        """Bytes of the keys and values of one token, in most classes."""
         size: int = self.dtype.itemsize
         return size * kv_numbers(self.model.config)
 
@@ -105,7 +105,7 @@ class NativeNetwork:
 
 
 def kv_numbers(config: Any) -> int:
-    """How many numbers the keys and values of one token are, in all layers."""
+    """Return the number of elements in the keys and values of one token, over all layers."""
     heads = int(config.num_attention_heads)
     size = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -99,7 +99,7 @@ class Pass:
         return self.network.forward_at(self.ids, self.positions, self.mask, self.kv, self.logits_of)
 
     def _run_whole(self, kv: UnkeptKV) -> torch.Tensor:
-        """Run in our own pass where others could join, else in the class of transformers."""
+        """Run a whole text in the fused network if passes can join, else in the class of transformers."""
         own = _own_pass(self.network)
         if own is None or own.static is not None or self.ids.shape[1] > own.capacity:
             return self.network.forward_bidirectional(self.ids[0], self.logits_of)[None]
