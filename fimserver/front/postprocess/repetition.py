@@ -10,8 +10,8 @@ from fimserver.front.postprocess.candidate import Candidate, FilterContext
 from fimserver.front.syntax.brackets import QUOTES, partners, unmatched
 from fimserver.lengths import common_prefix
 from fimserver.reasons import Reason
-from fimserver.stopping.around import lexemes_of, loops, period, telling
-from fimserver.stopping.scan import CLOSES
+from fimserver.stopping.around import Around, lexemes_of, loops, period, telling
+from fimserver.stopping.scan import CLOSES, state_after
 
 # A rest of the cursor's line that an editor or a person has put there to close what is open: as in Copilot
 # and Tabby.
@@ -151,7 +151,18 @@ def _cut_lines_below(text: str, context: FilterContext) -> str:
     for i in range(1, len(lines) if below else 0):
         if lines[i].strip() and _key(lines[i]) == below[0] and _repeats(lines, i, below):
             return "\n".join(lines[:i]).rstrip()
-    return text
+    return _cut_next_line(text, context)
+
+
+def _cut_next_line(text: str, context: FilterContext) -> str:
+    """Cut the next line of an open bracket from the end of the text, where the text goes on into it."""
+    last = context.below[0].strip() if context.below and not context.right.strip() else ""
+    head = text.rstrip().removesuffix(last) if telling(last) else ""
+    if not head or len(head) == len(text.rstrip()) or head[-1] not in " \t" or not head.strip():
+        return text
+    around = Around(context.prefix, context.suffix, context.language or "")
+    state = state_after(head, around.language, around.state)
+    return head.rstrip() if state.open[-1:] in {("(",), ("[",)} and not state.inside else text
 
 
 def _repeats(lines: Sequence[str], i: int, below: Sequence[_Key]) -> bool:
