@@ -267,7 +267,7 @@ def test_changes_between_layers_change_no_token(monkeypatch, route):
         counts.add(torch.get_num_threads())
 
     steady = text()
-    monkeypatch.setattr("fimserver.engine.forward.layers.look", look)
+    monkeypatch.setattr("fimserver.engine.forward.layers.adapt_threads", look)
     try:
         assert text() == steady
         assert counts == {1, 2}
