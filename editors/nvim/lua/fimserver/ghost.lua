@@ -125,9 +125,9 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- After a key or a move of the cursor: hide ghost text that no longer matches the typed text, which
---- Neovim would show until the next answer, and make the waiting request sooner, unless it also goes
---- to another server. Ours waits itself for the next key of a burst.
+--- After a key or a move of the cursor: hide ghost text that no longer matches the typed text,
+--- which Neovim would show until the next answer, and make the waiting request sooner, unless it
+--- also goes to another server. Ours waits itself for the next key of a burst.
 ---@param client_id integer
 function M.moved(client_id)
   local ghost = completor() or { client_state = {} }
