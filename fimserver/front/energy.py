@@ -34,13 +34,16 @@ class Energy:
     @property
     def power(self) -> Power:
         """The last known power state; ``mains`` before the first reading and if the system has none."""
-        now_s = self._clock()
-        if self._read_s is None or now_s - self._read_s >= READ_EVERY_S:
-            self._read_s = now_s
-            self._run(self._refresh)
+        if self._read_s is None or self._clock() - self._read_s >= READ_EVERY_S:
+            self.refresh()
         return self._power
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read the power state again, in the background."""
+        self._read_s = self._clock()
+        self._run(self._update)
+
+    def _update(self) -> None:
         try:
             self._power = self._read()
         except (OSError, ValueError, subprocess.SubprocessError):

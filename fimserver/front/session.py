@@ -69,6 +69,7 @@ class Session:
         self.acceptance = Acceptance(self._shown, self._settled)
         self.calm = Calm()
         self.energy = Energy()
+        self.energy.refresh()  # known before the first key
         self.snoozed_until_s = 0.0  # monotonic clock
         self.trial = LiveComparison(config.ab, config.seed)
         self.shadows = Shadows(self._ask_shadow, self.running.quiet_s)

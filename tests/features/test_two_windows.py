@@ -99,8 +99,9 @@ def test_two_windows_share_a_host_that_may_be_killed_at_any_time_and_outlives_th
 
 
 ORDINARY = {
-    "end", "line", "block", "length", "empty", "deadline", "unfinished", "blank", "duplicate", "repetition", "syntax", "no_op",
-    "no_host", "loading", "host_failed", "superseded", "stale", "failed", "mid_word",
+    "end", "suffix", "scope", "statement", "repeated", "line", "block", "length", "empty", "deadline", "unfinished",
+    "blank", "duplicate", "repetition", "syntax", "no_op", "no_host", "loading", "host_failed", "superseded", "stale",
+    "failed", "mid_word",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from fimserver.front.config import Config
 from fimserver.front.documents.mirror import Document
+from fimserver.front.energy import Energy
 from fimserver.front.outcome import Outcome
 from fimserver.front.session import RejectedText, Session
 from fimserver.reasons import Reason
@@ -127,3 +128,13 @@ def test_the_host_is_told_of_suggestions_only_where_the_user_lets_us(wanted):
     line.told = []
     assert asyncio.run(Session(Config(stats=wanted), line).send_events(b"batch"))
     assert line.told == ([b"batch"] if wanted else [])
+
+
+def test_the_power_state_is_read_before_the_first_key(monkeypatch):
+    reads = []
+    energy = Energy(lambda: "battery", run=reads.append)
+    monkeypatch.setattr("fimserver.front.session.Energy", lambda: energy)
+    session = Session(Config(), NoLine())
+    (read,) = reads
+    read()
+    assert session.saves_power
