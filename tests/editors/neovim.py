@@ -105,8 +105,10 @@ class Neovim:
     ) -> None:
         if error is not None:
             print("\n".join(["the screen was:", *self.screen(), "the messages were:", self.messages()]))
-        with contextlib.suppress(OSError, EOFError):  # it hangs up while we wait for the answer
+        with contextlib.suppress(OSError, EOFError):
             self._nvim.command("qall!")
+            while True:  # until it hangs up: pynvim never frees pipes that it closes before
+                self._nvim.call("getpid")
         self._nvim.close()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process.wait(PATIENCE_S)
