@@ -126,14 +126,14 @@ function M.hide(tell)
 end
 
 --- After a key or a move of the cursor: hide ghost text that no longer matches the typed text,
---- which Neovim would show until the next answer, and make the waiting request sooner, unless it
---- also goes to another server. Ours waits itself for the next key of a burst.
+--- which Neovim would show until the next answer, and where none is shown, make the waiting request
+--- sooner, unless it also goes to another server. Ours waits itself for the next key of a burst.
 ---@param client_id integer
 function M.moved(client_id)
   local ghost = completor() or { client_state = {} }
   if ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then ghost:hide() end
   local alone = ghost.client_state[client_id] and vim.tbl_count(ghost.client_state) == 1
-  if alone and ghost.timer and not ghost.timer:is_closing() then
+  if alone and not ghost.current and ghost.timer and not ghost.timer:is_closing() then
     ghost:reset_timer()
     ghost.timer = vim.defer_fn(function() ghost:request(AUTOMATIC) end, SOON_MS)
   end
