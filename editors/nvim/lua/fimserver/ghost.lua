@@ -2,8 +2,6 @@
 
 local api = vim.api
 local M = {}
-local SOON_MS = 40 -- from a key to its request: keys that repeat come faster. Neovim waits 200 ms
-local AUTOMATIC = 2 -- vim.lsp.protocol.InlineCompletionTriggerKind
 
 --- Neovim's inline completion state of the current buffer. It is private: other versions may
 --- lack it.
@@ -125,17 +123,12 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- After a key or a move of the cursor: hide ghost text that no longer matches the typed text,
---- which Neovim would show until the next answer, and where none is shown, make the waiting request
---- sooner, unless it also goes to another server. Ours waits itself for the next key of a burst.
----@param client_id integer
-function M.moved(client_id)
-  local ghost = completor() or { client_state = {} }
-  if ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then ghost:hide() end
-  local alone = ghost.client_state[client_id] and vim.tbl_count(ghost.client_state) == 1
-  if alone and not ghost.current and ghost.timer and not ghost.timer:is_closing() then
-    ghost:reset_timer()
-    ghost.timer = vim.defer_fn(function() ghost:request(AUTOMATIC) end, SOON_MS)
+--- Hide ghost text that no longer matches the typed text. Neovim would show it until the next
+--- answer.
+function M.hide_stale()
+  local ghost = completor()
+  if ghost and ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then
+    ghost:hide()
   end
 end
 
@@ -163,7 +156,7 @@ function M.ask_again()
   local ghost = is_typed and completor()
   if ghost and not ghost.current then
     ghost:reset_timer()
-    ghost:request(AUTOMATIC)
+    ghost:request(vim.lsp.protocol.InlineCompletionTriggerKind.Automatic)
   end
 end
 
