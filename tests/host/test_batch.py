@@ -101,6 +101,17 @@ def test_a_warm_up_is_read_after_what_is_asked_for(engines):
     assert warm.usage.reason is Reason.END
 
 
+def stop(batch, ask):
+    """Cancel a job once it has written something, and let it leave; the pass that it was waiting for."""
+    while not ask.pieces:
+        batch.step()
+    (running,) = [each for each in batch._running if each.job is ask.job]
+    not_run = running.waits_for
+    ask.job.cancel()
+    batch.leave()
+    return not_run
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_one_that_is_stopped_leaves_without_another_pass(engines, route):
     alone = texts_alone(engines, route)
@@ -108,12 +119,7 @@ def test_one_that_is_stopped_leaves_without_another_pass(engines, route):
     asks = [Ask(request, route=route) for request in REQUESTS[:3]]
     for ask in asks:
         batch.start(ask.job, Router())
-    while not asks[0].pieces:
-        batch.step()
-    (running,) = [each for each in batch._running if each.job is asks[0].job]
-    not_run = running.waits_for
-    asks[0].job.cancel()
-    batch.leave()
+    not_run = stop(batch, asks[0])
     assert asks[0].usage.reason is Reason.CANCELLED
     assert not not_run.done
     assert len(batch) == 2

@@ -12,7 +12,7 @@ from fimserver.reasons import Reason
 from fimserver.settings import Settings
 from fimserver.types import ROUTES, Sampling
 from tests.host.asks import Ask
-from tests.host.test_batch import REQUESTS, run
+from tests.host.test_batch import REQUESTS, run, stop
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,7 @@ def test_one_that_is_stopped_leaves_without_its_turn(native):
     batch = JobBatch(native)
     for ask in asks:
         batch.start(ask.job, Router())
-    while not asks[0].pieces:
-        batch.step()
-    (running,) = [each for each in batch._running if each.job is asks[0].job]
-    not_run = running.waits_for
-    asks[0].job.cancel()
-    batch.leave()
+    not_run = stop(batch, asks[0])
     assert asks[0].usage.reason is Reason.CANCELLED
     assert not not_run.done
     run(batch)
