@@ -7,9 +7,10 @@ target's embedding and head, which their files therefore leave out.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,10 +18,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from fimserver.engine.forward.fused import native_stack
-from fimserver.engine.forward.layers import LayerKV, Stack
+from fimserver.engine.forward.fused import linear
+from fimserver.engine.forward.layers import GatedMlp, Layer, LayerKV, Linear, ModelShape, Stack
 from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
+
+Merge = Callable[[list[nn.Linear]], Linear]  # matrices over the same input to their product
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class BlockShape:
     """Sizes of ``BlockNetwork``.
 
     ``borrowed``: for each of its layers, the target's layer whose keys and values it reads. ``window``: most
-    slots. The other sizes are those of the target.
+    slots. ``words``: number of tokens that can be drafted; 0: all. The other sizes are those of the target.
     """
 
     borrowed: tuple[int, ...] = (3, 5)
@@ -85,18 +88,56 @@ class BlockShape:
     head_dim: int = 64
     mlp: int = 768
     eps: float = 1e-6
+    words: int = 0
 
-    def config(self) -> Any:
-        from transformers import Qwen3Config  # noqa: PLC0415 - slow to import
 
-        return Qwen3Config(
-            hidden_size=self.hidden,
-            intermediate_size=self.mlp,
-            num_hidden_layers=len(self.borrowed),
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            rms_norm_eps=self.eps,
+class _Attention(nn.Module):
+    """The matrices and norms of grouped-query attention, named as transformers does."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        queries = shape.heads * shape.head_dim
+        keys = shape.kv_heads * shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden, queries, bias=False)
+        self.k_proj = nn.Linear(shape.hidden, keys, bias=False)
+        self.v_proj = nn.Linear(shape.hidden, keys, bias=False)
+        self.o_proj = nn.Linear(queries, shape.hidden, bias=False)
+        self.q_norm = nn.RMSNorm(shape.head_dim, eps=shape.eps)
+        self.k_norm = nn.RMSNorm(shape.head_dim, eps=shape.eps)
+
+
+class _Mlp(nn.Module):
+    """The matrices of a gated MLP, named as transformers does."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
+        self.up_proj = nn.Linear(shape.hidden, shape.mlp, bias=False)
+        self.down_proj = nn.Linear(shape.mlp, shape.hidden, bias=False)
+
+
+class _Layer(nn.Module):
+    """The weights of one decoder layer of Qwen3, named as transformers does, whose import takes seconds."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self.self_attn = _Attention(shape)
+        self.mlp = _Mlp(shape)
+        self.input_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+        self.post_attention_layernorm = nn.RMSNorm(shape.hidden, eps=shape.eps)
+
+    def products(self, product: Merge) -> Layer:
+        """Return the layer with each group of matrices over the same input merged by ``product``."""
+        attention = self.self_attn
+        mlp = self.mlp
+        return Layer(
+            self.input_layernorm.weight,
+            product([attention.q_proj, attention.k_proj, attention.v_proj]),
+            attention.q_norm.weight,
+            attention.k_norm.weight,
+            product([attention.o_proj]),
+            self.post_attention_layernorm.weight,
+            GatedMlp(product([mlp.gate_proj, mlp.up_proj]), product([mlp.down_proj])),
         )
 
 
@@ -110,16 +151,13 @@ class BlockNetwork(nn.Module):
 
     KIND: ClassVar = "Block"
     Shape = BlockShape
-    words: torch.Tensor | None = None  # all
+    words: torch.Tensor | None  # ids, ascending, of the tokens that are drafted; ``None``: all
 
     def __init__(self, shape: BlockShape) -> None:
-        # Slow to import.
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer  # noqa: PLC0415
-
         super().__init__()
         self.shape = shape
-        config = shape.config()
-        self.layers = nn.ModuleList(Qwen3DecoderLayer(config, i) for i in range(len(shape.borrowed)))
+        self.register_buffer("words", torch.zeros(shape.words, dtype=torch.int32) if shape.words else None)
+        self.layers = nn.ModuleList(_Layer(shape) for _ in shape.borrowed)
         self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
         self.see = nn.Linear(shape.hidden, shape.hidden, bias=False)
         self.place = nn.Parameter(torch.zeros(shape.window + 1, shape.hidden))
@@ -127,7 +165,13 @@ class BlockNetwork(nn.Module):
 
     def stack(self, rows: int, *, pack: bool) -> Stack:
         """Build the layers as products; in training, for every step."""
-        return native_stack(self.shape.config(), list(self.layers), rows, pack=pack)
+        return self.stack_of(lambda modules: linear(modules, rows, pack=pack))
+
+    def stack_of(self, product: Merge) -> Stack:
+        """Build the layers with products that ``product`` makes of matrices over the same input."""
+        shape = self.shape
+        sizes = ModelShape(shape.heads, shape.kv_heads, shape.head_dim, shape.eps, shape.head_dim**-0.5)
+        return Stack([layer.products(product) for layer in self.layers], sizes)  # type: ignore[operator]
 
     def inputs(self, hidden: torch.Tensor, slots: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Return inputs (N, W + 1, d) from embeddings of ``slots`` and the hidden states (N, d) of slot 0.
