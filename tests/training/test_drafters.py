@@ -450,6 +450,12 @@ class TestRuns:
         assert run.progress.minutes >= 0.01
 
     @pytest.mark.parametrize("kind", [0, 1])
+    def test_gradients_reach_every_weight(self, target, kind):
+        net = nets(target)[kind]
+        torch.autograd.backward(Trainer(net, target, RECIPE, bf16=False).loss(a_batch()))
+        assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+    @pytest.mark.parametrize("kind", [0, 1])
     def test_what_is_saved_loads_for_its_target_alone(self, target, tmp_path, kind):
         net = nets(target)[kind]
         save_net(net, tmp_path / "net.safetensors", target.sha256)

@@ -67,9 +67,14 @@ class Heads(nn.Module):
         """From hidden states (N, d) and embeddings (N, d) of their tokens to inputs of the head (K, N, d)."""
         inputs = [hidden, token]
         if self.shape.normed:
-            inputs = [F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in inputs]
+            inputs = [_normed(x) for x in inputs]
         both = torch.cat(inputs, -1).expand(self.shape.heads, -1, -1)
         return hidden + torch.bmm(F.silu(torch.bmm(both, self.inward)), self.outward)
+
+
+def _normed(x: torch.Tensor) -> torch.Tensor:
+    """Divide (…, d) by its root mean square; embeddings of a coder are a hundredth of its hidden states."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,10 @@ class BlockShape:
     """Sizes of ``BlockNetwork``.
 
     ``borrowed``: for each of its layers, the target's layer whose keys and values it reads. ``window``: most
-    slots. ``words``: number of tokens that can be drafted; 0: all. The other sizes are those of the target.
+    slots. ``words``: number of tokens that can be drafted; 0: all. ``normed``: hidden states and embeddings
+    are divided by their root mean square. ``sees_token``: every slot sees the embedding of the last known
+    token beside the hidden state that gave it. ``sampler``: width of the network that adds what the token
+    before a slot says about it; 0: none. The other sizes are those of the target.
     """
 
     borrowed: tuple[int, ...] = (3, 5)
@@ -89,6 +97,9 @@ class BlockShape:
     mlp: int = 768
     eps: float = 1e-6
     words: int = 0
+    normed: bool = False
+    sees_token: bool = False
+    sampler: int = 0
 
 
 class _Attention(nn.Module):
@@ -146,7 +157,8 @@ class BlockNetwork(nn.Module):
 
     Slot 0 is the last known token, the ``window`` slots after it are masked or filled. They attend to each
     other in both directions, and through borrowed keys and values to the target's whole text, the suffix
-    included if the layout puts it first.
+    included if the layout puts it first. Slots are predicted independently of each other, unless a sampler
+    head (arXiv 2507.11851) corrects each by the token before it.
     """
 
     KIND: ClassVar = "Block"
@@ -156,12 +168,16 @@ class BlockNetwork(nn.Module):
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
         self.shape = shape
+        d = shape.hidden
         self.register_buffer("words", torch.zeros(shape.words, dtype=torch.int32) if shape.words else None)
         self.layers = nn.ModuleList(_Layer(shape) for _ in shape.borrowed)
-        self.norm = nn.RMSNorm(shape.hidden, eps=shape.eps)
-        self.see = nn.Linear(shape.hidden, shape.hidden, bias=False)
-        self.place = nn.Parameter(torch.zeros(shape.window + 1, shape.hidden))
-        self.blank = nn.Parameter(torch.zeros(shape.hidden))  # embedding of a masked slot
+        self.norm = nn.RMSNorm(d, eps=shape.eps)
+        self.see = nn.Linear(2 * d if shape.sees_token else d, d, bias=False)
+        self.place = nn.Parameter(torch.zeros(shape.window + 1, d))
+        self.blank = nn.Parameter(torch.zeros(d))  # embedding of a masked slot
+        if shape.sampler:
+            self.inward = nn.Parameter(torch.randn(shape.sampler, 2 * d) * (2 * d) ** -0.5)
+            self.outward = nn.Parameter(torch.zeros(d, shape.sampler))
 
     def stack(self, rows: int, *, pack: bool) -> Stack:
         """Build the layers as products; in training, for every step."""
@@ -178,9 +194,22 @@ class BlockNetwork(nn.Module):
 
         Slots for which ``masked`` (N, W + 1) is true get the embedding of a masked slot.
         """
+        if self.shape.normed:
+            hidden, slots = _normed(hidden), _normed(slots)
         x = torch.where(masked[..., None], self.blank, slots)
-        seen: torch.Tensor = self.see(hidden)
+        both = torch.cat([hidden, slots[:, 0]], -1) if self.shape.sees_token else hidden
+        seen: torch.Tensor = self.see(both)
         return x + self.place[: x.shape[1]] + seen[:, None]
+
+    def after(self, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Inputs of the target's head (…, d), given embeddings (…, d) of the tokens before the slots.
+
+        The same as ``x`` without a sampler.
+        """
+        if not self.shape.sampler:
+            return x
+        both = torch.cat([_normed(x), _normed(before)], -1)
+        return x + F.linear(F.silu(F.linear(both, self.inward)), self.outward)
 
     def run(
         self,

@@ -267,10 +267,15 @@ MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
 
 
 def joined(modules: Sequence[Any]) -> torch.Tensor:
-    """Concatenate the weights of linear layers; the modules become views of it, so that no copy remains."""
+    """Concatenate the weights of linear layers; the modules become views of it, so that no copy remains.
+
+    Weights that are trained stay as they are, since gradients would not reach them through views of data.
+    """
     if len(modules) == 1:
         only: torch.Tensor = modules[0].weight
         return only
+    if torch.is_grad_enabled() and modules[0].weight.requires_grad:
+        return torch.cat([m.weight for m in modules])
     weight = torch.cat([m.weight.detach() for m in modules])
     parts = torch.split(weight, [len(m.weight) for m in modules])
     for module, part in zip(modules, parts, strict=True):

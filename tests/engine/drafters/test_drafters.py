@@ -1,9 +1,11 @@
 """Each drafter on real networks: what it proposes and refuses, and that it never changes the text."""
 
+import json
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer
 
 from fimserver.cards import MODELS, get_card
@@ -214,6 +216,70 @@ class TestTrained:
         save_net(heads, path, "abc")
         with pytest.raises(LoadError, match="NaN"):
             load_net(Heads, path, "abc")
+
+    def test_a_block_file_keeps_its_words_and_its_sampler(self, tmp_path):
+        shape = BlockShape(
+            borrowed=(1,),
+            window=3,
+            hidden=64,
+            heads=1,
+            kv_heads=1,
+            mlp=16,
+            words=5,
+            normed=True,
+            sees_token=True,
+            sampler=4,
+        )
+        block = BlockNetwork(shape)
+        block.words = torch.tensor([2, 3, 5, 7, 151_000], dtype=torch.int32)
+        save_net(block, tmp_path / "block.safetensors", "abc")
+        again = load_net(BlockNetwork, tmp_path / "block.safetensors", "abc")
+        assert again.shape == shape
+        assert again.words.tolist() == [2, 3, 5, 7, 151_000]
+        assert torch.equal(again.inward, block.inward.to(torch.bfloat16).float())
+
+    def test_a_block_file_without_the_newer_sizes_loads(self, tmp_path):
+        old = {"borrowed": [1], "window": 3, "hidden": 64, "heads": 1, "kv_heads": 1, "mlp": 16}
+        block = BlockNetwork(BlockShape(**old | {"borrowed": (1,)}))
+        metadata = {"kind": "Block", "shape": json.dumps(old), "target": "abc"}
+        save_file(dict(block.named_parameters()), tmp_path / "block.safetensors", metadata)
+        again = load_net(BlockNetwork, tmp_path / "block.safetensors", "abc")
+        assert again.words is None
+        assert again.shape.sampler == 0
+
+
+class TestBlockInputs:
+    @staticmethod
+    def block(**sizes):
+        torch.manual_seed(0)
+        shape = BlockShape(borrowed=(1,), window=3, hidden=64, heads=1, kv_heads=1, mlp=16, **sizes)
+        return BlockNetwork(shape).requires_grad_(False)
+
+    def test_sizes_of_the_inputs_do_not_matter_where_they_are_normed(self):
+        block = self.block(normed=True, sees_token=True)
+        hidden = torch.randn(2, 64)
+        slots = torch.randn(2, 4, 64)
+        masked = torch.tensor([[False, True, True, True]] * 2)
+        small = block.inputs(hidden, slots * 0.01, masked)
+        torch.testing.assert_close(small, block.inputs(hidden * 9, slots, masked), atol=0.05, rtol=0.05)
+
+    def test_masked_slots_see_the_last_known_token_if_asked(self):
+        masked = torch.tensor([[False, True, True, True]])
+        hidden, slots = torch.randn(1, 64), torch.randn(2, 1, 4, 64)
+        for sees in (False, True):
+            block = self.block(sees_token=sees)
+            one, two = (block.inputs(hidden, some, masked)[0, 1:] for some in slots)
+            assert torch.equal(one, two) != sees
+
+    def test_the_sampler_adds_what_the_token_before_says(self):
+        x, before = torch.randn(3, 64), torch.randn(2, 3, 64)
+        plain = self.block()
+        assert torch.equal(plain.after(x, before[0]), x)
+        block = self.block(sampler=8)
+        assert torch.equal(block.after(x, before[0]), x)  # untrained: nothing
+        block.outward.normal_()
+        assert not torch.allclose(block.after(x, before[0]), block.after(x, before[1]))
+        torch.testing.assert_close(block.after(x, before[0]), block.after(x, before[0] * 100))
 
 
 class TestDiffusion:
