@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -27,7 +27,7 @@ from fimserver.cards import get_card
 from fimserver.hashing import sha256
 from models.training.canvas_data import Examples
 from models.training.canvas_eval import Development
-from models.training.canvas_model import Coder
+from models.training.canvas_model import Adapter, Coder
 from models.training.canvas_prompts import gguf_prompts
 from models.training.canvas_shrink import shrink
 from models.training.canvas_trainer import Recipe, Trainer
@@ -208,7 +208,14 @@ def make_run(args: argparse.Namespace, recipe: Recipe) -> Run:
     return run
 
 
-def start_from(trainer: Trainer, base: str, path: Path) -> None:
+class Averaged(Protocol):
+    """An adapter in training, with the average of its last steps."""
+
+    adapter: Adapter
+    average: Adapter
+
+
+def start_from(trainer: Averaged, base: str, path: Path) -> None:
     """Take the average of a checkpoint of another recipe, cut to the ranks of this one.
 
     Tensors that it lacks keep their initial values.

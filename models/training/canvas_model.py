@@ -182,7 +182,7 @@ class Coder:
             return self._attention(q, keys, values, self._bias(mask))
 
         x = self.embedding[torch.tensor(ids, device=self.device)]
-        hidden = self._run(x, positions, attend, self._frozen)
+        hidden = self.run(x, positions, attend, self.frozen)
         return Clean(torch.stack(stored), hidden)
 
     def denoise(self, adapter: Adapter, texts: Sequence[Clean], canvases: Sequence[Canvases]) -> torch.Tensor:
@@ -204,16 +204,16 @@ class Coder:
 
         def product(index: int, name: str, rows: torch.Tensor) -> torch.Tensor:
             pair = branch(index, name)
-            base = self._frozen(index, name, rows)
+            base = self.frozen(index, name, rows)
             return base if pair is None else torch.addmm(base, rows @ pair[0].T, pair[1].T)
 
-        return self._run(x, positions, attend, product)
+        return self.run(x, positions, attend, product)
 
     def logits(self, hidden: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (N, V) in fp32, or those of some words alone."""
         return F.linear(hidden, self.head if words is None else self.head[words]).float()
 
-    def _run(
+    def run(
         self, x: torch.Tensor, positions: torch.Tensor, attend: Callable[..., torch.Tensor], product: Product
     ) -> torch.Tensor:
         cos, sin = (t[0, :, None] for t in self._rope(x[None], positions[None]))  # (N, 1, D)
@@ -226,7 +226,7 @@ class Coder:
             x = x + product(index, "down", F.silu(gate) * up)
         return self._norm(x, self.final_norm)
 
-    def _frozen(self, index: int, name: str, rows: torch.Tensor) -> torch.Tensor:
+    def frozen(self, index: int, name: str, rows: torch.Tensor) -> torch.Tensor:
         layer = self.layers[index]
         return F.linear(rows, getattr(layer, name), layer.qkv_bias if name == "qkv" else None)
 
