@@ -1,7 +1,7 @@
 """Batches of canvases over packed texts: drawn, run and scored by tensor operations alone, for a GPU.
 
-A batch has the same canvases (sizes and order) for every text, at places drawn anew. Rows that have nothing to
-predict weigh nothing.
+A batch has the same canvases (sizes and order) for every text, at places drawn anew. Rows that have nothing
+to predict weigh nothing.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class TextBatch(NamedTuple):
 class Read(NamedTuple):
     """What the frozen coder makes of a batch.
 
-    Keys and values (layers, 2, B, kv heads, T, D), last hidden states (B, T, d), and ``own`` (B, T): the token
-    that it would write after each place.
+    Keys and values (layers, 2, B, kv heads, T, D), last hidden states (B, T, d), and ``own`` (B, T): the
+    token that it would write after each place.
     """
 
     kv: torch.Tensor
@@ -178,7 +178,7 @@ def _starts(batch: TextBatch, as_own: torch.Tensor, pattern: Pattern) -> torch.T
 def _shown(
     places: torch.Tensor, batch: TextBatch, pattern: Pattern, owner: torch.Tensor, rank: torch.Tensor
 ) -> torch.Tensor:
-    """Rows (B, R) of infills that show their token: not the first of a canvas, and not from the text's end on."""
+    """Rows (B, R) of infills that show their token: not the first of a canvas, nor the text's last."""
     low, high = MASK_RATIOS
     ratio = low + (high - low) * torch.rand(len(places), len(pattern.sizes()), device=places.device)
     known = torch.rand(places.shape, device=places.device) >= ratio[:, owner]

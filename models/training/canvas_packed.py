@@ -1,9 +1,12 @@
 """Training of the canvas adapter on packed texts within minutes of a GPU.
 
-Usage: ``python -m models.training.canvas_packed --packed FOLDER --init STATE.safetensors --minutes 5 --out OUT``
-after ``python -m models.training.packed``. The rate falls to zero over the budget. Every minute the average of
-the last steps is written, in two parts; ``python -m models.training.canvas_packed join OUT STATE.safetensors``
-makes of them the checkpoint that ``canvas_export`` reads.
+Usage, after ``python -m models.training.packed``::
+
+    python -m models.training.canvas_packed --packed FOLDER --init STATE.safetensors --minutes 5 --out OUT
+
+The rate falls to zero over the budget. Every minute the average of the last steps is written, in two parts;
+``python -m models.training.canvas_packed join OUT STATE.safetensors`` makes of them the checkpoint that
+``canvas_export`` reads.
 """
 
 from __future__ import annotations

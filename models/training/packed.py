@@ -1,4 +1,4 @@
-"""A coder and tokenised texts in few megabytes, for training on a machine that cannot be reached by a network.
+"""A coder and tokenised texts in few megabytes, for training on a machine without a network.
 
 Usage: ``python -m models.training.packed --base coder.gguf --out FOLDER``. The vocabulary is cut to the most
 frequent tokens of the texts, with new ids in the same order; texts are cut before and after other tokens. The
@@ -36,8 +36,8 @@ SHORTEST = 24  # tokens of a prefix
 class Texts:
     """Tokenised examples: ``ids`` (all of them joined) are places in ``kept``, ascending ids of the coder.
 
-    Text n is ``ids[starts[n] : starts[n + 1]]``, its first ``prompt[n]`` tokens are the prompt, and its prefix
-    begins at ``prefix_at[n]``. ``base``: SHA-256 of the coder's own file.
+    Text n is ``ids[starts[n] : starts[n + 1]]``, its first ``prompt[n]`` tokens are the prompt, and its
+    prefix begins at ``prefix_at[n]``. ``base``: SHA-256 of the coder's own file.
     """
 
     ids: torch.Tensor
@@ -95,7 +95,7 @@ def kept_tokens(examples: Sequence[Example], always: Sequence[int], count: int) 
 
 
 def within(example: Example, kept: frozenset[int], markers: frozenset[int]) -> Example | None:
-    """The part of an example whose tokens are all kept: shorter sides, a shorter middle; ``None`` if little is left.
+    """The part of an example whose tokens are all kept; ``None`` if little is left.
 
     A prefix loses what is before its last rare token, a suffix or a middle what is after its first.
     """
