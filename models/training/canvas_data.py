@@ -90,9 +90,13 @@ class Examples:
         prompts: Prompts,
         seed: int,
         middle_tokens: int = 64,
+        before: tuple[int, int] = (48, 384),
+        after: tuple[int, int] = (8, 160),
     ) -> None:
+        """``before``, ``after``: fewest and most tokens of a prefix and of a suffix."""
         self.documents, self.prompts = documents, prompts
         self.shares, self.seed, self.middle_tokens = shares, seed, middle_tokens
+        self.before, self.after = before, after
 
     def __call__(self, number: int) -> Example:
         """Example ``number``; its middle has at least one token."""
@@ -108,7 +112,7 @@ class Examples:
         start, end = CUTS[kind][0](text, rng)
         if start >= end:
             return None
-        before, after = _log_uniform(rng, 48, 384), _log_uniform(rng, 8, 160)
+        before, after = _log_uniform(rng, *self.before), _log_uniform(rng, *self.after)
         return example_of(Hole(text, start, end, kind), self.prompts, before, after, self.middle_tokens)
 
 

@@ -1,16 +1,17 @@
 """A coder and tokenised texts in few megabytes, for training on a machine without a network.
 
 Usage: ``python -m models.training.packed --base coder.gguf --out FOLDER``. The vocabulary is cut to the most
-frequent tokens of the texts, with new ids in the same order; texts are cut before and after other tokens. The
-layers keep the blocks of the GGUF file, to the bit.
+frequent tokens of the texts, with new ids in the same order; other tokens are spelled in several. The layers
+keep the blocks of the GGUF file, to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from models.training.corpus import CACHE, SEPARATOR
 
 BASE, TEXTS, VALID = "cut.gguf", "texts.safetensors", "valid.safetensors"
 CUT = ("token_embd.weight", "output.weight")  # rows of these are tokens
-SHORTEST = 24  # tokens of a prefix
+BEFORE, AFTER = (96, 640), (8, 200)  # tokens of a prefix and of a suffix
 
 
 @dataclass(frozen=True)
@@ -94,25 +95,33 @@ def kept_tokens(examples: Sequence[Example], always: Sequence[int], count: int) 
     return torch.tensor(sorted([*always, *by_frequency[: count - len(always)]]))
 
 
-def within(example: Example, kept: frozenset[int], markers: frozenset[int]) -> Example | None:
-    """The part of an example whose tokens are all kept; ``None`` if little is left.
+class Spelling:
+    """Writes rare tokens as several kept ones, the longest first."""
 
-    A prefix loses what is before its last rare token, a suffix or a middle what is after its first.
-    """
-    rare = [place for place, token in enumerate(example.ids) if token not in kept]
-    side = [place for place in rare if place < example.prefix_at]
-    before = max((place + 1 for place in rare if example.prefix_at <= place < example.prompt), default=0)
-    end = min((place for place in rare if place >= example.prompt), default=len(example.ids))
-    first = list(example.ids[: example.prefix_at])
-    for place in reversed(side[:1]):
-        last = next(i for i in range(place, len(first)) if first[i] in markers)
-        del first[place:last]
-    prefix = example.ids[max(before, example.prefix_at) : example.prompt]
-    ids = (*first, *prefix, *example.ids[example.prompt : end])
-    prompt = len(first) + len(prefix)
-    if len(prefix) < SHORTEST or len(ids) <= prompt + 1:
-        return None
-    return Example(ids, prompt, len(first))
+    def __init__(self, vocabulary: Mapping[str, int], kept: frozenset[int]) -> None:
+        """``vocabulary``: ids by text, bytes as the letters of a byte-level tokenizer, all of which are kept."""
+        self.texts = {token: text for text, token in vocabulary.items()}
+        self.kept = {text: token for text, token in vocabulary.items() if token in kept}
+        self.known = frozenset(self.kept.values())
+        self.longest = max(map(len, self.kept))
+
+    def __call__(self, tokens: Sequence[int]) -> list[int]:
+        """The same text in kept tokens alone."""
+        return [kept for t in tokens for kept in ([t] if t in self.known else self._spelled(t))]
+
+    def example(self, example: Example) -> Example:
+        """The same example in kept tokens alone."""
+        first, prefix = example.ids[: example.prefix_at], example.ids[example.prefix_at : example.prompt]
+        parts = [self(part) for part in (first, prefix, example.middle)]
+        return Example(tuple(chain(*parts)), len(parts[0]) + len(parts[1]), len(parts[0]))
+
+    def _spelled(self, token: int) -> list[int]:
+        rest, spelled = self.texts[token], list[int]()
+        while rest:
+            size = next(n for n in range(min(self.longest, len(rest)), 0, -1) if rest[:n] in self.kept)
+            spelled.append(self.kept[rest[:size]])
+            rest = rest[size:]
+        return spelled
 
 
 def cut_vocabulary(base: Path, kept: torch.Tensor, out: Path) -> None:
@@ -134,9 +143,10 @@ def cut_vocabulary(base: Path, kept: torch.Tensor, out: Path) -> None:
     writer.close()
 
 
-def specials(prompts: Prompts) -> list[int]:
-    """Ids of the tokens that a prompt of the card can have beside text."""
-    return sorted(prompts.vocabulary.marker_ids)
+def always_kept(prompts: Prompts) -> list[int]:
+    """Markers, and the tokens of single bytes."""
+    letters = [token for text, token in prompts.vocabulary.ids_by_text().items() if len(text) == 1]
+    return sorted({*prompts.vocabulary.marker_ids, *letters})
 
 
 def main() -> None:
@@ -145,8 +155,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="GGUF file of the coder")
     parser.add_argument("--card", default="qwen2.5-coder-0.5b-instruct")
     parser.add_argument("--corpus", type=Path, default=CACHE)
-    parser.add_argument("--texts", type=int, default=75_000)
-    parser.add_argument("--valid", type=int, default=400)
+    parser.add_argument("--texts", type=int, default=45_000)
+    parser.add_argument("--valid", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=32_768, help="size of the vocabulary")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--out", type=Path, required=True)
@@ -154,17 +164,26 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     prompts = gguf_prompts(get_card(args.card), args.base)
     shares = {name: share for name, (_, share) in CORPUS.items()}
-    examples = list(map(Examples(read_documents(args.corpus), shares, prompts, args.seed), range(args.texts)))
+    examples = list(
+        map(
+            Examples(read_documents(args.corpus), shares, prompts, args.seed, before=BEFORE, after=AFTER),
+            range(args.texts),
+        )
+    )
     held_out = {"python": (args.corpus / VALIDATION).read_text("utf-8").split(SEPARATOR)}
-    valid = list(map(Examples(held_out, {"python": 1.0}, prompts, args.seed), range(args.valid)))
-    kept = kept_tokens(examples, specials(prompts), args.tokens)
-    known, markers = frozenset(kept.tolist()), frozenset(specials(prompts))
+    valid = list(
+        map(
+            Examples(held_out, {"python": 1.0}, prompts, args.seed, before=BEFORE, after=AFTER),
+            range(args.valid),
+        )
+    )
+    kept = kept_tokens(examples, always_kept(prompts), args.tokens)
+    spelling = Spelling(prompts.vocabulary.ids_by_text(), frozenset(kept.tolist()))
     cut_vocabulary(args.base, kept, args.out / BASE)
     for name, some in {TEXTS: examples, VALID: valid}.items():
-        cut = [within(example, known, markers) for example in some]
-        inside = [example for example in cut if example]
-        Texts.of(inside, kept, sha256(args.base)).save(args.out / name)
-        print(f"{name}: {len(inside)} of {len(some)} texts, {sum(len(e.ids) for e in inside)} tokens")
+        spelled = [spelling.example(example) for example in some]
+        Texts.of(spelled, kept, sha256(args.base)).save(args.out / name)
+        print(f"{name}: {len(some)} texts, {sum(len(e.ids) for e in spelled)} tokens")
 
 
 if __name__ == "__main__":

@@ -9,38 +9,26 @@ import torch
 from models.training import canvas_packed
 from models.training.canvas_data import Example
 from models.training.canvas_export import export
-from models.training.packed import BASE, TEXTS, VALID, Texts, cut_vocabulary, kept_tokens, within
+from models.training.packed import BASE, TEXTS, VALID, Spelling, Texts, cut_vocabulary, kept_tokens
 from tests.gguf_files import write_gguf
 from tests.tiny import make_checkpoint
 
-SUFFIX, PREFIX, MIDDLE, RARE = 1, 2, 3, 99
-KEPT, MARKERS = frozenset(range(50)), frozenset({SUFFIX, PREFIX, MIDDLE})
-SIDE, BEFORE = [20] * 6, [30] * 30
-
-
-def example(side=(), before=(), middle=(40, 41, 42)):
-    first = [SUFFIX, *(side or SIDE), PREFIX]
-    prefix = list(before or BEFORE)
-    return Example((*first, *prefix, *middle), len(first) + len(prefix), len(first))
+VOCABULARY = {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "bc": 5, "<suffix>": 6, "<prefix>": 7}
+SPELLING = Spelling(VOCABULARY, frozenset({0, 1, 2, 5, 6, 7}))
 
 
 class TestRareTokens:
-    def test_an_example_without_them_is_whole(self):
-        assert within(example(), KEPT, MARKERS) == example()
+    def test_are_spelled_in_the_longest_kept_ones(self):
+        assert SPELLING([4, 2, 3, 5]) == [0, 5, 2, 0, 1, 5]
 
-    def test_a_suffix_ends_before_them(self):
-        cut = within(example(side=[20, 20, RARE, 20, RARE]), KEPT, MARKERS)
-        assert cut == example(side=[20, 20])
+    def test_the_parts_of_an_example_keep_their_bounds(self):
+        spelled = SPELLING.example(Example((6, 4, 7, 3, 2, 4, 0), 5, 3))
+        assert spelled == Example((6, 0, 5, 7, 0, 1, 2, 0, 5, 0), 7, 4)
+        assert spelled.middle == (0, 5, 0)
 
-    def test_a_prefix_begins_after_them(self):
-        assert within(example(before=[30, RARE, 31, RARE, *BEFORE]), KEPT, MARKERS) == example()
-
-    def test_a_middle_ends_before_them(self):
-        assert within(example(middle=(40, 41, RARE, 42)), KEPT, MARKERS) == example(middle=(40, 41))
-
-    def test_little_is_left(self):
-        assert within(example(middle=(40, RARE)), KEPT, MARKERS) is None
-        assert within(example(before=[*BEFORE, RARE, 30]), KEPT, MARKERS) is None
+    def test_an_example_without_them_is_the_same(self):
+        example = Example((6, 1, 7, 0, 2, 5), 4, 3)
+        assert SPELLING.example(example) == example
 
     def test_the_most_frequent_tokens_are_kept_and_all_markers(self):
         texts = [Example((5, 5, 9, 9, 9, 7), 3), Example((9, 4), 1)]
