@@ -99,7 +99,7 @@ class Spelling:
     """Writes rare tokens as several kept ones, the longest first."""
 
     def __init__(self, vocabulary: Mapping[str, int], kept: frozenset[int]) -> None:
-        """``vocabulary``: ids by text, bytes as the letters of a byte-level tokenizer, all of which are kept."""
+        """``vocabulary``: ids by text; its letters (the bytes) are all kept."""
         self.texts = {token: text for text, token in vocabulary.items()}
         self.kept = {text: token for text, token in vocabulary.items() if token in kept}
         self.known = frozenset(self.kept.values())
