@@ -51,8 +51,8 @@ class Run:
         self.device = torch.device(base.coder.device)
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
-        matrices = [p for p in net.layers.parameters() if p.ndim == 2]
-        matrices.append(net.see.weight)
+        inner = [*net.layers.parameters(), *net.see.parameters()]
+        matrices = [p for p in inner if p.ndim == 2]
         chosen = {id(p) for p in matrices}
         others = [p for p in net.parameters() if id(p) not in chosen]
         self.optimisers: list[torch.optim.Optimizer] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -198,7 +198,8 @@ def new_block(base: Base, shape: BlockShape, kept: torch.Tensor, seen: Read) -> 
     net = BlockNetwork(shape).to(base.coder.device)
     net.words = kept[base.words.cpu()].int().to(base.coder.device)
     queries = shape.heads * shape.head_dim
-    for layer, index in zip(net.layers, shape.borrowed, strict=True):
+    layers: list[Any] = list(net.layers)
+    for layer, index in zip(layers, shape.borrowed, strict=True):
         frozen = base.coder.layers[index]
         attention = layer.self_attn
         attention.q_proj.weight.copy_(frozen.qkv[:queries])
