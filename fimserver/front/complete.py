@@ -86,7 +86,9 @@ def _recalled(request: CompletionRequest, middles: tuple[RememberedMiddle, ...])
     if not left:
         return Outcome(reason=middles[0].reason if not middles[0].text else Reason.REJECTED, source="memory")
     suggestions = fitted(request, left[:1])
-    return Outcome(suggestions, left[0].reason if suggestions else Reason.NO_OP, "memory")
+    wrote = left[0]
+    reason = wrote.reason if suggestions else Reason.NO_OP
+    return Outcome(suggestions, reason, "memory", route=wrote.route, model=wrote.model)
 
 
 async def _debounce(request: CompletionRequest, body: CompletionBody, services: Services) -> None:

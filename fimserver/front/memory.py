@@ -6,7 +6,7 @@ It is keyed by route, document, prefix and suffix, and bounded.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fimserver.reasons import Reason
 
@@ -28,6 +28,8 @@ class RememberedMiddle(NamedTuple):
 
     text: str  # empty: there is none, for ``reason``
     reason: Reason
+    route: Literal["", "dllm", "ar"] = ""  # that wrote it
+    model: str = ""
 
 
 class Memory:

@@ -28,7 +28,8 @@ class Suggestion:
 class Outcome:
     """Result of a request: suggestions, or a reason, and measurements.
 
-    ``by`` names the filter that dropped the middles.
+    ``by`` names the filter that dropped the middles, ``route`` and ``model`` what wrote a suggestion that comes
+    from memory.
     """
 
     suggestions: tuple[Suggestion, ...] = ()
@@ -38,6 +39,8 @@ class Outcome:
     message: str = ""
     uri: str = ""
     usage: Usage | None = None
+    route: Literal["", "dllm", "ar"] = ""
+    model: str = ""
     total_ms: float = 0.0
     body: CompletionBody | None = field(default=None, repr=False)  # of the request that was sent
 
@@ -49,6 +52,8 @@ class Outcome:
             "shown": len(self.suggestions),
             "source": self.source,
             "filter": self.by,
+            "route": self.route,
+            "model": self.model,
             "uri": self.uri,
             "totalMs": round(self.total_ms, 1),
         }

@@ -32,14 +32,12 @@ def account(session: Session, request: CompletionRequest, outcome: Outcome) -> N
 
 
 def answer_record(session: Session, request: CompletionRequest, outcome: Outcome) -> AnswerRecord:
-    """Return the outcome of a request as a record.
-
-    For a suggestion from memory the route is known only if it was pinned.
-    """
+    """Return the outcome of a request as a record. A suggestion from memory has the route that wrote it."""
     used = outcome.usage
     turn = request.turn
     decision = used.decision if used else None
-    route = used.route if used and used.model else "" if request.route == "auto" else request.route
+    wanted = "" if request.route == "auto" else request.route
+    route = used.route if used and used.model else outcome.route or wanted
     text = outcome.suggestions[0].text if outcome.suggestions else ""
     record = AnswerRecord(
         number=0,
@@ -47,7 +45,7 @@ def answer_record(session: Session, request: CompletionRequest, outcome: Outcome
         document=request.document_id,
         language=request.language or "",
         route=route,
-        model=used.model if used else "",
+        model=used.model if used else outcome.model,
         source=outcome.source,
         reason=outcome.reason,
         policy=decision.policy if decision else "",
@@ -76,7 +74,7 @@ def _bucket(decision: Decision | None, text: str) -> int | None:
 
 def _offered(session: Session, request: CompletionRequest, outcome: Outcome) -> list[ShownSuggestion]:
     """Return the suggestions sent to the editor, except the rests of earlier ones."""
-    route = outcome.usage.route if outcome.usage else outcome.source
+    route = outcome.usage.route if outcome.usage else outcome.route or outcome.source
     offer = session.acceptance.offer
     offers = [offer(s.suggestion_id, request.document, s.start, s.text, route) for s in outcome.suggestions]
     return [shown for shown in offers if shown is not None]

@@ -31,7 +31,8 @@ def filtered(request: CompletionRequest, answer: Answer) -> tuple[tuple[Remember
             dropped = result if dropped.reason is Reason.EMPTY else dropped
         elif len(distinct([*candidates, result])) > len(candidates):
             candidates.append(result)
-            middles.append(RememberedMiddle(result.text, choice.usage.reason))
+            used = choice.usage
+            middles.append(RememberedMiddle(result.text, used.reason, used.route, used.model))
     return tuple(middles), dropped
 
 

@@ -82,6 +82,84 @@ def test_the_prompt_is_read_where_the_cursor_rests(nvim, host):
     nvim.wait("the prompt to be read", lambda: "def f():\n" in [warm.prefix for warm in host.engines.warmed])
 
 
+# ---------------------------------------------------------------- how long a key waits
+
+
+NOTE_WAITS = """
+_G.waits, _G.defer = {}, vim.defer_fn
+vim.defer_fn = function(work, ms)
+  table.insert(_G.waits, ms)
+  return _G.defer(work, ms)
+end"""
+OTHER_SERVER = """
+vim.lsp.start({ name = 'other', cmd = function()
+  local able = { capabilities = { inlineCompletionProvider = true } }
+  return {
+    request = function(method, _, done)
+      vim.schedule(function() done(nil, method == 'initialize' and able or { items = {} }) end)
+      return true, 1
+    end,
+    notify = function() return true end,
+    is_closing = function() return false end,
+    terminate = function() end,
+  }
+end })"""
+
+
+def test_a_key_does_not_wait_as_long_as_neovim_would_have_it(nvim, host):
+    host.says("hello")
+    nvim.open("main.py")
+    nvim.lua(NOTE_WAITS)
+    nvim.type("x")
+    assert nvim.settle().text == "hello"
+    assert 40 in nvim.lua("return waits")
+
+
+def test_beside_another_server_a_key_waits_as_neovim_has_it(nvim, host):
+    host.says("hello")
+    nvim.open("main.py")
+    nvim.lua(OTHER_SERVER)
+    nvim.wait("the other server", lambda: nvim.lua("return #vim.lsp.get_clients({ bufnr = 0 })") == 2)
+    nvim.lua(NOTE_WAITS)
+    nvim.type("x")
+    nvim.wait("the suggestion", nvim.ghost)
+    waits = nvim.lua("return waits")
+    assert 200 in waits
+    assert 40 not in waits
+
+
+FIRED_AND_PRESSED = """
+vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = 0 })
+vim.wait(1000, function() return vim.list_contains(waits, 40) end, 1)
+vim.wait(200, function() end, 10, true) -- the timer has fired, what it does waits
+vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = 0 })"""
+
+
+def test_a_key_at_the_moment_of_the_request_of_the_one_before_makes_one_request(nvim, host):
+    host.says("hello")
+    nvim.open("main.py")
+    nvim.type("x")
+    nvim.settle()
+    nvim.lua(NOTE_WAITS)
+    asked = nvim.lua("return asked()")
+    nvim.lua(FIRED_AND_PRESSED)
+    nvim.wait("the request", lambda: nvim.lua(f"return settled({asked})"))
+    assert nvim.lua("return asked()") == asked + 1
+
+
+def test_leaving_insert_mode_takes_the_request_back(nvim, host):
+    host.says("hello")
+    nvim.open("main.py")
+    nvim.keys("x<Esc>")
+    nvim.wait("normal mode", lambda: nvim.mode() == "n")
+    nvim.lua(
+        "local last; vim.schedule(function() last = true end); vim.wait(60000, function() return last end)"
+    )
+    assert nvim.lua(
+        "return require('vim.lsp._capability').all.inline_completion.active[vim.fn.bufnr()].timer == nil"
+    )
+
+
 # ---------------------------------------------------------------- before the model is there
 
 

@@ -34,6 +34,21 @@ def test_typed_through_and_accepted_by_words_is_seen_in_the_edits(editor, host):
     assert (said["shown"], said["partly"], said["typed_chars"], said["accepted_chars"]) == (1, 1, 1, 6)
 
 
+def test_a_suggestion_from_memory_counts_for_the_route_that_wrote_it(editor, host):
+    item = suggested(editor, host)
+    editor.type(URI, 2, 0, 4, item["insertText"])
+    editor.call("workspace/executeCommand", item["command"])
+    editor.edit(URI, 3, (0, 4), (0, 14), "")  # undone
+    item = editor.ask(URI, 0, 4)[0]
+    said = editor.explain()
+    assert (said["source"], said["route"], said["model"]) == ("memory", "ar", "fake")
+    editor.type(URI, 4, 0, 4, item["insertText"])
+    editor.call("workspace/executeCommand", item["command"])
+    said = counts(editor)
+    assert set(said) == {"ar"}
+    assert (said["ar"]["shown"], said["ar"]["accepted"]) == (2, 2)
+
+
 def test_the_messages_of_copilot_clients(editor, host):
     item = suggested(editor, host)
     editor.notify("textDocument/didFocus", {"textDocument": {"uri": URI}})

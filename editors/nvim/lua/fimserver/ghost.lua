@@ -2,6 +2,8 @@
 
 local api = vim.api
 local M = {}
+local SOON_MS = 40 -- from a key to its request: keys that repeat come faster. Neovim waits 200 ms
+local AUTOMATIC = 2 -- vim.lsp.protocol.InlineCompletionTriggerKind
 
 --- Neovim's inline completion state of the current buffer. It is private: other versions may
 --- lack it.
@@ -123,12 +125,19 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- Hide ghost text that no longer matches the typed text. Neovim would show it until the next
---- answer.
-function M.hide_stale()
-  local ghost = completor()
-  if ghost and ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then
-    ghost:hide()
+--- After a key or a move of the cursor: hide ghost text that no longer matches the typed text, which
+--- Neovim would show until the next answer, and make the waiting request sooner, unless it also goes
+--- to another server. Ours waits itself for the next key of a burst.
+---@param client_id integer
+function M.moved(client_id)
+  local ghost = completor() or { client_state = {} }
+  if ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then ghost:hide() end
+  local alone = ghost.client_state[client_id] and vim.tbl_count(ghost.client_state) == 1
+  if alone and ghost.timer and not ghost.timer:is_closing() then
+    ghost:reset_timer()
+    ghost.timer = vim.defer_fn(function() -- the timer has fired; a newer key has one that runs
+      if ghost.timer and ghost.timer:is_closing() then ghost:request(AUTOMATIC) end
+    end, SOON_MS)
   end
 end
 
@@ -138,13 +147,14 @@ function M.select(count)
   return vim.lsp.inline_completion and vim.lsp.inline_completion.select({ count = count })
 end
 
---- Request several candidates now, instead of the automatic request that is waiting.
+--- Request now, instead of the automatic request that is waiting.
+---@param kind? integer nil: as the user asks, for several candidates
 ---@return boolean
-function M.ask()
+function M.ask(kind)
   local ghost = completor()
   if ghost then
     ghost:reset_timer()
-    ghost:request(vim.lsp.protocol.InlineCompletionTriggerKind.Invoked)
+    ghost:request(kind or vim.lsp.protocol.InlineCompletionTriggerKind.Invoked)
   end
   return ghost ~= nil
 end
@@ -153,11 +163,7 @@ end
 --- or its model was loaded.
 function M.ask_again()
   local is_typed = api.nvim_get_mode().mode == 'i' and vim.bo.modified
-  local ghost = is_typed and completor()
-  if ghost and not ghost.current then
-    ghost:reset_timer()
-    ghost:request(vim.lsp.protocol.InlineCompletionTriggerKind.Automatic)
-  end
+  if is_typed and not (completor() or {}).current then M.ask(AUTOMATIC) end
 end
 
 return M

@@ -122,7 +122,7 @@ function M.attached(client, buf)
     vim.api.nvim_create_autocmd('CursorMovedI', {
       group = group,
       buffer = buf,
-      callback = vim.schedule_wrap(require('fimserver.ghost').hide_stale), -- after Neovim's own
+      callback = vim.schedule_wrap(function() require('fimserver.ghost').moved(client.id) end),
     })
   else
     vim.lsp.completion.enable(true, client.id, buf)
