@@ -28,8 +28,7 @@ class Suggestion:
 class Outcome:
     """Result of a request: suggestions, or a reason, and measurements.
 
-    ``by`` names the filter that dropped the middles, ``route`` and ``model`` what wrote a suggestion that comes
-    from memory.
+    ``by`` names the filter that dropped the middles; ``route`` and ``model`` wrote a suggestion from memory.
     """
 
     suggestions: tuple[Suggestion, ...] = ()
