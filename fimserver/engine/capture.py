@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import torch
 
 from fimserver.engine.denoising.dual_cache import CanvasText, DualCache
+from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.pass_cost import MOST_ROWS, Shape
 from fimserver.engine.forward.passes import finish
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -44,8 +46,28 @@ def capture_decoding(cache: PrefixCache, shapes: Iterable[Shape]) -> None:
 
 
 @torch.inference_mode()
-def capture_canvas(cache: PrefixCache, longest: int) -> None:
-    """Run canvases of up to ``longest`` slots at every extent. Forgets the prompt."""
+def capture_masks(cache: PrefixCache, network: CanvasNetwork, sizes: Iterable[int], most: int) -> None:
+    """Run passes of ``sizes`` rows with masks, and chunks with ``most`` masks, at every extent.
+
+    Forgets the prompt.
+    """
+    if not is_static(cache):
+        return
+    cache.clear()
+    numbers = torch.arange(max(*sizes, most + 1), device=network.device)
+    for extent in extents(cache.capacity):
+        for rows, wanted in (*((rows, rows) for rows in sizes), (cache.chunk, most + 1)):
+            start = extent - rows
+            mask = cache.causal(start, rows)[:, :extent]
+            cache.rows([network.mask_token] * rows, start, mask, numbers[:wanted], network)
+
+
+@torch.inference_mode()
+def capture_canvas(cache: PrefixCache, longest: int, network: Network | None = None) -> None:
+    """Run canvases of up to ``longest`` slots at every extent. Forgets the prompt.
+
+    ``network``: runs the canvas; ``None``: that of the cache.
+    """
     if not is_static(cache):
         return
     cache.clear()
@@ -53,7 +75,7 @@ def capture_canvas(cache: PrefixCache, longest: int) -> None:
         count = min(rows, longest)
         every = torch.arange(count, device=cache.network.device)
         for extent in extents(cache.capacity):
-            cache.rows([0] * count, extent - count, cache.block(extent - count, count), every)
+            cache.rows([0] * count, extent - count, cache.block(extent - count, count), every, network)
 
 
 def capture_dual(cache: DualCache, longest: int) -> None:

@@ -68,8 +68,8 @@ def wait_for(device: torch.device) -> None:
 def to_device(numbers: Sequence[Any], device: torch.device) -> torch.Tensor:
     """Copy integers to the device; from pinned memory for a GPU, so that the host does not wait."""
     if device.type != "cuda":
-        return torch.tensor(numbers, device=device)
-    return torch.tensor(numbers, pin_memory=True).to(device, non_blocking=True)
+        return torch.tensor(numbers, dtype=torch.long, device=device)
+    return torch.tensor(numbers, dtype=torch.long, pin_memory=True).to(device, non_blocking=True)
 
 
 class Event(Protocol):

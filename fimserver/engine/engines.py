@@ -90,7 +90,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
     card = runtime.loaded.card
     schedule = make_schedule(card, target.settings)
     if runtime.cache is not None and card.canvas is not None:
-        capture_canvas(runtime.cache, card.canvas.max_tokens)
+        capture_canvas(runtime.cache, card.canvas.max_tokens, runtime.canvas_network)
     rules = make_refresh(card, target.settings)
     duals = runtime.dual_caches if rules else None
     if duals is not None and card.canvas is not None:

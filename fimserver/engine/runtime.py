@@ -84,7 +84,10 @@ class Runtime:
         path = adapter_path(self.loaded.folder, card.canvas.adapter)
         adapter = load_adapter(path, weights_hash(self.loaded.folder))
         adapter.check_block(card.canvas.block_tokens)
-        return CanvasNetwork(self.network, adapter, self.loaded.vocabulary.special(card.canvas.mask))
+        network = CanvasNetwork(self.network, adapter, self.loaded.vocabulary.special(card.canvas.mask))
+        if self.network.static is not None:
+            network.use_graphs(self.network.static.graphs)
+        return network
 
     @cached_property
     def length_probe(self) -> LengthProbe | None:

@@ -39,11 +39,15 @@ def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -
 
     So neither the cache nor drafts can change it. Raises ``NonFiniteError``.
     """
-    require_finite(logits)
+    return int(chosen(require_finite(logits), temperature, seed, position))
+
+
+def chosen(logits: torch.Tensor, temperature: float, seed: int, position: int) -> torch.Tensor:
+    """Return the token (1,) of ``choose``, on the device, for which the host does not wait."""
     if temperature <= 0:
-        return int(logits.argmax())
+        return logits.argmax(-1, keepdim=True)
     noise = keyed_gumbel(seed, position, logits.shape[-1], logits.device)
-    return int((logits.double() / temperature + noise).argmax())
+    return (logits.double() / temperature + noise).argmax(-1, keepdim=True)
 
 
 def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: int) -> list[list[int]]:

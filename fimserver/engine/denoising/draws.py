@@ -54,7 +54,7 @@ class Draws:
 
 def rows_of(logits: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """Copy some rows, without waiting for the device."""
-    return logits.index_select(0, to_device([int(row) for row in rows], logits.device).long())
+    return logits.index_select(0, to_device([int(row) for row in rows], logits.device))
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fimserver.cards import Card, adapter_path
+from fimserver.engine.capture import capture_masks
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
 from fimserver.engine.drafters.each_prompt import EachPrompt
 from fimserver.engine.drafters.failsafe import FailsafeDrafter
@@ -59,6 +60,7 @@ def make_lookahead(context: DraftContext, what: str, *, masks: int = MOST_MASKS)
     cache, network = runtime.cache, runtime.canvas_network
     rows = [rows for rows in ROWS if rows <= MOST_MASKED_ROWS]
     mask_costs = kept_mask_costs(runtime, lambda: measure_masks(cache, network, rows))
+    capture_masks(cache, network, rows, masks)
     return Lookahead(cache, network, masks, mask_costs)
 
 

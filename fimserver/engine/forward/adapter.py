@@ -16,9 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from fimserver.engine.device import to_device
 from fimserver.engine.forward.fused import FusedModel
+from fimserver.engine.forward.graphs import Graphs
 from fimserver.engine.forward.kv import KVBuffer
-from fimserver.engine.forward.layers import Linear, Part
+from fimserver.engine.forward.layers import LayerKV, Linear, Part
+from fimserver.engine.forward.static_pass import StaticPasses
 from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
 
@@ -174,6 +177,29 @@ class CanvasNetwork:
         self._check()
         self._network = frozen.wrapped(self._wrap, self._embed_pass)
 
+    def use_graphs(self, graphs: Graphs) -> None:
+        """Run cached passes through ``graphs``, over static buffers, from now on.
+
+        A pass then finds its canvas rows itself, so that a replay finds those of its own ids.
+        """
+        like = self.frozen.final_norm
+        self._network.static = StaticPasses(self._run_gated, self.vocab_size, like, graphs)
+
+    def _run_gated(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        kv: LayerKV,
+        logits_of: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.gate.set([(ids, True)])
+        return self._network.run_at(ids, positions, mask, kv, logits_of)
+
+    def _open_gate(self, ids: torch.Tensor) -> None:
+        if self._network.static is None:
+            self.gate.set([(ids, True)])
+
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (…, d) of ids (…), with the adapter's own for mask tokens."""
         return torch.where((ids == self.mask_token)[..., None], self._mask, self.frozen.embed(ids))
@@ -197,7 +223,7 @@ class CanvasNetwork:
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
     ) -> torch.Tensor:
-        self.gate.set([(ids, True)])
+        self._open_gate(ids)
         logits = self._network.forward(ids, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
@@ -211,20 +237,22 @@ class CanvasNetwork:
         logits_of: torch.Tensor,
     ) -> torch.Tensor:
         """Run ``forward`` on ids (1, M) whose text ``positions`` (M,) differ from their KV rows."""
-        self.gate.set([(ids, True)])
+        self._open_gate(ids)
         logits = self._network.forward_at(ids, positions, mask, kv, logits_of)
         self.hidden = self._network.hidden
         return logits
 
-    def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int) -> torch.Tensor:
+    def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int | torch.Tensor) -> torch.Tensor:
         """Return logits (V,) of a canvas row that also depend on the token before the slot it predicts.
 
-        ``hidden`` (d,) and ``logits`` (V,) are those of the row. The sampler scores the ``CANDIDATES``
-        likeliest tokens again and rules the others out. An adapter without a sampler returns ``logits``.
+        ``hidden`` (d,) and ``logits`` (V,) are those of the row, ``token`` an id or a tensor (1,). The sampler
+        scores the ``CANDIDATES`` likeliest tokens again and rules the others out. An adapter without a
+        sampler returns ``logits``.
         """
         if not self._sampler:
             return logits
-        before = self.frozen.embed(torch.tensor([token], device=self.device))[0]
+        known = to_device([token], self.device) if isinstance(token, int) else token
+        before = self.frozen.embed(known)[0]
         changed = self._informed(hidden, before)
         found = logits.topk(min(CANDIDATES, len(logits))).indices
         # The change goes through the embedding: coders with a sampler share it with the head.

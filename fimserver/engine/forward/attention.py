@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from contextlib import AbstractContextManager
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BLOCK_ROWS = 32  # rows from which bf16 products save more time than the conversions cost
 
@@ -47,6 +50,18 @@ def attend_by_products(
     folded = _folded(q, keys.shape[1])
     out = _in_bf16(folded, keys, values, bias.to(torch.bfloat16), scale).to(q.dtype)
     return _unfolded(out, q, keys.shape[1])
+
+
+def one_kernel(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which passes on a GPU attend by one kernel.
+
+    PyTorch prefers cuDNN there, which plans and compiles a kernel for each shape: that takes time at load,
+    and a row's bits then depend on the number of rows.
+    """
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    kernel: AbstractContextManager[None] = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+    return kernel
 
 
 def _folded(q: torch.Tensor, kv_heads: int) -> torch.Tensor:

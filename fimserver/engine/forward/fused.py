@@ -104,7 +104,7 @@ class FusedModel:
 
     def use_graphs(self, graphs: Graphs) -> None:
         """Run cached passes through ``graphs``, over static buffers, from now on."""
-        self.static = StaticPasses(self._static, self.vocab_size, self.final_norm, graphs)
+        self.static = StaticPasses(self.run_at, self.vocab_size, self.final_norm, graphs)
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
         """Return the network with every product replaced by ``wrap(layer, name, product)``, weights shared.
@@ -163,7 +163,7 @@ class FusedModel:
             for shape, state, scores in outputs
         ]
 
-    def _static(
+    def run_at(
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,
@@ -182,7 +182,10 @@ class FusedModel:
         logits_of: torch.Tensor,
     ) -> torch.Tensor:
         """Run ``forward`` on ids (1, M) whose text ``positions`` (M,) differ from their KV rows."""
-        self.hidden, logits = self._static(ids, positions, mask, kv, logits_of)
+        if self.static is not None:
+            self.hidden, logits = self.static.forward(ids, mask, kv, logits_of, positions)
+        else:
+            self.hidden, logits = self.run_at(ids, positions, mask, kv, logits_of)
         return logits
 
     def forward_bidirectional(self, ids: torch.Tensor, logits_of: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch.nn import functional as F
 
-from fimserver.engine.forward.attention import attend, fold_bias
+from fimserver.engine.forward.attention import attend, fold_bias, one_kernel
 from fimserver.engine.forward.chunk_rows import ChunkRows, attend_by_chunk, chunk_rows
 from fimserver.engine.forward.competition import adapt_threads
 from fimserver.engine.forward.kv import KVBuffer
@@ -146,10 +146,11 @@ class Stack:
         groups = self.sizes.heads // self.sizes.kv_heads
         folded = [(n, self._folded(bias, kv, groups), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
-        for index, layer in enumerate(self.layers):
-            adapt_threads()
-            x = x + self._attend(x, layer, rope, folded, index)
-            x = x + layer.mlp(self.norm(x, layer.mlp_norm))
+        with one_kernel(x.device):
+            for index, layer in enumerate(self.layers):
+                adapt_threads()
+                x = x + self._attend(x, layer, rope, folded, index)
+                x = x + layer.mlp(self.norm(x, layer.mlp_norm))
         return x
 
     def norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -38,12 +38,13 @@ class PassShape(NamedTuple):
 def shape_of(branches: int, rows: int, extent: int, wanted: int, capacity: int) -> PassShape:
     """Return the padded shape in which a pass runs.
 
-    To keep the number of shapes small, passes with several wanted rows compute the logits of all their rows,
-    or of a multiple of the last size in ``ROWS`` if that is less (a whole text with a canvas).
+    To keep the number of shapes small, passes with wanted rows compute the logits of all their rows, or of a
+    multiple of the last size in ``ROWS`` if that is less. So the last row of a prompt has the same bits with
+    and without masks after it.
     """
     padded = next((size for size in ROWS if size >= rows), _in_steps(rows))
     keys = next(keys for keys in extents(capacity) if keys >= extent)
-    return PassShape(branches, padded, keys, wanted if wanted <= 1 else min(padded, _in_steps(wanted)))
+    return PassShape(branches, padded, keys, min(padded, _in_steps(wanted)))
 
 
 def _in_steps(rows: int) -> int:
@@ -81,7 +82,8 @@ class Buffers:
     """Static input and output tensors of one shape."""
 
     ids: torch.Tensor  # (B, M)
-    start: torch.Tensor  # () position of the first row
+    start: torch.Tensor  # () row of the KV buffer that the first row is written to
+    positions: torch.Tensor  # (M,) in the text
     count: torch.Tensor  # () rows that are not padding
     mask: torch.Tensor  # (M, extent)
     wanted: torch.Tensor  # (R,)
@@ -98,22 +100,34 @@ class StaticPasses:
         self.vocab_size = vocab_size
         self.like = like
         self.graphs = graphs
-        self._buffers: dict[tuple[int, PassShape], Buffers] = {}
+        self._buffers: dict[tuple[int, int, PassShape], Buffers] = {}
+        self._numbers = torch.empty(0, dtype=torch.long)
         self._outputs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._kv: dict[int, KVBuffer] = {}  # kept alive: graphs hold their addresses
 
     def forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, kv: KVBuffer, logits_of: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        kv: KVBuffer,
+        logits_of: torch.Tensor,
+        positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return hidden states (B, R, d) and logits (B, R, V), without waiting for the device."""
+        """Return hidden states (B, R, d) and logits (B, R, V), without waiting for the device.
+
+        ``positions`` (M,): positions in the text, if they are not consecutive from ``kv.start`` on.
+        """
         branches, rows = ids.shape
         shape = shape_of(branches, rows, mask.shape[1], len(logits_of), kv.capacity)
         self._kv[id(kv)] = kv
-        key = (id(kv), shape)
+        key = (id(self), id(kv), shape)  # networks over one buffer may share ``graphs``
         if key not in self._buffers:
             self._buffers[key] = self._make(shape)
         buffers = self._buffers[key]
-        _fill(buffers, ids, mask, kv.start, logits_of)
+        if positions is None:
+            positions = self._range(kv)[kv.start : kv.start + rows]
+        _fill(buffers, ids, positions, mask, logits_of)
+        buffers.start.fill_(kv.start)
         kv.wrote_from(kv.start)
         self.graphs.run(key, lambda: self._run(buffers, kv, shape))
         wanted = len(logits_of)
@@ -121,14 +135,18 @@ class StaticPasses:
 
     def _run(self, buffers: Buffers, kv: KVBuffer, shape: PassShape) -> None:
         rows = torch.arange(shape.rows, device=self.like.device)
-        positions = buffers.start + rows
-        places = positions.masked_fill(rows >= buffers.count, kv.capacity)  # padding goes to the unread row
+        # Padding goes to the unread row.
+        places = (buffers.start + rows).masked_fill(rows >= buffers.count, kv.capacity)
         stored = StaticRows(kv, shape.branches, shape.extent, places)
-        hidden, logits = self.compute(
-            buffers.ids, positions.clamp(max=kv.capacity - 1), buffers.mask, stored, buffers.wanted
-        )
+        hidden, logits = self.compute(buffers.ids, buffers.positions, buffers.mask, stored, buffers.wanted)
         buffers.hidden.copy_(hidden)
         buffers.logits.copy_(logits)
+
+    def _range(self, kv: KVBuffer) -> torch.Tensor:
+        """Return all positions in a buffer."""
+        if len(self._numbers) < kv.capacity:
+            self._numbers = torch.arange(kv.capacity, device=self.like.device)
+        return self._numbers
 
     def _make(self, shape: PassShape) -> Buffers:
         branches, rows, extent, wanted = shape
@@ -136,6 +154,7 @@ class StaticPasses:
         return Buffers(
             torch.zeros(branches, rows, dtype=torch.long, device=device),
             torch.zeros((), dtype=torch.long, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
             torch.zeros((), dtype=torch.long, device=device),
             torch.zeros(rows, extent, dtype=torch.bool, device=device),
             torch.zeros(wanted, dtype=torch.long, device=device),
@@ -152,7 +171,11 @@ class StaticPasses:
 
 
 def _fill(
-    buffers: Buffers, ids: torch.Tensor, mask: torch.Tensor, start: int, logits_of: torch.Tensor
+    buffers: Buffers,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    logits_of: torch.Tensor,
 ) -> None:
     rows, extent = mask.shape
     if mask.shape != buffers.mask.shape:
@@ -161,5 +184,5 @@ def _fill(
     buffers.mask[:rows, :extent].copy_(mask)
     buffers.ids[:, :rows].copy_(ids)
     buffers.wanted[: len(logits_of)].copy_(logits_of)
-    buffers.start.fill_(start)
+    buffers.positions[:rows].copy_(positions)
     buffers.count.fill_(rows)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from fimserver.engine.device import to_device
 from fimserver.types import Deadline, Request
 
 # (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from, or
@@ -87,10 +88,21 @@ def grades(logits: torch.Tensor, tokens: Sequence[int], words: torch.Tensor | No
 
     ``words``: as in ``draft_from``.
     """
-    chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
-    some = logits if words is None else logits.index_select(-1, words)
-    tenths = (10 * (chosen - some.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
+    tenths = _tenths(logits, to_device(tokens, logits.device), words)
     return tuple(int(tenth) for tenth in tenths.tolist())
+
+
+def read_graded(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Read tokens (n,) from the device, and their ``grades``, at once."""
+    numbers = torch.cat([tokens.double(), _tenths(logits, tokens).double()]).tolist()
+    found = tuple(int(number) for number in numbers)
+    return found[: len(tokens)], found[len(tokens) :]
+
+
+def _tenths(logits: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
+    own = logits.gather(-1, tokens[:, None])[:, 0]
+    some = logits if words is None else logits.index_select(-1, words)
+    return (10 * (own - some.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
 
 
 class Drafter(Protocol):

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from fimserver.engine.device import to_device
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass
 from fimserver.engine.forward.prefix_cache import Beyond, PrefixCache
+from fimserver.engine.sampling import chosen
 from fimserver.engine.speculation.draft_policy import DraftPlan, DraftPolicy, Survival
-from fimserver.engine.speculation.drafts import DecodeState, Draft, cut_draft, grades
+from fimserver.engine.speculation.drafts import DecodeState, Draft, cut_draft, read_graded
 from fimserver.types import Deadline
 
 if TYPE_CHECKING:
@@ -176,7 +178,7 @@ class Lookahead:
         offsets += [0] * (masks - len(offsets))  # padding rows, which no row attends to
         device = self.network.device
         ids = [state.ids[-1], *tokens, *[self.network.mask_token] * masks]
-        positions = start + torch.tensor([*range(texts), *offsets], device=device)
+        positions = to_device([start + offset for offset in (*range(texts), *offsets)], device)
         wanted = torch.arange(texts + len(outlook.lengths) * outlook.masks, device=device)
         mask = self._mask(start, texts, outlook)
         return self.cache.rows_pass(ids, start, mask, wanted, self.network, positions)
@@ -211,16 +213,18 @@ class Lookahead:
         if prepared is None or prepared.place != len(state.ids) - 1 or size < 1:
             return []
         started = time.perf_counter()
-        token = state.ids[-1]
-        tokens = list[int]()
+        sampling = state.request.sampling  # used by an adaptive verifier alone, which chooses by these
+        token = to_device(state.ids[-1:], self.network.device)
+        picked = list[torch.Tensor]()
         rows = list[torch.Tensor]()
         for hidden, logits in zip(prepared.hidden[:size], prepared.logits[:size], strict=True):
             rows.append(self.network.after(hidden, logits, token))
-            token = state.pick(rows[-1], len(state.ids) + len(tokens))[0]
-            tokens.append(token)
+            token = chosen(rows[-1], sampling.temperature, sampling.seed, len(state.ids) + len(picked))
+            picked.append(token)
+        tokens, sure = read_graded(torch.stack(rows), torch.cat(picked))
         took_ms = 1000 * (time.perf_counter() - started) / len(tokens)
         self._draft_ms += _SMOOTHING * (took_ms - self._draft_ms)
-        return [Draft(self.name, tuple(tokens), grades(torch.stack(rows), tokens))]
+        return [Draft(self.name, tokens, sure)]
 
     def observe(self, state: DecodeState, *, ended: bool) -> None:
         """Select the group of masks that follows the accepted tokens."""

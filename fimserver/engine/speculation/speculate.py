@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from fimserver.engine.device import to_device
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -190,7 +191,7 @@ def _only(plan: DraftPlan) -> tuple[int, ...]:
 def log_probs_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
     """Return log probabilities (n,) of n tokens by the first n rows of logits (M, V), at temperature 1."""
     rows = logits[: len(tokens)].float()
-    chosen = rows.gather(-1, torch.tensor(tokens, device=rows.device)[:, None])[:, 0]
+    chosen = rows.gather(-1, to_device(tokens, rows.device)[:, None])[:, 0]
     return chosen - rows.logsumexp(-1)
 
 

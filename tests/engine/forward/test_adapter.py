@@ -16,6 +16,7 @@ from fimserver.engine.forward.adapter import (
     load_adapter,
     save_adapter,
 )
+from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.passes import finish
 from fimserver.engine.load import load, weights_hash
 from fimserver.engine.runtime import DraftContext, make_runtime
@@ -69,9 +70,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def runtime_of(folder, *, canvas=CANVAS, network="auto", drafters=None):
+def runtime_of(folder, *, canvas=CANVAS, network="auto", drafters=None, batch=0):
     card = make_card("qwen2", canvas=canvas, **({"drafters": drafters} if drafters else {}))
-    return make_runtime(load(card, folder, torch.device("cpu")), Settings(network=network))
+    return make_runtime(load(card, folder, torch.device("cpu")), Settings(network=network, batch=batch))
 
 
 def requests():
@@ -417,3 +418,50 @@ class TestTheGateOfAGPU:
         out = product(torch.ones(3, 4).as_subclass(OnDevice))
         assert OnDevice.waits == 0
         assert out.tolist() == [[1.0] * 3, [9.0] * 3, [9.0] * 3]
+
+
+class TestOverStaticBuffers:
+    """As on a GPU: the passes of the canvas go through graphs too, which are all captured at load."""
+
+    def static(self, folder, *, on_device=False):
+        runtime = runtime_of(folder, batch=1)  # one KV buffer
+        graphs = EagerGraphs()
+        runtime.network.use_graphs(graphs)
+        runtime.canvas_network.gate.on_device = on_device
+        return runtime, graphs
+
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_logits_are_those_of_passes_without_graphs(self, folder, on_device):
+        plain, (static, graphs) = runtime_of(folder), self.static(folder, on_device=on_device)
+        network = static.canvas_network
+        mask = network.mask_token
+        positions = torch.tensor([40, 41, 43, 42, 43])
+        for ids, places in (
+            ([mask] * 5, None),
+            ([7, 8, 9, 10, 11], None),
+            ([7, 8, mask, 9, mask], positions),
+        ):
+            every = torch.arange(5)
+            rows = []
+            for runtime in (plain, static):
+                cache = runtime.cache
+                cache.prefill(list(range(300, 340)), Deadline(), want_logits=False)
+                step = cache.rows_pass(ids, 40, cache.block(40, 5), every, runtime.canvas_network, places)
+                rows.append((step.result()[0], runtime.canvas_network.hidden[0]))
+            for got, wanted in zip(rows[1], rows[0], strict=True):
+                torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+        assert {key[0] for key in graphs.keys} == {id(static.network.static), id(network._network.static)}
+
+    @pytest.mark.parametrize("schedule", ["checked", "leftmost"])
+    def test_all_that_requests_run_is_captured_at_load(self, folder, schedule):
+        plain = ar_engine(runtime_of(folder))
+        runtime, graphs = self.static(folder)
+        ar = ar_engine(runtime, "ngram,lookahead")
+        dllm = make_dllm(DraftContext(runtime, Settings(schedule=schedule)))
+        captured = set(graphs.keys)
+        for request in requests():
+            expected = text_of(plain, request)
+            assert text_of(ar, request) == expected
+            shown = text_of(dllm, request)
+            assert schedule == "leftmost" or shown == expected
+        assert set(graphs.keys) == captured

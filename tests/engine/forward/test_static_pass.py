@@ -105,7 +105,7 @@ def test_results_outlive_the_next_pass(model):
 def test_few_shapes_are_captured(model):
     _, static, graphs = caches(model, branches=1)
     static.prefill(tokens(300), Deadline(), want_logits=False)
-    assert {shape for _, shape in graphs.keys} == {PassShape(1, 64, EXTENT, 0)}
+    assert {shape for *_, shape in graphs.keys} == {PassShape(1, 64, EXTENT, 0)}
     for count in range(33, 49):  # a canvas that grows
         static.rows(tokens(count), 300, static.block(300, count), torch.arange(count))
     assert len(graphs.keys) == 2
@@ -114,7 +114,7 @@ def test_few_shapes_are_captured(model):
 def test_shapes_are_rounded_up_to_few_sizes():
     assert shape_of(1, 8, 512, 8, 4096) == (1, 8, 512, 8)
     assert shape_of(1, 9, 513, 9, 4096) == (1, 12, 1024, 12)
-    assert shape_of(1, 128, 1100, 1, 1536) == (1, 128, 1536, 1)
+    assert shape_of(1, 128, 1100, 1, 1536) == (1, 128, 1536, 128)
     assert shape_of(1, 200, 100, 0, 4096) == (1, 256, 512, 0)
 
 

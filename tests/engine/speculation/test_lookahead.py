@@ -15,6 +15,7 @@ from fimserver.engine.speculation.drafts import DecodeState, Draft
 from fimserver.engine.speculation.lookahead import Lookahead, Outlook, Prepared, measure_masks
 from fimserver.types import Deadline, Request
 from tests.engine.forward.test_adapter import LAYERS, an_adapter, ar_engine, requests, runtime_of
+from tests.engine.forward.test_static_pass import Reads
 from tests.engine.test_autoregressive import text_of
 from tests.tiny import make_checkpoint
 
@@ -93,6 +94,14 @@ class TestThePass:
         assert draft.tokens[0] == int(first.argmax())
         assert len(draft.tokens) == 2
         assert not ahead.propose(a_state([60, 61, 99, 98]), 8)  # too late for it
+
+    def test_a_draft_is_read_from_the_device_once(self, ahead):
+        run(ahead, a_state(), [61, 62], Outlook(12, (0, 1, 2), 2))
+        state = a_state([60, 61, 99])
+        ahead.observe(state, ended=False)
+        with Reads() as reads:
+            assert ahead.propose(state, 8)
+        assert reads.seen == []  # that of whole tensors is not in it
 
     def test_nothing_is_drafted_where_no_group_was_run(self, ahead):
         run(ahead, a_state(), [61, 62], Outlook(8, (2,), 2))
