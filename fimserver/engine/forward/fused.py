@@ -1,7 +1,6 @@
 """Forward pass of dense Qwen2, Qwen3 and Llama networks in few kernels; it agrees with transformers.
 
-For small models on a CPU, transformers' forward spends most of its time outside the matrix products, and
-those repack the weights at every call (figures: docs/benchmarks.md).
+On a CPU, small models spend most of transformers' forward outside the products (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -69,9 +68,8 @@ class FusedWeights(NamedTuple):
     final_norm: torch.Tensor
     head: Linear
     vocab_size: int
-    rotary: Callable[
-        [int], tuple[torch.Tensor, torch.Tensor]
-    ]  # number of positions T -> cosines and sines (T, 1, D)
+    # Number of positions T -> cosines and sines (T, 1, D).
+    rotary: Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
 class FusedModel:
@@ -206,12 +204,11 @@ class FusedModel:
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
     """Build a ``FusedModel`` on the weights of a class of transformers; ``rows``: the rows to pack for."""
     body = model.model
-    device = torch.device(model.model.embed_tokens.weight.device)
-    pack = packs(model, device)
     embedding = body.embed_tokens.weight
+    pack = packs(model, embedding.device)
 
     def rotary(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cos, sin = body.rotary_emb(embedding[:1, None], torch.arange(positions, device=device)[None])
+        cos, sin = body.rotary_emb(embedding[:1, None], torch.arange(positions, device=embedding.device)[None])
         return cos[0, :, None], sin[0, :, None]
 
     weights = FusedWeights(
@@ -222,7 +219,7 @@ def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
         int(model.lm_head.weight.shape[0]),
         rotary,
     )
-    return FusedModel(weights, capacity, NativeNetwork(model, device), pack=pack)
+    return FusedModel(weights, capacity, NativeNetwork(model, embedding.device), pack=pack)
 
 
 def native_stack(config: Any, layers: Sequence[Any], rows: int, *, pack: bool) -> Stack:
