@@ -204,22 +204,22 @@ class FusedModel:
 def fuse(model: Any, capacity: int, rows: int) -> FusedModel:
     """Build a ``FusedModel`` on the weights of a class of transformers; ``rows``: the rows to pack for."""
     body = model.model
-    embedding = body.embed_tokens.weight
-    pack = packs(model, embedding.device)
+    table = body.embed_tokens.weight
+    pack = packs(model, table.device)
 
     def rotary(positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cos, sin = body.rotary_emb(embedding[:1, None], torch.arange(positions, device=embedding.device)[None])
+        cos, sin = body.rotary_emb(table[:1, None], torch.arange(positions, device=table.device)[None])
         return cos[0, :, None], sin[0, :, None]
 
     weights = FusedWeights(
-        lambda ids: embedding[ids],
+        lambda ids: table[ids],
         native_stack(model.config, body.layers, rows, pack=pack),
         body.norm.weight,
         linear([model.lm_head], rows, pack=pack),
         int(model.lm_head.weight.shape[0]),
         rotary,
     )
-    return FusedModel(weights, capacity, NativeNetwork(model, embedding.device), pack=pack)
+    return FusedModel(weights, capacity, NativeNetwork(model, table.device), pack=pack)
 
 
 def native_stack(config: Any, layers: Sequence[Any], rows: int, *, pack: bool) -> Stack:
