@@ -245,9 +245,9 @@ class CanvasNetwork:
     def after(self, hidden: torch.Tensor, logits: torch.Tensor, token: int | torch.Tensor) -> torch.Tensor:
         """Return logits (V,) of a canvas row that also depend on the token before the slot it predicts.
 
-        ``hidden`` (d,) and ``logits`` (V,) are those of the row, ``token`` an id or a tensor (1,). The sampler
-        scores the ``CANDIDATES`` likeliest tokens again and rules the others out. An adapter without a
-        sampler returns ``logits``.
+        ``hidden`` (d,) and ``logits`` (V,) are those of the row, ``token`` an id or a tensor (1,). The
+        sampler scores the ``CANDIDATES`` likeliest tokens again and rules the others out. An adapter without
+        a sampler returns ``logits``.
         """
         if not self._sampler:
             return logits
