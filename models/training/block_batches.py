@@ -134,7 +134,7 @@ def outputs(net: BlockNetwork, base: Base, batch: TextBatch, seen: Read, anchors
         layer._replace(q_norm=_cast(layer.q_norm, coder.dtype), k_norm=_cast(layer.k_norm, coder.dtype))
         for layer in stack.layers
     )
-    stack.attention = attend_by_products if x.is_cuda else attend
+    stack.attention = attend_by_products if coder.dtype == torch.bfloat16 else attend
     kv = _Texts([seen.kv[index] for index in net.shape.borrowed], anchors.row)
     return net.run(stack, x.flatten(0, 1), rope, bias, kv).view(len(x), width, -1)[:, 1:]
 
@@ -152,15 +152,16 @@ def losses_of(
     accepted length (arXiv 2511.00606) as well.
     """
     followed = follow(base, batch, seen, anchors, net.shape.window)
-    out = outputs(net, base, batch, seen, anchors)
     learn = followed.learn
-    text = anchors.row[:, None].expand_as(learn)[learn]
-    before = followed.before[learn]
-    plain = out[learn]
+    where = learn.flatten().nonzero()[:, 0]  # the one value of a step that the host waits for
+    text = anchors.row.repeat_interleave(learn.shape[1])[where]
+    before = followed.before.flatten()[where]
+    own = followed.own.flatten()[where]
+    out = outputs(net, base, batch, seen, anchors)
+    plain = out.flatten(0, 1).index_select(0, where)
     rows = [plain]
     if net.shape.sampler:
         rows.append(net.after(plain, base.coder.embedding[batch.ids[text, before]].float()))
-    own = followed.own[learn]
     with torch.no_grad():
         law = F.linear(seen.hidden[text, before], base.head).float().softmax(-1)
     total = out.new_zeros((), dtype=torch.float32)
@@ -168,11 +169,11 @@ def losses_of(
     for name, weight, some in zip(("", "plain_"), (1.0, PLAIN_WEIGHT), rows[::-1], strict=False):
         logits = F.linear(some, base.head).float()
         value = losses.divergence(logits, law)
-        total = total + weight * losses.decayed(_spread(value, learn), learn, GAMMA)
+        total = total + weight * losses.decayed(_spread(value, where, learn), learn, GAMMA)
         if streak and not name:
             chosen = logits.log_softmax(-1).gather(1, own[:, None])[:, 0]
-            total = total + losses.streak(_spread(chosen, learn), learn)
-        right = _spread((logits.detach().argmax(-1) == own).float(), learn)
+            total = total + losses.streak(_spread(chosen, where, learn), learn)
+        right = _spread((logits.detach().argmax(-1) == own).float(), where, learn)
         measures |= {f"{name}{key}": count for key, count in _counts(right, followed.reached).items()}
     return total, measures
 
@@ -184,9 +185,10 @@ def _counts(right: torch.Tensor, reached: torch.Tensor) -> dict[str, torch.Tenso
     return {"reached": before.sum(0), "right": run.sum(0)}
 
 
-def _spread(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Values (n,) back to their places in (N, W); 0 elsewhere."""
-    return values.new_zeros(where.shape).masked_scatter(where, values)
+def _spread(values: torch.Tensor, where: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Values (n,) back to their flat places (n,) in the shape of ``like``; 0 elsewhere."""
+    flat = values.new_zeros(like.numel()).index_copy(0, where, values)
+    return flat.view(like.shape)
 
 
 @torch.no_grad()

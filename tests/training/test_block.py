@@ -108,6 +108,19 @@ def test_a_window_ends_where_the_text_is_not_the_coders_own(base, texts, batch):
         assert followed.learn[n].tolist() == [i < known for i in range(WINDOW)]
 
 
+def test_bf16_gives_about_the_same(model, base, texts, batch):
+    net = net_of(base, texts, batch)
+    anchors = draw_anchors(batch, 1000)
+    rope = tuple(base.rope)
+    half = Base.of(Coder(model, "cpu", torch.bfloat16), rope, torch.arange(0, 30))
+    seen = read(base.coder, batch)
+    close = seen._replace(kv=seen.kv.bfloat16(), hidden=seen.hidden.bfloat16())
+    whole = outputs(net, base, batch, seen, anchors)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = outputs(net, half, batch, close, anchors)
+    assert (whole - rounded).norm() / whole.norm() < 0.03
+
+
 def test_a_slot_sees_what_it_sees_in_use(base, texts, batch):
     """The same outputs as one window after the keys and values of a text that ends at the anchor."""
     net = net_of(base, texts, batch)
