@@ -249,25 +249,42 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0, help="for each editor, at most")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    rows: dict[str, dict[str, list[float]]] = {}
-    counts: dict[str, int] = {}
-    table = Table("ms", *itertools.chain.from_iterable((f"{name} p50", "p95") for name in options.editors))
-    for name in options.editors:
-        keys = measure(name, options.count, options.seconds)
-        if len(keys) < FEWEST:
-            sys.exit(f"{name}: only {len(keys)} keys made ghost text appear: give it more --seconds")
-        counts[name] = len(keys)
-        columns = list(zip(*(one.parts() for one in keys), strict=True))
-        rows[name] = {
-            part: [round(percentile(list(c), share), 1) for share in (50, 95)]
-            for part, c in zip(PARTS, columns, strict=True)
+    measured = {name: measure(name, options.count, options.seconds) for name in options.editors}
+    if problem := report(measured, options.out):
+        sys.exit(problem)
+
+
+def report(measured: Mapping[str, list[Seen]], out: Path) -> str:
+    """Print and write the percentiles of each editor with enough keys. Returns a line on the others."""
+    few = {name: len(keys) for name, keys in measured.items() if len(keys) < FEWEST}
+    enough = {name: keys for name, keys in measured.items() if name not in few}
+    if enough:
+        rows = {name: percentiles(keys) for name, keys in enough.items()}
+        table = Table("ms", *itertools.chain.from_iterable((f"{name} p50", "p95") for name in rows))
+        for part in PARTS:
+            table.add_row(part, *(f"{value:.0f}" for parts in rows.values() for value in parts[part]))
+        Console().print(table)
+        machine = {
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+            "processor": platform.processor(),
         }
-    for part in PARTS:
-        table.add_row(part, *(f"{value:.0f}" for name in options.editors for value in rows[name][part]))
-    Console().print(table)
-    machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "processor": platform.processor()}
-    result = {"machine": machine, "coder": CODER or "nano", "count": counts, "rows": rows}
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+        counts = {name: len(keys) for name, keys in enough.items()}
+        result = {"machine": machine, "coder": CODER or "nano", "count": counts, "rows": rows}
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return "; ".join(
+        f"{name}: only {count} keys made ghost text appear: give it more --seconds"
+        for name, count in few.items()
+    )
+
+
+def percentiles(keys: list[Seen]) -> dict[str, list[float]]:
+    """p50 and p95 of each part, in ms."""
+    columns = zip(*(one.parts() for one in keys), strict=True)
+    return {
+        part: [round(percentile(list(column), share), 1) for share in (50, 95)]
+        for part, column in zip(PARTS, columns, strict=True)
+    }
 
 
 if __name__ == "__main__":

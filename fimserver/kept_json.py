@@ -26,17 +26,25 @@ def read_kept(path: Path) -> dict[str, Any]:
 def write_kept(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file atomically. Ignores errors: the contents can be made again at the next start."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(value), "utf-8")
-        part.replace(path)
+        _make_folder(path)
+        _replace(path, value)
 
 
 def change_kept(path: Path, key: str, change: Callable[[Any], Any]) -> None:
     """Replace an entry of a file by ``change`` of it (``None`` if it is missing). Ignores errors of files."""
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(path)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = read_kept(path)
-            write_kept(path, known | {key: change(known.get(key))})
+            _replace(path, known | {key: change(known.get(key))})
+
+
+def _make_folder(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _replace(path: Path, value: Mapping[str, Any]) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(value), "utf-8")
+    part.replace(path)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +62,14 @@ def test_a_folder_that_cannot_be_made_does_no_harm(tmp_path):
     (tmp_path / "file").write_text("")
     change_kept(tmp_path / "file" / "kept.json", "a", lambda _: 1)
     assert read_kept(tmp_path / "file" / "kept.json") == {}
+
+
+@pytest.mark.parametrize("write", [write_kept, lambda path, _: change_kept(path, "a", lambda _: 1)])
+def test_the_folder_is_made_once_and_for_the_user_alone(write, tmp_path, monkeypatch):
+    made = []
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda path, *a, **k: made.append(path) or mkdir(path, *a, **k))
+    write(tmp_path / "folder" / "kept.json", {"a": 1})
+    assert read_kept(tmp_path / "folder" / "kept.json") == {"a": 1}
+    assert made == [tmp_path / "folder"]
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o700

@@ -69,7 +69,7 @@ class Session:
         self.acceptance = Acceptance(self._shown, self._settled)
         self.calm = Calm()
         self.energy = Energy()
-        self.energy.refresh()  # known before the first key
+        self._read_power()
         self.snoozed_until_s = 0.0  # monotonic clock
         self.trial = LiveComparison(config.ab, config.seed)
         self.shadows = Shadows(self._ask_shadow, self.running.quiet_s)
@@ -107,6 +107,11 @@ class Session:
         """Whether the machine runs on battery or saves power and ``battery`` is not ``ignore``."""
         return self.config.battery != "ignore" and self.energy.power != "mains"
 
+    def _read_power(self) -> None:
+        """Read the power state unless it is ignored, so that it is known before the next key."""
+        if self.config.battery != "ignore":
+            self.energy.refresh()
+
     def set_roots(self, roots: Sequence[Path]) -> None:
         """Set the folders of the workspace."""
         self.roots = tuple(roots)
@@ -117,6 +122,7 @@ class Session:
     def configure(self, config: Config) -> None:
         """Apply settings, and end requests that were made under other settings."""
         changed_files = config.exclude != self.config.exclude
+        changed_power = config.battery != self.config.battery
         if (config.ab, config.seed) != (self.config.ab, self.config.seed):
             self.trial = LiveComparison(config.ab, config.seed)
         self.config = config
@@ -124,6 +130,8 @@ class Session:
         self.running.stop()
         self.running.stop_prefetch()
         self.memory.clear()
+        if changed_power:
+            self._read_power()
         if changed_files:
             self.set_roots(self.roots)
 

@@ -54,7 +54,6 @@ def get_model(card: Card, models_dir: Path, sources: Sources, watch: Watch) -> P
         raise InputError(f"{card.name} is shipped with fimserver: nothing to download")
     with _alone(models_dir, card, watch), _room(models_dir):
         if is_present(card, models_dir) and _is_sound(folder, watch):
-            watch.say(f"{card.name} is here already: {folder}")
             return folder
         part = folder.with_name(f"{card.name}.part")
         _take_apart(folder, part)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from bench.editors import LETTERS, Seen, other_key, places, seen
+from bench.editors import LETTERS, Seen, other_key, places, report, seen
 
 
 class Answered:
@@ -75,3 +75,21 @@ def test_places_are_cut_lines_whose_next_character_is_the_key():
 
 def test_places_are_the_same_each_time():
     assert list(itertools.islice(places(), 5)) == list(itertools.islice(places(), 5))
+
+
+KEY = Seen(10.0, 10.2, 10.4, 10.5, 150.0)
+
+
+def test_an_editor_with_too_few_keys_is_named_and_the_other_one_is_written(tmp_path):
+    out = tmp_path / "out.json"
+    problem = report({"neovim": [KEY, KEY], "vscode": [KEY]}, out)
+    assert problem == "vscode: only 1 keys made ghost text appear: give it more --seconds"
+    written = json.loads(out.read_text())
+    assert written["count"] == {"neovim": 2}
+    assert list(written["rows"]) == ["neovim"]
+    assert written["rows"]["neovim"]["key to ghost text"] == [500.0, 500.0]
+
+
+def test_without_enough_keys_the_figures_from_before_stay(tmp_path):
+    assert report({"neovim": []}, tmp_path / "out.json").startswith("neovim: only 0 keys")
+    assert not (tmp_path / "out.json").exists()

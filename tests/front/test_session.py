@@ -130,10 +130,27 @@ def test_the_host_is_told_of_suggestions_only_where_the_user_lets_us(wanted):
     assert line.told == ([b"batch"] if wanted else [])
 
 
-def test_the_power_state_is_read_before_the_first_key(monkeypatch):
+@pytest.fixture
+def reads(monkeypatch):
+    """The readings of the power state that were begun."""
     reads = []
     energy = Energy(lambda: "battery", run=reads.append)
     monkeypatch.setattr("fimserver.front.session.Energy", lambda: energy)
+    return reads
+
+
+def test_where_it_is_ignored_the_power_state_is_read_once_the_setting_changes(reads):
+    session = Session(Config(battery="ignore"), NoLine())
+    assert not session.saves_power
+    session.configure(Config(battery="ignore", max_tokens=8))
+    assert reads == []
+    session.configure(Config(battery="save"))
+    (read,) = reads
+    read()
+    assert session.saves_power
+
+
+def test_the_power_state_is_read_before_the_first_key(reads):
     session = Session(Config(), NoLine())
     (read,) = reads
     read()

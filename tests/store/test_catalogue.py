@@ -145,6 +145,13 @@ def test_input_that_cannot_be_used_is_one_line_and_code_2(arguments, code, compl
     assert result.stderr.count("\n") == 1
 
 
+def test_getting_a_model_that_is_present_says_one_sentence(tmp_path, coder):
+    result = run("models", "get", CODER, "--models-dir", tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout == f"{CODER} is ready in {coder}\n"
+    assert result.stderr == ""
+
+
 def test_the_folder_may_be_given_before_and_behind_the_verb(tmp_path, coder):
     assert f"removed {CODER}" in run("models", "rm", CODER, "--models-dir", tmp_path).stdout
     coder.mkdir()

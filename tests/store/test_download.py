@@ -164,7 +164,6 @@ def test_two_at_once_fetch_it_once(card, seen, tmp_path):
             thread.join(30)
     assert len(server.asked) == 1
     assert any("another process" in line for line in seen.lines)
-    assert any("is here already" in line for line in seen.lines)
 
 
 SCRIPT = """
