@@ -11,7 +11,7 @@ import torch
 from bench.gpu.clock import median_ms, once_ms
 from bench.gpu.exactness import begin
 from bench.gpu.figures import Figure
-from bench.gpu.setup import ROWS, Bench, costs_of, speculation
+from bench.gpu.setup import ROWS, Bench, speculation
 from bench.gpu.shapes import Shape
 from fimserver.engine.forward.attention import attend_by_products
 from fimserver.engine.forward.fused import FusedModel
@@ -30,10 +30,8 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     started = time.perf_counter()
     bench.model(shape)
     yield Figure(f"{name} random weights made", time.perf_counter() - started, "s")
-    started = time.perf_counter()
-    cache = bench.cache(shape)
-    costs = costs_of(cache)
-    yield Figure(f"{name} shapes tried and captured", time.perf_counter() - started, "s")
+    cache, costs, seconds = bench.decoder(shape)
+    yield Figure(f"{name} shapes tried and captured", seconds, "s")
     plain = PassCosts({(1, ROWS): costs.ms[1, ROWS]})
     ours = speculation(cache, plain)
     yield from _first_tokens(bench, shape, ours)
@@ -94,26 +92,30 @@ def _rows(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]:
 
 
 def measure_variants(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    """The plain pass with what is no default: attention as two products, kernels fused by a compiler."""
-    context = bench.sizes.context
-    floor = bench.ceilings.floor_ms(shape, ROWS, context, ROWS)
-    draft = [bench.ids(ROWS, shape)]
-
-    def figure(what: str, network: FusedModel) -> Figure:
-        network.use_graphs(bench.graphs())
-        cache = PrefixCache(network, bench.sizes.capacity, bench.sizes.chunk)
-        took = median_ms(bench.device, lambda: cache.branches(draft, context), bench.sizes.repeats)
-        return Figure(f"{shape.name} pass of 1x{ROWS} rows, {what}", took, "ms", floor)
-
-    yield figure("as it is", bench.network(shape))
+    """The plain pass as it is, and with attention as two products."""
+    yield _plain_pass(bench, shape, bench.network(shape), "as it is")
     products = bench.network(shape)
     products.stack = products.stack.wrapped(lambda _layer, _name, product: product)
     products.stack.attention = attend_by_products
-    yield figure("attention as two products", products)
+    yield _plain_pass(bench, shape, products, "attention as two products")
+
+
+def measure_compiled_pass(bench: Bench, shape: Shape) -> Iterator[Figure]:
+    """The plain pass with kernels fused by a compiler."""
     compiled = bench.network(shape)
     backend = "inductor" if bench.device.type == "cuda" else "eager"  # a CPU would wait for a C++ compiler
     compiled._compute = torch.compile(compiled._compute, backend=backend, dynamic=False)
-    yield figure("compiled", compiled)
+    yield _plain_pass(bench, shape, compiled, "compiled")
+
+
+def _plain_pass(bench: Bench, shape: Shape, network: FusedModel, what: str) -> Figure:
+    context = bench.sizes.context
+    floor = bench.ceilings.floor_ms(shape, ROWS, context, ROWS)
+    draft = [bench.ids(ROWS, shape)]
+    network.use_graphs(bench.graphs())
+    cache = PrefixCache(network, bench.sizes.capacity, bench.sizes.chunk)
+    took = median_ms(bench.device, lambda: cache.branches(draft, context), bench.sizes.repeats)
+    return Figure(f"{shape.name} pass of 1x{ROWS} rows, {what}", took, "ms", floor)
 
 
 def _generate(bench: Bench, shape: Shape, name: str, **options: Any) -> Figure:

@@ -10,6 +10,7 @@ import torch
 
 from bench.gpu.ar import memory
 from bench.gpu.clock import median_ms, waits
+from bench.gpu.exactness import relative
 from bench.gpu.figures import Figure
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import Shape
@@ -81,8 +82,12 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
         text = CanvasText(tuple(left), tuple(slots), tuple(right), canvas)
         dual = Pass(cached, text)
         plain = Pass(eager, text)
-        plain.whole()
+        whole_logits = plain.whole()
         bidirectional = torch.inference_mode()(native.forward_bidirectional)
+        apart = relative(dual.whole(), whole_logits)
+        yield Figure(f"Dream {shape.name} canvas {canvas}: logits with graphs against without", apart, "")
+        apart = relative(whole_logits, bidirectional(ids, wanted))
+        yield Figure(f"Dream {shape.name} canvas {canvas}: our logits against transformers'", apart, "")
         arms = {
             f"step over all {total} rows, native": (partial(bidirectional, ids, wanted), whole),
             f"step over all {total} rows, graphs": (dual.whole, whole),
@@ -110,7 +115,7 @@ def _middles(bench: Bench, shape: Shape, cache: DualCache) -> Iterator[Figure]:
             run = partial(_fill, cache, left, right, tokens, canvas, count)
             floor = whole * bench.ceilings.floor_ms(shape, total, total, canvas)
             floor += (steps - whole) * bench.ceilings.floor_ms(shape, canvas + 1, total, canvas)
-            took = median_ms(bench.device, run, 3)
+            took = median_ms(bench.device, run, 2)
             name = f"Dream {shape.name} middle of {canvas}, {count} a step"
             yield Figure(name, took, "ms", floor, f"{steps} steps, {whole} over all rows")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+import torch
+
 from bench.gpu.clock import waits
 from bench.gpu.figures import Figure
-from bench.gpu.setup import ROWS, Bench, costs_of, speculation
+from bench.gpu.setup import ROWS, Bench, speculation
 from bench.gpu.shapes import Shape
 from fimserver.engine.forward.pass_cost import PassCosts, shapes
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -61,8 +63,7 @@ def decode(made: Speculation, prompt: list[int], request: Request) -> list[int]:
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    cache = bench.cache(shape)
-    found = costs_of(cache)
+    cache, found, _ = bench.decoder(shape)
     tried = len(shapes(cache.kv.branches))
     note = f"shapes: {', '.join(f'{b}x{r}' for b, r in found.ms)}"
     yield Figure(f"{shape.name} shapes with the bits of plain decoding", len(found.ms), "shapes", tried, note)
@@ -110,11 +111,16 @@ def _against_eager(bench: Bench, shape: Shape, cache: PrefixCache, prompt: list[
     logits = []
     for each in (cache, eager):
         each.prefill(prompt, Deadline(), want_logits=False)
-        logits.append(each.branches([draft], len(prompt))[0].float())
-    apart = float((logits[0] - logits[1]).norm() / logits[1].norm())
+        logits.append(each.branches([draft], len(prompt))[0])
+    apart = relative(*logits)
     return Figure(
         f"{shape.name} logits with graphs against without, relative", apart, "", note="0: to the bit"
     )
+
+
+def relative(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """Norm of the difference over that of the reference."""
+    return float((found.float() - reference.float()).norm() / reference.float().norm())
 
 
 def _waits(bench: Bench, shape: Shape, made: Speculation, prompt: list[int]) -> Figure:

@@ -39,11 +39,16 @@ def _short(number: float | None) -> float | None:
 class Sheet:
     """The figures so far, in ``figures.json`` of a folder, in the order in which they were measured."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
+        """``resume``: keep the figures that are there."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "figures.json"
-        self.figures: list[Figure] = []
+        known = json.loads(self.path.read_text("utf-8")) if resume and self.path.exists() else []
+        self.figures = [Figure(**{name: row[name] for name in Figure.__annotations__}) for row in known]
         self._write()
+
+    def __contains__(self, name: str) -> bool:
+        return any(figure.name == name for figure in self.figures)
 
     def add(self, figures: Iterable[Figure]) -> None:
         """Take figures, print them, and write all again, so that a run that is cut off still counts."""

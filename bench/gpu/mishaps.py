@@ -24,7 +24,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    cache = bench.cache(shape, branches=1)
+    cache = bench.decoder(shape).cache
     yield from _cancel(bench, shape, cache)
     yield from _out_of_memory(bench, shape, cache)
 

@@ -9,8 +9,8 @@ PYTHON = (3, 11)
 PACKAGES = {"torch": (2, 10), "transformers": (5, 3)}
 
 
-def missing(*, toy: bool) -> list[str]:
-    """What is missing here; empty where all is there."""
+def missing() -> list[str]:
+    """What is missing here, a GPU apart; empty where all is there. Imports nothing heavy."""
     found = []
     if sys.version_info < PYTHON:
         found.append(f"Python {PYTHON[0]}.{PYTHON[1]} or newer: this is {sys.version.split()[0]}")
@@ -23,16 +23,17 @@ def missing(*, toy: bool) -> list[str]:
             continue
         if numbers(version) < floor:
             found.append(f"{wanted}: this is {version}")
-    return found or ([] if toy else _device())
+    return found
 
 
-def _device() -> list[str]:
+def without_device(name: str) -> str:
+    """Why there is no device of this name, ``cuda`` or ``cpu``; empty where there is."""
     import torch
 
-    if torch.cuda.is_available():
-        return []
+    if name != "cuda" or torch.cuda.is_available():
+        return ""
     build = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
-    return [f"a CUDA GPU: torch {torch.__version__} {build} (--toy runs every step at toy sizes on a CPU)"]
+    return f"a CUDA GPU: torch {torch.__version__} {build} (--toy runs every step at toy sizes on a CPU)"
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,9 +40,17 @@ class Sizes:
     product: int  # rows and columns of the matrices
 
 
+class Decoder(NamedTuple):
+    """A cache on captured passes, and the costs of the usable shapes."""
+
+    cache: PrefixCache
+    costs: PassCosts
+    seconds: float  # to try and to capture them
+
+
 @dataclass
 class Bench:
-    """One run."""
+    """One run. ``lost``: the device is unusable in this process."""
 
     device: torch.device
     sizes: Sizes
@@ -51,6 +59,8 @@ class Bench:
     ceilings: Ceilings = field(default_factory=lambda: Ceilings(1.0, 1.0))
     models: dict[str, Any] = field(default_factory=dict)
     fused: dict[str, FusedModel] = field(default_factory=dict)
+    decoders: dict[str, Decoder] = field(default_factory=dict)
+    lost: bool = False
 
     @property
     def left_s(self) -> float:
@@ -71,6 +81,7 @@ class Bench:
         """Free the current model."""
         self.models.clear()
         self.fused.clear()
+        self.decoders.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -98,10 +109,20 @@ class Bench:
             network.use_graphs(self.graphs())
         return PrefixCache(network, self.sizes.capacity, self.sizes.chunk, branches)
 
+    def decoder(self, shape: Shape) -> Decoder:
+        """Return the decoding passes of a shape, tried and captured once for all steps."""
+        self.model(shape)
+        if shape.name not in self.decoders:
+            started = time.perf_counter()
+            cache = self.cache(shape)
+            costs = costs_of(cache)
+            self.decoders[shape.name] = Decoder(cache, costs, time.perf_counter() - started)
+        return self.decoders[shape.name]
+
 
 def make_model(shape: Shape, device: torch.device, dtype: torch.dtype, positions: int) -> Any:
     """transformers' Qwen2 with random weights, wide enough that its logits are far from uniform."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config
 
     config = Qwen2Config(
         vocab_size=shape.vocab,
@@ -117,6 +138,13 @@ def make_model(shape: Shape, device: torch.device, dtype: torch.dtype, positions
         bos_token_id=None,
         eos_token_id=None,
     )
+    return on_device(config, device, dtype)
+
+
+def on_device(config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """transformers' class of a Qwen2 configuration, its random weights made on the device."""
+    from transformers import Qwen2ForCausalLM
+
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -1,22 +1,27 @@
-"""The steps of the benchmark in order of importance, with their time limits; runs them, also if one fails."""
+"""The steps of the benchmark by group, in order of importance; runs them, also if one fails."""
 
 from __future__ import annotations
 
 import functools
 import platform
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
-from bench.gpu import ar, ceilings, dllm, exactness, mishaps, quantised
+from bench.gpu import ar, ceilings, coder, dllm, exactness, mishaps, quantised
 from bench.gpu.figures import Figure, Sheet
+from bench.gpu.needs import without_device
 from bench.gpu.setup import Bench, Sizes
 from bench.gpu.shapes import QWEN_05B, QWEN_7B, QWEN_15B, TOY, TOY_WIDE, Shape
 from fimserver.engine.faults import DeviceFault, fault_of, free_memory
+
+if TYPE_CHECKING:
+    from bench.gpu.processes import Plan
 
 REAL = Sizes(
     ar=(QWEN_05B, QWEN_15B, QWEN_7B),
@@ -45,6 +50,7 @@ SMALL = Sizes(
     product=128,
 )
 SPARE = 1.3  # memory that a step may need beyond weights, keys and values
+UNFIT = 2  # exit status where the machine lacks something
 
 
 @dataclass(frozen=True)
@@ -57,52 +63,68 @@ class Step:
     shape: Shape | None = None
 
 
-def steps(sizes: Sizes) -> list[Step]:
-    """Return all steps, the most important first."""
+def groups(sizes: Sizes, plan: Plan) -> dict[str, list[Step]]:
+    """Return the steps of each group of ``processes.GROUPS``, the most important first."""
 
     def of(name: str, run: Callable[[Bench, Shape], Iterator[Figure]], shape: Shape, seconds: float) -> Step:
         return Step(f"{name} {shape.name}", functools.partial(run, shape=shape), seconds, shape)
 
-    small, large = sizes.ar[0], sizes.ar[-1]
-    return [
-        Step("ceilings", ceilings.measure, 0),
-        of("exactness", exactness.measure, small, 10),
-        *(of("ar", ar.measure, shape, 15) for shape in sizes.ar),
-        of("exactness", exactness.measure, large, 15),
-        of("mishaps", mishaps.measure, large, 10),
-        of("dllm", dllm.measure, sizes.dllm, 15),
-        of("quantised", quantised.measure, large, 30),
-        *(of("variants", ar.measure_variants, shape, 60) for shape in (large, small)),
-        *(of("compiled", ar.measure_compiled, shape, 60) for shape in reversed(sizes.ar)),
-    ]
+    small, *middle, large = sizes.ar
+    real = functools.partial(coder.measure, packed=plan.packed, adapter=plan.adapter, toy=plan.toy)
+    return {
+        "small": [
+            of("exactness", exactness.measure, small, 5),
+            of("ar", ar.measure, small, 5),
+            of("variants", ar.measure_variants, small, 2),
+        ],
+        "coder": [Step("coder", real, 15)],
+        "large": [
+            of("ar", ar.measure, large, 10),
+            of("dllm", dllm.measure, sizes.dllm, 10),
+            of("exactness", exactness.measure, large, 8),
+            of("mishaps", mishaps.measure, large, 4),
+            of("variants", ar.measure_variants, large, 2),
+        ],
+        "middle": [of("ar", ar.measure, shape, 8) for shape in middle],
+        "compiled": [
+            of("compiled", ar.measure_compiled, small, 20),
+            of("compiled pass", ar.measure_compiled_pass, small, 20),
+            of("compiled", ar.measure_compiled, large, 30),
+            of("compiled pass", ar.measure_compiled_pass, large, 30),
+        ],
+        "quantised": [of("quantised", quantised.measure, large, 30)],
+    }
 
 
-def run(out: Path, *, minutes: float, toy: bool, only: str = "") -> int:
-    """Run the steps that fit into the time, and print the table; returns 0 if none of them failed."""
-    sheet = Sheet(out)
-    device = torch.device("cpu" if toy else "cuda")
-    sizes = SMALL if toy else REAL
-    bench = Bench(device, sizes, sheet, time.monotonic() + 60 * minutes)
+def measure(plan: Plan, names: Sequence[str], until: float) -> int:
+    """Run the steps of some groups that fit into the time; returns 0, 1 if one failed, 2 without a device."""
+    if lacks := without_device(plan.device):
+        print(f"missing: {lacks}", flush=True)
+        return UNFIT
+    device = torch.device(plan.device)
+    sizes = SMALL if plan.toy else REAL
+    bench = Bench(device, sizes, Sheet(plan.out, resume=True), until)
     machine = describe(device)
-    print(machine, flush=True)
+    if not bench.sheet.figures:
+        print(machine, flush=True)
+        (plan.out / "machine.txt").write_text(machine, "utf-8")
     failed = 0
-    for step in steps(sizes):
-        if only and only not in step.name and step.name != "ceilings":
-            continue
+    every = [step for name in names for step in groups(sizes, plan)[name]]
+    wanted = [step for step in every if plan.only in step.name]
+    for step in [Step("ceilings", ceilings.measure, 0), *wanted]:
         if reason := unfit(bench, step):
-            sheet.add([Figure(step.name, None, "", note=reason)])
-            continue
-        failed += not _measured(bench, step)
-    table = f"{machine}, {'toy sizes' if toy else 'random weights'}\n\n{sheet.table()}"
-    (out / "figures.md").write_text(table, "utf-8")
-    print("\n" + table)
+            bench.sheet.add([Figure(step.name, None, "", note=reason)])
+        elif not measured(bench, step):
+            failed += 1
+            if bench.lost:
+                break
     return int(failed > 0)
 
 
 def unfit(bench: Bench, step: Step) -> str:
     """Why a step is left out; empty where it is run."""
     if bench.left_s < step.seconds:
-        return f"no time left: it may take {step.seconds:.0f} s"
+        return f"no time left: it takes {step.seconds:.0f} s or more"
     if bench.device.type == "cuda" and step.shape is not None:
         needed = SPARE * (step.shape.weight_bytes + bench.sizes.capacity * step.shape.kv_bytes) / 2**30
         total = torch.cuda.mem_get_info()[1] / 2**30
@@ -111,18 +133,20 @@ def unfit(bench: Bench, step: Step) -> str:
     return ""
 
 
-def _measured(bench: Bench, step: Step) -> bool:
-    """Measure a step; one that fails is a line of the table, unless nothing can be measured after it."""
+def measured(bench: Bench, step: Step) -> bool:
+    """Measure a step; one that fails is a line of the table, and sets ``bench.lost`` if it was the last."""
     started = time.monotonic()
     try:
         with torch.no_grad():
             bench.sheet.add(step.run(bench))
     except Exception as error:  # noqa: BLE001 - the steps after it are still run
-        if fault_of(error) is DeviceFault.DEVICE and bench.device.type == "cuda":
-            print(f"{step.name}: the device is unusable from here on", flush=True)
+        bench.lost = fault_of(error) is DeviceFault.DEVICE and bench.device.type == "cuda"
         text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
-        bench.sheet.add([Figure(step.name, None, "", note=f"failed: {text}")])
-        free_memory()
+        where = " (nothing of its group can be measured after it)" if bench.lost else ""
+        bench.sheet.add([Figure(step.name, None, "", note=f"failed: {text}{where}")])
+        traceback.print_exc()
+        if not bench.lost:
+            free_memory()
         return False
     print(f"-- {step.name}: {time.monotonic() - started:.1f} s", flush=True)
     return True

@@ -1,5 +1,6 @@
 """The command that measures a GPU: every step of it at toy sizes, with torch and transformers alone."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu import needs, quantised
+from bench.gpu import coder, needs, packed_coder, processes, quantised, toy_coder
 from bench.gpu.__main__ import main
 from bench.gpu.clock import waits
 from bench.gpu.figures import Figure, Sheet
+from bench.gpu.processes import Plan
 from bench.gpu.setup import Bench
 from bench.gpu.shapes import QWEN_7B, QWEN_15B, TOY, Ceilings
-from bench.gpu.steps import SMALL, Step, _measured, steps, unfit
+from bench.gpu.steps import SMALL, Step, groups, measured, unfit
+from fimserver.engine.weights.gguf import read_gguf
 
 ROOT = Path(__file__).parents[2]
 # Refuses whatever our own files import beside the standard library, torch, transformers and what that requires.
@@ -28,23 +31,23 @@ ALLOWED = {"torch", "transformers", "safetensors", "fimserver", "bench", *sys.st
 class Alone:
     def find_spec(self, name, path=None, target=None):
         frame = sys._getframe(1)
-        while "importlib" in frame.f_code.co_filename:
+        while frame and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
-        ours = "/fimserver/" in frame.f_code.co_filename or "/bench/gpu/" in frame.f_code.co_filename
+        importer = frame.f_code.co_filename if frame else ""
+        ours = "/fimserver/" in importer or "/bench/gpu/" in importer
         if ours and name.partition(".")[0] not in ALLOWED:
-            raise ModuleNotFoundError(f"{frame.f_code.co_filename} imports {name}", name=name)
+            raise ModuleNotFoundError(f"{importer} imports {name}", name=name)
 
 sys.meta_path.insert(0, Alone())
-from bench.gpu.__main__ import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, "-c", ALONE, "--toy", "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    (alone := tmp_path_factory.mktemp("alone")).joinpath("sitecustomize.py").write_text(ALONE)
+    command = [sys.executable, "-m", "bench.gpu", "--toy", "--minutes", "9", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{alone}:{ROOT}"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
@@ -60,6 +63,7 @@ def test_every_step_runs_with_torch_and_transformers_alone(run):
     unmeasured = {row["name"]: row["note"] for row in rows if row["value"] is None}
     torchao = {"toy wide int8": "needs torchao"}  # the one other library, which a run may lack
     assert {name: unmeasured.pop(name) for name in torchao} == torchao
+    assert unmeasured.pop("coder") == "needs gguf"
     assert set(unmeasured.values()) == {"needs CUDA"}
     for wanted in (
         "copy bandwidth",
@@ -109,6 +113,11 @@ def test_the_table_comes_last_and_is_kept(run):
     assert table.count("\n| ") == len(rows) + 1
 
 
+def test_files_are_few(run):
+    _, _, out = run
+    assert sorted(path.name for path in out.iterdir()) == ["figures.json", "figures.md"]
+
+
 def test_a_run_that_is_cut_off_still_counts(tmp_path):
     sheet = Sheet(tmp_path)
 
@@ -131,7 +140,8 @@ def test_a_step_that_fails_is_a_row_and_the_others_go_on(tmp_path):
         raise RuntimeError("no such kernel\nand a long trace")
 
     made = bench(tmp_path)
-    assert not _measured(made, Step("broken", fails, 0))
+    assert not measured(made, Step("broken", fails, 0))
+    assert not made.lost
     rows = [figure.row() for figure in made.sheet.figures]
     assert [row["name"] for row in rows] == ["half", "broken"]
     assert rows[1]["note"] == "failed: RuntimeError: no such kernel"
@@ -139,9 +149,55 @@ def test_a_step_that_fails_is_a_row_and_the_others_go_on(tmp_path):
 
 def test_no_step_starts_that_does_not_fit_the_time(tmp_path):
     made = bench(tmp_path, until=0.0)
-    left_out = [step.name for step in steps(SMALL) if unfit(made, step)]
-    assert left_out == [step.name for step in steps(SMALL)]
-    assert unfit(bench(tmp_path), steps(SMALL)[0]) == ""
+    steps = [step for group in groups(SMALL, a_plan(tmp_path)).values() for step in group]
+    assert [step.name for step in steps if unfit(made, step)] == [step.name for step in steps]
+    assert unfit(bench(tmp_path), steps[0]) == ""
+
+
+def a_plan(tmp_path, **options):
+    return Plan(tmp_path / "out", 1.0, "cpu", toy=True, **options)
+
+
+def test_every_group_has_a_limit(tmp_path):
+    assert list(groups(SMALL, a_plan(tmp_path))) == list(processes.GROUPS)
+
+
+def test_a_group_that_hangs_or_breaks_down_is_a_row(tmp_path):
+    plan = a_plan(tmp_path)
+    for name, program in (("late", "import time; time.sleep(600)"), ("broken", "import os; os._exit(139)")):
+        child = subprocess.Popen([sys.executable, "-c", program])
+        assert processes._wait(plan, name, child, 1.0 if name == "late" else 60.0) == 1
+    rows = json.loads((plan.out / "figures.json").read_text())
+    assert [(row["name"], row["note"]) for row in rows] == [
+        ("group late", "ended after 1 s"),
+        ("group broken", "failed: exit status 139"),
+    ]
+
+
+def test_without_time_no_group_begins(tmp_path):
+    plan = a_plan(tmp_path)
+    assert processes._all(plan, 0.0) == 0
+    rows = json.loads((plan.out / "figures.json").read_text())
+    assert {row["note"] for row in rows} == {"no time left"}
+    assert len(rows) == len(processes.GROUPS)
+
+
+def test_a_group_whose_starter_has_gone_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert processes.run(a_plan(tmp_path, group="small")) == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_are_kept_from_process_to_process(tmp_path):
+    Sheet(tmp_path).add([Figure("a", 2.0, "ms", 1.0, "x")])
+    assert "a" in Sheet(tmp_path, resume=True)
+    again = Sheet(tmp_path, resume=True)
+    again.add([Figure("b", 3.0, "ms")])
+    assert [(f.name, f.value, f.floor, f.note) for f in again.figures] == [
+        ("a", 2.0, 1.0, "x"),
+        ("b", 3.0, None, ""),
+    ]
+    assert "a" not in Sheet(tmp_path)
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "int4"])
@@ -181,8 +237,8 @@ def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_without_a_gpu_the_toy_is_named(capsys, tmp_path):
-    assert main(["--out", str(tmp_path / "out")]) == 2
-    assert "--toy" in capsys.readouterr().err
+    assert main(["--here", "--out", str(tmp_path / "out")]) == 2
+    assert "--toy" in capsys.readouterr().out
 
 
 def test_the_floors_of_what_the_projects_allow():
@@ -222,3 +278,49 @@ def test_waits_are_those_that_torch_warns_of(monkeypatch):
 
     assert waits(work) == 2
     assert modes == ["warn", "default"]
+
+
+def test_both_routes_of_a_coder_are_measured_on_its_held_out_texts(tmp_path):
+    """Random weights in the form of the real ones: every figure comes, and the texts are those of plain decoding."""
+    made = bench(tmp_path)
+    with torch.no_grad():
+        figures = {figure.name: figure for figure in coder.measure(made, None, None, toy=True)}
+    arms = ("ar plain", "ar ngram", "ar ngram and canvas", "dllm checked")
+    for arm in arms:
+        assert figures[f"coder {arm}: texts equal to plain decoding"].value == 1
+        assert figures[f"coder {arm}: ms a token"].value > 0
+        assert figures[f"coder {arm}: ms a token"].floor > 0
+    assert figures["coder ar plain: passes a token"].value == 1
+    assert figures["coder first token warm"].note.startswith("95 %")
+    assert figures["coder time of a middle, dllm checked against ar ngram"].value > 0
+
+
+def test_a_coder_is_left_out_without_its_files(tmp_path):
+    (figure,) = coder.measure(bench(tmp_path), None, None, toy=False)
+    assert (figure.value, figure.note) == (None, "needs --packed FOLDER")
+
+
+def test_a_coder_and_its_texts_are_read_as_they_were_packed(tmp_path):
+    folder, _ = toy_coder.write_toy(tmp_path)
+    held_out = packed_coder.read_held_out(
+        folder / "valid.safetensors", 5, 100, first_marker=toy_coder.TOY_MARKERS, pad=toy_coder.TOY_PAD
+    )
+    assert len(held_out.prompts) == 5
+    prompt = held_out.prompts[0]
+    assert len(prompt.ids) == toy_coder.PROMPT
+    assert prompt.suffix == prompt.ids[:10]
+    assert prompt.ids[10] in held_out.markers
+    assert prompt.prefix == prompt.ids[11:]
+    assert held_out.mask == toy_coder.TOY_PAD
+    model = packed_coder.load_coder(folder / "cut.gguf", torch.device("cpu"), torch.float32)
+    read = read_gguf(folder / "cut.gguf")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, read.tensor(name)), name
+    assert model.config.rope_parameters["rope_theta"] == 1e6
+    assert packed_coder.shape_of(model, "x").tied
+
+
+def test_the_stand_in_for_a_vocabulary_loses_nothing():
+    vocabulary = packed_coder.TokenCharacters(512, frozenset({500}))
+    assert vocabulary.encode(vocabulary.decode([3, 511, 0])) == [3, 511, 0]
+    assert vocabulary.largest_id == 511
