@@ -19,7 +19,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import platformdirs
 import torch
 
-from fimserver.cards import Card
+from fimserver.cards import Card, adapter_path
 from fimserver.engine.device import free_gibs
 from fimserver.engine.forward.fused import FusedModel, FusedWeights
 from fimserver.engine.forward.int8 import is_exact
@@ -161,11 +161,17 @@ def verify_files(card: Card, folder: Path) -> None:
     )
 
 
-def verify_file(loaded: Loaded, name: str) -> str:
-    """Compare one file with its hash, if that is known; returns the name. Raises ``LoadError``."""
+def drafter_file(loaded: Loaded, name: str) -> Path:
+    """Return the path of a drafter's file among the adapters, or in the model's folder.
+
+    One of the model's folder is compared with its hash, if that is known. Raises ``LoadError``.
+    """
+    path = adapter_path(loaded.folder, name)
+    if path.is_file():
+        return path
     expected = _expected_hashes(loaded.card, loaded.folder)
     _verify(loaded.card, loaded.folder, {name: expected[name]} if name in expected else {})
-    return name
+    return loaded.folder / name
 
 
 def weights_hash(folder: Path) -> str:

@@ -13,6 +13,17 @@ import torch
 from fimserver.errors import NonFiniteError
 
 
+class Words(NamedTuple):
+    """Some tokens of a vocabulary, as the columns of logits: ids (n,), ascending; ``vocab_size``: of all."""
+
+    ids: torch.Tensor
+    vocab_size: int
+
+    def columns(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the columns of tokens that are among the words."""
+        return torch.searchsorted(self.ids, tokens)
+
+
 def require_finite(logits: torch.Tensor) -> torch.Tensor:
     """Raise ``NonFiniteError`` on NaN or +infinity; -infinity marks forbidden tokens and is allowed."""
     # The maximum is NaN if any value is, and takes a tenth of the time of comparing each value.
@@ -34,20 +45,28 @@ def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> t
     return -exponential.log()
 
 
-def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
+def choose(
+    logits: torch.Tensor, temperature: float, seed: int, position: int, words: Words | None = None
+) -> int:
     """Choose a token from logits (V,) as argmax(logits / T + G(seed, position)).
 
-    So neither the cache nor drafts can change it. Raises ``NonFiniteError``.
+    So neither the cache nor drafts can change it. ``words``: the tokens of the logits (n,) if they are not
+    all of the vocabulary; each has the noise that it has among all. Raises ``NonFiniteError``.
     """
-    return int(chosen(require_finite(logits), temperature, seed, position))
+    best = int(chosen(require_finite(logits), temperature, seed, position, words))
+    return int(words.ids[best]) if words else best
 
 
-def chosen(logits: torch.Tensor, temperature: float, seed: int, position: int) -> torch.Tensor:
-    """Return the token (1,) of ``choose``, on the device, for which the host does not wait."""
+def chosen(
+    logits: torch.Tensor, temperature: float, seed: int, position: int, words: Words | None = None
+) -> torch.Tensor:
+    """Return the column (1,) of the token of ``choose``, on the device; the host does not wait for it."""
     if temperature <= 0:
         return logits.argmax(-1, keepdim=True)
-    noise = keyed_gumbel(seed, position, logits.shape[-1], logits.device)
-    return (logits.double() / temperature + noise).argmax(-1, keepdim=True)
+    size = words.vocab_size if words else logits.shape[-1]
+    noise = keyed_gumbel(seed, position, size, logits.device)
+    scores = logits.double() / temperature + (noise[words.ids] if words else noise)
+    return scores.argmax(-1, keepdim=True)
 
 
 def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: int) -> list[list[int]]:

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
-from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
+from fimserver.engine.forward.int8 import Int8Linear
+from fimserver.engine.forward.layers import Linear
 from fimserver.engine.forward.network import Network
+from fimserver.engine.sampling import Words
+from fimserver.errors import LoadError
 
 _ROWS = 32  # columns of the head's matrix that are read at a time, each as long as the vocabulary
 
 
-def cut_head(
-    network: Network, words: torch.Tensor | None, width: int
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from what the head of ``network`` sees, (N, width), to its logits (N, V) of ``words`` (ids).
+def words_of(network: Network, ids: torch.Tensor | None) -> Words | None:
+    """Return the tokens whose ``ids`` are in a drafter's file; ``None``: all.
 
-    Those of other tokens are -infinity. ``words`` ``None``: the head itself.
+    Raises ``LoadError`` if the target has no such tokens.
+    """
+    if ids is None:
+        return None
+    if not bool((ids[1:] > ids[:-1]).all() & (ids[0] >= 0) & (ids[-1] < network.vocab_size)):
+        raise LoadError(
+            "the drafter's words are not in ascending order, or not of this model: train the drafter again"
+        )
+    return Words(ids.long().to(network.device), network.vocab_size)
+
+
+def cut_head(network: Network, words: Words | None, width: int) -> Linear:
+    """Return the head of ``network`` for ``words``: from (N, width) to logits (N, n), as the head gives them.
+
+    ``words`` ``None``: the head itself.
     """
     if words is None:
         return network.head
-    weight = head_rows(network, words, width)
-    product = (
-        Int8Linear(*quantize_weight([weight]))
-        if isinstance(network.head, Int8Linear)
-        else lambda x: F.linear(x, weight)
-    )
-
-    def cut(x: torch.Tensor) -> torch.Tensor:
-        logits = x.new_full((len(x), network.vocab_size), -torch.inf)
-        return logits.index_copy_(1, words, product(x))
-
-    return cut
+    if isinstance(network.head, Int8Linear):
+        return network.head.cut(words.ids)
+    weight = head_rows(network, words.ids, width)
+    return lambda x: F.linear(x, weight)
 
 
 @torch.no_grad()
 def head_rows(network: Network, words: torch.Tensor, width: int) -> torch.Tensor:
-    """Return the rows (n, width) of the head's matrix for ``words``, by products with unit vectors."""
+    """Return the rows (n, width) of the head's matrix for ``words`` (ids), by products with unit vectors."""
     units = torch.split(torch.eye(width, device=network.device, dtype=network.dtype), _ROWS)
     return torch.cat([network.head(some)[:, words] for some in units]).T.contiguous()

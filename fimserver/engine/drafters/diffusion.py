@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from fimserver.engine.sampling import Words
 from fimserver.engine.speculation.drafts import DecodeState, Draft, Drafter, draft_from
 
 
@@ -19,8 +20,13 @@ class DraftWindow(Protocol):
 
     longest: int
 
+    @property
+    def words(self) -> Words | None:
+        """The tokens that it can predict; ``None``: all of the target's."""
+        ...
+
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        """Return logits (n, V of the target) of n slots after ``state.ids``; ``None`` is a masked slot."""
+        """Return logits (n, number of words) of n slots after ``state.ids``; ``None`` is a masked slot."""
         ...
 
 
@@ -51,12 +57,12 @@ class DiffusionDrafter:
         best, logits = self.denoise(state, size)
         if best.marginals is not None:  # only independent draws keep recursive rejection exact
             return [best, *(self.denoise(state, size)[0] for _ in range(self.drafts - 1))]
-        return joint_drafts(best, logits, self.drafts)
+        return joint_drafts(best, logits, self.drafts, self.window.words)
 
     def denoise(self, state: DecodeState, size: int) -> tuple[Draft, torch.Tensor]:
         """Fill a window from the left; filled slots stay.
 
-        Returns the draft, and logits (n, V) of the slots that ``first`` has not filled.
+        Returns the draft, and logits (n, number of words) of the slots that ``first`` has not filled.
         """
         draft = self._given(state, size // 2)
         rows = list[torch.Tensor]()
@@ -65,7 +71,7 @@ class DiffusionDrafter:
             end = max(known + 1, -(-size * (step + 1) // self.steps))
             slots = [*draft.tokens, *[None] * (size - known)]
             rows.append(self.window.predict(state, slots)[known:end])
-            draft = joined(draft, draft_from(self.name, rows[-1], state, known))
+            draft = joined(draft, draft_from(self.name, rows[-1], state, known, self.window.words))
             if len(draft.tokens) == size:
                 break
         return draft, torch.cat(rows)
@@ -99,24 +105,25 @@ def _distribution(draft: Draft, like: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.one_hot(tokens, like.shape[-1]).to(like.dtype)
 
 
-def joint_drafts(best: Draft, logits: torch.Tensor, count: int) -> list[Draft]:
+def joint_drafts(best: Draft, logits: torch.Tensor, count: int, words: Words | None = None) -> list[Draft]:
     """Make up to ``count`` joint drafts from the same marginals (self-selection of SpecDiff-2).
 
     The others differ from ``best`` in one token each, where the second choice is most likely to be reached
-    and right. ``logits`` (n, V) are of its last n tokens. All drafts are verified: choosing one of them by
-    the target's scores would change the distribution of sampled text.
+    and right. ``logits`` (n, V), or (n, number of ``words``), are of its last n tokens. All drafts are
+    verified: choosing one of them by the target's scores would change the distribution of sampled text.
     """
+    if count < 2:
+        return [best]
     first = len(best.tokens) - len(logits)
     tokens = torch.tensor(best.tokens[first:], dtype=torch.long, device=logits.device)[:, None]
+    tokens = words.columns(tokens) if words else tokens
     distributions = logits.float().softmax(-1)
     right = distributions.gather(-1, tokens)[:, 0]
     second = distributions.scatter(-1, tokens, 0.0).max(-1)
     reached = torch.cat([right.new_ones(1), right.cumprod(0)[:-1]])
     places = (reached * second.values).topk(min(count - 1, len(tokens))).indices.tolist()
-    return [
-        best,
-        *(_instead(best, first + i, int(second.indices[i]), float(second.values[i])) for i in places),
-    ]
+    others = words.ids[second.indices] if words else second.indices
+    return [best, *(_instead(best, first + i, int(others[i]), float(second.values[i])) for i in places)]
 
 
 def _instead(draft: Draft, place: int, token: int, probability: float) -> Draft:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fimserver.engine.drafters.cut_head import cut_head
+from fimserver.engine.drafters.cut_head import cut_head, words_of
 from fimserver.engine.drafters.nets import Heads
 from fimserver.engine.forward.network import Network
 from fimserver.engine.speculation.drafts import DecodeState, Draft, draft_from
@@ -20,7 +20,7 @@ class HeadsDrafter:
     def __init__(self, net: Heads, network: Network) -> None:
         self.net = net.to(network.device, network.dtype)
         self.network = network
-        self.words = None if net.words is None else net.words.long()
+        self.words = words_of(network, net.words)
         self.head = cut_head(network, self.words, net.shape.hidden)
 
     @torch.inference_mode()

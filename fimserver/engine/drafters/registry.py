@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from fimserver.cards import Card, adapter_path
+from fimserver.cards import Card
 from fimserver.engine.capture import capture_masks
 from fimserver.engine.drafters.diffusion import DiffusionDrafter
 from fimserver.engine.drafters.each_prompt import EachPrompt
@@ -27,7 +27,7 @@ from fimserver.engine.drafters.window_kinds import make_window
 from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.pass_cost import ROWS
 from fimserver.engine.kept_costs import kept_mask_costs
-from fimserver.engine.load import verify_file, weights_hash
+from fimserver.engine.load import drafter_file, weights_hash
 from fimserver.engine.options import read_options
 from fimserver.engine.runtime import DraftContext
 from fimserver.engine.speculation.drafts import Drafter
@@ -77,10 +77,8 @@ def make_heads(context: DraftContext, what: str) -> Drafter:
     """``what``: a file among adapters or in the model's folder; empty: as the card says."""
     loaded = context.runtime.loaded
     name = what or _named(loaded.card, "heads")
-    path = adapter_path(loaded.folder, name)
-    if not path.is_file():
-        path = loaded.folder / verify_file(loaded, name)
-    return HeadsDrafter(load_net(Heads, path, weights_hash(loaded.folder)), context.runtime.network)
+    net = load_net(Heads, drafter_file(loaded, name), weights_hash(loaded.folder))
+    return HeadsDrafter(net, context.runtime.network)
 
 
 def make_diffusion(

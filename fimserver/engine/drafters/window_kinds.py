@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from fimserver.engine.drafters.block_window import BlockWindow
 from fimserver.engine.drafters.diffusion import DraftWindow
 from fimserver.engine.drafters.model import check_tokens
 from fimserver.engine.drafters.nets import BlockNetwork, load_net
-from fimserver.engine.drafters.windows import AdapterWindow, BlockWindow, CanvasWindow, SelfWindow
+from fimserver.engine.drafters.windows import AdapterWindow, CanvasWindow, SelfWindow
 from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.fused import FusedModel
-from fimserver.engine.load import verify_file, weights_hash
+from fimserver.engine.load import drafter_file, weights_hash
 from fimserver.engine.runtime import DraftContext
 from fimserver.errors import LoadError
 
 
 def make_block(context: DraftContext, what: str) -> DraftWindow:
-    """Make the window of a block network trained for the target; ``what``: its file in the model's folder."""
+    """Make the window of a block network trained for the target.
+
+    ``what``: its file, among the adapters or in the model's folder.
+    """
     runtime = context.runtime
     if runtime.cache is None or not isinstance(runtime.network, FusedModel):
         raise LoadError(
             f"{runtime.loaded.card.name}: a block drafter does not run with --network native: use --network"
             " auto"
         )
-    path = runtime.loaded.folder / verify_file(runtime.loaded, what)
+    path = drafter_file(runtime.loaded, what)
     net = load_net(BlockNetwork, path, weights_hash(runtime.loaded.folder))
     return BlockWindow(net, runtime.network, runtime.cache)
 

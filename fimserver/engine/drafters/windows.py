@@ -1,4 +1,4 @@
-"""Windows of the diffusion drafter: a block network, the target's own canvas, another model's canvas."""
+"""Windows of the diffusion drafter that are canvases: the target's own, or another model's."""
 
 from __future__ import annotations
 
@@ -8,55 +8,12 @@ import torch
 
 from fimserver.cards import Card
 from fimserver.engine.denoising.canvas import FullCanvas
-from fimserver.engine.drafters.nets import BlockNetwork
 from fimserver.engine.forward.adapter import CanvasNetwork
-from fimserver.engine.forward.fused import FusedModel
-from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.prompts.prompt import PromptTokens, canvas_context
 from fimserver.engine.prompts.vocabulary import Vocabulary
 from fimserver.engine.speculation.drafts import DecodeState
-
-_ROWS = 16
-
-
-class BlockWindow:
-    """Window of a small network trained for the target, which reads its hidden state, keys and values."""
-
-    def __init__(self, net: BlockNetwork, network: FusedModel, cache: PrefixCache) -> None:
-        self.net = net.to(network.device, network.dtype)
-        self.network = network
-        self.cache = cache
-        self.longest = net.shape.window
-        self.stack = net.stack(_ROWS, pack=network.pack)
-
-    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
-        assert state.hidden is not None  # set after the prefill
-        start = len(state.prompt) + len(state.ids) - 1
-        rows = len(slots) + 1
-        ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=self.network.device)
-        masked = torch.tensor([False, *(slot is None for slot in slots)], device=self.network.device)
-        x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
-        everything = x.new_zeros(rows, start + rows)
-        borrowed = _Borrowed(self.cache.kv, self.net.shape.borrowed, start)
-        out = self.net.run(self.stack, x, self.network.rope(start, rows), everything, borrowed)
-        return self.network.head(out[1:])
-
-
-class _Borrowed:
-    """The target's keys and values before ``start``, then the window's own."""
-
-    def __init__(self, kv: KVBuffer, layers: Sequence[int], start: int) -> None:
-        self.kv = kv
-        self.layers = layers
-        self.start = start
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        text_keys, text_values = (t[None, :, : self.start] for t in self.kv.layer(self.layers[index]))
-        return torch.cat([text_keys, keys], 2), torch.cat([text_values, values], 2)
 
 
 class SelfWindow:
@@ -64,6 +21,8 @@ class SelfWindow:
 
     The row of the last id is causal, so its logits for the first slot are the target's own.
     """
+
+    words = None
 
     def __init__(
         self, cache: PrefixCache, mask_token: int, longest: int, network: Network | None = None
@@ -90,6 +49,8 @@ class AdapterWindow:
 
     The row before a slot predicts it, so the logits of the first slot are the target's own.
     """
+
+    words = None
 
     def __init__(self, cache: PrefixCache, network: CanvasNetwork) -> None:
         self.cache = cache
@@ -118,6 +79,8 @@ class AdapterWindow:
 
 class CanvasWindow:
     """Window of a diffusion model with the same tokens, between prefix and middle so far, and suffix."""
+
+    words = None
 
     def __init__(self, network: Network, card: Card, vocabulary: Vocabulary, size: int) -> None:
         assert card.canvas is not None  # the registry has checked it

@@ -39,6 +39,12 @@ class Int8Linear:
         y = self.integers(integers)
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
 
+    def cut(self, channels: torch.Tensor) -> Int8Linear:
+        """Return the product for some output ``channels`` (n,), with the bits that these have in the whole."""
+        values = self.packed.to_dense().T[channels]
+        bias = None if self.bias is None else self.bias[channels]
+        return Int8Linear(values.contiguous(), self.scales[channels], bias)
+
     def integers(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply x (N, in), uint8 with zero point 128; returns the integer sums times the scales, fp32."""
         y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(

@@ -14,11 +14,22 @@ from typing import NamedTuple, Protocol
 import torch
 
 from fimserver.engine.device import to_device
+from fimserver.engine.sampling import Words
 from fimserver.types import Deadline, Request
 
-# (logits (V,), offset in the middle) -> the token, and the probabilities (V,) that it was drawn from, or
-# ``None`` if the token follows from the logits (temperature 0, or keyed noise).
-Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor | None]]
+
+class Pick(Protocol):
+    """Chooses a token from logits."""
+
+    def __call__(
+        self, logits: torch.Tensor, offset: int, words: Words | None = None, /
+    ) -> tuple[int, torch.Tensor | None]:
+        """Choose the token at ``offset`` in the middle from logits (V,), or (n,) of some ``words``.
+
+        Returns the token, and the probabilities (V,) that it was drawn from: ``None`` if it follows from the
+        logits (temperature 0, or keyed noise).
+        """
+        ...
 
 
 @dataclass
@@ -59,15 +70,14 @@ def draft_from(
     logits: torch.Tensor,
     state: DecodeState,
     after: int = 0,
-    words: torch.Tensor | None = None,
+    words: Words | None = None,
 ) -> Draft:
     """Draft a token from each row of logits (n, V), the first for position ``after`` after ``state.ids``.
 
-    ``words``: ids of the tokens with logits above -infinity, where they are few.
-
-    A token's grade is its probability in tenths.
+    ``words``: the tokens of the logits, if they are some of the vocabulary. A token's grade is its
+    probability in tenths.
     """
-    picked = [state.pick(row, len(state.ids) + after + i) for i, row in enumerate(logits)]
+    picked = [state.pick(row, len(state.ids) + after + i, words) for i, row in enumerate(logits)]
     tokens = tuple(token for token, _ in picked)
     distributions = [distribution for _, distribution in picked if distribution is not None]
     return Draft(
@@ -83,7 +93,7 @@ def cut_draft(draft: Draft, size: int) -> Draft:
     return draft._replace(tokens=draft.tokens[:size], grades=draft.grades[:size], marginals=marginals)
 
 
-def grades(logits: torch.Tensor, tokens: Sequence[int], words: torch.Tensor | None = None) -> tuple[int, ...]:
+def grades(logits: torch.Tensor, tokens: Sequence[int], words: Words | None = None) -> tuple[int, ...]:
     """Return the probability of each token under its row of (n, V) logits, in tenths, 0 to 9.
 
     ``words``: as in ``draft_from``.
@@ -99,10 +109,10 @@ def read_graded(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[tuple[int, 
     return found[: len(tokens)], found[len(tokens) :]
 
 
-def _tenths(logits: torch.Tensor, tokens: torch.Tensor, words: torch.Tensor | None = None) -> torch.Tensor:
-    own = logits.gather(-1, tokens[:, None])[:, 0]
-    some = logits if words is None else logits.index_select(-1, words)
-    return (10 * (own - some.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
+def _tenths(logits: torch.Tensor, tokens: torch.Tensor, words: Words | None = None) -> torch.Tensor:
+    columns = words.columns(tokens) if words else tokens
+    own = logits.gather(-1, columns[:, None])[:, 0]
+    return (10 * (own - logits.logsumexp(-1)).exp()).clamp(0, 9).nan_to_num(0)
 
 
 class Drafter(Protocol):

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from fimserver.engine.sampling import choose, choose_rows, hashed, require_finite
+from fimserver.engine.sampling import Words, choose, choose_rows, hashed, require_finite
 from fimserver.engine.speculation.drafts import DecodeState, Draft, Pick
 from fimserver.engine.speculation.rejection_sampling import (
     Uniform,
@@ -67,10 +67,9 @@ class GumbelMaxVerifier:
         self.at_once = at_once
 
     def picker(self, request: Request) -> Pick:
-        return lambda logits, offset: (
-            choose(logits, request.sampling.temperature, request.sampling.seed, offset),
-            None,
-        )
+        temperature = request.sampling.temperature
+        seed = request.sampling.seed
+        return lambda logits, offset, words=None: (choose(logits, temperature, seed, offset, words), None)
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         sampling = state.request.sampling
@@ -114,10 +113,19 @@ class RejectionSampler:
     def picker(self, request: Request) -> Pick:
         draws = random.Random(hashed(request.sampling.seed, "draw"))
 
-        def pick(logits: torch.Tensor, offset: int) -> tuple[int, torch.Tensor | None]:  # noqa: ARG001 - Pick
+        def pick(
+            logits: torch.Tensor,
+            offset: int,  # noqa: ARG001 - Pick
+            words: Words | None = None,
+        ) -> tuple[int, torch.Tensor | None]:
             if request.sampling.temperature <= 0:
-                return int(logits.argmax()), None
+                best = logits.argmax()
+                return int(words.ids[best] if words else best), None
             distribution = probabilities(logits[None], request.sampling.temperature)[0]
+            if words:
+                distribution = distribution.new_zeros(words.vocab_size).index_copy_(
+                    0, words.ids, distribution
+                )
             return sample(distribution, draws.random), distribution
 
         return pick

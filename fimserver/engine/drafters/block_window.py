@@ -1,0 +1,90 @@
+"""Window of the diffusion drafter that a small network predicts, trained for the target (``BlockNetwork``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fimserver.engine.drafters.cut_head import cut_head, words_of
+from fimserver.engine.drafters.nets import BlockNetwork, Merge
+from fimserver.engine.forward.attention import attend_all
+from fimserver.engine.forward.fused import FusedModel, linear
+from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
+from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.layers import Linear
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.speculation.drafts import DecodeState
+
+_ROWS = 16  # for which products are packed
+_SEEN = 512  # last keys of the text that a window reads: more cost time and were rare in training
+
+
+class BlockWindow:
+    """Runs the network on the target's hidden state, keys and values, in the arithmetic of the target."""
+
+    def __init__(self, net: BlockNetwork, network: FusedModel, cache: PrefixCache) -> None:
+        self.net = net.to(network.device, network.dtype)
+        self.network = network
+        self.cache = cache
+        self.longest = net.shape.window
+        self.words = words_of(network, net.words)
+        self.head = cut_head(network, self.words, net.shape.hidden)
+        product = _product_like(network)
+        self.stack = net.stack_of(product)
+        self.stack.attention = attend_all
+        net.layers = nn.ModuleList()  # the stack has copies
+        net.see = _Product(product([net.see]))
+
+    def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
+        assert state.hidden is not None  # set after the prefill
+        start = len(state.prompt) + len(state.ids) - 1
+        rows = len(slots) + 1
+        device = self.network.device
+        ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=device)
+        masked = torch.tensor([False, *(slot is None for slot in slots)], device=device)
+        x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
+        every_key = x.new_zeros(rows, 0)  # a bias that ``attend_all`` does not read
+        borrowed = _Borrowed(self.cache.kv, self.net.shape.borrowed, start, rows)
+        out = self.net.run(self.stack, x, self.network.rope(start, rows), every_key, borrowed)
+        return self.head(out[1:])
+
+
+def _product_like(network: FusedModel) -> Merge:
+    """Return how to make products of linear layers: in int8 for a target in int8, else in its dtype."""
+    if isinstance(network.head, Int8Linear):
+        return lambda modules: Int8Linear(*quantize_weight(module.weight for module in modules))
+    return lambda modules: linear(list(modules), _ROWS, pack=network.pack)
+
+
+class _Product(nn.Module):
+    """A product in the place of a linear layer."""
+
+    def __init__(self, product: Linear) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.product(x)
+
+
+class _Borrowed:
+    """The target's last ``_SEEN`` keys and values before ``start``, then the window's own.
+
+    These are written into the target's buffer, so that no key is copied; the next pass overwrites them.
+    """
+
+    def __init__(self, kv: KVBuffer, layers: Sequence[int], start: int, rows: int) -> None:
+        self.kv = kv
+        self.layers = layers
+        self.first = max(0, start - _SEEN)
+        kv.place(start, start + rows)
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, index: int, /
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # A masked row that holds NaN would make the target's output NaN.
+        finite = (t.nan_to_num(0.0, 0.0, 0.0) for t in (keys, values))
+        every_key, every_value = self.kv.update(*finite, self.layers[index])
+        return every_key[:, :, self.first :], every_value[:, :, self.first :]
