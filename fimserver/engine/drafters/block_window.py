@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fimserver.engine.drafters.cut_head import cut_head, words_of
-from fimserver.engine.drafters.nets import BlockNetwork, Merge
+from fimserver.engine.drafters.nets import BlockNetwork, Merge, normed
 from fimserver.engine.forward.attention import attend_all
 from fimserver.engine.forward.fused import FusedModel, linear
 from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
@@ -17,8 +18,9 @@ from fimserver.engine.forward.layers import Linear
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.speculation.drafts import DecodeState
 
+CANDIDATES = 64  # tokens of a slot that the sampler scores again
+SEEN = 512  # last keys of the text that a window reads: more cost time, and texts in training were shorter
 _ROWS = 16  # for which products are packed
-_SEEN = 512  # last keys of the text that a window reads: more cost time and were rare in training
 
 
 class BlockWindow:
@@ -31,24 +33,66 @@ class BlockWindow:
         self.longest = net.shape.window
         self.words = words_of(network, net.words)
         self.head = cut_head(network, self.words, net.shape.hidden)
+        self.sampler = Sampler(self) if net.shape.sampler else None
         product = _product_like(network)
         self.stack = net.stack_of(product)
         self.stack.attention = attend_all
         net.layers = nn.ModuleList()  # the stack has copies
-        net.see = _Product(product([net.see]))
+        net.add_module("see", _Product(product([net.see])))
 
     def predict(self, state: DecodeState, slots: Sequence[int | None]) -> torch.Tensor:
         assert state.hidden is not None  # set after the prefill
         start = len(state.prompt) + len(state.ids) - 1
         rows = len(slots) + 1
         device = self.network.device
-        ids = torch.tensor([state.ids[-1], *(slot or 0 for slot in slots)], device=device)
+        tokens = [state.ids[-1], *(slot or 0 for slot in slots)]
         masked = torch.tensor([False, *(slot is None for slot in slots)], device=device)
-        x = self.net.inputs(state.hidden[None], self.network.embed(ids)[None], masked[None])[0]
+        embedded = self.network.embed(torch.tensor(tokens, device=device))
+        x = self.net.inputs(state.hidden[None], embedded[None], masked[None])[0]
         every_key = x.new_zeros(rows, 0)  # a bias that ``attend_all`` does not read
         borrowed = _Borrowed(self.cache.kv, self.net.shape.borrowed, start, rows)
-        out = self.net.run(self.stack, x, self.network.rope(start, rows), every_key, borrowed)
-        return self.head(out[1:])
+        out = self.net.run(self.stack, x, self.network.rope(start, rows), every_key, borrowed)[1:]
+        logits = self.head(out)
+        known = next((i for i, slot in enumerate(slots) if slot is None), len(slots))
+        if self.sampler and known < len(slots):
+            logits[known:] = self.sampler.informed(out[known:], logits[known:], embedded[known])
+        return logits
+
+
+class Sampler:
+    """Scores the likeliest tokens of each slot again, given the one before it (``BlockNetwork.after``).
+
+    What each word adds as the token before, and what it gains, are tables, so that a slot costs some vectors
+    of the sampler's width.
+    """
+
+    def __init__(self, window: BlockWindow) -> None:
+        net = window.net
+        count = len(window.words.ids) if window.words else window.network.vocab_size
+        every = torch.arange(count, device=window.network.device)
+        self.from_slot, self.from_token = net.inward.chunk(2, 1)  # (s, d)
+        embedded = window.network.embed(window.words.ids if window.words else every)
+        self.given = self._given(embedded)  # (n, s)
+        self.gained = window.head(net.outward.T.contiguous()).T.contiguous()  # (n, s)
+
+    def informed(self, x: torch.Tensor, logits: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, W) of slots that also depend on the likeliest token of the slot before.
+
+        ``x`` (n, d) are the inputs of the head, ``before`` (d,) the embedding of the token before the first
+        slot. Tokens that are not among the ``CANDIDATES`` likeliest are ruled out.
+        """
+        scores, found = logits.topk(min(CANDIDATES, logits.shape[-1]))
+        own = F.linear(normed(x), self.from_slot)
+        given = self._given(before)
+        informed = torch.full_like(logits, -torch.inf)
+        for place, columns in enumerate(found):
+            gains = self.gained[columns] @ F.silu(own[place] + given)
+            informed[place, columns] = scores[place] + gains
+            given = self.given[informed[place].argmax()]
+        return informed
+
+    def _given(self, embedded: torch.Tensor) -> torch.Tensor:
+        return F.linear(normed(embedded), self.from_token)
 
 
 def _product_like(network: FusedModel) -> Merge:
@@ -70,7 +114,7 @@ class _Product(nn.Module):
 
 
 class _Borrowed:
-    """The target's last ``_SEEN`` keys and values before ``start``, then the window's own.
+    """The target's last ``SEEN`` keys and values before ``start``, then the window's own.
 
     These are written into the target's buffer, so that no key is copied; the next pass overwrites them.
     """
@@ -78,13 +122,13 @@ class _Borrowed:
     def __init__(self, kv: KVBuffer, layers: Sequence[int], start: int, rows: int) -> None:
         self.kv = kv
         self.layers = layers
-        self.first = max(0, start - _SEEN)
+        self.first = max(0, start - SEEN)
         kv.place(start, start + rows)
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, index: int, /
     ) -> tuple[torch.Tensor, torch.Tensor]:
         # A masked row that holds NaN would make the target's output NaN.
-        finite = (t.nan_to_num(0.0, 0.0, 0.0) for t in (keys, values))
-        every_key, every_value = self.kv.update(*finite, self.layers[index])
+        keys, values = (t.nan_to_num(0.0, 0.0, 0.0) for t in (keys, values))
+        every_key, every_value = self.kv.update(keys, values, self.layers[index])
         return every_key[:, :, self.first :], every_value[:, :, self.first :]

@@ -67,12 +67,12 @@ class Heads(nn.Module):
         """From hidden states (N, d) and embeddings (N, d) of their tokens to inputs of the head (K, N, d)."""
         inputs = [hidden, token]
         if self.shape.normed:
-            inputs = [_normed(x) for x in inputs]
+            inputs = [normed(x) for x in inputs]
         both = torch.cat(inputs, -1).expand(self.shape.heads, -1, -1)
         return hidden + torch.bmm(F.silu(torch.bmm(both, self.inward)), self.outward)
 
 
-def _normed(x: torch.Tensor) -> torch.Tensor:
+def normed(x: torch.Tensor) -> torch.Tensor:
     """Divide (…, d) by its root mean square; embeddings of a coder are a hundredth of its hidden states."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
@@ -195,7 +195,7 @@ class BlockNetwork(nn.Module):
         Slots for which ``masked`` (N, W + 1) is true get the embedding of a masked slot.
         """
         if self.shape.normed:
-            hidden, slots = _normed(hidden), _normed(slots)
+            hidden, slots = normed(hidden), normed(slots)
         x = torch.where(masked[..., None], self.blank, slots)
         both = torch.cat([hidden, slots[:, 0]], -1) if self.shape.sees_token else hidden
         seen: torch.Tensor = self.see(both)
@@ -208,7 +208,7 @@ class BlockNetwork(nn.Module):
         """
         if not self.shape.sampler:
             return x
-        both = torch.cat([_normed(x), _normed(before)], -1)
+        both = torch.cat([normed(x), normed(before)], -1)
         return x + F.linear(F.silu(F.linear(both, self.inward)), self.outward)
 
     def run(
@@ -245,7 +245,9 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
         shape = {
             name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()
         }
-        net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
+        with torch.device("meta"):  # no time for first weights
+            net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
+        net.to_empty(device="cpu")
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(
