@@ -1,4 +1,4 @@
-"""Window of the diffusion drafter that a small network predicts, trained for the target (``BlockNetwork``)."""
+"""Window of the diffusion drafter by a small network that was trained for the target (``BlockNetwork``)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Int8Linear:
         return y.mul_(scales) if self.bias is None else torch.addcmul(self.bias, y, scales)
 
     def cut(self, channels: torch.Tensor) -> Int8Linear:
-        """Return the product for some output ``channels`` (n,), with the bits that these have in the whole."""
+        """Return the product for some output ``channels`` (n,), with their bits in the whole product."""
         values = self.packed.to_dense().T[channels]
         bias = None if self.bias is None else self.bias[channels]
         return Int8Linear(values.contiguous(), self.scales[channels], bias)
