@@ -11,7 +11,7 @@ import torch
 from bench.gpu.clock import median_ms, once_ms
 from bench.gpu.exactness import begin
 from bench.gpu.figures import Figure
-from bench.gpu.setup import ROWS, Bench, speculation
+from bench.gpu.setup import ROWS, Bench, speculation, uncaptured
 from bench.gpu.shapes import Shape
 from fimserver.engine.forward.attention import attend_by_products
 from fimserver.engine.forward.fused import FusedModel
@@ -41,6 +41,7 @@ def measure(bench: Bench, shape: Shape) -> Iterator[Figure]:
     eager = speculation(bench.cache(shape, graphs=False, branches=1), plain)
     yield Figure(f"{name} ms a token, no graphs", token_ms(bench, shape, eager), "ms", floor)
     yield _generate(bench, shape, f"{name} ms a token, transformers generate")
+    yield uncaptured(cache, name)
     yield memory(bench, shape, name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ import torch
 
 from bench.gpu.clock import wait
 from bench.gpu.figures import Figure
-from bench.gpu.setup import ROWS, Bench, costs_of
+from bench.gpu.setup import ROWS, Bench, costs_of, uncaptured
 from bench.gpu.shapes import Shape
 from bench.intervals import Interval, bootstrap, geometric_mean_ratio, median, ratio_of_sums
 from fimserver.engine.capture import capture_masks
@@ -31,6 +32,7 @@ from fimserver.engine.speculation.drafts import DecodeState
 from fimserver.engine.speculation.lookahead import MOST_MASKED_ROWS, MOST_MASKS, Lookahead, measure_masks
 from fimserver.engine.speculation.speculate import Speculation
 from fimserver.engine.speculation.verify import GumbelMaxVerifier
+from fimserver.errors import FimError
 from fimserver.types import Deadline, Request, Sampling
 
 PROMPTS = 40
@@ -136,6 +138,15 @@ class Real:
         return over or len(state.ids) >= tokens
 
 
+def prepare(packed: Path | None, dtype: torch.dtype) -> None:
+    """Read the weights into main memory while the device is in use by another process."""
+    with suppress(ImportError, FimError):  # said when they are measured
+        from bench.gpu import packed_coder
+
+        if packed:
+            packed_coder.read_weights(packed / packed_coder.BASE, dtype)
+
+
 def measure(bench: Bench, packed: Path | None, adapter: Path | None, *, toy: bool) -> Iterator[Figure]:
     """Yield the figures of a coder in a folder; with ``toy``, of a random one that is made now."""
     try:
@@ -175,6 +186,7 @@ def _measure(bench: Bench, packed: Path, adapter: Path | None, *, toy: bool) -> 
     for name in arms:
         yield from _arm(real, name, found, length)
     yield from _compared(found)
+    yield uncaptured(real.cache, "coder")
 
 
 def _written(real: Real, arms: Mapping[str, Speculation]) -> dict[str, list[Middle]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,18 +81,23 @@ def read_held_out(path: Path, count: int, longest: int, *, first_marker: int, pa
 
 def load_coder(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Load the weights of a GGUF file into transformers' class, on the device. Raises ``LoadError``."""
-    file = read_gguf(path)
-    model = on_device(AutoConfig.for_model(**config_fields(file)), device, dtype)
+    model = on_device(AutoConfig.for_model(**config_fields(read_gguf(path))), device, dtype)
     wanted = dict(model.named_parameters())  # a head that is the embedding is one parameter
-    if set(wanted) != set(file.tensors):
+    weights = read_weights(path, dtype)
+    if set(wanted) != set(weights):
         raise ValueError(f"{path} has other tensors than its network")
-
-    def fill(name: str) -> None:
-        wanted[name].data.copy_(file.tensor(name).to(dtype))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(fill, wanted))
+    for name, parameter in wanted.items():
+        parameter.data.copy_(weights[name])
+    read_weights.cache_clear()
     return model
+
+
+@functools.cache
+def read_weights(path: Path, dtype: torch.dtype) -> Mapping[str, torch.Tensor]:
+    """Dequantise all tensors of a GGUF file into main memory. Raises ``LoadError``."""
+    file = read_gguf(path)
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(pool.map(lambda name: (name, file.tensor(name).to(dtype)), file.tensors))
 
 
 def shape_of(model: Any, name: str) -> Shape:

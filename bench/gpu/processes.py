@@ -65,6 +65,7 @@ def _group(plan: Plan, names: Sequence[str], *, waits: bool) -> int:
 
     seconds = 60 * plan.minutes
     if waits:
+        steps.prepare(plan, names)
         line = sys.stdin.readline()
         if not line:
             return 0

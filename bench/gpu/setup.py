@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.gpu.figures import Sheet
+from bench.gpu.figures import Figure, Sheet
 from bench.gpu.shapes import Ceilings, Shape
 from fimserver.engine.capture import capture_decoding, decode_starts
 from fimserver.engine.forward.cuda_graphs import CudaGraphs
@@ -154,6 +154,13 @@ def on_device(config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     finally:
         torch.set_default_dtype(before)
     return model.eval().requires_grad_(False)
+
+
+def uncaptured(cache: PrefixCache, name: str) -> Figure:
+    """How many shapes of passes run without a graph, and why the first of them does."""
+    static = getattr(cache.network, "static", None)
+    failures = list(getattr(static.graphs, "failures", {}).values()) if static else []
+    return Figure(f"{name} shapes without a graph", len(failures), "shapes", note="".join(failures[:1]))
 
 
 def speculation(cache: PrefixCache, costs: PassCosts, drafters: tuple[Any, ...] = ()) -> Speculation:

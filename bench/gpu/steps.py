@@ -96,6 +96,12 @@ def groups(sizes: Sizes, plan: Plan) -> dict[str, list[Step]]:
     }
 
 
+def prepare(plan: Plan, names: Sequence[str]) -> None:
+    """Do what some groups can before they have the device."""
+    if "coder" in names:
+        coder.prepare(plan.packed, torch.bfloat16 if plan.device == "cuda" else torch.float32)
+
+
 def measure(plan: Plan, names: Sequence[str], until: float) -> int:
     """Run the steps of some groups that fit into the time; returns 0, 1 if one failed, 2 without a device."""
     if lacks := without_device(plan.device):

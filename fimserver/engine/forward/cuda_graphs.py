@@ -33,6 +33,7 @@ class CudaGraphs:
 
     def _try(self, key: Hashable, work: Callable[[], None]) -> None:
         """Capture a graph; if that fails, passes of this key run without one: slower, but equal."""
+        before = torch.cuda.current_stream()
         try:
             self._graphs[key] = self._capture(work)
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
@@ -40,6 +41,7 @@ class CudaGraphs:
             log.warning(
                 "passes of one shape run without a CUDA graph, which is slower: %s", self.failures[key]
             )
+            torch.cuda.set_stream(before)  # a failed capture leaves its own one
             free_memory()
 
     def _capture(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
