@@ -76,7 +76,8 @@ def read_held_out(path: Path, count: int, longest: int, *, first_marker: int, pa
         at = prefixes[number]
         sides = ([token for token in side if token not in markers] for side in (whole[at:], whole[:at]))
         prompts.append(Prompt(whole, *sides))
-    return HeldOut(prompts, markers, kept.index(pad), base)
+    mask = kept.index(pad) if pad in kept else len(kept) - 1
+    return HeldOut(prompts, markers, mask, base)
 
 
 def load_coder(path: Path, device: torch.device, dtype: torch.dtype) -> Any:
