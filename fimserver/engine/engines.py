@@ -23,6 +23,7 @@ from fimserver.engine.denoising.step_range import within_steps
 from fimserver.engine.device import free_machine, pick_device
 from fimserver.engine.diffusion import Diffusion
 from fimserver.engine.drafters.registry import make_drafters
+from fimserver.engine.forward.joined_shapes import try_shapes
 from fimserver.engine.forward.pass_cost import is_outdated, measure_costs
 from fimserver.engine.kept_costs import kept_costs, kept_speed
 from fimserver.engine.load import load
@@ -77,6 +78,7 @@ def make_ar(target: DraftContext) -> Autoregressive:
         outdated=lambda costs: is_outdated(costs, cache, starts[0]),
     )
     capture_decoding(cache, costs.ms)
+    try_shapes(cache, rows, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
     drafters = make_drafters(target)
     ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
@@ -91,6 +93,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
     schedule = make_schedule(card, target.settings)
     if runtime.cache is not None and card.canvas is not None:
         capture_canvas(runtime.cache, card.canvas.max_tokens, runtime.canvas_network)
+        try_shapes(runtime.cache, runtime.rows)
     rules = make_refresh(card, target.settings)
     duals = runtime.dual_caches if rules else None
     if duals is not None and card.canvas is not None:
@@ -262,7 +265,7 @@ class ModelPool:
     @property
     def width(self) -> int:
         """How many requests may run side by side: the number of their KV buffers, 1 if none may share."""
-        models = [runtime for runtime in self._runtimes.values() if runtime.takes_turns]
+        models = list(self._runtimes.values())
         if not any(runtime.is_shared for runtime in models):
             return 1
         return min(runtime.width for runtime in models)

@@ -126,6 +126,8 @@ def _key(runtime: Runtime) -> str:
     cache = runtime.cache
     assert cache is not None
     buffer = f"{runtime.rows} {cache.capacity} {cache.chunk} {cache.kv.branches}"
+    if static := getattr(runtime.network, "static", None):
+        buffer += f" prompts {cache.prompts.most} products {static.product_rows}"
     arithmetic = (
         f"{runtime.loaded.dtype} {runtime.loaded.weights is not None} {type(runtime.network).__name__}"
     )

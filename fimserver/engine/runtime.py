@@ -13,9 +13,12 @@ from fimserver.cards import adapter_path
 from fimserver.engine.denoising.dual_cache import DualCache
 from fimserver.engine.denoising.dual_caches import DualCaches
 from fimserver.engine.denoising.length_probe import LengthProbe, load_probe
+from fimserver.engine.device import free_gib
 from fimserver.engine.forward import fused
 from fimserver.engine.forward.adapter import CanvasNetwork, load_adapter
 from fimserver.engine.forward.cuda_graphs import CudaGraphs
+from fimserver.engine.forward.joined_shapes import product_rows
+from fimserver.engine.forward.kv import make_buffers
 from fimserver.engine.forward.network import NativeNetwork, Network
 from fimserver.engine.forward.pass_cost import BRANCHES, MOST_ROWS
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -48,11 +51,6 @@ class Runtime:
     texts: int = 1  # number of texts whose keys and values fit in memory, if there is no ``cache``
 
     @property
-    def takes_turns(self) -> bool:
-        """Whether passes of several requests may alternate; captured graphs hold the buffers of one."""
-        return getattr(self.network, "static", None) is None
-
-    @property
     def width(self) -> int:
         """Number of requests whose keys and values fit in memory."""
         return self.cache.prompts.most if self.cache else self.texts
@@ -60,8 +58,9 @@ class Runtime:
     @property
     def is_shared(self) -> bool:
         """Whether its requests run side by side: passes join, or are of canvases with full attention."""
-        joins = getattr(self.network, "joins", False)
-        return self.takes_turns and self.width > 1 and (joins or self.cache is None)
+        static = getattr(self.network, "static", None)
+        joins = bool(static.alike) if static else getattr(self.network, "joins", False)
+        return self.width > 1 and (joins or self.cache is None)
 
     @property
     def can_draft(self) -> bool:
@@ -113,7 +112,9 @@ class Runtime:
         if card.canvas is None or rotary.rope_type != "default":
             raise LoadError(f"{card.name}: its positions allow no canvas cache: use --canvas-cache none")
         room = self.budget.limit + card.canvas.max_tokens + card.canvas.block_tokens
-        return DualCaches(lambda: DualCache(self.network, room, rotary.inv_freq), self.texts)
+        pooled = getattr(self.network, "static", None) is not None
+        make_kv = make_buffers(room, 1, self.texts, pooled=pooled)
+        return DualCaches(lambda: DualCache(self.network, room, rotary.inv_freq, make_kv()), self.texts)
 
     def clear(self) -> None:
         """Forget all prompts."""
@@ -162,7 +163,7 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
             f"{card.name}: the prompt ({wanted}) and the answer need {prompt + longest} positions, the model"
             f" has {loaded.positions}: use fewer --prompt-tokens"
         )
-    network = _network(loaded, capacity, rows, fused_pass=use_lean)
+    network = _network(loaded, capacity, rows, settings, fused_pass=use_lean)
     splits = False
     if isinstance(network, fused.FusedModel):
         splits = block == 1 and kept_chunks_split(loaded, network, chunk)
@@ -174,14 +175,11 @@ def make_runtime(loaded: Loaded, settings: Settings) -> Runtime:
 
 
 def _both_ways(loaded: Loaded, canvas: Canvas, settings: Settings) -> Runtime:
-    """Return a model with full attention: fused (with CUDA graphs on a GPU) if it can be, else native.
-
-    Captured graphs hold the buffers of one request.
-    """
+    """Return a model with full attention: fused (with CUDA graphs on a GPU) if it can be, else native."""
     limit = settings.prompt_tokens or loaded.card.prompt_tokens
     capacity = limit + canvas.max_tokens + canvas.block_tokens
     own = settings.network != "native" and fused.fits(loaded.model)
-    network = _network(loaded, capacity, CANVAS_ROWS, fused_pass=own)
+    network = _network(loaded, capacity, CANVAS_ROWS, settings, fused_pass=own)
     if isinstance(network, fused.FusedModel):
         network.joins = _joins(loaded, network, settings)
     texts = most_prompts(network, capacity, settings.batch)
@@ -194,14 +192,11 @@ def _joins(loaded: Loaded, network: fused.FusedModel, settings: Settings) -> boo
 
 
 def most_prompts(network: Network, rows: int, wanted: int) -> int:
-    """Return the number of KV buffers of ``rows`` rows in a cache: ``wanted``, or 0 for what memory allows.
-
-    It is 1 on a GPU, where captured graphs hold the addresses of one buffer.
-    """
-    captured = getattr(network, "static", None) is not None
-    if captured or network.device.type != "cpu" or not isinstance(network, fused.FusedModel | NativeNetwork):
+    """Return the number of KV buffers of ``rows`` rows in a cache: ``wanted``, or 0 for what memory allows."""
+    if not isinstance(network, fused.FusedModel | NativeNetwork):
         return 1
-    room = free_ram_gib() * 2**30 * KV_SHARE
+    free = free_ram_gib() if network.device.type == "cpu" else free_gib(network.device)
+    room = free * 2**30 * KV_SHARE
     return wanted or max(1, min(MOST_PROMPTS, int(room / (rows * network.kv_bytes))))
 
 
@@ -230,12 +225,12 @@ def attends_alike(weights: fused.FusedWeights) -> bool:
     return sizes.heads // sizes.kv_heads >= ALIKE_ROWS
 
 
-def _network(loaded: Loaded, capacity: int, rows: int, *, fused_pass: bool) -> Network:
+def _network(loaded: Loaded, capacity: int, rows: int, settings: Settings, *, fused_pass: bool) -> Network:
     if loaded.weights is not None:
         return fused.FusedModel(loaded.weights, capacity)
     if not fused_pass:
         return NativeNetwork(loaded.model, loaded.device)
     network = fused.fuse(loaded.model, capacity, rows)
     if loaded.device.type == "cuda":
-        network.use_graphs(CudaGraphs())
+        network.use_graphs(CudaGraphs()).product_rows = product_rows(network) if settings.batch != 1 else 0
     return network

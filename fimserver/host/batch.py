@@ -2,8 +2,7 @@
 
 A job that waits for a remote server does not hold up the others. Passes that cannot run with others take
 turns. A round runs one of them and one chunk of a prompt at most, so that jobs that are decoding wait for no
-more than that. A job whose engine yields neither passes nor waits, or replays captured graphs, runs to its
-end as soon as it is started.
+more than that. A job whose engine yields neither passes nor waits runs to its end as soon as it is started.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ class JobBatch:
         return [each for each in passes if each in (first, next_) or each not in (*reading, *apart)]
 
     def _go_on(self, running: RunningJob) -> None:
-        """Run a job until its next pass that can run with others, its next wait, or to its end."""
+        """Run a job until its next pass, its next wait, or to its end."""
         began = time.monotonic()
         self.current = running.job
         running.waits_for = None
@@ -133,7 +132,7 @@ class JobBatch:
                 step.wake = self._wake
                 running.waits_for = step
                 break
-            elif step.takes_turns:
+            else:
                 running.waits_for = step
                 break
         running.job.away = isinstance(running.waits_for, Wait)

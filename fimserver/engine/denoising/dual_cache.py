@@ -51,12 +51,17 @@ class DualCache:
     ``rows`` counts the rows of all passes, ``forwards`` the passes. ``taken``: a request runs on it.
     """
 
-    def __init__(self, network: Network, capacity: int, frequencies: torch.Tensor) -> None:
-        """``frequencies`` (D / 2,): angle of each pair of a key's components, in radians per position."""
+    def __init__(
+        self, network: Network, capacity: int, frequencies: torch.Tensor, kv: KVBuffer | None = None
+    ) -> None:
+        """``frequencies`` (D / 2,): angle of each pair of a key's components, in radians per position.
+
+        ``kv``: a buffer of ``capacity`` rows; ``None``: a new one.
+        """
         self.network = network
         self.capacity = capacity
         self.frequencies = frequencies.float()
-        self.kv = KVBuffer(capacity)
+        self.kv = kv or KVBuffer(capacity)
         self.rows = 0
         self.forwards = 0
         self.taken = False

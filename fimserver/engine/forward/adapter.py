@@ -20,7 +20,7 @@ from fimserver.engine.device import to_device
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.graphs import Graphs
 from fimserver.engine.forward.kv import KVBuffer
-from fimserver.engine.forward.layers import LayerKV, Linear, Part
+from fimserver.engine.forward.layers import LayerKV, Linear, Part, filled
 from fimserver.engine.forward.static_pass import StaticPasses
 from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
@@ -115,20 +115,24 @@ class Gate:
     """The canvas rows of the pass in progress: from the first mask of each branch on.
 
     On a CPU they are ``slices``, one for each branch that has canvas rows. On a GPU ``rows`` (N, 1) is true
-    for them: slices would make the host wait for the device.
+    for them: slices would make the host wait for the device. ``wide`` has a row for each row of a product,
+    which are ``least`` or more.
     """
 
     def __init__(self, mask_token: int, *, on_device: bool) -> None:
         self.mask_token = mask_token
         self.on_device = on_device
+        self.least = 0
         self.slices: list[slice] = []
         self.rows: torch.Tensor | None = None
+        self.wide: torch.Tensor | None = None
 
     def set(self, parts: Sequence[tuple[torch.Tensor, bool]]) -> None:
         """Find the canvas rows of a pass, given the ids (B, M) of each part and whether it is a canvas."""
         masked = [(ids == self.mask_token).cummax(1).values & is_canvas for ids, is_canvas in parts]
         self.slices = []
         self.rows = torch.cat([rows.flatten() for rows in masked])[:, None] if self.on_device else None
+        self.wide = None if self.rows is None else filled(self.rows, self.least)
         end = 0
         for rows in () if self.on_device else masked:
             for count in rows.sum(1).tolist():
@@ -147,8 +151,8 @@ class GatedLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         out = self.product(x)
-        if self.gate.rows is not None:
-            return torch.where(self.gate.rows, torch.addmm(out, x @ self.down.T, self.up.T), out)
+        if self.gate.wide is not None:
+            return torch.where(self.gate.wide, torch.addmm(out, x @ self.down.T, self.up.T), out)
         # One product for each canvas, so that its bits do not depend on other canvases. In place, as
         # gathering the rows would take three times as long, and this runs for every linear layer of every
         # pass.
@@ -184,6 +188,8 @@ class CanvasNetwork:
         """
         like = self.frozen.final_norm
         self._network.static = StaticPasses(self._run_gated, self.vocab_size, like, graphs)
+        self.gate.least = self.frozen.static.product_rows if self.frozen.static else 0
+        self._network.static.product_rows = self.gate.least
 
     def _run_gated(
         self,

@@ -92,12 +92,10 @@ def _in_bf16(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """Attend with two matrix products in bf16: torch's fused kernel does not use a CPU's bf16 units."""
+    if bias.dim() == 4:
+        bias = bias.expand(*q.shape[:2], -1, -1).flatten(0, 1)
     q, keys, values = ((t.to(torch.bfloat16)).flatten(0, 1) for t in (q * scale, keys, values))
-    scores = (
-        torch.bmm(q, keys.transpose(1, 2))
-        .view(-1, *bias.shape[-2:])
-        .add_(bias.flatten(0, -3) if bias.dim() > 2 else bias)
-    )
+    scores = torch.bmm(q, keys.transpose(1, 2)).view(-1, *bias.shape[-2:]).add_(bias)
     return torch.bmm(scores.softmax(-1), values)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from fimserver.engine.forward.graphs import Graphs
 from fimserver.engine.forward.kv import KVBuffer, UnkeptKV
@@ -24,7 +23,9 @@ from fimserver.engine.forward.layers import (
     Stack,
     Wrap,
     bias_of,
+    filled,
 )
+from fimserver.engine.forward.linear import is_plain, is_quantised, linear
 from fimserver.engine.forward.network import NativeNetwork, Network
 from fimserver.engine.forward.static_pass import StaticPasses
 from fimserver.errors import LoadError
@@ -43,21 +44,11 @@ def fits(model: Any) -> bool:
         and not getattr(model, "_hf_hook", None)  # accelerate split it over devices or offloaded it
         and model.dtype in {torch.float32, torch.bfloat16}
         and all(
-            type(m) is torch.nn.Linear and (is_plain(m) or _is_quantised(m))
+            type(m) is torch.nn.Linear and (is_plain(m) or is_quantised(m))
             for name, m in model.named_modules()
             if name.endswith("_proj")
         )
     )
-
-
-def is_plain(module: Any) -> bool:
-    """Whether a linear layer's weights are plain tensors, which can be concatenated and packed."""
-    return type(module.weight.data) is torch.Tensor
-
-
-def _is_quantised(module: Any) -> bool:
-    """Whether a linear layer's weights are torchao's, which has its own matrix products."""
-    return type(module.weight.data).__module__.partition(".")[0] == "torchao"
 
 
 class FusedWeights(NamedTuple):
@@ -100,9 +91,10 @@ class FusedModel:
         sizes = self.stack.sizes
         return 2 * len(self.stack.layers) * sizes.kv_heads * sizes.head_dim * self.final_norm.element_size()
 
-    def use_graphs(self, graphs: Graphs) -> None:
+    def use_graphs(self, graphs: Graphs) -> StaticPasses:
         """Run cached passes through ``graphs``, over static buffers, from now on."""
         self.static = StaticPasses(self.run_at, self.vocab_size, self.final_norm, graphs)
+        return self.static
 
     def wrapped(self, wrap: Wrap, embed: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FusedModel:
         """Return the network with every product replaced by ``wrap(layer, name, product)``, weights shared.
@@ -133,12 +125,14 @@ class FusedModel:
         logits_of: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         count, rows = ids.shape
+        least = self.static.product_rows if self.static else 0
         x = self.embed(ids.flatten())  # (B * M, d)
-        x = self.stack.run(x, rope, bias_of(mask, x.dtype), kv)
+        x = self.stack.run(x, rope, bias_of(mask, x.dtype), kv, least)
         if len(logits_of) == 0:
             return x.new_empty(count, 0, x.shape[-1]), x.new_empty(count, 0, self.vocab_size)
         hidden = self.stack.norm(x.view(count, rows, -1)[:, logits_of], self.final_norm)
-        return hidden, self.head(hidden.flatten(0, 1)).view(count, len(logits_of), -1)
+        logits = self.head(filled(hidden.flatten(0, 1), least))[: count * len(logits_of)]
+        return hidden, logits.view(count, len(logits_of), -1)
 
     def forward_parts(self, parts: Sequence[Part]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Run parts in one pass: hidden states (B, R, d) and logits (B, R, V) of the wanted rows of each."""
@@ -169,7 +163,7 @@ class FusedModel:
         kv: LayerKV,
         logits_of: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._compute(ids, self.rope(0, 0, len(ids), positions), mask, kv, logits_of)
+        return self._compute(ids, self.rope(0, 0, 1, positions.flatten()), mask, kv, logits_of)
 
     def forward_at(
         self,
@@ -264,37 +258,3 @@ MLPS: Mapping[str, Callable[[Any, int, bool], Mlp]] = {
     "qwen3": _gated_mlp,
     "llama": _gated_mlp,
 }
-
-
-def joined(modules: Sequence[Any]) -> torch.Tensor:
-    """Concatenate the weights of linear layers; the modules become views of it, so that no copy remains.
-
-    Weights that are trained stay as they are, since gradients would not reach them through views of data.
-    """
-    if len(modules) == 1:
-        only: torch.Tensor = modules[0].weight
-        return only
-    if torch.is_grad_enabled() and modules[0].weight.requires_grad:
-        return torch.cat([m.weight for m in modules])
-    weight = torch.cat([m.weight.detach() for m in modules])
-    parts = torch.split(weight, [len(m.weight) for m in modules])
-    for module, part in zip(modules, parts, strict=True):
-        module.weight.data = part
-    return weight
-
-
-def linear(modules: list[Any], rows: int, *, pack: bool) -> Linear:
-    """Merge linear layers over the same input into one product; quantised layers run one after another.
-
-    ``pack``: packs the weights once, for passes of ``rows`` rows.
-    """
-    if not all(map(is_plain, modules)):
-        return modules[0] if len(modules) == 1 else lambda x: torch.cat([m(x) for m in modules], -1)
-    weight = torch.cat([m.weight for m in modules]) if pack else joined(modules)
-    bias = torch.cat([m.bias for m in modules]) if modules[0].bias is not None else None
-    if not pack:
-        return lambda x: F.linear(x, weight, bias)
-    # torch has no public functions for this.
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)  # noqa: SLF001
-    product = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
-    return lambda x: product(x, packed, bias, "none", [], "")

@@ -10,9 +10,37 @@ bits.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+
+
+class KVPool:
+    """The tensors of one or several KV buffers: one per layer, with ``entries`` entries of ``capacity`` rows.
+
+    Captured graphs hold the addresses of tensors, so that one set of graphs serves all buffers of a pool.
+    """
+
+    def __init__(self, capacity: int, entries: int) -> None:
+        self.capacity = capacity
+        self.entries = entries
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def tensors(
+        self, index: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values (entries, heads, capacity + 1, D) of one layer.
+
+        If new, they are allocated for rows like ``keys`` and ``values`` (B, heads, M, D), whose D may differ
+        (MLA). The last row is never read: padding rows of a pass are written there.
+        """
+        if index not in self.layers:
+            self.layers[index] = (self._empty(keys), self._empty(values))
+        return self.layers[index]
+
+    def _empty(self, rows: torch.Tensor) -> torch.Tensor:
+        shape = (self.entries, rows.shape[1], self.capacity + 1, rows.shape[3])
+        return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
 
 
 class KVBuffer:
@@ -23,7 +51,10 @@ class KVBuffer:
     of ``branches`` copies; branch 0 is the text.
     """
 
-    def __init__(self, capacity: int, branches: int = 1) -> None:
+    def __init__(self, capacity: int, branches: int = 1, pool: KVPool | None = None, first: int = 0) -> None:
+        """``pool``: holds the tensors, of which these are the entries from ``first`` on; ``None``: its own."""
+        self.pool = pool or KVPool(capacity, branches)
+        self.first = first
         self.capacity = capacity
         self.branches = branches
         self.start = 0
@@ -53,13 +84,9 @@ class KVBuffer:
     def buffers(
         self, index: int, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values (branches, heads, capacity + 1, D) of one layer.
-
-        If new, they are allocated for rows like ``keys`` and ``values`` (B, heads, M, D), whose D may differ
-        (MLA). The last row is never read: padding rows of a pass are written there.
-        """
+        """Return keys and values (branches, heads, capacity + 1, D) of one layer (``KVPool.tensors``)."""
         if index not in self._layers:
-            self._layers[index] = (self._empty(keys), self._empty(values))
+            self._layers[index] = self._own(*self.pool.tensors(index, keys, values))
         return self._layers[index]
 
     def wrote_from(self, start: int) -> None:
@@ -74,7 +101,7 @@ class KVBuffer:
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values (heads, capacity, D) of the text in one layer, keys rotated."""
-        keys, values = self._layers[index]
+        keys, values = self._all()[index]
         return keys[0, :, : self.capacity], values[0, :, : self.capacity]
 
     def broadcast_to_branches(self, end: int) -> None:
@@ -87,7 +114,7 @@ class KVBuffer:
     @torch.inference_mode()
     def copy_text(self, other: KVBuffer, end: int) -> None:
         """Copy the rows before ``end`` from the text of another buffer."""
-        for index, (keys, values) in other._layers.items():
+        for index, (keys, values) in other._all().items():
             for mine, theirs in zip(self.buffers(index, keys, values), (keys, values), strict=True):
                 mine[0, :, :end] = theirs[0, :, :end]
         self.wrote_from(0)
@@ -104,17 +131,39 @@ class KVBuffer:
         """
         here = slice(start, start + count)
         there = slice(start + by, start + by + count)
-        for keys, values in self._layers.values():
+        for keys, values in self._all().values():
             keys[0, :, there] = turned(keys[0, :, here], cos, sin)
             values[0, :, there] = values[0, :, here].clone()
         self._equal = min(self._equal, there.start)
 
     def _buffers(self) -> Iterator[torch.Tensor]:
-        return itertools.chain.from_iterable(self._layers.values())
+        return itertools.chain.from_iterable(self._all().values())
 
-    def _empty(self, rows: torch.Tensor) -> torch.Tensor:
-        shape = (self.branches, rows.shape[1], self.capacity + 1, rows.shape[3])
-        return torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+    def _all(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Return keys and values of all layers, also of those that a pass over the pool has made."""
+        for index in self.pool.layers.keys() - self._layers.keys():
+            self._layers[index] = self._own(*self.pool.layers[index])
+        return self._layers
+
+    def _own(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        own = slice(self.first, self.first + self.branches)
+        return keys[own], values[own]
+
+
+def make_buffers(capacity: int, branches: int, most: int, *, pooled: bool) -> Callable[[], KVBuffer]:
+    """Return a function that makes KV buffers; the first ``most`` are in one pool if they are ``pooled``."""
+    if not pooled or most == 1:
+        return lambda: KVBuffer(capacity, branches)
+    pool = KVPool(capacity, most * branches)
+    free = iter(range(most))
+
+    def make() -> KVBuffer:
+        number = next(free, None)
+        if number is None:
+            return KVBuffer(capacity, branches)
+        return KVBuffer(capacity, branches, pool, number * branches)
+
+    return make
 
 
 class UnkeptKV:

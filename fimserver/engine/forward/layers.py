@@ -128,13 +128,20 @@ class Stack:
         return Stack(layers, self.sizes, bf16_attention=self.bf16_attention)
 
     def run(
-        self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor, kv: LayerKV
+        self,
+        x: torch.Tensor,
+        rope: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor,
+        kv: LayerKV,
+        least: int = 0,
     ) -> torch.Tensor:
         """Run x (B * M, d) through all layers.
 
-        ``rope``: cosines and sines (B * M, 1, D). ``bias`` (…, M, extent): added to the scores.
+        ``rope``: cosines and sines (B * M, 1, D). ``bias`` (…, M, extent): added to the scores. ``least``:
+        number of rows in a product, if there are fewer: with the same kernel, they have the same bits.
         """
-        return self.run_parts(x, rope, [(len(x), bias, kv)])
+        cos, sin = (filled(each, least) for each in rope)
+        return self.run_parts(filled(x, least), (cos, sin), [(len(x), bias, kv)])[: len(x)]
 
     def run_parts(
         self,
@@ -142,7 +149,10 @@ class Stack:
         rope: tuple[torch.Tensor, torch.Tensor],
         parts: Sequence[tuple[int, torch.Tensor, LayerKV]],
     ) -> torch.Tensor:
-        """Run the concatenated rows of several texts; ``parts``: number of rows, bias and KV of each text."""
+        """Run the concatenated rows of several texts; ``parts``: number of rows, bias and KV of each text.
+
+        Rows after those of the last text attend to nothing.
+        """
         groups = self.sizes.heads // self.sizes.kv_heads
         folded = [(n, self._folded(bias, kv, groups), kv) for n, bias, kv in parts]
         rope = rope[0], _signed(rope[1])
@@ -174,10 +184,11 @@ class Stack:
                 [self.norm(qk[:, :heads], layer.q_norm), self.norm(qk[:, heads:], layer.k_norm)], 1
             )
         sizes = [count for count, _, _ in parts]
-        rotated = torch.split(_rotate(qk, *rope), sizes)
-        texts = zip(rotated, torch.split(qkv[:, heads + kv_heads :], sizes), parts, strict=True)
+        count = sum(sizes)
+        rotated = torch.split(_rotate(qk, *rope)[:count], sizes)
+        texts = zip(rotated, torch.split(qkv[:count, heads + kv_heads :], sizes), parts, strict=True)
         seen = [self._see(qk, v, bias, kv, index) for qk, v, (_, bias, kv) in texts]
-        return layer.out(seen[0] if len(seen) == 1 else torch.cat(seen))
+        return layer.out(filled(seen[0] if len(seen) == 1 else torch.cat(seen), len(x)))
 
     def _folded(self, bias: torch.Tensor, kv: LayerKV, groups: int) -> Bias:
         if isinstance(kv, KVBuffer) and kv.chunk:
@@ -197,6 +208,11 @@ class Stack:
         if isinstance(bias, list):
             return attend_by_chunk(self.attention, q, keys, values, bias, scale).flatten(0, 1)
         return self.attention(q, keys, values, bias, scale).flatten(0, 1)
+
+
+def filled(x: torch.Tensor, least: int) -> torch.Tensor:
+    """Append zeros to rows x (N, …) up to ``least`` rows."""
+    return torch.cat([x, x.new_zeros(least - len(x), *x.shape[1:])]) if len(x) < least else x
 
 
 def bias_of(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -19,6 +19,7 @@ from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.kv import KVBuffer, UnkeptKV
 from fimserver.engine.forward.layers import Linear, Part
 from fimserver.engine.forward.network import Network
+from fimserver.engine.forward.static_pass import StaticPasses
 from fimserver.types import Deadline
 
 T = TypeVar("T")
@@ -67,14 +68,11 @@ class Pass:
     def joins(self) -> bool:
         """Whether the pass may run together with others."""
         own = _own_pass(self.network)
-        joins = own is not None and own.joins and self.ids.shape[1] <= own.capacity
-        return joins and self.takes_turns and self.ids.numel() <= TRIED_ROWS[-1]
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether passes of other requests may run before it; captured graphs hold one request's buffers."""
-        own = _own_pass(self.network)
-        return own is None or own.static is None
+        if own is None:
+            return False
+        if own.static is not None:
+            return own is self.network and isinstance(self.kv, KVBuffer) and own.static.joins(self.ids)
+        return own.joins and self.ids.shape[1] <= own.capacity and self.ids.numel() <= TRIED_ROWS[-1]
 
     @property
     def done(self) -> bool:
@@ -122,14 +120,46 @@ def run_together(passes: Sequence[Pass]) -> None:
 
     A pass that cannot join is left to ``Pass.result``.
     """
-    alike: defaultdict[int, list[Pass]] = defaultdict(list)
+    alike: defaultdict[tuple[int, int], list[Pass]] = defaultdict(list)
     for each in passes:
         if each.joins:
-            alike[id(_own_pass(each.network))].append(each)
+            own = _own_pass(each.network)
+            pool = id(each.kv.pool) if own and own.static and isinstance(each.kv, KVBuffer) else 0
+            alike[id(own), pool].append(each)
     for group in alike.values():
+        own = _own_pass(group[0].network)
+        if own and own.static:
+            _run_static(own.static, group)
+            continue
         for some in _as_tried(group):
             if len(some) > 1:
                 _run_joined(some)
+
+
+def _run_static(static: StaticPasses, passes: Sequence[Pass]) -> None:
+    """Run passes over static buffers of one pool in as few passes as its shapes allow, in their order."""
+    groups: list[list[Pass]] = []
+    for each in passes:
+        if groups and static.joined_shape(*_size([*groups[-1], each])):
+            groups[-1].append(each)
+        else:
+            groups.append([each])
+    for some in groups:
+        shape = static.joined_shape(*_size(some))
+        if len(some) > 1 and shape:
+            for each, (hidden, logits) in zip(some, static.together(_parts(some), shape), strict=True):
+                each.take(hidden, logits, len(some))
+
+
+def _size(passes: Sequence[Pass]) -> tuple[int, int]:
+    """Return the number of entries of passes that run as one, and the rows of the longest."""
+    return sum(len(each.ids) for each in passes), max(each.ids.shape[1] for each in passes)
+
+
+def _parts(passes: Sequence[Pass]) -> list[Part]:
+    for each in passes:
+        each.place()
+    return [Part(each.ids, each.mask, each.kv, each.start, each.logits_of, each.positions) for each in passes]
 
 
 def _as_tried(passes: Sequence[Pass]) -> list[list[Pass]]:
@@ -146,11 +176,7 @@ def _as_tried(passes: Sequence[Pass]) -> list[list[Pass]]:
 
 
 def _run_joined(passes: Sequence[Pass]) -> None:
-    for each in passes:
-        each.place()
-    parts = [
-        Part(each.ids, each.mask, each.kv, each.start, each.logits_of, each.positions) for each in passes
-    ]
+    parts = _parts(passes)
     adapted = [each.network for each in passes if isinstance(each.network, CanvasNetwork)]
     own = _own_pass(passes[0].network)
     assert own is not None
@@ -193,13 +219,14 @@ def finish(steps: Generator[Pass, None, T]) -> T:
 
 
 @torch.inference_mode()
-def rows_alike(network: FusedModel, *, exact: bool = False) -> bool:
+def rows_alike(network: FusedModel, *, exact: bool = False, sizes: Sequence[int] = ()) -> bool:
     """Whether a row of a product has the same bits for any number of rows in the pass, on random numbers.
 
     In fp32 and bf16 that depends on the kernels, which some libraries choose by the number of rows.
-    ``exact``: products are exact (int8), so one layer is tried, with fewer rows.
+    ``exact``: products are exact (int8), so one layer is tried, with fewer rows. ``sizes``: other numbers of
+    rows than ``TRIED_ROWS``, the largest last.
     """
-    sizes = TRIED_ROWS[:8] if exact else TRIED_ROWS
+    sizes = sizes or (TRIED_ROWS[:8] if exact else TRIED_ROWS)
     stack = network.stack.layers
     layers = stack[:1] if exact else (stack[0], stack[-1])
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ import torch
 
 from fimserver.engine.device import Pace, to_device
 from fimserver.engine.forward.cached_prompts import CachedPrompts
-from fimserver.engine.forward.kv import KVBuffer
+from fimserver.engine.forward.kv import KVBuffer, make_buffers
 from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.passes import Pass, finish
 from fimserver.lengths import common_prefix
@@ -54,7 +54,8 @@ class PrefixCache:
         self.chunk = chunk
         self.splits = splits
         self.capacity = -(-capacity // chunk) * chunk
-        self.prompts = CachedPrompts(lambda: KVBuffer(self.capacity, branches), prompts)
+        pooled = getattr(network, "static", None) is not None
+        self.prompts = CachedPrompts(make_buffers(self.capacity, branches, prompts, pooled=pooled), prompts)
         self.pace = Pace.of(network.device)
         self._everything = torch.ones(self.capacity, self.capacity, dtype=torch.bool, device=network.device)
         numbers = torch.arange(self.capacity, device=network.device) // block

@@ -10,7 +10,7 @@ from fimserver.engine import sampling
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, decode_starts
 from fimserver.engine.device import Pace
-from fimserver.engine.forward import fused
+from fimserver.engine.forward import fused, linear
 from fimserver.engine.forward.attention import attend, attend_by_products, fold_bias
 from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.layers import bias_of
@@ -54,7 +54,7 @@ def test_decoding_passes_have_the_same_bits(model):
     text = tokens(200)
     for cache in (plain, static):
         cache.prefill(text, Deadline(), want_logits=False)
-    static.kv._layers = {i: (k.clone(), v.clone()) for i, (k, v) in plain.kv._layers.items()}
+    static.kv.copy_text(plain.kv, len(text))
     for branches, rows in ((1, 8), (3, 4), (2, 12), (1, 24)):
         drafts = [tokens(rows, seed=b) for b in range(branches)]
         wanted, got = (cache.branches(drafts, len(text)) for cache in (plain, static))
@@ -256,11 +256,11 @@ def test_the_host_stays_one_pass_ahead_of_the_device():
 def test_joined_weights_are_there_once(model):
     """The modules of the native class become views of the joined matrix."""
     first = model.model.layers[0].self_attn
-    joined = fused.joined([first.q_proj, first.k_proj, first.v_proj])
+    joined = linear.joined([first.q_proj, first.k_proj, first.v_proj])
     assert first.k_proj.weight.untyped_storage().data_ptr() == joined.untyped_storage().data_ptr()
     rows = slice(len(first.q_proj.weight), len(first.q_proj.weight) + len(first.k_proj.weight))
     assert torch.equal(first.k_proj.weight, joined[rows])
-    assert fused.joined([first.o_proj]) is first.o_proj.weight
+    assert linear.joined([first.o_proj]) is first.o_proj.weight
 
 
 def test_attention_as_two_products_agrees_with_the_fused_kernel():
