@@ -115,9 +115,12 @@ def test_on_a_gpu_our_own_pass_runs_through_graphs(folder, monkeypatch):
     """The choice alone: there is no GPU here."""
     loaded = dataclasses.replace(loaded_of(folder), device=torch.device("cuda"))
     monkeypatch.setattr(runtime_module, "CudaGraphs", EagerGraphs)
-    network = make_runtime(loaded, Settings()).network
+    monkeypatch.setattr(runtime_module, "free_gib", lambda _: 8.0)
+    runtime = make_runtime(loaded, Settings(batch=3))
+    network = runtime.network
     assert isinstance(network, FusedModel)
     assert network.static is not None
+    assert (runtime.width, runtime.is_shared) == (3, True)
     assert isinstance(make_runtime(loaded, Settings(network="native")).network, NativeNetwork)
     on_cpu = make_runtime(loaded_of(folder), Settings()).network
     assert isinstance(on_cpu, FusedModel)

@@ -9,7 +9,6 @@ import torch
 from fimserver.engine import runtime as runtime_module
 from fimserver.engine.denoising.schedules import FOR_ADAPTERS, SCHEDULES
 from fimserver.engine.engines import make_dllm
-from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.passes import Pass, run_together
 from fimserver.engine.load import load
@@ -24,6 +23,7 @@ from tests.engine.forward.test_passes import REQUESTS, network, said, together  
 from tests.engine.test_block_diffusion import FAMILIES, request_of
 from tests.engine.test_block_diffusion import engine_of as block_engine
 from tests.engine.test_block_diffusion import folders as block_folders  # noqa: F401 - fixture
+from tests.over_graphs import run_over_graphs
 from tests.tiny import DREAM_CANVAS, make_card
 
 SOME = REQUESTS[:4]
@@ -299,7 +299,6 @@ def test_a_text_of_more_rows_than_were_tried_runs_by_itself(engine_of):  # noqa:
     ]
     assert passes[0].ids.numel() > 256
     assert not passes[0].joins
-    assert all(each.takes_turns for each in passes)
 
 
 def test_a_document_keeps_its_cache_beside_others(engine_of):  # noqa: F811
@@ -325,12 +324,20 @@ def test_a_canvas_that_is_cancelled_gives_its_cache_back(engine_of):  # noqa: F8
     assert found_alone(engine, APART[:1]) == wanted
 
 
-def test_a_canvas_over_captured_graphs_has_the_engine_to_itself(engine_of):  # noqa: F811
-    engine = engine_of("dream", "dual")
-    engine.network.use_graphs(EagerGraphs())
-    passes = [step for step in engine.steps(APART[0], Deadline()) if isinstance(step, Pass)]
-    assert passes
-    assert not any(each.joins or each.takes_turns for each in passes)
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_canvases_over_captured_graphs_take_turns_with_one_set_of_graphs(
+    cache,
+    engine_of,  # noqa: F811
+    monkeypatch,
+):
+    run_over_graphs(monkeypatch)
+    engine = engine_of("dream", cache, settings=Settings(batch=3))
+    captured = set(engine.network.static.graphs.keys)
+    wanted = found_alone(engine, APART[:3])
+    chunks, companies = together([engine.steps(request, Deadline()) for request in APART[:3]])
+    assert [seen(each) for each in chunks] == wanted
+    assert set(companies) == {1}
+    assert set(engine.network.static.graphs.keys) == captured
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""Shapes in which passes of several texts join over static buffers: each is compared with plain decoding."""
+
+import pytest
+import torch
+
+from fimserver.engine.forward import fused
+from fimserver.engine.forward.attention import attend_by_products, fold_bias
+from fimserver.engine.forward.graphs import EagerGraphs
+from fimserver.engine.forward.joined_shapes import JOINED, PRODUCT_ROWS, product_rows, try_shapes
+from fimserver.engine.forward.kv import make_buffers
+from fimserver.engine.forward.layers import bias_of, filled
+from fimserver.engine.forward.passes import run_together
+from fimserver.engine.forward.prefix_cache import PrefixCache
+from fimserver.engine.load import load
+from fimserver.types import Deadline
+from tests.tiny import make_card, make_checkpoint
+
+CPU = torch.device("cpu")
+CAPACITY = 640
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = make_checkpoint(tmp_path_factory.mktemp("joined") / "tiny", "qwen2")
+    return load(make_card("qwen2"), folder, CPU).model
+
+
+def cache_of(model, prompts=8, rows=PRODUCT_ROWS):
+    network = fused.fuse(model, CAPACITY, 8)
+    network.use_graphs(EagerGraphs()).product_rows = rows
+    return PrefixCache(network, CAPACITY, 64, 3, prompts=prompts)
+
+
+def tokens(count, seed=1):
+    return torch.randint(10, 8000, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def decoding(cache, lengths, rows=8, branches=1):
+    """A decoding pass after each of several prompts, in buffers of their own."""
+    passes = []
+    for number, length in enumerate(lengths):
+        text = tokens(length, number)
+        kept = cache.prompts.take(text)
+        cache.prefill(text, Deadline(), want_logits=False)
+        passes.append(cache.branches_pass([tokens(rows, length + b) for b in range(branches)], length))
+        assert passes[-1].kv is kept.kv
+    return passes
+
+
+def give_back(cache):
+    for kept in cache.prompts._all:
+        kept.taken = False
+    cache.clear()
+
+
+LENGTHS = (30, 600, 200, 500, 3, 410, 64, 590)
+
+
+@pytest.mark.parametrize("rows", [8, 12])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_texts_of_any_length_have_the_bits_of_each_alone(count, rows, model):
+    cache = cache_of(model)
+    try_shapes(cache, 8)
+    alone = [(each.result(), cache.network.hidden) for each in decoding(cache, LENGTHS[:count], rows)]
+    give_back(cache)
+    passes = decoding(cache, LENGTHS[:count], rows)
+    run_together(passes)
+    assert max(each.company for each in passes) == min(count, PRODUCT_ROWS // (8 if rows == 8 else 16))
+    for each, (logits, hidden) in zip(passes, alone, strict=True):
+        assert torch.equal(each.result(), logits)
+        assert torch.equal(cache.network.hidden, hidden)
+
+
+def test_branches_of_a_text_join_too(model):
+    cache = cache_of(model)
+    try_shapes(cache, 8, [(2, 8), (3, 8)])
+    alone = [each.result() for each in decoding(cache, LENGTHS[:3], branches=2)]
+    give_back(cache)
+    passes = decoding(cache, LENGTHS[:3], branches=2)
+    run_together(passes)
+    assert [each.company for each in passes] == [3, 3, 3]
+    assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
+
+
+def test_a_pass_beside_others_leaves_their_rows_and_those_of_nobody(model):
+    """Entries without a text write nothing that is read."""
+    cache = cache_of(model, prompts=4)
+    try_shapes(cache, 8)
+    passes = decoding(cache, (200, 30, 64))
+    before = [[rows.clone() for rows in each.kv.layer(1)] for each in passes]
+    run_together(passes)
+    assert [each.company for each in passes] == [3, 3, 3]
+    for each, old in zip(passes, before, strict=True):
+        for kept, now in zip(old, each.kv.layer(1), strict=True):
+            assert torch.equal(kept[:, : each.start], now[:, : each.start])
+            assert torch.equal(kept[:, each.start + 8 :], now[:, each.start + 8 :])
+            assert not torch.equal(kept[:, each.start : each.start + 8], now[:, each.start : each.start + 8])
+
+
+def test_a_shape_whose_bits_differ_is_not_used(model, monkeypatch):
+    cache = cache_of(model)
+    whole = fused.FusedModel._static
+
+    def other_bits(self, ids, *rest):
+        hidden, logits = whole(self, ids, *rest)
+        return hidden, logits + (len(ids) == 4)
+
+    monkeypatch.setattr(cache.network.static, "compute", lambda *a: other_bits(cache.network, *a))
+    try_shapes(cache, 8)
+    assert {entries for entries, _ in cache.network.static.alike} == {1, 2, 8}
+    assert cache.network.static.joined_shape(3, 8) == (8, 8)
+
+
+def test_texts_beyond_the_largest_shape_run_as_a_second_pass(model):
+    cache = cache_of(model, prompts=3)
+    try_shapes(cache, 8)
+    assert max(entries for entries, _ in cache.network.static.alike) == 4
+    passes = decoding(cache, (30, 600, 200))
+    cache.network.static.alike -= {(4, 8), (4, 16)}
+    run_together(passes)
+    assert [each.company for each in passes] == [2, 2, 1]
+
+
+def test_a_buffer_beyond_the_pool_has_tensors_of_its_own(model):
+    cache = cache_of(model, prompts=2)
+    try_shapes(cache, 8)
+    alone = [each.result() for each in decoding(cache, LENGTHS[:3])]
+    give_back(cache)
+    cache = cache_of(model, prompts=2)
+    try_shapes(cache, 8)
+    passes = decoding(cache, LENGTHS[:3])
+    assert len({id(each.kv.pool) for each in passes}) == 2
+    run_together(passes)
+    assert [each.company for each in passes] == [2, 2, 1]
+    assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
+
+
+def test_shapes_are_tried_only_where_passes_can_join(model):
+    single = cache_of(model, prompts=1)
+    plain = PrefixCache(fused.fuse(model, CAPACITY, 8), CAPACITY, 64, 3, prompts=4)
+    for cache in (single, plain):
+        try_shapes(cache, 8)
+        assert cache.prompts.forwards == 0
+    assert not single.network.static.alike
+
+
+def test_a_prompt_in_another_buffer_of_the_pool_runs_the_same_graphs(model):
+    cache = cache_of(model, prompts=4)
+    for each in decoding(cache, (100, 100, 100)):
+        each.result()
+    assert len(cache.network.static.graphs.keys) == 2  # a chunk of the prompt, a round
+
+
+def test_products_are_filled_up_where_their_bits_depend_on_the_rows(model, monkeypatch):
+    network = fused.fuse(model, CAPACITY, 8)
+    exact = network.head
+    monkeypatch.setattr(network, "head", lambda x: exact(x) * (1 + 1e-6 * (len(x) > 8)))
+    assert product_rows(network) == PRODUCT_ROWS
+    monkeypatch.setattr(network, "head", exact)
+    assert product_rows(network) in (0, PRODUCT_ROWS)  # by the library of this machine
+
+
+def test_filled_products_have_one_number_of_rows(model):
+    cache = cache_of(model)
+    seen = set()
+    exact = cache.network.head
+    cache.network.head = lambda x: seen.add(len(x)) or exact(x)
+    for branches, rows in ((1, 8), (2, 12), (3, 8), (1, 24)):
+        cache.branches([tokens(rows)] * branches, 64)
+    assert seen == {PRODUCT_ROWS}
+    assert max(entries * rows for entries, rows in JOINED) == PRODUCT_ROWS
+
+
+def test_rows_are_filled_with_zeros():
+    x = torch.ones(2, 3)
+    assert filled(x, 2) is x
+    assert filled(x, 4).tolist() == [[1.0] * 3] * 2 + [[0.0] * 3] * 2
+
+
+def test_buffers_of_a_pool_are_parts_of_its_tensors():
+    make = make_buffers(16, 2, 3, pooled=True)
+    first, second, _, beyond = (make() for _ in range(4))
+    rows = torch.ones(1, 1, 4, 2)
+    second.place(0, 4)
+    second.update(rows, rows, 0)
+    assert second.pool is first.pool is not beyond.pool
+    assert first.layer(0)[0].sum() == 0
+    first.copy_text(second, 2)
+    assert first.pool.layers[0][0][:, 0, :, 0].sum(1).tolist() == [2, 0, 4, 0, 0, 0]
+    second.wipe()
+    assert first.pool.layers[0][0].sum() == 4
+    assert make_buffers(16, 2, 1, pooled=True)().pool.entries == 2
+    assert make_buffers(16, 2, 3, pooled=False)().pool.entries == 2
+
+
+def test_attention_as_two_products_takes_a_mask_for_each_text():
+    generator = torch.Generator().manual_seed(0)
+    q, keys, values = (
+        torch.randn(3, *shape, 16, generator=generator) for shape in ((5, 8), (2, 40), (2, 40))
+    )
+    masks = torch.stack([torch.ones(5, 40, dtype=torch.bool).tril(last) for last in (9, 20, 35)])[:, None]
+    together = attend_by_products(
+        q, keys, values, fold_bias(bias_of(masks, torch.float32), 4, bf16=False), 0.25
+    )
+    for number in range(3):
+        one = slice(number, number + 1)
+        bias = fold_bias(bias_of(masks[number, 0], torch.float32), 4, bf16=False)
+        alone = attend_by_products(q[one], keys[one], values[one], bias, 0.25)
+        torch.testing.assert_close(together[one], alone)
