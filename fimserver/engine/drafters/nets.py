@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from fimserver.engine.forward.linear import linear
 from fimserver.engine.forward.layers import GatedMlp, Layer, LayerKV, Linear, ModelShape, Stack
+from fimserver.engine.forward.linear import linear
 from fimserver.engine.small_file import read_small
 from fimserver.errors import LoadError
 

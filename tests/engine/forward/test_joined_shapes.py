@@ -99,7 +99,7 @@ def test_a_pass_beside_others_leaves_their_rows_and_those_of_nobody(model):
 
 def test_a_shape_whose_bits_differ_is_not_used(model, monkeypatch):
     cache = cache_of(model)
-    whole = fused.FusedModel._static
+    whole = fused.FusedModel.run_at
 
     def other_bits(self, ids, *rest):
         hidden, logits = whole(self, ids, *rest)
