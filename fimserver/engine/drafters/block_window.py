@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from fimserver.engine.drafters.cut_head import cut_head, words_of
 from fimserver.engine.drafters.nets import BlockNetwork, Merge, normed
 from fimserver.engine.forward.attention import attend_all
-from fimserver.engine.forward.fused import FusedModel, linear
+from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.int8 import Int8Linear, quantize_weight
 from fimserver.engine.forward.kv import KVBuffer
 from fimserver.engine.forward.layers import Linear
+from fimserver.engine.forward.linear import linear
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.speculation.drafts import DecodeState
 
