@@ -234,13 +234,9 @@ class DualCanvas:
         Returns whether an exact pass gives them too low a probability. ``steps``: the step of the block in
         which each slot was filled. ``first``: number of the block's first step among all predictions.
         """
-        stale = (
-            []
-            if deadline.spent()
-            else [slot for slot, step in sorted(steps.items()) if not self.exact[first + step]]
-        )
+        stale = [slot for slot, step in sorted(steps.items()) if not self.exact[first + step]]
         bound = self.rules.bound
-        if bound is None or not stale:
+        if bound is None or not stale or deadline.spent():
             return False
         drift = yield from until_spent(self.drift(slots, stale), deadline)
         return drift is not None and drift > bound
