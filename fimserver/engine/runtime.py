@@ -192,7 +192,7 @@ def _joins(loaded: Loaded, network: fused.FusedModel, settings: Settings) -> boo
 
 
 def most_prompts(network: Network, rows: int, wanted: int) -> int:
-    """Return the number of KV buffers of ``rows`` rows in a cache: ``wanted``, or 0 for what memory allows."""
+    """Return the number of KV buffers of ``rows`` rows: ``wanted``, or if that is 0, what memory allows."""
     if not isinstance(network, fused.FusedModel | NativeNetwork):
         return 1
     free = free_ram_gib() if network.device.type == "cpu" else free_gib(network.device)

@@ -52,7 +52,7 @@ class KVBuffer:
     """
 
     def __init__(self, capacity: int, branches: int = 1, pool: KVPool | None = None, first: int = 0) -> None:
-        """``pool``: holds the tensors, of which these are the entries from ``first`` on; ``None``: its own."""
+        """``pool``: its tensors are used, from entry ``first`` on; ``None``: a pool of its own."""
         self.pool = pool or KVPool(capacity, branches)
         self.first = first
         self.capacity = capacity

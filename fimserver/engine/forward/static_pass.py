@@ -21,8 +21,8 @@ from fimserver.engine.forward.layers import LayerKV, Part
 ROWS = (1, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of a branch; larger passes are multiples of the last
 EXTENT = 512  # keys of the smallest pass; larger ones double it, up to the buffer's capacity
 
-# Ids (B, M), positions (B, M), mask (B, 1, M, extent), keys and values, rows with logits (R,) -> hidden states
-# of these rows (B, R, d) and their logits (B, R, V).
+# Ids (B, M), positions (B, M), mask (B, 1, M, extent), keys and values, rows with logits (R,) -> hidden
+# states of these rows (B, R, d) and their logits (B, R, V).
 Compute = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, LayerKV, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
