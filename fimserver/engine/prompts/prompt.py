@@ -18,6 +18,7 @@ from fimserver.types import PromptUse, Request, unix_lines
 CHARS_PER_TOKEN = 8  # above what code has on average; bounds how much text is tokenised
 SNIPPETS_SHARE = 0.25  # of the prompt, at most
 TYPED_SHARE = 8  # one part in so many is kept free for what is typed after the middle token
+FEW_CHARS = 200  # of text: the name of the file says more about it
 ROUNDING = 32  # lengths are rounded to one part in so many of the prompt
 
 
@@ -105,11 +106,13 @@ def _lines(text: str) -> int:
 def file_header(request: Request, card: Card, vocabulary: Vocabulary, tokens: int) -> list[int]:
     """Repository, snippets and file name, each after its token.
 
-    Families with both tokens never saw a file without repository.
+    Families with both tokens never saw a file without repository. Where there is hardly any text, the name of
+    the file says which language it is in.
     """
     fim = card.fim
     header: list[int] = []
-    if fim and fim.repo and (request.repo or request.snippets):
+    is_short = len(request.prefix.strip()) + len(request.suffix.strip()) < FEW_CHARS
+    if fim and fim.repo and (request.repo or request.snippets or (request.path and is_short)):
         header += [
             vocabulary.special(fim.repo),
             *vocabulary.encode((request.repo or "workspace")[:200] + "\n"),

@@ -91,7 +91,7 @@ def test_windows_line_ends_are_the_models_line_ends(engine):
         ({}, Request("", "", path="a.py", repo="r"), ""),
         ({"file": "<|file|>"}, Request("", "", path="a.py"), "<|file|>a.py\n"),
         ({"file": "<|file|>"}, Request("", ""), ""),
-        ({"file": "<|file|>", "repo": "<|pad|>"}, Request("", "", path="a.py"), ""),
+        ({"file": "<|file|>", "repo": "<|pad|>"}, Request("", ""), ""),
         (
             {"file": "<|file|>", "repo": "<|pad|>"},
             Request("", "", path="a.py", repo="r"),
@@ -104,6 +104,22 @@ def test_repository_and_file_stand_first_where_the_family_knows_them(tokens, req
     card = engine.card.model_copy(update={"fim": fim})
     prompt = fim_prompt(cut_context(request_, card, engine.vocabulary), fim, engine.vocabulary)
     assert engine.vocabulary.decode(prompt) == header + "<|suffix|><|prefix|><|middle|>"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "is_named"),
+    [
+        ("", "", True),
+        ("# Dates\n", "\n" * 500, True),
+        ("x = 1\n" * 50, "", False),
+        ("", "x = 1\n" * 50, False),
+    ],
+)
+def test_outside_of_a_repository_a_file_with_hardly_any_text_has_its_name(prefix, suffix, is_named, engine):
+    fim = engine.card.fim.model_copy(update={"file": "<|file|>", "repo": "<|pad|>"})
+    card = engine.card.model_copy(update={"fim": fim})
+    header = cut_context(Request(prefix, suffix, path="a.py"), card, engine.vocabulary).header
+    assert engine.vocabulary.decode(header) == ("<|pad|>workspace\n<|file|>a.py\n" if is_named else "")
 
 
 def test_a_file_name_is_text_and_never_a_marker(engine):
