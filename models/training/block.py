@@ -27,6 +27,7 @@ from models.training.packed import BASE, TEXTS, VALID, Texts
 STARTED = time.monotonic()
 PART_BYTES = 15_000_000
 WARMUP_STEPS = 40
+ADAMW_SHARE = 0.2
 MOST = 1 << 20  # anchors: all
 LOG_EVERY = 20  # steps
 SAVE_EVERY_S = 60
@@ -34,11 +35,14 @@ SAVE_EVERY_S = 60
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step does: texts and anchors, full rates, and the share of the budget without streaks."""
+    """What a step does: texts and anchors, full rates, and the share of the budget without streaks.
+
+    ``lr``: of Muon, which trains the matrices; AdamW trains the rest at ``ADAMW_SHARE`` of it.
+    """
 
     rows: int = 32
     anchors: int = 4096
-    lr: float = 1e-3
+    lr: float = 5e-3
     clip: float = 1.0
     plain_share: float = 0.67
 
@@ -71,9 +75,9 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
         rate = self.recipe.lr * share * min(1.0, (self.steps + 1) / WARMUP_STEPS)
-        for optimiser in self.optimisers:
+        for optimiser, part in zip(self.optimisers, (1.0, ADAMW_SHARE), strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * part
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.steps += 1
