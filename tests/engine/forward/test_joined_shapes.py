@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fimserver.engine.engines import make_ar, make_dllm
 from fimserver.engine.forward import fused
 from fimserver.engine.forward.attention import attend_by_products, fold_bias
 from fimserver.engine.forward.graphs import EagerGraphs
@@ -12,7 +13,12 @@ from fimserver.engine.forward.layers import bias_of, filled
 from fimserver.engine.forward.passes import run_together
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
+from fimserver.engine.runtime import DraftContext
+from fimserver.settings import Settings
 from fimserver.types import Deadline
+from tests.engine.forward.test_adapter import folder, runtime_of  # noqa: F401 - fixture
+from tests.engine.forward.test_passes import REQUESTS, said, together
+from tests.over_graphs import run_over_graphs
 from tests.tiny import make_card, make_checkpoint
 
 CPU = torch.device("cpu")
@@ -21,8 +27,8 @@ CAPACITY = 640
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = make_checkpoint(tmp_path_factory.mktemp("joined") / "tiny", "qwen2")
-    return load(make_card("qwen2"), folder, CPU).model
+    made = make_checkpoint(tmp_path_factory.mktemp("joined") / "tiny", "qwen2")
+    return load(make_card("qwen2"), made, CPU).model
 
 
 def cache_of(model, prompts=8, rows=PRODUCT_ROWS):
@@ -207,3 +213,22 @@ def test_attention_as_two_products_takes_a_mask_for_each_text():
         bias = fold_bias(bias_of(masks[number, 0], torch.float32), 4, bf16=False)
         alone = attend_by_products(q[one], keys[one], values[one], bias, 0.25)
         torch.testing.assert_close(together[one], alone)
+
+
+@pytest.mark.parametrize("rows", [0, PRODUCT_ROWS])
+def test_texts_and_canvases_of_an_adapter_share_the_graphs_of_each_network(rows, folder, monkeypatch):  # noqa: F811
+    """Texts join; passes with masks take turns, with the bits of each alone."""
+    run_over_graphs(monkeypatch, rows)
+    runtime = runtime_of(folder, batch=4)
+    runtime.canvas_network.gate.on_device = True
+    engines = [
+        make_ar(DraftContext(runtime, Settings(drafter="none"))),
+        make_dllm(DraftContext(runtime, Settings(schedule="checked"))),
+    ]
+    captured = set(runtime.network.static.graphs.keys)
+    asked = [(engine, request) for request in REQUESTS[:4:2] for engine in engines]
+    wanted = [said(list(engine.complete(request, Deadline()))) for engine, request in asked]
+    chunks, companies = together([engine.steps(request, Deadline()) for engine, request in asked])
+    assert [said(each) for each in chunks] == wanted
+    assert max(companies) > 1
+    assert set(runtime.network.static.graphs.keys) == captured
