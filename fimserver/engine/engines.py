@@ -78,11 +78,11 @@ def make_ar(target: DraftContext) -> Autoregressive:
         outdated=lambda costs: is_outdated(costs, cache, starts[0]),
     )
     capture_decoding(cache, costs.ms)
-    try_shapes(cache, rows, costs.ms)
     verifier = VERIFIERS[target.settings.verify]()
     drafters = make_drafters(target)
     ahead = next((d.drafter for d in drafters if isinstance(d.drafter, Lookahead)), None)
-    speculation = Speculation(runtime.cache, drafters, verifier, costs, ahead)
+    try_shapes(cache, rows, costs.ms, [ahead.network] if ahead else [])
+    speculation = Speculation(cache, drafters, verifier, costs, ahead)
     return Autoregressive(runtime.loaded.card, runtime.loaded.vocabulary, speculation, runtime.budget)
 
 
@@ -93,7 +93,7 @@ def make_dllm(target: DraftContext) -> Diffusion:
     schedule = make_schedule(card, target.settings)
     if runtime.cache is not None and card.canvas is not None:
         capture_canvas(runtime.cache, card.canvas.max_tokens, runtime.canvas_network)
-        try_shapes(runtime.cache, runtime.rows)
+        try_shapes(runtime.cache, runtime.rows, adapted=[runtime.canvas_network])
     rules = make_refresh(card, target.settings)
     duals = runtime.dual_caches if rules else None
     if duals is not None and card.canvas is not None:

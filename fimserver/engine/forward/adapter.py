@@ -191,6 +191,10 @@ class CanvasNetwork:
         self.gate.least = self.frozen.static.product_rows if self.frozen.static else 0
         self._network.static.product_rows = self.gate.least
 
+    @property
+    def static(self) -> StaticPasses | None:
+        return self._network.static
+
     def _run_gated(
         self,
         ids: torch.Tensor,

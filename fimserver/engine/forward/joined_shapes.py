@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from fimserver.engine.device import to_device
+from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.cached_prompts import CachedPrompt
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.layers import Part
+from fimserver.engine.forward.network import Network
 from fimserver.engine.forward.pass_cost import MOST_ROWS, Shape, size
 from fimserver.engine.forward.passes import rows_alike
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -41,25 +43,37 @@ def product_rows(network: FusedModel) -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """One text in several buffers of a cache, from which it goes on at each of ``starts``, the last longest.
-
-    ``plain``: logits (R, V) of plain decoding at each start.
-    """
+    """One text in several buffers of a cache, from which it goes on at each of ``starts``, the last longest."""
 
     static: StaticPasses
     cache: PrefixCache
     ids: Sequence[int]
     kept: Sequence[CachedPrompt]
     starts: Sequence[int]
-    plain: Sequence[torch.Tensor]
 
-    def is_alike(self, shape: Shape, starts: int) -> bool:
-        """Whether texts have the bits of plain decoding in ``shape``, at the first ``starts`` positions."""
-        entries, rows = shape
-        places = [(starts - 1 - number) % starts for number in range(min(entries, len(self.kept)))]
-        parts = [self._part(kept, self.starts[at], rows) for kept, at in zip(self.kept, places, strict=False)]
-        found = self.static.together(parts, shape)
-        return all(_same(logits[0], self.plain[at]) for (_, logits), at in zip(found, places, strict=True))
+    def alike(self, rows: int, tried: Iterable[Shape]) -> frozenset[Shape]:
+        """Return the shapes in which texts have the bits of a pass of ``rows`` rows alone."""
+        for kept in self.kept:  # all rows that the passes below write again
+            for start in self.starts:
+                self._run([self._part(kept, start, MOST_ROWS)], (1, MOST_ROWS))
+        plain = [self._run([self._part(self.kept[0], start, rows)], (1, rows))[0] for start in self.starts]
+        return frozenset(shape for shape in tried if self._is_alike(shape, plain))
+
+    def _is_alike(self, shape: Shape, plain: Sequence[torch.Tensor]) -> bool:
+        """Whether texts have the bits of ``plain`` in ``shape``, at each extent, beside shorter ones."""
+        for last in range(len(self.starts)):
+            places = [(last - number) % (last + 1) for number in range(min(shape[0], len(self.kept)))]
+            parts = [
+                self._part(kept, self.starts[place], shape[1])
+                for kept, place in zip(self.kept, places, strict=False)
+            ]
+            found = zip(self._run(parts, shape), places, strict=True)
+            if not all(_same(logits, plain[place]) for logits, place in found):
+                return False
+        return True
+
+    def _run(self, parts: Sequence[Part], shape: Shape) -> list[torch.Tensor]:
+        return [logits[0] for _, logits in self.static.together(parts, shape)]
 
     def _part(self, kept: CachedPrompt, start: int, rows: int) -> Part:
         device = self.cache.network.device
@@ -69,10 +83,13 @@ class Trial:
 
 
 @torch.inference_mode()
-def try_shapes(cache: PrefixCache, rows: int, drafts: Iterable[Shape] = ()) -> None:
+def try_shapes(
+    cache: PrefixCache, rows: int, drafts: Iterable[Shape] = (), adapted: Iterable[Network] = ()
+) -> None:
     """Find the shapes in which passes over static buffers may join; captures them. Forgets all prompts.
 
-    ``rows``: rows of a pass of plain decoding. ``drafts``: shapes of passes that verify drafts.
+    ``rows``: rows of a pass of plain decoding. ``drafts``: shapes of passes that verify drafts. ``adapted``:
+    networks over the same cache with an adapter, whose passes join apart.
     """
     network = cache.network
     static = network.static if isinstance(network, FusedModel) else None
@@ -81,8 +98,8 @@ def try_shapes(cache: PrefixCache, rows: int, drafts: Iterable[Shape] = ()) -> N
     starts = [extent - MOST_ROWS for extent in extents(cache.capacity)]
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(network.vocab_size, (starts[-1] + MOST_ROWS,), generator=generator).tolist()
-    cache.clear()
     tried = {shape for shape in (*JOINED, *drafts) if size(shape) <= PRODUCT_ROWS}
+    cache.clear()
     with ExitStack() as stack:
         count = min(cache.prompts.most, max(entries for entries, _ in tried))
         kept = [stack.enter_context(cache.prompts.held([number])) for number in range(count)]
@@ -90,15 +107,21 @@ def try_shapes(cache: PrefixCache, rows: int, drafts: Iterable[Shape] = ()) -> N
         cache.prefill(ids[: starts[-1]], Deadline(), want_logits=False)
         for other in kept[1:]:
             other.kv.copy_text(kept[0].kv, starts[-1])
-        # From the last start on: a pass at an earlier one writes the same tokens again.
-        plain = [cache.branches([ids[start : start + rows]], start)[0] for start in reversed(starts)][::-1]
-        trial = Trial(static, cache, ids, kept, starts, plain)
-        static.alike |= frozenset(
-            shape
-            for shape in tried
-            if shape[0] < 2 * count and all(trial.is_alike(shape, n) for n in range(len(starts), 0, -1))
-        )
+        fitting = [shape for shape in tried if shape[0] < 2 * count]
+        static.alike |= Trial(static, cache, ids, kept, starts).alike(rows, fitting)
+        for canvas in adapted:
+            if isinstance(canvas, CanvasNetwork) and canvas.static:
+                masked = _masked(ids, starts, rows // 2, canvas.mask_token)
+                canvas.static.alike |= Trial(canvas.static, cache, masked, kept, starts).alike(rows, fitting)
     cache.clear()
+
+
+def _masked(ids: Sequence[int], starts: Sequence[int], texts: int, mask: int) -> list[int]:
+    """Replace the ids by masks from ``texts`` tokens after each start on."""
+    masked = list(ids)
+    for start in starts:
+        masked[start + texts : start + MOST_ROWS] = [mask] * (MOST_ROWS - texts)
+    return masked
 
 
 def _same(logits: torch.Tensor, plain: torch.Tensor) -> bool:

@@ -71,7 +71,8 @@ class Pass:
         if own is None:
             return False
         if own.static is not None:
-            return own is self.network and isinstance(self.kv, KVBuffer) and own.static.joins(self.ids)
+            static = _static_of(self.network)
+            return static is not None and isinstance(self.kv, KVBuffer) and static.joins(self.ids)
         return own.joins and self.ids.shape[1] <= own.capacity and self.ids.numel() <= TRIED_ROWS[-1]
 
     @property
@@ -118,18 +119,17 @@ class Pass:
 def run_together(passes: Sequence[Pass]) -> None:
     """Run the passes over each network as one, with or without its adapter.
 
-    A pass that cannot join is left to ``Pass.result``.
+    Over static buffers, those with an adapter are another pass than those without. A pass that cannot join is left to ``Pass.result``.
     """
     alike: defaultdict[tuple[int, int], list[Pass]] = defaultdict(list)
     for each in passes:
         if each.joins:
-            own = _own_pass(each.network)
-            pool = id(each.kv.pool) if own and own.static and isinstance(each.kv, KVBuffer) else 0
-            alike[id(own), pool].append(each)
+            static = _static_of(each.network)
+            pool = id(each.kv.pool) if static and isinstance(each.kv, KVBuffer) else 0
+            alike[id(static or _own_pass(each.network)), pool].append(each)
     for group in alike.values():
-        own = _own_pass(group[0].network)
-        if own and own.static:
-            _run_static(own.static, group)
+        if static := _static_of(group[0].network):
+            _run_static(static, group)
             continue
         for some in _as_tried(group):
             if len(some) > 1:
@@ -192,6 +192,11 @@ def _own_pass(network: Network) -> FusedModel | None:
     """Return the fused network without its adapter; ``None`` if transformers runs the network."""
     frozen = network.frozen if isinstance(network, CanvasNetwork) else network
     return frozen if isinstance(frozen, FusedModel) else None
+
+
+def _static_of(network: Network) -> StaticPasses | None:
+    """Return the passes over static buffers of a network; those with its adapter are other ones."""
+    return network.static if isinstance(network, FusedModel | CanvasNetwork) else None
 
 
 def until_spent(steps: Generator[Pass, None, T], deadline: Deadline) -> Generator[Pass, None, T | None]:

@@ -215,20 +215,52 @@ def test_attention_as_two_products_takes_a_mask_for_each_text():
         torch.testing.assert_close(together[one], alone)
 
 
-@pytest.mark.parametrize("rows", [0, PRODUCT_ROWS])
-def test_texts_and_canvases_of_an_adapter_share_the_graphs_of_each_network(rows, folder, monkeypatch):  # noqa: F811
-    """Texts join; passes with masks take turns, with the bits of each alone."""
-    run_over_graphs(monkeypatch, rows)
+@pytest.fixture(params=[0, PRODUCT_ROWS], ids=["as they come", "filled up"])
+def adapted(request, folder, monkeypatch):  # noqa: F811
+    """A tiny coder with a canvas adapter over static buffers, its gate as on a GPU."""
+    run_over_graphs(monkeypatch, request.param)
     runtime = runtime_of(folder, batch=4)
     runtime.canvas_network.gate.on_device = True
+    return runtime
+
+
+def test_texts_and_canvases_of_an_adapter_side_by_side_are_those_alone(adapted):
     engines = [
-        make_ar(DraftContext(runtime, Settings(drafter="none"))),
-        make_dllm(DraftContext(runtime, Settings(schedule="checked"))),
+        make_ar(DraftContext(adapted, Settings(drafter="none"))),
+        make_dllm(DraftContext(adapted, Settings(schedule="checked"))),
     ]
-    captured = set(runtime.network.static.graphs.keys)
+    captured = set(adapted.network.static.graphs.keys)
     asked = [(engine, request) for request in REQUESTS[:4:2] for engine in engines]
     wanted = [said(list(engine.complete(request, Deadline()))) for engine, request in asked]
     chunks, companies = together([engine.steps(request, Deadline()) for engine, request in asked])
     assert [said(each) for each in chunks] == wanted
     assert max(companies) > 1
-    assert set(runtime.network.static.graphs.keys) == captured
+    assert set(adapted.network.static.graphs.keys) == captured
+
+
+def test_canvases_of_an_adapter_join_apart_from_texts(adapted):
+    cache, network = adapted.cache, adapted.canvas_network
+    try_shapes(cache, 8, adapted=[network])
+    masks = [network.mask_token] * 5
+
+    def passes():
+        found = []
+        for number, length in enumerate((30, 200, 64)):
+            text = tokens(length, number)
+            cache.prompts.take(text)
+            cache.prefill(text, Deadline(), want_logits=False)
+            rows, every = cache.block(length, 8), torch.arange(3, 8)
+            places = torch.tensor([*range(length, length + 3), *range(length + 5, length + 10)])
+            found.append(cache.rows_pass([*text[:3], *masks], length, rows, every, network, places))
+            if number < 2:
+                found.append(cache.branches_pass([tokens(8)], length))
+        return found
+
+    alone = [(each.result(), each.network.hidden) for each in passes()]
+    give_back(cache)
+    joined = passes()
+    run_together(joined)
+    assert [each.company for each in joined] == [3, 2, 3, 2, 3]
+    for each, (logits, hidden) in zip(joined, alone, strict=True):
+        assert torch.equal(each.result(), logits)
+        assert torch.equal(each.network.hidden, hidden)
