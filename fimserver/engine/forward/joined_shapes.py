@@ -43,7 +43,7 @@ def product_rows(network: FusedModel) -> int:
 
 @dataclass(frozen=True)
 class Trial:
-    """One text in several buffers of a cache, from which it goes on at each of ``starts``, the last longest."""
+    """One text in several buffers of a cache; passes go on from each of ``starts``, the last longest."""
 
     static: StaticPasses
     cache: PrefixCache

@@ -119,7 +119,8 @@ class Pass:
 def run_together(passes: Sequence[Pass]) -> None:
     """Run the passes over each network as one, with or without its adapter.
 
-    Over static buffers, those with an adapter are another pass than those without. A pass that cannot join is left to ``Pass.result``.
+    Over static buffers, those with an adapter are another pass than those without. A pass that cannot join
+    is left to ``Pass.result``.
     """
     alike: defaultdict[tuple[int, int], list[Pass]] = defaultdict(list)
     for each in passes:
