@@ -6,13 +6,15 @@ local SOON_MS = 40 -- from a key to its request: keys that repeat come faster. N
 local AUTOMATIC = 2 -- vim.lsp.protocol.InlineCompletionTriggerKind
 
 --- Neovim's inline completion state of the current buffer. It is private: other versions may
---- lack it.
+--- lack it. An answer that comes late is fitted to the text.
 ---@return table?
 local function completor()
   local ok, capability = pcall(require, 'vim.lsp._capability')
   local here = api.nvim_get_current_buf()
   local found = ok and vim.tbl_get(capability, 'all', 'inline_completion', 'active', here) or {}
-  return found.hide and found.show and found.request and found.reset_timer and found or nil
+  if not (found.hide and found.show and found.request and found.reset_timer) then return nil end
+  found.handler = M.answered
+  return found
 end
 
 ---@param item vim.lsp.inline_completion.Item
@@ -60,6 +62,29 @@ local function at_cursor(item, text, size)
   local function at(byte) return { line = row - 1, character = byte } end
   local range = vim.range.lsp(0, { start = at(col), ['end'] = at(col + size) }, 'utf-8')
   return vim.tbl_extend('force', item, { insert_text = text, range = range, _filter_text = '' })
+end
+
+--- Hide ghost text that no longer matches the typed text, and draw the rest at the cursor where a
+--- line of it is typed. Neovim would show the old text until the next answer.
+---@param ghost table
+local function fit(ghost)
+  local item = ghost.current
+  if not item or not is_ours(item) or ghost.bufnr ~= api.nvim_get_current_buf() then return end
+  local text, tail = rest_of(item)
+  if not text then
+    ghost:hide()
+  elseif api.nvim_win_get_cursor(0)[1] > item.range:to_extmark() + 1 then
+    ghost.current = at_cursor(item, text, #tail)
+    ghost:show()
+  end
+end
+
+--- Handle an answer as Neovim does. Text that was typed or accepted since the request may be part
+--- of the suggestion.
+---@param ghost table
+function M.answered(ghost, ...)
+  getmetatable(ghost).handler(ghost, ...)
+  fit(ghost)
 end
 
 local function break_undo() vim.go.undolevels = vim.go.undolevels end
@@ -125,13 +150,12 @@ function M.hide(tell)
   return inline ~= nil and inline.get({ on_accept = on_accept })
 end
 
---- After a key or a move of the cursor: hide ghost text that no longer matches the typed text, which
---- Neovim would show until the next answer, and make the waiting request sooner, unless it also goes
---- to another server. Ours waits itself for the next key of a burst.
+--- After a key or a move of the cursor: fit the ghost text, and make the waiting request sooner,
+--- unless it also goes to another server. Ours waits itself for the next key of a burst.
 ---@param client_id integer
 function M.moved(client_id)
   local ghost = completor() or { client_state = {} }
-  if ghost.current and is_ours(ghost.current) and not rest_of(ghost.current) then ghost:hide() end
+  fit(ghost)
   local alone = ghost.client_state[client_id] and vim.tbl_count(ghost.client_state) == 1
   if alone and ghost.timer and not ghost.timer:is_closing() then
     ghost:reset_timer()
