@@ -107,12 +107,22 @@ class Neovim:
             print("\n".join(["the screen was:", *self.screen(), "the messages were:", self.messages()]))
         with contextlib.suppress(OSError, EOFError):
             self._nvim.command("qall!")
-            while True:  # until it hangs up: pynvim never frees pipes that it closes before
+            while True:  # until it hangs up
                 self._nvim.call("getpid")
+        self._close_pipes()
         self._nvim.close()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process.wait(PATIENCE_S)
         self._watchdog.cancel()
+
+    def _close_pipes(self) -> None:
+        """Close the pipes in the loop of pynvim, which closes that loop before they are closed."""
+        events = self._nvim._session._async_session._msgpack_stream.loop
+        for transport in (events._transport, *events._to_close):
+            transport.close()
+        for _ in range(8):  # one turn of the loop each: a closed pipe tells its process, and that its reader
+            events._loop.call_soon(events._loop.stop)
+            events._loop.run_forever()
 
     def wait(self, what: str, ready: Callable[[], Value], seconds: float = PATIENCE_S) -> Value:
         """Poll until ``ready`` gives something true, and return it. Raises ``TimeoutError`` that says ``what``."""
