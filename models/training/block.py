@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, save_net
-from models.training.block_batches import Base, draw_anchors, losses_of, new_block
+from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, load_net, save_net
+from models.training.block_batches import Anchors, Base, draw_anchors, losses_of, new_block
 from models.training.canvas_batches import TextBatch, collate, in_batches, read
 from models.training.canvas_model import Coder
 from models.training.canvas_packed import batches_of, read_cut
@@ -29,6 +29,7 @@ PART_BYTES = 15_000_000
 WARMUP_STEPS = 40
 ADAMW_SHARE = 0.2
 MOST = 1 << 20  # anchors: all
+FEWEST = 16  # anchors of a step: a batch of short texts may have none
 LOG_EVERY = 20  # steps
 SAVE_EVERY_S = 60
 
@@ -64,11 +65,13 @@ class Run:
             torch.optim.AdamW(others, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0),
         ]
 
-    def step(self, batch: TextBatch, share: float, *, streak: bool) -> dict[str, torch.Tensor]:
-        """One update at ``share`` of the full rate."""
-        anchors = draw_anchors(batch, self.recipe.anchors, self.generator)
+    def step(self, batch: TextBatch, share: float, *, streak: bool) -> dict[str, torch.Tensor] | None:
+        """One update at ``share`` of the full rate; ``None``, and nothing done, without enough anchors."""
+        drawn = draw_anchors(batch, self.recipe.anchors, self.generator)
+        if len(drawn.at) < FEWEST:
+            return None
         on_device = batch.to(self.device)
-        anchors = type(anchors)(*(t.to(self.device, non_blocking=True) for t in anchors))
+        anchors = Anchors(*(t.to(self.device, non_blocking=True) for t in drawn))
         seen = read(self.base.coder, on_device)
         with self.autocast():
             loss, values = losses_of(self.net, self.base, on_device, seen, anchors, streak=streak)
@@ -88,9 +91,11 @@ class Run:
         """Counts over all anchors of held-out texts."""
         every = []
         for batch in batches:
-            anchors = draw_anchors(batch, MOST)
+            drawn = draw_anchors(batch, MOST)
+            if not len(drawn.at):
+                continue
             on_device = batch.to(self.device)
-            anchors = type(anchors)(*(t.to(self.device) for t in anchors))
+            anchors = Anchors(*(t.to(self.device) for t in drawn))
             seen = read(self.base.coder, on_device)
             with self.autocast():
                 every.append(losses_of(self.net, self.base, on_device, seen, anchors, streak=False)[1])
@@ -130,8 +135,13 @@ def make_base(folder: Path, texts: Texts, words: int, device: str) -> Base:
 
 
 def make_net(base: Base, texts: Texts, args: argparse.Namespace) -> BlockNetwork:
-    """An untrained drafter with the sizes of the coder."""
+    """An untrained drafter with the sizes of the coder, or the one of ``--init``."""
     coder = base.coder
+    if args.init:
+        net = load_net(BlockNetwork, args.init, texts.base).to(coder.device)
+        if net.words is None or not torch.equal(net.words.cpu().long(), texts.kept[base.words.cpu()]):
+            raise SystemExit(f"{args.init} drafts other words than the packed texts have: pack those again")
+        return net.train().requires_grad_(requires_grad=True)
     shape = BlockShape(
         tuple(map(int, args.borrowed.split(","))),
         args.window,
@@ -163,6 +173,8 @@ def train(run: Run, texts: Texts, valid: Texts, args: argparse.Namespace) -> Non
         if done >= 1 or 0 < args.max_steps <= run.steps:
             break
         values = run.step(batch, 1 - done, streak=done > recipe.plain_share)
+        if values is None:
+            continue
         anchors = anchors + values["reached"][0]
         if run.steps % LOG_EVERY == 0:
             log(args.out, run, {"anchors": int(anchors), "loss": float(values["loss"])} | _said(values))
@@ -208,6 +220,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=4, help="from the start of the program to its end")
     parser.add_argument("--max-steps", type=int, default=0, help="end before the budget; 0: no limit")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init", type=Path, help="a drafter's file to go on from; it has its sizes")
     parser.add_argument("--borrowed", default="15,23", help="for each layer, the coder's layer that it reads")
     parser.add_argument("--mlp", type=int, default=768)
     parser.add_argument("--window", type=int, default=7)

@@ -14,10 +14,10 @@ NAMES = ("ce", "kl", "tv", "streak", "ce-streak")
 def decayed(values: torch.Tensor, learn: torch.Tensor, gamma: float) -> torch.Tensor:
     """Mean of values (N, W) with weight exp(-r / gamma) on the blank slot of rank r.
 
-    Early ones decide what is accepted.
+    Early ones decide what is accepted. 0 if there is nothing to learn.
     """
     weights = torch.exp((1 - learn.cumsum(-1)) / gamma) * learn
-    return (values.masked_fill(~learn, 0) * weights).sum() / weights.sum()
+    return (values.masked_fill(~learn, 0) * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 def cross_entropy(logq: torch.Tensor, learn: torch.Tensor, gamma: float) -> torch.Tensor:

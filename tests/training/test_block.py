@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import gguf
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, load_net
-from models.training import block
+from models.training import block, losses
 from models.training.block_batches import Anchors, Base, draw_anchors, follow, losses_of, new_block, outputs
 from models.training.canvas_batches import collate, read
 from models.training.canvas_data import FIRST_DRAFT, Example
@@ -207,10 +208,7 @@ def gguf_name(name):
     return name
 
 
-def test_the_command_writes_a_file_that_loads(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(block, "PART_BYTES", 20_000)
-    monkeypatch.setattr(block, "LOG_EVERY", 2)
-    out = tmp_path / "out"
+def command(packed, out, monkeypatch, *more):
     options = [
         "--packed",
         str(packed),
@@ -224,17 +222,53 @@ def test_the_command_writes_a_file_that_loads(packed, tmp_path, monkeypatch):
         "30",
     ]
     options += ["--window", "4", "--sampler", "4", "--rows", "2", "--max-steps", "4", "--minutes", "600"]
-    monkeypatch.setattr(sys, "argv", ["block", *options, "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["block", *options, "--device", "cpu", *more])
     block.main()
     parts = sorted(out.glob("block.part*"))
-    assert len(parts) > 1
-    whole = tmp_path / "whole.safetensors"
+    whole = out / "whole.safetensors"
     whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return whole, len(parts), [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_command_writes_a_file_that_loads(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(block, "PART_BYTES", 20_000)
+    monkeypatch.setattr(block, "LOG_EVERY", 2)
+    whole, parts, lines = command(packed, tmp_path / "out", monkeypatch)
+    assert parts > 1
     net = load_net(BlockNetwork, whole, "base")
     assert len(net.words) == 30
     assert set(net.words.tolist()) <= {3 * token for token in range(VOCABULARY)}
     assert net.words.tolist() == sorted(net.words.tolist())
     assert load_file(whole)["see.weight"].dtype == torch.bfloat16
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 4]
     assert len(lines[-1]["valid"]["at"]) == 4
+
+
+def test_it_goes_on_from_a_file(packed, tmp_path, monkeypatch):
+    first, _, _ = command(packed, tmp_path / "first", monkeypatch)
+    again, _, _ = command(
+        packed, tmp_path / "second", monkeypatch, "--init", str(first), "--lr", "0", "--seed", "8"
+    )
+    ours, theirs = load_file(first), load_file(again)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(SystemExit, match="other words"):
+        command(packed, tmp_path / "third", monkeypatch, "--init", str(first), "--words", "29")
+
+
+def test_texts_without_anchors_are_left_out(packed, texts, tmp_path, monkeypatch):
+    """Batches have texts of about the same length, so that some have no anchor at all."""
+    short = Example(tuple(3 * token for token in range(30)), 24, 20)
+    # What is packed are places in ``kept``.
+    long = [replace(texts[n], ids=tuple(3 * token for token in texts[n].ids)) for n in range(4)]
+    mixed = Texts.of([*long, *[short] * 4], 3 * torch.arange(VOCABULARY), "base")
+    for name in (TEXTS, VALID):
+        mixed.save(packed / name)
+    monkeypatch.setattr(block, "LOG_EVERY", 1)
+    _, _, lines = command(packed, tmp_path / "out", monkeypatch)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 4]
+    assert all(line["loss"] > 0 for line in lines[:-1])
+
+
+def test_nothing_to_learn_is_no_loss():
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    assert losses.decayed(torch.ones(2, 3), nothing, 4.0) == 0
