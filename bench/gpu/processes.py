@@ -18,9 +18,9 @@ from pathlib import Path
 from bench.gpu.figures import Figure, Sheet
 
 GROUPS = {  # the most seconds that each may take, in order of importance
-    "small": 50.0,
+    "small": 60.0,
     "coder": 75.0,
-    "large": 80.0,
+    "large": 105.0,
     "middle": 30.0,
     "compiled": 240.0,
     "quantised": 60.0,

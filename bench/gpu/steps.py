@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
-from bench.gpu import ar, ceilings, coder, dllm, exactness, mishaps, quantised
+from bench.gpu import ar, ceilings, coder, dllm, exactness, mishaps, quantised, together
 from bench.gpu.figures import Figure, Sheet
 from bench.gpu.needs import without_device
 from bench.gpu.setup import Bench, Sizes
@@ -76,6 +76,7 @@ def groups(sizes: Sizes, plan: Plan) -> dict[str, list[Step]]:
             of("exactness", exactness.measure, small, 5),
             of("ar", ar.measure, small, 5),
             of("variants", ar.measure_variants, small, 2),
+            of("together", together.measure, small, 8),
         ],
         "coder": [Step("coder", real, 15)],
         "large": [
@@ -84,6 +85,7 @@ def groups(sizes: Sizes, plan: Plan) -> dict[str, list[Step]]:
             of("exactness", exactness.measure, large, 8),
             of("mishaps", mishaps.measure, large, 4),
             of("variants", ar.measure_variants, large, 2),
+            of("together", together.measure, large, 20),
         ],
         "middle": [of("ar", ar.measure, shape, 8) for shape in middle],
         "compiled": [
