@@ -1,4 +1,4 @@
-"""Several requests at once over captured graphs, against one after the other: texts, passes, tokens a second."""
+"""Several requests at once over captured graphs, against one after the other: texts, passes, tokens."""
 
 from __future__ import annotations
 
