@@ -45,42 +45,39 @@ def keyed_gumbel(seed: int, position: int, size: int, device: torch.device) -> t
     return -exponential.log()
 
 
-def choose(
-    logits: torch.Tensor, temperature: float, seed: int, position: int, words: Words | None = None
-) -> int:
+def choose(logits: torch.Tensor, temperature: float, seed: int, position: int) -> int:
     """Choose a token from logits (V,) as argmax(logits / T + G(seed, position)).
 
-    So neither the cache nor drafts can change it. ``words``: the tokens of the logits (n,) if they are not
-    all of the vocabulary; each has the noise that it has among all. Raises ``NonFiniteError``.
+    So neither the cache nor drafts can change it. Raises ``NonFiniteError``.
     """
-    best = int(chosen(require_finite(logits), temperature, seed, position, words))
-    return int(words.ids[best]) if words else best
+    return int(chosen(require_finite(logits), temperature, seed, position))
 
 
-def chosen(
-    logits: torch.Tensor, temperature: float, seed: int, position: int, words: Words | None = None
-) -> torch.Tensor:
-    """Return the column (1,) of the token of ``choose``, on the device; the host does not wait for it."""
+def chosen(logits: torch.Tensor, temperature: float, seed: int, position: int) -> torch.Tensor:
+    """Return the token (1,) of ``choose``, on the device, for which the host does not wait."""
     if temperature <= 0:
         return logits.argmax(-1, keepdim=True)
-    size = words.vocab_size if words else logits.shape[-1]
-    noise = keyed_gumbel(seed, position, size, logits.device)
-    scores = logits.double() / temperature + (noise[words.ids] if words else noise)
-    return scores.argmax(-1, keepdim=True)
+    noise = keyed_gumbel(seed, position, logits.shape[-1], logits.device)
+    return (logits.double() / temperature + noise).argmax(-1, keepdim=True)
 
 
-def choose_rows(logits: torch.Tensor, temperature: float, seed: int, position: int) -> list[list[int]]:
+def choose_rows(
+    logits: torch.Tensor, temperature: float, seed: int, position: int, words: Words | None = None
+) -> list[list[int]]:
     """Do what ``choose`` does for each row of logits (B, R, V), row r for ``position`` + r, on their device.
 
-    The host waits for the device once, when it reads the tokens. Raises ``NonFiniteError``.
+    ``words``: the tokens of logits (B, R, n) if they are not all of the vocabulary; each has the noise that
+    it has among all. The host waits for the device once, when it reads the tokens. Raises ``NonFiniteError``.
     """
     scores = logits
     if temperature > 0:
+        size = words.vocab_size if words else logits.shape[-1]
         rows = range(position, position + logits.shape[1])
-        noise = [keyed_gumbel(seed, row, logits.shape[-1], logits.device) for row in rows]
-        scores = logits.double() / temperature + torch.stack(noise)
+        noise = [keyed_gumbel(seed, row, size, logits.device) for row in rows]
+        scores = logits.double() / temperature + torch.stack([n[words.ids] if words else n for n in noise])
     finite = logits.amax() < float("inf")
-    numbers = torch.cat([scores.argmax(-1).flatten(), finite[None].long()]).tolist()
+    best = scores.argmax(-1).flatten()
+    numbers = torch.cat([words.ids[best] if words else best, finite[None].long()]).tolist()
     if not numbers[-1]:
         raise _not_finite()
     return [numbers[i : i + logits.shape[1]] for i in range(0, len(numbers) - 1, logits.shape[1])]

@@ -19,8 +19,8 @@ from fimserver.engine.forward.linear import linear
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.speculation.drafts import DecodeState
 
-CANDIDATES = 64  # tokens of a slot that the sampler scores again
-SEEN = 512  # last keys of the text that a window reads: more cost time, and texts in training were shorter
+CANDIDATES = 32  # tokens of a slot that the sampler scores again
+SEEN = 256  # last keys of the text that a window reads: more cost time, and texts in training were shorter
 _ROWS = 16  # for which products are packed
 
 
@@ -85,12 +85,12 @@ class Sampler:
         scores, found = logits.topk(min(CANDIDATES, logits.shape[-1]))
         own = F.linear(normed(x), self.from_slot)
         given = self._given(before)
-        informed = torch.full_like(logits, -torch.inf)
-        for place, columns in enumerate(found):
-            gains = self.gained[columns] @ F.silu(own[place] + given)
-            informed[place, columns] = scores[place] + gains
-            given = self.given[informed[place].argmax()]
-        return informed
+        informed = list[torch.Tensor]()
+        for score, columns, slot in zip(scores, found, own, strict=True):
+            informed.append(torch.addmv(score, self.gained.index_select(0, columns), F.silu(slot + given)))
+            likeliest = columns[informed[-1].argmax(0, keepdim=True)]
+            given = self.given.index_select(0, likeliest)[0]
+        return torch.full_like(logits, -torch.inf).scatter_(1, found, torch.stack(informed))
 
     def _given(self, embedded: torch.Tensor) -> torch.Tensor:
         return F.linear(normed(embedded), self.from_token)

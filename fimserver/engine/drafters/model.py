@@ -46,7 +46,7 @@ class ModelDrafter:
         rows = list[torch.Tensor]()
         sure = 1.0
         while True:
-            token, distribution = state.pick(row, len(state.ids) + len(tokens))
+            (token,), distribution = state.pick(row[None], len(state.ids) + len(tokens))
             tokens.append(token)
             rows.append(row)
             distributions += [] if distribution is None else [distribution]
@@ -62,7 +62,7 @@ class ModelDrafter:
                 self.name,
                 tuple(tokens),
                 grades(torch.stack(rows), tokens),
-                torch.stack(distributions) if distributions else None,
+                torch.cat(distributions) if distributions else None,
             )
         ]
 

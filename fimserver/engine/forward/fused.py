@@ -192,6 +192,8 @@ class FusedModel:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines (count * rows, 1, D) at ``positions`` (rows,), or from ``start`` on."""
         here = slice(start, start + rows) if positions is None else positions
+        if count == 1:
+            return self.cos[here], self.sin[here]
         return self.cos[here].repeat(count, 1, 1), self.sin[here].repeat(count, 1, 1)
 
 

@@ -20,7 +20,8 @@ _MEMORY = 200.0  # number of trials after which older ones lose weight
 _SMOOTHING = 0.2
 _TRIALS = 3  # times a drafter is asked before its cost decides
 _RETRIAL = 32  # rounds after which a drafter that did not pay is tried again
-_CHEAP = 0.05  # share of a pass's time below which a drafter is always asked
+_CHEAP = 0.01  # share of a pass's time below which a drafter is always asked
+_CHEAP_IF_SILENT = 0.05  # the same for one that proposed nothing last time: it says itself when it can draft
 
 
 class DraftPlan(NamedTuple):
@@ -62,12 +63,17 @@ class Survival:
 
 @dataclass
 class DrafterCost:
-    """Moving averages of one drafter: its time, and the expected tokens of a round with its drafts."""
+    """Moving averages of one drafter: its time, and the expected tokens of a pass with its drafts alone.
+
+    ``pass_share``: time of that pass by that of plain decoding.
+    """
 
     ms: float = 0.0
     expected: float = 1.0
+    pass_share: float = 1.0
     asked: int = 0
     rested: int = 0  # rounds since it was asked
+    silent: bool = False  # it proposed nothing when it was asked last
 
 
 class DraftPolicy:
@@ -103,20 +109,25 @@ class DraftPolicy:
         account = self.accounts[name]
         account.rested += 1
         ms = self.costs.ms[so_far.shape]
-        if account.asked < _TRIALS or account.rested > _RETRIAL or account.ms < _CHEAP * ms:
+        cheap = _CHEAP_IF_SILENT if account.silent else _CHEAP
+        if account.asked < _TRIALS or account.rested > _RETRIAL or account.ms < cheap * ms:
             return True
-        pays = max(account.expected, so_far.expected) / (account.ms + ms) > so_far.expected / ms
+        pass_ms = account.pass_share * self.costs.ms[self.costs.plain]
+        pays = account.expected / (account.ms + pass_ms) > so_far.expected / ms
         self.switched_off += not pays
         return pays
 
     def asked(self, name: str, ms: float, drafts: Sequence[Draft]) -> None:
         """Record that a drafter took ``ms`` to propose these drafts."""
         account = self.accounts[name]
-        expected = 1.0 + max((sum(self.survival.along(draft)) for draft in drafts), default=0.0)
+        alone = self.plan(drafts, self.costs.longest)
+        pass_share = self.costs.ms[alone.shape] / self.costs.ms[self.costs.plain]
         share = 1.0 if account.asked == 0 else _SMOOTHING
         account.ms += share * (ms - account.ms)
-        account.expected += share * (expected - account.expected)
+        account.expected += share * (alone.expected - account.expected)
+        account.pass_share += share * (pass_share - account.pass_share)
         account.asked += 1
+        account.silent = not drafts
         account.rested = 0
 
     def learn(self, plan: DraftPlan, new: Sequence[int], ms: float | None) -> None:

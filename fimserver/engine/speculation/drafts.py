@@ -19,15 +19,16 @@ from fimserver.types import Deadline, Request
 
 
 class Pick(Protocol):
-    """Chooses a token from logits."""
+    """Chooses tokens from logits."""
 
     def __call__(
         self, logits: torch.Tensor, offset: int, words: Words | None = None, /
-    ) -> tuple[int, torch.Tensor | None]:
-        """Choose the token at ``offset`` in the middle from logits (V,), or (n,) of some ``words``.
+    ) -> tuple[list[int], torch.Tensor | None]:
+        """Choose a token from each row of logits (n, V), the first for ``offset`` in the middle.
 
-        Returns the token, and the probabilities (V,) that it was drawn from: ``None`` if it follows from the
-        logits (temperature 0, or keyed noise).
+        ``words``: the tokens of the logits, if they are some of the vocabulary. Returns the tokens, and the
+        probabilities (n, V) that they were drawn from: ``None`` if they follow from the logits (temperature
+        0, or keyed noise).
         """
         ...
 
@@ -77,12 +78,8 @@ def draft_from(
     ``words``: the tokens of the logits, if they are some of the vocabulary. A token's grade is its
     probability in tenths.
     """
-    picked = [state.pick(row, len(state.ids) + after + i, words) for i, row in enumerate(logits)]
-    tokens = tuple(token for token, _ in picked)
-    distributions = [distribution for _, distribution in picked if distribution is not None]
-    return Draft(
-        source, tokens, grades(logits, tokens, words), torch.stack(distributions) if distributions else None
-    )
+    tokens, distributions = state.pick(logits, len(state.ids) + after, words)
+    return Draft(source, tuple(tokens), grades(logits, tokens, words), distributions)
 
 
 def cut_draft(draft: Draft, size: int) -> Draft:

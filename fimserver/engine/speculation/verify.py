@@ -69,7 +69,10 @@ class GumbelMaxVerifier:
     def picker(self, request: Request) -> Pick:
         temperature = request.sampling.temperature
         seed = request.sampling.seed
-        return lambda logits, offset, words=None: (choose(logits, temperature, seed, offset, words), None)
+        return lambda logits, offset, words=None: (
+            choose_rows(logits[None], temperature, seed, offset, words)[0],
+            None,
+        )
 
     def accept(self, logits: torch.Tensor, drafts: Sequence[Draft], state: DecodeState) -> Accepted:
         sampling = state.request.sampling
@@ -84,7 +87,9 @@ class GumbelMaxVerifier:
         tokens = list[int]()
         for row in range(logits.shape[1]):
             token = (
-                chosen[branch][row] if chosen else state.pick(logits[branch, row], len(state.ids) + row)[0]
+                chosen[branch][row]
+                if chosen
+                else choose(logits[branch, row], sampling.temperature, sampling.seed, len(state.ids) + row)
             )
             tokens.append(token)
             alive = [b for b in alive if row < len(drafts[b].tokens) and drafts[b].tokens[row] == token]
@@ -117,16 +122,15 @@ class RejectionSampler:
             logits: torch.Tensor,
             offset: int,  # noqa: ARG001 - Pick
             words: Words | None = None,
-        ) -> tuple[int, torch.Tensor | None]:
+        ) -> tuple[list[int], torch.Tensor | None]:
             if request.sampling.temperature <= 0:
-                best = logits.argmax()
-                return int(words.ids[best] if words else best), None
-            distribution = probabilities(logits[None], request.sampling.temperature)[0]
+                best = logits.argmax(-1)
+                return (words.ids[best] if words else best).tolist(), None
+            drawn_from = probabilities(logits, request.sampling.temperature)
             if words:
-                distribution = distribution.new_zeros(words.vocab_size).index_copy_(
-                    0, words.ids, distribution
-                )
-            return sample(distribution, draws.random), distribution
+                whole = drawn_from.new_zeros(len(drawn_from), words.vocab_size)
+                drawn_from = whole.index_copy_(1, words.ids, drawn_from)
+            return [sample(row, draws.random) for row in drawn_from], drawn_from
 
         return pick
 

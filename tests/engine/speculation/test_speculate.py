@@ -246,7 +246,7 @@ class TestFaults:
 
         class Nan(ScriptedDrafter):
             def propose(self, line, size):  # noqa: ARG002
-                token, _ = line.pick(torch.full((8192,), torch.nan), len(line.ids))
+                (token,), _ = line.pick(torch.full((1, 8192), torch.nan), len(line.ids))
                 return [Draft("nan", (token,), (9,))]
 
         assert ids_of(engine, REQUESTS[0], [FailsafeDrafter(Nan(plain))])[0] == plain
