@@ -13,7 +13,7 @@ from bench.gpu.exactness import begin
 from bench.gpu.figures import Figure
 from bench.gpu.setup import ROWS, Bench, speculation, uncaptured
 from bench.gpu.shapes import Shape
-from fimserver.engine.forward.attention import attend_by_products
+from fimserver.engine.forward.attention import attend_by_products, attend_in_one_kernel
 from fimserver.engine.forward.fused import FusedModel
 from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.prefix_cache import PrefixCache
@@ -93,12 +93,14 @@ def _rows(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]:
 
 
 def measure_variants(bench: Bench, shape: Shape) -> Iterator[Figure]:
-    """The plain pass as it is, and with attention as two products."""
+    """The plain pass as it is, and with either form of attention."""
     yield _plain_pass(bench, shape, bench.network(shape), "as it is")
-    products = bench.network(shape)
-    products.stack = products.stack.wrapped(lambda _layer, _name, product: product)
-    products.stack.attention = attend_by_products
-    yield _plain_pass(bench, shape, products, "attention as two products")
+    forms = {"one kernel": attend_in_one_kernel, "two products": attend_by_products}
+    for name, attention in forms.items():
+        network = bench.network(shape)
+        network.stack = network.stack.wrapped(lambda _layer, _name, product: product)
+        network.stack.attention = attention
+        yield _plain_pass(bench, shape, network, f"attention as {name}")
 
 
 def measure_compiled_pass(bench: Bench, shape: Shape) -> Iterator[Figure]:

@@ -171,6 +171,8 @@ def _measure(bench: Bench, packed: Path, adapter: Path | None, *, toy: bool) -> 
     yield Figure("coder read, tried and captured", time.perf_counter() - started, "s")
     note = f"shapes: {', '.join(f'{b}x{r}' for b, r in real.costs.ms)}"
     yield Figure("coder shapes with the bits of plain decoding", len(real.costs.ms), "shapes", None, note)
+    for rows, cost in real.mask_costs.items():
+        yield Figure(f"coder pass of {rows} rows with masks against without", 1 + cost, "times")
     arms = {"ar plain": real.writer(), "ar ngram": real.writer(ngram=True)}
     if real.canvas:
         arms["ar ngram and canvas"] = real.writer(ngram=True, masks=MOST_MASKS)

@@ -77,6 +77,7 @@ def test_every_step_runs_with_torch_and_transformers_alone(run):
         "transformers generate",
         "static cache",
         "native",
+        "attention as one kernel",
         "attention as two products",
         "rows, compiled",
         "cached step, graphs",
@@ -293,6 +294,7 @@ def test_both_routes_of_a_coder_are_measured_on_its_held_out_texts(tmp_path):
         assert figures[f"coder {arm}: ms a token"].value > 0
         assert figures[f"coder {arm}: ms a token"].floor > 0
     assert figures["coder ar plain: passes a token"].value == 1
+    assert figures["coder pass of 8 rows with masks against without"].value >= 1
     assert figures["coder first token warm"].note.startswith("95 %")
     assert figures["coder time of a middle, dllm checked against ar ngram"].value > 0
 

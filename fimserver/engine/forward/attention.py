@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+FEW_ROWS = 64  # up to which a GPU attends by products; 8 rows took half of the time (docs/benchmarks.md)
 BLOCK_ROWS = 32  # rows from which bf16 products save more time than the conversions cost
 
 
@@ -32,11 +33,25 @@ def attend(
 
     ``bias``: from ``fold_bias``.
     """
+    if bias.dtype == q.dtype and not _leaves_idle(q):
+        return attend_in_one_kernel(q, keys, values, bias, scale)
+    return attend_by_products(q, keys, values, bias, scale)
+
+
+def _leaves_idle(q: torch.Tensor) -> bool:
+    """Whether one kernel for all of attention would leave most of a GPU idle.
+
+    It cuts its work by key heads and blocks of rows alone: 2 to 8 blocks for 132 multiprocessors.
+    """
+    return q.is_cuda and q.dtype == torch.bfloat16 and q.shape[1] <= FEW_ROWS
+
+
+def attend_in_one_kernel(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Do what ``attend`` does with PyTorch's fused kernel."""
     folded = _folded(q, keys.shape[1])
-    if bias.dtype == q.dtype:
-        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scale)
-    else:
-        out = _in_bf16(folded, keys, values, bias, scale).to(q.dtype)
+    out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scale)
     return _unfolded(out, q, keys.shape[1])
 
 
@@ -55,10 +70,7 @@ def attend_all(
 def attend_by_products(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    """Do what ``attend`` does with two matrix products and a softmax, in bf16.
-
-    With few heads, a fused kernel occupies few of a GPU's multiprocessors; matrix products occupy more.
-    """
+    """Do what ``attend`` does with two matrix products and a softmax, in bf16."""
     folded = _folded(q, keys.shape[1])
     out = _in_bf16(folded, keys, values, bias.to(torch.bfloat16), scale).to(q.dtype)
     return _unfolded(out, q, keys.shape[1])

@@ -1,6 +1,7 @@
 """Passes over static buffers: the results of the ordinary pass, in few shapes, with one read per round."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from fimserver.engine import sampling
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.capture import capture_canvas, capture_decoding, decode_starts
 from fimserver.engine.device import Pace
-from fimserver.engine.forward import fused, linear
+from fimserver.engine.forward import attention, fused, linear
 from fimserver.engine.forward.attention import attend, attend_by_products, fold_bias
 from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.layers import bias_of
@@ -263,7 +264,7 @@ def test_joined_weights_are_there_once(model):
     assert linear.joined([first.o_proj]) is first.o_proj.weight
 
 
-def test_attention_as_two_products_agrees_with_the_fused_kernel():
+def test_attention_as_two_products_agrees_with_the_fused_kernel(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     q, keys, values = (
         torch.randn(2, *shape, 16, generator=generator) for shape in ((5, 8), (2, 40), (2, 40))
@@ -272,3 +273,18 @@ def test_attention_as_two_products_agrees_with_the_fused_kernel():
     wanted = attend(q, keys, values, bias, 0.25)
     got = attend_by_products(q, keys, values, bias, 0.25)
     assert (got - wanted).norm() / wanted.norm() < 0.01  # bf16
+    monkeypatch.setattr(attention, "_leaves_idle", lambda _q: True)
+    assert torch.equal(attend(q, keys, values, bias, 0.25), got)
+
+
+def test_a_gpu_attends_by_products_where_rows_are_few():
+    """The choice alone: there is no GPU here."""
+
+    def rows(count, *, dtype=torch.bfloat16, is_cuda=True):
+        return SimpleNamespace(shape=(1, count, 14, 64), dtype=dtype, is_cuda=is_cuda)
+
+    assert attention._leaves_idle(rows(8))
+    assert attention._leaves_idle(rows(attention.FEW_ROWS))
+    assert not attention._leaves_idle(rows(256))  # a prefill
+    assert not attention._leaves_idle(rows(8, dtype=torch.float32))
+    assert not attention._leaves_idle(rows(8, is_cuda=False))
