@@ -19,7 +19,7 @@ from fimserver.engine.forward.pass_cost import PassCosts
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.sampling import choose_rows
 from fimserver.engine.speculation.speculate import Speculation
-from fimserver.types import Request
+from fimserver.types import Deadline, Request
 
 MEASURED_ROWS = ((1, 4), (1, 8), (1, 16), (1, 24), (1, 32), (2, 8), (3, 8))
 GREEDY = Request("", "")
@@ -94,6 +94,7 @@ def _rows(bench: Bench, shape: Shape, cache: PrefixCache) -> Iterator[Figure]:
 
 def measure_variants(bench: Bench, shape: Shape) -> Iterator[Figure]:
     """The plain pass as it is, and with either form of attention."""
+    yield from _chunk(bench, shape, bench.network(shape), "as it is")
     yield _plain_pass(bench, shape, bench.network(shape), "as it is")
     forms = {"one kernel": attend_in_one_kernel, "two products": attend_by_products}
     for name, attention in forms.items():
@@ -101,6 +102,25 @@ def measure_variants(bench: Bench, shape: Shape) -> Iterator[Figure]:
         network.stack = network.stack.wrapped(lambda _layer, _name, product: product)
         network.stack.attention = attention
         yield _plain_pass(bench, shape, network, f"attention as {name}")
+        yield from _chunk(bench, shape, network, f"attention as {name}")
+
+
+def _chunk(bench: Bench, shape: Shape, network: FusedModel, what: str) -> Iterator[Figure]:
+    """The last chunk of the longest prompt, whose rows attend to most keys."""
+    length, chunk = bench.sizes.prompts[-1], bench.sizes.chunk
+    network.use_graphs(bench.graphs())
+    cache = PrefixCache(network, bench.sizes.capacity, chunk)
+    prompt = bench.ids(length, shape)
+    cache.prefill(prompt, Deadline(), want_logits=False)
+
+    def typed() -> None:
+        prompt[-1] = (prompt[-1] + 1) % shape.vocab
+        cache.prefill(prompt, Deadline(), want_logits=True)
+
+    took = median_ms(bench.device, typed, bench.sizes.repeats)
+    rows = length - (length - 1) // chunk * chunk
+    floor = bench.ceilings.floor_ms(shape, rows, length, 1)
+    yield Figure(f"{shape.name} last chunk of {length} tokens, {what}", took, "ms", floor)
 
 
 def measure_compiled_pass(bench: Bench, shape: Shape) -> Iterator[Figure]:

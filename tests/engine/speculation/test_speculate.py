@@ -301,6 +301,26 @@ class TestCosts:
         )
         assert set(measure_costs(cache, 8).ms) == set(shapes(3))
 
+    def test_the_rows_that_branches_copy_are_in_the_cost(self, monkeypatch):
+        """As in decoding, where each round has written rows since the last pass over several branches."""
+        cache = PrefixCache(
+            FakeNetwork(50, lambda token, position: torch.randn(50, generator=_seed(token, position))),
+            64,
+            8,
+            3,
+        )
+        copied = []
+        whole = cache.kv.broadcast_to_branches
+        monkeypatch.setattr(
+            cache.kv,
+            "broadcast_to_branches",
+            lambda end: copied.append(end - cache.kv._equal) or whole(end),
+        )
+        measure_costs(cache, 8)
+        several = sum(branches > 1 for branches, _ in shapes(3))
+        timed = copied[-several * pass_cost._ROUNDS :]
+        assert timed == [pass_cost.ROUND_ROWS] * len(timed)
+
     def test_other_work_for_a_while_changes_no_ratio(self, monkeypatch):
         """Each shape is timed in several rounds: a machine that is busy in one of them is not measured."""
         clock = SimpleNamespace(now_s=0.0, passes=0)
