@@ -20,6 +20,7 @@ def device(monkeypatch):
 
     class Device:
         replayed = 0
+        streams = []
         capture = staticmethod(contextlib.nullcontext)
 
     class Graph:
@@ -30,6 +31,7 @@ def device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "set_stream", Device.streams.append)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_a, **_k: Device.capture())
     monkeypatch.setattr(cuda_graphs, "free_memory", lambda: None)
@@ -58,6 +60,7 @@ def test_a_shape_that_cannot_be_captured_runs_without_a_graph_and_the_others_wit
     assert len(done) == WARM_UPS + 3
     graphs.run("first", lambda: None)
     assert device.replayed == 2
+    assert len(device.streams) == 1  # a failed capture leaves its own stream current
 
 
 def test_an_error_of_the_work_itself_is_raised(device):
