@@ -245,9 +245,7 @@ def load_net(kind: type[Net], path: Path, target: str) -> Net:
         shape = {
             name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(metadata["shape"]).items()
         }
-        with torch.device("meta"):  # no time for first weights
-            net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
-        net.to_empty(device="cpu")
+        net = kind(kind.Shape(**shape))  # type: ignore[arg-type]
         net.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(
