@@ -59,7 +59,7 @@ class Runtime:
     def is_shared(self) -> bool:
         """Whether its requests run side by side: passes join, or are of canvases with full attention."""
         static = getattr(self.network, "static", None)
-        joins = bool(static.alike) if static else getattr(self.network, "joins", False)
+        joins = static.joins_any if static else getattr(self.network, "joins", False)
         return self.width > 1 and (joins or self.cache is None)
 
     @property

@@ -7,6 +7,7 @@ plain decoding when a model is loaded.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -51,18 +52,31 @@ class Trial:
     kept: Sequence[CachedPrompt]
     starts: Sequence[int]
 
-    def alike(self, rows: int, tried: Iterable[Shape]) -> frozenset[Shape]:
-        """Return the shapes in which texts have the bits of a pass of ``rows`` rows alone."""
+    def find(self, rows: int, tried: Sequence[Shape]) -> None:
+        """Note in ``static`` the shapes in which texts have the bits of a pass of ``rows`` rows alone.
+
+        Where some shapes do not, fewer passes may join, or texts attend one by one, whichever leaves more.
+        """
         for kept in self.kept:  # all rows that the passes below write again
             for start in self.starts:
                 self._run([self._part(kept, start, MOST_ROWS)], (1, MOST_ROWS))
         plain = [self._run([self._part(self.kept[0], start, rows)], (1, rows))[0] for start in self.starts]
-        return frozenset(shape for shape in tried if self._is_alike(shape, plain))
+        static = self.static
+        best: tuple[frozenset[Shape], bool, bool] = (frozenset(), True, False)
+        for apart, mixes in itertools.product((False, True), (True, False)):
+            static.apart = apart
+            alike = frozenset(shape for shape in tried if self._is_alike(shape, plain, mixes=mixes))
+            if len(alike) > len(best[0]):
+                best = (alike, mixes, apart)
+            if len(alike) == len(tried):
+                break
+        static.alike, static.mixes, static.apart = best
 
-    def _is_alike(self, shape: Shape, plain: Sequence[torch.Tensor]) -> bool:
-        """Whether texts have the bits of ``plain`` in ``shape``, at each extent, beside shorter ones."""
+    def _is_alike(self, shape: Shape, plain: Sequence[torch.Tensor], *, mixes: bool) -> bool:
+        """Whether texts have the bits of ``plain`` at each extent; with ``mixes``, beside shorter ones."""
         for last in range(len(self.starts)):
-            places = [(last - number) % (last + 1) for number in range(min(shape[0], len(self.kept)))]
+            texts = range(min(shape[0], len(self.kept)))
+            places = [(last - number) % (last + 1) if mixes else last for number in texts]
             parts = [
                 self._part(kept, self.starts[place], shape[1])
                 for kept, place in zip(self.kept, places, strict=False)
@@ -107,12 +121,12 @@ def try_shapes(
         cache.prefill(ids[: starts[-1]], Deadline(), want_logits=False)
         for other in kept[1:]:
             other.kv.copy_text(kept[0].kv, starts[-1])
-        fitting = [shape for shape in tried if shape[0] < 2 * count]
-        static.alike |= Trial(static, cache, ids, kept, starts).alike(rows, fitting)
+        fitting = [shape for shape in tried | static.alike if shape[0] < 2 * count]
+        Trial(static, cache, ids, kept, starts).find(rows, fitting)
         for canvas in adapted:
             if isinstance(canvas, CanvasNetwork) and canvas.static:
                 masked = _masked(ids, starts, rows // 2, canvas.mask_token)
-                canvas.static.alike |= Trial(canvas.static, cache, masked, kept, starts).alike(rows, fitting)
+                Trial(canvas.static, cache, masked, kept, starts).find(rows, fitting)
     cache.clear()
 
 

@@ -207,6 +207,10 @@ class Stack:
         q = rotated[:, :, :heads]
         if isinstance(bias, list):
             return attend_by_chunk(self.attention, q, keys, values, bias, scale).flatten(0, 1)
+        if getattr(kv, "apart", False):  # each text in the shape that it has alone
+            one = [slice(entry, entry + 1) for entry in range(len(q))]
+            out = [self.attention(q[n], keys[n], values[n], bias[n], scale) for n in one]
+            return torch.cat(out).flatten(0, 1)
         return self.attention(q, keys, values, bias, scale).flatten(0, 1)
 
 

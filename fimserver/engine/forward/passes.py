@@ -122,12 +122,12 @@ def run_together(passes: Sequence[Pass]) -> None:
     Over static buffers, those with an adapter are another pass than those without. A pass that cannot join
     is left to ``Pass.result``.
     """
-    alike: defaultdict[tuple[int, int], list[Pass]] = defaultdict(list)
+    alike: defaultdict[tuple[int, ...], list[Pass]] = defaultdict(list)
     for each in passes:
         if each.joins:
             static = _static_of(each.network)
-            pool = id(each.kv.pool) if static and isinstance(each.kv, KVBuffer) else 0
-            alike[id(static or _own_pass(each.network)), pool].append(each)
+            kinds = static.company(each.mask, each.kv) if static and isinstance(each.kv, KVBuffer) else ()
+            alike[id(static or _own_pass(each.network)), *kinds].append(each)
     for group in alike.values():
         if static := _static_of(group[0].network):
             _run_static(static, group)

@@ -69,14 +69,25 @@ class StaticRows:
     """Keys and values of the entries of a pool that a pass is about, written at places given by a tensor."""
 
     def __init__(
-        self, pool: KVPool, entries: torch.Tensor, extent: int, places: torch.Tensor, *, alone: bool
+        self,
+        pool: KVPool,
+        entries: torch.Tensor,
+        extent: int,
+        places: torch.Tensor,
+        *,
+        alone: bool,
+        apart: bool,
     ) -> None:
-        """``alone``: the pool is of one buffer, whose first entries are read where they are."""
+        """``alone``: the pool is of one buffer, whose first entries are read where they are.
+
+        ``apart``: entries attend one by one.
+        """
         self.pool = pool
         self.entries = entries  # (B,)
         self.extent = extent
         self.places = places  # (B, M)
         self.alone = alone
+        self.apart = apart
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, index: int, /
@@ -110,7 +121,8 @@ class StaticPasses:
 
     ``product_rows``: rows of every product, if there are fewer; 0: as many as the pass has. ``alike``: shapes
     (entries, rows) in which a text has the bits of plain decoding, beside others or alone; passes in these
-    shapes may run as one.
+    shapes may run as one. ``mixes``: also passes that read different numbers of keys. ``apart``: texts of one
+    pass attend one by one.
     """
 
     def __init__(self, compute: Compute, vocab_size: int, like: torch.Tensor, graphs: Graphs) -> None:
@@ -121,7 +133,9 @@ class StaticPasses:
         self.graphs = graphs
         self.product_rows = 0
         self.alike: frozenset[tuple[int, int]] = frozenset()
-        self._buffers: dict[tuple[int, int, PassShape], Buffers] = {}
+        self.mixes = True
+        self.apart = False
+        self._buffers: dict[tuple[int, int, PassShape, bool], Buffers] = {}
         self._numbers = torch.arange(ROWS[-1], device=like.device)
         self._outputs: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._pools: dict[int, KVPool] = {}  # kept alive: graphs hold their addresses
@@ -143,6 +157,11 @@ class StaticPasses:
         buffers = self._through([Part(ids, mask, kv, kv.start, logits_of, positions)], shape, logits_of)
         return buffers.hidden[:, :wanted].clone(), buffers.logits[:, :wanted].clone()
 
+    @property
+    def joins_any(self) -> bool:
+        """Whether there is a shape for several texts."""
+        return any(entries > 1 for entries, _ in self.alike)
+
     def joins(self, ids: torch.Tensor) -> bool:
         """Whether a pass over ids (B, M) may run with others."""
         return (len(ids), _padded(ids.shape[1])) in self.alike
@@ -151,6 +170,11 @@ class StaticPasses:
         """Return the smallest shape for so many entries of up to ``rows`` rows; ``None``: there is none."""
         room = [shape for shape in self.alike if shape[0] >= entries and shape[1] >= rows]
         return min(room, key=lambda shape: (shape[0] * shape[1], shape), default=None)
+
+    def company(self, mask: torch.Tensor, kv: KVBuffer) -> tuple[int, int]:
+        """Return a key that is equal for passes that may run as one, by their pool and number of keys."""
+        extent = 0 if self.mixes else shape_of(1, 1, mask.shape[1], 1, kv.capacity).extent
+        return id(kv.pool), extent
 
     def together(
         self, parts: Sequence[Part], shape: tuple[int, int]
@@ -174,7 +198,8 @@ class StaticPasses:
         """Run a pass over its static buffers; return them, with the results."""
         pool = _kv_of(parts[0]).pool
         self._pools[id(pool)] = pool
-        key = (id(self), id(pool), shape)  # networks over one pool may share ``graphs``
+        apart = self.apart and len(parts) > 1
+        key = (id(self), id(pool), shape, apart)  # networks over one pool may share ``graphs``
         if key not in self._buffers:
             self._buffers[key] = self._make(shape)
         buffers = self._buffers[key]
@@ -184,15 +209,15 @@ class StaticPasses:
         for part in parts:
             _kv_of(part).wrote_from(part.start)
         alone = pool.entries == _kv_of(parts[0]).branches
-        self.graphs.run(key, lambda: self._run(buffers, pool, shape, alone=alone))
+        self.graphs.run(key, lambda: self._run(buffers, pool, shape, alone=alone, apart=apart))
         return buffers
 
-    def _run(self, buffers: Buffers, pool: KVPool, shape: PassShape, *, alone: bool) -> None:
+    def _run(self, buffers: Buffers, pool: KVPool, shape: PassShape, *, alone: bool, apart: bool) -> None:
         entries, starts, counts = buffers.numbers
         rows = torch.arange(shape.rows, device=self.like.device)
         # Padding goes to the unread row.
         places = (starts[:, None] + rows).masked_fill(rows >= counts[:, None], pool.capacity)
-        stored = StaticRows(pool, entries, shape.extent, places, alone=alone)
+        stored = StaticRows(pool, entries, shape.extent, places, alone=alone, apart=apart)
         mask = buffers.mask[:, None]
         hidden, logits = self.compute(buffers.ids, buffers.positions, mask, stored, buffers.wanted)
         buffers.hidden.copy_(hidden)

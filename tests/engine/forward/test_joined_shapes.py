@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fimserver.engine.engines import make_ar, make_dllm
-from fimserver.engine.forward import fused
+from fimserver.engine.forward import attention, fused
 from fimserver.engine.forward.attention import attend_by_products, fold_bias
 from fimserver.engine.forward.graphs import EagerGraphs
 from fimserver.engine.forward.joined_shapes import JOINED, PRODUCT_ROWS, product_rows, try_shapes
@@ -114,7 +114,45 @@ def test_a_shape_whose_bits_differ_is_not_used(model, monkeypatch):
     monkeypatch.setattr(cache.network.static, "compute", lambda *a: other_bits(cache.network, *a))
     try_shapes(cache, 8)
     assert {entries for entries, _ in cache.network.static.alike} == {1, 2, 8}
+    assert (cache.network.static.apart, cache.network.static.mixes) == (False, True)
     assert cache.network.static.joined_shape(3, 8) == (8, 8)
+
+
+def test_attention_that_depends_on_the_texts_beside_one_is_run_for_each(model, monkeypatch):
+    """As where a library chooses the kernel of batched products by their number."""
+    cache = cache_of(model)
+    whole = attention.attend
+    monkeypatch.setattr(
+        cache.network.stack, "attention", lambda q, *rest: whole(q, *rest) * (1 + 0.1 * len(q))
+    )
+    try_shapes(cache, 8)
+    static = cache.network.static
+    assert (static.apart, static.mixes) == (True, True)
+    alone = [each.result() for each in decoding(cache, LENGTHS)]
+    give_back(cache)
+    passes = decoding(cache, LENGTHS)
+    captured = set(static.graphs.keys)
+    run_together(passes)
+    assert {each.company for each in passes} == {8}
+    assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
+    assert set(static.graphs.keys) == captured
+
+
+def test_texts_whose_bits_depend_on_the_number_of_keys_join_those_of_as_many(model, monkeypatch):
+    cache = cache_of(model)
+    whole = attention.attend
+    monkeypatch.setattr(
+        cache.network.stack, "attention", lambda q, keys, *rest: whole(q, keys, *rest) * (1 + keys.shape[2])
+    )
+    try_shapes(cache, 8)
+    static = cache.network.static
+    assert (static.apart, static.mixes) == (False, False)
+    alone = [each.result() for each in decoding(cache, LENGTHS[:4])]
+    give_back(cache)
+    passes = decoding(cache, LENGTHS[:4])  # of 30, 600, 200 and 500 tokens: up to 512 keys, or 640
+    run_together(passes)
+    assert [each.company for each in passes] == [3, 1, 3, 3]
+    assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
 
 
 def test_texts_beyond_the_largest_shape_run_as_a_second_pass(model):
