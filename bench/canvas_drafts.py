@@ -15,8 +15,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -83,12 +84,15 @@ def with_canvas(card: Card, adapter: str) -> Card:
     return card.model_copy(update={"canvas": card.canvas.model_copy(update={"adapter": adapter})})
 
 
-def make_arm(runtime: Runtime, drafters: str, adapter: str, row: float) -> Autoregressive:
-    """The ar route with drafters, on the runtime's weights and cache."""
+def make_arm(
+    runtime: Runtime, drafters: str, adapter: str, row: float, other: Callable[[str], Runtime] | None = None
+) -> Autoregressive:
+    """The ar route with drafters, on the runtime's weights and cache; ``other`` loads a drafting coder."""
     if adapter:
         card = with_canvas(runtime.loaded.card, str(Path(adapter).resolve()))
         runtime = replace(runtime, loaded=replace(runtime.loaded, card=card))
-    engine = make_ar(DraftContext(runtime, Settings(drafter=drafters)))
+    settings = Settings(drafter=drafters)
+    engine = make_ar(DraftContext(runtime, settings, other) if other else DraftContext(runtime, settings))
     policy, ahead = engine.speculation.policy, engine.speculation.lookahead
     if row:
         policy.costs = priced_by_row(policy.costs, row)
@@ -196,9 +200,9 @@ def coder_parser(about: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def coder_runtime(args: argparse.Namespace) -> Runtime:
-    """Load the coder of ``coder_parser``'s arguments on the CPU."""
-    card = get_card(args.card)
+def coder_runtime(args: argparse.Namespace, name: str = "") -> Runtime:
+    """Load the coder of ``coder_parser``'s arguments, or of the card ``name``, on the CPU."""
+    card = get_card(name or args.card)
     loaded = load(card, model_folder(card, args.models_dir), torch.device("cpu"), args.quantize)
     return make_runtime(loaded, Settings(models_dir=args.models_dir))
 
@@ -211,7 +215,10 @@ def main() -> None:
     args = parser.parse_args()
     runtime = coder_runtime(args)
     arms = {"plain": make_arm(runtime, "none", "", 0.0)}
-    arms |= {name: make_arm(runtime, drafters, adapter, args.row) for name, drafters, adapter in args.arms}
+    other = cache(partial(coder_runtime, args))
+    arms |= {
+        name: make_arm(runtime, drafters, adapter, args.row, other) for name, drafters, adapter in args.arms
+    }
     spans = read_spans(args.spans)
     rows = measure(arms, spans[: args.most or len(spans)])
     if args.out:

@@ -24,12 +24,14 @@ def test_arms_write_the_same_and_their_places_add_up(folder):  # noqa: F811
         "plain": make_arm(runtime, "none", "", 0.0),
         "ngram": make_arm(runtime, "ngram", "", 0.001),
         "ahead": make_arm(runtime, "lookahead", adapter, 0.001),
+        "model": make_arm(runtime, "model:tiny", "", 0.001, lambda _: runtime_of(folder)),
     }
     rows = measure(arms, spans)
     assert {row.arm for row in rows} == set(arms)
     assert all(row.equal for row in rows)
     assert all(row.tokens == row.passes for row in rows if row.arm == "plain")
     assert all(row.tokens >= row.passes + sum(row.accepted) for row in rows)
+    assert any(row.tokens > row.passes for row in rows if row.arm == "model")
     assert sum(row.rows for row in rows if row.arm == "ahead") > sum(
         row.passes for row in rows if row.arm == "ahead"
     )
