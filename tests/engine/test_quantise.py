@@ -17,6 +17,7 @@ from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
 from fimserver.engine.quantise import INT4_OPTIONS, quantise
 from fimserver.errors import LoadError
+from fimserver.settings import Settings
 from fimserver.types import Deadline
 from tests.tiny import DREAM_CANVAS, make_card, make_checkpoint
 
@@ -150,7 +151,8 @@ def test_a_quantised_model_runs_as_graphs_on_a_gpu(tmp_path, monkeypatch):
     card = make_card("qwen2")
     loaded = load(card, make_checkpoint(tmp_path / "tiny", "qwen2"), CPU)
     quantised(loaded.model)
-    network = runtime._network(replace(loaded, device=GPU), 128, 8, fused_pass=fits(loaded.model))
+    on_gpu = replace(loaded, device=GPU)
+    network = runtime._network(on_gpu, 128, 8, Settings(), fused_pass=fits(loaded.model))
     assert isinstance(network, FusedModel)
     assert captured == [1]
 
