@@ -219,7 +219,7 @@ def model_folder(card: Card, models_dir: Path) -> Path:
 
 
 def adapter_path(folder: Path, name: str) -> Path:
-    """Return the path of a canvas adapter, a length probe or multi-token heads.
+    """Return the path of a canvas adapter, a length probe or the file of a drafter.
 
     It is in ``adapters`` beside the weights, or in the package.
     """
