@@ -16,7 +16,7 @@ from fimserver.commands.complete import complete
 from fimserver.defaults import CPU_DEFAULTS, DEFAULTS, choose
 from fimserver.engine.autoregressive import Autoregressive
 from fimserver.engine.device import describe
-from fimserver.engine.drafters.registry import DRAFTERS, make_drafters
+from fimserver.engine.drafters.registry import DRAFTERS, make_drafters, split_specs
 from fimserver.engine.engines import ModelPool, make_ar
 from fimserver.engine.remote.engine import RemoteEngine
 from fimserver.engine.runtime import DraftContext
@@ -150,8 +150,7 @@ def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Fin
     try:
         made = make_drafters(replace(target, settings=target.settings.model_copy(update={"drafter": name})))
     except FimError as error:
-        asked_for = name in target.settings.drafter.split(",")
-        return Finding(name, f"not used: {error}", ok=not asked_for)
+        return Finding(name, f"not used: {error}", ok=name not in _wanted(target))
     engine.speculation.drafters = tuple(made)
     settings = target.settings.model_copy(update={"model": "ar", "deadline_ms": None})
     requests = [request.with_sampling(max_tokens=48, stop="none") for request in samples()[-DRAFTED:]]
@@ -162,6 +161,14 @@ def _try_drafter(engine: Autoregressive, target: DraftContext, name: str) -> Fin
     accepted = sum(sum(count.accepted) for count in counts)
     rate = (rounds + accepted) / rounds if rounds else 0.0
     return Finding(name, f"{accepted} of {drafted} drafted tokens accepted: {rate:.2f} tokens a pass")
+
+
+def _wanted(target: DraftContext) -> list[str]:
+    """Return the drafters that are asked for: those of the settings, or the default ones of the card."""
+    asked = target.settings.drafter
+    if asked == "auto":
+        asked = target.runtime.loaded.card.drafters.get("default", "ngram")
+    return split_specs(asked)
 
 
 @dataclass(frozen=True)
