@@ -10,10 +10,11 @@ XLLAMACPP is a Python with ``xllamacpp`` from PyPI. transformers is an arm only 
 needs a minute to load, and takes part in one round, at up to 1,024 tokens.
 
 Every arm is a process that takes token ids and gives token ids. Cold first token: nothing of the prompt is
-cached. Plain: one token a pass. Drafts: with ``ngram``. Keystroke: one more token after a cached prompt, then
-a line of 12 tokens. Kinds: a token of a rest of a line, of several lines and of a body, from prompts of 512
-tokens. The floor is what the int8 products of this model alone take, measured in the same run. ``--out`` is
-written after every round, so that a run that was cut off leaves what it has measured.
+cached. Plain: one token a pass. Drafts: with ``ngram``, or (``ours``) with the drafters of the card.
+Keystroke: one more token after a cached prompt, then a line of 12 tokens. Kinds: a token of a rest of a line,
+of several lines and of a body, from prompts of 512 tokens. The floor is what the int8 products of this model
+alone take, measured in the same run. ``--out`` is written after every round, so that a run that was cut off
+leaves what it has measured.
 """
 
 from __future__ import annotations
@@ -266,7 +267,7 @@ def commands(file: Path, threads: int) -> dict[str, list[str]]:
     ours = [sys.executable, "-m", "bench.coder", str(file), "--threads", str(threads), "--serve"]
     sizes = [str(file), str(threads), str(CONTEXT_TOKENS)]
     peers = str(Path(__file__).with_name("coder_peers.py"))
-    found = {"ours, plain": [*ours, "none"], "ours, ngram": [*ours, "ngram"]}
+    found = {"ours, plain": [*ours, "none"], "ours, ngram": [*ours, "ngram"], "ours": [*ours, "auto"]}
     if "PEERS" in os.environ:
         found["llama.cpp"] = ["node", str(Path(__file__).with_name("coder_llama.mjs")), *sizes]
     if "XLLAMACPP" in os.environ:
