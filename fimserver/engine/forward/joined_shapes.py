@@ -8,6 +8,7 @@ plain decoding when a model is loaded.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from fimserver.engine.device import to_device
+from fimserver.engine.faults import free_memory
 from fimserver.engine.forward.adapter import CanvasNetwork
 from fimserver.engine.forward.cached_prompts import CachedPrompt
 from fimserver.engine.forward.fused import FusedModel
@@ -35,11 +37,20 @@ JOINED = (
     *((4, rows) for rows in (8, 16)),
     (8, 8),
 )
+log = logging.getLogger("fimserver.engine")
 
 
 def product_rows(network: FusedModel) -> int:
-    """Return the rows that products are filled up to: 0 if their bits do not depend on the number of rows."""
-    return 0 if rows_alike(network, sizes=TRIED_ROWS) else PRODUCT_ROWS
+    """Return the rows that products are filled up to: 0 if their bits do not depend on the number of rows.
+
+    Also 0 if they cannot be compared: ``try_shapes`` then finds what can join.
+    """
+    try:
+        return 0 if rows_alike(network, sizes=TRIED_ROWS) else PRODUCT_ROWS
+    except RuntimeError as error:
+        log.warning("products of several numbers of rows could not be compared: %s", _first_line(error))
+    free_memory()
+    return 0
 
 
 @dataclass(frozen=True)
@@ -103,15 +114,43 @@ def try_shapes(
     """Find the shapes in which passes over static buffers may join; captures them. Forgets all prompts.
 
     ``rows``: rows of a pass of plain decoding. ``drafts``: shapes of passes that verify drafts. ``adapted``:
-    networks over the same cache with an adapter, whose passes join apart.
+    networks over the same cache with an adapter, whose passes join apart. If the device cannot run a shape,
+    none join, and requests run one after another.
     """
     network = cache.network
     static = network.static if isinstance(network, FusedModel) else None
     if static is None or cache.prompts.most == 1:
         return
+    canvases = [canvas for canvas in adapted if isinstance(canvas, CanvasNetwork) and canvas.static]
+    failed = ""
+    try:
+        _try_all(cache, static, rows, drafts, canvases)
+    except RuntimeError as error:  # out of memory, or an operation that the device does not have
+        failed = _first_line(error)
+    cache.clear()
+    if failed:
+        for each in (static, *(canvas.static for canvas in canvases)):
+            if each is not None:
+                each.alike = frozenset()
+        free_memory()  # after the error is gone, whose traceback holds tensors
+        log.warning(
+            "passes of several requests cannot run as one here, so requests run one after another, as with"
+            " --batch 1: %s",
+            failed,
+        )
+
+
+def _try_all(
+    cache: PrefixCache,
+    static: StaticPasses,
+    rows: int,
+    drafts: Iterable[Shape],
+    canvases: Iterable[CanvasNetwork],
+) -> None:
+    """Try all shapes with one text in several buffers, then with masks."""
     starts = [extent - MOST_ROWS for extent in extents(cache.capacity)]
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(network.vocab_size, (starts[-1] + MOST_ROWS,), generator=generator).tolist()
+    ids = torch.randint(cache.network.vocab_size, (starts[-1] + MOST_ROWS,), generator=generator).tolist()
     tried = {shape for shape in (*JOINED, *drafts) if size(shape) <= PRODUCT_ROWS}
     cache.clear()
     with ExitStack() as stack:
@@ -123,11 +162,14 @@ def try_shapes(
             other.kv.copy_text(kept[0].kv, starts[-1])
         fitting = [shape for shape in tried | static.alike if shape[0] < 2 * count]
         Trial(static, cache, ids, kept, starts).find(rows, fitting)
-        for canvas in adapted:
-            if isinstance(canvas, CanvasNetwork) and canvas.static:
-                masked = _masked(ids, starts, rows // 2, canvas.mask_token)
-                Trial(canvas.static, cache, masked, kept, starts).find(rows, fitting)
-    cache.clear()
+        for canvas in canvases:
+            assert canvas.static
+            masked = _masked(ids, starts, rows // 2, canvas.mask_token)
+            Trial(canvas.static, cache, masked, kept, starts).find(rows, fitting)
+
+
+def _first_line(error: RuntimeError) -> str:
+    return str(error).partition("\n")[0][:160]
 
 
 def _masked(ids: Sequence[int], starts: Sequence[int], texts: int, mask: int) -> list[int]:

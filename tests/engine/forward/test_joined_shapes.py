@@ -155,6 +155,35 @@ def test_texts_whose_bits_depend_on_the_number_of_keys_join_those_of_as_many(mod
     assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
 
 
+class WithoutJoining(EagerGraphs):
+    """A device that cannot run a pass of several entries."""
+
+    def run(self, key, work):
+        if key[2].entries > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        super().run(key, work)
+
+
+def test_requests_run_one_after_another_where_passes_cannot_run_as_one(folder, monkeypatch, caplog):  # noqa: F811
+    run_over_graphs(monkeypatch, PRODUCT_ROWS)
+    runtime = runtime_of(folder, batch=4)
+    cache, canvas = runtime.cache, runtime.canvas_network
+    wanted = [each.result() for each in decoding(cache, (30, 200))]
+    give_back(cache)
+    runtime.network.static.alike = frozenset({(1, 8), (2, 8)})  # found for another route
+    runtime.network.static.graphs = canvas.static.graphs = WithoutJoining()
+    try_shapes(cache, 8, adapted=[canvas])
+    assert "one after another, as with --batch 1: CUDA out of memory." in caplog.text
+    assert len(caplog.records) == 1
+    assert not runtime.is_shared
+    assert runtime.network.static.alike == canvas.static.alike == frozenset()
+    assert not any(kept.taken or kept.ids for kept in cache.prompts._all)
+    passes = decoding(cache, (30, 200))
+    run_together(passes)
+    assert [each.company for each in passes] == [1, 1]
+    assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, wanted, strict=True))
+
+
 def test_texts_beyond_the_largest_shape_run_as_a_second_pass(model):
     cache = cache_of(model, prompts=3)
     try_shapes(cache, 8)
@@ -202,6 +231,17 @@ def test_products_are_filled_up_where_their_bits_depend_on_the_rows(model, monke
     assert product_rows(network) == PRODUCT_ROWS
     monkeypatch.setattr(network, "head", exact)
     assert product_rows(network) in (0, PRODUCT_ROWS)  # by the library of this machine
+
+
+def test_products_that_cannot_be_compared_are_not_filled(model, monkeypatch, caplog):
+    network = fused.fuse(model, CAPACITY, 8)
+
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(network, "head", fail)
+    assert product_rows(network) == 0
+    assert "could not be compared: CUDA out of memory." in caplog.text
 
 
 def test_filled_products_have_one_number_of_rows(model):
