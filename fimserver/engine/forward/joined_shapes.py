@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -98,7 +98,13 @@ class Trial:
         return True
 
     def _run(self, parts: Sequence[Part], shape: Shape) -> list[torch.Tensor]:
-        return [logits[0] for _, logits in self.static.together(parts, shape)]
+        """Return the logits (M, V) of each part. Raises ``RuntimeError`` if no graph could be captured."""
+        failures: dict[Hashable, str] = getattr(self.static.graphs, "failures", {})
+        before = len(failures)
+        found = [logits[0] for _, logits in self.static.together(parts, shape)]
+        if len(failures) > before:  # without a graph, texts are slower as one than one after another
+            raise RuntimeError([*failures.values()][-1])
+        return found
 
     def _part(self, kept: CachedPrompt, start: int, rows: int) -> Part:
         device = self.cache.network.device

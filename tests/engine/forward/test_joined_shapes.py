@@ -155,6 +155,29 @@ def test_texts_whose_bits_depend_on_the_number_of_keys_join_those_of_as_many(mod
     assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
 
 
+class WithoutCapture(EagerGraphs):
+    """A device that runs a pass of several entries, but captures none."""
+
+    def __init__(self):
+        super().__init__()
+        self.failures = {}
+
+    def run(self, key, work):
+        if key[2].entries > 1:
+            self.failures[key] = "operation not permitted when stream is capturing"
+        super().run(key, work)
+
+
+def test_texts_do_not_join_in_passes_that_cannot_be_captured(model, caplog):
+    cache = cache_of(model)
+    static = cache.network.static
+    static.graphs = WithoutCapture()
+    try_shapes(cache, 8)
+    assert len(static.graphs.failures) == 1  # the first one ends the trial
+    assert "one after another, as with --batch 1: operation not permitted" in caplog.text
+    assert not static.joins_any
+
+
 class WithoutJoining(EagerGraphs):
     """A device that cannot run a pass of several entries."""
 
