@@ -192,10 +192,19 @@ def _joins(loaded: Loaded, network: fused.FusedModel, settings: Settings) -> boo
 
 
 def most_prompts(network: Network, rows: int, wanted: int) -> int:
-    """Return the number of KV buffers of ``rows`` rows: ``wanted``, or if that is 0, what memory allows."""
+    """Return the number of KV buffers of ``rows`` rows: ``wanted``, or if that is 0, what memory allows.
+
+    Raises ``LoadError`` if ``wanted`` buffers do not fit where they are allocated at once (``KVPool``).
+    """
     if not isinstance(network, fused.FusedModel | NativeNetwork):
         return 1
     free = free_ram_gib() if network.device.type == "cpu" else free_gib(network.device)
+    needed = wanted * rows * network.kv_bytes / 2**30
+    if getattr(network, "static", None) is not None and 0 < free < needed:
+        raise LoadError(
+            f"--batch {wanted} needs {needed:.1f} GiB for keys and values, {free:.1f} GiB are free: use a"
+            " smaller --batch, or 0 for as many as fit"
+        )
     room = free * 2**30 * KV_SHARE
     return wanted or max(1, min(MOST_PROMPTS, int(room / (rows * network.kv_bytes))))
 

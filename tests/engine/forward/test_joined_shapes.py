@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fimserver.engine import runtime as runtimes
 from fimserver.engine.engines import make_ar, make_dllm
 from fimserver.engine.forward import attention, fused
 from fimserver.engine.forward.attention import attend_by_products, fold_bias
@@ -14,6 +15,7 @@ from fimserver.engine.forward.passes import run_together
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.load import load
 from fimserver.engine.runtime import DraftContext
+from fimserver.errors import LoadError
 from fimserver.settings import Settings
 from fimserver.types import Deadline
 from tests.engine.forward.test_adapter import folder, runtime_of  # noqa: F401 - fixture
@@ -153,6 +155,14 @@ def test_texts_whose_bits_depend_on_the_number_of_keys_join_those_of_as_many(mod
     run_together(passes)
     assert [each.company for each in passes] == [3, 1, 3, 3]
     assert all(torch.equal(each.result(), logits) for each, logits in zip(passes, alone, strict=True))
+
+
+def test_more_buffers_than_fit_are_refused_with_the_size(folder, monkeypatch):  # noqa: F811
+    run_over_graphs(monkeypatch)
+    monkeypatch.setattr(runtimes, "free_ram_gib", lambda: 1e-4)
+    with pytest.raises(LoadError, match=r"--batch 64 needs .* GiB for keys and values.*smaller --batch"):
+        runtime_of(folder, batch=64)
+    assert runtime_of(folder).width == 1
 
 
 class WithoutCapture(EagerGraphs):
