@@ -82,7 +82,7 @@ def test_what_is_captured_at_load_is_all_that_requests_run(folder):
             finish(cache.whole_pass(text, range(left - 1, left - 1 + slots)))
             finish(cache.canvas_pass(text, range(left - 1, left - 1 + slots), 0))
     assert set(graphs.keys) - captured == set()
-    assert len({shape.rows for *_, shape in captured if shape.rows > ROWS[-1]}) == 2  # 256 and 384
+    assert len({shape.rows for *_, shape, _ in captured if shape.rows > ROWS[-1]}) == 2  # 256 and 384
 
 
 def test_a_whole_text_has_the_logits_of_its_canvas_alone():

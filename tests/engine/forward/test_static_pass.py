@@ -1,6 +1,5 @@
 """Passes over static buffers: the results of the ordinary pass, in few shapes, with one read per round."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +18,7 @@ from fimserver.engine.forward.pass_cost import PassCosts, measure_costs
 from fimserver.engine.forward.prefix_cache import PrefixCache
 from fimserver.engine.forward.static_pass import EXTENT, PassShape, shape_of
 from fimserver.engine.load import load
+from fimserver.engine.speculation import verify
 from fimserver.engine.speculation.drafts import Draft, RandomDrafter, ScriptedDrafter
 from fimserver.engine.speculation.speculate import Speculation
 from fimserver.engine.speculation.verify import GumbelMaxVerifier
@@ -106,7 +106,7 @@ def test_results_outlive_the_next_pass(model):
 def test_few_shapes_are_captured(model):
     _, static, graphs = caches(model, branches=1)
     static.prefill(tokens(300), Deadline(), want_logits=False)
-    assert {shape for *_, shape in graphs.keys} == {PassShape(1, 64, EXTENT, 0)}
+    assert {shape for *_, shape, _ in graphs.keys} == {PassShape(1, 64, EXTENT, 0)}
     for count in range(33, 49):  # a canvas that grows
         static.rows(tokens(count), 300, static.block(300, count), torch.arange(count))
     assert len(graphs.keys) == 2
@@ -181,10 +181,15 @@ def test_tokens_chosen_together_are_those_chosen_one_by_one():
             assert together[branch][row] == sampling.choose(logits[branch, row], temperature, 11, 40 + row)
 
 
-def test_on_a_cpu_no_token_is_chosen_in_rows_that_no_draft_reaches(engine):
+def test_on_a_cpu_no_token_is_chosen_in_rows_that_no_draft_reaches(engine, monkeypatch):
     chosen = []
     state = engine.decode_state(REQUESTS[0], Deadline())
-    state = replace(state, pick=lambda row, offset: chosen.append(offset) or (int(row.argmax()), None))
+
+    def choose(row, temperature, seed, position):
+        chosen.append(position - len(state.ids))
+        return int(row.argmax())
+
+    monkeypatch.setattr(verify, "choose", choose)
     logits = torch.zeros(2, 8, 50)
     logits[:, 0, 7] = logits[:, 1, 9] = 1.0
     drafts = (Draft("a", (7, 8, 9), (0, 0, 0)), Draft("b", (3, 9), (0, 0)))

@@ -1,4 +1,4 @@
-"""The multi-token heads that ship for the 0.5B coder: they fit its weights, and draft without changing its text."""
+"""The block drafter that ships for the 0.5B coder: it fits its weights, and drafts without changing its text."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ REQUESTS = [
 
 
 def test_the_file_is_for_the_weights_of_the_card():
-    with safe_open(PACKAGE / "adapters" / CARD.drafters["heads"], "pt") as file:
+    with safe_open(PACKAGE / "adapters" / CARD.drafters["diffusion"], "pt") as file:
         assert file.metadata()["target"] in CARD.files.values()
 
 
@@ -55,10 +55,10 @@ class Watching:
 
 
 @needs_coder
-def test_they_guess_what_the_coder_writes_next(runtime):
-    (heads,) = make_ar(DraftContext(runtime, Settings(drafter="heads"))).speculation.drafters
+def test_it_guesses_what_the_coder_writes_next(runtime):
+    (block,) = make_ar(DraftContext(runtime, Settings(drafter="diffusion"))).speculation.drafters
     engine = make_ar(DraftContext(runtime, Settings(drafter="none")))
-    watching = Watching(heads)
+    watching = Watching(block)
     engine.speculation.drafters = (watching,)
     list(engine.complete(REQUESTS[0], Deadline()))
     ids = dict(enumerate(watching.ids))
@@ -68,12 +68,13 @@ def test_they_guess_what_the_coder_writes_next(runtime):
 @needs_coder
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_the_text_stays(runtime, request_):
-    plain, drafted = (make_ar(DraftContext(runtime, Settings(drafter=name))) for name in ("none", "mix"))
+    plain, drafted = (make_ar(DraftContext(runtime, Settings(drafter=name))) for name in ("none", "auto"))
     text = "".join(chunk.text for chunk in plain.complete(request_, Deadline()))
     assert "".join(chunk.text for chunk in drafted.complete(request_, Deadline())) == text
 
 
 @needs_coder
-def test_they_are_in_the_mixture(runtime):
-    engine = make_ar(DraftContext(runtime, Settings(drafter="mix")))
-    assert [drafter.name for drafter in engine.speculation.drafters] == ["ngram", "heads"]
+@pytest.mark.parametrize("drafter", ["auto", "mix"])
+def test_it_drafts_beside_ngrams_unless_others_are_named(runtime, drafter):
+    engine = make_ar(DraftContext(runtime, Settings(drafter=drafter)))
+    assert [drafter.name for drafter in engine.speculation.drafters] == ["ngram", "diffusion"]
