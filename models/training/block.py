@@ -23,9 +23,9 @@ from models.training.canvas_batches import TextBatch, collate, in_batches, read
 from models.training.canvas_model import Coder
 from models.training.canvas_packed import batches_of, read_cut
 from models.training.packed import BASE, TEXTS, VALID, Texts
+from models.training.parts import write_parts
 
 STARTED = time.monotonic()
-PART_BYTES = 15_000_000
 WARMUP_STEPS = 40
 ADAMW_SHARE = 0.2
 MOST = 1 << 20  # anchors: all
@@ -202,15 +202,10 @@ def log(out: Path, run: Run, values: Mapping[str, object]) -> None:
 
 
 def save_parts(net: BlockNetwork, out: Path, target: str) -> None:
-    """Write the network's file in parts of at most ``PART_BYTES``."""
+    """Write the network's file in parts."""
     whole = out / "block.tmp"
     save_net(net, whole, target)
-    data = whole.read_bytes()
-    whole.unlink()
-    for number, start in enumerate(range(0, len(data), PART_BYTES)):
-        part = out / f"block.part{number}"
-        part.with_suffix(".new").write_bytes(data[start : start + PART_BYTES])
-        part.with_suffix(".new").replace(part)
+    write_parts(whole, out / "block")
 
 
 def parse() -> argparse.Namespace:

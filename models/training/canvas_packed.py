@@ -4,16 +4,14 @@ Usage, after ``python -m models.training.packed``::
 
     python -m models.training.canvas_packed --packed FOLDER --init STATE.safetensors --minutes 5 --out OUT
 
-The rate falls to zero over the budget. Every minute the average of the last steps is written, in two parts;
-``python -m models.training.canvas_packed join OUT STATE.safetensors`` makes of them the checkpoint that
-``canvas_export`` reads.
+The rate falls to zero over the budget. Every minute the average of the last steps is written, in parts:
+``cat OUT/state.part* > state.safetensors`` is the checkpoint that ``canvas_export`` reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fimserver.engine.weights.gguf import config_fields, read_gguf
@@ -41,8 +38,8 @@ from models.training.canvas_batches import (
 from models.training.canvas_model import Adapter, Coder
 from models.training.canvas_trainer import Recipe
 from models.training.packed import BASE, TEXTS, VALID, Texts
+from models.training.parts import write_parts
 
-PARTS = 2  # files of a state
 WARMUP_STEPS = 40
 
 
@@ -170,40 +167,20 @@ def log(out: Path, run: Run, seconds: float, values: Mapping[str, float]) -> Non
 
 
 def save_parts(run: Run, out: Path) -> None:
-    """Write the average in bf16, in ``PARTS`` files of about the same size."""
+    """Write the average in bf16, in parts."""
     tensors = {f"average.{name}": t.detach().bfloat16().cpu() for name, t in run.average.state_dict().items()}
     metadata = {
         "base": run.base,
         "recipe": json.dumps(asdict(run.recipe)),
         "progress": json.dumps({"step": run.steps, "places": run.places}),
     }
-    limit = sum(t.numel() for t in tensors.values()) / PARTS
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(PARTS)]
-    count = 0
-    for name, tensor in tensors.items():
-        parts[min(PARTS - 1, int(count / limit))][name] = tensor
-        count += tensor.numel()
-    for number, part in enumerate(parts):
-        path = out / f"part{number}.safetensors"
-        save_file(part, path.with_suffix(".tmp"), metadata)
-        path.with_suffix(".tmp").replace(path)
-
-
-def join(folder: Path, out: Path) -> None:
-    """Make one file of the parts."""
-    tensors: dict[str, torch.Tensor] = {}
-    for number in range(PARTS):
-        with safe_open(folder / f"part{number}.safetensors", "pt") as file:
-            metadata = file.metadata()
-            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    save_file(tensors, out, metadata)
+    whole = out / "state.tmp"
+    save_file(tensors, whole, metadata)
+    write_parts(whole, out / "state")
 
 
 def main() -> None:
-    """Train, or join the parts of what was trained."""
-    if sys.argv[1:2] == ["join"]:
-        join(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
+    """Parse options, train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packed", type=Path, required=True, help="folder that models.training.packed wrote")
     parser.add_argument("--init", type=Path, help="checkpoint to start from")

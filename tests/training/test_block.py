@@ -8,7 +8,6 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fimserver.engine.drafters.nets import BlockNetwork, BlockShape, load_net
 from models.training import block, losses
@@ -17,6 +16,7 @@ from models.training.canvas_batches import collate, read
 from models.training.canvas_data import FIRST_DRAFT, Example
 from models.training.canvas_model import Coder
 from models.training.packed import BASE, TEXTS, VALID, Texts
+from tests.training.small_coder import small_coder
 
 VOCABULARY = 40
 WINDOW = 4
@@ -27,19 +27,7 @@ SHAPE = BlockShape(
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(1)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
-    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
-    model.lm_head.weight.mul_(30)  # laws that are far from uniform
-    return model
+    return small_coder(VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +219,7 @@ def command(packed, out, monkeypatch, *more):
 
 
 def test_the_command_writes_a_file_that_loads(packed, tmp_path, monkeypatch):
-    monkeypatch.setattr(block, "PART_BYTES", 20_000)
+    monkeypatch.setattr("models.training.parts.PART_BYTES", 20_000)
     monkeypatch.setattr(block, "LOG_EVERY", 2)
     whole, parts, lines = command(packed, tmp_path / "out", monkeypatch)
     assert parts > 1

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from models.training.canvas_batches import (
     Pattern,
@@ -17,6 +16,7 @@ from models.training.canvas_batches import (
 from models.training.canvas_data import MASK, NO_TARGET, Example, Plan, work
 from models.training.canvas_model import Canvases, Coder
 from models.training.packed import Texts
+from tests.training.small_coder import small_coder
 
 VOCABULARY = 40
 END = 39
@@ -25,19 +25,7 @@ PATTERN = Pattern(drafts=((4, 5), (1, 3)), infills=((8, 2),))
 
 @pytest.fixture(scope="module")
 def coder():
-    torch.manual_seed(1)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
-    model = Qwen2ForCausalLM(config).eval().requires_grad_(False)
-    model.lm_head.weight.mul_(30)  # laws that are far from uniform
-    return Coder(model, "cpu", torch.float32)
+    return Coder(small_coder(VOCABULARY), "cpu", torch.float32)
 
 
 @pytest.fixture(scope="module")

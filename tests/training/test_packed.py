@@ -63,6 +63,10 @@ def test_the_cut_coder_is_the_coder_on_the_kept_tokens(base, packed):
     torch.testing.assert_close(cut(ids).logits, whole(kept[ids]).logits[..., kept])
 
 
+def join(folder, out):
+    out.write_bytes(b"".join(path.read_bytes() for path in sorted(folder.glob("state.part*"))))
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["canvas_packed", *map(str, arguments)])
     canvas_packed.main()
@@ -76,7 +80,7 @@ def test_a_run_ends_with_a_checkpoint_in_parts_that_becomes_an_adapter(packed, t
     assert [line["step"] for line in lines] == [0, 1, 2, 3, 3]
     assert "valid_informed_at_0" in lines[-1]
     assert 0 < lines[1]["places"] < lines[3]["places"]
-    run(monkeypatch, "join", out, tmp_path / "state.safetensors")
+    join(out, tmp_path / "state.safetensors")
     adapter = export(tmp_path / "state.safetensors", tmp_path / "adapter.safetensors")
     assert adapter.base == "0" * 64
     assert adapter.blocks == (1, 2, 4, 8, 16)
@@ -85,7 +89,7 @@ def test_a_run_ends_with_a_checkpoint_in_parts_that_becomes_an_adapter(packed, t
 def test_a_run_goes_on_from_another_checkpoint(packed, tmp_path, monkeypatch):
     sizes = ("--attention-rank", 4, "--mlp-rank", 2, "--sampler", 8, "--rows", 2)
     run(monkeypatch, "--packed", packed, "--out", tmp_path / "a", "--max-steps", 2, *sizes)
-    run(monkeypatch, "join", tmp_path / "a", tmp_path / "state.safetensors")
+    join(tmp_path / "a", tmp_path / "state.safetensors")
     smaller = ("--attention-rank", 3, "--mlp-rank", 2, "--sampler", 6, "--rows", 2)
     init = ("--init", tmp_path / "state.safetensors")
     run(monkeypatch, "--packed", packed, "--out", tmp_path / "b", "--max-steps", 1, *init, *smaller)
